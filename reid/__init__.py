@@ -1,0 +1,30 @@
+"""Person re-identification: train, score, and match people across cameras."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reid.data.layouts import load_benchmark
+    from reid.embedding.embedder import Embedder
+    from reid.embedding.table import Embeddings
+    from reid.errors import ReidError
+
+__version__ = "0.1.0"
+__all__ = ["Embedder", "Embeddings", "ReidError", "__version__", "load_benchmark"]
+
+_HOMES = {
+    "load_benchmark": "reid.data.layouts",
+    "Embedder": "reid.embedding.embedder",
+    "Embeddings": "reid.embedding.table",
+    "ReidError": "reid.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `import reid` costs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reid' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

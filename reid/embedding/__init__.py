@@ -1,0 +1,1 @@
+"""Features of crops, and the table that carries them."""

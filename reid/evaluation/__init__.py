@@ -1,0 +1,1 @@
+"""Ranking, re-ranking and their results; arrays only."""

@@ -1,0 +1,1 @@
+"""Distances, mining, the triplet loss and the objective."""

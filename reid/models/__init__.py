@@ -1,0 +1,1 @@
+"""Backbones, pooling, BNNeck and the model made of them."""

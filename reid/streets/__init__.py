@@ -1,0 +1,1 @@
+"""The made world: people seen by several cameras, from a seed."""

@@ -1,0 +1,57 @@
+"""Installs `reid`. Nothing is compiled and nothing but setuptools is imported here."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "reid/__init__.py").read_text("utf-8"), re.M)
+
+DEV = [
+    "import-linter>=2.0",
+    "mypy>=1.10",
+    "pandas",
+    "pre-commit",
+    "pytest>=8",
+    "pytorch-metric-learning>=2.5",
+    "ruff>=0.6",
+    "timm>=1.0",
+    "types-PyYAML",
+]
+
+setup(
+    name="reid",
+    version=VERSION.group(1) if VERSION else "0",
+    description="Person re-identification: train, score and match people across cameras",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["reid", "reid.*"]),
+    package_data={"reid": ["py.typed"]},
+    install_requires=[
+        "click>=8.1",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "opencv-python>=4.9",
+        "pyarrow>=15",
+        "pyyaml>=6",
+        "rich>=13",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "tensorboard>=2.16",
+        "torch>=2.4",
+        "torchvision>=0.19",
+    ],
+    extras_require={"timm": ["timm>=1.0"], "dev": DEV},
+    entry_points={"console_scripts": ["reid = reid.commands:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)

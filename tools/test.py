@@ -1,0 +1,8 @@
+"""`reid test` by the name people expect."""
+
+import sys
+
+from reid.commands import main
+
+if __name__ == "__main__":
+    main(["test", *sys.argv[1:]])
