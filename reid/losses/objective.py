@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,11 +68,11 @@ class Objective(nn.Module):
         Raises:
             ReidError: shapes that do not fit, or logits needed and missing.
         """
-        loss = features.new_zeros((), dtype=None)
+        terms: list[Tensor] = []
         measured: dict[str, Tensor] = {}
         if self.triplet_weight:
             triplet, seen = self.triplet.measure(features, labels)
-            loss = loss + self.triplet_weight * triplet
+            terms.append(self.triplet_weight * triplet)
             measured |= {"triplet": triplet.detach()} | {k: seen[k] for k in ("active", "positive", "negative", "norm")}
         if self.softmax_weight:
             if logits is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
@@ -81,9 +82,10 @@ class Objective(nn.Module):
                     "Build the model with num_classes, or set softmax_weight to 0."
                 )
             softmax = functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-            loss = loss + self.softmax_weight * softmax
+            terms.append(self.softmax_weight * softmax)
             measured["softmax"] = softmax.detach()
             measured["accuracy"] = (logits.argmax(dim=1) == labels).float().mean()
+        loss = torch.stack(terms).sum()
         return loss, {"loss": loss.detach()} | measured
 
 
@@ -131,13 +133,12 @@ class CollapseWatch:
         if self.warned or self.stuck < self.patience:
             return None
         self.warned = True
-        name = (
-            "log 2, where a soft margin gives no direction" if self.margin is None else f"its margin, {self.margin:g}"
-        )
+        place = "log 2, where d_ap = d_an" if self.margin is None else f"its margin, {self.margin:g}"
+        soft = "" if self.margin is None else "the soft margin (margin: null), "
         return (
-            f"The triplet loss sits at {name}: {self.smoothed:.4f} over the last {self.patience} observations, while "
+            f"The triplet loss sits at {place}: {self.smoothed:.4f} over the last {self.patience} observations, while "
             f"crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The features "
             "have collapsed: every crop gives nearly the same one, and more steps will not help. Start again with a "
-            "lower learning rate, a longer warm-up, the soft margin (margin: null), a softmax term beside the triplet "
+            f"lower learning rate, a longer warm-up, {soft}a softmax term beside the triplet "
             "one, or smaller batches (fewer, hence less hard, negatives)."
         )
