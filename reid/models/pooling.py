@@ -1,0 +1,48 @@
+"""Feature map [B, C, h, w] → feature [B, C]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class AveragePool(nn.Module):
+    """The mean over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C]."""
+        return x.mean((2, 3))
+
+
+class MaxPool(nn.Module):
+    """The largest value over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C]."""
+        return x.amax((2, 3))
+
+
+class GeMPool(nn.Module):
+    """Generalised mean: (mean over positions of max(x, ε)^p)^(1/p), with one learned p.
+
+    p = 1 is the average, p → ∞ the maximum (Radenović et al. 2018, "Fine-tuning CNN Image Retrieval with No Human
+    Annotation", equation 3). The powers are taken in float32 of x divided by its largest value, so neither half
+    precision nor a large p overflows; the result has the dtype of `x`. A map that is nowhere above ε gives ε.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(float(p)))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C]."""
+        with torch.autocast(x.device.type, enabled=False):
+            clamped, p = x.float().clamp(min=self.eps), self.p.float()
+            top = clamped.detach().amax((2, 3), keepdim=True)
+            return (top[:, :, 0, 0] * (clamped / top).pow(p).mean((2, 3)).pow(1 / p)).to(x.dtype)
+
+
+POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AveragePool, "max": MaxPool, "gem": GeMPool}
