@@ -23,7 +23,7 @@ class Objective(nn.Module):
     Args:
         triplet_weight: 0 or more.
         softmax_weight: 0 or more; not both 0.
-        label_smoothing: ε, 0 ≤ ε < 1.
+        label_smoothing: ε, 0 ≤ ε ≤ 1.
         margin, mining, distance: as in `TripletLoss`.
 
     Raises:
@@ -45,8 +45,8 @@ class Objective(nn.Module):
                 raise ReidError(f"{name} must be 0 or more; got {weight}.")
         if triplet_weight == softmax_weight == 0:
             raise ReidError("triplet_weight and softmax_weight are both 0: nothing is left to learn from.")
-        if not 0 <= label_smoothing < 1:
-            raise ReidError(f"label_smoothing must be at least 0 and below 1; got {label_smoothing}.")
+        if not 0 <= label_smoothing <= 1:
+            raise ReidError(f"label_smoothing must be between 0 and 1; got {label_smoothing}.")
         self.triplet_weight = triplet_weight
         self.softmax_weight = softmax_weight
         self.label_smoothing = label_smoothing

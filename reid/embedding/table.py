@@ -1,0 +1,278 @@
+"""`Embeddings`: features and who, where and when they are of. What stands after it needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from reid.errors import ReidError
+from reid.wholefile import whole_file
+
+FORMAT = 1
+_METADATA_KEY = b"reid"
+_FEATURES = "features"
+_INTEGERS = {"pids": "pid", "camids": "camid", "tracks": "track", "frames": "frame"}
+_PATHS = "path"
+_ROWS_PER_GROUP = 65_536
+
+
+class Embeddings:
+    """`N` features of one model, with any of the columns that say what they are of.
+
+    On disk it is one Parquet file that any reader opens: `features` (fixed-size list of float32), and, where known,
+    `pid`, `camid`, `track`, `frame` (int64) and `path` (string). `meta` and the format's version lie in the schema's
+    metadata under the key `reid`, as JSON. Other columns in a file are left unread.
+
+    Attributes:
+        features: `[N, D]` float32.
+        pids, camids, tracks, frames: `[N]` int64, or None when the table does not have the column.
+        paths: `[N]` str objects, or None.
+        meta: plain JSON values. `Embedder` writes `model` (an id of the weights), `preprocessing`, `dimension`,
+            `metric` (the one the features are meant for), `normalised` and `flip`.
+    """
+
+    def __init__(
+        self,
+        features: ArrayLike,
+        pids: ArrayLike | None = None,
+        camids: ArrayLike | None = None,
+        tracks: ArrayLike | None = None,
+        frames: ArrayLike | None = None,
+        paths: Sequence[str | Path] | NDArray[np.object_] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check and take the columns; float features become float32, integer columns int64.
+
+        Raises:
+            ReidError: features that are not `[N, D]` numbers, or a column of another length or kind, by name.
+        """
+        self.features = _matrix(features)
+        n = len(self.features)
+        self.pids = _integers("pids", pids, n)
+        self.camids = _integers("camids", camids, n)
+        self.tracks = _integers("tracks", tracks, n)
+        self.frames = _integers("frames", frames, n)
+        self.paths: NDArray[np.object_] | None = None
+        if paths is not None:
+            if len(paths) != n:
+                raise ReidError(f"Embeddings: column 'paths' has {len(paths)} rows, but there are {n} features.")
+            self.paths = np.empty(n, dtype=object)
+            self.paths[:] = [str(path) for path in paths]
+        self.meta: dict[str, Any] = dict(meta or {})
+
+    def __len__(self) -> int:
+        """The number of features."""
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        columns = [name for name, values in self._columns().items() if values is not None]
+        return f"Embeddings({len(self)} × {self.dimension}, columns: {', '.join(columns) or 'none'})"
+
+    @property
+    def dimension(self) -> int:
+        """`D`."""
+        return int(self.features.shape[1])
+
+    def take(self, index: ArrayLike) -> Embeddings:
+        """The rows of an index array or boolean mask, in that order."""
+        index = np.asarray(index)
+        if index.size == 0:
+            index = index.astype(np.int64)
+        columns = {name: None if values is None else values[index] for name, values in self._columns().items()}
+        return Embeddings(self.features[index], **columns, meta=self.meta)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """All rows of the parts, in order. `meta` keeps what all parts say alike.
+
+        Raises:
+            ReidError: no part; features of different dimension or from different models (`meta["model"]`), which no
+                distance compares; a column that only some parts have.
+        """
+        if not parts:
+            raise ReidError("No embeddings to join: give at least one part.")
+        first = parts[0]
+        for number, part in enumerate(parts[1:], start=2):
+            if part.dimension != first.dimension:
+                raise ReidError(
+                    f"Cannot join embeddings of {first.dimension} dimensions (part 1) with {part.dimension} "
+                    f"(part {number}): they come from different models. Embed both with one model."
+                )
+            models = first.meta.get("model"), part.meta.get("model")
+            if None not in models and models[0] != models[1]:
+                raise ReidError(
+                    f"Cannot join embeddings of model {models[0]!r} (part 1) with those of {models[1]!r} "
+                    f"(part {number}): distances between them mean nothing. Embed both with one model."
+                )
+        columns: dict[str, Any] = {}
+        for name in first._columns():
+            values = [part._columns()[name] for part in parts]
+            have = [number for number, value in enumerate(values, start=1) if value is not None]
+            if have and len(have) < len(parts):
+                raise ReidError(f"Cannot join embeddings: only parts {have} of {len(parts)} have the column {name!r}.")
+            columns[name] = np.concatenate(values) if have else None
+        meta = {
+            key: value
+            for key, value in first.meta.items()
+            if all(key in part.meta and part.meta[key] == value for part in parts)
+        }
+        return cls(np.concatenate([part.features for part in parts]), **columns, meta=meta)
+
+    def check(self) -> Embeddings:
+        """The table itself, when every feature is a finite number.
+
+        Raises:
+            ReidError: naming the rows (from 0) that hold NaN or infinity, and the path of the first where known.
+        """
+        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
+        if len(bad):
+            shown = ", ".join(map(str, bad[:10])) + (", …" if len(bad) > 10 else "")
+            where = "" if self.paths is None else f" (the first is of {self.paths[bad[0]]})"
+            raise ReidError(
+                f"{len(bad)} of {len(self)} features hold NaN or infinity, in rows {shown}{where}. "
+                "Embed those crops anew, or leave the rows out with take()."
+            )
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as Parquet, whole or not at all, and return the path.
+
+        Raises:
+            ReidError: cannot be written, or `meta` holds what JSON cannot.
+        """
+        try:
+            note = json.dumps({"format": FORMAT, "meta": self.meta}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ReidError(f"Embeddings.meta must be plain JSON values: {error}.") from error
+        flat = pa.array(np.ascontiguousarray(self.features).reshape(-1), type=pa.float32())
+        columns = {_FEATURES: pa.FixedSizeListArray.from_arrays(flat, self.dimension)}
+        for name, column in _INTEGERS.items():
+            values = self._columns()[name]
+            if values is not None:
+                columns[column] = pa.array(values, type=pa.int64())
+        if self.paths is not None:
+            columns[_PATHS] = pa.array(self.paths, type=pa.string())
+        table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: note.encode()})
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, use_dictionary=[_PATHS])
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Embeddings:
+        """Read a table written by `save`, or by anyone who writes the columns named above.
+
+        `features` may be a fixed-size list or a list of any float type, if all rows are of one length. NaN is not
+        looked for: see `check`.
+
+        Raises:
+            ReidError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
+                wrong type in a column; a newer format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ReidError(f"There is no embeddings file {path}.")
+        try:
+            schema = pq.read_schema(path)
+            known = [name for name in (_FEATURES, *_INTEGERS.values(), _PATHS) if name in schema.names]
+            if _FEATURES not in known:
+                raise ReidError(
+                    f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
+                    f"It has: {', '.join(schema.names) or 'none'}."
+                )
+            table = pq.read_table(path, columns=known)
+        except (pa.ArrowException, OSError) as error:
+            raise ReidError(
+                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it anew with `reid embed`."
+            ) from error
+        meta = _read_meta(path, (schema.metadata or {}).get(_METADATA_KEY))
+        columns: dict[str, Any] = {}
+        for name, column in _INTEGERS.items():
+            if column in known:
+                columns[name] = _read_integers(path, column, table.column(column))
+        if _PATHS in known:
+            columns["paths"] = _whole(path, _PATHS, table.column(_PATHS)).to_pylist()
+        return cls(_read_features(path, table.column(_FEATURES)), **columns, meta=meta)
+
+    def _columns(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in (*_INTEGERS, "paths")}
+
+
+def _matrix(features: ArrayLike) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(features, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ReidError(f"Features must be numbers [N, D], every row of one length: {error}.") from error
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ReidError(f"Features must be [N, D] with D of 1 or more; got shape {list(array.shape)}.")
+    return array
+
+
+def _integers(name: str, values: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ReidError(f"Embeddings: column {name!r} has shape {list(array.shape)}, but there are {n} features.")
+    if n and not np.issubdtype(array.dtype, np.integer):
+        raise ReidError(f"Embeddings: column {name!r} must hold integers; it holds {array.dtype}.")
+    return array.astype(np.int64)
+
+
+def _read_meta(path: Path, note: bytes | None) -> dict[str, Any]:
+    if note is None:
+        return {}
+    try:
+        stored = json.loads(note)
+        version, meta = int(stored["format"]), dict(stored["meta"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReidError(f"{path}: the schema metadata under 'reid' is not what `Embeddings.save` writes.") from error
+    if version > FORMAT:
+        raise ReidError(f"{path} is of format {version}; this version reads up to {FORMAT}. Install a newer one.")
+    return meta
+
+
+def _whole(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if values.null_count:
+        row = next(i for i, missing in enumerate(values.is_null().to_pylist()) if missing)
+        raise ReidError(f"{path}: column {column!r} has no value in row {row} (of {values.null_count} such rows).")
+    return values
+
+
+def _read_integers(path: Path, column: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
+    if not pa.types.is_integer(values.type):
+        raise ReidError(f"{path}: column {column!r} must hold integers; it holds {values.type}.")
+    numbers: NDArray[np.int64] = _whole(path, column, values).to_numpy().astype(np.int64)
+    return numbers
+
+
+def _read_features(path: Path, values: pa.ChunkedArray) -> NDArray[np.float32]:
+    kind = values.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise ReidError(f"{path}: column {_FEATURES!r} must hold a list of floats in each row; it holds {kind}.")
+    _whole(path, _FEATURES, values)
+    if pa.types.is_fixed_size_list(kind):
+        dimension = kind.list_size
+    elif len(values) == 0:
+        raise ReidError(f"{path} has no rows, and its lists do not tell the dimension; use a fixed-size list.")
+    else:
+        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in values.chunks])
+        dimension = int(lengths[0])
+        odd = np.flatnonzero(lengths != dimension)
+        if len(odd):
+            raise ReidError(
+                f"{path}: features differ in length: {dimension} in row 0, {lengths[odd[0]]} in row {odd[0]}."
+            )
+    flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], type=kind.value_type)
+    if flat.null_count:
+        row = next(i for i, missing in enumerate(flat.is_null().to_pylist()) if missing) // dimension
+        raise ReidError(f"{path}: the features of row {row} have a missing value.")
+    # A copy of its own: Arrow's memory cannot be written to, which torch complains of.
+    return np.array(flat.to_numpy(), dtype=np.float32).reshape(len(values), dimension)
