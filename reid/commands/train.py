@@ -1,0 +1,60 @@
+"""`reid train`: settings in, a run folder out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from reid.config import load_config
+from reid.errors import ReidError
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option("--config", "config_file", type=click.Path(), help="YAML file with settings over the defaults.")
+@click.option("--out", type=click.Path(), help="Run folder, new or empty.  [default: runs/CONFIG-DATE]")
+@click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder, with its settings.")
+@click.option("--show-settings", is_flag=True, help="Print every setting as it would be used, and stop.")
+@click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
+def command(
+    config_file: str | None, out: str | None, resume: str | None, show_settings: bool, overrides: tuple[str, ...]
+) -> None:
+    """Train a model on one or several data sets.
+
+    \b
+    reid train data.train=market1501:/data/Market-1501-v15.09.15
+    reid train --config configs/market1501_bot.yaml data.train=market1501:/data/Market-1501-v15.09.15
+    reid train --resume runs/market1501_bot-20260101-120000
+    torchrun --nproc-per-node=2 tools/train.py --config ...
+
+    Without --config the settings are BoT's (ResNet-50, 256x128, batch-hard triplet + softmax). Every setting can be
+    given as key.sub=value; the values are YAML.
+    """
+    if resume and (config_file or overrides or out):
+        raise ReidError("--resume continues a run with its own settings: give neither --config, --out nor settings.")
+    config = load_config(config_file, overrides)
+    if show_settings:
+        import yaml
+
+        from reid.config import as_dict
+
+        click.echo(yaml.safe_dump(as_dict(config), sort_keys=False), nl=False)
+        return
+    from reid.console import console
+    from reid.training.distributed import join_ranks
+    from reid.training.trainer import BEST, LAST, Interrupted, train
+
+    name = Path(config_file).stem if config_file else "train"
+    folder = Path(resume or out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    with join_ranks(config.device) as ranks:
+        try:
+            progress = train(config, folder, ranks, resume=bool(resume))
+        except Interrupted as stop:
+            if ranks.is_first:
+                console.print(f"stopped; to go on: reid train --resume {folder}")
+            raise SystemExit(128 + stop.signal) from stop
+        if ranks.is_first:
+            minutes = progress.seconds / 60
+            best = folder / (BEST if progress.history else LAST)
+            console.print(f"{progress.step:,} steps in {minutes:.1f} minutes; to score it: reid test --checkpoint {best}")

@@ -1,0 +1,110 @@
+"""One process or many by the same lines: `torchrun` sets the environment, everything else asks `Ranks`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid.errors import ReidError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world_size`; with one process every method is the identity."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """Rows of all ranks, in rank order: `[B, ...]` → `[world_size·B, ...]`.
+
+        Gradients flow back to the rank that a row came from, summed over the ranks that used it; together with
+        DistributedDataParallel's mean over ranks, a loss of the gathered rows gets the gradient of one process with
+        the whole batch.
+        """
+        if self.world_size == 1:
+            return tensor
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(tensor.contiguous())))
+
+    def gather_rows(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Every rank's array, in rank order, on every rank. Lengths may differ."""
+        if self.world_size == 1:
+            return [rows]
+        gathered: list[NDArray[np.float32]] = [rows] * self.world_size
+        dist.all_gather_object(gathered, rows)
+        return gathered
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; all ranks must ask."""
+        if self.world_size == 1:
+            return flag
+        said = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(said)
+        return bool(said.item() > 0)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`: the GPU of this rank if there is one, else Apple's, else the CPU.
+
+    Raises:
+        ReidError: not a device name, or a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ReidError(f"device={name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ReidError(f"device={name!r}, but torch sees no CUDA GPU here. Use device=cpu or device=auto.")
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise ReidError(f"device={name!r}, but there are only {torch.cuda.device_count()} GPUs, numbered from 0.")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ReidError(f"device={name!r}, but torch sees no Apple GPU here. Use device=cpu or device=auto.")
+    return device
+
+
+@contextlib.contextmanager
+def join_ranks(device: str, timeout_minutes: float = 30.0) -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    place = pick_device(device, local_rank)
+    if world_size == 1:
+        yield Ranks(0, 1, place)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    try:
+        yield Ranks(rank, world_size, place)
+    finally:
+        dist.destroy_process_group()

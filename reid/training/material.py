@@ -1,0 +1,168 @@
+"""What a run works on: the train rows in their store, and the splits it is scored on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.config import Config, DataConfig
+from reid.console import console, warn
+from reid.data.crops import Benchmark, Crops, merge
+from reid.data.packed import FileStore, PackedStore, open_store
+from reid.data.sources import load_sources
+from reid.data.split import hold_out
+from reid.errors import ReidError
+
+Store = PackedStore | FileStore
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Crops and where their pixels stand: row `i` of `crops` is row `rows[i]` of `store`."""
+
+    crops: Crops
+    store: Store
+    rows: NDArray[np.int64]
+
+    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images of some crops, `[B, H, W, 3]` RGB."""
+        return self.store.read(self.rows[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One query-gallery pair that the run is scored on."""
+
+    name: str
+    query: Pixels
+    gallery: Pixels
+    cross_camera: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All that a run reads."""
+
+    train: Pixels
+    splits: tuple[Split, ...]
+    left_out: tuple[str, ...]
+    """Unreadable images that `data.unreadable=skip` left out, with their reasons."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Counts and a digest of names, identities and cameras: two runs that agree trained on the same rows."""
+        return {
+            "train": _describe(self.train.crops),
+            **{
+                f"{split.name} {part}": _describe(pixels.crops)
+                for split in self.splits
+                for part, pixels in (("query", split.query), ("gallery", split.gallery))
+            },
+            "left_out": list(self.left_out),
+        }
+
+
+def _describe(crops: Crops) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for path, pid, camid in zip(crops.paths, crops.pids, crops.camids, strict=True):
+        digest.update(f"{os.path.basename(path)},{pid},{camid}\n".encode())
+    return {
+        "sources": list(crops.source_names),
+        "crops": len(crops),
+        "identities": len(np.unique(crops.pids)),
+        "cameras": len(np.unique(crops.camids)),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def gather_material(config: Config) -> Material:
+    """Load the sources, hold out validation identities, and open (or build) the stores.
+
+    The validation identities are the same for every `seed`, so that runs can be compared on them.
+
+    Raises:
+        ReidError: no train source named, or anything wrong with one.
+    """
+    if not config.data.train:
+        raise ReidError(
+            "data.train is empty: name a data set, e.g. data.train=market1501:/data/Market-1501-v15.09.15. Without "
+            "one, `reid prepare make datasets/streets` makes one to try: data.train=market1501:datasets/streets."
+        )
+    size = (config.model.height, config.model.width)
+    sources = load_sources(config.data.train)
+    for benchmark in sources:
+        for text in benchmark.warnings:
+            warn(text)
+        if len(benchmark.train) == 0:
+            raise ReidError(f"{benchmark.name} at {benchmark.root} has no train crops.")
+    left_out: list[str] = []
+    scored = config.eval.split
+    held_out: list[Crops] = []
+    kept: list[Crops] = []
+    for benchmark in sources:
+        if scored == "validation":
+            train, query, gallery = hold_out(benchmark.train, fraction=config.eval.fraction)
+            kept.append(train)
+            held_out += [query, gallery]
+        else:
+            kept.append(benchmark.train)
+    every = merge([benchmark.train for benchmark in sources])
+    train_pixels, *validation = open_pixels(config.data, [merge(kept), *held_out], size, left_out, of=every)
+    splits = [
+        Split(f"{benchmark.name} validation", query, gallery, benchmark.cross_camera)
+        for benchmark, query, gallery in zip(sources, validation[::2], validation[1::2], strict=False)
+    ]
+    if scored == "test":
+        for benchmark in load_sources(config.data.test) if config.data.test else sources:
+            splits.append(open_test_split(config.data, benchmark, size, left_out))
+    left_out = list(dict.fromkeys(left_out))
+    for line in left_out:
+        console.print(f"left out: {line}")
+    return Material(train_pixels, tuple(splits), tuple(left_out))
+
+
+def open_pixels(
+    data: DataConfig, parts: Sequence[Crops], size: tuple[int, int], left_out: list[str], *, of: Crops
+) -> list[Pixels]:
+    """Open one store for all of `parts` and leave out what will not decode, adding it to `left_out`.
+
+    Args:
+        data: kind of store, folder, what to do with unreadable files.
+        parts: crops to read.
+        size: height and width in pixels.
+        left_out: gets a line for each unreadable file.
+        of: the crops to pack, which hold all of `parts`.
+    """
+    base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
+    digest = hashlib.sha256("\n".join(of.paths).encode()).hexdigest()[:12]
+    name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
+    store = open_store(
+        of,
+        kind=data.store,
+        size=size,
+        folder=base / f"{name}-{size[0]}x{size[1]}-{digest}",
+        workers=data.workers,
+        unreadable=data.unreadable,
+    )
+    left_out.extend(f"{odd.path}: {odd.reason}" for odd in store.unreadable)
+    row_of = {path: row for row, path in enumerate(of.paths)}
+    result = []
+    for part in parts:
+        rows = np.array([row_of[path] for path in part.paths], dtype=np.int64)
+        good = store.kept[rows] if len(rows) else np.zeros(0, dtype=bool)
+        result.append(Pixels(part.take(good), store, rows[good]))
+    return result
+
+
+def open_test_split(data: DataConfig, benchmark: Benchmark, size: tuple[int, int], left_out: list[str]) -> Split:
+    """A benchmark's test split, ready to be read; what will not decode is added to `left_out`."""
+    paths = [*benchmark.query.paths, *benchmark.gallery.paths]
+    both = Crops.of(paths, np.zeros(len(paths)), source=f"{benchmark.name}-test")
+    query, gallery = open_pixels(data, [benchmark.query, benchmark.gallery], size, left_out, of=both)
+    return Split(f"{benchmark.name} test", query, gallery, benchmark.cross_camera)
