@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Crops:
         """Make crops of one source; a column left out is `UNKNOWN` throughout.
 
         Raises:
-            ReidError: a column's length differs from the number of paths.
+            ReidError: a column's length differs from the number of paths, or it does not hold integers.
         """
         n = len(paths)
 
@@ -58,6 +58,8 @@ class Crops:
             array = np.full(n, UNKNOWN) if values is None else np.asarray(values)
             if array.shape != (n,):
                 raise ReidError(f"Column {name!r} has shape {array.shape}, but there are {n} paths.")
+            if n and array.dtype.kind not in "iu":
+                raise ReidError(f"Column {name!r} holds {array.dtype}, such as {array[0]!r}; it must hold whole numbers.")
             return array.astype(np.int64)
 
         names = np.empty(n, dtype=object)
@@ -99,22 +101,26 @@ def merge(parts: Sequence[Crops]) -> Crops:
     """Put several sources in one, shifting positive pids and known camids so that none collide.
 
     One part is returned as it is. The first part keeps its numbers; pids of part `i` are shifted by one more than
-    the largest pid before it, and cameras likewise. Distractors and junk have no place in a train set, so a pid
-    below 0 is refused.
+    the largest pid before it, and cameras likewise. Tracks and frames keep their numbers: they count within a camera,
+    or within a source that has none. Junk has no place in a train set, so a pid below 0 is refused.
 
     Raises:
         ReidError: no parts, or a negative pid.
     """
     if not parts:
         raise ReidError("No data set to merge: name at least one.")
+    for part in parts:
+        if (part.pids < 0).any():
+            raise ReidError(
+                f"{', '.join(part.source_names)}: {int((part.pids < 0).sum())} crops have a negative pid, the mark of junk. "
+                "Train sets hold identities from 0 on: leave these crops out."
+            )
     if len(parts) == 1:
         return parts[0]
     shifted = []
     next_pid = next_cam = next_source = 0
     names: list[str] = []
     for part in parts:
-        if (part.pids < 0).any():
-            raise ReidError(f"Source {part.source_names} has a negative pid; train sets hold identities from 0 on.")
         known = part.camids != UNKNOWN
         moved = replace(
             part,
@@ -146,6 +152,8 @@ class Benchmark:
 
     `train` and `gallery` never hold junk (pid -1). `cross_camera` says whether a query's own camera is left out of
     its matches, as the person re-identification protocol asks; it is False for sets without cameras.
+    `odd` lists the files that were not taken, and why. `official` holds the published counts by name ("train images",
+    "train ids", ..., "junk", "distractors"), and is empty where there are none: own data, made data.
     """
 
     name: str
@@ -157,4 +165,5 @@ class Benchmark:
     n_junk: int = 0
     n_distractors: int = 0
     odd: tuple[Odd, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    official: Mapping[str, int] = field(default_factory=dict)

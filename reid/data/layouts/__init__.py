@@ -1,0 +1,42 @@
+"""How data sets lie on disk: one file a layout, each with a `read(root, **options)`; all of them are named here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reid.data.crops import Benchmark
+from reid.data.layouts import cuhk03, dukemtmc, market1501, msmt17, table
+from reid.errors import ReidError, did_you_mean
+
+LAYOUTS: dict[str, Callable[..., Benchmark]] = {
+    "market1501": market1501.read,
+    "dukemtmc": dukemtmc.read,
+    "msmt17": msmt17.read,
+    "cuhk03": cuhk03.read,
+    "table": table.read,
+}
+
+
+def load_benchmark(layout: str, root: str | Path, **options: Any) -> Benchmark:
+    """Read the data set at `root`, which lies there as `layout` says. No image is opened.
+
+    Args:
+        layout: a name in `LAYOUTS`.
+        root: the data set's folder (for "table", the table's file or its folder).
+        options: what the layout takes: `variant` (cuhk03), `combine` (msmt17), `fraction` and `seed` (table).
+
+    Raises:
+        ReidError: an unknown layout or option, a wrong root, an empty part, an unreadable row.
+    """
+    if layout not in LAYOUTS:
+        raise ReidError(f"There is no layout {layout!r}.{did_you_mean(layout, LAYOUTS)}")
+    read = LAYOUTS[layout]
+    known = [name for name in inspect.signature(read).parameters if name != "root"]
+    for name in options:
+        if name not in known:
+            words = did_you_mean(name, known) if known else " It takes none."
+            raise ReidError(f"The layout {layout} has no option {name!r}.{words}")
+    return read(root, **options)

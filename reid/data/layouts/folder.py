@@ -1,0 +1,135 @@
+"""What the layouts share: finding the root, reading names in a folder, comparing with the official counts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from reid.data.crops import Benchmark, Crops, Odd
+from reid.errors import ReidError
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What counts as an image file, in any case of letters."""
+
+SUFFIX = r"(?:\.(?:bmp|jpe?g|png|tiff?|webp))+"
+"""Ends the pattern of an image's name; repeated because 38 names of Market-1501 end in `.jpg.jpg`."""
+
+IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+"""Files that operating systems leave behind, besides hidden ones; never listed."""
+
+
+def find_root(root: str | Path, wanted: Sequence[str], inside: Sequence[str] = ()) -> Path:
+    """The folder that holds all of `wanted`: `root` itself, or one of the folders `inside` it.
+
+    Raises:
+        ReidError: no such folder; the message says what was looked for and what is there.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        near = next((parent for parent in root.parents if parent.exists()), Path("/"))
+        raise ReidError(f"There is no folder {root}. The nearest that exists is {near}, with {what_is_in(near)}.")
+    if not root.is_dir():
+        raise ReidError(
+            f"{root} is a file, not a folder. Give the folder that holds {', '.join(wanted)}; "
+            "an archive is unpacked by `reid prepare unpack ARCHIVE FOLDER`."
+        )
+    for folder in (root, *(root / name for name in inside)):
+        if all((folder / name).exists() for name in wanted):
+            return folder.absolute()
+    missing = [name for name in wanted if not (root / name).exists()]
+    raise ReidError(
+        f"{root} lacks {', '.join(missing)}. In it: {what_is_in(root)}. Give the folder that holds {', '.join(wanted)}."
+    )
+
+
+def what_is_in(folder: Path, limit: int = 8) -> str:
+    """The names in a folder in words, at most `limit` of them."""
+    try:
+        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
+    except OSError as error:
+        return f"nothing that may be read ({error.strerror})"
+    if not names:
+        return "nothing (the folder is empty)"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def scan(folder: Path, pattern: re.Pattern[str], form: str, odd: list[Odd]) -> list[tuple[str, re.Match[str]]]:
+    """The images of a folder whose base name matches `pattern` in full, sorted by name: `(path, match)`.
+
+    The folder's own name is never matched. Whatever else is there is added to `odd` with the reason, save hidden
+    files and those in `IGNORED`. `form` is the shape of a good name, for the reason. Nothing is opened or stat'ed.
+    """
+    found = []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ReidError(
+            f"Cannot read the folder {folder}: {error.strerror}. Check its name and permissions."
+        ) from error
+    for entry in entries:
+        name = entry.name
+        match = pattern.fullmatch(name)
+        if match is not None and entry.is_file():
+            found.append((entry.path, match))
+        elif name.startswith(".") or name.lower() in IGNORED:
+            continue
+        elif entry.is_dir():
+            odd.append(Odd(entry.path, "a folder; images inside it are not read"))
+        elif match is not None:
+            odd.append(Odd(entry.path, "a link to a file that is not there"))
+        elif name.lower().endswith(IMAGE_SUFFIXES):
+            odd.append(Odd(entry.path, f"the name is not of the form {form}"))
+        else:
+            odd.append(Odd(entry.path, "not an image file"))
+    return found
+
+
+def refuse_empty(crops: Crops, part: str, folder: Path, form: str, odd: Iterable[Odd]) -> None:
+    """Raise a `ReidError` where a part has no crop at all, naming the folder and an example of what is there."""
+    if len(crops):
+        return
+    here = [item for item in odd if Path(item.path).parent == folder]
+    seen = (
+        f" {len(here)} files there were not taken, such as {Path(here[0].path).name} ({here[0].reason})" if here else ""
+    )
+    raise ReidError(
+        f"No {part} image in {folder}.{seen or ' It holds no image file'}. Names must be of the form {form}."
+    )
+
+
+def distinct_ids(crops: Crops, *, distractors: bool) -> int:
+    """The number of identities; pid 0 is none where the set has `distractors`."""
+    pids = np.unique(crops.pids)
+    return int((pids != 0).sum()) if distractors else len(pids)
+
+
+def differences(benchmark: Benchmark) -> list[str]:
+    """Where the counts differ from `benchmark.official`, in words with both numbers; empty where all agree."""
+    found = counted(benchmark)
+    return [
+        f"{name}: {found[name]:,} here, {official:,} in the official {benchmark.name}"
+        for name, official in benchmark.official.items()
+        if found[name] != official
+    ]
+
+
+def counted(benchmark: Benchmark) -> dict[str, int]:
+    """The counts that official ones are given for, by name."""
+    numbers: dict[str, int] = {}
+    for part in ("train", "query", "gallery"):
+        crops: Crops = getattr(benchmark, part)
+        numbers[f"{part} images"] = len(crops)
+        numbers[f"{part} ids"] = distinct_ids(crops, distractors=benchmark.n_distractors > 0)
+    return {**numbers, "junk": benchmark.n_junk, "distractors": benchmark.n_distractors}
+
+
+def with_official(benchmark: Benchmark, official: Mapping[str, int]) -> Benchmark:
+    """The benchmark with the official counts, and a warning for every count that differs from them."""
+    benchmark = replace(benchmark, official=dict(official))
+    return replace(benchmark, warnings=(*benchmark.warnings, *differences(benchmark)))
