@@ -1,1 +1,6 @@
-"""Ranking, re-ranking and their results; arrays only."""
+"""Ranking, re-ranking and their results. Knows arrays only: no paths, no data sets, no configuration."""
+
+from reid.evaluation.ranking import RankingResult, evaluate, evaluate_distances, top_matches
+from reid.evaluation.rerank import rerank
+
+__all__ = ["RankingResult", "evaluate", "evaluate_distances", "rerank", "top_matches"]
