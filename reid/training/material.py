@@ -119,8 +119,8 @@ def gather_material(config: Config) -> Material:
         for benchmark, query, gallery in zip(sources, validation[::2], validation[1::2], strict=False)
     ]
     if scored == "test":
-        for benchmark in load_sources(config.data.test) if config.data.test else sources:
-            splits.append(open_test_split(config.data, benchmark, size, left_out))
+        targets = load_sources(config.data.test) if config.data.test else sources
+        splits = [open_test_split(config.data, benchmark, size, left_out) for benchmark in targets]
     left_out = list(dict.fromkeys(left_out))
     for line in left_out:
         console.print(f"left out: {line}")

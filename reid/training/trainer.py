@@ -172,9 +172,7 @@ class _Trainer:
             contrast=look.contrast,
             saturation=look.saturation,
         )
-        return TrainLoader(
-            self.material.train, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank
-        )
+        return TrainLoader(self.material.train, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
 
     def describe(self) -> None:
         """Start the run folder, and print what is about to happen."""
@@ -308,7 +306,10 @@ class _Trainer:
         means = {name: value / len(self.loader) for name, value in state.sums.items()}
         state.sums = {}
         if self.ranks.is_first:
-            shown = {name: f"{value:.1%}" if name in ("accuracy", "active") else f"{value:.3f}" for name, value in means.items()}
+            shown = {
+                name: f"{value:.1%}" if name in ("accuracy", "active") else f"{value:.3f}"
+                for name, value in means.items()
+            }
             console.print(
                 f"epoch {state.epoch}/{config.schedule.epochs}  {rate:,.0f} crops/s  "
                 + "  ".join(f"{name} {value}" for name, value in shown.items())

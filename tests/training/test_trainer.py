@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from reid.config import Config, load_config
+from reid.errors import ReidError
+from reid.training import trainer as trainer_module
+from reid.training.checkpoints import load_checkpoint, load_model
+from reid.training.distributed import Ranks, join_ranks
+from reid.training.trainer import Interrupted, train
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
+    return [
+        f"data.train=market1501:{tiny_market}",
+        f"data.store_dir={tmp_path / 'store'}",
+        "model.backbone=resnet18",
+        "model.height=64",
+        "model.width=32",
+        "augment.pad=2",
+        "sampler.batch_size=16",
+        "sampler.crops_per_id=2",
+        "schedule.epochs=2",
+        "schedule.warmup_epochs=1",
+        "eval.fraction=0.3",
+        "eval.every=1",
+        "log_every=3",
+        "device=cpu",
+    ]
+
+
+def numbers(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same_state(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same_state(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same_state, a, b))
+    return a == b
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(other / "last.pt")
+    for content in (a, b):
+        content["progress"].pop("seconds")
+    for key in a:
+        assert same_state(a[key], b[key]), key
+    assert numbers(one) == numbers(other)
+
+
+def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: Path) -> None:
+    config = load_config(None, [*settings, "schedule.epochs=4"])
+    progress = train(config, tmp_path / "run", ALONE)
+    lines = [line for line in numbers(tmp_path / "run") if "loss" in line]
+    assert lines[-1]["loss"] < 0.75 * lines[0]["loss"]
+    assert {"triplet", "softmax", "active", "positive", "negative", "norm", "lr"} <= lines[0].keys()
+    assert [entry["epoch"] for entry in progress.history] == [1, 2, 3, 4]
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {
+        "config.yaml", "environment.json", "data.json", "log.jsonl", "tensorboard", "last.pt", "best.pt",
+    }  # fmt: skip
+    assert load_config(tmp_path / "run/config.yaml") == config
+    data = json.loads((tmp_path / "run/data.json").read_text())
+    assert data["train"]["identities"] == 14
+    assert data["market1501 validation query"]["identities"] == 6
+    best = load_checkpoint(tmp_path / "run/best.pt")["scores"]
+    top = max(entry["market1501 validation"]["mAP"] for entry in progress.history)
+    assert best["market1501 validation"]["mAP"] == top == pytest.approx(progress.best)
+    assert load_model(tmp_path / "run/last.pt").spec["num_classes"] == 14
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 6])  # in the first epoch; between two log lines; where an epoch ends
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    config = load_config(None, settings)
+    before = torch.random.get_rng_state()
+    train(config, tmp_path / "whole", ALONE)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+    step = trainer_module._Trainer._step
+
+    def stopping(self, batch, factor):
+        if self.progress.step + 1 == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, factor)
+
+    monkeypatch.setattr(trainer_module._Trainer, "_step", stopping)
+    with pytest.raises(Interrupted) as caught:
+        train(config, tmp_path / "parts", ALONE)
+    assert caught.value.signal == signal.SIGTERM
+    assert load_checkpoint(tmp_path / "parts/last.pt")["progress"]["step"] == stop_at
+    monkeypatch.undo()
+    train(Config(), tmp_path / "parts", ALONE, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[str], tmp_path: Path) -> None:
+    train(load_config(None, settings), tmp_path / "run", ALONE)
+    before = numbers(tmp_path / "run")
+    with open(tmp_path / "run/log.jsonl", "a") as log:
+        log.write('{"step": 999, "loss": 1}\n{"step": 10')
+    train(Config(), tmp_path / "run", ALONE, resume=True)
+    assert numbers(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "terms"),
+    [
+        (["loss.triplet_weight=0", "sampler.kind=random"], {"loss", "softmax", "accuracy"}),  # softmax alone
+        (["loss.softmax_weight=0", "loss.margin=null"], {"loss", "triplet", "active", "positive", "negative", "norm"}),
+        (["precision=bf16", "optim.clip_norm=1", "optim.name=adamw", "optim.decay_norms=false"], {"loss", "softmax"}),
+        (["optim.name=sgd", "schedule.kind=cosine", "schedule.per=step", "channels_last=false"], {"loss", "triplet"}),
+        (["data.store=files", "eval.split=none"], {"loss"}),
+    ],
+    ids=["softmax-only", "triplet-only", "bf16-clipped", "sgd-cosine", "from-files"],
+)
+def test_settings_reach_the_loop(settings: list[str], tmp_path: Path, extra: list[str], terms: set[str]) -> None:
+    progress = train(load_config(None, [*settings, "schedule.epochs=1", *extra]), tmp_path / "run", ALONE)
+    (line, *_rest) = numbers(tmp_path / "run")
+    assert terms <= line.keys()
+    if "loss.triplet_weight=0" in extra:
+        assert "triplet" not in line
+    assert np.isfinite([value for value in line.values() if isinstance(value, float)]).all()
+    assert (tmp_path / "run/best.pt").exists() == bool(progress.history) == ("eval.split=none" not in extra)
+
+
+def test_the_test_split_is_scored_only_when_asked(settings: list[str], tmp_path: Path, capsys) -> None:
+    progress = train(load_config(None, [*settings, "schedule.epochs=1", "eval.split=test"]), tmp_path / "run", ALONE)
+    assert progress.history[0].keys() == {"epoch", "step", "market1501 test"}
+    assert "optimistic" in capsys.readouterr().out
+
+
+def test_two_sources_train_together(settings: list[str], tmp_path: Path, tiny_market: Path) -> None:
+    both = [*settings, f"data.train=[market1501:{tiny_market},market1501:{tiny_market}]", "schedule.epochs=1"]
+    progress = train(load_config(None, both), tmp_path / "run", ALONE)
+    assert {"market1501#1 validation", "market1501#2 validation"} <= progress.history[0].keys()
+    assert load_model(tmp_path / "run/last.pt").spec["num_classes"] == 28
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["data.train=[]"], "data.train is empty"),
+        (["data.train=market1501"], "LAYOUT:ROOT"),
+        (["data.train=market:/x"], "Did you mean 'market1501'"),
+        (["sampler.batch_size=15"], "multiple"),
+        (["sampler.batch_size=64"], "64|identities"),  # more identities than there are
+        (["model.backbone=resnet19"], "Did you mean 'resnet18'"),
+        (["optim.lr=1e30"], "not finite|The loss of step"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_named(settings: list[str], tmp_path: Path, extra: list[str], words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        train(load_config(None, [*settings, *extra]), tmp_path / "run", ALONE)
+
+
+def test_a_used_folder_is_left_alone(settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.txt").write_text("do not lose")
+    with pytest.raises(ReidError, match="not empty.*--resume"):
+        train(load_config(None, settings), tmp_path / "run", ALONE)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_resuming_on_other_data_is_refused(settings: list[str], tmp_path: Path, tiny_market: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_market, copy)
+    train(load_config(None, [*settings, f"data.train=market1501:{copy}", "schedule.epochs=1"]), tmp_path / "run", ALONE)
+    for path in (copy / "bounding_box_train").glob("0001_*"):
+        path.unlink()
+    with pytest.raises(ReidError, match="started on other data"):
+        train(Config(), tmp_path / "run", ALONE, resume=True)
+
+
+def test_two_processes_train_and_score_as_one(settings: list[str], tmp_path: Path) -> None:
+    config = yaml.safe_dump(dict(model=dict(neck="none")))
+    (tmp_path / "c.yaml").write_text(config)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(REPOSITORY / "tools/train.py"), "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"), *settings,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(load_config(tmp_path / "c.yaml", settings), tmp_path / "one", ALONE)
+    one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    assert json.loads((tmp_path / "two/environment.json").read_text())["processes"] == 2
+    assert done.stdout.count("epoch 2/2") == 1
+
+
+def test_one_process_needs_no_group() -> None:
+    with join_ranks("cpu") as ranks:
+        assert (ranks.rank, ranks.world_size) == (0, 1)
+        assert ranks.any(True)
+        assert not ranks.any(False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ReidError, match=device), join_ranks(device):
+        pass
