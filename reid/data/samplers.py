@@ -1,0 +1,250 @@
+"""Which crops make a batch: P identities × K crops each, or plain shuffled batches. Both know ranks and epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reid.errors import ReidError
+
+
+def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
+    """P of a P×K batch of `batch_size` crops.
+
+    Raises:
+        ReidError: either is below 1, or the batch size is not a multiple of the crops per identity.
+    """
+    _at_least_one("batch_size", batch_size)
+    _at_least_one("crops_per_id", crops_per_id)
+    if batch_size % crops_per_id:
+        low = batch_size // crops_per_id * crops_per_id
+        near = f"{low} or {low + crops_per_id}" if low else str(crops_per_id)
+        raise ReidError(
+            f"batch_size {batch_size} is not a multiple of crops_per_id {crops_per_id}: a batch holds whole "
+            f"identities of {crops_per_id} crops each. Use a batch_size of {near}, or another crops_per_id."
+        )
+    return batch_size // crops_per_id
+
+
+class IdentitySampler:
+    """Batches of P identities × K crops, in which an epoch shows every image.
+
+    The batch-hard triplet loss (Hermans, Beyer, Leibe 2017, section 2) needs several crops of each identity in a
+    batch. An epoch is planned as a whole:
+
+    1. An identity with n images makes ceil(n / K) groups of K. Its images, in random order within each camera, are
+       dealt to its groups camera after camera, so each camera is in as many groups as it has images for.
+    2. With W ranks, a step takes G = P·W distinct identities. The epoch has
+       max(ceil(number of groups / G), groups of the largest identity) steps, the fewest that show every image.
+       Where steps × G exceeds the number of groups, identities drawn in proportion to their images get a further one.
+    3. Steps are filled at random, an identity with probability in proportion to the groups it still has to place;
+       one that must be in every step left is taken first. The order of the steps is then shuffled.
+    4. Each group is filled up to K: an image that is not in it yet, of a camera that is not in it yet, used least so
+       far, of the camera least in it; ties at random.
+
+    Behaviour in corner cases:
+
+    1. An identity with ≥ K images never repeats one in its K. One with fewer shows each of its images
+       floor(K / n) or ceil(K / n) times.
+    2. No identity is twice in a step, over all ranks together, so no image is either (but for 1.).
+    3. `len()` is a function of the data: it is known before iterating and the same every epoch and on every rank.
+    4. One identity with very many images makes the epoch as long as its own groups; the others repeat meanwhile.
+    5. Without cameras (all `camids` equal) groups are random.
+
+    Args:
+        pids: `[N]` identity of each crop.
+        camids: `[N]` camera of each crop; None without cameras.
+        ids_per_batch: P, per rank.
+        crops_per_id: K.
+        seed: every draw comes from a generator of (seed, epoch), the same on all ranks; ranks take slices of one plan.
+
+    Yields:
+        int64 `[P·K]` rows of the crops, the K of an identity side by side.
+
+    Raises:
+        ReidError: no crops, columns of different lengths, P or K below 1, or fewer identities than P × `world_size`.
+    """
+
+    def __init__(
+        self,
+        pids: ArrayLike,
+        camids: ArrayLike | None = None,
+        ids_per_batch: int = 16,
+        crops_per_id: int = 4,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _at_least_one("ids_per_batch", ids_per_batch)
+        _at_least_one("crops_per_id", crops_per_id)
+        _check_rank(seed, rank, world_size)
+        pids = np.asarray(pids)
+        cameras = np.zeros(len(pids), dtype=np.int64) if camids is None else np.asarray(camids)
+        if pids.ndim != 1 or cameras.shape != pids.shape:
+            raise ReidError(f"pids {pids.shape} and camids {cameras.shape} must be two columns of the same length.")
+        if len(pids) == 0:
+            raise ReidError("There is no crop to sample from.")
+        self.ids_per_batch, self.crops_per_id = ids_per_batch, crops_per_id
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+
+        known, labels = np.unique(pids, return_inverse=True)
+        order = np.argsort(labels.reshape(-1), kind="stable")
+        self._images = np.bincount(labels.reshape(-1))
+        self._rows = np.split(order.astype(np.int64), np.cumsum(self._images)[:-1])
+        self._cameras = [cameras[rows] for rows in self._rows]
+        self._groups = -(-self._images // crops_per_id)
+        self._ids_per_step = ids_per_batch * world_size
+        if len(known) < self._ids_per_step:
+            raise ReidError(
+                f"A step needs {self._ids_per_step} different identities (ids_per_batch {ids_per_batch} × "
+                f"world_size {world_size}), but the train set has {len(known)}. Use a smaller batch, or more "
+                "crops_per_id at the same batch size."
+            )
+        self._steps = int(max(-(-self._groups.sum() // self._ids_per_step), self._groups.max()))
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch, exactly."""
+        return self._steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next pass follows. Two passes without it are the same."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        mine = slice(self.rank * self.ids_per_batch, (self.rank + 1) * self.ids_per_batch)
+        for step in self.plan():
+            yield step[mine].reshape(-1)
+
+    def plan(self) -> NDArray[np.int64]:
+        """The whole epoch for all ranks: rows `[steps, P·W, K]`, rank r's identities at r·P … (r+1)·P − 1."""
+        rng = _generator(self.seed, self.epoch)
+        counts = self._fill_up(rng)
+        ids = self._pack(counts, rng)
+        plan = np.empty((*ids.shape, self.crops_per_id), dtype=np.int64)
+        where = np.split(np.argsort(ids, axis=None, kind="stable"), np.cumsum(counts)[:-1])
+        flat = plan.reshape(-1, self.crops_per_id)
+        for rows, cameras, places in zip(self._rows, self._cameras, where, strict=True):
+            groups = _deal(rows, cameras, len(places), self.crops_per_id, rng)
+            flat[places] = groups[rng.permutation(len(groups))]
+        return plan
+
+    def _fill_up(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Groups per identity `[C]` that sum to steps × G, none above steps."""
+        counts = self._groups.copy()
+        missing = self._steps * self._ids_per_step - int(counts.sum())
+        id_of_image = np.repeat(np.arange(len(counts)), self._images)
+        while missing:
+            for i in rng.permutation(id_of_image):
+                if not missing:
+                    break
+                if counts[i] < self._steps:
+                    counts[i] += 1
+                    missing -= 1
+        return counts
+
+    def _pack(self, counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Identities `[steps, G]`, all different within a step, identity i in `counts[i]` of them.
+
+        Always possible: with R steps left the counts sum to R·G and none is above R, and taking those that equal R
+        first keeps it so.
+        """
+        left = counts.copy()
+        ids = np.empty((self._steps, self._ids_per_step), dtype=np.int64)
+        for step in range(self._steps):
+            with np.errstate(divide="ignore"):
+                key = rng.standard_exponential(len(left)) / left
+            key[left == self._steps - step] = -1
+            chosen = np.argpartition(key, self._ids_per_step - 1)[: self._ids_per_step]
+            left[chosen] -= 1
+            ids[step] = rng.permutation(chosen)
+        return ids[rng.permutation(self._steps)]
+
+
+class RandomSampler:
+    """Shuffled batches without regard to identity, for losses that need no pairs (softmax only).
+
+    A step takes `batch_size` × `world_size` different crops, cut into ranks. The remainder of an epoch that does not
+    fill a step is left out (batch normalisation dislikes small batches); which crops these are changes every epoch.
+
+    Args:
+        n: number of crops.
+        batch_size: crops per batch and rank.
+
+    Yields:
+        int64 `[batch_size]` rows.
+
+    Raises:
+        ReidError: fewer crops than one step takes, or a batch size below 1.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        _at_least_one("batch_size", batch_size)
+        _check_rank(seed, rank, world_size)
+        if n < batch_size * world_size:
+            raise ReidError(
+                f"A step takes {batch_size * world_size} crops (batch_size {batch_size} × world_size {world_size}), "
+                f"but the train set has {n}. Use a smaller batch_size."
+            )
+        self.n, self.batch_size = n, batch_size
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch, exactly."""
+        return self.n // (self.batch_size * self.world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next pass follows. Two passes without it are the same."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        order = _generator(self.seed, self.epoch).permutation(self.n)
+        steps = order[: len(self) * self.batch_size * self.world_size].reshape(len(self), self.world_size, -1)
+        yield from steps[:, self.rank].astype(np.int64)
+
+
+def _deal(
+    rows: NDArray[np.int64], cameras: NDArray[np.int64], n_groups: int, k: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of one identity in groups `[n_groups, k]`, as `IdentitySampler` says (steps 1 and 4)."""
+    n = len(rows)
+    _, camera = np.unique(cameras, return_inverse=True)
+    camera = camera.reshape(-1)
+    n_cameras = int(camera.max()) + 1
+    shuffled = rng.permutation(n)
+    dealt = shuffled[np.argsort(rng.permutation(n_cameras)[camera[shuffled]], kind="stable")]
+    groups: NDArray[np.int64] = np.full((n_groups, k), -1, dtype=np.int64)
+    groups[np.arange(n) % n_groups, np.arange(n) // n_groups] = dealt
+    used = np.ones(n, dtype=np.int64)
+    for group in groups if n < n_groups * k else ():
+        filled = int((group >= 0).sum())
+        here = np.bincount(group[:filled], minlength=n)
+        cameras_here = np.bincount(camera[group[:filled]], minlength=n_cameras)
+        for slot in range(filled, k):
+            seen = cameras_here[camera]
+            score = ((here * 2 + (seen > 0)) * (int(used.max()) + 1) + used) * (k + 1) + seen
+            pick = int(np.argmin(score + rng.random(n)))
+            group[slot] = pick
+            here[pick] += 1
+            used[pick] += 1
+            cameras_here[camera[pick]] += 1
+    return rows[groups]
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's plan. Its key keeps it apart from the generators that augment the batches."""
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(1,)))
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ReidError(f"{name} is {value}; it must be 1 or more.")
+
+
+def _check_rank(seed: int, rank: int, world_size: int) -> None:
+    _at_least_one("world_size", world_size)
+    if not 0 <= rank < world_size:
+        raise ReidError(f"rank is {rank}; with world_size {world_size} it must be 0 to {world_size - 1}.")
+    if seed < 0:
+        raise ReidError(f"seed is {seed}; it must be 0 or more.")
