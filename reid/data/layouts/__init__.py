@@ -26,7 +26,8 @@ def load_benchmark(layout: str, root: str | Path, **options: Any) -> Benchmark:
     Args:
         layout: a name in `LAYOUTS`.
         root: the data set's folder (for "table", the table's file or its folder).
-        options: what the layout takes: `variant` (cuhk03), `combine` (msmt17), `fraction` and `seed` (table).
+        options: what the layout takes: `variant` (cuhk03), `combine` (msmt17), `fraction`, `seed`, `cross_camera`
+            (table).
 
     Raises:
         ReidError: an unknown layout or option, a wrong root, an empty part, an unreadable row.
@@ -34,9 +35,16 @@ def load_benchmark(layout: str, root: str | Path, **options: Any) -> Benchmark:
     if layout not in LAYOUTS:
         raise ReidError(f"There is no layout {layout!r}.{did_you_mean(layout, LAYOUTS)}")
     read = LAYOUTS[layout]
-    known = [name for name in inspect.signature(read).parameters if name != "root"]
+    parameters = inspect.signature(read).parameters
+    known = [name for name in parameters if name != "root"]
     for name in options:
         if name not in known:
             words = did_you_mean(name, known) if known else " It takes none."
             raise ReidError(f"The layout {layout} has no option {name!r}.{words}")
+        default = parameters[name].default
+        kinds = {int: (int,), float: (int, float), str: (str,)}.get(type(default), (bool,))
+        if type(options[name]) not in kinds:
+            raise ReidError(
+                f"The option {name!r} of the layout {layout} is {options[name]!r}; give one like {default!r}."
+            )
     return read(root, **options)

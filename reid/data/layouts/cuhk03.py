@@ -5,7 +5,8 @@ with k-reciprocal Encoding", CVPR 2017): many gallery images a person, scored li
     cuhk03_new_protocol_config_labeled.mat  cuhk03_new_protocol_config_detected.mat
     or splits_new_labeled.json  splits_new_detected.json
 
-The name is `<camera pair>_<person>_<view>_<number>.png`: an identity is (camera pair, person), a camera the view, 1 or 2.
+The name is `<camera pair>_<person>_<view>_<number>.png`: (camera pair, person) is an identity, the view (1 or 2) a
+camera.
 The old protocol (20 splits of 100 people, one gallery image each) is another measure and is not read.
 """
 

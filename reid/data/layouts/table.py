@@ -140,7 +140,7 @@ class _Rows:
         for name in REQUIRED:
             if name not in names:
                 raise ReidError(
-                    f"{file} has no column {name!r}; it has {', '.join(map(repr, names)) or 'none'}. The first line names "
+                    f"{file} has no column {name!r}; it has {', '.join(map(repr, names)) or 'none'}. Line 1 names "
                     f"the columns, separated by commas: {', '.join(COLUMNS)}; {' and '.join(REQUIRED)} are needed."
                 )
         for name in COLUMNS:

@@ -1,0 +1,186 @@
+"""`reid check LAYOUT ROOT`: explain a data set before anyone trains on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import yaml
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from reid.console import console
+from reid.data.crops import Odd
+from reid.data.doctor import Bin, Report, examine
+from reid.data.layouts import LAYOUTS, load_benchmark
+from reid.errors import ReidError
+from reid.wholefile import write_json
+
+BAR = 40
+MOST_CAMERAS = 40
+
+
+@click.command(epilog=f"Layouts: {', '.join(LAYOUTS)}. Options of a layout are in docs/data.md.")
+@click.argument("layout")
+@click.argument("root")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--json", "json_file", metavar="FILE", help="Also write what was found as JSON.")
+@click.option("--quick", is_flag=True, help="Read only the head of each image: misses files cut short and duplicates.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if anything is found.")
+@click.option("--list", "most", default=10, show_default=True, metavar="N", help="Files to name of each kind.")
+def command(
+    layout: str, root: str, options: Sequence[str], json_file: str | None, quick: bool, strict: bool, most: int
+) -> None:
+    """Explain the data set that lies at ROOT as LAYOUT says: counts, cameras, files, queries, and what to do.
+
+    \b
+    reid check market1501 /data/Market-1501-v15.09.15
+    reid check cuhk03 /data/cuhk03 variant=detected
+    reid check table crops.csv
+    """
+    report = examine(load_benchmark(layout, root, **parse_options(options)), decode=not quick)
+    if json_file:
+        write_json(json_file, report.as_dict())
+    show(report, most)
+    if strict and report.findings:
+        sys.exit(1)
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """`["variant=detected", "fraction=0.3"]` as a dict of Python values."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ReidError(f"{text!r} is not of the form KEY=VALUE, such as variant=detected.")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ReidError(f"The value of {text!r} cannot be read: {error}") from error
+    return options
+
+
+def show(report: Report, most: int = 10) -> None:
+    """Print a report; of files, the first `most` of each kind."""
+    console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}\n")
+    _show_parts(report)
+    if report.cameras and any(row[0] >= 0 for row in report.cameras):
+        _show_cameras(report)
+    else:
+        console.print("\nNo cameras.")
+    if report.crops_per_train_id and any(row.ids for row in report.crops_per_train_id):
+        _show_histogram(report.crops_per_train_id)
+    _show_files(report, most)
+    _show_queries(report)
+    for note in report.notes:
+        console.print(f"\n[cyan]Note:[/cyan] {escape(note)}")
+    console.print("\n[bold]What to do[/bold]")
+    for number, finding in enumerate(report.findings, start=1):
+        console.print(f" {number}. [yellow]{escape(finding.what)}[/yellow]\n    {escape(finding.mend)}")
+    if not report.findings:
+        console.print(
+            " Nothing: the data set is as it should be."
+            if report.files.decoded
+            else " Nothing, as far as a quick look shows."
+        )
+
+
+def _with_official(here: int, official: int | None) -> str:
+    if official is None:
+        return f"{here:,}"
+    return f"{here:,} [green]✓[/green]" if here == official else f"[yellow]{here:,} ≠ {official:,}[/yellow]"
+
+
+def _show_parts(report: Report) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("part", "images", "identities", "cameras", "crops per identity"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for part in report.parts:
+        table.add_row(
+            part.name,
+            _with_official(part.images, part.official_images),
+            _with_official(part.ids, part.official_ids),
+            str(part.cameras),
+            _range(part.crops_per_id),
+        )
+    console.print(table)
+    if report.distractors or report.junk or "junk" in report.official:
+        console.print(
+            "Distractors (pid 0, in the gallery): "
+            + _with_official(report.distractors, report.official.get("distractors"))
+            + ". Junk (pid -1, left out): "
+            + _with_official(report.junk, report.official.get("junk"))
+            + "."
+        )
+    if report.official:
+        console.print("✓ the official count; ≠ differs from the official count on the right.")
+
+
+def _range(spread: tuple[int, float, int]) -> str:
+    least, median, most = spread
+    return str(least) if least == most else f"{least}–{most}, median {median:g}"
+
+
+def _show_cameras(report: Report) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title="Images / identities by camera", title_justify="left")
+    for heading in ("camera", "train", "query", "gallery"):
+        table.add_column(heading, justify="right")
+    for camid, *numbers in report.cameras[:MOST_CAMERAS]:
+        cells = [f"{numbers[i]:,} / {numbers[i + 1]:,}" for i in (0, 2, 4)]
+        table.add_row("unknown" if camid < 0 else str(camid), *cells)
+    console.print(table)
+    if len(report.cameras) > MOST_CAMERAS:
+        console.print(f"and {len(report.cameras) - MOST_CAMERAS} more cameras (all of them with --json).")
+    for column, part in ((1, "train"), (2, "test")):
+        seen = [f"{row[column]:,} by {row[0]}" for row in report.ids_by_cameras if row[column]]
+        if seen:
+            console.print(f"Cameras that see an identity, {part}: {', '.join(seen)}.")
+
+
+def _show_histogram(bins: Sequence[Bin]) -> None:
+    console.print("\n[italic]Train identities by number of crops[/italic]")
+    largest = max(row.ids for row in bins)
+    for row in bins:
+        if row.most is None:
+            name = f"{row.fewest}+"
+        else:
+            name = str(row.fewest) if row.fewest == row.most else f"{row.fewest}–{row.most}"
+        console.print(f"{name:>9} {'█' * round(BAR * row.ids / largest):<{BAR}} {row.ids:,}")
+
+
+def _show_files(report: Report, most: int) -> None:
+    files = report.files
+    how = "decoded" if files.decoded else "heads read"
+    console.print(
+        f"\nFiles: {files.examined:,} images {how}, {files.n_bytes / 2**20:,.1f} MiB, "
+        f"{len(files.unreadable):,} unreadable."
+    )
+    if files.width and files.height:
+        console.print(f"Width {_range(files.width)}; height {_range(files.height)} pixels.")
+    _list(files.unreadable, most)
+    if report.odd:
+        console.print(f"Not taken: {len(report.odd):,} files.")
+        _list(report.odd, most)
+    if files.duplicates and files.duplicates.groups:
+        console.print(f"The same bytes: {files.duplicates.files:,} files in {files.duplicates.groups:,} groups.")
+        for first, second in files.duplicates.examples[:most]:
+            console.print(f"  {escape(first)} = {escape(second)}")
+
+
+def _list(items: Sequence[Odd], most: int) -> None:
+    for item in items[:most]:
+        console.print(f"  {escape(item.path)}: {escape(item.reason)}")
+    if len(items) > most:
+        console.print(f"  and {len(items) - most:,} more (--list {len(items)})")
+
+
+def _show_queries(report: Report) -> None:
+    total = report.queries_kept + sum(drop.queries for drop in report.queries_dropped)
+    rule = "matched in other cameras only" if report.cross_camera else "matched in the whole gallery"
+    console.print(f"\nQueries: {report.queries_kept:,} of {total:,} can be scored, {rule}.")
+    for drop in report.queries_dropped:
+        shown = ", ".join(map(str, drop.pids[:10])) + (", …" if len(drop.pids) > 10 else "")
+        console.print(f"  {drop.queries:,} dropped: {drop.reason} (identities {shown})")
