@@ -60,12 +60,12 @@ class RankingResult:
     protocol: dict[str, Any]
 
     @property
-    def mAP(self) -> float:  # noqa: N802  (the name everyone knows it by)
+    def mAP(self) -> float:
         """Mean of `ap` over the valid queries."""
         return float(np.nanmean(self.ap))
 
     @property
-    def mINP(self) -> float:  # noqa: N802
+    def mINP(self) -> float:
         """Mean of `inp` over the valid queries (Ye et al., 2021, section IV)."""
         return float(np.nanmean(self.inp))
 
@@ -420,7 +420,7 @@ def _score(
     counts = np.bincount(np.minimum(found, max_rank + 1), minlength=max_rank + 2)
     protocol = {
         "metric": metric,
-        "average precision": f"{ap}: {_AP_IN_WORDS[ap]}",
+        "average precision": f"{ap} ({_AP_IN_WORDS[ap]})",
         "cross-camera": (
             "gallery items of the query's own identity and camera are left out"
             if labels.cross_camera

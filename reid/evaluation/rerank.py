@@ -84,6 +84,15 @@ def rerank(
     return result
 
 
+def rerank_in_words(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
+    """The distance that `rerank` gives, for the protocol: pass it as `metric` to `evaluate_distances`."""
+    lengths = " of features of length 1" if metric == "cosine" else ""
+    return (
+        f"k-reciprocal re-ranked distance (k1={k1}, k2={k2}, λ={lambda_value:g}; original distance: "
+        f"squared Euclidean{lengths} over its row's largest)"
+    )
+
+
 def _neighbours(
     features: Tensor, n_query: int, k: int, memory_limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
