@@ -28,7 +28,7 @@ MOST_CAMERAS = 40
 @click.argument("root")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--json", "json_file", metavar="FILE", help="Also write what was found as JSON.")
-@click.option("--quick", is_flag=True, help="Read only the head of each image: misses files cut short and duplicates.")
+@click.option("--quick", is_flag=True, help="Read only the head of each image: misses inner damage and duplicates.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if anything is found.")
 @click.option("--list", "most", default=10, show_default=True, metavar="N", help="Files to name of each kind.")
 def command(

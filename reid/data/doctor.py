@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from reid.console import progress_bar
+from reid.data import images
 from reid.data.crops import UNKNOWN, Benchmark, Crops, Odd
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from reid.data.layouts.folder import counted, differences, distinct_ids
 from reid.data.layouts.market1501 import MADE
 
 PARTS = ("train", "query", "gallery")
-GIANT = 2**26
-"""Pixels above which an image is not decoded: no crop of a person is that large, and a bomb may be."""
-
 BINS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Lower ends of the bins of crops per identity."""
 
@@ -135,8 +131,8 @@ def examine(benchmark: Benchmark, *, decode: bool = True, workers: int = 0) -> R
 
     Args:
         benchmark: what `load_benchmark` gave.
-        decode: decode every image and compare contents; otherwise only the head of each file is read, which does not
-            notice a file cut short and finds no duplicates.
+        decode: decode every image and compare contents; otherwise only the head of each file is read, which
+            misses damage inside a file and finds no duplicates.
         workers: threads to read with; 0 for one a core.
     """
     kept, dropped = _queries(benchmark)
@@ -285,27 +281,16 @@ class _Look:
 
 def _look(path: str, decode: bool) -> _Look:
     try:
-        with open(path, "rb") as file:
-            data = file.read() if decode else file.read(1)
-            size = len(data) if decode else os.fstat(file.fileno()).st_size
-            if not size:
-                return _Look("zero bytes")
-            file.seek(0)
-            image = Image.open(io.BytesIO(data) if decode else file)
-            width, height = image.size
-            if width * height > GIANT:
-                return _Look(f"giant: {width}×{height} pixels, not decoded", n_bytes=size)
-            if decode:
-                image.load()
-    except FileNotFoundError:
-        return _Look("is not there")
-    except UnidentifiedImageError:
-        return _Look("not an image that can be read, whatever its name says")
-    except Image.DecompressionBombError as error:
-        return _Look(f"giant, not decoded ({error})")
-    except Exception as error:  # decoders raise whatever they like on broken files
-        return _Look(f"does not decode: {error}")
-    return _Look("", width, height, size, hashlib.blake2b(data, digest_size=16).digest() if decode else b"")
+        if not decode:
+            height, width = images.probe(path)
+            return _Look("", width, height, os.path.getsize(path))
+        height, width, _ = images.decode(path).shape
+        data = Path(path).read_bytes()
+        return _Look("", width, height, len(data), hashlib.blake2b(data, digest_size=16).digest())
+    except images.UnreadableImage as error:
+        return _Look(error.reason)
+    except OSError as error:
+        return _Look(f"cannot be read: {error.strerror or error}")
 
 
 def _files(benchmark: Benchmark, decode: bool, workers: int) -> Files:

@@ -13,10 +13,10 @@ import numpy as np
 from reid.data.crops import Benchmark, Crops, Odd
 from reid.errors import ReidError
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image file, in any case of letters."""
 
-SUFFIX = r"(?:\.(?:bmp|jpe?g|png|tiff?|webp))+"
+SUFFIX = r"(?:\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp))+"
 """Ends the pattern of an image's name; repeated because 38 names of Market-1501 end in `.jpg.jpg`."""
 
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
