@@ -39,10 +39,8 @@ def tiny_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for shot in range(4):
                 image = np.concatenate([np.full((32, 32, 3), shirt), np.full((32, 32, 3), trousers)]) * light
                 image += rng.normal(0, 8, image.shape)
-                if pid <= 20:
-                    folder = "bounding_box_train"
-                else:
-                    folder = "query" if shot == 3 else "bounding_box_test"
+                test_folder = "query" if shot == 3 else "bounding_box_test"
+                folder = "bounding_box_train" if pid <= 20 else test_folder
                 if pid > 20 or shot < 3:
                     name = f"{pid:04d}_c{camera}s1_{shot + 1:06d}_01.jpg"
                     cv2.imwrite(str(root / folder / name), image.clip(0, 255).astype(np.uint8))

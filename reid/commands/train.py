@@ -57,4 +57,6 @@ def command(
         if ranks.is_first:
             minutes = progress.seconds / 60
             best = folder / (BEST if progress.history else LAST)
-            console.print(f"{progress.step:,} steps in {minutes:.1f} minutes; to score it: reid test --checkpoint {best}")
+            console.print(
+                f"{progress.step:,} steps in {minutes:.1f} minutes; to score it: reid test --checkpoint {best}"
+            )

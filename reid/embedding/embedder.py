@@ -96,16 +96,10 @@ class Embedder:
         `paths`; arrays give none. Arguments and errors as in a call.
         """
         features = self(images, flip=flip, batch_size=batch_size)
-        columns: dict[str, Any] = {}
+        meta = self.describe(flip=flip)
         if isinstance(images, Crops):
-            columns = {"pids": images.pids, "paths": images.paths}
-            for name in ("camids", "tracks", "frames"):
-                values = getattr(images, name)
-                if (values != UNKNOWN).any():
-                    columns[name] = values
-        elif _are_paths(images):
-            columns = {"paths": images}
-        return Embeddings(features, **columns, meta=self.describe(flip=flip))
+            return Embeddings.of_crops(features, images, meta)
+        return Embeddings(features, paths=images if _are_paths(images) else None, meta=meta)
 
     def describe(self, *, flip: bool = False) -> dict[str, Any]:
         """What `Embeddings.meta` says of features made here, as plain Python.

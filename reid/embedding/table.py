@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from reid.data.crops import UNKNOWN, Crops
 from reid.errors import ReidError
 from reid.wholefile import whole_file
 
@@ -66,6 +67,13 @@ class Embeddings:
             self.paths = np.empty(n, dtype=object)
             self.paths[:] = [str(path) for path in paths]
         self.meta: dict[str, Any] = dict(meta or {})
+
+    @classmethod
+    def of_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
+        """Features with the columns of their crops; a column that is unknown throughout is left out."""
+        known = {name: getattr(crops, name) for name in ("camids", "tracks", "frames")}
+        columns = {name: values for name, values in known.items() if (values != UNKNOWN).any()}
+        return cls(features, pids=crops.pids, paths=crops.paths, meta=meta, **columns)
 
     def __len__(self) -> int:
         """The number of features."""

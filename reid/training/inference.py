@@ -30,7 +30,7 @@ def embed_pixels(
     model: ReIDModel, pixels: Pixels, ranks: Ranks, *, batch_size: int, flip: bool, precision: str, label: str
 ) -> NDArray[np.float32]:
     """L2-normalised features `[N, D]` of all crops, in order, on every rank; the ranks share the work."""
-    rows = np.array_split(pixels.rows, ranks.world_size)[ranks.rank]
+    rows = np.array_split(np.arange(len(pixels.crops)), ranks.world_size)[ranks.rank]
 
     def features() -> Iterator[NDArray[np.float32]]:
         batches = read_batches(pixels.store, rows, batch_size)

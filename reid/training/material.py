@@ -10,30 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reid.config import Config, DataConfig
 from reid.console import console, warn
 from reid.data.crops import Benchmark, Crops, merge
-from reid.data.packed import FileStore, PackedStore, open_store
+from reid.data.packed import Store, open_store
 from reid.data.sources import load_sources
 from reid.data.split import hold_out
 from reid.errors import ReidError
 
-Store = PackedStore | FileStore
-
-
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Crops and where their pixels stand: row `i` of `crops` is row `rows[i]` of `store`."""
+    """Crops and their pixels, row by row."""
 
     crops: Crops
     store: Store
-    rows: NDArray[np.int64]
-
-    def read(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The images of some crops, `[B, H, W, 3]` RGB."""
-        return self.store.read(self.rows[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +147,13 @@ def open_pixels(
     for part in parts:
         rows = np.array([row_of[path] for path in part.paths], dtype=np.int64)
         good = store.kept[rows] if len(rows) else np.zeros(0, dtype=bool)
-        result.append(Pixels(part.take(good), store, rows[good]))
+        result.append(Pixels(part.take(good), store.take(rows[good])))
     return result
 
 
 def open_test_split(data: DataConfig, benchmark: Benchmark, size: tuple[int, int], left_out: list[str]) -> Split:
     """A benchmark's test split, ready to be read; what will not decode is added to `left_out`."""
     paths = [*benchmark.query.paths, *benchmark.gallery.paths]
-    both = Crops.of(paths, np.zeros(len(paths)), source=f"{benchmark.name}-test")
+    both = Crops.of(paths, np.zeros(len(paths), dtype=np.int64), source=f"{benchmark.name}-test")
     query, gallery = open_pixels(data, [benchmark.query, benchmark.gallery], size, left_out, of=both)
     return Split(f"{benchmark.name} test", query, gallery, benchmark.cross_camera)

@@ -172,7 +172,7 @@ class _Trainer:
             contrast=look.contrast,
             saturation=look.saturation,
         )
-        return TrainLoader(self.material.train, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
+        return TrainLoader(self.material.train.store, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
 
     def describe(self) -> None:
         """Start the run folder, and print what is about to happen."""

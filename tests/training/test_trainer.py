@@ -28,7 +28,7 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
     return [
         f"data.train=market1501:{tiny_market}",
         f"data.store_dir={tmp_path / 'store'}",
-        "model.backbone=resnet18",
+        "model.backbone=light18",
         "model.height=64",
         "model.width=32",
         "augment.pad=2",
@@ -176,7 +176,7 @@ def test_what_a_user_gets_wrong_is_named(settings: list[str], tmp_path: Path, ex
 def test_a_used_folder_is_left_alone(settings: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("do not lose")
-    with pytest.raises(ReidError, match="not empty.*--resume"):
+    with pytest.raises(ReidError, match=r"not empty.*--resume"):
         train(load_config(None, settings), tmp_path / "run", ALONE)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
@@ -194,11 +194,12 @@ def test_resuming_on_other_data_is_refused(settings: list[str], tmp_path: Path, 
 
 
 def test_two_processes_train_and_score_as_one(settings: list[str], tmp_path: Path) -> None:
-    config = yaml.safe_dump(dict(model=dict(neck="none")))
+    config = yaml.safe_dump({"model": {"neck": "none"}})
     (tmp_path / "c.yaml").write_text(config)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(REPOSITORY / "tools/train.py"), "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "two"), *settings,
+        str(REPOSITORY / "tools/train.py"), "--config", str(tmp_path / "c.yaml"),
+        "--out", str(tmp_path / "two"), *settings,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
