@@ -7,7 +7,11 @@ from functools import partial
 
 from reid.errors import ReidError, did_you_mean
 from reid.models.backbones.backbone import Backbone, Pretrained
+from reid.models.backbones.light import light_resnet
+from reid.models.backbones.mobilenet import mobilenet
+from reid.models.backbones.osnet import osnet
 from reid.models.backbones.resnet import resnet, resnet_ibn_a
+from reid.models.backbones.timm import timm_backbone
 
 # name → builder(last_stride=1 | 2, size=(height, width)) → Backbone
 BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -19,17 +23,27 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet34_ibn_a": partial(resnet_ibn_a, 34),
     "resnet50_ibn_a": partial(resnet_ibn_a, 50),
     "resnet101_ibn_a": partial(resnet_ibn_a, 101),
+    "osnet_x1_0": partial(osnet, 1.0),
+    "osnet_x0_75": partial(osnet, 0.75),
+    "osnet_x0_5": partial(osnet, 0.5),
+    "osnet_x0_25": partial(osnet, 0.25),
+    "mobilenet_v2": partial(mobilenet, "mobilenet_v2"),
+    "mobilenet_v3_small": partial(mobilenet, "mobilenet_v3_small"),
+    "mobilenet_v3_large": partial(mobilenet, "mobilenet_v3_large"),
+    "light18": partial(light_resnet, 0.5),
 }
 
 
 def build_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Backbone:
-    """The backbone called `name`, freshly initialised.
+    """The backbone called `name`, freshly initialised; "timm:NAME" is timm's NAME.
 
     Raises:
-        ReidError: nothing is called so.
+        ReidError: nothing is called so, or it cannot be built so.
     """
+    if name.startswith("timm:"):
+        return timm_backbone(name.removeprefix("timm:"), last_stride=last_stride, size=size)
     if name not in BACKBONES:
-        raise ReidError(f"There is no backbone {name!r}.{did_you_mean(name, BACKBONES)}")
+        raise ReidError(f"There is no backbone {name!r}.{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
     return BACKBONES[name](last_stride=last_stride, size=size)
 
 
