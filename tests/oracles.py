@@ -1,1 +1,184 @@
 """Slow, obvious versions of what the package does fast. Loops on purpose; written from the definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# Losses. Arrays in, Python floats out; float64 throughout.
+
+
+def pairwise_distances_loop(x, y, distance):
+    """One pair at a time. A row of zeros has no direction: under cosine it stands 1/2 from every other row."""
+    out = np.zeros((len(x), len(y)))
+    for i in range(len(x)):
+        for j in range(len(y)):
+            a, b = np.asarray(x[i], dtype=np.float64), np.asarray(y[j], dtype=np.float64)
+            if distance == "euclidean":
+                out[i, j] = math.sqrt(sum((a - b) ** 2))
+            elif distance == "squared_euclidean":
+                out[i, j] = sum((a - b) ** 2)
+            elif a.any() and b.any():
+                out[i, j] = 1 - sum(a * b) / math.sqrt(sum(a * a) * sum(b * b))
+            else:
+                out[i, j] = 0.5 * (a.any() or b.any())
+    return out
+
+
+def batch_hard_loop(distances, pids):
+    """{anchor: (hardest positive, hardest negative)} of the anchors that have both."""
+    found = {}
+    for a in range(len(pids)):
+        positives = [distances[a][p] for p in range(len(pids)) if p != a and pids[p] == pids[a]]
+        negatives = [distances[a][n] for n in range(len(pids)) if pids[n] != pids[a]]
+        if positives and negatives:
+            found[a] = (max(positives), min(negatives))
+    return found
+
+
+def triplet_loss_loop(features, pids, margin, distance):
+    """Batch-hard triplet loss, mean over the anchors that have a triplet; 0 without any."""
+    triplets = batch_hard_loop(pairwise_distances_loop(features, features, distance), pids).values()
+    if margin is None:
+        losses = [math.log1p(math.exp(ap - an)) for ap, an in triplets]
+    else:
+        losses = [max(0.0, margin + ap - an) for ap, an in triplets]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def smoothed_cross_entropy_loop(logits, labels, epsilon):
+    """Target 1 − ε + ε/C for the true class, ε/C for the others."""
+    total = 0.0
+    for row, label in zip(np.asarray(logits, dtype=np.float64), labels, strict=True):
+        log_probability = row - math.log(sum(math.exp(z) for z in row))
+        for c in range(len(row)):
+            target = epsilon / len(row) + (1 - epsilon if c == label else 0.0)
+            total -= target * log_probability[c]
+    return total / len(labels)
+
+
+def pad_then_crop(image, mirror, dy, dx, pad):
+    """Mirror, pad with black, take the window at (dy, dx): pixel by pixel."""
+    height, width, _ = image.shape
+    out = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            sy, sx = y + dy - pad, x + dx - pad
+            if 0 <= sy < height and 0 <= sx < width:
+                out[y, x] = image[sy, width - 1 - sx if mirror else sx]
+    return out
+
+
+def erased_boxes(size, n, low, high, r, rng):
+    """(top, left, height, width) of `n` random erasings, as "Bag of Tricks" draws them, one at a time `[n, 4]`."""
+    height, width = size
+    boxes = []
+    while len(boxes) < n:
+        area = rng.uniform(low, high) * height * width
+        ratio = rng.uniform(r, 1 / r)
+        tall, wide = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if tall < height and wide < width:
+            boxes.append(
+                (
+                    rng.integers(0, height - tall, endpoint=True),
+                    rng.integers(0, width - wide, endpoint=True),
+                    tall,
+                    wide,
+                )
+            )
+    return np.array(boxes)
+
+
+def recolour(image, brightness=1.0, contrast=1.0, saturation=1.0):
+    """Brightness, contrast about the mean gray, saturation about each pixel's gray; rounded and clipped once."""
+    weights = np.array([0.299, 0.587, 0.114])
+    pixels = image * brightness
+    pixels = contrast * pixels + (1 - contrast) * (pixels @ weights).mean()
+    gray = (pixels @ weights)[..., None]
+    return np.clip(np.rint(saturation * pixels + (1 - saturation) * gray), 0, 255)
+
+
+def fewest_steps(pids, ids_per_step, crops_per_id):
+    """The fewest P×K steps that can show every image: each step shows at most K images of an identity."""
+    groups = [-(-pids.count(pid) // crops_per_id) for pid in set(pids)]
+    return max(-(-sum(groups) // ids_per_step), max(groups))
+
+
+# Evaluation. One query at a time, whole rows sorted; float64 throughout.
+
+
+def match_ranks_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera=True):
+    """For each query the ranks (from 1) of its right matches, or the reason why it has none."""
+    out = []
+    for q in range(len(query_pids)):
+        ranked = sorted(range(len(gallery_pids)), key=lambda g: (distances[q][g], g))
+        ranks, rank = [], 0
+        for g in ranked:
+            same = gallery_pids[g] == query_pids[q]
+            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q]):
+                continue
+            rank += 1
+            if same:
+                ranks.append(rank)
+        if ranks:
+            out.append(ranks)
+        elif query_pids[q] == -1:
+            out.append("no identity (pid -1)")
+        elif query_pids[q] in list(gallery_pids):
+            out.append("only in the query's own camera")
+        else:
+            out.append("identity not in gallery")
+    return out
+
+
+def average_precision_loop(ranks, ap):
+    """Precision: as torchreid and most papers. Trapezoid: as the official Market-1501 code."""
+    total = 0.0
+    for i, rank in enumerate(ranks, 1):
+        precision = i / rank
+        before = 1.0 if rank == 1 else (i - 1) / (rank - 1)
+        total += precision if ap == "precision" else (precision + before) / 2
+    return total / len(ranks)
+
+
+def cmc_loop(all_ranks, k):
+    """The share of scored queries whose first right match is among the first k."""
+    scored = [ranks for ranks in all_ranks if not isinstance(ranks, str)]
+    return sum(ranks[0] <= k for ranks in scored) / len(scored)
+
+
+def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
+    """k-reciprocal re-ranking with every matrix in full (Zhong et al., CVPR 2017, section 3)."""
+    x = np.concatenate([query, gallery]).astype(np.float64)
+    if metric == "cosine":
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    n, n_query = len(x), len(query)
+    squared = np.array([[((a - b) ** 2).sum() for b in x] for a in x])
+    d = np.zeros((n, n))
+    for i in range(n):
+        if squared[i].max() > 0:
+            d[i] = squared[i] / squared[i].max()
+    order = [[i, *sorted((j for j in range(n) if j != i), key=lambda j: (squared[i][j], j))] for i in range(n)]
+
+    def reciprocal(i, k):
+        return {j for j in order[i][: k + 1] if i in order[j][: k + 1]}
+
+    v = np.zeros((n, n))
+    for i in range(n):
+        near = reciprocal(i, k1)
+        expanded = set(near)
+        for j in near:
+            theirs = reciprocal(j, round(k1 / 2))
+            if len(theirs & near) > len(theirs) * 2 / 3:
+                expanded |= theirs
+        for j in expanded:
+            v[i, j] = math.exp(-d[i, j])
+        v[i] /= v[i].sum()
+    v = np.array([np.mean([v[j] for j in order[i][:k2]], axis=0) for i in range(n)])
+    out = np.zeros((n_query, n - n_query))
+    for q in range(n_query):
+        for g in range(n_query, n):
+            jaccard = 1 - np.minimum(v[q], v[g]).sum() / np.maximum(v[q], v[g]).sum()
+            out[q, g - n_query] = (1 - lambda_value) * jaccard + lambda_value * d[q, g]
+    return out

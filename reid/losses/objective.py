@@ -96,7 +96,7 @@ class CollapseWatch:
     `log 2`), where its gradient no longer separates anything (Hermans et al. 2017, section 4.1). A healthy run may
     pass that value too, on its way down, so the distances decide as well. The warning comes when for `patience`
     observations in a row the smoothed loss is within 2 % of that value and the mean positive and negative distance
-    are either within 5 % of each other or both below 5 % of it.
+    are either within 10 % of each other or both below 10 % of it.
 
     Args:
         margin: the loss's margin, None for soft. A margin of 0 is watched at 0.
@@ -128,7 +128,7 @@ class CollapseWatch:
         level = math.log(2) if self.margin is None else self.margin
         farthest = max(positive, negative)
         at_margin = abs(self.smoothed - level) <= 0.02 * level
-        same = abs(negative - positive) <= 0.05 * farthest or farthest <= 0.05 * level
+        same = abs(negative - positive) <= 0.1 * farthest or farthest <= 0.1 * level
         self.stuck = self.stuck + 1 if at_margin and same else 0
         if self.warned or self.stuck < self.patience:
             return None

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from reid.errors import ReidError
+from reid.losses import CollapseWatch, Objective, TripletLoss
+from tests.losses.batches import repeated
+from tests.oracles import smoothed_cross_entropy_loop, triplet_loss_loop
+
+PIDS = repeated([4, 3, 1, 2])
+LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 3, 3])
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="default"),
+        pytest.param({"triplet_weight": 0.5, "softmax_weight": 2.0, "label_smoothing": 0.0}, id="weights, hard labels"),
+        pytest.param({"margin": None, "distance": "cosine", "label_smoothing": 1.0}, id="soft margin, all smoothed"),
+    ],
+)
+def test_equals_the_loops(settings):
+    features, logits = draw(10, 16), draw(10, 5, seed=1)
+    loss, seen = Objective(**settings)(features, logits, LABELS)
+    triplet = triplet_loss_loop(
+        features.numpy(), LABELS.tolist(), settings.get("margin", 0.3), settings.get("distance", "euclidean")
+    )
+    softmax = smoothed_cross_entropy_loop(logits.numpy(), LABELS.tolist(), settings.get("label_smoothing", 0.1))
+    total = settings.get("triplet_weight", 1.0) * triplet + settings.get("softmax_weight", 1.0) * softmax
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert seen["loss"].item() == loss.item()
+    assert seen["triplet"].item() == pytest.approx(triplet, rel=1e-5)
+    assert seen["softmax"].item() == pytest.approx(softmax, rel=1e-5)
+    right = [row.index(max(row)) == label for row, label in zip(logits.tolist(), LABELS.tolist(), strict=True)]
+    assert seen["accuracy"].item() == pytest.approx(sum(right) / 10)
+
+
+def test_what_is_logged():
+    features, logits = draw(10, 16).requires_grad_(), draw(10, 5, seed=1).requires_grad_()
+    loss, seen = Objective()(features, logits, LABELS)
+    assert seen.keys() == {"loss", "triplet", "active", "positive", "negative", "norm", "softmax", "accuracy"}
+    assert all(value.shape == () and not value.requires_grad for value in seen.values())
+    assert loss.requires_grad
+    _, alone = TripletLoss().measure(features, LABELS)
+    assert all(seen[name] == alone[name] for name in ("active", "positive", "negative", "norm"))
+
+
+def test_the_triplet_gradient_reaches_features_alone_and_the_softmax_gradient_logits_alone():
+    features, logits = draw(10, 16).requires_grad_(), draw(10, 5, seed=1).requires_grad_()
+    Objective(triplet_weight=2.0, softmax_weight=3.0)(features, logits, LABELS)[0].backward()
+    lone_features, lone_logits = features.detach().requires_grad_(), logits.detach().requires_grad_()
+    (2 * TripletLoss()(lone_features, LABELS)).backward()
+    (3 * nn.functional.cross_entropy(lone_logits, LABELS, label_smoothing=0.1)).backward()
+    torch.testing.assert_close(features.grad, lone_features.grad)
+    torch.testing.assert_close(logits.grad, lone_logits.grad)
+
+
+def test_softmax_alone_never_looks_at_the_features():
+    features = torch.full((3, 4), torch.nan, requires_grad=True)
+    logits = draw(3, 5).requires_grad_()
+    loss, seen = Objective(triplet_weight=0)(features, logits, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert seen.keys() == {"loss", "softmax", "accuracy"}
+    assert math.isfinite(loss.item())
+    assert features.grad is None
+
+
+def test_triplet_alone_needs_no_logits():
+    loss, seen = Objective(softmax_weight=0)(draw(10, 4), None, PIDS)
+    assert loss.item() == pytest.approx(TripletLoss()(draw(10, 4), PIDS).item())
+    assert seen.keys() == {"loss", "triplet", "active", "positive", "negative", "norm"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    features, logits = draw(10, 16).to(dtype).requires_grad_(), draw(10, 5, seed=1).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = Objective()(features, logits, LABELS)
+    loss.backward()
+    expected, _ = Objective()(features.detach().float(), logits.detach().float(), LABELS)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.isfinite(features.grad).all()
+
+
+def test_it_holds_no_weights():
+    """Nothing of it belongs in a checkpoint, and `.to(device)` has nothing to move."""
+    assert list(Objective().parameters()) == list(Objective().buffers()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"triplet_weight": -1}, "triplet_weight must be 0 or more; got -1"),
+        ({"softmax_weight": math.nan}, "softmax_weight must be 0 or more; got nan"),
+        ({"triplet_weight": 0, "softmax_weight": 0}, "both 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be between 0 and 1; got 1.5"),
+        ({"margin": -0.3}, "margin"),
+        ({"mining": "semi"}, "Unknown mining 'semi'"),
+        ({"distance": "manhattan"}, "Unknown distance 'manhattan'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, words):
+    with pytest.raises(ReidError, match=words):
+        Objective(**settings)
+
+
+def test_missing_or_misshapen_logits_are_named():
+    with pytest.raises(ReidError, match="num_classes, or set softmax_weight to 0"):
+        Objective()(draw(10, 4), None, PIDS)
+    with pytest.raises(ReidError, match=r"got \[9, 5\] and \[10\]"):
+        Objective()(draw(10, 4), draw(9, 5), LABELS)
+
+
+def feed(watch, series):
+    """The numbers of the observations at which the watch spoke, and its words."""
+    spoken = [(number, watch.observe(*row)) for number, row in enumerate(series)]
+    return [(number, words) for number, words in spoken if words]
+
+
+COLLAPSED = [
+    pytest.param(0.3, [(0.3, 1e-4, 1.2e-4)] * 30, id="hard margin, every distance near 0"),
+    pytest.param(0.3, [(0.3, 0.0, 0.0)] * 30, id="hard margin, every distance exactly 0"),
+    pytest.param(0.3, [(0.302, 0.50, 0.51)] * 30, id="hard margin, distances alike but not small"),
+    pytest.param(None, [(math.log(2), 1e-5, 1e-5)] * 30, id="soft margin"),
+    pytest.param(0.3, [(0.3 + 0.004 * (-1) ** i, 1e-3, 1e-3) for i in range(30)], id="a noisy loss around the margin"),
+    pytest.param(0.3, [(2.0 * 0.5**i + 0.3, 3 * 0.5**i, 3 * 0.5**i) for i in range(40)], id="falling into it"),
+]
+HEALTHY = [
+    pytest.param(0.3, [(0.3, 0.6, 1.1)] * 50, id="the hardest pairs meet at the margin, the mean ones are apart"),
+    pytest.param(0.3, [(0.8 * 0.95**i, 1.0, 1.0 + 0.05 * i) for i in range(100)], id="passes the margin on its way"),
+    pytest.param(0.3, [(1.5, 4.0, 4.1)] * 50, id="untrained: alike, but the loss far above the margin"),
+    pytest.param(0.3, [(0.0, 0.2, 3.0)] * 50, id="solved"),
+    pytest.param(None, [(0.69, 5.0, 9.0)] * 50, id="soft margin at log 2 with the means apart"),
+    pytest.param(0.3, [(0.3, 1e-3, 1e-3)] * 9 + [(0.2, 0.3, 0.9)] * 30, id="leaves it before patience ends"),
+    pytest.param(0.3, [(math.nan, math.nan, math.nan)] * 50, id="not numbers: another's business"),
+]
+
+
+@pytest.mark.parametrize(("margin", "series"), COLLAPSED)
+def test_the_watch_speaks_once_when_features_collapse(margin, series):
+    spoken = feed(CollapseWatch(margin), series)
+    assert len(spoken) == 1
+    number, words = spoken[0]
+    assert number >= 9
+    for needed in ("collapsed", "lower learning rate", "warm-up", "softmax", "log 2" if margin is None else "0.3"):
+        assert needed in words
+    assert ("soft margin" in words) == (margin is not None)
+
+
+@pytest.mark.parametrize(("margin", "series"), HEALTHY)
+def test_the_watch_is_silent_when_training_is_healthy(margin, series):
+    assert feed(CollapseWatch(margin), series) == []
+
+
+def train(margin, lr, noise, steps):
+    """A small network on 8 noisy clusters, batch-hard alone: its last loss, and what the watch said."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(8, 32, generator=generator)
+    layer = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    loss, watch, labels, spoken = TripletLoss(margin), CollapseWatch(margin), repeated([4] * 8), []
+    for step in range(steps):
+        x = centres.repeat_interleave(4, dim=0) + noise * torch.randn(32, 32, generator=generator)
+        value, seen = loss.measure(layer(x), labels)
+        layer.zero_grad()
+        value.backward()
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter -= lr * parameter.grad
+        if step % 3 == 0:
+            words = watch.observe(value.item(), seen["positive"].item(), seen["negative"].item())
+            spoken += [words] if words else []
+    return value.item(), spoken
+
+
+@pytest.mark.parametrize(("margin", "level"), [(0.3, 0.3), (None, math.log(2))], ids=["hard margin", "soft margin"])
+def test_a_real_run_that_collapses_is_seen(margin, level):
+    value, spoken = train(margin, lr=0.3, noise=2.5, steps=600)
+    assert value == pytest.approx(level, rel=0.01)
+    assert len(spoken) == 1
+
+
+@pytest.mark.parametrize("margin", [0.3, None], ids=["hard margin", "soft margin"])
+def test_a_real_run_that_learns_is_left_alone(margin):
+    value, spoken = train(margin, lr=0.1, noise=0.3, steps=120)
+    assert value < 0.1
+    assert spoken == []
