@@ -96,6 +96,9 @@ def _read_mat(file: Path) -> dict[str, list[Row]]:
 
     try:
         held = loadmat(str(file))
+    except Exception as error:  # readers of foreign formats raise whatever they like
+        raise ReidError(f"{file} cannot be read as a MATLAB file: {error}. Get it anew.") from error
+    try:
         names = [str(np.asarray(cell).reshape(-1)[0]) for cell in held["filelist"].reshape(-1)]
         labels = held["labels"].reshape(-1).astype(np.int64)
         indices = {part: held[f"{part}_idx"].reshape(-1).astype(np.int64) - 1 for part in PARTS}
@@ -103,8 +106,8 @@ def _read_mat(file: Path) -> dict[str, list[Row]]:
         raise ReidError(
             f"{file} has no variable {error}; it must hold train_idx, query_idx, gallery_idx, labels and filelist."
         ) from error
-    except (ValueError, NotImplementedError, OSError, TypeError, IndexError) as error:
-        raise ReidError(f"{file} cannot be read as a MATLAB file: {error}. Get it anew.") from error
+    except (ValueError, TypeError, IndexError) as error:
+        raise ReidError(f"{file}: its variables are not of the expected form ({error}). Get it anew.") from error
     for part, index in indices.items():
         if len(index) and (index.min() < 0 or index.max() >= min(len(names), len(labels))):
             raise ReidError(f"{file}: {part}_idx points outside the {len(names)} names of filelist. Get the file anew.")

@@ -90,16 +90,18 @@ def scan(folder: Path, pattern: re.Pattern[str], form: str, odd: list[Odd]) -> l
     return found
 
 
-def refuse_empty(crops: Crops, part: str, folder: Path, form: str, odd: Iterable[Odd]) -> None:
+def refuse_empty(crops: Crops, part: str, folder: Path, form: str, odd: Iterable[Odd], junk: int = 0) -> None:
     """Raise a `ReidError` where a part has no crop at all, naming the folder and an example of what is there."""
     if len(crops):
         return
     here = [item for item in odd if Path(item.path).parent == folder]
-    seen = (
-        f" {len(here)} files there were not taken, such as {Path(here[0].path).name} ({here[0].reason})" if here else ""
-    )
+    seen = [f"{junk} are junk"] if junk else []
+    if here:
+        seen.append(f"{len(here)} were not taken, such as {Path(here[0].path).name} ({here[0].reason})")
     raise ReidError(
-        f"No {part} image in {folder}.{seen or ' It holds no image file'}. Names must be of the form {form}."
+        f"No {part} image in {folder}. Of what is there, {' and '.join(seen)}."
+        if seen
+        else f"No {part} image in {folder}: it is empty. Names must be of the form {form}."
     )
 
 

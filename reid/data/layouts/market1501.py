@@ -55,7 +55,7 @@ def read(root: str | Path) -> Benchmark:
         columns = [[int(groups[i]) for _, groups in kept] for i in range(4)]
         pids, camids, tracks, frames = columns
         parts[part] = Crops.of([path for path, _ in kept], pids, camids, tracks, frames, source=NAME)
-        refuse_empty(parts[part], part, folder / name, FORM, odd)
+        refuse_empty(parts[part], part, folder / name, FORM, odd, junk[part])
     warnings = [
         f"{junk[part]} junk images (pid -1) in {folder / FOLDERS[part]} were left out"
         for part in ("train", "query")

@@ -156,7 +156,7 @@ class _Rows:
         column = self.table[name]
         if pa.types.is_floating(column.type):
             column = self._whole(name, column)
-        words = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        words = pc.utf8_trim_whitespace(self._text(name, column))
         empty = pc.fill_null(pc.equal(words, ""), True)
         if required:
             self._refuse(name, empty, "is empty", f"every row needs a {name}")
@@ -175,7 +175,7 @@ class _Rows:
 
     def paths(self, pids: NDArray[np.int64]) -> list[str]:
         """The column `path`, absolute. A path that stands for two identities is an error."""
-        column = self.table["path"].cast(pa.string())
+        column = self._text("path", self.table["path"])
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
         self._refuse("path", empty, "is empty", "every row needs an image")
         codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -194,10 +194,18 @@ class _Rows:
         """The column `split` in small letters, or None."""
         if "split" not in self.table.column_names:
             return None
-        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(self.table["split"].cast(pa.string()), "")))
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(self._text("split", self.table["split"]), "")))
         known = pc.is_in(words, value_set=pa.array(PARTS))
         self._refuse("split", pc.invert(known), "is none of " + ", ".join(PARTS), "use one of them in every row")
         return np.array(words.to_pylist(), dtype=object)
+
+    def _text(self, name: str, column: Any) -> Any:
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowException as error:
+            raise ReidError(
+                f"{self.file}: column {name!r} holds {column.type}; it must hold numbers or text."
+            ) from error
 
     def _whole(self, name: str, column: Any) -> Any:
         """A column of floats as integers, NaN as null (so pandas writes integers where a value is missing)."""

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reid.data.crops import UNKNOWN, Crops, merge
+from reid.errors import ReidError
+
+
+def crops(pids: list[int], camids: list[int] | None = None, source: str = "a") -> Crops:
+    return Crops.of([f"{source}/{n}.jpg" for n in range(len(pids))], pids, camids, source=source)
+
+
+def test_columns_left_out_are_unknown() -> None:
+    some = crops([3, 1])
+    assert (some.camids == UNKNOWN).all()
+    assert (some.tracks == UNKNOWN).all()
+    assert not some.has_cameras
+    assert some.pids.dtype == np.int64
+
+
+def test_a_column_of_another_length_is_refused() -> None:
+    with pytest.raises(ReidError, match=r"'camids'.*2 paths"):
+        crops([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("pids", [[1.5, 2.0], ["1", "2"], [None, 1], [True, False]], ids=str)
+def test_identities_that_are_not_whole_numbers_are_refused(pids: list[object]) -> None:
+    with pytest.raises(ReidError, match=r"'pids'.*whole numbers"):
+        Crops.of(["a", "b"], pids)
+
+
+def test_no_crops_at_all() -> None:
+    none = Crops.of([], [])
+    assert len(none) == 0
+    assert len(none.take([])) == 0
+    assert [len(column) for column in none.labels()] == [0, 0]
+
+
+@pytest.mark.parametrize("index", [[2, 0], np.array([True, False, True]), np.array([], dtype=bool)], ids=str)
+def test_take_moves_every_column_alike(index: object) -> None:
+    some = Crops.of(list("xyz"), [7, 8, 9], [1, 2, 3], [4, 5, 6], [10, 11, 12])
+    taken = some.take(index)
+    for path, pid, camid, track, frame in zip(
+        taken.paths, taken.pids, taken.camids, taken.tracks, taken.frames, strict=True
+    ):
+        at = "xyz".index(path)
+        assert (pid, camid, track, frame) == (7 + at, 1 + at, 4 + at, 10 + at)
+
+
+def test_labels_count_from_0_in_order_of_identity() -> None:
+    labels, pids = crops([1501, 2, 7, 2, 1501]).labels()
+    assert labels.tolist() == [2, 0, 1, 0, 2]
+    assert pids.tolist() == [2, 7, 1501]
+
+
+def test_one_source_is_merged_to_itself() -> None:
+    one = crops([4, 5])
+    assert merge([one]) is one
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merged_sources_share_no_identity_and_no_camera(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number in range(int(rng.integers(2, 5))):
+        n = int(rng.integers(0 if number else 1, 30))
+        camids = rng.integers(-1 if rng.random() < 0.5 else 0, 7, n) if rng.random() < 0.8 else None
+        parts.append(
+            Crops.of([f"{number}/{i}" for i in range(n)], rng.integers(0, 20, n), camids, source=f"set{number}")
+        )
+    merged = merge(parts)
+
+    assert merged.source_names == tuple(f"set{number}" for number in range(len(parts)))
+    assert merged.paths.tolist() == [path for part in parts for path in part.paths]
+    rows = np.concatenate([np.arange(len(part)) for part in parts])
+    for what in ("pids", "camids"):
+        number_of: dict[tuple[int, int], int] = {}
+        for source, row, new in zip(merged.sources, rows, getattr(merged, what), strict=True):
+            old = int(getattr(parts[source], what)[row])
+            if what == "camids" and old == UNKNOWN:
+                assert new == UNKNOWN
+                continue
+            assert number_of.setdefault((int(source), old), int(new)) == new
+        assert len(set(number_of.values())) == len(number_of), "two of different sources got one number"
+
+
+def test_merging_what_was_merged_keeps_its_sources_apart() -> None:
+    twice = merge([merge([crops([0], [1], "a"), crops([0], [1], "b")]), crops([0], [1], "c")])
+    assert twice.source_names == ("a", "b", "c")
+    assert twice.sources.tolist() == [0, 1, 2]
+    assert len(set(twice.pids.tolist())) == len(set(twice.camids.tolist())) == 3
+
+
+@pytest.mark.parametrize("others", [[], [crops([1], source="b")]], ids=["alone", "with another"])
+def test_junk_is_refused_in_train_sets(others: list[Crops]) -> None:
+    with pytest.raises(ReidError, match="a: 1 crops have a negative pid"):
+        merge([crops([3, -1]), *others])
+
+
+def test_nothing_to_merge_is_an_error() -> None:
+    with pytest.raises(ReidError, match="No data set"):
+        merge([])
