@@ -37,6 +37,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.3",
         "opencv-python>=4.9",
+        "pillow>=10",
         "pyarrow>=15",
         "pyyaml>=6",
         "rich>=13",

@@ -68,7 +68,7 @@ class Augment:
         check("erase_ratio", erase_ratio, 0 < erase_ratio <= 1, "above 0 and at most 1")
         check("fill", fill, len(fill) == 3 and all(0 <= part <= 255 for part in fill), "three numbers, 0 to 255")
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            check(name, value, value >= 0, "0 or more")
+            check(name, value, 0 <= value < float("inf"), "0 or more")
         self.size = (int(size[0]), int(size[1]))
         self.flip, self.pad, self.erase = flip, int(pad), erase
         self.erase_area, self.erase_ratio = (low, high), erase_ratio

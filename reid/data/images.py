@@ -173,6 +173,8 @@ def _pillow_size(data: Buffer) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
             return image.height, image.width
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _Damaged(f"has far more than {MAX_PIXELS:,} pixels, too many for a crop") from error
     except Exception as error:  # Pillow's readers raise many kinds on hostile bytes
         raise _Damaged("is not an image of a known format (JPEG, PNG, BMP, GIF, PPM, TIFF, WebP)") from error
 

@@ -41,13 +41,13 @@ class IdentitySampler:
        Where steps × G exceeds the number of groups, identities drawn in proportion to their images get a further one.
     3. Steps are filled at random, an identity with probability in proportion to the groups it still has to place;
        one that must be in every step left is taken first. The order of the steps is then shuffled.
-    4. Each group is filled up to K: an image that is not in it yet, of a camera that is not in it yet, used least so
-       far, of the camera least in it; ties at random.
+    4. Each group is filled up to K by the image that is least in it, then the least shown so far, then of the camera
+       least in it; ties at random.
 
     Behaviour in corner cases:
 
     1. An identity with ≥ K images never repeats one in its K. One with fewer shows each of its images
-       floor(K / n) or ceil(K / n) times.
+       floor(K / n) or ceil(K / n) times. Over an epoch, an identity's images are shown as evenly as that allows.
     2. No identity is twice in a step, over all ranks together, so no image is either (but for 1.).
     3. `len()` is a function of the data: it is known before iterating and the same every epoch and on every rank.
     4. One identity with very many images makes the epoch as long as its own groups; the others repeat meanwhile.
@@ -223,7 +223,7 @@ def _deal(
         cameras_here = np.bincount(camera[group[:filled]], minlength=n_cameras)
         for slot in range(filled, k):
             seen = cameras_here[camera]
-            score = ((here * 2 + (seen > 0)) * (int(used.max()) + 1) + used) * (k + 1) + seen
+            score = (here * (int(used.max()) + 1) + used) * (k + 1) + seen
             pick = int(np.argmin(score + rng.random(n)))
             group[slot] = pick
             here[pick] += 1

@@ -1,0 +1,288 @@
+"""What the identity sampler promises, on the identities of two public sets, on made ones, and on ugly ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reid.data.samplers import IdentitySampler, RandomSampler, ids_per_batch
+from reid.errors import ReidError
+from tests.oracles import fewest_steps
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+Columns = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def made(n_ids: int = 751, mean: float = 17.2, most: int = 72, n_cameras: int = 6, seed: int = 0) -> Columns:
+    """Identities with 2 … `most` crops, unevenly over 2 or more cameras, as Market-1501's train set has them."""
+    rng = np.random.default_rng(seed)
+    sizes = np.clip(rng.gamma(2.0, mean / 2, n_ids).astype(int), 2, most)
+    sizes[0] = most
+    pids, camids = [], []
+    for pid, n in enumerate(sizes):
+        seen = rng.permutation(n_cameras)[: rng.integers(2, n_cameras + 1)]
+        cameras = rng.choice(seen, n, p=rng.dirichlet(np.ones(len(seen))))
+        cameras[:2] = seen[:2]
+        pids.append(np.full(n, pid * 3 + 1))
+        camids.append(cameras)
+    order = rng.permutation(int(sizes.sum()))
+    return np.concatenate(pids)[order], np.concatenate(camids)[order]
+
+
+def shared(name: str) -> Columns:
+    path = SHARED / f"{name}_train_ids.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} (identity and camera of each train image) is not here")
+    table = np.genfromtxt(path, delimiter=",", skip_header=1, dtype=np.int64)
+    return table[:, 0], table[:, 1]
+
+
+SETS = {
+    "Market-1501's train set": lambda: shared("market1501"),
+    "DukeMTMC-reID's train set": lambda: shared("dukemtmc"),
+    "made, like Market-1501": made,
+    "made, like DukeMTMC-reID": lambda: made(702, 23.5, 426, 8, seed=1),
+}
+
+
+def ugly(case: str) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+    """pids, camids, P, K."""
+    rng = np.random.default_rng(5)
+    pids = {
+        "as many identities as P": np.repeat(np.arange(4), [3, 9, 1, 30]),
+        "one identity with 500 crops among small ones": np.repeat(np.arange(9), [500, 1, 2, 3, 4, 5, 6, 7, 8]),
+        "one crop of each identity": np.arange(37),
+        "one identity": np.zeros(11, np.int64),
+        "exact multiples": np.repeat(np.arange(16), 8),
+        "K of 1": np.repeat(np.arange(10), rng.integers(1, 9, 10)),
+        "K above every identity": np.repeat(np.arange(10), rng.integers(1, 9, 10)),
+        "negative and huge identities": rng.choice(np.array([-5, 0, 2**60, 7, 9]), 200),
+    }[case]
+    p, k = {
+        "one identity": (1, 4),
+        "exact multiples": (8, 4),
+        "K of 1": (5, 1),
+        "K above every identity": (3, 13),
+    }.get(case, (4, 4))
+    order = rng.permutation(len(pids))
+    return pids[order], rng.integers(-1, 3, len(pids)), p, k
+
+
+UGLY = [
+    "as many identities as P",
+    "one identity with 500 crops among small ones",
+    "one crop of each identity",
+    "one identity",
+    "exact multiples",
+    "K of 1",
+    "K above every identity",
+    "negative and huge identities",
+]
+
+
+def check(pids: NDArray[np.int64], camids: NDArray[np.int64], p: int, k: int, epoch: int = 0) -> NDArray[np.int64]:
+    """Every promise but those about ranks; returns the epoch `[batches, P, K]`."""
+    sampler = IdentitySampler(pids, camids, ids_per_batch=p, crops_per_id=k, seed=3)
+    promised = len(sampler)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == promised == fewest_steps(pids.tolist(), p, k)
+    assert all(batch.shape == (p * k,) and batch.dtype == np.int64 for batch in batches)
+    steps = np.stack(batches).reshape(-1, p, k)
+
+    assert np.array_equal(np.unique(steps), np.arange(len(pids))), "every image is seen"
+    assert (pids[steps] == pids[steps][:, :, :1]).all(), "a row of K is of one identity"
+    distinct = np.sort(pids[steps[:, :, 0]], axis=1)
+    assert (distinct[:, 1:] != distinct[:, :-1]).all(), "the P identities of a batch differ"
+
+    images = Counter(pids.tolist())
+    cameras: dict[int, Counter[int]] = {pid: Counter() for pid in images}
+    for pid, camera in zip(pids.tolist(), camids.tolist(), strict=True):
+        cameras[pid][camera] += 1
+    groups: dict[int, list[list[int]]] = {pid: [] for pid in images}
+    for row in steps.reshape(-1, k).tolist():
+        groups[int(pids[row[0]])].append(row)
+    for pid, rows in groups.items():
+        n = images[pid]
+        for row in rows:
+            times = Counter(row)
+            assert len(times) == min(n, k), "no duplicate while unused images of the identity exist"
+            assert set(times.values()) <= {k // n, -(-k // n)} or n >= k, "repeats in a batch are even"
+        shown = Counter(i for row in rows for i in row).values()
+        assert max(shown) - min(shown) <= 2, "repeats in an epoch are even"
+        spread = sum(len({int(camids[i]) for i in row}) for row in rows)
+        assert spread >= sum(min(n_of, len(rows)) for n_of in cameras[pid].values()), "cameras are spread"
+        if n <= k:
+            assert spread == len(cameras[pid]) * len(rows)
+    return steps
+
+
+@pytest.mark.parametrize("k", [4, 8, 16])
+@pytest.mark.parametrize("case", SETS)
+def test_trap_4_on_whole_sets(case: str, k: int) -> None:
+    pids, camids = SETS[case]()
+    steps = check(pids, camids, 64 // k, k)
+    large = np.flatnonzero(np.bincount(pids) >= k)
+    shown = np.bincount(steps.reshape(-1))[np.isin(pids, large)]
+    assert shown.max() <= 3
+    assert (shown > 2).mean() < 0.01
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+@pytest.mark.parametrize("case", UGLY)
+def test_the_same_on_ugly_sets(case: str, epoch: int) -> None:
+    check(*ugly(case), epoch=epoch)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_the_same_on_random_sets(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pids = np.repeat(np.arange(30), rng.integers(1, rng.integers(2, 40), 30))
+    check(rng.permutation(pids), rng.integers(0, 5, len(pids)), int(rng.integers(1, 31)), int(rng.integers(1, 20)))
+
+
+def test_cameras_are_mixed_more_than_at_random() -> None:
+    pids, camids = made()
+    steps = check(pids, camids, 16, 4).reshape(-1, 4)
+    blind = check(pids, np.zeros_like(camids), 16, 4).reshape(-1, 4)
+
+    def of_one_camera(rows: NDArray[np.int64]) -> float:
+        return float((camids[rows] == camids[rows][:, :1]).all(axis=1).mean())
+
+    assert of_one_camera(steps) < 0.5 * of_one_camera(blind)
+
+
+@pytest.mark.parametrize("world", [2, 8])
+def test_ranks_share_one_plan_without_overlap(world: int) -> None:
+    pids, camids = made()
+    ranks = [IdentitySampler(pids, camids, 8, 4, seed=1, rank=rank, world_size=world) for rank in range(world)]
+    for sampler in ranks:
+        sampler.set_epoch(2)
+    assert {len(sampler) for sampler in ranks} == {fewest_steps(pids.tolist(), 8 * world, 4)}
+    batches = np.stack([np.stack(list(sampler)) for sampler in ranks], axis=1)
+    assert np.array_equal(np.unique(batches), np.arange(len(pids)))
+    for step in batches:
+        assert len(np.unique(pids[step])) == 8 * world
+    np.testing.assert_array_equal(batches, ranks[0].plan().reshape(batches.shape))
+
+
+def test_passes_repeat_and_epochs_and_seeds_differ() -> None:
+    pids, camids = made(60)
+    sampler = IdentitySampler(pids, camids, 4, 4, seed=1)
+    first = np.stack(list(sampler))
+    np.testing.assert_array_equal(first, np.stack(list(sampler)))
+    sampler.set_epoch(1)
+    assert (np.stack(list(sampler)) != first).any()
+    sampler.set_epoch(0)
+    np.testing.assert_array_equal(first, np.stack(list(sampler)))
+    assert (np.stack(list(IdentitySampler(pids, camids, 4, 4, seed=2))) != first).any()
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    list(IdentitySampler(*made(60), 4, 4))
+    list(RandomSampler(100, 10))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_an_identity_meets_many_others() -> None:
+    """Packing is random: in 30 epochs almost every pair of identities shares a batch."""
+    pids, camids = made(40, n_cameras=4)
+    sampler = IdentitySampler(pids, camids, 8, 4)
+    met = np.zeros((40, 40), bool)
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        for step in sampler.plan():
+            ids = pids[step[:, 0]] // 3
+            met[np.ix_(ids, ids)] = True
+    assert met.mean() > 0.99
+
+
+def test_positions_in_the_epoch_are_not_ordered_by_size() -> None:
+    """Large identities come as early as late."""
+    pids, camids = made()
+    size = np.bincount(pids)
+    sampler = IdentitySampler(pids, camids)
+    slopes = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        means = size[pids[sampler.plan()[:, :, 0]]].mean(axis=1)
+        slopes.append(np.corrcoef(np.arange(len(means)), means)[0, 1])
+    assert abs(np.mean(slopes)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param({"ids_per_batch": 0}, "ids_per_batch is 0", id="P of 0"),
+        pytest.param({"crops_per_id": -1}, "crops_per_id is -1", id="K below 1"),
+        pytest.param({"ids_per_batch": 7}, "7 different identities .* has 6", id="fewer identities than P"),
+        pytest.param({"ids_per_batch": 4, "world_size": 2}, r"8 different .*world_size 2", id="fewer than P × ranks"),
+        pytest.param({"world_size": 2, "rank": 2}, "rank is 2; .* 0 to 1", id="rank outside"),
+        pytest.param({"world_size": 0}, "world_size is 0", id="no ranks"),
+        pytest.param({"seed": -1}, "seed is -1", id="negative seed"),
+        pytest.param({"pids": []}, "no crop", id="no crops"),
+        pytest.param({"camids": [1, 2]}, "same length", id="columns differ"),
+        pytest.param({"pids": np.zeros((3, 2))}, "two columns", id="a table for a column"),
+    ],
+)
+def test_what_cannot_be_sampled_is_said(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        IdentitySampler(**{"pids": np.repeat(np.arange(6), 3), "ids_per_batch": 2, **settings})
+
+
+def test_without_cameras() -> None:
+    sampler = IdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2)
+    assert len(np.unique(np.stack(list(sampler)))) == 18
+
+
+def test_ids_per_batch() -> None:
+    assert ids_per_batch(64, 4) == 16
+    with pytest.raises(ReidError, match=r"batch_size 66 is not a multiple of crops_per_id 4.*64 or 68"):
+        ids_per_batch(66, 4)
+    with pytest.raises(ReidError, match="Use a batch_size of 8"):
+        ids_per_batch(3, 8)
+    with pytest.raises(ReidError, match="crops_per_id is 0"):
+        ids_per_batch(64, 0)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "world"),
+    [(100, 10, 1), (107, 10, 1), (107, 5, 3), pytest.param(8, 8, 1, id="one batch"), (64, 1, 4)],
+)
+def test_random_sampler(n: int, batch: int, world: int) -> None:
+    ranks = [RandomSampler(n, batch, seed=4, rank=rank, world_size=world) for rank in range(world)]
+    steps = n // (batch * world)
+    epochs = []
+    for epoch in (0, 1):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        parts = np.stack([np.stack(list(sampler)) for sampler in ranks])
+        assert parts.shape == (world, steps, batch)
+        assert {len(sampler) for sampler in ranks} == {steps}
+        assert len(np.unique(parts)) == parts.size, "no crop twice in an epoch, over all ranks"
+        assert parts.min() >= 0
+        assert parts.max() < n
+        np.testing.assert_array_equal(parts[0], np.stack(list(ranks[0])))
+        epochs.append(parts)
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_random_sampler_leaves_out_others_each_epoch() -> None:
+    sampler = RandomSampler(25, 10)
+    seen = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        seen |= set(np.concatenate(list(sampler)).tolist())
+    assert seen == set(range(25))
+
+
+def test_random_sampler_errors() -> None:
+    with pytest.raises(ReidError, match=r"takes 20 crops .* has 19"):
+        RandomSampler(19, 10, world_size=2)
+    with pytest.raises(ReidError, match="batch_size is 0"):
+        RandomSampler(19, 0)
