@@ -36,7 +36,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             "Free some space, or give a folder you may write to."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reid import Embeddings
+from reid.errors import ReidError
+
+META = {
+    "model": "resnet50-abc",
+    "preprocessing": {"size": [256, 128]},
+    "dimension": 8,
+    "metric": "cosine",
+    "flip": False,
+}
+
+
+def make(n=5, dim=8, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    columns = {
+        "features": rng.standard_normal((n, dim)),
+        "pids": rng.integers(-1, 2**40, n),
+        "camids": rng.integers(1, 7, n),
+        "tracks": np.arange(n, dtype=np.int32),
+        "frames": rng.integers(0, 10**6, n),
+        "paths": [f'/data/Ünï cødé/{i}, "a" b.jpg' for i in range(n)],
+        "meta": META,
+    }
+    return Embeddings(**(columns | changes))
+
+
+def same(a, b):
+    assert a.features.dtype == b.features.dtype == np.float32
+    np.testing.assert_array_equal(a.features, b.features)
+    for name in ("pids", "camids", "tracks", "frames", "paths"):
+        left, right = getattr(a, name), getattr(b, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            assert left.dtype == right.dtype
+            assert left.tolist() == right.tolist()
+    assert a.meta == b.meta
+
+
+def write(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(make(), id="all columns"),
+        pytest.param(make(pids=None, tracks=None, meta=None), id="some columns, no meta"),
+        pytest.param(Embeddings([[1.0, 2.0]]), id="features alone"),
+        pytest.param(make(n=0), id="no rows, all columns"),
+        pytest.param(make(n=1, dim=1), id="one number"),
+        pytest.param(make(n=70_000, dim=2, paths=None), id="more rows than a row group"),
+        pytest.param(make(features=np.full((5, 8), np.nan)), id="NaN is kept, for check() to find"),
+    ],
+)
+def test_round_trip(table, tmp_path):
+    path = table.save(tmp_path / "new" / "folder" / "table.parquet")
+    same(Embeddings.load(path), table)
+    assert os.listdir(path.parent) == ["table.parquet"]
+
+
+def test_loaded_features_can_be_written_to(tmp_path):
+    table = Embeddings.load(make().save(tmp_path / "t.parquet"))
+    table.features /= 2
+    assert table.features.flags.c_contiguous
+
+
+def test_others_read_it_without_us(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = make()
+    path = table.save(tmp_path / "t.parquet")
+    frame = pandas.read_parquet(path)
+    assert list(frame.columns) == ["features", "pid", "camid", "track", "frame", "path"]
+    np.testing.assert_array_equal(np.stack(frame["features"].to_list()), table.features)
+    assert frame["pid"].tolist() == table.pids.tolist()
+    schema = pq.read_schema(path)
+    assert schema.field("features").type == pa.list_(pa.float32(), 8)
+    assert {schema.field(name).type for name in ("pid", "camid", "track", "frame")} == {pa.int64()}
+    assert json.loads(schema.metadata[b"reid"]) == {"format": 1, "meta": META}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(pa.list_(pa.float64()), id="lists of doubles, as pandas writes"),
+        pytest.param(pa.large_list(pa.float32()), id="large lists, as polars writes"),
+        pytest.param(pa.list_(pa.float16(), 3), id="half precision"),
+        pytest.param(pa.list_(pa.int64()), id="integers"),
+    ],
+)
+def test_features_that_others_wrote_are_read(kind, tmp_path):
+    features = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float16)
+    if pa.types.is_integer(kind.value_type):
+        features = features.astype(np.int64)
+    path = write(
+        tmp_path / "t.parquet",
+        features=pa.array(list(features), kind),
+        name=["a", "b"],
+        pid=pa.array([7, 8], pa.uint8()),
+    )
+    table = Embeddings.load(path)
+    assert table.features.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert table.features.dtype == np.float32
+    assert table.pids.tolist() == [7, 8]
+    assert table.camids is None
+    assert table.meta == {}
+
+
+def test_a_pandas_frame_is_read(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"pid": [3, 4], "features": [np.array([0.5, 1.0]), np.array([2.0, 3.0])], "path": ["a", "b"]}
+    )
+    frame[::-1].to_parquet(tmp_path / "t.parquet")
+    table = Embeddings.load(tmp_path / "t.parquet")
+    assert table.features.tolist() == [[2.0, 3.0], [0.5, 1.0]]
+    assert table.pids.tolist() == [4, 3]
+    assert table.paths.tolist() == ["b", "a"]
+
+
+def lists(*rows):
+    return pa.array(rows, pa.list_(pa.float32()))
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        pytest.param({"pid": [1]}, "has no column 'features'.*It has: pid", id="no features"),
+        pytest.param({"features": lists([1, 2], [3, 4], [5])}, "2 in row 0, 1 in row 2", id="rows of unequal length"),
+        pytest.param({"features": lists([1], None)}, "'features' has no value in row 1", id="missing row"),
+        pytest.param({"features": lists([1, 2], [3, None])}, "features of row 1 have a missing", id="missing number"),
+        pytest.param({"features": [1.0, 2.0]}, "list of floats in each row; it holds double", id="one number a row"),
+        pytest.param({"features": [["a"]]}, "list of floats in each row; it holds list", id="words"),
+        pytest.param({"features": lists([], [])}, "D of 1 or more", id="empty lists"),
+        pytest.param({"features": lists()}, "no rows, and its lists", id="no rows and no dimension"),
+        pytest.param(
+            {"features": lists([1]), "pid": [1.5]}, "'pid' must hold integers; it holds double", id="float id"
+        ),
+        pytest.param(
+            {"features": lists([1], [1]), "camid": pa.array([1, None])},
+            "'camid' has no value in row 1",
+            id="missing camera",
+        ),
+    ],
+)
+def test_a_wrong_column_is_named(columns, words, tmp_path):
+    path = write(tmp_path / "t.parquet", **columns)
+    with pytest.raises(ReidError, match=words) as caught:
+        Embeddings.load(path)
+    assert str(path) in str(caught.value) or "D of 1 or more" in words
+
+
+@pytest.mark.parametrize("damage", ["absent", "a folder", "a text file", "cut short", "empty"])
+def test_a_file_that_is_not_parquet_is_named(damage, tmp_path):
+    path = tmp_path / "t.parquet"
+    if damage == "a folder":
+        path.mkdir()
+    elif damage == "a text file":
+        path.write_text("pid,camid\n" * 100)
+    elif damage == "cut short":
+        whole = make().save(path).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        path.touch()
+    with pytest.raises(ReidError, match=r"t\.parquet"):
+        Embeddings.load(path)
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        (b'{"format": 2, "meta": {}}', "format 2; this version reads up to 1"),
+        (b"not json", "not what `Embeddings.save` writes"),
+        (b'{"meta": {}}', "not what `Embeddings.save` writes"),
+        (b'{"format": 1, "meta": 3}', "not what `Embeddings.save` writes"),
+    ],
+)
+def test_odd_metadata_is_named(note, words, tmp_path):
+    table = pa.table({"features": lists([1])}).replace_schema_metadata({b"reid": note})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ReidError, match=words):
+        Embeddings.load(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("meta", [{"a": object()}, {"a": float("nan")}, {"a": np.int64(3)}, {"a": np.zeros(2)}])
+def test_meta_that_json_cannot_hold_is_refused_and_the_old_file_kept(meta, tmp_path):
+    path = make().save(tmp_path / "t.parquet")
+    with pytest.raises(ReidError, match="plain JSON"):
+        make(meta=meta).save(path)
+    same(Embeddings.load(path), make())
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = make().save(tmp_path / "t.parquet")
+
+    def full(table, where, **options):
+        with open(where, "wb") as file:
+            file.write(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(ReidError, match=r"Cannot write .*t\.parquet: No space left"):
+        make(seed=1).save(path)
+    assert os.listdir(tmp_path) == ["t.parquet"]
+    same(Embeddings.load(path), make())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ReidError, match="Cannot write"):
+        make().save(tmp_path / "file" / "t.parquet")
+    with pytest.raises(ReidError, match="Cannot write"):
+        make().save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param([4, 0, 0], id="any order, repeated"),
+        pytest.param([-1], id="from the end"),
+        pytest.param(np.array([True, False, True, False, False]), id="mask"),
+        pytest.param([], id="nothing"),
+    ],
+)
+def test_take(index):
+    table = make()
+    taken = table.take(index)
+    rows = np.arange(5)[np.asarray(index, dtype=None if len(index) else np.int64)]
+    assert len(taken) == len(rows)
+    for i, row in enumerate(rows):
+        assert taken.features[i].tolist() == table.features[row].tolist()
+        assert (taken.pids[i], taken.frames[i], taken.paths[i]) == (
+            table.pids[row],
+            table.frames[row],
+            table.paths[row],
+        )
+    assert taken.meta == table.meta
+    assert make(camids=None).take(index).camids is None
+
+
+def test_concat_keeps_rows_in_order_and_what_meta_says_alike():
+    other = META | {"flip": True}
+    joined = Embeddings.concat([make(2), make(0, seed=1), make(3, seed=2, meta=other)])
+    assert joined.pids.tolist() == make(2).pids.tolist() + make(3, seed=2).pids.tolist()
+    assert joined.paths.tolist() == make(2).paths.tolist() + make(3, seed=2).paths.tolist()
+    np.testing.assert_array_equal(joined.features[2:], make(3, seed=2).features)
+    assert joined.meta == {key: value for key, value in META.items() if key != "flip"}
+    same(Embeddings.concat([make()]), make())
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        pytest.param([], "at least one", id="nothing"),
+        pytest.param([make(), make(dim=4)], r"8 dimensions \(part 1\) with 4 \(part 2\)", id="dimensions"),
+        pytest.param(
+            [make(), make(), make(meta={"model": "osnet-def"})],
+            r"'resnet50-abc' \(part 1\) with those of 'osnet-def' \(part 3\)",
+            id="models",
+        ),
+        pytest.param([make(), make(camids=None)], r"only parts \[1\] of 2 have the column 'camids'", id="columns"),
+    ],
+)
+def test_concat_refuses_what_does_not_fit(parts, words):
+    with pytest.raises(ReidError, match=words):
+        Embeddings.concat(parts)
+
+
+def test_a_part_that_does_not_name_its_model_is_joined():
+    joined = Embeddings.concat([make(), make(meta=None)])
+    assert len(joined) == 10
+    assert joined.meta == {}
+
+
+def test_check_names_the_rows():
+    features = np.zeros((20, 8))
+    assert make(20, features=features).check().features.shape == (20, 8)
+    features[3, 1], features[7, 0] = np.nan, -np.inf
+    with pytest.raises(ReidError, match=r"2 of 20 features.*in rows 3, 7 \(the first is of /data/.*/3, "):
+        make(20, features=features).check()
+    with pytest.raises(ReidError, match=r"20 of 20 .* 8, 9, …\. Embed"):
+        make(20, features=features * np.nan, paths=None).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features": np.zeros(5)}, r"\[N, D\] with D of 1 or more; got shape \[5\]"),
+        ({"features": np.zeros((5, 0))}, r"got shape \[5, 0\]"),
+        ({"features": [[1.0, 2.0], [3.0]]}, "every row of one length"),
+        ({"features": [["a"]] * 5}, "must be numbers"),
+        ({"pids": [1, 2]}, r"'pids' has shape \[2\], but there are 5"),
+        ({"camids": np.zeros((5, 1), dtype=int)}, r"'camids' has shape \[5, 1\]"),
+        ({"tracks": [1.0] * 5}, "'tracks' must hold integers; it holds float64"),
+        ({"frames": ["1"] * 5}, "'frames' must hold integers"),
+        ({"paths": ["a"]}, "'paths' has 1 rows, but there are 5"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(changes, words):
+    with pytest.raises(ReidError, match=words):
+        make(**changes)
+
+
+def test_says_what_it_is():
+    assert repr(make(camids=None)) == "Embeddings(5 × 8, columns: pids, tracks, frames, paths)"
+    assert repr(Embeddings(np.zeros((0, 2)))) == "Embeddings(0 × 2, columns: none)"
