@@ -189,7 +189,7 @@ def evaluate_distances(
     labels = _Labels.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
     _check_settings(ap, max_rank)
     matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
-    if matrix.ndim != 2:
+    if matrix.ndim != 2 or 0 in matrix.shape:
         raise ReidError(f"Distances have shape {tuple(matrix.shape)}; expected [queries, gallery items].")
     labels.check_lengths(*matrix.shape)
     labels.require_some_match()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from reid.errors import ReidError
@@ -52,11 +53,11 @@ def results_table(rows: Sequence[Scored]) -> Table:
         (f"Row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: " if several else "") + words
         for words, numbers in by_protocol.items()
     )
-    table = Table(caption=caption, caption_justify="left", title_justify="left")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     if several:
         table.add_column("#", justify="right")
-    table.add_column("data set", overflow="fold")
-    table.add_column("model", overflow="fold")
+    table.add_column("data set", overflow="fold", min_width=8)
+    table.add_column("model", overflow="fold", min_width=8)
     table.add_column("re-ranked", no_wrap=True)
     for name in ("mAP", "mINP", "R1", "R5", "R10"):
         table.add_column(name, justify="right", no_wrap=True)

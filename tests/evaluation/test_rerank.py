@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from reid.errors import ReidError
+from reid.evaluation import evaluate_distances, rerank, rerank_in_words
+from tests.oracles import rerank_dense
+
+
+def normal(n_query, n_gallery, dim, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_query, dim)).astype(np.float32), rng.normal(size=(n_gallery, dim)).astype(np.float32)
+
+
+def clusters(n_query, n_gallery, dim=6, people=8, spread=0.3, seed=0):
+    """People as clouds of points: what re-ranking is for."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(people, dim))
+    who = rng.integers(0, people, n_query + n_gallery)
+    points = (centres[who] + spread * rng.normal(size=(len(who), dim))).astype(np.float32)
+    return points[:n_query], points[n_query:], who[:n_query], who[n_query:]
+
+
+def with_duplicates():
+    query, gallery = normal(6, 40, 5)
+    gallery[10:20], gallery[20:23], query[3], query[4] = gallery[:10], gallery[0], gallery[0], gallery[11]
+    return query, gallery
+
+
+def lattice(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 3, (8, 3)), rng.integers(0, 3, (50, 3))
+
+
+CASES = [
+    pytest.param(normal(10, 50, 8), id="normal"),
+    pytest.param(clusters(12, 70)[:2], id="clusters"),
+    pytest.param(normal(10, 50, 300), id="more dimensions than items"),
+    pytest.param(normal(1, 50, 8), id="one query"),
+    pytest.param(normal(50, 1, 8), id="one gallery item"),
+    pytest.param(normal(1, 1, 4), id="one query, one gallery item"),
+    pytest.param(normal(4, 9, 4), id="fewer than k1 items"),
+    pytest.param(normal(5, 16, 4), id="exactly k1 + 1 items"),
+    pytest.param(with_duplicates(), id="duplicates"),
+    pytest.param(lattice(), id="many ties"),
+    pytest.param((np.ones((3, 4)), np.ones((40, 4))), id="all items are one point"),
+    pytest.param((np.full((3, 64), 0.1), np.full((4, 64), 0.1)), id="fewer than k1, all one point"),
+    pytest.param((normal(3, 30, 4)[0], np.repeat(normal(3, 2, 4)[1], 30, axis=0)), id="two points, thirty times each"),
+    pytest.param((normal(4, 40, 4)[0] * 1e-1, normal(4, 40, 4)[1] * 1e3), id="far apart in scale"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("k1", "k2", "lambda_value"),
+    [
+        pytest.param(20, 6, 0.3, id="the authors' settings"),
+        pytest.param(5, 3, 0.3, id="small"),
+        pytest.param(7, 1, 0.5, id="odd k1, no query expansion"),
+        pytest.param(1, 2, 0.0, id="one neighbour, Jaccard alone"),
+        pytest.param(3, 9, 0.9, id="k2 beyond k1"),
+        pytest.param(10, 4, 1.0, id="original distance alone"),
+    ],
+)
+def test_equals_the_dense_form(case, k1, k2, lambda_value):
+    got = rerank(*case, k1=k1, k2=k2, lambda_value=lambda_value)
+    assert got.dtype == np.float32
+    assert got.shape == (len(case[0]), len(case[1]))
+    np.testing.assert_allclose(got, rerank_dense(*case, k1, k2, lambda_value), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(normal(10, 60, 8), id="normal"),
+        pytest.param(clusters(12, 70)[:2], id="clusters"),
+        pytest.param(with_duplicates(), id="duplicates"),
+    ],
+)
+def test_cosine_is_euclidean_at_length_one(case):
+    got = rerank(*case, metric="cosine")
+    np.testing.assert_allclose(got, rerank_dense(*case, 20, 6, 0.3, "cosine"), rtol=0, atol=1e-5)
+    unit = [features / np.linalg.norm(features, axis=1, keepdims=True) for features in case]
+    np.testing.assert_allclose(got, rerank(*unit), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_the_block_size_changes_nothing(rows):
+    case = clusters(20, 100)[:2]
+    np.testing.assert_allclose(rerank(*case, memory_limit=rows * 120 * 4), rerank(*case), rtol=0, atol=1e-6)
+
+
+def test_torch_features_and_float16():
+    query, gallery = (features.astype(np.float16) for features in normal(10, 50, 8))
+    expected = rerank(query, gallery)
+    np.testing.assert_array_equal(rerank(torch.from_numpy(query), torch.from_numpy(gallery)), expected)
+    np.testing.assert_array_equal(rerank(query.astype(np.float64), gallery.astype(np.float64)), expected)
+
+
+def test_inputs_are_left_as_they_were():
+    query, gallery = normal(10, 50, 8)
+    copies = query.copy(), gallery.copy()
+    rerank(query, gallery)
+    np.testing.assert_array_equal(query, copies[0])
+    np.testing.assert_array_equal(gallery, copies[1])
+
+
+def test_it_ranks_clusters_better():
+    query, gallery, query_pids, gallery_pids = clusters(60, 400, dim=4, people=20, spread=0.45, seed=3)
+    plain = ((query[:, None] - gallery[None]) ** 2).sum(axis=2)
+    labels = {"query_pids": query_pids, "gallery_pids": gallery_pids, "cross_camera": False}
+    before = evaluate_distances(plain, **labels).mAP
+    after = evaluate_distances(rerank(query, gallery), **labels).mAP
+    assert after > before + 0.02
+
+
+def test_no_matrix_of_all_pairs_is_built():
+    query, gallery, *_ = clusters(50, 3950, people=400)
+    tracemalloc.start()
+    rerank(query, gallery, memory_limit=2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4000 * 4000 * 4 / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param({"k1": 0}, "k1=0", id="no neighbour"),
+        pytest.param({"k2": 0}, "k2=0", id="nothing to average"),
+        pytest.param({"lambda_value": 1.5}, "0..1, not 1.5", id="weight above 1"),
+        pytest.param({"lambda_value": float("nan")}, "0..1, not nan", id="weight not a number"),
+        pytest.param({"metric": "euclid"}, "Did you mean 'euclidean'", id="metric"),
+    ],
+)
+def test_settings_out_of_range(settings, words):
+    with pytest.raises(ReidError, match=words):
+        rerank(*normal(3, 9, 4), **settings)
+
+
+def test_bad_features_are_named():
+    query, gallery = normal(3, 9, 4)
+    gallery[5, 1] = np.nan
+    with pytest.raises(ReidError, match=r"1 of 9 gallery features .*rows 5"):
+        rerank(query, gallery)
+
+
+def test_definition_in_words():
+    words = rerank_in_words(k1=30, lambda_value=0.25, metric="cosine")
+    assert "k1=30, k2=6, λ=0.25" in words
+    assert "of length 1" in words
