@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from reid.streets.people import PALETTE
 
 Floats = NDArray[np.float64]
-Image = NDArray[np.uint8]
+Image = NDArray[Any]
+"""`[H, W, 3]` uint8, blue, green, red."""
 
 SIZES = ((960, 540), (800, 600), (704, 576), (960, 540), (640, 480), (1024, 576))
 GROUNDS = ("tiles", "asphalt", "bricks", "grass", "hall", "concrete")
@@ -121,7 +124,7 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     sun_side, sun_height = _levels(rng, -math.pi, math.pi, n), _levels(rng, 0.5, 1.3, n)
     sun = _levels(rng, 0.05, 0.62, n)
     around = np.arange(n) * 2 * math.pi / n
-    radius = 12.0 + 3.0 * n
+    radius = 8.0 + 2.0 * n
     cameras = []
     for i in range(n):
         size = SIZES[i % len(SIZES)]
@@ -170,10 +173,10 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     return cameras
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> Floats:
+def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> NDArray[Any]:
     """Smooth noise around 0 with spots of about `cell` pixels."""
     small = rng.normal(0, 1, (shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
-    grown: Floats = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    grown: NDArray[Any] = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return grown
 
 
@@ -197,7 +200,9 @@ def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Imag
     if camera.ground in ("tiles", "bricks", "hall", "concrete"):
         step = {"tiles": 0.6, "bricks": 0.35, "hall": 1.2, "concrete": 2.4}[camera.ground] * metre
         count = int(side / step) + 1
-        shade = rng.normal(0, 7 if camera.ground != "concrete" else 3, (count, count, 1)).astype(np.float32)
+        shade: NDArray[Any] = rng.normal(0, 7 if camera.ground != "concrete" else 3, (count, count, 1)).astype(
+            np.float32
+        )
         shade = cv2.resize(shade, (int(count * step), int(count * step)), interpolation=cv2.INTER_NEAREST)[:side, :side]
         image = np.clip(image + shade[..., None], 0, 255).astype(np.uint8)
         line = tuple(float(c) for c in base * 0.72)
@@ -427,15 +432,23 @@ def scene_occluders(camera: Camera, n: int) -> list[Occluder]:
     return found
 
 
+@lru_cache(maxsize=8)
+def _grain(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Sensor noise of σ 1, `[*shape, 3]`; an image takes a window of it."""
+    return np.random.default_rng(shape).standard_normal((*shape, 3), dtype=np.float32)
+
+
 def expose(camera: Camera, image: Image, rng: np.random.Generator, gain: float = 1.0) -> Image:
     """What the sensor makes of the light: the camera's colours, response and noise on `[H, W, 3]` BGR uint8."""
     coloured = cv2.transform(image, (camera.matrix * gain).astype(np.float32))
     response = np.clip(255 * (np.arange(256) / 255) ** camera.gamma, 0, 255)
     seen = cv2.LUT(coloured, response.astype(np.uint8))
     if camera.noise > 0.3:
-        noise = rng.standard_normal(seen.shape, dtype=np.float32)
-        noise *= camera.noise
-        seen = np.clip(seen + noise, 0, 255).astype(np.uint8)
+        rows, columns = seen.shape[:2]
+        field = _grain((camera.size[1] + 128, camera.size[0] + 128))
+        y, x = int(rng.integers(field.shape[0] - rows + 1)), int(rng.integers(field.shape[1] - columns + 1))
+        seen = cv2.scaleAdd(field[y : y + rows, x : x + columns], camera.noise, seen.astype(np.float32))
+        seen = np.clip(seen, 0, 255).astype(np.uint8)
     return seen
 
 

@@ -34,14 +34,20 @@ class Placed:
 
 
 class Studio:
-    """One camera's scene with what is drawn once and kept: the background, the occluders, the people's meshes."""
+    """One camera's scene with what is drawn once and kept: the background, the occluders, the meshes (shared)."""
 
-    def __init__(self, camera: Camera, people: Sequence[Person], occluders: Sequence[Occluder]) -> None:
+    def __init__(
+        self,
+        camera: Camera,
+        people: Sequence[Person],
+        occluders: Sequence[Occluder],
+        meshes: dict[int, Mesh] | None = None,
+    ) -> None:
         self.camera = camera
         self.people = people
         self.background = scene_background(camera)
         self.occluders = occluders
-        self._meshes: dict[int, Mesh] = {}
+        self._meshes: dict[int, Mesh] = {} if meshes is None else meshes
         self._rotation = camera.rotation()
 
     def mesh(self, person: int) -> Mesh:
@@ -56,7 +62,8 @@ class Studio:
         zoom = np.array([size[0] / w, size[1] / h])
         matrix = np.array([[zoom[0], 0, -x * zoom[0]], [0, zoom[1], -y * zoom[1]]])
         canvas = cv2.warpAffine(self.background, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in placed]
+        near = [one for one in placed if self._reaches(one, region)]
+        things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in near]
         things += [(thing.depth, thing) for thing in self.occluders]
         for _, thing in sorted(things, key=lambda pair: -pair[0]):
             if isinstance(thing, Occluder):
@@ -65,6 +72,17 @@ class Studio:
                 self._draw_shadow(canvas, thing, matrix)
                 self._draw_person(canvas, thing, matrix)
         return canvas
+
+    def _reaches(self, one: Placed, region: tuple[float, float, float, float]) -> bool:
+        """Whether any of a person or the shadow may fall into a region of the frame."""
+        height = self.people[one.person].height
+        ends = self.camera.project(np.array([[one.x, one.y, 0.0], [one.x, one.y, height]]))
+        tall = ends[0, 1] - ends[1, 1]
+        margin = 0.9 * tall
+        x, y, w, h = region
+        return bool(
+            x - margin < ends[0, 0] < x + w + margin and ends[1, 1] - 0.2 * tall < y + h and ends[0, 1] + margin > y
+        )
 
     def _draw_occluder(self, canvas: Image, thing: Occluder, matrix: Floats) -> None:
         x, y, w, h = thing.box
@@ -84,8 +102,8 @@ class Studio:
         """Darken the ground under the feet, and along the light's shadow where there is sun."""
         camera = self.camera
         angle = np.linspace(0, 2 * math.pi, 12, endpoint=False)
-        foot = np.stack([0.34 * np.cos(angle) + one.x, 0.34 * np.sin(angle) + one.y, 0 * angle], axis=1)
-        shapes = [(foot, 0.62)]
+        foot = np.stack([0.24 * np.cos(angle) + one.x, 0.24 * np.sin(angle) + one.y, 0 * angle], axis=1)
+        shapes = [(foot, 0.85), (np.array([one.x, one.y, 0]) + 0.65 * (foot - np.array([one.x, one.y, 0])), 0.8)]
         if camera.sun > 0.2:
             reach = min(1.3, 1.0 / max(camera.light[2], 0.3)) * -camera.light[:2]
             far = foot + np.array([*reach, 0.0])
@@ -110,17 +128,26 @@ class Studio:
         turn = to_lens @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         origin = to_lens @ np.array([one.x, one.y, -camera.height])
         # One [3, 4] matrix a bone takes every vertex straight to the lens frame.
+        zoom = np.array([matrix[0, 0], matrix[1, 1]])
+        shift = zoom * (camera.size[0] / 2, camera.size[1] / 2) + matrix[:, 2]
         whole = np.empty((N_BONES, 3, 4))
         whole[:, :, :3] = turn @ bone_matrix
         whole[:, :, 3] = bone_shift @ turn.T + origin
         own = whole[mesh.bones]
         points = np.matmul(own[:, :, :3], mesh.vertices[:, :, None])[:, :, 0] + own[:, :, 3]
         pixels = camera.focal * points[:, :2] / np.maximum(points[:, 2:], 0.3)
-        pixels = (pixels + (camera.size[0] / 2, camera.size[1] / 2)) @ matrix[:, :2].T + matrix[:, 2]
+        pixels = pixels * zoom + shift
         corners = points[mesh.quads]
         across, along = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
-        normals = np.cross(across, along)
-        middle = corners.mean(axis=1)
+        normals = np.stack(
+            [
+                across[:, 1] * along[:, 2] - across[:, 2] * along[:, 1],
+                across[:, 2] * along[:, 0] - across[:, 0] * along[:, 2],
+                across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0],
+            ],
+            axis=1,
+        )
+        middle = corners.sum(axis=1)
         seen = np.flatnonzero(np.einsum("ij,ij->i", normals, middle) < 0)
         seen = seen[np.argsort(-middle[seen, 2], kind="stable")]
         normals = normals[seen] / np.maximum(np.linalg.norm(normals[seen], axis=1, keepdims=True), 1e-12)
@@ -162,7 +189,7 @@ class Studio:
         small = cv2.resize(drawn, native, interpolation=cv2.INTER_AREA)
         small = expose(camera, smear(camera, small, share), rng, gain)
         _, stream = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
-        small = cv2.imdecode(stream, cv2.IMREAD_COLOR)
+        decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
         shrink = native[1] > size[1]
-        final: Image = cv2.resize(small, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        final: Image = cv2.resize(decoded, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
         return final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -203,6 +204,7 @@ TELLS: dict[str, tuple[str, ...]] = {
     "lower": ("lower", "lower_colour", "side_stripe"),
     "shoes": ("shoes", "socks", "skin"),
 }
+INSTEAD = {"bag": ("none", "backpack"), "hat": ("none", "cap"), "texture": ("stripes", "checks")}
 GAIT = ("height", "girth", "shoulders", "hips", "stride", "arm_swing", "elbow", "lean", "speed")
 
 
@@ -211,12 +213,12 @@ def look_alike(rng: np.random.Generator, person: Person) -> Person:
     other = draw_person(rng)
     for name in rng.permutation(list(TELLS))[:2]:
         fields = TELLS[str(name)]
-        if name in ("bag", "hat", "texture") and getattr(other, name) == getattr(person, name):
-            other = replace(other, **{name: "none" if name != "texture" else "stripes"})
-            if getattr(person, name) == getattr(other, name):
-                other = replace(other, **{name: {"bag": "backpack", "hat": "cap"}.get(str(name), "checks")})
-        person = replace(person, **{field: getattr(other, field) for field in fields})
-    mixed = {field: 0.5 * (getattr(person, field) + getattr(other, field)) for field in GAIT}
+        changed: dict[str, Any] = {field: getattr(other, field) for field in fields}
+        if name in INSTEAD and changed[str(name)] == getattr(person, str(name)):
+            first, second = INSTEAD[str(name)]
+            changed[str(name)] = second if changed[str(name)] == first else first
+        person = replace(person, **changed)
+    mixed: dict[str, Any] = {field: 0.5 * (getattr(person, field) + getattr(other, field)) for field in GAIT}
     return replace(person, **mixed)
 
 

@@ -23,7 +23,7 @@ TRAVEL_SPREAD, TRAVEL_LOW, TRAVEL_HIGH = 0.22, 0.65, 1.8
 """σ of the log of a travel time, and the shares of the expected time it is cut to."""
 SPEED_LOW, SPEED_HIGH = 0.85, 1.8
 """Slowest and fastest walk, m/s: the limits of `Person.speed`."""
-BASE = 10.0
+BASE = 6.0
 """Metres walked out of one camera's sight and into the next one's, besides the way between the two."""
 
 
@@ -173,7 +173,7 @@ def walk_people(
         while True:
             visits[camera] += 1
             journey.append(_cross(rng, cameras[camera], person, speed, visits[camera], clock, camera))
-            if sum(count > 0 for count in visits) >= wanted or len(journey) >= 3 * n:
+            if sum(count > 0 for count in visits) >= wanted or len(journey) > wanted:
                 break
             if rng.random() < reentry:
                 following = camera
@@ -215,6 +215,13 @@ class Sighting:
     depths: Floats
     inside: Floats
     hidden: Floats
+
+    def until(self, frame: int) -> Sighting:
+        """The part up to and including a frame."""
+        n = int(np.searchsorted(self.frames, frame, side="right"))
+        return Sighting(
+            self.one, self.frames[:n], self.times[:n], self.boxes[:n], self.depths[:n], self.inside[:n], self.hidden[:n]
+        )
 
 
 def person_boxes(camera: Camera, person: Person, x: Floats, y: Floats, heading: Floats) -> Floats:

@@ -58,6 +58,8 @@ class Streets:
         junk: crops with identity -1 (parts of people, two people in a box), share of the gallery.
         fps: frames a second of every camera.
         size: width and height of a crop, pixels.
+        track_seconds: length of the test recording that tracks, truth and videos cover; None for all of it. The tree
+            always draws on the whole.
         videos: whether videos of the test recording are written.
         difficulty: see `Difficulty`.
         tracker: how the made single-camera tracks err.
@@ -72,6 +74,7 @@ class Streets:
     junk: float = 0.15
     fps: float = 10.0
     size: tuple[int, int] = (64, 128)
+    track_seconds: float | None = None
     videos: bool = False
     difficulty: Difficulty = field(default_factory=Difficulty)
     tracker: TrackerFaults = field(default_factory=TrackerFaults)
@@ -102,6 +105,10 @@ class Streets:
         for name, value in {"distractors": self.distractors, "junk": self.junk}.items():
             if value < 0:
                 raise ReidError(f"{name} is {value}; give a share of the gallery from 0 on.")
+        if self.track_seconds is not None and self.track_seconds <= 0:
+            raise ReidError(
+                f"track_seconds is {self.track_seconds}; give seconds above 0, or None for the whole recording."
+            )
         if self.fps <= 0 or self.difficulty.crowd <= 0:
             raise ReidError(f"fps ({self.fps}) and difficulty.crowd ({self.difficulty.crowd}) must be above 0.")
         if self.difficulty.occluders < 0 or self.difficulty.colour < 0 or self.difficulty.degrade < 0:

@@ -20,6 +20,7 @@ import yaml
 
 from reid.console import progress_bar
 from reid.errors import ReidError
+from reid.streets.body import Mesh
 from reid.streets.cameras import expose, smear
 from reid.streets.draw import Studio
 from reid.streets.tracks import TrackerFaults, cameras_yaml, mot_text, tracked_rows, true_rows
@@ -41,11 +42,12 @@ class _Draughtsman:
     def __init__(self, streets: Streets) -> None:
         self.world: World = plan(streets)
         self.studios: dict[int, Studio] = {}
+        self.meshes: dict[int, Mesh] = {}
 
     def studio(self, camera: int) -> Studio:
         if camera not in self.studios:
             world = self.world
-            self.studios[camera] = Studio(world.cameras[camera], world.people, world.occluders[camera])
+            self.studios[camera] = Studio(world.cameras[camera], world.people, world.occluders[camera], self.meshes)
         return self.studios[camera]
 
     def gain(self, camera: int, time: float) -> float:
@@ -77,9 +79,8 @@ class _Draughtsman:
         world, fps = self.world, self.world.streets.fps
         one, studio, size = world.cameras[camera], self.studio(camera), world.cameras[camera].size
         passes = world.passes[TEST][camera]
-        seen = world.sightings[TEST]
-        last = max((int(s.frames[-1]) for views in seen for s in views if len(s.frames)), default=1)
-        video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        last = _last_frame(world, camera)
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not video.isOpened():
             raise ReidError(
                 f"OpenCV cannot write the video {path.name} (mp4v). Install an opencv-python with FFmpeg, or make the "
@@ -90,7 +91,8 @@ class _Draughtsman:
             for frame in range(1, last + 1):
                 time = self.time(camera, frame)
                 placed = placed_at(passes, world.people, time)
-                picture = studio.draw(placed, (0, 0, *size), size)
+                twice = studio.draw(placed, (0, 0, *size), (2 * size[0], 2 * size[1]))
+                picture = cv2.resize(twice, size, interpolation=cv2.INTER_AREA)
                 video.write(expose(one, smear(one, picture), rng, self.gain(camera, time)))
         finally:
             video.release()
@@ -181,11 +183,21 @@ def _already_made(out: Path, streets: Streets) -> bool:
     return True
 
 
+def _last_frame(world: World, camera: int) -> int:
+    """The last frame of a camera's test recording that tracks and videos cover; all cameras stop at one time."""
+    one, streets = world.cameras[camera], world.streets
+    end = max(s.times[-1] for seen in world.sightings[TEST] for s in seen if len(s.times))
+    if streets.track_seconds is not None:
+        end = min(end, streets.track_seconds)
+    return max(1, math.floor((end - one.offset) * streets.fps + 1e-6) + 1)
+
+
 def _write_tracks(world: World, root: Path) -> None:
     """`tracks/` (local ids, imperfect), `truth/` (global ids) and `cameras.yaml` of the test recording."""
     streets = world.streets
     for c, camera in enumerate(world.cameras):
-        seen = world.sightings[TEST][c]
+        until = _last_frame(world, c)
+        seen = [sighting.until(until) for sighting in world.sightings[TEST][c] if (sighting.frames[:1] <= until).any()]
         rng = np.random.default_rng((streets.seed, 15, c))
         write_text(root / "truth" / f"{camera.name}.txt", mot_text(true_rows(camera, seen, world.pids)))
         write_text(root / "tracks" / f"{camera.name}.txt", mot_text(tracked_rows(camera, seen, streets.tracker, rng)))
@@ -218,6 +230,7 @@ def make_streets(
     junk: float = 0.15,
     fps: float = 10.0,
     size: tuple[int, int] = (64, 128),
+    track_seconds: float | None = None,
     videos: bool = False,
     workers: int = 0,
     difficulty: Difficulty | None = None,
@@ -250,6 +263,7 @@ def make_streets(
         junk=junk,
         fps=fps,
         size=(size[0], size[1]),
+        track_seconds=track_seconds,
         videos=videos,
         difficulty=difficulty or Difficulty(),
         tracker=tracker or TrackerFaults(),
