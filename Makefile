@@ -18,7 +18,7 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/reid demo --out runs/demo
+	$(BIN)/reid demo
 
 test: lint
 	$(BIN)/python -m pytest
