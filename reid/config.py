@@ -247,13 +247,13 @@ def _merged(config: DictConfig, content: dict[str, Any], where: str) -> DictConf
 
 def _tidy(content: dict[str, Any], schema: Any, prefix: str, where: str) -> dict[str, Any]:
     """Check keys against the schema and make a list of a lone item where a list is meant."""
-    known = {item.name: item for item in fields(schema)}
+    known, defaults = [item.name for item in fields(schema)], schema()
     result = {}
     for key, value in content.items():
         if key not in known:
             hint = did_you_mean(str(key), known)
             raise ReidError(f"Unknown key {prefix}{key!s} in {where}.{hint}")
-        default = known[key].default_factory() if callable(known[key].default_factory) else known[key].default
+        default = getattr(defaults, key)
         if is_dataclass(default):
             if not isinstance(value, dict):
                 names = ", ".join(f"{key}.{item.name}" for item in fields(default))
@@ -274,11 +274,12 @@ def _check_ranges(settings: Any, prefix: str) -> None:
         if is_dataclass(value):
             _check_ranges(value, f"{key}.")
             continue
-        choices, low, high = (item.metadata.get(name) for name in ("choices", "low", "high"))
+        choices = item.metadata.get("choices", ())
+        low, high = item.metadata.get("low", -math.inf), item.metadata.get("high", math.inf)
         if choices and value not in choices:
             raise ReidError(f"{key}={value!r} is not a choice.{did_you_mean(str(value), choices)}")
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, bool) or not isinstance(number, int | float) or low is None:
+            if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             if not low <= number <= high:
                 raise ReidError(f"{key}={value} is out of range: it must lie between {low} and {high}.")

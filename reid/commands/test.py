@@ -176,7 +176,7 @@ def _draw_rank_lists(
     crops = (split.query.crops, split.gallery.crops)
     labels = (crops[0].pids, crops[1].pids, crops[0].camids, crops[1].camids)
     for choice in ("worst", "best", "random"):
-        chosen = choose_queries(scored.result, choice)  # type: ignore[arg-type]
+        chosen = choose_queries(scored.result, choice)
         features = query.features[chosen]
         indices, distances = top_matches(
             features,

@@ -19,6 +19,7 @@ from reid.data.sources import load_sources
 from reid.data.split import hold_out
 from reid.errors import ReidError
 
+
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """Crops and their pixels, row by row."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import reid
 from reid.config import Config, as_dict, from_dict, save_config
 from reid.console import console, progress_bar, warn
 from reid.data.augment import Augment
@@ -114,7 +114,7 @@ class _Trainer:
         labels, self.pid_of_label = crops.labels()
         self.model = _make_model(config, len(self.pid_of_label)).to(ranks.device)
         if config.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             if config.sync_batchnorm:
@@ -131,7 +131,7 @@ class _Trainer:
             distance=config.loss.distance,
         ).to(ranks.device)
         self.optimizer = _make_optimizer(config, self.model)
-        self.scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(
             ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
         )
         self.loader = self._make_loader(labels)
@@ -160,6 +160,7 @@ class _Trainer:
         else:
             sampler = RandomSampler(len(crops), own, config.seed, ranks.rank, ranks.world_size)
         look = config.augment
+        red, green, blue = (round(255 * value) for value in self.model.preprocessing.mean)
         augment = Augment(
             self.model.preprocessing.size,
             flip=look.flip,
@@ -167,12 +168,13 @@ class _Trainer:
             erase=look.erase,
             erase_area=(look.erase_area[0], look.erase_area[1]),
             erase_ratio=look.erase_ratio,
-            fill=tuple(round(255 * value) for value in self.model.preprocessing.mean),
+            fill=(red, green, blue),
             brightness=look.brightness,
             contrast=look.contrast,
             saturation=look.saturation,
         )
-        return TrainLoader(self.material.train.store, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
+        store = self.material.train.store
+        return TrainLoader(store, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
 
     def describe(self) -> None:
         """Start the run folder, and print what is about to happen."""
@@ -394,7 +396,7 @@ class _Trainer:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(self.out / "tensorboard", purge_step=self.progress.step + 1) as board:  # type: ignore[no-untyped-call]
+        with SummaryWriter(self.out / "tensorboard", purge_step=self.progress.step + 1) as board:
             yield board
 
 
@@ -423,7 +425,7 @@ def _make_model(config: Config, num_classes: int) -> ReIDModel:
 def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     settings = config.optim
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": moving}]
+    groups: list[dict[str, Any]] = [{"params": moving}]
     if not settings.decay_norms:
         groups = [
             {"params": [parameter for parameter in moving if parameter.ndim > 1]},
@@ -462,7 +464,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     """What a run ran on: versions, hardware, command."""
     device = ranks.device
     return {
-        "reid": reid.__version__,
+        "reid": version("reid"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
