@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import yaml
+
 from reid.data.crops import Benchmark
 from reid.data.layouts import LAYOUTS, load_benchmark
-from reid.errors import ReidError, did_you_mean
+from reid.errors import ReidError
 
 
 def load_source(text: str) -> Benchmark:
-    """Load `LAYOUT:ROOT`, e.g. `market1501:/data/Market-1501-v15.09.15`.
+    """Load `LAYOUT:ROOT` or `LAYOUT:ROOT?option=value&…`, e.g. `cuhk03:/data/cuhk03?variant=detected`.
 
     Raises:
-        ReidError: not of that form, unknown layout, or whatever the layout finds wrong with the folder.
+        ReidError: not of that form, unknown layout or option, or whatever the layout finds wrong with the folder.
     """
-    layout, colon, root = text.partition(":")
-    if not colon or not root:
+    layout, colon, rest = text.partition(":")
+    root, _, query = rest.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
+    if not colon or not root or not all(name and equals for name, equals, _ in pairs):
         raise ReidError(
-            f"{text!r} is not of the form LAYOUT:ROOT, e.g. market1501:/data/Market-1501-v15.09.15."
-            f" Layouts: {', '.join(LAYOUTS)}."
+            f"{text!r} is not of the form LAYOUT:ROOT or LAYOUT:ROOT?option=value, e.g. "
+            f"market1501:/data/Market-1501-v15.09.15. Layouts: {', '.join(LAYOUTS)}."
         )
-    if layout not in LAYOUTS:
-        raise ReidError(f"Unknown layout {layout!r} in {text!r}.{did_you_mean(layout, LAYOUTS)}")
-    return load_benchmark(layout, root)
+    return load_benchmark(layout, root, **{name: yaml.safe_load(value) for name, _, value in pairs})
 
 
 def load_sources(texts: Sequence[str]) -> list[Benchmark]:
