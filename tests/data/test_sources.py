@@ -14,8 +14,10 @@ def test_layout_and_root_in_one_text(tiny_market: Path) -> None:
 
 
 def test_options_follow_a_question_mark(tmp_path: Path) -> None:
-    rows = "\n".join(f"{pid}_{shot}.jpg,{pid}" for pid in range(20) for shot in range(3))
-    (tmp_path / "t.csv").write_text(f"path,pid\n{rows}\n")
+    names = {f"{pid}_{shot}.jpg": pid for pid in range(20) for shot in range(3)}
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "t.csv").write_text("path,pid\n" + "".join(f"{name},{pid}\n" for name, pid in names.items()))
     half, fifth = (load_source(f"table:{tmp_path / 't.csv'}?fraction={fraction}") for fraction in (0.5, 0.2))
     assert len(half.train) == 30
     assert len(fifth.train) == 48
