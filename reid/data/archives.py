@@ -233,13 +233,11 @@ class _Archive(contextlib.AbstractContextManager["_Archive"]):
         return stream
 
     def read_to_end(self, members: list[_Member]) -> None:
-        """Read everything once, to the very end, so that checksums are compared."""
+        """Read every member once, so that sizes and checksums are compared."""
         with progress_bar() as bar, self._told():
             for member in bar.track(members, description="Reading"):
                 for _ in self.blocks(member):
                     pass
-            while self.tar is not None and self.tar.fileobj is not None and self.tar.fileobj.read(BLOCK):
-                pass
 
     def blocks(self, member: _Member) -> Iterator[bytes]:
         """The member's bytes in blocks, never more than it said it has."""
@@ -278,6 +276,8 @@ class _Archive(contextlib.AbstractContextManager["_Archive"]):
             )
             if info.isfile():
                 yield _Member(path, info.size, info)
+        while self.tar.fileobj is not None and self.tar.fileobj.read(BLOCK):
+            pass  # to the checksum behind the last member
 
     def _checked(self, name: str, *, link: bool, special: bool) -> PurePosixPath:
         """The member's path below the destination; unsafe ones make the archive refused."""
