@@ -23,6 +23,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The Parquet file to write.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Images a forward pass.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out and list images that cannot be read.")
 @click.option("--flip", is_flag=True, help="Average with the mirrored image: twice the work, a little better.")
 def command(
     checkpoint: Path,
@@ -33,6 +34,7 @@ def command(
     out: Path,
     device: str,
     batch_size: int,
+    skip_unreadable: bool,
     flip: bool,
 ) -> None:
     """Turn crops into a Parquet file of features: a folder's images, or one part of a data set."""
@@ -50,9 +52,13 @@ def command(
         raise click.UsageError("Give --images FOLDER, or all of --layout, --root and --part.")
     embedder = Embedder(checkpoint, device=device)
     start = time.perf_counter()
-    table = embedder.table(what, flip=flip, batch_size=batch_size)
+    unreadable = "skip" if skip_unreadable else "error"
+    table = embedder.table(what, flip=flip, batch_size=batch_size, unreadable=unreadable)
     rate = len(table) / max(time.perf_counter() - start, 1e-9)
     table.save(out)
+    left_out = table.meta.get("left_out", [])
+    if left_out:
+        warn(f"Unreadable and left out, {len(left_out)} images:\n  " + "\n  ".join(left_out))
     console.print(
         f"{len(table)} crops → {table.dimension} dimensions, {rate:.0f} crops/s on {embedder.device}, "
         f"model {table.meta['model']}: {out}"
@@ -73,7 +79,7 @@ def find_images(folder: Path) -> list[str]:
         raise ReidError(f"--images {folder} holds no image ({', '.join(SUFFIXES)}) among its {len(files)} files.")
     if len(found) < len(files):
         other = next(path for path in files if path.suffix.lower() not in SUFFIXES)
-        warn(f"{len(files) - len(found)} files under {folder} are not images and were left out, e.g. {other.name}.")
+        warn(f"Not images, left out of {folder}: {len(files) - len(found)} of {len(files)} files, e.g. {other.name}.")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -173,7 +173,7 @@ def _files(images: Images) -> Crops | None:
     return Crops.of([str(image) for image in images], np.full(len(images), UNKNOWN))
 
 
-def _checked(images: Iterable[Any]) -> list[NDArray[np.uint8]]:
+def _checked(images: Any) -> list[NDArray[np.uint8]]:
     arrays = [np.asarray(image) for image in images]
     for number, array in enumerate(arrays):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:

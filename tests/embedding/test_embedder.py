@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from reid import Embedder
+from reid.data.crops import Crops
+from reid.errors import ReidError
+from reid.models import build_model
+from reid.training.checkpoints import save_checkpoint
+
+SIZE = (64, 32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Untrained, but with statistics and scales that are not the neutral ones, as after training."""
+    model = build_model("light18", size=SIZE, num_classes=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.neck.running_mean.normal_(0, 0.1, generator=generator)
+        model.neck.weight.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def embedder(model):
+    return Embedder(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eleven images of four sizes, in PNG so that what is read is what was written."""
+    folder = tmp_path_factory.mktemp("crops")
+    for number, image in enumerate(images()):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), image[..., ::-1])
+    return folder
+
+
+def images():
+    rng = np.random.default_rng(3)
+    shapes = [(64, 32), (128, 64), (40, 50), (200, 90)]
+    return [rng.integers(0, 256, (*shapes[number % 4], 3), dtype=np.uint8) for number in range(11)]
+
+
+def paths(folder):
+    return [str(folder / f"{number:02d}.png") for number in range(11)]
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_features_are_the_models_own_one_image_at_a_time(embedder, model):
+    at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
+    got = embedder(at_size)
+    assert got.dtype == np.float32
+    assert got.shape == (3, model.embedding_size)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-6)
+    model.eval()
+    with torch.no_grad():
+        for image, feature in zip(at_size, got, strict=True):
+            own = model(model.preprocess(torch.from_numpy(image)[None])).embeddings[0].numpy()
+            close(feature, own / np.linalg.norm(own))
+
+
+def test_flip_averages_with_the_mirrored_image(embedder, model):
+    image = images()[0][None]
+    model.eval()
+    with torch.no_grad():
+        both = [
+            model(model.preprocess(torch.from_numpy(i.copy()))).embeddings[0].numpy()
+            for i in (image, image[:, :, ::-1])
+        ]
+    mean = np.mean(both, axis=0)
+    close(embedder(image, flip=True)[0], mean / np.linalg.norm(mean))
+    close(embedder(image, flip=True), embedder(np.ascontiguousarray(image[:, :, ::-1]), flip=True))
+    assert np.abs(embedder(image, flip=True) - embedder(image)).max() > 1e-4
+
+
+def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folder):
+    files = embedder(paths(folder))
+    crops = Crops.of(paths(folder), range(11))
+    close(files, embedder(images()))
+    np.testing.assert_array_equal(files, embedder(crops))
+    np.testing.assert_array_equal(files, embedder(crops.paths))
+    np.testing.assert_array_equal(files, embedder([folder / f"{number:02d}.png" for number in range(11)]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 11, 64], ids=lambda size: f"batches of {size}")
+def test_order_is_kept_whatever_the_batch(embedder, folder, batch_size):
+    order = [7, 0, 3, 3, 10, 1]
+    whole = embedder(images())
+    close(embedder([paths(folder)[i] for i in order], batch_size=batch_size), whole[order])
+    close(embedder([images()[i] for i in order], batch_size=batch_size), whole[order])
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        pytest.param([], id="a list"),
+        pytest.param(np.zeros((0, 64, 32, 3), np.uint8), id="an array"),
+        pytest.param(Crops.of([], []), id="crops"),
+    ],
+)
+def test_nothing_gives_no_rows(embedder, nothing):
+    assert embedder(nothing).shape == (0, embedder.model.embedding_size)
+    assert embedder.table(nothing).features.shape == (0, embedder.model.embedding_size)
+
+
+def test_a_model_in_training_is_embedded_in_evaluation_and_left_in_training(model, folder):
+    expected = Embedder(model)(paths(folder)[:2])
+    statistics = model.neck.running_mean.clone()
+    model.train()
+    try:
+        np.testing.assert_array_equal(Embedder(model)(paths(folder)[:2]), expected)
+        assert model.training
+        assert torch.equal(statistics, model.neck.running_mean)
+    finally:
+        model.eval()
+
+
+def test_a_checkpoint_gives_what_its_model_gave(embedder, model, folder, tmp_path):
+    save_checkpoint(tmp_path / "best.pt", model)
+    loaded = Embedder(tmp_path / "best.pt", device="cpu")
+    np.testing.assert_array_equal(loaded(paths(folder)), embedder(paths(folder)))
+    assert loaded.describe() == embedder.describe()
+
+
+def test_a_table_carries_what_crops_know(embedder, folder, tmp_path):
+    crops = Crops.of(paths(folder), np.arange(11) // 2, camids=np.arange(11) % 3, frames=np.arange(11))
+    table = embedder.table(crops, flip=True)
+    np.testing.assert_array_equal(table.features, embedder(crops, flip=True))
+    assert table.pids.tolist() == crops.pids.tolist()
+    assert table.camids.tolist() == crops.camids.tolist()
+    assert table.frames.tolist() == crops.frames.tolist()
+    assert table.tracks is None
+    assert table.paths.tolist() == paths(folder)
+    assert table.meta["flip"] is True
+    assert table.meta["metric"] == "cosine"
+    assert table.meta["dimension"] == table.dimension
+    assert table.meta["preprocessing"]["size"] == list(SIZE)
+    table.save(tmp_path / "t.parquet")
+
+
+def test_a_table_of_paths_knows_paths_and_one_of_arrays_nothing(embedder, folder):
+    table = embedder.table(paths(folder))
+    assert table.paths.tolist() == paths(folder)
+    assert table.pids is None
+    assert embedder.table(images()).paths is None
+
+
+def test_the_model_id_follows_the_weights_and_not_the_classifier(model):
+    own = Embedder(model).describe()["model"]
+    assert own.startswith("light18-")
+    copy = build_model(**model.spec)
+    assert Embedder(copy).describe()["model"] != own
+    copy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        copy.classifier.weight.add_(1)
+    assert Embedder(copy).describe()["model"] == own
+    json.dumps(Embedder(copy).describe(), allow_nan=False)
+
+
+@pytest.mark.parametrize("how", ["absent", "empty", "text", "cut short"])
+def test_a_file_that_cannot_be_read_is_named(embedder, folder, tmp_path, how):
+    bad = tmp_path / "bad.png"
+    whole = (folder / "01.png").read_bytes()
+    content = {"empty": b"", "text": b"not an image", "cut short": whole[: len(whole) // 2]}
+    if how in content:
+        bad.write_bytes(content[how])
+    with pytest.raises(ReidError, match=r"bad\.png"):
+        embedder([*paths(folder), str(bad)])
+
+
+def test_a_file_that_only_fails_when_decoded_is_named(embedder, folder, tmp_path):
+    bad = tmp_path / "bad.png"
+    content = bytearray((folder / "01.png").read_bytes())
+    content[60:600] = bytes(540)
+    bad.write_bytes(content)
+    with pytest.raises(ReidError, match=r"bad\.png"):
+        embedder([*paths(folder), str(bad)], batch_size=4)
+
+
+def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder, folder, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.touch()
+    crops = Crops.of([paths(folder)[0], bad, paths(folder)[1]], [5, 6, 7])
+    table = embedder.table(crops, unreadable="skip")
+    assert table.pids.tolist() == [5, 7]
+    np.testing.assert_array_equal(table.features, embedder(paths(folder)[:2]))
+    assert len(table.meta["left_out"]) == 1
+    assert str(bad) in table.meta["left_out"][0]
+    assert "left_out" not in embedder.table(crops.take([0, 2]), unreadable="skip").meta
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        pytest.param([np.zeros((4, 4, 3))], r"Image 0 is float64 of shape \[4, 4, 3\]", id="floats"),
+        pytest.param([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)], "Image 1 .*[4, 4]", id="gray"),
+        pytest.param(np.zeros((2, 4, 4, 4), np.uint8), r"shape \[4, 4, 4\]", id="four channels"),
+        pytest.param(np.zeros((4, 4, 3), np.uint8), r"Several are a list", id="one image without its N"),
+        pytest.param([np.zeros((0, 4, 3), np.uint8)], r"shape \[0, 4, 3\]", id="no pixels"),
+        pytest.param("a.jpg", r"write \['a\.jpg'\]", id="one path"),
+        pytest.param(["a.jpg", np.zeros((4, 4, 3), np.uint8)], "Image 0 .*paths alone", id="a path among arrays"),
+    ],
+)
+def test_what_is_not_images_is_named(embedder, given, words):
+    with pytest.raises(ReidError, match=words):
+        embedder(given)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torchh"])
+def test_only_torch_runs_yet(model, runtime):
+    with pytest.raises(ReidError, match=rf"no runtime '{runtime}'.*Known: auto, torch"):
+        Embedder(model, runtime=runtime)
+    assert Embedder(model, runtime="torch").device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_named(model, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    with pytest.raises(ReidError, match=device):
+        Embedder(model, device=device)
+
+
+@pytest.mark.parametrize("content", [None, b"not a checkpoint"])
+def test_a_checkpoint_that_does_not_load_is_named(tmp_path, content):
+    path = tmp_path / "best.pt"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ReidError, match=r"best\.pt"):
+        Embedder(path)
+
+
+def test_a_batch_size_below_one_is_named(embedder):
+    with pytest.raises(ReidError, match="batch_size must be 1 or more; got 0"):
+        embedder([], batch_size=0)
+    with pytest.raises(ReidError, match="batch_size must be 1 or more; got -1"):
+        embedder.table(Crops.of([], []), batch_size=-1)
+
+
+def test_a_model_that_gives_nan_is_named(model, folder):
+    broken = build_model(**model.spec)
+    with torch.no_grad():
+        broken.neck.weight[0] = torch.nan
+    with pytest.raises(ReidError, match=r"NaN or infinity for 2 of 2 images, the first .*00\.png"):
+        Embedder(broken)(paths(folder)[:2])
+
+
+def test_no_random_number_is_drawn(embedder, folder):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    embedder(paths(folder), flip=True)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_the_table_alone_costs_no_torch():
+    code = "import sys; import reid; reid.Embeddings([[1.0]]); print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert ran.stdout.strip() == "False"
