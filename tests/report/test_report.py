@@ -204,11 +204,12 @@ def test_table_tells_protocols_apart():
 
 def test_narrow_terminals_lose_no_score():
     text = printed([Scored("a_long_data_set_name", "a_longer_model_name", RESULT, True)], width=72)
-    assert "mAP   mINP     R1      R5     R10" in text
-    assert "yes         61.11  61.11  33.33  100.00  100.00" in text
-    assert "…" not in text
-    for part in ("a_long_d", "ata_set_", "name", "a_longer", "_model_n", "ame"):
-        assert part in text
+    lines = text.splitlines()
+    assert lines[1].split()[-5:] == ["mAP", "mINP", "R1", "R5", "R10"]
+    assert lines[3].split()[-5:] == ["61.11", "61.11", "33.33", "100.00", "100.00"]
+    names = [line.split()[:2] for line in lines[3:5]]
+    assert "".join(name[0] for name in names) + lines[5].strip() == "a_long_data_set_name"
+    assert "".join(name[1] for name in names) == "a_longer_model_name"
 
 
 def test_no_rows():
