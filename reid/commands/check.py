@@ -65,7 +65,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 def show(report: Report, most: int = 10) -> None:
     """Print a report; of files, the first `most` of each kind."""
-    console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}\n")
+    console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}")
     _show_parts(report)
     if report.cameras and any(row[0] >= 0 for row in report.cameras):
         _show_cameras(report)

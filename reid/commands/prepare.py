@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from reid.console import console, warn
@@ -51,12 +53,12 @@ def unpack(archive: str, destination: str, layout: str | None) -> None:
 @command.command()
 @click.argument("out")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same data.")
-@click.option("--ids", type=int, help="People to make; if left out, as many as the maker thinks right.")
+@click.option("--ids", default=250, show_default=True, help="People to make.")
 @click.option("--cameras", default=6, show_default=True, help="Cameras that see them.")
 @click.option("--videos", is_flag=True, help="Also write videos in which they walk from camera to camera.")
-def make(out: str, seed: int, ids: int | None, cameras: int, videos: bool) -> None:
+def make(out: str, seed: int, ids: int, cameras: int, videos: bool) -> None:
     """Make the embedded data set at OUT: a Market-1501 tree, and tracks with ground truth."""
     from reid.streets import make_streets
 
-    made = make_streets(out, seed=seed, cameras=cameras, videos=videos, **({} if ids is None else {"ids": ids}))
+    made = make_streets(out, seed=seed, ids=ids, cameras=cameras, videos=videos, workers=os.cpu_count() or 1)
     console.print(f"Made {made}. Next: reid check market1501 {made}", markup=False)

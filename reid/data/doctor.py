@@ -17,7 +17,7 @@ from reid.console import progress_bar
 from reid.data import images
 from reid.data.crops import UNKNOWN, Benchmark, Crops, Odd
 from reid.data.layouts.dukemtmc import WITHDRAWN
-from reid.data.layouts.folder import counted, differences, distinct_ids
+from reid.data.layouts.folder import counted, difference, distinct_ids
 from reid.data.layouts.market1501 import MADE
 
 PARTS = ("train", "query", "gallery")
@@ -343,19 +343,17 @@ def _judge(
     found: list[Finding] = []
     notes: list[str] = []
 
-    unlike = differences(benchmark)
-    if unlike:
-        found.append(
-            Finding(
-                "The counts are not the official ones: " + "; ".join(unlike) + ".",
-                "Unpack the archive anew if you mean to compare with published results; else carry on.",
-            )
-        )
+    unlike = difference(benchmark)
     for warning in benchmark.warnings:
         if warning == WITHDRAWN:
             notes.append(f"{warning}.")
-        elif warning not in unlike:
-            found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", "See the layout's rules in docs/data.md."))
+            continue
+        mend = (
+            "If this is meant to be the published set, unpack its archive anew; own data in this form may differ."
+            if warning == unlike
+            else "See the layout's rules in docs/data.md."
+        )
+        found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", mend))
     if _is_made(benchmark):
         notes.append(f"The tree says by {MADE} that it is made data, so it is not compared with official counts.")
 

@@ -39,7 +39,7 @@ def test_official_counts_are_shown_beside_those_that_differ(tmp_path: Path) -> N
     output = check("market1501", market(tmp_path)).output
     assert "3 ≠ 12,936" in output
     assert "Junk (pid -1, left out): 1 ≠ 3,819" in output
-    assert "Unpack the archive anew" in output
+    assert "unpack its archive anew" in output
 
 
 def test_a_finding_exits_with_1_only_when_strict(root: Path) -> None:

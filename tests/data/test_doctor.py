@@ -64,9 +64,11 @@ def test_identities_by_camera_leave_the_distractor_out(root: Path) -> None:
 
 def test_counts_that_differ_from_the_official_ones(tmp_path: Path) -> None:
     report = look(market(tmp_path))
-    assert "train images: 3 here, 12,936 in the official market1501" in report.findings[0].what
+    assert (
+        "official market1501: train images 3 (official 12,936), train ids 2 (official 751)" in report.findings[0].what
+    )
     assert report.parts[0].official_images == 12_936
-    assert len(report.findings) == 1, "told once, though it is a warning of the layout too"
+    assert len(report.findings) == 1, "told once"
 
 
 def test_the_withdrawal_of_duke_is_a_note_and_no_finding(tmp_path: Path) -> None:

@@ -111,14 +111,15 @@ def distinct_ids(crops: Crops, *, distractors: bool) -> int:
     return int((pids != 0).sum()) if distractors else len(pids)
 
 
-def differences(benchmark: Benchmark) -> list[str]:
-    """Where the counts differ from `benchmark.official`, in words with both numbers; empty where all agree."""
+def difference(benchmark: Benchmark) -> str:
+    """Where the counts differ from `benchmark.official`, in one sentence with both numbers; empty where all agree."""
     found = counted(benchmark)
-    return [
-        f"{name}: {found[name]:,} here, {official:,} in the official {benchmark.name}"
-        for name, official in benchmark.official.items()
-        if found[name] != official
+    unlike = [
+        f"{name} {found[name]:,} (official {number:,})"
+        for name, number in benchmark.official.items()
+        if found[name] != number
     ]
+    return f"the counts are not those of the official {benchmark.name}: {', '.join(unlike)}" if unlike else ""
 
 
 def counted(benchmark: Benchmark) -> dict[str, int]:
@@ -132,6 +133,7 @@ def counted(benchmark: Benchmark) -> dict[str, int]:
 
 
 def with_official(benchmark: Benchmark, official: Mapping[str, int]) -> Benchmark:
-    """The benchmark with the official counts, and a warning for every count that differs from them."""
+    """The benchmark with the official counts, and a warning where its own differ from them."""
     benchmark = replace(benchmark, official=dict(official))
-    return replace(benchmark, warnings=(*benchmark.warnings, *differences(benchmark)))
+    unlike = difference(benchmark)
+    return replace(benchmark, warnings=(*benchmark.warnings, unlike)) if unlike else benchmark
