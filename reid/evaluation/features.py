@@ -60,7 +60,7 @@ def _from_array(features: ArrayLike, name: str) -> Tensor:
     array = np.asarray(features)
     if array.dtype.kind not in "fiub":
         raise ReidError(f"{name.capitalize()} features are of type {array.dtype}, not numbers.")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
 def _refuse_rows(bad: Tensor, name: str, what: str) -> None:

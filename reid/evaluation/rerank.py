@@ -182,5 +182,5 @@ def _add_jaccard(
         lengths = by_column.indptr[query.indices[mine] + 1] - starts
         places = np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
         shared = np.minimum(by_column.data[places], np.repeat(query.data[mine], lengths))
-        overlap = np.bincount(by_column.indices[places], shared, minlength=result.shape[1])
+        overlap = np.bincount(by_column.indices[places], shared, minlength=result.shape[1]).clip(max=1)
         result[i] += weight * (1 - overlap / (2 - overlap))

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from reid.data.images import decode
 from reid.errors import ReidError, did_you_mean
 from reid.evaluation import RankingResult
 from reid.evaluation.ranking import JUNK
@@ -159,10 +160,7 @@ def _pixels(image: Image) -> NDArray[np.uint8]:
             raise ReidError(f"An image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}.")
         pixels: NDArray[Any] = image
     else:
-        read = cv2.imdecode(np.fromfile(image, dtype=np.uint8), cv2.IMREAD_COLOR) if Path(image).is_file() else None
-        if read is None:
-            raise ReidError(f"Cannot read the image {image} for the rank list. Was it moved or damaged?")
-        pixels = read[:, :, ::-1]
+        pixels = decode(image)
     scale = min(_HEIGHT / pixels.shape[0], _WIDTH / pixels.shape[1])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -121,6 +121,7 @@ def test_precision_equals_scikit_learn_where_nothing_ties(seed):
         pytest.param(lambda x: x.astype(">f8"), id="float64 of the other byte order"),
         pytest.param(lambda x: np.asfortranarray(x), id="column by column"),
         pytest.param(lambda x: x[:, ::-1][:, ::-1], id="a view with strides"),
+        pytest.param(lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape), id="read-only"),
         pytest.param(lambda x: x.tolist(), id="lists"),
         pytest.param(lambda x: torch.from_numpy(x), id="torch float32"),
         pytest.param(lambda x: torch.from_numpy(x).to(torch.bfloat16), id="torch bfloat16"),
@@ -128,6 +129,7 @@ def test_precision_equals_scikit_learn_where_nothing_ties(seed):
         pytest.param(lambda x: torch.from_numpy(x).requires_grad_(), id="torch with a gradient"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_any_kind_of_numbers(kind):
     case = made()
     expected = evaluate(*case, metric="euclidean")

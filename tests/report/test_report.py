@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 
 import cv2
@@ -131,6 +132,8 @@ def test_only_the_chosen_rows_are_read(tmp_path):
         pytest.param({"indices": [[0], [1]]}, "do not fit", id="indices of another shape than distances"),
         pytest.param({"images": [np.zeros((4, 4)), flat(1)]}, "uint8", id="floats for an image"),
         pytest.param({"images": ["nowhere.jpg", flat(1)]}, "nowhere.jpg", id="a path to nothing"),
+        pytest.param({"images": [os.devnull, flat(1)]}, os.devnull, id="no bytes"),
+        pytest.param({"images": [__file__, flat(1)]}, "test_report.py", id="not an image"),
     ],
 )
 def test_rank_list_errors(tmp_path, changes, words):
