@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
-import yaml
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -15,8 +13,7 @@ from rich.table import Table
 from reid.console import console
 from reid.data.crops import Odd
 from reid.data.doctor import Bin, Report, examine
-from reid.data.layouts import LAYOUTS, load_benchmark
-from reid.errors import ReidError
+from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
 from reid.wholefile import write_json
 
 BAR = 40
@@ -45,22 +42,10 @@ def command(
     if json_file:
         write_json(json_file, report.as_dict())
     show(report, most)
+    if not report.findings and not options:
+        console.print(f" Next: reid train data.train={layout}:{root}", markup=False)
     if strict and report.findings:
         sys.exit(1)
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """`["variant=detected", "fraction=0.3"]` as a dict of Python values."""
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ReidError(f"{text!r} is not of the form KEY=VALUE, such as variant=detected.")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ReidError(f"The value of {text!r} cannot be read: {error}") from error
-    return options
 
 
 def show(report: Report, most: int = 10) -> None:

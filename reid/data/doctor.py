@@ -361,7 +361,7 @@ def _judge(
         found.append(
             Finding(
                 f"{len(files.unreadable):,} of {files.examined:,} images cannot be read.",
-                "Get these files anew or take them out; training stops at them unless told to keep them out.",
+                "Get these files anew or take them out; training stops at them, unless data.unreadable=skip.",
             )
         )
     if benchmark.odd:
@@ -432,8 +432,8 @@ def _judge_test(benchmark: Benchmark, dropped: Iterable[Dropped], found: list[Fi
         )
         if drop.reason == SAME_CAMERA and len(cameras) == 1:
             mend = (
-                f"All cameras are equal ({cameras[0]}): mend the cameras; or, if there is but one, score with "
-                "cross_camera off (for own data: the layout 'table', without camid)."
+                f"All cameras are equal ({cameras[0]}): mend the cameras; or, if there is but one, score by "
+                "`reid test --any-camera` (own data: the layout table, without camid)."
             )
         all_of = "All" if drop.queries == len(query) else f"{drop.queries:,} of"
         found.append(Finding(f"{all_of} {len(query):,} queries will be dropped: {drop.reason}.", mend))

@@ -199,7 +199,7 @@ def test_cameras_all_equal_says_so_and_what_to_do(root: Path) -> None:
     assert report.queries_kept == 0
     assert "All 2 queries will be dropped" in said(report)
     assert "All cameras are equal (1)" in said(report)
-    assert "cross_camera off" in said(report)
+    assert "reid test --any-camera" in said(report)
 
 
 def test_a_query_that_finds_itself(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from scipy.io import savemat
 
 from reid.data.crops import UNKNOWN, Benchmark, Crops, merge
-from reid.data.layouts import LAYOUTS, load_benchmark
+from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from reid.errors import ReidError
 from tests.data.trees import CUHK, DUKE, market, write_image, write_images
@@ -68,6 +68,13 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_there(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReidError, match=r"In it: nothing \(the folder is empty\)"):
         load_benchmark("dukemtmc", tmp_path / "empty")
+
+
+def test_options_are_written_as_key_and_value() -> None:
+    texts = ["variant=detected", "fraction=0.3", "combine=false", "seed=7"]
+    assert parse_options(texts) == {"variant": "detected", "fraction": 0.3, "combine": False, "seed": 7}
+    with pytest.raises(ReidError, match="'detected' is not of the form KEY=VALUE"):
+        parse_options(["detected"])
 
 
 # Market-1501
@@ -292,6 +299,14 @@ def test_a_bad_line_of_a_list_is_named(tmp_path: Path, line: str) -> None:
     root = msmt(tmp_path)
     (root / "list_query.txt").write_text(f"{MSMT['list_query.txt'][0]}\n\n{line}\n")
     with pytest.raises(ReidError, match=r"list_query\.txt, line 3: "):
+        load_benchmark("msmt17", root)
+
+
+def test_a_list_that_is_a_folder(tmp_path: Path) -> None:
+    root = msmt(tmp_path)
+    (root / "list_val.txt").unlink()
+    (root / "list_val.txt").mkdir()
+    with pytest.raises(ReidError, match=r"Cannot read .*list_val\.txt"):
         load_benchmark("msmt17", root)
 
 

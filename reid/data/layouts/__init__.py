@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from reid.data.crops import Benchmark
 from reid.data.layouts import cuhk03, dukemtmc, market1501, msmt17, table
@@ -48,3 +50,21 @@ def load_benchmark(layout: str, root: str | Path, **options: Any) -> Benchmark:
                 f"The option {name!r} of the layout {layout} is {options[name]!r}; give one like {default!r}."
             )
     return read(root, **options)
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """`["variant=detected", "fraction=0.3"]` as options for `load_benchmark`; the values are YAML.
+
+    Raises:
+        ReidError: a text without `=`, or a value that is not YAML.
+    """
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ReidError(f"{text!r} is not of the form KEY=VALUE, such as variant=detected.")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ReidError(f"The value of {text!r} cannot be read: {error}") from error
+    return options

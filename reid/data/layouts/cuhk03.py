@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from reid.data.crops import Benchmark, Crops, Odd
-from reid.data.layouts.folder import SUFFIX, find_root, scan, what_is_in, with_official
+from reid.data.layouts.folder import SUFFIX, find_root, read_lines, scan, what_is_in, with_official
 from reid.errors import ReidError, did_you_mean
 
 NAME = "cuhk03"
@@ -117,7 +117,7 @@ def _read_mat(file: Path) -> dict[str, list[Row]]:
 def _read_json(file: Path) -> dict[str, list[Row]]:
     """The rows of each part from a JSON of `[name, pid, camid]` lists under "train", "query" and "gallery"."""
     try:
-        held: Any = json.loads(file.read_text(encoding="utf-8"))
+        held: Any = json.loads("\n".join(read_lines(file)))
     except ValueError as error:
         raise ReidError(f"{file} is not JSON: {error}. Get it anew.") from error
     if isinstance(held, list) and len(held) == 1:

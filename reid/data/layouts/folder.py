@@ -47,6 +47,14 @@ def find_root(root: str | Path, wanted: Sequence[str], inside: Sequence[str] = (
     )
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a small text file; bytes that are not UTF-8 are kept as marks, for the error that names the line."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ReidError(f"Cannot read {file}: {error.strerror}. Check that it is a file that you may read.") from error
+
+
 def what_is_in(folder: Path, limit: int = 8) -> str:
     """The names in a folder in words, at most `limit` of them."""
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.folder import SUFFIX, find_root, what_is_in, with_official
+from reid.data.layouts.folder import SUFFIX, find_root, read_lines, what_is_in, with_official
 from reid.errors import ReidError
 
 NAME = "msmt17"
@@ -83,7 +83,7 @@ def _image_folders(folder: Path) -> tuple[Path, Path]:
 def _read_list(file: Path, images: Path) -> list[Row]:
     """The rows of a list as `(absolute path, pid, camid)`."""
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         name, _, pid = line.strip().rpartition(" ")
