@@ -116,6 +116,8 @@ def test_erasing_follows_bags_of_tricks(size: tuple[int, int]) -> None:
     area = ours[:, 2] * ours[:, 3] / (size[0] * size[1])
     assert area.min() > 0.01
     assert area.max() < 0.42
+    assert (ours[:, :2].min(axis=0) == 0).all()
+    assert ((ours[:, :2] + ours[:, 2:]).max(axis=0) == size).all(), "the last row and column are reached"
     assert (ours[:, 2] < size[0]).all()
     assert (ours[:, 3] < size[1]).all()
 

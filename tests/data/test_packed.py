@@ -219,8 +219,10 @@ def test_a_build_that_stops_goes_on_from_there(
             assert "No space left" in str(told.value)
             assert str(tmp_path / "store") in str(told.value)
     assert not (tmp_path / "store" / "index.parquet").exists()
+    begun = list((tmp_path / "store").glob("crops-*.u8"))
     store = PackedStore.build(crops, tmp_path / "store", size=size)
     assert len(decoded) == 50, "nothing is decoded twice"
+    assert list((tmp_path / "store").glob("crops-*.u8")) == begun, "no second data file, where the disk was full"
     np.testing.assert_array_equal(store.read(np.arange(50)), expected(crops))
     names = sorted(path.name for path in (tmp_path / "store").iterdir())
     assert [name.split("-")[0] for name in names] == [".lock", "crops", "index.parquet"]

@@ -202,17 +202,27 @@ def test_an_identity_meets_many_others() -> None:
     assert met.mean() > 0.99
 
 
-def test_positions_in_the_epoch_are_not_ordered_by_size() -> None:
-    """Large identities come as early as late."""
-    pids, camids = made()
+@pytest.mark.parametrize(
+    ("pids", "p"),
+    [
+        pytest.param(made()[0], 16, id="like Market-1501"),
+        pytest.param(np.repeat(np.arange(30), [200] * 4 + [20] * 26), 6, id="four identities ten times as large"),
+    ],
+)
+def test_large_identities_are_spread_over_the_epoch(pids: NDArray[np.int64], p: int) -> None:
+    """They come as early as late, and do not gather in the same batches."""
     size = np.bincount(pids)
-    sampler = IdentitySampler(pids, camids)
-    slopes = []
+    sampler = IdentitySampler(pids, None, p, 4)
+    slopes, clumps = [], []
     for epoch in range(5):
         sampler.set_epoch(epoch)
-        means = size[pids[sampler.plan()[:, :, 0]]].mean(axis=1)
+        sizes = size[pids[sampler.plan()[:, :, 0]]]
+        at_random = np.random.default_rng(epoch).permutation(sizes.reshape(-1)).reshape(sizes.shape)
+        means = sizes.mean(axis=1)
         slopes.append(np.corrcoef(np.arange(len(means)), means)[0, 1])
-    assert abs(np.mean(slopes)) < 0.1
+        clumps.append(means.std() / at_random.mean(axis=1).std())
+    assert abs(np.mean(slopes)) < 0.15
+    assert np.mean(clumps) < 1.2
 
 
 @pytest.mark.parametrize(
