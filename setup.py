@@ -38,6 +38,7 @@ setup(
         "omegaconf>=2.3",
         "opencv-python>=4.9",
         "pillow>=10",
+        "pillow>=10",
         "pyarrow>=15",
         "pyyaml>=6",
         "rich>=13",

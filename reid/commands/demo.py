@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def command(out: Path | None, seed: int, epochs: int | None) -> None:
     began = time.monotonic()
     folder = out or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     console.print("[bold]1. Making pedestrians[/bold]")
-    root = make_streets(folder / "streets", seed=seed)
+    root = make_streets(folder / "streets", seed=seed, workers=os.cpu_count() or 1)
     console.print(f"made {root} in {time.monotonic() - began:.0f} s")
     console.print("[bold]2. Training[/bold]")
     overrides = [*SETTINGS, f"data.train=market1501:{root}", f"data.store_dir={folder / 'store'}", f"seed={seed}"]

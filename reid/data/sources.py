@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import yaml
-
 from reid.data.crops import Benchmark
-from reid.data.layouts import LAYOUTS, load_benchmark
+from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
 from reid.errors import ReidError
 
 
@@ -20,13 +18,12 @@ def load_source(text: str) -> Benchmark:
     """
     layout, colon, rest = text.partition(":")
     root, _, query = rest.partition("?")
-    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
-    if not colon or not root or not all(name and equals for name, equals, _ in pairs):
+    if not colon or not root:
         raise ReidError(
             f"{text!r} is not of the form LAYOUT:ROOT or LAYOUT:ROOT?option=value, e.g. "
             f"market1501:/data/Market-1501-v15.09.15. Layouts: {', '.join(LAYOUTS)}."
         )
-    return load_benchmark(layout, root, **{name: yaml.safe_load(value) for name, _, value in pairs})
+    return load_benchmark(layout, root, **parse_options(query.split("&") if query else []))
 
 
 def load_sources(texts: Sequence[str]) -> list[Benchmark]:

@@ -99,7 +99,9 @@ def gather_material(config: Config) -> Material:
     kept: list[Crops] = []
     for benchmark in sources:
         if scored == "validation":
-            train, query, gallery = hold_out(benchmark.train, fraction=config.eval.fraction)
+            train, query, gallery = hold_out(
+                benchmark.train, fraction=config.eval.fraction, cross_camera=benchmark.cross_camera
+            )
             kept.append(train)
             held_out += [query, gallery]
         else:
