@@ -35,7 +35,7 @@ class Difficulty:
     """
 
     lookalikes: float = 0.45
-    colour: float = 1.0
+    colour: float = 0.65
     degrade: float = 1.0
     crowd: float = 2.0
     occluders: int = 3
