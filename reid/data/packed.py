@@ -57,8 +57,10 @@ class PackedStore:
         self.kept: NDArray[np.bool_] = status == _DONE
         self.unreadable = tuple(Odd(index.paths[i], index.reasons[i]) for i in rows[~self.kept])
         self._flat = np.asarray(np.memmap(index.data, np.uint8, "r")) if index.n_bytes else np.zeros(0, np.uint8)
-        shapes = np.unique(index.shapes[rows[self.kept]], axis=0)
-        self.size: tuple[int, int] | None = (int(shapes[0, 0]), int(shapes[0, 1])) if len(shapes) == 1 else None
+        shapes = (
+            [index.settings["size"]] if index.settings["size"] else np.unique(index.shapes[rows[self.kept]], axis=0)
+        )
+        self.size: tuple[int, int] | None = (int(shapes[0][0]), int(shapes[0][1])) if len(shapes) == 1 else None
         self._array: NDArray[np.uint8] | None = None
         self._slots = np.zeros(0, np.int64)
         if self.size is not None and (index.offsets % (n := self.size[0] * self.size[1] * 3) == 0).all():

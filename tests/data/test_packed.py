@@ -91,6 +91,8 @@ def test_both_stores_hold_what_the_files_hold(size: tuple[int, int] | None, tmp_
         np.testing.assert_array_equal(batch, whole[rows])
         assert store.read([]).shape == (0, *whole.shape[1:])
         np.testing.assert_array_equal(store.take([5, 2]).read([1, 0]), whole[[2, 5]])
+        if size:
+            assert store.take([]).read([]).shape == (0, *size, 3)
         np.testing.assert_array_equal(store.take(np.arange(11) % 2 == 1).read([0, 4]), whole[[1, 9]])
 
 
