@@ -12,7 +12,7 @@ from reid.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features
 
 _ROUNDING = 1e-5
-"""Squared distances from a float32 product are trusted to this part of the squared lengths involved."""
+"""Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
 
 _MOST_CANDIDATES = 512
 """Beyond so many neighbours that rounding cannot tell apart, their order is the product's."""
@@ -70,7 +70,7 @@ def rerank(
         raise ReidError(f"lambda_value must lie in 0..1, not {lambda_value}.")
     query, gallery = prepare_features(query_features, gallery_features, metric)
     n_query, n = len(query), len(query) + len(gallery)
-    features = torch.cat([query, gallery])
+    features = _centred(torch.cat([query, gallery]))
     neighbours, largest, result = _neighbours(features, n_query, max(k1 + 1, k2), memory_limit)
 
     encoding = _encode(_expanded_reciprocal(neighbours, k1), features, largest, memory_limit)
@@ -93,6 +93,16 @@ def rerank_in_words(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, met
     )
 
 
+def _centred(features: Tensor) -> Tensor:
+    """Move the origin to the item nearest the mean, in place; distances stay, and float32 loses less of them.
+
+    The origin is an item, not the mean, so that whole numbers stay whole and equal distances equal.
+    """
+    lengths = features.square().sum(dim=1)
+    nearest = (lengths - 2 * features @ features.mean(dim=0)).argmin()
+    return features.sub_(features[nearest].clone())
+
+
 def _neighbours(
     features: Tensor, n_query: int, k: int, memory_limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
@@ -101,7 +111,6 @@ def _neighbours(
     k = min(k, n)
     host = features.cpu().numpy()
     squares = np.einsum("nd,nd->n", host, host)
-    rounding = _ROUNDING * (squares + squares.max())
     neighbours = np.empty((n, k), dtype=np.int64)
     largest = np.empty(n, dtype=np.float32)
     original = np.empty((n_query, n - n_query), dtype=np.float32)
@@ -109,8 +118,10 @@ def _neighbours(
         stop = start + len(block)
         largest[start:stop] = block.max(axis=1)
         for row, distances in enumerate(block, start):
-            limit = np.partition(distances, k - 1)[k - 1] + rounding[row]
-            near = np.flatnonzero(distances <= limit)
+            farthest = max(np.partition(distances, k - 1)[k - 1], 0)
+            # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
+            rounding = _ROUNDING * (3 * squares[row] + 2 * farthest)
+            near = np.flatnonzero(distances <= farthest + rounding)
             exact = distances[near]
             if len(near) <= _MOST_CANDIDATES:
                 difference = host[near] - host[row]
@@ -119,7 +130,7 @@ def _neighbours(
             neighbours[row] = near[np.argsort(exact, kind="stable")[:k]]
         if start < n_query:
             original[start:stop] = block[: n_query - start, n_query:]
-    largest[largest <= rounding] = np.inf
+    largest[largest <= 0] = np.inf
     np.maximum(original, 0, out=original)
     original /= largest[:n_query, None]
     return neighbours, largest, original

@@ -36,6 +36,21 @@ def lattice(seed=0):
     return rng.integers(0, 3, (8, 3)), rng.integers(0, 3, (50, 3))
 
 
+def crowded(*places):
+    """Items so near each other, and so far from the origin, that a float32 product blurs their distances."""
+    query, gallery = (0.003 * features for features in normal(12, 60, 8, seed=4))
+    for i, place in enumerate(places):
+        query[i :: len(places)] += np.float32(place)
+        gallery[i :: len(places)] += np.float32(place)
+    return query, gallery
+
+
+def with_an_outlier():
+    query, gallery = normal(10, 60, 8, seed=5)
+    gallery[7] *= 300
+    return query, gallery
+
+
 CASES = [
     pytest.param(normal(10, 50, 8), id="normal"),
     pytest.param(clusters(12, 70)[:2], id="clusters"),
@@ -51,6 +66,9 @@ CASES = [
     pytest.param((np.full((3, 64), 0.1), np.full((4, 64), 0.1)), id="fewer than k1, all one point"),
     pytest.param((normal(3, 30, 4)[0], np.repeat(normal(3, 2, 4)[1], 30, axis=0)), id="two points, thirty times each"),
     pytest.param((normal(4, 40, 4)[0] * 1e-1, normal(4, 40, 4)[1] * 1e3), id="far apart in scale"),
+    pytest.param(crowded(3.0), id="crowded far from the origin"),
+    pytest.param(crowded(0.0, 3.0), id="two crowds"),
+    pytest.param(with_an_outlier(), id="an outlier"),
 ]
 
 
