@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "Explain a data set before anyone trains on it.",
     "embed": "Turn crops into a Parquet file of features.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
+    "bench": "Measure speed on this machine.",
     "demo": "Make data, train, score and draw, in a few minutes.",
 }
 

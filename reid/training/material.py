@@ -63,7 +63,7 @@ class Material:
 def _describe(crops: Crops) -> dict[str, Any]:
     digest = hashlib.sha256()
     for path, pid, camid in zip(crops.paths, crops.pids, crops.camids, strict=True):
-        digest.update(f"{os.path.basename(path)},{pid},{camid}\n".encode())
+        digest.update(os.fsencode(f"{os.path.basename(path)},{pid},{camid}\n"))
     return {
         "sources": list(crops.source_names),
         "crops": len(crops),
@@ -134,7 +134,7 @@ def open_pixels(
         of: the crops to pack, which hold all of `parts`.
     """
     base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
-    digest = hashlib.sha256("\n".join(of.paths).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode("\n".join(of.paths))).hexdigest()[:12]
     name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
     store = open_store(
         of,

@@ -1,0 +1,77 @@
+"""`reid bench`: speed claims that anyone can measure again."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure speed on this machine; docs/benchmarks.md has ours."""
+
+
+@command.command()
+@click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
+@click.option("--epochs", default=5, show_default=True, type=click.IntRange(1), help="Of which the median counts.")
+def loader(source: str | None, epochs: int) -> None:
+    """How fast crops become batches on one core; without a data set, on noise.
+
+    Each size is packed in a temporary folder, then read and augmented in one thread, P x K batches of 16 x 4.
+    """
+    import statistics
+    import tempfile
+    import time
+    from pathlib import Path
+
+    import cv2
+    import numpy as np
+    import torch
+
+    from reid.console import console
+    from reid.data.augment import Augment
+    from reid.data.crops import Crops
+    from reid.data.loader import TrainLoader
+    from reid.data.packed import FileStore, PackedStore
+    from reid.data.samplers import IdentitySampler
+    from reid.data.sources import load_source
+
+    def noise(folder: Path, n: int = 4000) -> Crops:
+        rng = np.random.default_rng(0)
+        paths = [folder / f"{i}.jpg" for i in range(n)]
+        for path in paths:
+            cv2.imwrite(str(path), rng.integers(0, 256, (128, 64, 3), dtype=np.uint8))
+        return Crops.of(paths, np.arange(n) // 16, np.arange(n) % 4)
+
+    def rate(store: PackedStore | FileStore, augment: Augment) -> float:
+        sampler = IdentitySampler(crops.pids, crops.camids)
+        batches = TrainLoader(store, crops.labels()[0], crops, sampler, augment, prefetch=0)
+        rates = []
+        for epoch in range(epochs):
+            batches.set_epoch(epoch)
+            start = time.perf_counter()
+            n = sum(len(batch.labels) for batch in batches)
+            rates.append(n / (time.perf_counter() - start))
+        return statistics.median(rates)
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        crops = load_source(source).train if source else noise(folder)
+        for size in ((128, 64), (256, 128)):
+            console.print(f"{size[0]}×{size[1]}, {len(crops):,} crops")
+            for workers in (1, 2):
+                start = time.perf_counter()
+                store = PackedStore.build(crops, folder / f"{size[0]}-{workers}", size=size, workers=workers)
+                console.print(f"  pack with {workers} threads: {time.perf_counter() - start:.2f} s")
+            start = time.perf_counter()
+            PackedStore.build(crops, folder / f"{size[0]}-2", size=size)
+            console.print(f"  open again: {time.perf_counter() - start:.3f} s")
+            jitter = Augment(size, brightness=0.2, contrast=0.15, saturation=0.1)
+            files = FileStore(crops, size=size, workers=1)
+            for words, source_store, augment in (
+                ("packed, augmented", store, Augment(size)),
+                ("packed, augmented with colour", store, jitter),
+                ("JPEG files, augmented", files, Augment(size)),
+            ):
+                console.print(f"  {words}: {rate(source_store, augment):,.0f} crops a second")
