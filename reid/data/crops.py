@@ -59,7 +59,8 @@ class Crops:
             if array.shape != (n,):
                 raise ReidError(f"Column {name!r} has shape {array.shape}, but there are {n} paths.")
             if n and array.dtype.kind not in "iu":
-                raise ReidError(f"Column {name!r} holds {array.dtype}, such as {array[0]!r}; it must hold whole numbers.")
+                words = f"{array.dtype}, such as {array[0]!r}"
+                raise ReidError(f"Column {name!r} holds {words}; it must hold whole numbers.")
             return array.astype(np.int64)
 
         names = np.empty(n, dtype=object)
@@ -112,8 +113,8 @@ def merge(parts: Sequence[Crops]) -> Crops:
     for part in parts:
         if (part.pids < 0).any():
             raise ReidError(
-                f"{', '.join(part.source_names)}: {int((part.pids < 0).sum())} crops have a negative pid, the mark of junk. "
-                "Train sets hold identities from 0 on: leave these crops out."
+                f"{', '.join(part.source_names)}: {int((part.pids < 0).sum())} crops have a negative pid, the mark of "
+                "junk. Train sets hold identities from 0 on: leave these crops out."
             )
     if len(parts) == 1:
         return parts[0]
