@@ -31,9 +31,9 @@ def with_duplicates():
     return query, gallery
 
 
-def lattice(seed=0):
+def lattice(side, dim, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 3, (8, 3)), rng.integers(0, 3, (50, 3))
+    return rng.integers(0, side, (8, dim)), rng.integers(0, side, (50, dim))
 
 
 def crowded(*places):
@@ -61,7 +61,8 @@ CASES = [
     pytest.param(normal(4, 9, 4), id="fewer than k1 items"),
     pytest.param(normal(5, 16, 4), id="exactly k1 + 1 items"),
     pytest.param(with_duplicates(), id="duplicates"),
-    pytest.param(lattice(), id="many ties"),
+    pytest.param(lattice(3, 3), id="many ties"),
+    pytest.param(lattice(13, 2), id="ties at many distances"),
     pytest.param((np.ones((3, 4)), np.ones((40, 4))), id="all items are one point"),
     pytest.param((np.full((3, 64), 0.1), np.full((4, 64), 0.1)), id="fewer than k1, all one point"),
     pytest.param((normal(3, 30, 4)[0], np.repeat(normal(3, 2, 4)[1], 30, axis=0)), id="two points, thirty times each"),
