@@ -48,13 +48,14 @@ class Mesh:
 
     Attributes:
         vertices: `[V, 3]` metres, in the frame of the vertex's bone.
-        bones: `[V]` int, the bone of each vertex.
+        bones: `[V]` int, the bone of each vertex, ascending; `starts [15]` cuts the vertices by bone.
         quads: `[Q, 4]` int, vertex indices, in an order whose normal points outward.
         colours: `[Q, 3]` BGR 0..255, before light.
     """
 
     vertices: Floats
     bones: NDArray[np.int64]
+    starts: list[int]
     quads: NDArray[np.int64]
     colours: Floats
 
@@ -118,10 +119,15 @@ class _Builder:
         self.count += n_rings * segments
 
     def mesh(self) -> Mesh:
+        bones = np.concatenate(self.bones).astype(np.int64)
+        order = np.argsort(bones, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
         return Mesh(
-            np.concatenate(self.vertices),
-            np.concatenate(self.bones).astype(np.int64),
-            np.concatenate(self.quads),
+            np.concatenate(self.vertices)[order],
+            bones[order],
+            np.searchsorted(bones[order], np.arange(N_BONES + 1)).tolist(),
+            place[np.concatenate(self.quads)],
             np.concatenate(self.colours),
         )
 

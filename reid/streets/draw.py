@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.streets.body import N_BONES, Mesh, make_mesh, pose
+from reid.streets.body import Mesh, make_mesh, pose
 from reid.streets.cameras import Camera, Image, Occluder, expose, scene_background, smear
 from reid.streets.people import Person
 
@@ -103,7 +104,7 @@ class Studio:
         camera = self.camera
         angle = np.linspace(0, 2 * math.pi, 12, endpoint=False)
         foot = np.stack([0.24 * np.cos(angle) + one.x, 0.24 * np.sin(angle) + one.y, 0 * angle], axis=1)
-        shapes = [(foot, 0.85), (np.array([one.x, one.y, 0]) + 0.65 * (foot - np.array([one.x, one.y, 0])), 0.8)]
+        shapes = [(foot, 0.72)]
         if camera.sun > 0.2:
             reach = min(1.3, 1.0 / max(camera.light[2], 0.3)) * -camera.light[:2]
             far = foot + np.array([*reach, 0.0])
@@ -127,30 +128,24 @@ class Studio:
         to_lens = self._rotation
         turn = to_lens @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         origin = to_lens @ np.array([one.x, one.y, -camera.height])
-        # One [3, 4] matrix a bone takes every vertex straight to the lens frame.
+        to_frame, moved = turn @ bone_matrix, bone_shift @ turn.T + origin
+        points = np.empty_like(mesh.vertices)
+        for bone, (first, last) in enumerate(pairwise(mesh.starts)):
+            if first < last:
+                points[first:last] = mesh.vertices[first:last] @ to_frame[bone].T + moved[bone]
         zoom = np.array([matrix[0, 0], matrix[1, 1]])
         shift = zoom * (camera.size[0] / 2, camera.size[1] / 2) + matrix[:, 2]
-        whole = np.empty((N_BONES, 3, 4))
-        whole[:, :, :3] = turn @ bone_matrix
-        whole[:, :, 3] = bone_shift @ turn.T + origin
-        own = whole[mesh.bones]
-        points = np.matmul(own[:, :, :3], mesh.vertices[:, :, None])[:, :, 0] + own[:, :, 3]
         pixels = camera.focal * points[:, :2] / np.maximum(points[:, 2:], 0.3)
         pixels = pixels * zoom + shift
-        corners = points[mesh.quads]
-        across, along = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
-        normals = np.stack(
-            [
-                across[:, 1] * along[:, 2] - across[:, 2] * along[:, 1],
-                across[:, 2] * along[:, 0] - across[:, 0] * along[:, 2],
-                across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0],
-            ],
-            axis=1,
-        )
-        middle = corners.sum(axis=1)
-        seen = np.flatnonzero(np.einsum("ij,ij->i", normals, middle) < 0)
-        seen = seen[np.argsort(-middle[seen, 2], kind="stable")]
-        normals = normals[seen] / np.maximum(np.linalg.norm(normals[seen], axis=1, keepdims=True), 1e-12)
+        flat = pixels[mesh.quads]
+        first, second = flat[:, 2] - flat[:, 0], flat[:, 3] - flat[:, 1]
+        seen = np.flatnonzero(first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0])
+        depth = points[:, 2]
+        seen = seen[np.argsort(-(depth[mesh.quads[seen, 0]] + depth[mesh.quads[seen, 2]]), kind="stable")]
+        corners = points[mesh.quads[seen]]
+        (ax, ay, az), (bx, by, bz) = (corners[:, 2] - corners[:, 0]).T, (corners[:, 3] - corners[:, 1]).T
+        normals = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
+        normals /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normals, normals)), 1e-12)[:, None]
         sun = np.maximum(normals @ (to_lens @ camera.light), 0)
         up = normals @ to_lens[:, 2]
         facing = -normals[:, 2]
@@ -162,7 +157,7 @@ class Studio:
             + 0.2 * (1 - camera.sun)
         )
         colours = np.clip(mesh.colours[seen] * light[:, None], 0, 255).tolist()
-        polygons = (pixels[mesh.quads[seen]] * (1 << SUBPIXEL)).astype(np.int32)
+        polygons = (flat[seen] * (1 << SUBPIXEL)).astype(np.int32)
         fill = cv2.fillConvexPoly
         for polygon, colour in zip(polygons, colours, strict=True):
             fill(canvas, polygon, colour, 8, SUBPIXEL)

@@ -283,10 +283,12 @@ def sight(
 
 
 def placed_at(passes: Sequence[Pass], people: Sequence[Person], time: float) -> list[Placed]:
-    """Everybody of `passes` who is before the camera at `time`."""
+    """Everybody of `passes` (sorted by start) who is before the camera at `time`."""
     found = []
     for one in passes:
-        if one.start <= time <= one.end:
+        if one.start > time:
+            break
+        if time <= one.end:
             x, y, heading, phase = one.at(people[one.person], np.array([time]))
             found.append(Placed(one.person, float(x[0]), float(y[0]), float(heading[0]), float(phase[0])))
     return found
