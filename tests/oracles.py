@@ -182,3 +182,33 @@ def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
             jaccard = 1 - np.minimum(v[q], v[g]).sum() / np.maximum(v[q], v[g]).sum()
             out[q, g - n_query] = (1 - lambda_value) * jaccard + lambda_value * d[q, g]
     return out
+
+
+# Models. Arrays in, float64 out.
+
+
+def pool_loop(x, pooling, p=3.0, eps=1e-6):
+    """One channel of one image at a time: [B, C, h, w] → [B, C]."""
+    out = np.zeros(x.shape[:2])
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            values = [float(v) for v in x[b, c].ravel()]
+            if pooling == "avg":
+                out[b, c] = sum(values) / len(values)
+            elif pooling == "max":
+                out[b, c] = max(values)
+            else:
+                out[b, c] = (sum(max(v, eps) ** p for v in values) / len(values)) ** (1 / p)
+    return out
+
+
+def preprocess_loop(images, mean, std):
+    """One pixel at a time: uint8 [B, H, W, 3] → [B, 3, H, W], (x / 255 − mean) / std."""
+    b, h, w, _ = images.shape
+    out = np.zeros((b, 3, h, w))
+    for i in range(b):
+        for y in range(h):
+            for x in range(w):
+                for c in range(3):
+                    out[i, c, y, x] = (images[i, y, x, c] / 255 - mean[c]) / std[c]
+    return out

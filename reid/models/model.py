@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reid.errors import ReidError, did_you_mean
 from reid.models.backbones import Backbone, build_backbone
+from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from reid.models.pooling import POOLINGS
 from reid.models.preprocessing import Preprocessing
 from reid.models.weights import WeightsReport, load_weights
@@ -182,13 +183,13 @@ def build_model(
             raise ReidError(f"{key} is {number}: it must be 0 (none) or more.")
     if last_stride not in (1, 2):
         raise ReidError(f"last_stride is {last_stride}: it must be 1 or 2.")
-    checked = Preprocessing(tuple(size), (0, 0, 0), (1, 1, 1), channel_order).size  # type: ignore[arg-type]
+    checked = Preprocessing(size, IMAGENET_MEAN, IMAGENET_STD, channel_order).size  # type: ignore[arg-type]
     with _seeded(seed):
         built = build_backbone(backbone, last_stride=last_stride, size=checked)
         preprocessing = Preprocessing(
             checked,
-            built.mean if mean is None else tuple(mean),  # type: ignore[arg-type]
-            built.std if std is None else tuple(std),  # type: ignore[arg-type]
+            built.mean if mean is None else mean,  # type: ignore[arg-type]
+            built.std if std is None else std,  # type: ignore[arg-type]
             channel_order,
         )
         spec: dict[str, Any] = {

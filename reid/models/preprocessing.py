@@ -73,7 +73,7 @@ class Preprocessing:
 
 def _numbers(key: str, values: Sequence[Any], count: int, kind: type) -> tuple[Any, ...]:
     try:
-        numbers = tuple(float(v) for v in values)
+        numbers = () if isinstance(values, str) else tuple(float(v) for v in values)
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not all(map(math.isfinite, numbers)) or (kind is int and any(n % 1 for n in numbers)):

@@ -104,8 +104,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ReidError(
-                f"weights={path}: not a file of plain tensors ({str(error).splitlines()[0]}). It is damaged, or holds "
+                f"weights={path}: not a file of plain tensors ({reason}). It is damaged, or holds "
                 "Python objects, which are not loaded as they could run code: save its state_dict alone."
             ) from error
     for key in NESTED_UNDER:
@@ -147,20 +148,14 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
 def _renamed(
     tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], renames: tuple[tuple[str, str], ...]
 ) -> dict[str, Tensor]:
-    """`tensors` under the backbone's names: without the common prefix that makes most of them fit."""
-    names = {}
-    for key in tensors:
-        names[key] = key
-        for pattern, replacement in renames:
-            names[key] = re.sub(pattern, replacement, names[key])
+    """`tensors` under the backbone's names, without `module.` and the common prefix that hides most of them."""
+    names = {key: re.sub(r"^(module\.)+", "", key) for key in tensors if not key.endswith("num_batches_tracked")}
+    for pattern, replacement in renames:
+        names = {key: re.sub(pattern, replacement, name) for key, name in names.items()}
     anchor = next(iter(own))
-    prefixes = ["", "module."] + [n.removesuffix(anchor) for n in names.values() if n.endswith("." + anchor)]
+    prefixes = [""] + [n.removesuffix(anchor) for n in names.values() if n.endswith("." + anchor)]
     prefix = max(prefixes, key=lambda p: sum(n.removeprefix(p) in own for n in names.values() if n.startswith(p)))
-    return {
-        names[key].removeprefix(prefix): tensor
-        for key, tensor in tensors.items()
-        if not key.endswith("num_batches_tracked")
-    }
+    return {name.removeprefix(prefix): tensors[key] for key, name in names.items()}
 
 
 def _few(names: tuple[str, ...]) -> str:

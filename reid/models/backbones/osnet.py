@@ -31,7 +31,7 @@ RENAMES = (
     (r"\.downsample\.", ".shortcut."),
     (r"\.gate\.fc1\.", ".gate.1."),
     (r"\.gate\.fc2\.", ".gate.3."),
-    (r"(conv[23]\.2)\.0\.", r"\1."),
+    (r"(conv[23]\.2)\.0\.(conv|bn)\.", r"\1.\2."),
     (r"\.conv\.weight$", ".0.weight"),
     (r"\.bn\.", ".1."),
 )

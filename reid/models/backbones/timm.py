@@ -77,6 +77,7 @@ def timm_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Back
         imagenet,
         tuple(published.get("mean", IMAGENET_MEAN)),
         tuple(published.get("std", IMAGENET_STD)),
+        renames=((r"^(?!(.*\.)?network\.)", "network."),),
     )
 
 
@@ -88,8 +89,10 @@ def _create(timm: Any, name: str, size: tuple[int, int], **options: Any) -> nn.M
 
 
 def _fetch(name: str, size: tuple[int, int]) -> Mapping[str, Tensor]:
-    network = _create(importlib.import_module("timm"), name, size, pretrained=True)
-    return {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
+    try:
+        return _create(importlib.import_module("timm"), name, size, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise OSError(str(error)) from error
 
 
 def _near(name: str, known: list[str]) -> str:

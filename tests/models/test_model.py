@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import copy
+import json
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reid.errors import ReidError
+from reid.models import build_model
+
+SIZE = (32, 16)
+
+
+def images(batch: int = 3, height: int = 32, width: int = 16) -> torch.Tensor:
+    shape = (batch, height, width, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def small(**options: object):
+    return build_model("light18", **{"size": SIZE, **options})
+
+
+@pytest.mark.parametrize("neck", ["bnneck", "none"])
+@pytest.mark.parametrize("embedding_dim", [0, 24])
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_shapes(neck: str, embedding_dim: int, num_classes: int) -> None:
+    model = small(neck=neck, embedding_dim=embedding_dim, num_classes=num_classes)
+    features, embeddings, logits = model(model.preprocess(images()))
+    width = embedding_dim or 256
+    assert model.embedding_size == width
+    assert features.shape == embeddings.shape == (3, width)
+    assert (logits is None) == (num_classes == 0)
+    if logits is not None:
+        assert logits.shape == (3, num_classes)
+    if neck == "none":
+        assert torch.equal(features, embeddings)
+
+
+def test_the_parts_follow_the_formulas() -> None:
+    model = small(num_classes=5, embedding_dim=8).eval()
+    model.neck.running_mean.normal_()
+    model.neck.running_var.uniform_(0.5, 2)
+    x = model.preprocess(images())
+    out = model(x)
+    pooled = model.backbone(x).mean((2, 3))
+    torch.testing.assert_close(out.features, pooled @ model.embedding.weight.T)
+    bn = (out.features - model.neck.running_mean) / (model.neck.running_var + 1e-5).sqrt() * model.neck.weight
+    torch.testing.assert_close(out.embeddings, bn)
+    torch.testing.assert_close(out.logits, out.embeddings @ model.classifier.weight.T)
+
+
+def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
+    model = small(num_classes=5, embedding_dim=8)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = model(model.preprocess(images()))
+        (out.logits.square().sum() + out.features.sum()).backward()
+        optimizer.step()
+    assert not model.neck.bias.requires_grad
+    assert not model.neck.bias.any()
+    assert model.neck.weight.grad.any()
+    assert model.classifier.bias is None
+    assert model.embedding.bias is None
+
+
+def test_with_a_classifier_every_trained_parameter_gets_a_gradient() -> None:
+    for pooling in ("avg", "max", "gem"):
+        model = small(num_classes=5, pooling=pooling)
+        model(model.preprocess(images())).logits.sum().backward()
+        assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_first_weights_of_the_head() -> None:
+    model = small(num_classes=751, embedding_dim=512)
+    assert model.classifier.weight.std().item() == pytest.approx(0.001, rel=0.02)
+    assert model.embedding.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+
+
+def test_the_same_arguments_give_the_same_numbers_and_another_seed_others() -> None:
+    one, two, other = (small(num_classes=4, seed=s).state_dict() for s in (3, 3, 4))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+    assert not torch.equal(one["backbone.0.weight"], other["backbone.0.weight"])
+
+
+@pytest.mark.parametrize("backbone", ["light18", "resnet18", "osnet_x0_25", "mobilenet_v3_small"])
+def test_the_global_generators_stay_where_they_were(backbone: str) -> None:
+    numpy_state = partial(np.random.get_state, legacy=True)
+    before = torch.get_rng_state(), random.getstate(), numpy_state()[1].copy()
+    model = build_model(backbone, size=(64, 32), num_classes=3)
+    model.embed(images(height=64, width=32), flip=True)
+    model.count()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert (numpy_state()[1] == before[2]).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_classes": 4, "pooling": "gem", "neck": "none", "embedding_dim": 8, "last_stride": 2, "seed": 9},
+        {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 0.5), "channel_order": "bgr", "size": [48, 24]},
+    ],
+    ids=["defaults", "structure", "preprocessing"],
+)
+def test_the_spec_is_plain_and_builds_the_same(options: dict) -> None:
+    model = small(**options)
+    spec = json.loads(json.dumps(model.spec))
+    assert spec == model.spec
+    assert spec["weights"] == "none"
+    again = build_model(**spec)
+    assert again.spec == model.spec
+    assert again.preprocessing == model.preprocessing
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.embed(images()), model.embed(images()))
+
+
+class TestEmbed:
+    def test_is_of_length_1_float32_and_without_gradient(self) -> None:
+        found = small().embed(images())
+        assert (found.shape, found.dtype, found.requires_grad) == ((3, 256), torch.float32, False)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+    def test_is_the_normalised_embedding_of_forward_in_evaluation(self) -> None:
+        model = small()
+        with torch.no_grad():
+            embeddings = copy.deepcopy(model).eval()(model.preprocess(images())).embeddings
+        torch.testing.assert_close(model.embed(images()), nn.functional.normalize(embeddings))
+
+    def test_flip_averages_with_the_mirror_before_normalising(self) -> None:
+        model = small().eval()
+        mirrored = images().flip(2)
+        with torch.no_grad():
+            one, two = (model(model.preprocess(i)).embeddings for i in (images(), mirrored))
+        found = model.embed(images(), flip=True)
+        torch.testing.assert_close(found, nn.functional.normalize((one + two) / 2))
+        torch.testing.assert_close(found, model.embed(mirrored, flip=True))
+        assert not torch.allclose(found, model.embed(images()), atol=1e-3)
+
+    def test_leaves_every_module_in_its_mode_and_the_statistics_alone(self) -> None:
+        model = small().train()
+        model.neck.eval()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        model.embed(images(), flip=True)
+        assert model.training
+        assert model.backbone.training
+        assert not model.neck.training
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+        with pytest.raises(ReidError):
+            model.embed(images().float())
+        assert model.training
+
+    def test_one_image_does_not_depend_on_the_others(self) -> None:
+        model = small()
+        together = model.embed(images(4))
+        torch.testing.assert_close(together[2:3], model.embed(images(4)[2:3]), rtol=1e-4, atol=1e-5)
+
+    def test_no_image_gives_no_row(self) -> None:
+        assert small().embed(images(0)).shape == (0, 256)
+
+    def test_a_zero_embedding_stays_zero(self) -> None:
+        model = small(neck="none", embedding_dim=8)
+        model.embedding.weight.data.zero_()
+        assert torch.equal(model.embed(images()), torch.zeros(3, 8))
+
+    def test_resizes(self) -> None:
+        assert small().embed(images(2, 50, 21)).shape == (2, 256)
+
+    def test_is_float32_under_autocast_and_in_half_precision(self) -> None:
+        model = small(pooling="gem")
+        exact = model.embed(images())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model.embed(images())
+        half = copy.deepcopy(model).bfloat16().embed(images())
+        for found in (mixed, half):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+            assert (found * exact).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pooling": "gme"}, "pooling is 'gme'. Did you mean 'gem'"),
+        ({"neck": "bnnek"}, "neck is 'bnnek'. Did you mean 'bnneck'"),
+        ({"num_classes": -1}, "num_classes is -1"),
+        ({"embedding_dim": -8}, "embedding_dim is -8"),
+        ({"last_stride": 3}, "last_stride is 3"),
+        ({"size": (0, 16)}, "size is"),
+        ({"size": 32}, "size is 32"),
+        ({"mean": (0.5, 0.5)}, "mean is"),
+        ({"std": (0.1, 0.1, 0)}, "std is"),
+        ({"channel_order": "hsv"}, "channel_order is 'hsv'"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict, words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        small(**options)

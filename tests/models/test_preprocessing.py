@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from reid.errors import ReidError
+from reid.models import Preprocessing
+from tests.oracles import preprocess_loop
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.mark.parametrize("mean_std", [(MEAN, STD), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)])
+def test_agrees_with_the_formula_pixel_by_pixel(mean_std: tuple) -> None:
+    x = images(16, 8)
+    x[0, 0, 0] = torch.tensor([0, 255, 0])
+    found = Preprocessing((16, 8), *mean_std)(x)
+    np.testing.assert_allclose(found.numpy(), preprocess_loop(x.numpy(), *mean_std), atol=2e-6)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bgr_turns_the_channels_over_and_reads_mean_in_that_order() -> None:
+    x = images(8, 4)
+    found = Preprocessing((8, 4), MEAN, STD, "bgr")(x)
+    np.testing.assert_allclose(found.numpy(), preprocess_loop(x.numpy()[..., ::-1], MEAN, STD), atol=2e-6)
+
+
+@pytest.mark.parametrize("given", [(32, 16), (8, 4), (16, 16), (11, 7)], ids=["down", "up", "other ratio", "odd"])
+def test_resizes_to_its_size(given: tuple[int, int]) -> None:
+    found = Preprocessing((16, 8), MEAN, STD)(images(*given))
+    assert found.shape == (2, 3, 16, 8)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    low, high = (0 - np.array(MEAN)) / STD, (1 - np.array(MEAN)) / STD
+    values = found.permute(0, 2, 3, 1).numpy()
+    assert (values >= low - 1e-5).all()
+    assert (values <= high + 1e-5).all()
+
+
+def test_shrinking_antialiases() -> None:
+    stripes = torch.zeros(1, 64, 32, 3, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    found = Preprocessing((16, 8), (0, 0, 0), (1, 1, 1))(stripes)
+    assert (found - 0.5).abs().max() < 0.05  # without it, a column would fall on one stripe
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    assert Preprocessing((16, 8), MEAN, STD)(images(16, 8, batch=0)).shape == (0, 3, 16, 8)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.zeros(2, 16, 8, 3),  # float
+        torch.zeros(2, 3, 16, 8, dtype=torch.uint8),  # channels first
+        torch.zeros(16, 8, 3, dtype=torch.uint8),  # no batch
+        torch.zeros(2, 0, 8, 3, dtype=torch.uint8),  # no pixels
+    ],
+    ids=["float", "channels first", "no batch", "no pixels"],
+)
+def test_refuses_what_is_not_a_batch_of_images(bad: torch.Tensor) -> None:
+    with pytest.raises(ReidError, match=r"uint8 \[B, H, W, 3\]"):
+        Preprocessing((16, 8), MEAN, STD)(bad)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": (0, 128)}, "at least 1 pixel"),
+        ({"size": (256,)}, "2 whole numbers"),
+        ({"size": 256}, "2 whole numbers"),
+        ({"size": "64"}, "2 whole numbers"),
+        ({"size": (256.5, 128)}, "2 whole numbers"),
+        ({"mean": (0.5, 0.5)}, "3 finite numbers"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "3 finite numbers"),
+        ({"std": (0.2, 0.2, 0.0)}, "above 0"),
+        ({"channel_order": "rbg"}, "'rgb' or 'bgr'"),
+    ],
+)
+def test_refuses_bad_values(values: dict, words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        Preprocessing(**{"size": (256, 128), "mean": MEAN, "std": STD, **values})
+
+
+def test_goes_through_json_and_back() -> None:
+    preprocessing = Preprocessing((256, 128), MEAN, STD, "bgr")
+    assert Preprocessing(**json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing
