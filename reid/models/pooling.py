@@ -39,10 +39,9 @@ class GeMPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] → [B, C]."""
-        with torch.autocast(x.device.type, enabled=False):
-            clamped, p = x.float().clamp(min=self.eps), self.p.float()
-            top = clamped.detach().amax((2, 3), keepdim=True)
-            return (top[:, :, 0, 0] * (clamped / top).pow(p).mean((2, 3)).pow(1 / p)).to(x.dtype)
+        clamped, p = x.float().clamp(min=self.eps), self.p.float()
+        top = clamped.detach().amax((2, 3), keepdim=True)
+        return (top[:, :, 0, 0] * (clamped / top).pow(p).mean((2, 3)).pow(1 / p)).to(x.dtype)
 
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AveragePool, "max": MaxPool, "gem": GeMPool}

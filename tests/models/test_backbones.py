@@ -110,11 +110,12 @@ def test_resnet50_is_as_large_as_published() -> None:
     assert full.flops + 2048 * 1000 == pytest.approx(4.09e9, rel=0.001)  # torchvision's table
 
 
-def test_count_leaves_the_model_as_it_was() -> None:
-    model = build_model("light18", size=(64, 32), num_classes=7).train()
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+def test_count_leaves_the_model_as_it_was(pooling: str) -> None:
+    model = build_model("light18", size=(64, 32), num_classes=7, pooling=pooling).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     first = model.count()
-    assert first == model.count() == build_model("light18", size=(64, 32)).count()
+    assert first == model.count() == build_model("light18", size=(64, 32), pooling=pooling).count()
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.device.type == "cpu" for p in model.parameters())
