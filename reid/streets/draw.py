@@ -50,6 +50,7 @@ class Studio:
         self.occluders = occluders
         self._meshes: dict[int, Mesh] = {} if meshes is None else meshes
         self._rotation = camera.rotation()
+        self._whole: Image | None = None
 
     def mesh(self, person: int) -> Mesh:
         """The person's mesh, made at first use."""
@@ -62,7 +63,12 @@ class Studio:
         x, y, w, h = region
         zoom = np.array([size[0] / w, size[1] / h])
         matrix = np.array([[zoom[0], 0, -x * zoom[0]], [0, zoom[1], -y * zoom[1]]])
-        canvas = cv2.warpAffine(self.background, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        if region == (0, 0, *self.camera.size):
+            if self._whole is None or self._whole.shape[1::-1] != size:
+                self._whole = cv2.resize(self.background, size)
+            canvas = self._whole.copy()
+        else:
+            canvas = cv2.warpAffine(self.background, matrix, size, borderMode=cv2.BORDER_REPLICATE)
         near = [one for one in placed if self._reaches(one, region)]
         things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in near]
         things += [(thing.depth, thing) for thing in self.occluders]

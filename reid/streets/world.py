@@ -24,8 +24,8 @@ class Difficulty:
 
     Attributes:
         lookalikes: share of identities, 0..1, that copy another's clothes but for two things.
-        colour: how much the cameras' colours differ; 0 not at all, 1 as surveillance cameras do.
-        degrade: how much blur, noise, lost detail and compression the cameras add; 0 none, 1 as usual.
+        colour: how much the cameras' colours differ; 0 not at all, 1 more than in most real places.
+        degrade: how much blur, noise, lost detail and compression the cameras add; 0 none, 1 much.
         crowd: people in view of a camera at once, mean.
         occluders: poles, bushes, cars and railings among the walkers of each camera, count.
         jitter: σ of a detector's box, share of its height.
@@ -34,14 +34,14 @@ class Difficulty:
         reentry: chance at each step of a journey of coming back to the camera just left.
     """
 
-    lookalikes: float = 0.45
-    colour: float = 0.65
-    degrade: float = 1.0
+    lookalikes: float = 0.25
+    colour: float = 0.35
+    degrade: float = 0.6
     crowd: float = 2.0
     occluders: int = 3
-    jitter: float = 0.03
-    bad_boxes: float = 0.1
-    hidden: float = 0.5
+    jitter: float = 0.02
+    bad_boxes: float = 0.06
+    hidden: float = 0.35
     reentry: float = 0.08
 
 
@@ -66,10 +66,10 @@ class Streets:
     """
 
     seed: int = 0
-    ids: int = 250
+    ids: int = 350
     cameras: int = 6
-    train_share: float = 0.6
-    crops_per_pass: tuple[int, int] = (3, 6)
+    train_share: float = 0.7
+    crops_per_pass: tuple[int, int] = (2, 4)
     distractors: float = 0.18
     junk: float = 0.15
     fps: float = 10.0
