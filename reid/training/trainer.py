@@ -409,7 +409,7 @@ def _logged_step(line: str) -> float:
 
 def _make_model(config: Config, num_classes: int) -> ReIDModel:
     settings = config.model
-    return build_model(
+    model = build_model(
         settings.backbone,
         num_classes=num_classes if config.loss.softmax_weight > 0 else 0,
         pooling=settings.pooling,
@@ -420,6 +420,9 @@ def _make_model(config: Config, num_classes: int) -> ReIDModel:
         size=(settings.height, settings.width),
         seed=config.seed,
     )
+    if config.loss.softmax_weight == 0:  # nothing behind the neck is learned from, and DDP waits for every gradient
+        model.neck.requires_grad_(False)
+    return model
 
 
 def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
