@@ -30,7 +30,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilenet_v2": partial(mobilenet, "mobilenet_v2"),
     "mobilenet_v3_small": partial(mobilenet, "mobilenet_v3_small"),
     "mobilenet_v3_large": partial(mobilenet, "mobilenet_v3_large"),
-    "light18": partial(light_resnet, 0.5),
+    "light18": partial(light_resnet, 0.5, (2, 2, 2, 2)),
+    "light14": partial(light_resnet, 0.5, (1, 2, 2, 1)),
+    "light10": partial(light_resnet, 0.5, (1, 1, 1, 1)),
 }
 
 

@@ -9,11 +9,11 @@ from reid.models.backbones.backbone import Backbone
 
 
 def light_resnet(
-    width: float, blocks: tuple[int, ...] = (2, 2, 2, 2), *, last_stride: int, size: tuple[int, int]
+    width: float, blocks: tuple[int, int, int, int], *, last_stride: int, size: tuple[int, int]
 ) -> Backbone:
     """Basic residual blocks on 64, 128, 256, 512 × `width` channels: [B, 3, H, W] → [B, 512 × width, H/16, W/16].
 
-    The blocks are those of He et al. 2016 (table 1, 18 layers); the stem is two 3×3 convolutions of stride 2, and the
+    The blocks are those of He et al. 2016 (table 1), as many a stage as `blocks` says; the stem is two 3×3 convolutions of stride 2, and the
     strides of the stages are 1, 2, 2, `last_stride`.
     """
     channels = [int(c * width) for c in (64, 128, 256, 512)]
