@@ -69,26 +69,28 @@ class Studio:
             canvas = self._whole.copy()
         else:
             canvas = cv2.warpAffine(self.background, matrix, size, borderMode=cv2.BORDER_REPLICATE)
-        near = [one for one in placed if self._reaches(one, region)]
-        things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in near]
+        things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in placed]
         things += [(thing.depth, thing) for thing in self.occluders]
         for _, thing in sorted(things, key=lambda pair: -pair[0]):
             if isinstance(thing, Occluder):
                 self._draw_occluder(canvas, thing, matrix)
             else:
                 self._draw_shadow(canvas, thing, matrix)
-                self._draw_person(canvas, thing, matrix)
+                if self._reaches(thing, region):
+                    self._draw_person(canvas, thing, matrix)
         return canvas
 
     def _reaches(self, one: Placed, region: tuple[float, float, float, float]) -> bool:
-        """Whether any of a person or the shadow may fall into a region of the frame."""
+        """Whether any of a person may fall into a region of the frame."""
         height = self.people[one.person].height
         ends = self.camera.project(np.array([[one.x, one.y, 0.0], [one.x, one.y, height]]))
         tall = ends[0, 1] - ends[1, 1]
-        margin = 0.9 * tall
+        margin = 0.45 * tall
         x, y, w, h = region
         return bool(
-            x - margin < ends[0, 0] < x + w + margin and ends[1, 1] - 0.2 * tall < y + h and ends[0, 1] + margin > y
+            x - margin < ends[0, 0] < x + w + margin
+            and ends[1, 1] - 0.1 * tall < y + h
+            and ends[0, 1] + 0.15 * tall > y
         )
 
     def _draw_occluder(self, canvas: Image, thing: Occluder, matrix: Floats) -> None:
@@ -145,7 +147,11 @@ class Studio:
         pixels = pixels * zoom + shift
         flat = pixels[mesh.quads]
         first, second = flat[:, 2] - flat[:, 0], flat[:, 3] - flat[:, 1]
-        seen = np.flatnonzero(first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0])
+        within = np.abs(flat[:, 0] - (canvas.shape[1] / 2, canvas.shape[0] / 2)) < (
+            canvas.shape[1] / 2 + 40,
+            canvas.shape[0] / 2 + 40,
+        )
+        seen = np.flatnonzero((first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0]) & within[:, 0] & within[:, 1])
         depth = points[:, 2]
         seen = seen[np.argsort(-(depth[mesh.quads[seen, 0]] + depth[mesh.quads[seen, 2]]), kind="stable")]
         corners = points[mesh.quads[seen]]
