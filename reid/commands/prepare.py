@@ -53,7 +53,7 @@ def unpack(archive: str, destination: str, layout: str | None) -> None:
 @command.command()
 @click.argument("out")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same data.")
-@click.option("--ids", default=250, show_default=True, help="People to make.")
+@click.option("--ids", default=350, show_default=True, help="People to make.")
 @click.option("--cameras", default=6, show_default=True, help="Cameras that see them.")
 @click.option("--videos", is_flag=True, help="Also write videos in which they walk from camera to camera.")
 def make(out: str, seed: int, ids: int, cameras: int, videos: bool) -> None:
