@@ -48,7 +48,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
     ],
-    extras_require={"timm": ["timm>=1.0"], "dev": DEV},
+    extras_require={"timm": ["timm>=1.0"], "safetensors": ["safetensors>=0.4"], "dev": DEV},
     entry_points={"console_scripts": ["reid = reid.commands:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 
 SETTINGS = [
+    "augment.erase=0.3",
     "augment.pad=5",
-    "eval.every=5",
+    "eval.every=8",
     "loss.margin=null",
-    "model.backbone=light18",
+    "model.backbone=light14",
     "model.height=128",
     "model.width=64",
-    "optim.lr=1e-3",
+    "optim.decay_norms=false",
+    "optim.lr=1.5e-3",
     "optim.name=adamw",
+    "optim.weight_decay=0.05",
     "schedule.epochs=16",
     "schedule.kind=cosine",
     "schedule.per=step",

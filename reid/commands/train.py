@@ -52,7 +52,7 @@ def command(
             progress = train(config, folder, ranks, resume=bool(resume))
         except Interrupted as stop:
             if ranks.is_first:
-                console.print(f"stopped; to go on: reid train --resume {folder}")
+                console.print(str(stop))
             raise SystemExit(128 + stop.signal) from stop
         if ranks.is_first:
             minutes = progress.seconds / 60

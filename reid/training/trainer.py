@@ -40,11 +40,12 @@ from reid.wholefile import write_json, write_text
 LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
 
 
-class Interrupted(Exception):
+class Interrupted(ReidError):
     """The run was asked to stop and left a checkpoint; `signal` says by what."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {checkpoint} continues it")
+        name = signal.Signals(signal_number).name
+        super().__init__(f"Stopped by {name}; to go on: reid train --resume {checkpoint.parent}")
         self.signal = signal_number
         self.checkpoint = checkpoint
 

@@ -32,6 +32,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilenet_v3_large": partial(mobilenet, "mobilenet_v3_large"),
     "light18": partial(light_resnet, 0.5, (2, 2, 2, 2)),
     "light14": partial(light_resnet, 0.5, (1, 2, 2, 1)),
+    "light14_ibn_a": partial(light_resnet, 0.5, (1, 2, 2, 1), True),
     "light10": partial(light_resnet, 0.5, (1, 1, 1, 1)),
 }
 

@@ -1,0 +1,162 @@
+"""`reid train` and `reid test` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+import reid
+from reid.commands import COMMANDS, main
+from reid.evaluation import evaluate
+from reid.models import build_model
+from reid.training.checkpoints import load_model, save_checkpoint
+
+SMALL = [
+    "model.backbone=light10",
+    "model.height=64",
+    "model.width=32",
+    "augment.pad=2",
+    "sampler.batch_size=16",
+    "schedule.epochs=1",
+    "eval.fraction=0.3",
+    "device=cpu",
+]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    sources = [f"data.train=market1501:{tiny_market}", f"data.store_dir={folder / 'store'}"]
+    done = call("train", "--out", folder / "run", *sources, *SMALL)
+    assert done.exit_code == 0, done.output
+    assert "to score it: reid test --checkpoint" in done.output
+    return folder / "run/best.pt"
+
+
+def test_help_needs_no_torch_and_names_every_command() -> None:
+    code = "import sys; from reid.commands import main; main(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    done = call(name, "--help")
+    assert done.exit_code == 0
+    assert done.output.count("\n") > 5
+
+
+def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+    done = call("test", "--checkpoint", checkpoint, "--rerank", "--out", tmp_path / "out", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "Cross-camera rule" in done.output
+    assert "20 of 20 queries used" in " ".join(done.output.split())
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "metrics.json", "cmc.png", "market1501-worst.png", "market1501-best.png", "market1501-random.png",
+        "market1501-query.parquet", "market1501-gallery.parquet",
+    }  # fmt: skip
+    for path in (tmp_path / "out").glob("*.png"):
+        assert cv2.imread(str(path)).std() > 10
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    assert scores["plain"]["queries_used"] == scores["reranked"]["queries_used"] == 20
+
+    benchmark = reid.load_benchmark("market1501", tiny_market)
+    embed = reid.Embedder(load_model(checkpoint))
+    parts = (benchmark.query, benchmark.gallery)
+    columns = [getattr(part, name) for name in ("pids", "camids") for part in parts]
+    by_hand = evaluate(*(embed(part) for part in parts), *columns)
+    assert scores["plain"]["mAP"] == pytest.approx(by_hand.mAP, abs=1e-9)
+    table = pq.read_table(tmp_path / "out/market1501-query.parquet")
+    assert {"features", "pid", "camid", "path"} <= set(table.column_names)
+    assert len(table) == 20
+
+
+def test_other_sets_than_trained_on_stand_in_one_table(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+    source = f"market1501:{tiny_market}"
+    done = call("test", "--checkpoint", checkpoint, "--data", source, "--data", source, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "market1501#1" in done.output
+    assert "market1501#2" in done.output
+    assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]) == 2
+
+
+def test_a_set_without_cameras_is_scored_without_the_rule(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["path,pid,split"]
+    for pid in range(4):
+        for shot in range(3):
+            cv2.imwrite(str(tmp_path / f"{pid}_{shot}.png"), rng.integers(0, 256, (64, 32, 3), dtype=np.uint8))
+            lines.append(f"{pid}_{shot}.png,{pid},{'query' if shot == 0 else 'gallery'}")
+    (tmp_path / "crops.csv").write_text("\n".join(lines) + "\n")
+    save_checkpoint(tmp_path / "m.pt", build_model("light10", size=(64, 32)))
+    done = call("test", "--checkpoint", tmp_path / "m.pt", "--data", f"table:{tmp_path / 'crops.csv'}")
+    assert done.exit_code == 0, done.output
+    assert "4 of 4 queries used" in " ".join(done.output.split())
+
+
+def test_unreadable_images_are_an_error_until_asked_to_skip(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_market, copy)
+    broken = sorted((copy / "query").iterdir())[0]
+    broken.write_bytes(b"")
+    arguments = ("test", "--checkpoint", checkpoint, "--data", f"market1501:{copy}", "--out", tmp_path / "out")
+    done = call(*arguments)
+    assert done.exit_code == 1
+    assert broken.name in done.output
+    done = call(*arguments, "--skip-unreadable")
+    assert done.exit_code == 0, done.output
+    assert broken.name in done.output
+    assert "19 of 19 queries used" in " ".join(done.output.split())
+    assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]["left_out"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "optim.lrr=1"], "Did you mean 'lr'"),
+        (["train"], "data.train is empty"),
+        (["train", "--resume", "x", "optim.lr=1"], "own settings"),
+        (["train", "--resume", "nowhere"], "no checkpoint"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "data.train=market1501:/nowhere"], "/nowhere"),
+        (["test", "--checkpoint", "nowhere.pt"], "nowhere.pt"),
+        (["tset"], "No such command"),
+    ],
+)
+def test_what_a_user_gets_wrong_ends_in_words(arguments: list[str], words: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*arguments)
+    assert done.exit_code in (1, 2)
+    assert words in done.output
+    assert "Traceback" not in done.output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from functools import partial
+
+    import reid.streets
+
+    monkeypatch.setattr(reid.streets, "make_streets", partial(reid.streets.make_streets, ids=32))
+    done = call("demo", "--out", tmp_path / "demo", "--epochs", "1")
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.output.split())
+    assert "re-ranked" in words
+    assert (tmp_path / "demo/test/cmc.png").exists()
+    assert str(tmp_path / "demo/test/market1501-worst.png") in done.output.replace("\n", "")
