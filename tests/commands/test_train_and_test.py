@@ -46,7 +46,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> P
 
 
 def test_help_needs_no_torch_and_names_every_command() -> None:
-    code = "import sys; from reid.commands import main; main(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+    code = "import sys; from reid.commands import main; main(['--help'], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
     assert all(name in done.stdout for name in COMMANDS)
@@ -108,7 +109,9 @@ def test_a_set_without_cameras_is_scored_without_the_rule(tmp_path: Path) -> Non
     assert "4 of 4 queries used" in " ".join(done.output.split())
 
 
-def test_unreadable_images_are_an_error_until_asked_to_skip(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+def test_unreadable_images_are_an_error_until_asked_to_skip(
+    checkpoint: Path, tmp_path: Path, tiny_market: Path
+) -> None:
     import shutil
 
     copy = tmp_path / "copy"

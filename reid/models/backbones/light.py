@@ -14,8 +14,9 @@ def light_resnet(
 ) -> Backbone:
     """Basic residual blocks on 64, 128, 256, 512 × `width` channels: [B, 3, H, W] → [B, 512 × width, H/16, W/16].
 
-    The blocks are those of He et al. 2016 (table 1), as many a stage as `blocks` says; the stem is two 3×3 convolutions of stride 2, and the
-    strides of the stages are 1, 2, 2, `last_stride`. With `ibn`, the first norm of every block of stages 1 to 3 is IBN-a.
+    The blocks are those of He et al. 2016 (table 1), as many a stage as `blocks` says; the stem is two 3×3 convolutions
+    of stride 2, and the strides of the stages are 1, 2, 2, `last_stride`. With `ibn`, the first norm of every block of
+    stages 1 to 3 is IBN-a (Pan et al. 2018).
     """
     channels = [int(c * width) for c in (64, 128, 256, 512)]
     stem = channels[0]
