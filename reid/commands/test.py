@@ -177,26 +177,14 @@ def _draw_rank_lists(
     labels = (crops[0].pids, crops[1].pids, crops[0].camids, crops[1].camids)
     for choice in ("worst", "best", "random"):
         chosen = choose_queries(scored.result, choice)
-        features = query.features[chosen]
-        indices, distances = top_matches(
-            features,
-            gallery.features,
-            labels[0][chosen],
-            labels[1],
-            labels[2][chosen],
-            labels[3],
-            k,
-            cross_camera=False,
-        )
+        shown = (labels[0][chosen], labels[1], labels[2][chosen], labels[3])
+        indices, distances = top_matches(query.features[chosen], gallery.features, *shown, k, cross_camera=False)
         plot_rank_lists(
             crops[0].paths[chosen],
             crops[1].paths,
             indices,
             distances,
-            labels[0][chosen],
-            labels[1],
-            labels[2][chosen],
-            labels[3],
+            *shown,
             out / f"{name}-{choice}.png",
             queries=range(len(chosen)),
             ap=scored.result.ap[chosen],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -23,6 +22,7 @@ from reid.data.crops import Benchmark
 from reid.data.layouts import LAYOUTS, cuhk03, dukemtmc, load_benchmark, market1501, msmt17
 from reid.data.layouts.folder import IMAGE_SUFFIXES
 from reid.errors import ReidError, did_you_mean
+from reid.wholefile import whole_folder
 
 HOLDS = {
     "market1501": tuple(market1501.FOLDERS.values()),
@@ -120,24 +120,10 @@ def unpack(archive: str | Path, destination: str | Path) -> Path:
     destination = Path(destination).expanduser().absolute()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ReidError(f"{destination} is there already and is not an empty folder. Give a folder that is new.")
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.part")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with _Archive(archive) as opened:
-            members = opened.members()
-            _check_room(members, destination.parent, archive)
-            temporary.mkdir()
-            _write(opened, members, temporary)
-        if destination.exists():
-            destination.rmdir()
-        os.rename(temporary, destination)
-    except OSError as error:
-        raise ReidError(
-            f"Cannot unpack {archive} into {destination}: {error.strerror or error}. Nothing was left behind. "
-            "Free some space, or give a folder you may write to."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _Archive(archive) as opened, whole_folder(destination) as temporary:
+        members = opened.members()
+        _check_room(members, destination.parent, archive)
+        _write(opened, members, temporary)
     return destination
 
 

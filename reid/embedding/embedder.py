@@ -107,11 +107,10 @@ class Embedder:
         if store.unreadable:
             meta["left_out"] = [f"{odd.path}: {odd.reason}" for odd in store.unreadable]
         crops, store = without_unreadable(crops, store)
-        columns: dict[str, Any] = {"paths": crops.paths}
+        features = self._embed_files(crops, store, flip, batch_size)
         if isinstance(images, Crops):
-            known = {name: getattr(crops, name) for name in ("camids", "tracks", "frames")}
-            columns |= {"pids": crops.pids} | {k: values for k, values in known.items() if (values != UNKNOWN).any()}
-        return Embeddings(self._embed_files(crops, store, flip, batch_size), **columns, meta=meta)
+            return Embeddings.of_crops(features, crops, meta)
+        return Embeddings(features, paths=crops.paths, meta=meta)
 
     def describe(self, *, flip: bool = False) -> dict[str, Any]:
         """What `Embeddings.meta` says of features made here, as plain Python.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from reid.streets.draw import Studio
 from reid.streets.tracks import TrackerFaults, cameras_yaml, mot_text, tracked_rows, true_rows
 from reid.streets.walks import placed_at
 from reid.streets.world import TEST, Difficulty, Shot, Streets, World, plan
-from reid.wholefile import write_json, write_text
+from reid.wholefile import whole_folder, write_json, write_text
 
 MAKER, VERSION = "reid.streets", 1
 """`VERSION` rises whenever the same parameters would give other bytes than before."""
@@ -121,25 +119,6 @@ def _run_film(camera: int, root: Path, draughtsman: _Draughtsman | None = None) 
     assert draughtsman is not None
     draughtsman.film(camera, root / "videos" / f"{draughtsman.world.cameras[camera].name}.mp4")
     return 0
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `out` that takes its place on success and is removed on any failure."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.exists():
-            out.rmdir()
-        os.replace(temporary, out)
-    except OSError as error:
-        raise ReidError(
-            f"Cannot write {out}: {error.strerror or error}. Nothing was left there. "
-            "Free some space, or give a folder you may write to."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -272,7 +251,7 @@ def make_streets(
     out = Path(out)
     if _already_made(out, streets):
         return out
-    with _one_thread(), _whole_folder(out) as root:
+    with _one_thread(), whole_folder(out) as root:
         world = plan(streets)
         for folder in FOLDERS:
             (root / folder).mkdir()

@@ -59,11 +59,6 @@ class Ranks:
         dist.all_reduce(said)
         return bool(said.item() > 0)
 
-    def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        if self.world_size > 1:
-            dist.barrier()
-
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto`: the GPU of this rank if there is one, else Apple's, else the CPU.

@@ -47,7 +47,6 @@ class Interrupted(ReidError):
         name = signal.Signals(signal_number).name
         super().__init__(f"Stopped by {name}; to go on: reid train --resume {checkpoint.parent}")
         self.signal = signal_number
-        self.checkpoint = checkpoint
 
 
 @dataclass
@@ -93,13 +92,7 @@ def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False
         config = from_dict(checkpoint["config"])
     elif ranks.is_first and out.exists() and any(out.iterdir()):
         raise ReidError(f"{out} is not empty: continue that run with --resume {out}, or name another --out.")
-    ranks.barrier()
-    if ranks.is_first:
-        material = gather_material(config)
-    ranks.barrier()
-    if not ranks.is_first:
-        material = gather_material(config)
-    trainer = _Trainer(config, out, ranks, material)
+    trainer = _Trainer(config, out, ranks, gather_material(config))
     if checkpoint is not None:
         trainer.load(checkpoint)
     elif ranks.is_first:
@@ -110,6 +103,7 @@ def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False
 class _Trainer:
     def __init__(self, config: Config, out: Path, ranks: Ranks, material: Material) -> None:
         self.config, self.out, self.ranks, self.material = config, out, ranks, material
+        self.fingerprint = material.fingerprint()
         self.progress = Progress()
         crops = material.train.crops
         labels, self.pid_of_label = crops.labels()
@@ -136,11 +130,6 @@ class _Trainer:
             ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
         )
         self.loader = self._make_loader(labels)
-        if len(self.loader) == 0:
-            raise ReidError(
-                f"{len(crops)} train crops do not fill one batch of {config.sampler.batch_size}: "
-                "lower sampler.batch_size."
-            )
         self.watch = CollapseWatch(config.loss.margin)
         self.recent: list[dict[str, Tensor]] = []
 
@@ -182,7 +171,7 @@ class _Trainer:
         config, counts, crops = self.config, self.model.count(), self.material.train.crops
         save_config(config, self.out / "config.yaml")
         write_json(self.out / "environment.json", environment(self.ranks))
-        write_json(self.out / "data.json", self.material.fingerprint())
+        write_json(self.out / "data.json", self.fingerprint)
         write_text(self.out / LOG, "")
         size = self.model.preprocessing.size
         console.print(
@@ -227,7 +216,8 @@ class _Trainer:
                     at_log = state.step % self.config.log_every == 0 or state.batch == steps
                     if at_log:
                         self._log(factor, board)
-                    if self.ranks.any(bool(asked)) if at_log or self.ranks.world_size == 1 else False:
+                    may_stop = at_log or self.ranks.world_size == 1  # ranks must agree, which is no work for each step
+                    if may_stop and self.ranks.any(bool(asked)):
                         state.seconds = time.monotonic() - began
                         self._save_last()
                         raise Interrupted(asked[0] if asked else signal.SIGTERM, self.out / LAST)
@@ -262,7 +252,7 @@ class _Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return dict(terms)
+        return terms
 
     def _flush(self) -> None:
         """Bring the terms of the steps since the last call to the host, in one copy.
@@ -361,7 +351,7 @@ class _Trainer:
                 scaler=self.scaler.state_dict(),
                 progress=vars(self.progress).copy(),
                 pids=self.pid_of_label.tolist(),
-                data=self.material.fingerprint(),
+                data=self.fingerprint,
             )
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -370,7 +360,7 @@ class _Trainer:
         Raises:
             ReidError: the data are not those that the run was started on.
         """
-        now, then = self.material.fingerprint(), checkpoint["data"]
+        now, then = self.fingerprint, checkpoint["data"]
         changed = [name for name in now if now[name] != then.get(name)]
         if changed:
             name = changed[0]
