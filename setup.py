@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "reid/__init__.py").rea
 
 DEV = [
     "import-linter>=2.0",
+    "motmetrics>=1.4",
     "mypy>=1.10",
     "pandas",
     "pre-commit",
@@ -17,6 +18,7 @@ DEV = [
     "pytorch-metric-learning>=2.5",
     "ruff>=0.6",
     "timm>=1.0",
+    "trackeval>=1.3",
     "types-PyYAML",
 ]
 
@@ -37,7 +39,6 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.3",
         "opencv-python>=4.9",
-        "pillow>=10",
         "pillow>=10",
         "pyarrow>=15",
         "pyyaml>=6",
