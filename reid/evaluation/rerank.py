@@ -1,21 +1,19 @@
-"""Exact k-reciprocal re-ranking without an N×N matrix (Zhong, Zheng, Cao, Li, CVPR 2017)."""
+"""Exact k-reciprocal re-ranking without an N×N matrix (Zhong, Zheng, Cao, Li, CVPR 2017), also by camera."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor
 
 from reid.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features
-
-_ROUNDING = 1e-5
-"""Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
-
-_MOST_CANDIDATES = 512
-"""Beyond so many neighbours that rounding cannot tell apart, their order is the product's."""
+from reid.evaluation.neighbours import Neighbours, centred, nearest_items, nearest_items_by_camera, pair_distances
 
 
 def rerank(
@@ -47,8 +45,8 @@ def rerank(
     7. Result: `(1 − λ) J(q, g) + λ d(q, g)` (eq. 12).
 
     Neighbours come from one pass over blocks of the N×N distances, with those that float32 rounding could confuse
-    measured again from the features; V is sparse. Beside the result, memory is the features, N × (k1 + 1)
-    neighbours, the sparse V and one block.
+    measured again from the features; V is sparse. Beside the result, memory is copies of the features, N × (k1 + 1)
+    neighbours, the sparse V and one block; `rerank_blocks` gives the same without holding the result.
 
     Corner cases: with fewer than k1 + 1 items all are neighbours; where all items are one point d is 0.
 
@@ -64,96 +62,290 @@ def rerank(
     Raises:
         ReidError: shapes do not fit, a feature is NaN, infinite or (cosine) zero, or a setting is out of range.
     """
-    if k1 < 1 or k2 < 1:
-        raise ReidError(f"k1 and k2 must be at least 1, not k1={k1}, k2={k2}.")
-    if not 0 <= lambda_value <= 1:
-        raise ReidError(f"lambda_value must lie in 0..1, not {lambda_value}.")
-    query, gallery = prepare_features(query_features, gallery_features, metric)
-    n_query, n = len(query), len(query) + len(gallery)
-    features = _centred(torch.cat([query, gallery]))
-    neighbours, largest, result = _neighbours(features, n_query, max(k1 + 1, k2), memory_limit)
+    _check(lambda_value, k1=k1, k2=k2)
+    items = _Items.of(query_features, gallery_features, metric)
+    return _plain(items, k1, k2, memory_limit).distances(lambda_value, memory_limit)
 
-    encoding = _encode(_expanded_reciprocal(neighbours, k1), features, largest, memory_limit)
-    if k2 > 1:
-        near = neighbours[:, :k2]
-        average = _from_lists(near, np.float32(1 / near.shape[1]))
-        encoding = (average @ encoding).tocsr()
 
-    result *= np.float32(lambda_value)
-    _add_jaccard(result, encoding[:n_query], encoding[n_query:n], 1 - lambda_value)
-    return result
+def rerank_blocks(
+    query_features: Features,
+    gallery_features: Features,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    metric: Metric = "euclidean",
+    memory_limit: int = MEMORY_LIMIT,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The distances of `rerank` as (first row, float32 `[b, G]`), for results that are too large to hold.
+
+    `evaluate_distances` takes them as they come. Neighbours and V are found by the call itself, blocks as they are
+    asked for; a block is the caller's to change until the next one is asked for. Arguments and errors are `rerank`'s.
+    """
+    _check(lambda_value, k1=k1, k2=k2)
+    items = _Items.of(query_features, gallery_features, metric)
+    return _plain(items, k1, k2, memory_limit).blocks(lambda_value, memory_limit)
+
+
+def rerank_camera_aware(
+    query_features: Features,
+    gallery_features: Features,
+    query_camids: ArrayLike,
+    gallery_camids: ArrayLike,
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    lambda_value: float = 0.3,
+    metric: Metric = "euclidean",
+    memory_limit: int = MEMORY_LIMIT,
+) -> NDArray[np.float32]:
+    """Distances `[Q, G]` by camera-aware Jaccard distance (Chen, Fan, Chen, Zhu, "CA-Jaccard", CVPR 2024).
+
+    As `rerank`, but neighbours are looked for in the item's own camera and in all other cameras apart, so that its
+    own camera, where strangers look alike, does not crowd out the others:
+
+    1. Original distance d as in `rerank`.
+    2. `N_intra(i, k)`: the item itself and its k nearest others of its camera. `N_inter(i, k)`: its k nearest items of
+       all other cameras. Equal distances in item order. (The authors' code takes one more there: add 1 to `k1_inter`
+       to follow it.)
+    3. `R_intra(i) = {j ∈ N_intra(i, k1_intra) : i ∈ N_intra(j, k1_intra)}`, `R_inter(i)` likewise with `k1_inter`;
+       camera-aware k-reciprocal neighbours are `R_intra(i) ∪ R_inter(i)`. They are not expanded as `R*` is.
+    4. `V(i, j) = exp(−d(i, j))` on them, each row divided by its sum.
+    5. Camera-aware local query expansion: `V(i)` becomes the mean of `V` over the first `k2_intra` of `N_intra` (the
+       item itself first) and the first `k2_inter` of `N_inter`, all with one weight.
+    6. Jaccard distance and 7. result as in `rerank`.
+
+    Corner cases: a camera with fewer items than asked for gives those it has; with one camera only, neighbours are
+    `R_intra`. The defaults are those of the authors' code for re-ranking.
+
+    Args:
+        query_features: `[Q, D]` numbers, NumPy or torch on any device.
+        gallery_features: `[G, D]` likewise.
+        query_camids: `[Q]` integers in any coding.
+        gallery_camids: `[G]` integers in the same coding.
+        k1_intra: neighbours within the camera, beside the item itself.
+        k1_inter: neighbours in other cameras.
+        k2_intra: items of its own camera averaged in the expansion, the item itself among them.
+        k2_inter: items of other cameras averaged in the expansion; 0 for none.
+        lambda_value: weight λ of the original distance, 0..1.
+        metric: "euclidean" (features as given) or "cosine".
+        memory_limit: bytes a block of distances may take (one row at least).
+
+    Raises:
+        ReidError: as `rerank`, or the camera ids are not one integer for each item.
+    """
+    settings = _CameraAware(k1_intra, k1_inter, k2_intra, k2_inter)
+    settings.check(lambda_value)
+    items = _Items.of(query_features, gallery_features, metric)
+    cameras = items.cameras(query_camids, gallery_camids)
+    return _camera_aware(items, cameras, settings, memory_limit).distances(lambda_value, memory_limit)
+
+
+def rerank_camera_aware_blocks(
+    query_features: Features,
+    gallery_features: Features,
+    query_camids: ArrayLike,
+    gallery_camids: ArrayLike,
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    lambda_value: float = 0.3,
+    metric: Metric = "euclidean",
+    memory_limit: int = MEMORY_LIMIT,
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The distances of `rerank_camera_aware` as (first row, float32 `[b, G]`), in the way of `rerank_blocks`."""
+    settings = _CameraAware(k1_intra, k1_inter, k2_intra, k2_inter)
+    settings.check(lambda_value)
+    items = _Items.of(query_features, gallery_features, metric)
+    cameras = items.cameras(query_camids, gallery_camids)
+    return _camera_aware(items, cameras, settings, memory_limit).blocks(lambda_value, memory_limit)
+
+
+@dataclass(frozen=True, eq=False)
+class RerankedPairs:
+    """Re-ranked distances of a set to itself, at the pairs that share a neighbour.
+
+    Attributes:
+        distances: symmetric csr `[N, N]` float32, the re-ranked distance of each such pair; none on the diagonal. A
+            distance may be 0 and is stored all the same: do not call `eliminate_zeros`.
+        original: csr of the same pattern (it shares the index arrays): the distance of the pair by the metric,
+            cosine (1 − cosine similarity) or Euclidean (not squared).
+        absent: the least that a pair which is not stored can have, 1 − λ: its Jaccard distance is 1, so its
+            re-ranked distance is `1 − λ + λ d̄(i, j)`, in 1 − λ .. 1.
+    """
+
+    distances: sparse.csr_matrix
+    original: sparse.csr_matrix
+    absent: float
+
+
+def rerank_within(
+    features: Features,
+    *,
+    camids: ArrayLike | None = None,
+    k1: int = 10,
+    k2: int = 4,
+    k1_intra: int = 3,
+    k2_intra: int = 2,
+    lambda_value: float = 0.3,
+    metric: Metric = "cosine",
+    memory_limit: int = MEMORY_LIMIT,
+) -> RerankedPairs:
+    """Re-ranked distances of N items to each other, where their neighbours overlap; never N×N.
+
+    The definition is that of `rerank` with every item both query and gallery item, but for d, which is made
+    symmetric so that the result is: `d̄(i, j) = ½ (d(i, j) + d(j, i))`, and the result is
+    `(1 − λ) J(i, j) + λ d̄(i, j)`. With `camids` it is that of `rerank_camera_aware`, where `k1` and `k2` count
+    neighbours in other cameras and `k1_intra` and `k2_intra` those of the item's own.
+
+    Args:
+        features: `[N, D]` numbers, NumPy or torch on any device.
+        camids: `[N]` integers in any coding, or None for neighbours of whatever camera.
+        k1: neighbours beside the item itself.
+        k2: items averaged in the local query expansion.
+        k1_intra: with `camids`, neighbours within the camera, beside the item itself.
+        k2_intra: with `camids`, items of its own camera averaged in the expansion, the item itself among them.
+        lambda_value: weight λ of the original distance, 0..1.
+        metric: "cosine" or "euclidean" (features as given).
+        memory_limit: bytes a block of distances may take (one row at least).
+
+    Raises:
+        ReidError: as `rerank_camera_aware`.
+    """
+    settings = _CameraAware(k1_intra, k1, k2_intra, k2)
+    if camids is None:
+        _check(lambda_value, k1=k1, k2=k2)
+    else:
+        settings.check(lambda_value)
+    items = _Items.of(features, None, metric)
+    if camids is None:
+        encoded = _plain(items, k1, k2, memory_limit)
+    else:
+        encoded = _camera_aware(items, items.cameras(camids, None), settings, memory_limit)
+    return encoded.pairs(lambda_value, metric)
 
 
 def rerank_in_words(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
     """The distance that `rerank` gives, for the protocol: pass it as `metric` to `evaluate_distances`."""
+    return _in_words("k-reciprocal", f"k1={k1}, k2={k2}", lambda_value, metric)
+
+
+def rerank_camera_aware_in_words(
+    *,
+    k1_intra: int = 5,
+    k1_inter: int = 20,
+    k2_intra: int = 3,
+    k2_inter: int = 3,
+    lambda_value: float = 0.3,
+    metric: Metric = "euclidean",
+) -> str:
+    """The distance that `rerank_camera_aware` gives, for the protocol."""
+    settings = f"k1 {k1_intra} within and {k1_inter} across cameras, k2 {k2_intra} and {k2_inter}"
+    return _in_words("camera-aware k-reciprocal", settings, lambda_value, metric)
+
+
+def _in_words(method: str, settings: str, lambda_value: float, metric: Metric) -> str:
     lengths = " of features of length 1" if metric == "cosine" else ""
     return (
-        f"k-reciprocal re-ranked distance (k1={k1}, k2={k2}, λ={lambda_value:g}; original distance: "
+        f"{method} re-ranked distance ({settings}, λ={lambda_value:g}; original distance: "
         f"squared Euclidean{lengths} over its row's largest)"
     )
 
 
-def _centred(features: Tensor) -> Tensor:
-    """Move the origin to the item nearest the mean, in place; distances stay, and float32 loses less of them.
-
-    The origin is an item, not the mean, so that whole numbers stay whole and equal distances equal.
-    """
-    lengths = features.square().sum(dim=1)
-    nearest = (lengths - 2 * features @ features.mean(dim=0)).argmin()
-    return features.sub_(features[nearest].clone())
+def _check(lambda_value: float, *, least: int = 1, **counts: int) -> None:
+    if min(counts.values()) < least:
+        given = ", ".join(f"{name}={value}" for name, value in counts.items())
+        raise ReidError(f"{' and '.join(counts)} must be at least {least}, not {given}.")
+    if not 0 <= lambda_value <= 1:
+        raise ReidError(f"lambda_value must lie in 0..1, not {lambda_value}.")
 
 
-def _neighbours(
-    features: Tensor, n_query: int, k: int, memory_limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """The `k` nearest of each item `[N, k]` (itself first), the largest distance of each row `[N]`, and d `[Q, G]`."""
-    n = len(features)
-    k = min(k, n)
-    host = features.cpu().numpy()
-    squares = np.einsum("nd,nd->n", host, host)
-    neighbours = np.empty((n, k), dtype=np.int64)
-    largest = np.empty(n, dtype=np.float32)
-    original = np.empty((n_query, n - n_query), dtype=np.float32)
-    for start, block in distance_blocks(features, features, "euclidean", memory_limit):
-        stop = start + len(block)
-        largest[start:stop] = block.max(axis=1)
-        for row, distances in enumerate(block, start):
-            farthest = max(np.partition(distances, k - 1)[k - 1], 0)
-            # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
-            rounding = _ROUNDING * (3 * squares[row] + 2 * farthest)
-            near = np.flatnonzero(distances <= farthest + rounding)
-            exact = distances[near]
-            if len(near) <= _MOST_CANDIDATES:
-                difference = host[near] - host[row]
-                exact = np.einsum("nd,nd->n", difference, difference)
-            exact[near == row] = -1
-            neighbours[row] = near[np.argsort(exact, kind="stable")[:k]]
-        if start < n_query:
-            original[start:stop] = block[: n_query - start, n_query:]
-    largest[largest <= 0] = np.inf
-    np.maximum(original, 0, out=original)
-    original /= largest[:n_query, None]
-    return neighbours, largest, original
+@dataclass(frozen=True)
+class _CameraAware:
+    k1_intra: int
+    k1_inter: int
+    k2_intra: int
+    k2_inter: int
+
+    def check(self, lambda_value: float) -> None:
+        _check(lambda_value, k1_intra=self.k1_intra, k1_inter=self.k1_inter, k2_intra=self.k2_intra)
+        _check(lambda_value, least=0, k2_inter=self.k2_inter)
 
 
-def _from_lists(lists: NDArray[np.int64], value: np.float32) -> sparse.csr_matrix:
-    """Sparse `[N, N]` with `value` at (i, j) for each j in row i of `lists [N, k]`."""
-    n, k = lists.shape
-    return sparse.csr_matrix(
-        (np.full(n * k, value, dtype=np.float32), lists.reshape(-1), np.arange(0, n * k + 1, k)), shape=(n, n)
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """Centred features `[N, D]`, the first `n_query` of them the queries'."""
+
+    features: Tensor
+    n_query: int
+
+    @classmethod
+    def of(cls, query: Features, gallery: Features | None, metric: str) -> _Items:
+        first, second = prepare_features(query, query if gallery is None else gallery, metric)
+        together = first.clone() if gallery is None else torch.cat([first, second])
+        return cls(centred(together), len(first))
+
+    def cameras(self, query_camids: ArrayLike, gallery_camids: ArrayLike | None) -> NDArray[np.int64]:
+        """Both columns of camera ids in one `[N]`."""
+        n = len(self.features)
+        if gallery_camids is None:
+            return _camera_column(query_camids, "camids", n)
+        columns = (
+            _camera_column(query_camids, "query_camids", self.n_query),
+            _camera_column(gallery_camids, "gallery_camids", n - self.n_query),
+        )
+        return np.concatenate(columns)
+
+
+def _camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64]:
+    array = np.asarray(camids.cpu() if isinstance(camids, Tensor) else camids)
+    if array.ndim != 1 or array.dtype.kind not in "iub" or len(array) != items:
+        raise ReidError(
+            f"{name} must be one column of {items} integers, one for each item, not shape {array.shape} of type "
+            f"{array.dtype}."
+        )
+    return array.astype(np.int64)
+
+
+def _plain(items: _Items, k1: int, k2: int, memory_limit: int) -> _Encoded:
+    """The encoding of `rerank`, steps 2 to 5."""
+    neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit)
+    members = _expanded_reciprocal(neighbours.nearest, k1)
+    return _Encoded.of(items, neighbours, members, neighbours.nearest[:, :k2])
+
+
+def _camera_aware(items: _Items, cameras: NDArray[np.int64], k: _CameraAware, memory_limit: int) -> _Encoded:
+    """The encoding of `rerank_camera_aware`, steps 2 to 5."""
+    neighbours, other = nearest_items_by_camera(
+        items.features, cameras, max(k.k1_intra, k.k2_intra - 1), max(k.k1_inter, k.k2_inter), memory_limit
     )
+    own = neighbours.nearest
+    members = _reciprocal(own[:, : k.k1_intra + 1]) + _reciprocal(other[:, : k.k1_inter])
+    return _Encoded.of(items, neighbours, members, np.hstack([own[:, : k.k2_intra], other[:, : k.k2_inter]]))
 
 
-def _reciprocal(neighbours: NDArray[np.int64], k: int) -> sparse.csr_matrix:
-    """R(i, k) as ones in a sparse `[N, N]`."""
-    chosen = _from_lists(neighbours[:, : k + 1], np.float32(1))
+def _from_lists(lists: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Sparse `[N, N]` with 1 at (i, j) for each j in row i of `lists [N, k]`; −1 stands for none."""
+    there = lists >= 0
+    ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    columns = lists[there]
+    return sparse.csr_matrix((np.ones(len(columns), dtype=np.float32), columns, ends), shape=(len(lists), len(lists)))
+
+
+def _reciprocal(lists: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Ones at (i, j) where j is in list i and i in list j."""
+    chosen = _from_lists(lists)
     return chosen.multiply(chosen.T).tocsr()
 
 
-def _expanded_reciprocal(neighbours: NDArray[np.int64], k1: int) -> sparse.csr_matrix:
+def _expanded_reciprocal(nearest: NDArray[np.int64], k1: int) -> sparse.csr_matrix:
     """R*(i) as positive numbers in a sparse `[N, N]`."""
-    near = _reciprocal(neighbours, k1)
-    half = _reciprocal(neighbours, round(k1 / 2))
+    near = _reciprocal(nearest[:, : k1 + 1])
+    half = _reciprocal(nearest[:, : round(k1 / 2) + 1])
     size = np.diff(half.indptr)
     shared = near.multiply(near @ half.T).tocsr()
     shared.data = (3 * shared.data > 2 * size[shared.indices]).astype(np.float32)
@@ -161,37 +353,104 @@ def _expanded_reciprocal(neighbours: NDArray[np.int64], k1: int) -> sparse.csr_m
     return (near + shared @ half).tocsr()
 
 
-def _encode(
-    members: sparse.csr_matrix, features: Tensor, largest: NDArray[np.float32], memory_limit: int
-) -> sparse.csr_matrix:
-    """V: exp(−d) at the members, each row divided by its sum."""
-    rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
-    weights = np.empty(len(rows), dtype=np.float32)
-    step = max(1, memory_limit // (12 * features.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        i, j = torch.from_numpy(rows[part]), torch.from_numpy(members.indices[part].astype(np.int64))
-        difference = features[i.to(features.device)] - features[j.to(features.device)]
-        weights[part] = difference.square_().sum(dim=1).cpu().numpy()
-    weights = np.exp(-weights / largest[rows])
-    sums = np.bincount(rows, weights, minlength=members.shape[0])
-    values = (weights / sums[rows]).astype(np.float32)
-    return sparse.csr_matrix((values, members.indices, members.indptr), shape=members.shape)
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """V after the query expansion, csr `[N, N]`, and what the distances need beside it."""
+
+    items: _Items
+    largest: NDArray[np.float32]
+    v: sparse.csr_matrix
+
+    @classmethod
+    def of(
+        cls, items: _Items, neighbours: Neighbours, members: sparse.csr_matrix, averaged: NDArray[np.int64]
+    ) -> _Encoded:
+        """V: exp(−d) at the members, each row divided by its sum, then the mean over the rows `averaged`."""
+        largest = np.where(neighbours.largest > 0, neighbours.largest, np.float32(np.inf))
+        rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
+        weights = np.exp(-pair_distances(items.features, rows, members.indices) / largest[rows])
+        weights /= np.bincount(rows, weights, minlength=len(largest)).astype(np.float32)[rows]
+        v = sparse.csr_matrix((weights, members.indices, members.indptr), shape=members.shape)
+        if averaged.shape[1] > 1:
+            average = _from_lists(averaged)
+            average.data /= np.repeat(np.diff(average.indptr), np.diff(average.indptr)).astype(np.float32)
+            v = (average @ v).tocsr()
+        return cls(items, largest, v)
+
+    def distances(self, lambda_value: float, memory_limit: int) -> NDArray[np.float32]:
+        """`[Q, G]`."""
+        n_query = self.items.n_query
+        out = np.empty((n_query, len(self.largest) - n_query), dtype=np.float32)
+        for start, block in self.blocks(lambda_value, memory_limit):
+            out[start : start + len(block)] = block
+        return out
+
+    def blocks(self, lambda_value: float, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """`[b, G]` at a time.
+
+        Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a query's row has.
+        Gallery items that it does not meet have a Jaccard distance of 1.
+        """
+        n_query = self.items.n_query
+        query, gallery = self.items.features[:n_query], self.items.features[n_query:]
+        overlaps = _Overlaps.of(self.v[n_query:])
+        scale = torch.from_numpy(np.float32(lambda_value) / self.largest[:n_query, None])
+        jaccard = np.float32(1 - lambda_value)
+        for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
+            torch.from_numpy(block).clamp_(min=0).mul_(scale[start : start + len(block)]).add_(jaccard)
+            for row, distances in enumerate(block, start):
+                items, shared = overlaps.with_row(self.v, row)
+                distances[items] = np.maximum(distances[items] - jaccard * shared, 0)
+            yield start, block
+
+    def pairs(self, lambda_value: float, metric: str) -> RerankedPairs:
+        """Distances of all items to each other where V overlaps."""
+        n = len(self.largest)
+        overlaps = _Overlaps.of(self.v)
+        columns, shares, ends = [], [], np.zeros(n + 1, dtype=np.int64)
+        for row in range(n):
+            items, shared = overlaps.with_row(self.v, row)
+            later = items > row
+            columns.append(items[later].astype(np.int32))
+            shares.append(shared[later])
+            ends[row + 1] = ends[row] + len(columns[-1])
+        second = np.concatenate(columns)
+        first = np.repeat(np.arange(n, dtype=np.int32), np.diff(ends))
+        squared = pair_distances(self.items.features, first, second)
+        original = squared / 2 if metric == "cosine" else np.sqrt(squared)
+        inverse = 1 / self.largest
+        mean = squared * (inverse[first] + inverse[second]) / 2
+        distances = np.float32(1 - lambda_value) * (1 - np.concatenate(shares)) + np.float32(lambda_value) * mean
+        upper = sparse.csr_matrix((np.arange(1, len(first) + 1), second, ends), shape=(n, n))
+        places = (upper + upper.T).tocsr()
+        places.sort_indices()
+
+        def as_matrix(values: NDArray[np.floating]) -> sparse.csr_matrix:
+            data = values[places.data - 1].astype(np.float32)
+            return sparse.csr_matrix((data, places.indices, places.indptr), shape=(n, n))
+
+        return RerankedPairs(as_matrix(distances), as_matrix(original), 1 - lambda_value)
 
 
-def _add_jaccard(
-    result: NDArray[np.float32], query: sparse.csr_matrix, gallery: sparse.csr_matrix, weight: float
-) -> None:
-    """Add `weight · J` to `result [Q, G]`, from the rows of V of the queries and of the gallery.
+@dataclass(frozen=True, eq=False)
+class _Overlaps:
+    """Finds, for a row of V, the rows of another part of V that share a column with it."""
 
-    Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a query's row has.
-    """
-    by_column = gallery.tocsc()
-    for i in range(len(result)):
-        mine = slice(query.indptr[i], query.indptr[i + 1])
-        starts = by_column.indptr[query.indices[mine]].astype(np.int64)
-        lengths = by_column.indptr[query.indices[mine] + 1] - starts
+    by_column: sparse.csc_matrix
+
+    @classmethod
+    def of(cls, v: sparse.csr_matrix) -> _Overlaps:
+        return cls(v.tocsc())
+
+    def with_row(self, v: sparse.csr_matrix, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The rows `[m]`, ascending, and the Jaccard similarity `Σ min / Σ max` with each."""
+        mine = slice(v.indptr[row], v.indptr[row + 1])
+        columns = v.indices[mine]
+        starts = self.by_column.indptr[columns].astype(np.int64)
+        lengths = self.by_column.indptr[columns + 1] - starts
         places = np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        shared = np.minimum(by_column.data[places], np.repeat(query.data[mine], lengths))
-        overlap = np.bincount(by_column.indices[places], shared, minlength=result.shape[1]).clip(max=1)
-        result[i] += weight * (1 - overlap / (2 - overlap))
+        shared = np.minimum(self.by_column.data[places], np.repeat(v.data[mine], lengths))
+        total = np.bincount(self.by_column.indices[places], shared, minlength=self.by_column.shape[0])
+        items = np.flatnonzero(total)
+        overlap = total[items].clip(max=1)
+        return items, (overlap / (2 - overlap)).astype(np.float32)
