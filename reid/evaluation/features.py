@@ -15,7 +15,7 @@ from reid.errors import ReidError, did_you_mean
 Metric = Literal["cosine", "euclidean"]
 Features = ArrayLike | Tensor
 
-MEMORY_LIMIT = 256 * 2**20
+MEMORY_LIMIT = 128 * 2**20
 """Bytes that a block of distances may take when the caller does not say."""
 
 
@@ -89,12 +89,12 @@ def distance_blocks(
     """
     rows = rows_per_block(len(gallery), memory_limit)
     gallery_squares = gallery.square().sum(dim=1) if metric == "euclidean" else None
+    base = torch.ones(1, device=query.device) if gallery_squares is None else gallery_squares
     buffer = torch.empty(min(rows, len(query)), len(gallery), device=query.device)
     for start in range(0, len(query), rows):
         part = query[start : start + rows]
-        block = torch.mm(part, gallery.T, out=buffer[: len(part)])
-        if gallery_squares is None:
-            block.neg_().add_(1)
-        else:
-            block.mul_(-2).add_(gallery_squares).add_(part.square().sum(dim=1, keepdim=True))
+        alpha = -1 if gallery_squares is None else -2
+        block = torch.addmm(base, part, gallery.T, alpha=alpha, out=buffer[: len(part)])
+        if gallery_squares is not None:
+            block.add_(part.square().sum(dim=1, keepdim=True))
         yield start, block.cpu().numpy()

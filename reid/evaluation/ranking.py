@@ -20,13 +20,7 @@ from reid.evaluation.features import (
     prepare_features,
     rows_per_block,
 )
-
-JUNK = -1
-"""The pid of gallery items that count neither as right nor as wrong, and of queries that nobody labelled."""
-
-NO_IDENTITY = "no identity (pid -1)"
-NOT_IN_GALLERY = "identity not in gallery"
-OWN_CAMERA_ONLY = "only in the query's own camera"
+from reid.evaluation.protocol import Integers, Pairs, Protocol
 
 AveragePrecision = Literal["precision", "trapezoid"]
 
@@ -34,6 +28,39 @@ _AP_IN_WORDS = {
     "precision": "mean of the precision at each right match",
     "trapezoid": "area under the precision-recall curve by trapezoids (official Market-1501 code)",
 }
+
+
+_ROWS = 64
+"""Rows that are ranked at a time: enough to keep NumPy busy, few enough to stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraPairs:
+    """Scores of the queries of one camera in the gallery of one camera only, for every such pair.
+
+    Attributes:
+        query_cameras: `[A]` int64, camera ids in order; gallery_cameras: `[B]`.
+        mAP, rank1: `[A, B]` float64; nan where no query of the one camera has a right match in the other.
+        queries: `[A, B]` int64, how many have one: the number that a cell's means are over.
+    """
+
+    query_cameras: Integers
+    gallery_cameras: Integers
+    mAP: NDArray[np.float64]
+    rank1: NDArray[np.float64]
+    queries: Integers
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python, ready for JSON; None where a cell has no query."""
+        return {
+            "query_cameras": self.query_cameras.tolist(),
+            "gallery_cameras": self.gallery_cameras.tolist(),
+            **{
+                name: [[None if np.isnan(cell) else cell for cell in row] for row in values.tolist()]
+                for name, values in (("mAP", self.mAP), ("rank-1", self.rank1))
+            },
+            "queries": self.queries.tolist(),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +76,7 @@ class RankingResult:
         n_matches: `[Q]` int64, how many right matches the gallery held under the protocol.
         dropped: how many queries were left out of the scores, by reason.
         protocol: the rules the scores were made by, in words and plain values.
+        pairs: scores by camera pair, where they were asked for.
     """
 
     cmc: NDArray[np.float64]
@@ -58,6 +86,7 @@ class RankingResult:
     n_matches: NDArray[np.int64]
     dropped: dict[str, int]
     protocol: dict[str, Any]
+    pairs: CameraPairs | None = None
 
     @property
     def mAP(self) -> float:
@@ -101,6 +130,7 @@ class RankingResult:
             "queries_dropped": self.n_dropped,
             "dropped": dict(self.dropped),
             "protocol": dict(self.protocol),
+            **({} if self.pairs is None else {"camera_pairs": self.pairs.as_dict()}),
         }
 
 
@@ -116,13 +146,15 @@ def evaluate(
     cross_camera: bool = True,
     ap: AveragePrecision = "precision",
     max_rank: int = 50,
+    excluded: ArrayLike | None = None,
+    camera_pairs: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> RankingResult:
     """Rank the gallery for every query and score the rankings.
 
     For a query, gallery items of pid -1 (junk) and, with `cross_camera`, items of the query's own identity seen by
-    its own camera are taken out; the rest is ranked by distance. With the right matches at ranks r₁ < … < rₙ among
-    what is left:
+    its own camera are taken out, and so is what `excluded` marks; the rest is ranked by distance. With the right
+    matches at ranks r₁ < … < rₙ among what is left:
 
     - CMC(k): the share of queries with r₁ ≤ k.
     - AP, "precision": (1/n) Σᵢ i/rᵢ.
@@ -134,7 +166,7 @@ def evaluate(
     1. Equal distances rank by gallery order. Computed distances are float32, so two items are equal when they come
        out so; different block sizes may round differently.
     2. A query without a right match is dropped from all scores and counted in `dropped` with its reason: pid -1,
-       identity absent from the gallery, or all its matches in its own camera.
+       identity absent from the gallery, all its matches in its own camera, or some there and the rest excluded.
     3. Without `cross_camera` nothing is left out by camera. An image that is both query and gallery item then finds
        itself: take it out of the gallery.
     4. Distractors (pid 0 in Market-1501) are ordinary wrong answers.
@@ -149,25 +181,24 @@ def evaluate(
         cross_camera: leave the query's own identity in its own camera out.
         ap: which average precision.
         max_rank: length of the CMC.
+        excluded: `[Q, G]` bool, or None; True takes a gallery item out of that query's ranking.
+        camera_pairs: also score every pair of a query camera and a gallery camera alone (`RankingResult.pairs`).
         memory_limit: bytes a block of distances may take (one row at least).
 
     Raises:
         ReidError: shapes do not fit; a feature is NaN, infinite or (cosine) zero; an unknown setting; or no query
             has any right match, in which case the message says why and what to do.
     """
-    labels = _Labels.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    _check_settings(ap, max_rank)
-    query, gallery = prepare_features(query_features, gallery_features, metric)
-    labels.check_lengths(len(query), len(gallery))
-    labels.require_some_match()
-    if len(labels.kept) < len(gallery):
-        gallery = gallery[torch.from_numpy(labels.kept).to(gallery.device)]
+    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
+    _check_settings(ap, max_rank, camera_pairs, protocol)
+    query, gallery = _prepared(query_features, gallery_features, metric, protocol)
+    protocol.require_some_match()
     name = "cosine distance" if metric == "cosine" else "Euclidean distance"
-    return _score(distance_blocks(query, gallery, metric, memory_limit), labels, name, ap, max_rank)
+    return _score(distance_blocks(query, gallery, metric, memory_limit), protocol, name, ap, max_rank, camera_pairs)
 
 
 def evaluate_distances(
-    distances: Features,
+    distances: Features | Iterator[tuple[int, NDArray[Any]]],
     query_pids: ArrayLike,
     gallery_pids: ArrayLike,
     query_camids: ArrayLike | None = None,
@@ -176,24 +207,33 @@ def evaluate_distances(
     cross_camera: bool = True,
     ap: AveragePrecision = "precision",
     max_rank: int = 50,
+    excluded: ArrayLike | None = None,
+    camera_pairs: bool = False,
     memory_limit: int = MEMORY_LIMIT,
     metric: str = "distances as given",
 ) -> RankingResult:
-    """Score rankings by given distances `[Q, G]` (smaller is nearer), for instance re-ranked ones.
+    """Score rankings by given distances (smaller is nearer), for instance re-ranked ones.
 
     Everything else is as in `evaluate`; `metric` only names the distances in the protocol.
 
+    Args:
+        distances: `[Q, G]`, NumPy or torch on any device; or an iterator of `(first row, [b, G])` over all queries in
+            order, such as `rerank_blocks` gives, so that the whole need not be held.
+
     Raises:
-        ReidError: as in `evaluate`; or a distance is NaN or infinite.
+        ReidError: as in `evaluate`; a distance is NaN or infinite; or the blocks are not all rows in order.
     """
-    labels = _Labels.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    _check_settings(ap, max_rank)
-    matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ReidError(f"Distances have shape {tuple(matrix.shape)}; expected [queries, gallery items].")
-    labels.check_lengths(*matrix.shape)
-    labels.require_some_match()
-    return _score(_given_blocks(matrix, labels.kept, memory_limit), labels, metric, ap, max_rank)
+    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
+    _check_settings(ap, max_rank, camera_pairs, protocol)
+    if not isinstance(distances, Iterator):
+        matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
+        if matrix.ndim != 2 or 0 in matrix.shape:
+            raise ReidError(f"Distances have shape {tuple(matrix.shape)}; expected [queries, gallery items].")
+        protocol.check_lengths(*matrix.shape)
+        rows = rows_per_block(matrix.shape[1], memory_limit)
+        distances = ((start, matrix[start : start + rows]) for start in range(0, len(matrix), rows))
+    protocol.require_some_match()
+    return _score(_given_blocks(distances, protocol), protocol, metric, ap, max_rank, camera_pairs)
 
 
 def top_matches(
@@ -219,19 +259,16 @@ def top_matches(
     """
     if k < 1:
         raise ReidError(f"The number of matches must be at least 1, not {k}.")
-    labels = _Labels.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    query, gallery = prepare_features(query_features, gallery_features, metric)
-    labels.check_lengths(len(query), len(gallery))
-    if len(labels.kept) < len(gallery):
-        gallery = gallery[torch.from_numpy(labels.kept).to(gallery.device)]
+    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
+    query, gallery = _prepared(query_features, gallery_features, metric, protocol)
     indices = np.full((len(query), k), -1, dtype=np.int64)
     found = np.full((len(query), k), np.inf, dtype=np.float32)
     for start, block in distance_blocks(query, gallery, metric, memory_limit):
+        protocol.hide(block, start)
         for row, distances in enumerate(block, start):
-            distances[labels.matches(row)[1]] = np.inf
             nearest = nearest_in_row(distances, k)
             nearest = nearest[np.isfinite(distances[nearest])]
-            indices[row, : len(nearest)] = labels.kept[nearest]
+            indices[row, : len(nearest)] = protocol.kept[nearest]
             found[row, : len(nearest)] = distances[nearest]
     if metric == "euclidean":
         found = np.sqrt(np.maximum(found, 0))
@@ -247,196 +284,189 @@ def nearest_in_row(distances: NDArray[Any], k: int) -> NDArray[np.int64]:
     return near[np.argsort(distances[near], kind="stable")[:k]]
 
 
-def _check_settings(ap: str, max_rank: int) -> None:
+def _check_settings(ap: str, max_rank: int, camera_pairs: bool, protocol: Protocol) -> None:
     if ap not in _AP_IN_WORDS:
         raise ReidError(f"Unknown average precision {ap!r}.{did_you_mean(ap, _AP_IN_WORDS)}")
     if max_rank < 1:
         raise ReidError(f"max_rank must be at least 1, not {max_rank}.")
+    if camera_pairs and not protocol.has_cameras:
+        raise ReidError("Scores by camera pair need camera ids of queries and gallery.")
 
 
-def _column(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
-        raise ReidError(f"{name} must be one column of integers, not shape {array.shape} of type {array.dtype}.")
-    return array.astype(np.int64)
+def _prepared(query: Features, gallery: Features, metric: str, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Both sides ready for `distance_blocks`, the gallery without junk."""
+    ready_query, ready_gallery = prepare_features(query, gallery, metric)
+    protocol.check_lengths(len(ready_query), len(ready_gallery))
+    if len(protocol.kept) < len(ready_gallery):
+        ready_gallery = ready_gallery[torch.from_numpy(protocol.kept).to(ready_gallery.device)]
+    return ready_query, ready_gallery
 
 
-@dataclass(frozen=True, eq=False)
-class _Labels:
-    """Who is where: finds, for a query, its right matches and the items that do not count.
-
-    `kept [G′]` are the gallery items that are not junk; every other index here is a position in `kept`.
-    """
-
-    query_pids: NDArray[np.int64]
-    query_camids: NDArray[np.int64]
-    gallery_pids: NDArray[np.int64]
-    gallery_camids: NDArray[np.int64]
-    gallery_size: int
-    kept: NDArray[np.int64]
-    by_pid: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    cross_camera: bool
-
-    @classmethod
-    def of(
-        cls,
-        query_pids: ArrayLike,
-        gallery_pids: ArrayLike,
-        query_camids: ArrayLike | None,
-        gallery_camids: ArrayLike | None,
-        cross_camera: bool,
-    ) -> _Labels:
-        if cross_camera and (query_camids is None or gallery_camids is None):
-            raise ReidError("Cross-camera evaluation needs camera ids. Without cameras, set cross_camera=False.")
-        q_pids, g_pids = _column(query_pids, "query_pids"), _column(gallery_pids, "gallery_pids")
-        q_cams = _column(np.zeros(len(q_pids), int) if query_camids is None else query_camids, "query_camids")
-        g_cams = _column(np.zeros(len(g_pids), int) if gallery_camids is None else gallery_camids, "gallery_camids")
-        for name, pids, cams in (("query", q_pids, q_cams), ("gallery", g_pids, g_cams)):
-            if len(pids) != len(cams):
-                raise ReidError(f"There are {len(pids)} {name}_pids but {len(cams)} {name}_camids.")
-        kept = np.flatnonzero(g_pids != JUNK)
-        by_pid = np.argsort(g_pids[kept], kind="stable")
-        ordered = g_pids[kept][by_pid]
-        return cls(
-            query_pids=q_pids,
-            query_camids=q_cams,
-            gallery_pids=g_pids[kept],
-            gallery_camids=g_cams[kept],
-            gallery_size=len(g_pids),
-            kept=kept,
-            by_pid=by_pid,
-            first=np.searchsorted(ordered, q_pids, "left"),
-            last=np.searchsorted(ordered, q_pids, "right"),
-            cross_camera=cross_camera,
-        )
-
-    def check_lengths(self, n_query: int, n_gallery: int) -> None:
-        for name, rows, labels in (
-            ("query", n_query, len(self.query_pids)),
-            ("gallery", n_gallery, self.gallery_size),
-        ):
-            if rows != labels:
-                raise ReidError(f"There are {rows} {name} items but {labels} {name}_pids.")
-
-    def matches(self, query: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Right matches of a query, and items to leave out, both in gallery order."""
-        same = self.by_pid[self.first[query] : self.last[query]]
-        if not self.cross_camera:
-            return same, same[:0]
-        own = self.gallery_camids[same] == self.query_camids[query]
-        return same[~own], same[own]
-
-    def reason(self, query: int) -> str:
-        """Why a query without a right match has none."""
-        if self.query_pids[query] == JUNK:
-            return NO_IDENTITY
-        return NOT_IN_GALLERY if self.first[query] == self.last[query] else OWN_CAMERA_ONLY
-
-    def require_some_match(self) -> None:
-        """Say what is the matter when every query would be dropped."""
-        if any(len(self.matches(query)[0]) for query in range(len(self.query_pids))):
-            return
-        reasons: dict[str, int] = {}
-        for query in range(len(self.query_pids)):
-            reasons[self.reason(query)] = reasons.get(self.reason(query), 0) + 1
-        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        message = f"None of the {len(self.query_pids)} queries has a right match to be ranked ({counts}). "
-        if OWN_CAMERA_ONLY in reasons:
-            cameras = np.unique(np.concatenate([self.query_camids, self.gallery_camids]))
-            if len(cameras) == 1:
-                message += f"All items are of one camera ({cameras[0]}). "
-            message += (
-                "The cross-camera protocol leaves out gallery items of the query's own identity and camera. "
-                "If cameras are unknown or do not matter here, set cross_camera=False; else check the camera ids."
+def _given_blocks(blocks: Iterable[tuple[int, Any]], protocol: Protocol) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The caller's blocks, checked, as floats of our own without junk columns."""
+    done, n_query = 0, len(protocol.query_pids)
+    for start, part in blocks:
+        given = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+        if start != done or given.ndim != 2 or given.shape[1] != protocol.gallery_size or start + len(given) > n_query:
+            raise ReidError(
+                f"A block of distances holds rows {start} to {start + len(given)} in shape {list(given.shape)}; "
+                f"expected rows from {done} on, of {n_query}, with {protocol.gallery_size} columns."
             )
-        else:
-            message += (
-                "Queries are matched by identity: query_pids and gallery_pids must number the same people alike, "
-                "and pid -1 means unlabelled. Check that both come from one data set."
-            )
-        raise ReidError(message)
-
-
-def _given_blocks(matrix: Any, kept: NDArray[np.int64], memory_limit: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    rows = rows_per_block(matrix.shape[1], memory_limit)
-    for start in range(0, len(matrix), rows):
-        part = matrix[start : start + rows]
-        block = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
-        block = block.astype(np.float32 if block.dtype in (np.float16, np.float32) else np.float64)
+        block = given.astype(np.float32 if given.dtype in (np.float16, np.float32) else np.float64)
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
             raise ReidError(f"Distances of query {row} hold NaN or infinity. Give finite distances.")
-        yield start, block[:, kept] if len(kept) < matrix.shape[1] else block
+        done += len(block)
+        yield start, block[:, protocol.kept] if len(protocol.kept) < protocol.gallery_size else block
+    if done < n_query:
+        raise ReidError(f"The blocks of distances end after {done} of {n_query} queries.")
 
 
-def _ranks(distances: NDArray[Any], matches: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ranks (from 1, ascending) of the items `matches` in a row of distances `[G]`, equal ones in gallery order.
+def _ranks(distances: NDArray[Any], wanted: Pairs) -> Integers:
+    """Ranks (from 1) of the items `wanted` in their rows of distances `[b, G]`, equal ones in gallery order.
 
-    Only what is not farther than the farthest match is looked at: it is sorted, and each match finds its place.
+    No row is sorted: what is not farther than a row's farthest wanted item is picked out of it and sorted, and each
+    wanted item finds its place there.
     """
-    wanted = distances[matches]
-    near = distances[np.flatnonzero(distances <= wanted.max())]
-    near.sort()
-    before = np.searchsorted(near, wanted, "left")
-    tied = np.searchsorted(near, wanted, "right") - before > 1
-    for i in np.flatnonzero(tied):
-        before[i] += np.count_nonzero(distances[: matches[i]] == wanted[i])
-    before.sort()
-    return before + 1
+    ranks = np.empty(len(wanted.item), dtype=np.int64)
+    if not len(ranks):
+        return ranks
+    values = distances[wanted.query, wanted.item]
+    asked = np.flatnonzero(wanted.counts)
+    farthest = np.full((len(distances), 1), -np.inf, dtype=distances.dtype)
+    farthest[asked, 0] = np.maximum.reduceat(values, wanted.first[asked])
+    place = np.flatnonzero(distances <= farthest)
+    near = distances.reshape(-1)[place]
+    ends = np.searchsorted(place, (asked + 1) * distances.shape[1])
+    start, alone = 0, np.ones(len(ranks), dtype=bool)
+    for row, end in zip(asked.tolist(), ends.tolist(), strict=True):
+        candidates, mine = near[start:end], slice(wanted.first[row], wanted.first[row + 1])
+        candidates.sort()
+        before = candidates.searchsorted(values[mine])
+        alone[mine] = candidates.searchsorted(values[mine], "right") == before + 1
+        ranks[mine] = before
+        start = end
+    for i in np.flatnonzero(~alone):
+        ranks[i] += np.count_nonzero(distances[wanted.query[i], : wanted.item[i]] == values[i])
+    return ranks + 1
 
 
-def _average_precision(ranks: NDArray[np.int64], ap: str) -> float:
-    found = np.arange(1, len(ranks) + 1)
-    precision = found / ranks
-    if ap == "precision":
-        return float(precision.mean())
-    before = np.where(ranks > 1, (found - 1) / np.maximum(ranks - 1, 1), 1.0)
-    return float((precision + before).mean() / 2)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Ranks of the right matches of all queries, ascending within a query, and the scores of each query by them."""
+
+    ranks: Integers
+    pairs: Pairs
+
+    @classmethod
+    def of(cls, ranks: Integers, pairs: Pairs) -> _Found:
+        return cls(ranks[np.lexsort((ranks, pairs.query))], pairs)
+
+    def per_query(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean of one value a match, by query; nan where there is none."""
+        sums = np.bincount(self.pairs.query, values, minlength=len(self.pairs.counts))
+        with np.errstate(invalid="ignore"):
+            return sums / self.pairs.counts
+
+    def average_precision(self, ap: str) -> NDArray[np.float64]:
+        found = np.arange(1, len(self.ranks) + 1) - self.pairs.first[self.pairs.query]
+        precision = found / self.ranks
+        if ap == "precision":
+            return self.per_query(precision)
+        before = np.where(self.ranks > 1, (found - 1) / np.maximum(self.ranks - 1, 1), 1.0)
+        return self.per_query((precision + before) / 2)
+
+    def at(self, place: Integers) -> Integers:
+        """The rank at an index of each query with matches; 0 for the others."""
+        has = self.pairs.counts > 0
+        ranks = np.zeros(len(has), dtype=np.int64)
+        ranks[has] = self.ranks[place[has]]
+        return ranks
+
+    @property
+    def first_match(self) -> Integers:
+        return self.at(self.pairs.first[:-1])
+
+    @property
+    def last_match(self) -> Integers:
+        return self.at(self.pairs.first[1:] - 1)
 
 
 def _score(
-    blocks: Iterable[tuple[int, NDArray[Any]]], labels: _Labels, metric: str, ap: str, max_rank: int
+    blocks: Iterable[tuple[int, NDArray[Any]]],
+    protocol: Protocol,
+    metric: str,
+    ap: str,
+    max_rank: int,
+    camera_pairs: bool,
 ) -> RankingResult:
-    n_query = len(labels.query_pids)
-    aps, inps = np.full(n_query, np.nan), np.full(n_query, np.nan)
-    first_match, n_matches = np.zeros(n_query, dtype=np.int64), np.zeros(n_query, dtype=np.int64)
-    dropped: dict[str, int] = {}
-    for start, block in blocks:
-        for query, distances in enumerate(block, start):
-            matches, left_out = labels.matches(query)
-            if not len(matches):
-                reason = labels.reason(query)
-                dropped[reason] = dropped.get(reason, 0) + 1
-                continue
-            distances[left_out] = np.inf
-            ranks = _ranks(distances, matches)
-            aps[query] = _average_precision(ranks, ap)
-            inps[query] = len(ranks) / ranks[-1]
-            first_match[query], n_matches[query] = ranks[0], len(ranks)
-    found = first_match[first_match > 0]
-    counts = np.bincount(np.minimum(found, max_rank + 1), minlength=max_rank + 2)
-    protocol = {
-        "metric": metric,
-        "average precision": f"{ap} ({_AP_IN_WORDS[ap]})",
-        "cross-camera": (
-            "gallery items of the query's own identity and camera are left out"
-            if labels.cross_camera
-            else "off: nothing is left out by camera"
-        ),
-        "ties": "gallery order",
-        "queries": n_query,
-        "gallery": len(labels.kept),
-        "junk": labels.gallery_size - len(labels.kept),
-    }
+    wanted = protocol.matches
+    ranks = np.empty(len(wanted.item), dtype=np.int64)
+    by_camera = _ByCamera.of(protocol) if camera_pairs else None
+    for first, block in blocks:
+        protocol.hide(block, first)
+        for start in range(first, first + len(block), _ROWS):
+            part = block[start - first : start - first + _ROWS]
+            stop = start + len(part)
+            ranks[wanted.first[start] : wanted.first[stop]] = _ranks(part, wanted.of_queries(start, stop))
+            if by_camera is not None:
+                by_camera.rank(part, start)
+    found = _Found.of(ranks, wanted)
+    first_match, n_matches = found.first_match, wanted.counts
+    valid = first_match[first_match > 0]
+    counts = np.bincount(np.minimum(valid, max_rank + 1), minlength=max_rank + 2)
+    with np.errstate(invalid="ignore"):
+        inp = n_matches / np.where(n_matches, found.last_match, np.nan)
     return RankingResult(
-        cmc=np.cumsum(counts[1 : max_rank + 1]) / len(found),
-        ap=aps,
-        inp=inps,
+        cmc=np.cumsum(counts[1 : max_rank + 1]) / len(valid),
+        ap=found.average_precision(ap),
+        inp=inp,
         first_match=first_match,
         n_matches=n_matches,
-        dropped=dropped,
-        protocol=protocol,
+        dropped=protocol.dropped(),
+        protocol={"metric": metric, "average precision": f"{ap} ({_AP_IN_WORDS[ap]})", **protocol.in_words()},
+        pairs=None if by_camera is None else by_camera.scores(ap),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _ByCamera:
+    """Ranks within the items of one gallery camera at a time."""
+
+    protocol: Protocol
+    cameras: Integers
+    columns: list[Integers]
+    wanted: list[Pairs]
+    ranks: list[Integers]
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> _ByCamera:
+        cameras = np.unique(protocol.gallery_camids)
+        columns = [np.flatnonzero(protocol.gallery_camids == camera) for camera in cameras]
+        wanted = []
+        for camera, items in zip(cameras, columns, strict=True):
+            here = protocol.matches.where(protocol.gallery_camids[protocol.matches.item] == camera)
+            wanted.append(Pairs(here.query, np.searchsorted(items, here.item), here.first))
+        return cls(protocol, cameras, columns, wanted, [np.empty(len(pairs.item), np.int64) for pairs in wanted])
+
+    def rank(self, distances: NDArray[Any], start: int) -> None:
+        stop = start + len(distances)
+        for items, wanted, ranks in zip(self.columns, self.wanted, self.ranks, strict=True):
+            here = wanted.of_queries(start, stop)
+            if len(here.item):
+                ranks[wanted.first[start] : wanted.first[stop]] = _ranks(distances[:, items], here)
+
+    def scores(self, ap: str) -> CameraPairs:
+        cameras, of_query = np.unique(self.protocol.query_camids, return_inverse=True)
+        shape = (len(cameras), len(self.cameras))
+        mean_ap, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+        for b, (ranks, wanted) in enumerate(zip(self.ranks, self.wanted, strict=True)):
+            found = _Found.of(ranks, wanted)
+            aps, first = found.average_precision(ap), found.first_match
+            for a in range(len(cameras)):
+                here = (of_query == a) & (first > 0)
+                queries[a, b] = here.sum()
+                if queries[a, b]:
+                    mean_ap[a, b], rank1[a, b] = aps[here].mean(), (first[here] == 1).mean()
+        return CameraPairs(cameras, self.cameras, mean_ap, rank1, queries)
