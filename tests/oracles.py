@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 # Losses. Arrays in, Python floats out; float64 throughout.
 
@@ -212,3 +213,38 @@ def preprocess_loop(images, mean, std):
                 for c in range(3):
                     out[i, c, y, x] = (images[i, y, x, c] / 255 - mean[c]) / std[c]
     return out
+
+
+# Tracks. The truth and the predictions are `Tracks` with the same cameras.
+
+
+def trackeval_scores(truth, predicted, iou=0.5):
+    """{metric: {field: value}} of trackeval over (camera, frame) timesteps; skips the test where it is absent."""
+    pytest.importorskip("trackeval", reason="trackeval is not installed (pip install -e .[dev])")
+    from trackeval.datasets._base_dataset import _BaseDataset
+    from trackeval.metrics import CLEAR, HOTA, Identity
+
+    sides = (truth, predicted)
+    steps = sorted({(c, f) for side in sides for c, f in zip(side.camera.tolist(), side.frame.tolist(), strict=True)})
+    numbers = [{name: i for i, name in enumerate(np.unique(side.track).tolist())} for side in sides]
+    ids, similarity = ([], []), []
+    for camera, frame in steps:
+        boxes = []
+        for side, number, out in zip(sides, numbers, ids, strict=True):
+            here = (side.camera == camera) & (side.frame == frame)
+            out.append(np.array([number[name] for name in side.track[here].tolist()], dtype=int))
+            boxes.append(side.boxes[here])
+        similarity.append(_BaseDataset._calculate_box_ious(*boxes))
+    data = {
+        "num_timesteps": len(steps),
+        "gt_ids": ids[0],
+        "tracker_ids": ids[1],
+        "similarity_scores": similarity,
+        "num_gt_ids": len(numbers[0]),
+        "num_tracker_ids": len(numbers[1]),
+        "num_gt_dets": len(truth),
+        "num_tracker_dets": len(predicted),
+    }
+    settings = {"THRESHOLD": iou, "PRINT_CONFIG": False}
+    metrics = {"HOTA": HOTA(), "CLEAR": CLEAR(settings), "Identity": Identity(settings)}
+    return {name: metric.eval_sequence(data) for name, metric in metrics.items()}
