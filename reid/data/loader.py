@@ -91,7 +91,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
-        return _ahead(self._batches(self.epoch, list(self.sampler), start), self.prefetch)
+        return ahead(self._batches(self.epoch, list(self.sampler), start), self.prefetch)
 
     def _batches(self, epoch: int, plan: list[NDArray[np.int64]], start: int) -> Iterator[Batch]:
         size = self.augment.size if self.augment is not None and self.store.size is None else None
@@ -118,7 +118,7 @@ def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[to
         raise ReidError(f"batch_size is {batch_size}; it must be 1 or more.")
     rows = np.asarray(index, dtype=np.int64)
     parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return _ahead((torch.from_numpy(store.read(part)) for part in parts), 2)
+    return ahead((torch.from_numpy(store.read(part)) for part in parts), 2)
 
 
 class _Failed:
@@ -131,7 +131,7 @@ class _Failed:
 _END = object()
 
 
-def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
     """The same items, up to `depth` of them made ahead by a thread that ends with this iterator, however it ends."""
     if depth == 0:
         yield from items

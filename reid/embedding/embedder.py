@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,12 +17,14 @@ from reid.data.crops import UNKNOWN, Crops
 from reid.data.images import resize
 from reid.data.loader import read_batches
 from reid.data.packed import FileStore, Store, without_unreadable
+from reid.embedding.runtimes import FORMATS, ForeignModel
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
 from reid.models import ReIDModel
+from reid.models.preprocessing import Preprocessing
 from reid.training.distributed import pick_device
 
-RUNTIMES = ("auto", "torch")
+RUNTIMES = ("auto", "torch", "onnx", "openvino")
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
 
@@ -31,30 +33,55 @@ class Embedder:
     """A trained model as a function from images to features.
 
     Args:
-        model: a checkpoint of this package, or a `ReIDModel`.
+        model: a checkpoint of this package, the folder of a run (its best.pt, else its last.pt), a `ReIDModel`, an
+            `.onnx` file, or the `.xml` of an OpenVINO model (see `ForeignModel`).
         device: "auto" (a CUDA GPU, else an Apple one, else the CPU; a `ReIDModel` stays where it is), or a torch
-            device by name, to which the model is moved.
-        runtime: "torch", or "auto", which is the same.
+            device by name, to which the model is moved. ONNX and OpenVINO files run on the CPU; ONNX also on "cuda".
+        runtime: "auto", or by name: "torch" for our own models, "onnx" (onnxruntime) or "openvino" for files.
+        preprocessing: of an ONNX or OpenVINO file, in place of the `NAME.reid.json` beside it.
 
     Attributes:
-        model: the `ReIDModel`. Its mode does not matter: it is put in evaluation for each pass, and then back.
         device: the torch device it runs on.
+        preprocessing: what is done to an image first.
+        dimension: D.
 
     Raises:
-        ReidError: unknown runtime, a device that is not there, a checkpoint that does not load.
+        ReidError: unknown runtime, a device that is not there, a file that does not load.
     """
 
-    def __init__(self, model: str | Path | ReIDModel, device: str = "auto", runtime: str = "auto") -> None:
+    def __init__(
+        self,
+        model: str | Path | ReIDModel,
+        device: str = "auto",
+        runtime: str = "auto",
+        *,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    ) -> None:
         if runtime not in RUNTIMES:
             raise ReidError(f"There is no runtime {runtime!r}.{did_you_mean(runtime, RUNTIMES)}")
-        if isinstance(model, ReIDModel):
-            self.device = next(model.parameters()).device if device == "auto" else pick_device(device)
-            self.model = model.to(self.device)
+        self._model: ReIDModel | ForeignModel
+        if not isinstance(model, ReIDModel) and Path(model).suffix.lower() in FORMATS:
+            self._model = ForeignModel(model, preprocessing=preprocessing, device=device, runtime=runtime)
+            self.device = self._model.device
         else:
-            from reid.training.checkpoints import load_model
+            if runtime not in ("auto", "torch"):
+                raise ReidError(f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files; this model runs in torch.")
+            if preprocessing is not None:
+                raise ReidError("A model of this package brings its own preprocessing: give none.")
+            self._model, self.device = _own_model(model, device)
+        self.preprocessing: Preprocessing = self._model.preprocessing
+        self.dimension: int = self._model.embedding_size
 
-            self.device = pick_device(device)
-            self.model = load_model(model, self.device)
+    @property
+    def model(self) -> ReIDModel:
+        """The `ReIDModel`. Its mode does not matter: it is put in evaluation for each pass, and then back.
+
+        Raises:
+            ReidError: the features come from an ONNX or OpenVINO file, which holds none.
+        """
+        if isinstance(self._model, ForeignModel):
+            raise ReidError(f"{self._model.path} is not a checkpoint of this package: name one, such as best.pt.")
+        return self._model
 
     def __call__(self, images: Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
         """Features of images, in their order.
@@ -78,11 +105,11 @@ class Embedder:
         _check_batch_size(batch_size)
         crops = _files(images)
         if crops is not None:
-            store = FileStore(crops, size=self.model.preprocessing.size)
+            store = FileStore(crops, size=self.preprocessing.size)
             return self._embed_files(crops, store, flip, batch_size)
         arrays = _checked(images)
         parts = (arrays[start : start + batch_size] for start in range(0, len(arrays), batch_size))
-        size = self.model.preprocessing.size
+        size = self.preprocessing.size
         batches = (torch.from_numpy(np.stack([resize(array, size) for array in part])) for part in parts)
         return self._run([f"number {number}" for number in range(len(arrays))], batches, flip, batch_size)
 
@@ -103,7 +130,7 @@ class Embedder:
         if crops is None:
             return Embeddings(self(images, flip=flip, batch_size=batch_size), meta=meta)
         _check_batch_size(batch_size)
-        store: Store = FileStore(crops, size=self.model.preprocessing.size, unreadable=unreadable)
+        store: Store = FileStore(crops, size=self.preprocessing.size, unreadable=unreadable)
         if store.unreadable:
             meta["left_out"] = [f"{odd.path}: {odd.reason}" for odd in store.unreadable]
         crops, store = without_unreadable(crops, store)
@@ -116,21 +143,26 @@ class Embedder:
         """What `Embeddings.meta` says of features made here, as plain Python.
 
         `model` is the backbone's name and a digest of the weights that shape an embedding, so that equal ids mean
-        comparable features, whatever the file was called.
+        comparable features, whatever the file was called. Of an ONNX or OpenVINO file it is the file's stem and a
+        digest of its content and preprocessing.
         """
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            if not name.startswith("classifier."):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        model = self._model
         return {
-            "model": f"{self.model.spec['backbone']}-{digest.hexdigest()[:12]}",
-            "preprocessing": self.model.preprocessing.as_dict(),
-            "dimension": self.model.embedding_size,
+            "model": model.name if isinstance(model, ForeignModel) else _model_id(model),
+            "preprocessing": self.preprocessing.as_dict(),
+            "dimension": self.dimension,
             "metric": "cosine",
             "normalised": True,
             "flip": flip,
         }
+
+    def embed_batch(self, images: NDArray[np.uint8], *, flip: bool = False) -> NDArray[np.float32]:
+        """Features of one batch, in one forward pass, without checks or progress.
+
+        uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or
+        infinite where the model is broken (see `check_finite`).
+        """
+        return self._model.embed(torch.from_numpy(images).to(self.device), flip=flip).cpu().numpy()
 
     def _embed_files(self, crops: Crops, store: Store, flip: bool, batch_size: int) -> NDArray[np.float32]:
         batches = read_batches(store, np.arange(len(crops)), batch_size)
@@ -139,19 +171,51 @@ class Embedder:
     def _run(
         self, names: Sequence[str] | NDArray[np.object_], batches: Iterator[Tensor], flip: bool, batch_size: int
     ) -> NDArray[np.float32]:
-        features = np.empty((len(names), self.model.embedding_size), dtype=np.float32)
+        features = np.empty((len(names), self.dimension), dtype=np.float32)
         done = 0
         for batch in track(batches, "Embedding", total=-(-len(names) // batch_size)):
-            rows = self.model.embed(batch.to(self.device), flip=flip)
+            rows = self._model.embed(batch.to(self.device), flip=flip)
             features[done : done + len(rows)] = rows.cpu().numpy()
             done += len(rows)
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if len(bad):
-            raise ReidError(
-                f"The model gives NaN or infinity for {len(bad)} of {len(features)} images, the first {names[bad[0]]}. "
-                "Its weights are damaged, or its training diverged: use another checkpoint."
-            )
+        check_finite(features, names)
         return features
+
+
+def check_finite(features: NDArray[np.float32], names: Sequence[str] | NDArray[np.object_]) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ReidError: with the number of such features and the name of the first.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise ReidError(
+            f"The model gives NaN or infinity for {len(bad)} of {len(features)} images, the first {names[bad[0]]}. "
+            "Its weights are damaged, or its training diverged: use another checkpoint."
+        )
+
+
+def _own_model(model: str | Path | ReIDModel, device: str) -> tuple[ReIDModel, torch.device]:
+    if isinstance(model, ReIDModel):
+        place = next(model.parameters()).device if device == "auto" else pick_device(device)
+        return model.to(place), place
+    from reid.training.checkpoints import load_model
+
+    place = pick_device(device)
+    path = Path(model)
+    if path.is_dir():
+        inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
+        path = inside[0] if inside else path
+    return load_model(path, place), place
+
+
+def _model_id(model: ReIDModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("classifier."):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"{model.spec['backbone']}-{digest.hexdigest()[:12]}"
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -21,6 +21,7 @@ _METADATA_KEY = b"reid"
 _FEATURES = "features"
 _INTEGERS = {"pids": "pid", "camids": "camid", "tracks": "track", "frames": "frame"}
 _PATHS = "path"
+_QUALITY = "quality"
 _ROWS_PER_GROUP = 65_536
 
 
@@ -28,13 +29,14 @@ class Embeddings:
     """`N` features of one model, with any of the columns that say what they are of.
 
     On disk it is one Parquet file that any reader opens: `features` (fixed-size list of float32), and, where known,
-    `pid`, `camid`, `track`, `frame` (int64) and `path` (string). `meta` and the format's version lie in the schema's
-    metadata under the key `reid`, as JSON. Other columns in a file are left unread.
+    `pid`, `camid`, `track`, `frame` (int64), `path` (string) and `quality` (float32). `meta` and the format's version
+    lie in the schema's metadata under the key `reid`, as JSON. Other columns in a file are left unread.
 
     Attributes:
         features: `[N, D]` float32.
         pids, camids, tracks, frames: `[N]` int64, or None when the table does not have the column.
         paths: `[N]` str objects, or None.
+        quality: `[N]` float32 in 0..1, how good a picture each feature is of (its weight in a mean), or None.
         meta: plain JSON values. `Embedder` writes `model` (an id of the weights), `preprocessing`, `dimension`,
             `metric` (the one the features are meant for), `normalised` and `flip`.
     """
@@ -48,6 +50,7 @@ class Embeddings:
         frames: ArrayLike | None = None,
         paths: Sequence[str | Path] | NDArray[np.object_] | None = None,
         meta: Mapping[str, Any] | None = None,
+        quality: ArrayLike | None = None,
     ) -> None:
         """Check and take the columns; float features become float32, integer columns int64.
 
@@ -66,6 +69,7 @@ class Embeddings:
                 raise ReidError(f"Embeddings: column 'paths' has {len(paths)} rows, but there are {n} features.")
             self.paths = np.empty(n, dtype=object)
             self.paths[:] = [str(path) for path in paths]
+        self.quality = _shares(quality, n)
         self.meta: dict[str, Any] = dict(meta or {})
 
     @classmethod
@@ -167,6 +171,8 @@ class Embeddings:
                 columns[column] = pa.array(values, type=pa.int64())
         if self.paths is not None:
             columns[_PATHS] = pa.array(self.paths, type=pa.string())
+        if self.quality is not None:
+            columns[_QUALITY] = pa.array(self.quality, type=pa.float32())
         table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: note.encode()})
         with whole_file(path) as temporary:
             pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, use_dictionary=[_PATHS])
@@ -188,7 +194,7 @@ class Embeddings:
             raise ReidError(f"There is no embeddings file {path}.")
         try:
             schema = pq.read_schema(path)
-            known = [name for name in (_FEATURES, *_INTEGERS.values(), _PATHS) if name in schema.names]
+            known = [name for name in (_FEATURES, *_INTEGERS.values(), _PATHS, _QUALITY) if name in schema.names]
             if _FEATURES not in known:
                 raise ReidError(
                     f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
@@ -206,10 +212,12 @@ class Embeddings:
                 columns[name] = _read_integers(path, column, table.column(column))
         if _PATHS in known:
             columns["paths"] = _whole(path, _PATHS, table.column(_PATHS)).to_pylist()
+        if _QUALITY in known:
+            columns["quality"] = _read_quality(path, table.column(_QUALITY))
         return cls(_read_features(path, table.column(_FEATURES)), **columns, meta=meta)
 
     def _columns(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*_INTEGERS, "paths")}
+        return {name: getattr(self, name) for name in (*_INTEGERS, "paths", "quality")}
 
 
 def _matrix(features: ArrayLike) -> NDArray[np.float32]:
@@ -231,6 +239,17 @@ def _integers(name: str, values: ArrayLike | None, n: int) -> NDArray[np.int64] 
     if n and not np.issubdtype(array.dtype, np.integer):
         raise ReidError(f"Embeddings: column {name!r} must hold integers; it holds {array.dtype}.")
     return array.astype(np.int64)
+
+
+def _shares(values: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ReidError(f"Embeddings: column 'quality' has shape {list(array.shape)}, but there are {n} features.")
+    if n and not (np.issubdtype(array.dtype, np.number) and ((array >= 0) & (array <= 1)).all()):
+        raise ReidError("Embeddings: column 'quality' must hold numbers from 0 to 1, without NaN.")
+    return array.astype(np.float32)
 
 
 def _read_meta(path: Path, note: bytes | None) -> dict[str, Any]:
@@ -257,6 +276,16 @@ def _read_integers(path: Path, column: str, values: pa.ChunkedArray) -> NDArray[
     if not pa.types.is_integer(values.type):
         raise ReidError(f"{path}: column {column!r} must hold integers; it holds {values.type}.")
     numbers: NDArray[np.int64] = _whole(path, column, values).to_numpy().astype(np.int64)
+    return numbers
+
+
+def _read_quality(path: Path, values: pa.ChunkedArray) -> NDArray[np.float32]:
+    if not pa.types.is_floating(values.type):
+        raise ReidError(f"{path}: column {_QUALITY!r} must hold floats from 0 to 1; it holds {values.type}.")
+    numbers: NDArray[np.float32] = _whole(path, _QUALITY, values).to_numpy().astype(np.float32)
+    if len(numbers) and not ((numbers >= 0) & (numbers <= 1)).all():
+        row = int(np.flatnonzero(~((numbers >= 0) & (numbers <= 1)))[0])
+        raise ReidError(f"{path}: column {_QUALITY!r} is {numbers[row]} in row {row}; it must be from 0 to 1.")
     return numbers
 
 

@@ -218,11 +218,49 @@ def test_what_is_not_images_is_named(embedder, given, words):
         embedder(given)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "torchh"])
-def test_only_torch_runs_yet(model, runtime):
-    with pytest.raises(ReidError, match=rf"no runtime '{runtime}'.*Known: auto, torch"):
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        pytest.param("torchh", r"no runtime 'torchh'.*'torch'.*Known: auto, onnx, openvino", id="unknown"),
+        pytest.param("onnx", r"'onnx' reads \.onnx and \.xml", id="onnx"),
+        pytest.param("openvino", r"'openvino' reads \.onnx and \.xml", id="openvino"),
+    ],
+)
+def test_a_runtime_must_be_known_and_fit_the_model(model, runtime, words):
+    with pytest.raises(ReidError, match=words):
         Embedder(model, runtime=runtime)
     assert Embedder(model, runtime="torch").device.type == "cpu"
+
+
+def test_a_model_of_ours_takes_no_other_preprocessing(model):
+    with pytest.raises(ReidError, match="brings its own preprocessing"):
+        Embedder(model, preprocessing={"size": [64, 32]})
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        pytest.param(["last.pt"], "last.pt", id="last alone"),
+        pytest.param(["last.pt", "best.pt"], "best.pt", id="best before last"),
+    ],
+)
+def test_the_folder_of_a_run_gives_its_checkpoint(model, tmp_path, names, taken):
+    other = build_model(**{**model.spec, "seed": 1})
+    for name in names:
+        save_checkpoint(tmp_path / name, model if name == taken else other)
+    loaded = Embedder(tmp_path, device="cpu")
+    assert loaded.describe() == Embedder(model).describe()
+    assert (loaded.dimension, loaded.preprocessing.size) == (model.embedding_size, SIZE)
+
+
+def test_a_folder_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(ReidError, match="is a folder: name the checkpoint"):
+        Embedder(tmp_path)
+
+
+def test_one_batch_gives_what_the_call_gives(embedder):
+    at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
+    close(embedder.embed_batch(at_size, flip=True), embedder(at_size, flip=True))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])

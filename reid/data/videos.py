@@ -1,0 +1,235 @@
+"""Pictures of a camera by frame number, from a video file or a folder of numbered images."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reid.data.images import UnreadableImage, decode, probe
+from reid.errors import ReidError, did_you_mean
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_NUMBER = re.compile(r"(\d+)\D*$")
+
+
+class Frame(NamedTuple):
+    """One frame that was asked for: RGB uint8 `[H, W, 3]`, or None and the reason why there is none."""
+
+    number: int
+    image: NDArray[np.uint8] | None
+    reason: str = ""
+
+
+class VideoInfo(NamedTuple):
+    """What a header says: pixels, frames a second and number of frames; None where it says nothing (image folders)."""
+
+    width: int
+    height: int
+    fps: float | None
+    frames: int | None
+
+
+@dataclass(frozen=True)
+class Video:
+    """The pictures of one camera.
+
+    Of a video file, the first picture that OpenCV decodes is frame `first_frame` of `read`, the next one follows, and
+    so on: as a tracker that reads with OpenCV counts them, whatever the time stamps say. Of a folder, the last number
+    in an image's name counts from 0 where the folder has an image 0, else from 1.
+
+    Attributes:
+        path: the video file, or the folder of images.
+        images: of a folder, the image of each number; None for a video file.
+    """
+
+    path: Path
+    images: dict[int, Path] | None = None
+
+    def info(self) -> VideoInfo:
+        """Size, rate and length.
+
+        Raises:
+            ReidError: the file cannot be opened as a video; the first image cannot be read.
+        """
+        if self.images is not None:
+            height, width = probe(self.images[min(self.images)])
+            return VideoInfo(width, height, None, None)
+        capture = _open(self.path)
+        try:
+            width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+            fps, frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        finally:
+            capture.release()
+        return VideoInfo(width, height, fps if 0 < fps < 1000 else None, frames if frames > 0 else None)
+
+    def read(self, frames: ArrayLike, *, first_frame: int = 1) -> Iterator[Frame]:
+        """The frames of these numbers, ascending, each once, in one pass through the video.
+
+        A frame that cannot be had comes with `image` None and the reason: it does not decode, the video ends before
+        it, the folder has no image of that number, the number is below `first_frame`. A file that cannot be opened
+        gives that reason for all frames. Nothing is raised.
+
+        Args:
+            frames: integers in any order.
+            first_frame: the number of the first picture. Track files mostly count from 1.
+        """
+        wanted = np.unique(np.asarray(frames, dtype=np.int64)).tolist()
+        if self.images is not None:
+            return _read_images(self.path, self.images, wanted, first_frame - (0 not in self.images))
+        return _read_video(self.path, wanted, first_frame)
+
+    def fingerprint(self) -> str:
+        """A digest of the path, size and time of change of the file, or of every image of the folder."""
+        digest = hashlib.sha256()
+        for path in [self.path] if self.images is None else [self.images[number] for number in sorted(self.images)]:
+            status = path.stat()
+            digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FoundVideos:
+    """`videos` by camera name; `problems` in words: cameras without a video, and names that could not be used."""
+
+    videos: dict[str, Video]
+    problems: tuple[str, ...]
+
+
+def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
+    """The video of each camera in a folder, by name.
+
+    Of the camera `cam01` that is one of: `cam01.mp4` (or another of `VIDEO_SUFFIXES`), a folder `cam01/` of numbered
+    images, `cam01/img1/` of numbered images (MOTChallenge), or a folder `cam01/` with one video file in it (AI City).
+
+    Raises:
+        ReidError: `folder` is not one; a camera has two videos; two images of one number; no camera has any video (the
+            nearest names are given).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReidError(f"There is no folder of videos {folder}.")
+    entries: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            entries.setdefault(path.name, []).append(path)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            entries.setdefault(path.stem, []).append(path)
+    videos: dict[str, Video] = {}
+    problems = []
+    for name in names:
+        found = entries.get(name, [])
+        if len(found) > 1:
+            raise ReidError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Leave only one of them there.")
+        if not found:
+            near = did_you_mean(name, entries) if entries else " It holds no videos."
+            problems.append(f"camera {name!r} has no video in {folder}.{near}")
+        elif found[0].is_dir():
+            video = _folder_video(found[0], problems)
+            if video is None:
+                problems.append(f"camera {name!r}: {found[0]} holds neither numbered images nor one video file.")
+            else:
+                videos[name] = video
+        else:
+            videos[name] = Video(found[0])
+    if names and not videos:
+        raise ReidError(
+            f"No camera has a video in {folder}: {problems[0]} A video is named like its camera: "
+            f"{names[0]}.mp4, or a folder {names[0]}/ of numbered images."
+        )
+    return FoundVideos(videos, tuple(problems))
+
+
+def _folder_video(folder: Path, problems: list[str]) -> Video | None:
+    for place in (folder, folder / "img1"):
+        images = [p for p in _files(place) if p.suffix.lower() in IMAGE_SUFFIXES] if place.is_dir() else []
+        if images:
+            return _numbered(place, images, problems)
+    videos = [p for p in _files(folder) if p.suffix.lower() in VIDEO_SUFFIXES]
+    return Video(videos[0]) if len(videos) == 1 else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+
+
+def _numbered(folder: Path, paths: Iterable[Path], problems: list[str]) -> Video | None:
+    images: dict[int, Path] = {}
+    odd = []
+    for path in paths:
+        found = _NUMBER.search(path.stem)
+        if found is None:
+            odd.append(path.name)
+            continue
+        number = int(found[1])
+        if number in images:
+            raise ReidError(
+                f"{folder}: {images[number].name} and {path.name} are both frame {number}, by the last number in the "
+                "name. Keep one image a frame."
+            )
+        images[number] = path
+    if odd:
+        problems.append(f"{folder}: {len(odd)} images without a number in their name, left out, e.g. {odd[0]}.")
+    return Video(folder, images) if images else None
+
+
+def _open(path: Path) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        capture.release()
+        raise ReidError(f"{path} cannot be opened as a video: it is damaged, or of a codec that OpenCV lacks.")
+    return capture
+
+
+def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Frame]:
+    try:
+        capture = _open(path)
+    except ReidError as error:
+        yield from (Frame(number, None, str(error)) for number in wanted)
+        return
+    try:
+        decoded = 0  # pictures passed so far; the next one is frame first_frame + decoded
+        ended = False
+        for number in wanted:
+            if number < first_frame:
+                yield Frame(number, None, f"the frame is before the first one, {first_frame}")
+                continue
+            while not ended and decoded <= number - first_frame:
+                ended = not capture.grab()
+                decoded += not ended
+            if ended:
+                last = first_frame + decoded - 1
+                yield Frame(
+                    number, None, f"the video ends after frame {last}" if decoded else f"no frame of {path} decodes"
+                )
+                continue
+            decodes, image = capture.retrieve()
+            if decodes and image is not None:
+                yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).view(np.uint8))
+            else:
+                yield Frame(number, None, "the frame does not decode")
+    finally:
+        capture.release()
+
+
+def _read_images(folder: Path, images: dict[int, Path], wanted: list[int], shift: int) -> Iterator[Frame]:
+    for number in wanted:
+        path = images.get(number - shift)
+        if path is None:
+            yield Frame(number, None, f"{folder} has no image of the frame")
+            continue
+        try:
+            yield Frame(number, decode(path))
+        except UnreadableImage as error:
+            yield Frame(number, None, f"the image {error.reason}")
