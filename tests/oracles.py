@@ -109,7 +109,9 @@ def fewest_steps(pids, ids_per_step, crops_per_id):
 # Evaluation. One query at a time, whole rows sorted; float64 throughout.
 
 
-def match_ranks_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera=True):
+def match_ranks_loop(
+    distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera=True, excluded=None
+):
     """For each query the ranks (from 1) of its right matches, or the reason why it has none."""
     out = []
     for q in range(len(query_pids)):
@@ -119,17 +121,50 @@ def match_ranks_loop(distances, query_pids, gallery_pids, query_camids, gallery_
             same = gallery_pids[g] == query_pids[q]
             if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q]):
                 continue
+            if excluded is not None and excluded[q][g]:
+                continue
             rank += 1
             if same:
                 ranks.append(rank)
+        mine = [g for g in ranked if gallery_pids[g] == query_pids[q]]
         if ranks:
             out.append(ranks)
         elif query_pids[q] == -1:
             out.append("no identity (pid -1)")
-        elif query_pids[q] in list(gallery_pids):
+        elif not mine:
+            out.append("identity not in gallery")
+        elif cross_camera and all(gallery_camids[g] == query_camids[q] for g in mine):
             out.append("only in the query's own camera")
         else:
-            out.append("identity not in gallery")
+            out.append("all its matches are in the exclusion mask")
+    return out
+
+
+def camera_pair_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, a, b):
+    """Ranks of the right matches of the queries of camera a, in the gallery of camera b alone."""
+    queries = [q for q in range(len(query_pids)) if query_camids[q] == a]
+    items = [g for g in range(len(gallery_pids)) if gallery_camids[g] == b]
+    sub = [[distances[q][g] for g in items] for q in queries]
+    ranks = match_ranks_loop(
+        sub, [query_pids[q] for q in queries], [gallery_pids[g] for g in items], [a] * len(queries), [b] * len(items),
+        cross_camera,
+    )  # fmt: skip
+    return [one for one in ranks if not isinstance(one, str)]
+
+
+def single_shot_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, draw):
+    """For one draw (a place for each item) the rank of each query's own item, among one item of each identity."""
+    out = []
+    for q in range(len(query_pids)):
+        first = {}
+        for g in sorted(range(len(gallery_pids)), key=lambda g: draw[g]):
+            same = gallery_pids[g] == query_pids[q]
+            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q]):
+                continue
+            first.setdefault(gallery_pids[g], g)
+        if query_pids[q] in first:
+            ranked = sorted(first.values(), key=lambda g: (distances[q][g], g))
+            out.append(ranked.index(first[query_pids[q]]) + 1)
     return out
 
 

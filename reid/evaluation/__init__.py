@@ -1,6 +1,32 @@
 """Ranking, re-ranking and their results. Knows arrays only: no paths, no data sets, no configuration."""
 
-from reid.evaluation.ranking import RankingResult, evaluate, evaluate_distances, top_matches
-from reid.evaluation.rerank import rerank, rerank_in_words
+from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
+from reid.evaluation.rerank import (
+    RerankedPairs,
+    rerank,
+    rerank_blocks,
+    rerank_camera_aware,
+    rerank_camera_aware_blocks,
+    rerank_camera_aware_in_words,
+    rerank_in_words,
+    rerank_within,
+)
+from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
 
-__all__ = ["RankingResult", "evaluate", "evaluate_distances", "rerank", "rerank_in_words", "top_matches"]
+__all__ = [
+    "CameraPairs",
+    "RankingResult",
+    "RerankedPairs",
+    "SingleShotResult",
+    "evaluate",
+    "evaluate_distances",
+    "rerank",
+    "rerank_blocks",
+    "rerank_camera_aware",
+    "rerank_camera_aware_blocks",
+    "rerank_camera_aware_in_words",
+    "rerank_in_words",
+    "rerank_within",
+    "single_shot_cmc",
+    "top_matches",
+]

@@ -191,7 +191,7 @@ def evaluate(
     """
     protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
     _check_settings(ap, max_rank, camera_pairs, protocol)
-    query, gallery = _prepared(query_features, gallery_features, metric, protocol)
+    query, gallery = prepared(query_features, gallery_features, metric, protocol)
     protocol.require_some_match()
     name = "cosine distance" if metric == "cosine" else "Euclidean distance"
     return _score(distance_blocks(query, gallery, metric, memory_limit), protocol, name, ap, max_rank, camera_pairs)
@@ -260,7 +260,7 @@ def top_matches(
     if k < 1:
         raise ReidError(f"The number of matches must be at least 1, not {k}.")
     protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    query, gallery = _prepared(query_features, gallery_features, metric, protocol)
+    query, gallery = prepared(query_features, gallery_features, metric, protocol)
     indices = np.full((len(query), k), -1, dtype=np.int64)
     found = np.full((len(query), k), np.inf, dtype=np.float32)
     for start, block in distance_blocks(query, gallery, metric, memory_limit):
@@ -293,8 +293,8 @@ def _check_settings(ap: str, max_rank: int, camera_pairs: bool, protocol: Protoc
         raise ReidError("Scores by camera pair need camera ids of queries and gallery.")
 
 
-def _prepared(query: Features, gallery: Features, metric: str, protocol: Protocol) -> tuple[Tensor, Tensor]:
-    """Both sides ready for `distance_blocks`, the gallery without junk."""
+def prepared(query: Features, gallery: Features, metric: str, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Both sides ready for `distance_blocks`, the gallery without junk, as the protocol numbers it."""
     ready_query, ready_gallery = prepare_features(query, gallery, metric)
     protocol.check_lengths(len(ready_query), len(ready_gallery))
     if len(protocol.kept) < len(ready_gallery):

@@ -11,7 +11,7 @@ from reid.errors import ReidError
 from reid.evaluation import evaluate, evaluate_distances, ranking, top_matches
 from reid.evaluation.features import distance_blocks, prepare_features
 from tests.evaluation.made import UGLY, changed, made, squared_distances
-from tests.oracles import average_precision_loop, cmc_loop, match_ranks_loop
+from tests.oracles import average_precision_loop, camera_pair_loop, cmc_loop, match_ranks_loop
 
 EVERY_UGLY = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in UGLY.items()])
 BOTH_RULES = pytest.mark.parametrize("cross_camera", [True, False], ids=["cross-camera", "any camera"])
@@ -369,3 +369,95 @@ def test_top_matches_equal_a_sorted_row(case, cross_camera, k):
 def test_top_matches_need_at_least_one_place():
     with pytest.raises(ReidError, match="at least 1, not 0"):
         top_matches(*made(), k=0)
+
+
+@EVERY_UGLY
+@BOTH_RULES
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9], ids=["empty mask", "some excluded", "most excluded"])
+def test_exclusion_masks_equal_the_loop(case, cross_camera, share):
+    distances = squared_distances(*case[:2])
+    excluded = np.random.default_rng(4).random(distances.shape) < share
+    ranks = match_ranks_loop(distances, *case[2:], cross_camera=cross_camera, excluded=excluded)
+    settings = {"cross_camera": cross_camera, "excluded": excluded}
+    if all(isinstance(one, str) for one in ranks):
+        with pytest.raises(ReidError, match="None of the"):
+            evaluate(*case, metric="euclidean", **settings)
+    else:
+        agrees(evaluate(*case, metric="euclidean", **settings), ranks, "precision")
+        agrees(evaluate_distances(distances, *case[2:], **settings), ranks, "precision")
+
+
+def test_a_mask_that_takes_everything_out_says_so():
+    case = made()
+    with pytest.raises(ReidError, match="mask `excluded` takes every right match out"):
+        evaluate(*case, excluded=np.ones((12, 60), dtype=bool))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(np.zeros((12, 59), dtype=bool), id="another shape"),
+        pytest.param(np.zeros((12, 60), dtype=int), id="not true or false"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask):
+    with pytest.raises(ReidError, match=r"excluded must be true or false for each pair, \[12, 60\]"):
+        evaluate(*made(), excluded=mask)
+
+
+@EVERY_UGLY
+@BOTH_RULES
+@BOTH_AP
+def test_scores_by_camera_pair_equal_the_loop(case, cross_camera, ap):
+    distances = squared_distances(*case[:2])
+    result = evaluate(*case, metric="euclidean", cross_camera=cross_camera, ap=ap, camera_pairs=True)
+    pairs = result.pairs
+    np.testing.assert_array_equal(pairs.query_cameras, np.unique(case[4]))
+    np.testing.assert_array_equal(pairs.gallery_cameras, np.unique(case[5][case[3] != -1]))
+    for i, a in enumerate(pairs.query_cameras):
+        for j, b in enumerate(pairs.gallery_cameras):
+            ranks = camera_pair_loop(distances, *case[2:], cross_camera, a, b)
+            assert pairs.queries[i, j] == len(ranks)
+            if not ranks:
+                assert np.isnan(pairs.mAP[i, j])
+                assert np.isnan(pairs.rank1[i, j])
+                continue
+            assert pairs.mAP[i, j] == pytest.approx(np.mean([average_precision_loop(one, ap) for one in ranks]))
+            assert pairs.rank1[i, j] == pytest.approx(np.mean([one[0] == 1 for one in ranks]))
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_camera_pairs_need_cameras():
+    case = made()
+    with pytest.raises(ReidError, match="camera pair need camera ids"):
+        evaluate(*case[:4], cross_camera=False, camera_pairs=True)
+
+
+@EVERY_UGLY
+@pytest.mark.parametrize("rows", [1, 5, 1000], ids=["row by row", "five rows", "all at once"])
+def test_distances_may_come_in_blocks(case, rows):
+    distances = squared_distances(*case[:2])
+    blocks = ((start, distances[start : start + rows]) for start in range(0, len(distances), rows))
+    agrees(evaluate_distances(blocks, *case[2:]), match_ranks_loop(distances, *case[2:]), "precision")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        pytest.param([(0, np.zeros((3, 60)))], "end after 3 of 12", id="the last rows are missing"),
+        pytest.param([(4, np.zeros((3, 60)))], "expected rows from 0 on", id="the first rows are missing"),
+        pytest.param([(0, np.zeros((3, 60))), (0, np.zeros((3, 60)))], "expected rows from 3 on", id="rows twice"),
+        pytest.param([(0, np.zeros((13, 60)))], "rows 0 to 13", id="too many rows"),
+        pytest.param([(0, np.zeros((12, 59)))], "with 60 columns", id="a column is missing"),
+        pytest.param([(0, np.full((12, 60), np.nan))], "query 0 hold NaN", id="NaN"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(blocks, message):
+    with pytest.raises(ReidError, match=message):
+        evaluate_distances(iter(blocks), *made()[2:])
+
+
+def test_many_queries_rank_alike_in_chunks_of_rows():
+    """More queries than are ranked at a time, some without matches between those with them."""
+    case = made(n_query=3 * ranking._ROWS + 7, n_gallery=150, ids=90, cameras=2, seed=12)
+    agrees(evaluate(*case, metric="euclidean"), match_ranks_loop(squared_distances(*case[:2]), *case[2:]), "precision")
