@@ -130,6 +130,20 @@ class ReIDModel(nn.Module):
     def _embeddings(self, x: Tensor) -> Tensor:
         return self.neck(self.embedding(self.pool(self.backbone(x)))).float()
 
+    @torch.no_grad()
+    def activation_map(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] RGB → float32 [B, h, w] in 0..1: where on each image the backbone's last map is active.
+
+        `M(y, x) = Σ_c A(c, y, x)²` over its largest value, for the feature map A [C, h, w] before pooling, in
+        evaluation mode (the attention map of Zagoruyko and Komodakis 2017, "Paying More Attention to Attention",
+        eq. 1 with p = 2). A map that is all zeros stays so. It tells where something is answered to, not what for.
+        """
+        parameter = next(self.parameters())
+        with evaluating(self):
+            activations = self.backbone(self.preprocess(images.to(parameter.device)).to(parameter.dtype)).float()
+        maps = activations.square().sum(dim=1)
+        return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
     def count(self) -> Counts:
         """Parameters and multiply-accumulates for one image of `preprocessing.size`, without the classifier.
 

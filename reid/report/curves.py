@@ -1,4 +1,4 @@
-"""CMC curves of one or several runs."""
+"""Curves of one or several runs: CMC, and ROC of the verification."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from reid.errors import ReidError
 from reid.evaluation import RankingResult
-from reid.report.style import DASHES, LINES, MARKERS, save_figure
+from reid.report.style import DASHES, MARKERS, picture
 
 
-def plot_cmc(results: Mapping[str, RankingResult], path: str | Path, *, max_rank: int = 20) -> Path:
+def plot_cmc(results: Mapping[str, RankingResult], path: str | Path, *, max_rank: int = 20, dark: bool = False) -> Path:
     """Draw the CMC curves of named results over each other, best rank-1 first in the legend.
 
     Args:
         results: what to draw, by the name that the legend shows.
-        path: where to; .png, .pdf or .svg.
+        path: where to; .png, .pdf, .svg or .webp.
         max_rank: draw ranks up to this one, or to the longest curve if that is shorter.
+        dark: for a dark screen.
 
     Returns:
         The path written.
@@ -29,31 +29,30 @@ def plot_cmc(results: Mapping[str, RankingResult], path: str | Path, *, max_rank
     """
     if not results:
         raise ReidError("No result to draw a CMC curve of.")
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     ordered = sorted(results.items(), key=lambda item: -item[1].rank(1))
-    for i, (name, result) in enumerate(ordered):
-        shares = 100 * result.cmc[:max_rank]
-        axes.plot(
-            np.arange(1, len(shares) + 1),
-            shares,
-            color=LINES[i % len(LINES)],
-            linestyle=DASHES[i // len(LINES) % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)],
-            markevery=max(1, len(shares) // 10),
-            markersize=5,
-            linewidth=1.8,
-            label=f"{name}\nrank-1 {100 * result.rank(1):.1f} %, mAP {100 * result.mAP:.1f} %",
-        )
-    axes.set_xlabel("Rank k")
-    axes.set_ylabel("Queries with a right match among the first k (%)")
-    lowest = min(100 * result.cmc[0] for result in results.values())
-    axes.set_ylim(max(0, 10 * np.floor(lowest / 10) - 10), 101)
-    longest = min(max_rank, max(len(result.cmc) for result in results.values()))
-    step = max(1, round(longest / 4 / 5) * 5)
-    axes.set_xticks([1, *range(max(step, 2), longest + 1, step)])
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
-    return save_figure(figure, path)
+    with picture(path, (6.4, 4.4), dark=dark) as (figure, theme):
+        axes = figure.add_subplot()
+        for i, (name, result) in enumerate(ordered):
+            shares = 100 * result.cmc[:max_rank]
+            axes.plot(
+                np.arange(1, len(shares) + 1),
+                shares,
+                color=theme.lines[i % len(theme.lines)],
+                linestyle=DASHES[i // len(theme.lines) % len(DASHES)],
+                marker=MARKERS[i % len(MARKERS)],
+                markevery=max(1, len(shares) // 10),
+                markersize=5,
+                linewidth=1.8,
+                label=f"{name}\nrank-1 {100 * result.rank(1):.1f} %, mAP {100 * result.mAP:.1f} %",
+            )
+        axes.set_xlabel("Rank k")
+        axes.set_ylabel("Queries with a right match among the first k (%)")
+        lowest = min(100 * result.cmc[0] for result in results.values())
+        axes.set_ylim(max(0, 10 * np.floor(lowest / 10) - 10), 101)
+        longest = min(max_rank, max(len(result.cmc) for result in results.values()))
+        step = max(1, round(longest / 4 / 5) * 5)
+        axes.set_xticks([1, *range(max(step, 2), longest + 1, step)])
+        axes.grid(linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9)
+    return Path(path)

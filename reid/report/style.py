@@ -1,9 +1,14 @@
-"""What all pictures share: colours that colour-blind readers can tell apart, and how a figure is saved."""
+"""What all pictures share: colours that colour-blind readers can tell apart, in a light and a dark version."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -11,25 +16,69 @@ from reid.errors import ReidError
 from reid.wholefile import whole_file
 
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#CC3311", "#8C8C8C"
-LINES = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The palette of Okabe and Ito (2008), without its yellow, which is faint on white."""
 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
-FORMATS = ("pdf", "png", "svg")
+FORMATS = ("pdf", "png", "svg", "webp")
+
+_SAVED_WITH: dict[str, dict[str, Any]] = {
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None}},
+    "webp": {"pil_kwargs": {"quality": 85}},
+}
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure whole; the suffix of `path` chooses the format.
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture: `lines` is the palette of Okabe and Ito (2008), less the one that is faint on `paper`."""
+
+    paper: str
+    ink: str
+    faint: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme("#FFFFFF", "#1A1A1A", "#DDDDDD", (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
+DARK = Theme("#16191D", "#E6E6E6", "#3A4048", ("#56B4E9", "#E69F00", GREEN, "#CC79A7", "#F0E442", "#D55E00", "#FFFFFF"))
+
+
+@contextlib.contextmanager
+def picture(
+    path: str | Path,
+    size: tuple[float, float],
+    *,
+    dark: bool = False,
+    constrained: bool = True,
+    dpi: int = 150,
+) -> Iterator[tuple[Figure, Theme]]:
+    """Yield an empty figure of `size` inches and its theme; what was drawn is written whole when the block ends.
+
+    Without `constrained` the caller places everything. The suffix of `path` chooses the format. Text in a PDF is text
+    (TrueType); in an SVG it is outlines, so that it looks alike everywhere. The same drawing gives the same bytes.
 
     Raises:
-        ReidError: the suffix is not .png, .pdf or .svg, or the file cannot be written.
+        ReidError: the suffix is none of `FORMATS`, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise ReidError(f"Cannot draw to {path}: the name must end in .{', .'.join(FORMATS)}.")
-    FigureCanvasAgg(figure)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=kind, facecolor="white")
-    return path
+    theme = DARK if dark else LIGHT
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
+    paper = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    settings: dict[Any, Any] = {
+        **dict.fromkeys(ink, theme.ink),
+        **dict.fromkeys(paper, theme.paper),
+        "grid.color": theme.faint,
+        "legend.edgecolor": theme.faint,
+        "axes.axisbelow": True,
+        "font.size": 10,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "reid",
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=size, dpi=dpi, layout="constrained" if constrained else None)
+        yield figure, theme
+        FigureCanvasAgg(figure)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format=kind, **_SAVED_WITH.get(kind, {}))

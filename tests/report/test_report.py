@@ -13,7 +13,7 @@ from rich.console import Console
 from reid.errors import ReidError
 from reid.evaluation import evaluate_distances, top_matches
 from reid.report import Scored, choose_queries, plot_cmc, plot_rank_lists, protocol_in_words, results_table
-from reid.report.ranklists import _pixels
+from reid.report.ranklists import _placed, pixels_of
 from reid.report.style import BLUE, GREEN, GREY, RED
 
 # Four queries. Places of the right match: 1, 3, 2; the fourth query has none.
@@ -152,7 +152,7 @@ def test_rank_list_errors(tmp_path, changes, words):
     ],
 )
 def test_images_keep_their_proportions(shape, rows, columns):
-    placed = (_pixels(flat(7, shape)) == 7).all(axis=2)
+    placed = (_placed(flat(7, shape)) == 7).all(axis=2)
     assert placed.shape == (192, 96)
     assert (placed.any(axis=1).sum(), placed.any(axis=0).sum()) == (rows, columns)
 
@@ -160,7 +160,7 @@ def test_images_keep_their_proportions(shape, rows, columns):
 def test_a_file_and_its_array_look_alike(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "crop.png"), image[:, :, ::-1])
-    np.testing.assert_array_equal(_pixels(tmp_path / "crop.png"), _pixels(image))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "crop.png"), pixels_of(image))
 
 
 def test_pictures_leave_pyplot_alone(tmp_path):
