@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.errors import ReidError, did_you_mean
+from reid.tracks.tracks import same_cameras
 
 FPS = 25.0
 
@@ -166,3 +168,118 @@ class Cameras:
         if first == second or frozenset((first, second)) in self.overlapping:
             return False
         return self.overlap_stated or min(self.least(first, second), self.least(second, first)) >= 0
+
+
+_CAMERA_KEYS = ("fps", "offset", "drift", "size", "homography")
+_UNREAD_KEYS = ("position", "azimuth")
+"""Written by the made world; nothing here uses them."""
+
+
+def parse_cameras(values: Any, names: Sequence[str], where: str) -> Cameras:
+    """`Cameras` of what a `cameras.yaml` holds, for the cameras `names` of the tracks.
+
+    Raises:
+        ReidError: see `files.read_cameras`; `where` is the file's name for the messages.
+    """
+    content = _mapping({} if values is None else values, where, ("cameras", "pairs", "overlapping"))
+    listed = content.get("cameras")
+    listed = {} if listed is None else _mapping(listed, f"{where}: cameras")
+    called = {str(name): str(name) for name in names}
+    warnings: list[str] = []
+    if listed:
+        same = same_cameras(names, listed)
+        missing = [name for name in names if name not in same.values()]
+        if missing:
+            raise ReidError(
+                f"{where}: there are tracks of {missing[0]!r}, which is not listed under cameras."
+                f"{did_you_mean(missing[0], listed)} List it, or leave 'cameras' out altogether."
+            )
+        called = {name: same.get(name, name) for name in listed}
+        if len(set(called.values())) < len(called):
+            raise ReidError(f"{where}: the names under cameras and those of the tracks are mixed up. Name them alike.")
+        idle = [name for name in listed if name not in same]
+        if idle:
+            warnings.append(f"{where} lists cameras without tracks: {', '.join(idle)}.")
+    cameras = {name: Camera(name) for name in called.values()}
+    for listed_name, its in listed.items():
+        cameras[called[listed_name]] = _camera(called[listed_name], its, f"{where}: cameras.{listed_name}")
+
+    def camera(name: Any, place: str) -> str:
+        if str(name) in called:
+            return called[str(name)]
+        if str(name) in cameras:
+            return str(name)
+        raise ReidError(f"{place}: there is no camera {str(name)!r}.{did_you_mean(str(name), called)}")
+
+    travel: dict[tuple[str, str], tuple[float, float]] = {}
+    for number, pair in enumerate(_list(content.get("pairs"), f"{where}: pairs"), start=1):
+        place = f"{where}: pair {number}"
+        pair = _mapping(pair, place, ("from", "to", "min", "max"))
+        for key in ("from", "to"):
+            if pair.get(key) is None:
+                raise ReidError(f"{place} has no {key!r}. Give the names of both cameras.")
+        way = (camera(pair["from"], place), camera(pair["to"], place))
+        if way in travel:
+            raise ReidError(f"{place}: the way from {way[0]!r} to {way[1]!r} is given twice. Keep one.")
+        low, high = pair.get("min"), pair.get("max")
+        travel[way] = (
+            -math.inf if low is None else _number(low, f"{place}: min"),
+            math.inf if high is None else _number(high, f"{place}: max"),
+        )
+    overlapping = set()
+    for number, both in enumerate(_list(content.get("overlapping"), f"{where}: overlapping"), start=1):
+        place = f"{where}: overlapping, entry {number}"
+        if not isinstance(both, list) or len(both) != 2 or both[0] == both[1]:
+            raise ReidError(f"{place} is {both!r}; give two cameras, like [cam01, cam02].")
+        overlapping.add(frozenset(camera(name, place) for name in both))
+    return Cameras(
+        cameras, frozenset(overlapping), travel, overlap_stated="overlapping" in content, warnings=tuple(warnings)
+    )
+
+
+def _camera(name: str, values: Any, where: str) -> Camera:
+    its = _mapping({} if values is None else values, where, _CAMERA_KEYS, _UNREAD_KEYS)
+    given = {key: value for key, value in its.items() if key in _CAMERA_KEYS and value is not None}
+    numbers = {key: _number(given[key], f"{where}.{key}") for key in ("fps", "offset", "drift") if key in given}
+    size = homography = None
+    if "size" in given:
+        sides = [_number(side, f"{where}.size") for side in _list(given["size"], f"{where}.size")]
+        if len(sides) != 2 or any(side != int(side) for side in sides if math.isfinite(side)):
+            raise ReidError(f"{where}.size is {given['size']!r}; give width and height in pixels, like [1920, 1080].")
+        size = (int(sides[0]), int(sides[1]))
+    if "homography" in given:
+        try:
+            homography = np.array(given["homography"], dtype=np.float64).reshape(3, 3)
+        except (TypeError, ValueError) as error:
+            raise ReidError(f"{where}.homography must be three rows of three numbers.") from error
+    try:
+        return Camera(name, **numbers, size=size, homography=homography)
+    except ReidError as error:
+        raise ReidError(f"{where}: {error}") from error
+
+
+def _mapping(value: Any, where: str, known: Sequence[str] = (), unread: Sequence[str] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ReidError(f"{where} must hold `key: value` lines, not {value!r}.")
+    keys = {str(key): content for key, content in value.items()}
+    for key in keys:
+        if known and key not in known and key not in unread:
+            raise ReidError(f"{where}: there is no key {key!r}.{did_you_mean(key, known)}")
+    return keys
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ReidError(f"{where} must be a list, not {value!r}.")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise ReidError(f"{where} is {value!r}; it must be a number.") from None
