@@ -339,7 +339,7 @@ def _cuts(boxes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.obj
         corners = np.where(finite, np.rint(corners.clip(-_FAR, _FAR)), 0).astype(np.int64)
     reasons = np.full(len(boxes), "", dtype=object)
     reasons[(corners[:, 2:] <= corners[:, :2]).any(axis=1)] = "the box has no area"
-    reasons[~finite[:, 0]] = "the box is not finite"
+    reasons[np.flatnonzero(~finite)] = "the box is not finite"
     return corners, reasons
 
 
