@@ -1,0 +1,443 @@
+"""`Tracklets`: one row for each local track (or part of one), its feature pooled over crops, and when it was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.errors import ReidError
+
+if TYPE_CHECKING:
+    from reid.embedding.table import Embeddings
+    from reid.tracks.cameras import Cameras
+    from reid.tracks.tracks import Tracks
+
+BORDER_WEIGHT = 0.5
+"""What a crop counts whose box touches the frame's border, where part of the person may be cut off."""
+
+_BORDER_PIXELS = 2.0
+_LEAST_WEIGHT = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Tracklets:
+    """T tracklets of several cameras, as columns.
+
+    Rows are sorted by (camera, track, start). Two rows of one (camera, track) are parts of one local track that was
+    split; their frames do not overlap.
+
+    Attributes:
+        camera_names: name of each camera; `camera` indexes it. A camera without tracklets may be among them.
+        camera: `[T]` int64.
+        track: `[T]` int64, the local id.
+        start, end: `[T]` seconds of the first and last box, on the one clock of all cameras.
+        frames: `[T]` int64, number of boxes.
+        features: `[T, D]` float32, pooled over crops and of length 1; zeros where `has_feature` is False.
+        has_feature: `[T]` bool.
+        prototypes: `[P, D]` float32 of length 1, up to K crops of each tracklet that differ most.
+        prototype_of: `[P]` int64, the tracklet of each.
+        prototype_row: `[P]` int64, the row of the embeddings that each prototype is.
+        quality: `[T]` 0..1, the mean weight of the tracklet's crops (1 where nothing is known of them).
+        first_frame, last_frame: `[T]` int64, as in the camera's file.
+        entry, exit: `[T, 2]` place on the ground in metres of the first and last box; NaN where unknown.
+        bad_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only zeros.
+    """
+
+    camera_names: tuple[str, ...]
+    camera: NDArray[np.int64]
+    track: NDArray[np.int64]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    frames: NDArray[np.int64]
+    features: NDArray[np.float32]
+    has_feature: NDArray[np.bool_]
+    prototypes: NDArray[np.float32]
+    prototype_of: NDArray[np.int64]
+    quality: NDArray[np.float64]
+    prototype_row: NDArray[np.int64]
+    first_frame: NDArray[np.int64]
+    last_frame: NDArray[np.int64]
+    entry: NDArray[np.float64]
+    exit: NDArray[np.float64]
+    bad_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self.camera)
+
+    def shifted(self, offsets: Mapping[str, float]) -> Tracklets:
+        """The same tracklets with each camera's clock moved by seconds, by name."""
+        seconds = np.array([offsets.get(name, 0.0) for name in self.camera_names])[self.camera]
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
+
+    @classmethod
+    def of_features(
+        cls,
+        camera_names: Sequence[str],
+        camera: NDArray[np.int64],
+        track: NDArray[np.int64],
+        frame: NDArray[np.int64],
+        features: NDArray[np.float32],
+        seconds: NDArray[np.float64] | None = None,
+        *,
+        weights: NDArray[np.float64] | None = None,
+        prototypes: int = 4,
+    ) -> Tracklets:
+        """Tracklets of N crops that say where and when they were seen; every crop's frame is one box.
+
+        Args:
+            camera_names: names that `camera` indexes.
+            camera, track, frame: `[N]` of each crop.
+            features: `[N, D]`.
+            seconds: `[N]` when each crop was seen; frame / 25 where not given.
+            weights: `[N]` 0..1, how much each crop is to count; all alike where not given.
+            prototypes: crops kept of each tracklet, at most.
+        """
+        if seconds is None:
+            seconds = np.asarray(frame, np.float64) / 25.0
+        rows = np.arange(len(track))
+        return _assemble(
+            tuple(camera_names), (camera, track, frame, seconds), (camera, track, rows, features, weights), prototypes
+        )
+
+    @classmethod
+    def of_embeddings(
+        cls,
+        embeddings: Embeddings,
+        cameras: Cameras | None = None,
+        *,
+        camera_names: Mapping[int, str] | None = None,
+        prototypes: int = 4,
+    ) -> Tracklets:
+        """Tracklets of embeddings that have camids, tracks and frames, where no track files are at hand.
+
+        Args:
+            embeddings: one row a crop.
+            cameras: frame rates and clock offsets; 25 frames a second and clocks alike where not given.
+            camera_names: the name of each camid; `cam01` for 1 and so on where not given.
+            prototypes: crops kept of each tracklet, at most.
+
+        Raises:
+            ReidError: a column is missing, or a camid has no name.
+        """
+        columns = {"camids": embeddings.camids, "tracks": embeddings.tracks, "frames": embeddings.frames}
+        missing = [name for name, values in columns.items() if values is None]
+        if missing:
+            raise ReidError(
+                f"The embeddings have no column {', '.join(missing)}: to match, each crop must say its camera, local "
+                "track and frame. Embed with them, or give the track files beside the embeddings."
+            )
+        names, camera = _named_cameras(columns["camids"], camera_names)
+        frame = np.asarray(columns["frames"])
+        seconds = _seconds(names, camera, frame, cameras)
+        track = np.asarray(columns["tracks"])
+        return cls.of_features(names, camera, track, frame, embeddings.features, seconds, prototypes=prototypes)
+
+    @classmethod
+    def of_tracks(
+        cls,
+        tracks: Tracks,
+        embeddings: Embeddings | None,
+        cameras: Cameras | None = None,
+        *,
+        camera_names: Mapping[int, str] | None = None,
+        blur: NDArray[np.float64] | None = None,
+        prototypes: int = 4,
+    ) -> Tracklets:
+        """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
+
+        A track none of whose boxes has an embedding is a tracklet without a feature. Crops count by the quality of
+        their boxes (`box_quality`). A ground place is that of the middle of a box's lower edge, where the camera has
+        a homography.
+
+        Args:
+            tracks: all boxes.
+            embeddings: rows keyed by camid, track and frame; rows of tracks that are not in `tracks` are refused.
+            cameras: frame rates, clocks, sizes, homographies.
+            camera_names: the name of each camid of the embeddings; `cam01` for 1 and so on where not given.
+            blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
+            prototypes: crops kept of each tracklet, at most.
+        """
+        names = tracks.camera_names
+        seconds = _seconds(names, tracks.camera, tracks.frame, cameras)
+        boxes = (tracks.camera, tracks.track, tracks.frame, seconds)
+        ground = _ground(tracks, cameras)
+        if embeddings is None or len(embeddings) == 0:
+            none = np.zeros(0, np.int64)
+            dimension = 1 if embeddings is None else embeddings.dimension
+            empty = np.zeros((0, dimension), np.float32)
+            return _assemble(names, boxes, (none, none, none, empty, None), prototypes, ground)
+        if embeddings.camids is None or embeddings.tracks is None:
+            raise ReidError("The embeddings have no camids or tracks, so they cannot be laid to the tracks.")
+        theirs, index = _named_cameras(embeddings.camids, camera_names)
+        unknown = [name for name in theirs if name not in names]
+        if unknown:
+            raise ReidError(
+                f"The embeddings are of cameras {', '.join(unknown)}, of which there are no tracks "
+                f"(tracks of: {', '.join(names)}). Name the cameras alike."
+            )
+        camera = np.array([names.index(name) for name in theirs], np.int64)[index]
+        weights = None
+        if embeddings.frames is not None:
+            weights = _quality_of_crops(tracks, cameras, camera, embeddings.tracks, embeddings.frames)
+        if blur is not None:
+            weights = (np.ones(len(camera)) if weights is None else weights) * np.clip(blur, _LEAST_WEIGHT, 1)
+        rows = np.arange(len(camera))
+        crops = (camera, embeddings.tracks, rows, embeddings.features, weights)
+        return _assemble(names, boxes, crops, prototypes, ground)
+
+
+def box_quality(tracks: Tracks, cameras: Cameras | None = None) -> NDArray[np.float64]:
+    """How well each box shows its person, 0.05..1: the product of four things, each 0..1.
+
+    - size: height over the camera's median height, at most 1;
+    - border: 0.5 where the box touches the frame's border (needs the camera's size), else 1;
+    - overlap: 1 − the largest share of the box that one other box of the same frame covers;
+    - confidence of the detector, clipped to 0..1.
+
+    Returns:
+        `[N]` float64, in the order of `tracks`.
+    """
+    n = len(tracks.camera)
+    x, y, width, height = tracks.boxes.T
+    quality = np.clip(tracks.confidence, 0, 1).astype(np.float64)
+    for number, name in enumerate(tracks.camera_names):
+        rows = np.flatnonzero(tracks.camera == number)
+        if len(rows) == 0:
+            continue
+        quality[rows] *= np.clip(height[rows] / max(float(np.median(height[rows])), 1e-9), 0, 1)
+        size = cameras[name].size if cameras is not None and name in cameras.cameras else None
+        if size is not None:
+            margin = _BORDER_PIXELS
+            inside = (x[rows] > margin) & (y[rows] > margin)
+            inside &= (x + width)[rows] < size[0] - margin
+            inside &= (y + height)[rows] < size[1] - margin
+            quality[rows] *= np.where(inside, 1.0, BORDER_WEIGHT)
+    order = np.lexsort((tracks.frame, tracks.camera))
+    step = 1
+    covered = np.zeros(n)
+    while step < n:
+        a, b = order[:-step], order[step:]
+        together = (tracks.camera[a] == tracks.camera[b]) & (tracks.frame[a] == tracks.frame[b])
+        if not together.any():
+            break
+        a, b = a[together], b[together]
+        across = np.minimum(x[a] + width[a], x[b] + width[b]) - np.maximum(x[a], x[b])
+        down = np.minimum(y[a] + height[a], y[b] + height[b]) - np.maximum(y[a], y[b])
+        shared = np.clip(across, 0, None) * np.clip(down, 0, None)
+        np.maximum.at(covered, a, shared / np.maximum(width[a] * height[a], 1e-9))
+        np.maximum.at(covered, b, shared / np.maximum(width[b] * height[b], 1e-9))
+        step += 1
+    return np.clip(quality * (1 - np.clip(covered, 0, 1)), _LEAST_WEIGHT, 1)
+
+
+def _quality_of_crops(
+    tracks: Tracks,
+    cameras: Cameras | None,
+    camera: NDArray[np.int64],
+    track: NDArray[np.int64],
+    frame: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """The quality of the box that each crop is of; 1 for a crop of which there is no box."""
+    quality = box_quality(tracks, cameras)
+    keys = np.concatenate(
+        [np.stack([tracks.camera, tracks.track, tracks.frame]), np.stack([camera, track, frame])], axis=1
+    )
+    _, code = np.unique(keys, axis=1, return_inverse=True)
+    code = code.reshape(-1)
+    of_box, of_crop = code[: len(quality)], code[len(quality) :]
+    table = np.full(code.max() + 1, 1.0)
+    table[of_box] = quality
+    return table[of_crop]
+
+
+def _named_cameras(
+    camids: NDArray[np.int64] | None, names: Mapping[int, str] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    known, index = np.unique(np.asarray(camids), return_inverse=True)
+    if names is None:
+        return tuple(f"cam{number:02d}" for number in known), index.astype(np.int64)
+    unnamed = [str(number) for number in known if int(number) not in names]
+    if unnamed:
+        raise ReidError(f"Camera {', '.join(unnamed)} of the embeddings has no name. Named: {dict(names)}.")
+    return tuple(names[int(number)] for number in known), index.astype(np.int64)
+
+
+def _seconds(
+    names: Sequence[str], camera: NDArray[np.int64], frame: NDArray[np.int64], cameras: Cameras | None
+) -> NDArray[np.float64]:
+    if cameras is None:
+        return (frame - 1) / 25.0
+    seconds = np.zeros(len(frame))
+    for number, name in enumerate(names):
+        rows = camera == number
+        if rows.any():
+            seconds[rows] = cameras.seconds(name, frame[rows])
+    return seconds
+
+
+def _ground(tracks: Tracks, cameras: Cameras | None) -> NDArray[np.float64]:
+    """Where each box stands, `[N, 2]` metres; NaN where the camera has no homography."""
+    places = np.full((len(tracks.camera), 2), np.nan)
+    for number, name in enumerate(tracks.camera_names):
+        camera = cameras.cameras.get(name) if cameras is not None else None
+        if camera is None or camera.homography is None:
+            continue
+        rows = np.flatnonzero(tracks.camera == number)
+        places[rows] = camera.ground(tracks.boxes[rows])
+    places[~np.isfinite(places).all(axis=1)] = np.nan
+    return places
+
+
+def _assemble(
+    names: tuple[str, ...],
+    boxes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
+    crops: tuple[
+        NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float64] | None
+    ],
+    most_prototypes: int,
+    ground: NDArray[np.float64] | None = None,
+) -> Tracklets:
+    """Group boxes by (camera, track), lay the crops to them, pool."""
+    camera, track, frame, seconds = boxes
+    order = np.lexsort((frame, track, camera))
+    camera, track, frame, seconds = camera[order], track[order], frame[order], seconds[order]
+    n = len(order)
+    fresh = np.ones(n, bool)
+    fresh[1:] = (np.diff(camera) != 0) | (np.diff(track) != 0)
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], n) - 1 if n else first
+    keys = np.stack([camera[first], track[first]])
+    places = np.full((n, 2), np.nan) if ground is None else ground[order]
+    crop_camera, crop_track, rows, features, weights = crops
+    of = _tracklet_of(keys, np.stack([crop_camera, crop_track]))
+    if (of < 0).any():
+        at = int(np.flatnonzero(of < 0)[0])
+        raise ReidError(
+            f"{int((of < 0).sum())} embeddings are of tracks that are not in the track files (the first: camera "
+            f"{names[crop_camera[at]]}, track {crop_track[at]}). Embeddings and tracks must come from one run."
+        )
+    pooled = pool(features, of, len(first), weights)
+    chosen = choose_prototypes(features, of, len(first), pooled.features, pooled.usable, most_prototypes)
+    return Tracklets(
+        camera_names=names,
+        camera=camera[first].astype(np.int64),
+        track=track[first].astype(np.int64),
+        start=np.minimum(seconds[first], seconds[last]).astype(np.float64),
+        end=np.maximum(seconds[first], seconds[last]).astype(np.float64),
+        frames=(last - first + 1).astype(np.int64),
+        features=pooled.features,
+        has_feature=pooled.has_feature,
+        prototypes=unit(features[chosen]),
+        prototype_of=of[chosen],
+        quality=pooled.quality,
+        prototype_row=rows[chosen],
+        first_frame=frame[first].astype(np.int64),
+        last_frame=frame[last].astype(np.int64),
+        entry=places[first],
+        exit=places[last],
+        bad_rows=rows[~pooled.usable],
+    )
+
+
+def _tracklet_of(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each column of `wanted [2, N]` its column in `keys [2, T]`; −1 where there is none."""
+    both = np.concatenate([keys, wanted], axis=1)
+    _, code = np.unique(both, axis=1, return_inverse=True)
+    code = code.reshape(-1)
+    t = keys.shape[1]
+    table = np.full((int(code.max()) + 1) if len(code) else 0, -1, np.int64)
+    table[code[:t]] = np.arange(t)
+    return table[code[t:]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """`features [T, D]`, `has_feature [T]`, `quality [T]`, and which crops were `usable [N]`."""
+
+    features: NDArray[np.float32]
+    has_feature: NDArray[np.bool_]
+    quality: NDArray[np.float64]
+    usable: NDArray[np.bool_]
+
+
+def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1; rows of zeros stay zeros."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return scaled
+
+
+def pool(
+    features: NDArray[np.float32], of: NDArray[np.int64], tracklets: int, weights: NDArray[np.float64] | None = None
+) -> Pooled:
+    """`norm(Σ wᵢ norm(fᵢ))` over each tracklet's crops; crops of NaN, infinity or zeros are left out.
+
+    Args:
+        features: `[N, D]` of crops.
+        of: `[N]` the tracklet of each.
+        tracklets: T.
+        weights: `[N]` 0..1; 1 where not given.
+    """
+    dimension = features.shape[1]
+    weight = np.ones(len(of)) if weights is None else np.clip(np.asarray(weights, np.float64), _LEAST_WEIGHT, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(features, axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    good = np.flatnonzero(usable)
+    good = good[np.argsort(of[good], kind="stable")]
+    pooled = np.zeros((tracklets, dimension), np.float32)
+    has_feature = np.zeros(tracklets, bool)
+    quality = np.zeros(tracklets)
+    if len(good):
+        owners, first = np.unique(of[good], return_index=True)
+        scaled = features[good] * (weight[good] / lengths[good]).astype(np.float32)[:, None]
+        sums = np.add.reduceat(scaled, first, axis=0)
+        pooled[owners] = unit(sums)
+        has_feature[owners] = np.linalg.norm(sums, axis=1) > 0
+        counts = np.diff(np.append(first, len(good)))
+        quality[owners] = np.add.reduceat(weight[good], first) / counts
+    return Pooled(pooled, has_feature, quality, usable)
+
+
+def choose_prototypes(
+    features: NDArray[np.float32],
+    of: NDArray[np.int64],
+    tracklets: int,
+    pooled: NDArray[np.float32],
+    usable: NDArray[np.bool_],
+    most: int,
+) -> NDArray[np.int64]:
+    """Rows of up to `most` crops of each tracklet, sorted by tracklet: the one nearest its pooled feature, then each
+    time the one farthest from those chosen (ties: the earlier row).
+    """
+    rows = np.flatnonzero(usable)
+    rows = rows[np.argsort(of[rows], kind="stable")]
+    if len(rows) == 0 or most < 1:
+        return np.zeros(0, np.int64)
+    crops, owner = unit(features[rows]), of[rows]
+    owners, first = np.unique(owner, return_index=True)
+    counts = np.diff(np.append(first, len(rows)))
+    group = np.repeat(np.arange(len(owners)), counts)
+    nearest = -np.einsum("nd,nd->n", crops, pooled[owner])
+    chosen, kept = [], np.arange(len(owners))
+    gap = np.full(len(rows), np.inf)
+    score = -nearest
+    for _ in range(most):
+        best = np.maximum.reduceat(score, first)
+        hits = np.flatnonzero(score == best[group])
+        _, one = np.unique(group[hits], return_index=True)
+        pick = hits[one]
+        chosen.append(pick[kept])
+        gap = np.minimum(gap, 1 - np.einsum("nd,nd->n", crops, crops[pick][group]))
+        gap[pick] = -np.inf
+        score = gap
+        kept = np.flatnonzero(np.maximum.reduceat(score, first) > 1e-6)
+        if len(kept) == 0:
+            break
+    positions = np.sort(np.concatenate(chosen))
+    return rows[positions]
