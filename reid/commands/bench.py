@@ -75,3 +75,14 @@ def loader(source: str | None, epochs: int) -> None:
                 ("JPEG files, augmented", files, Augment(size)),
             ):
                 console.print(f"  {words}: {rate(source_store, augment):,.0f} crops a second")
+
+
+@command.command()
+@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Numbers in a feature.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of which the median counts.")
+def evaluate(size: str, dimension: int, runs: int) -> None:
+    """Ranking against one matrix product and against sorting every row, on made features."""
+    from reid.commands._bench_evaluate import bench_evaluate
+
+    bench_evaluate(size, dimension, runs)
