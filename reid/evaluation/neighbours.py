@@ -1,4 +1,4 @@
-"""The nearest items of every item of one set, exactly, in one pass over blocks of the N×N distances."""
+"""The nearest items of every item of one set, exactly, in one pass over half of the N×N distances."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ MOST_CANDIDATES = 512
 """Beyond so many neighbours that rounding cannot tell apart, their order is the product's."""
 
 _SLABS = 32
-"""A row is searched through the minima of this many equal parts of it."""
+"""A row is searched through the minima over at most so many equal parts of it."""
 
 _ROWS = 1024
-"""Rows of a block where memory allows more: enough for the speed of the product, few enough for the cache."""
-
-_GATHERED = 2**23
-"""Bytes of features gathered at a time to measure pairs: about what stays in a cache."""
+"""Rows of a block where memory allows more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,8 @@ def centred(features: Tensor) -> Tensor:
 def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.float32]:
     """Squared distances `[P]` of the pairs (first[p], second[p]), from the differences of their features."""
     out = np.empty(len(first), dtype=np.float32)
-    step = max(1, _GATHERED // (4 * features.shape[1]))
+    gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: what a cache holds; what keeps a GPU busy
+    step = max(1, gathered // (4 * features.shape[1]))
     for start in range(0, len(first), step):
         part = slice(start, start + step)
         i, j = (torch.from_numpy(np.ascontiguousarray(side[part])).to(features.device) for side in (first, second))
@@ -65,20 +63,22 @@ def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray
     return out
 
 
-def nearest_items(features: Tensor, k: int, memory_limit: int) -> Neighbours:
+def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[np.float32] | None = None) -> Neighbours:
     """The item itself and its `k` nearest others, by squared Euclidean distance of centred features `[N, D]`.
 
-    Neighbours that float32 rounding could confuse are measured again from the features.
+    Neighbours that float32 rounding could confuse are measured again from the features. The squared distances of the
+    first Q items to the last G = N − Q are written to `corner [Q, G]`, where given.
     """
     n = len(features)
-    nearest = np.empty((n, min(k + 1, n)), dtype=np.int64)
-    largest = np.empty(n, dtype=np.float32)
-    names = np.arange(n)
-    for start, block in _blocks(features, np.array([0, n]), memory_limit):
-        rows = slice(start, start + len(block.values))
-        largest[rows] = block.largest()
-        nearest[rows] = block.smallest(slice(0, n), nearest.shape[1], names)
-    return Neighbours(nearest, largest)
+    lists = _Lists(features, min(k + 1, n))
+    largest = features.new_zeros(n)
+    for start, block in _upper_blocks(features, np.array([0, n]), memory_limit):
+        _raise_largest(largest, start, block)
+        lists.absorb_both_ways(block, start, start)
+        if corner is not None and start < len(corner):
+            ahead = len(corner) - start
+            corner[start : start + len(block)] = block[:ahead, ahead:].cpu().numpy()
+    return Neighbours(lists.nearest(np.arange(n)), largest.cpu().numpy())
 
 
 def nearest_items_by_camera(
@@ -97,118 +97,147 @@ def nearest_items_by_camera(
     """
     n = len(features)
     order = np.argsort(cameras, kind="stable")
-    edges = np.flatnonzero(np.diff(cameras[order], prepend=cameras[order[:1]] - 1, append=cameras[order[-1:]] + 1))
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(cameras[order])) + 1, [n]])
+    features = features[torch.from_numpy(order).to(features.device)]
     sizes = np.diff(edges)
-    own = np.full((n, min(k_own + 1, sizes.max())), -1, dtype=np.int64)
-    other = np.full((n, min(k_other, n - sizes.min())), -1, dtype=np.int64)
-    largest = np.empty(n, dtype=np.float32)
-    for start, block in _blocks(features[torch.from_numpy(order).to(features.device)], edges, memory_limit):
-        rows = order[start : start + len(block.values)]
-        camera = np.searchsorted(edges, start, "right") - 1
-        mine = slice(edges[camera], edges[camera + 1])
-        largest[rows] = block.largest()
-        k = min(own.shape[1], sizes[camera])
-        own[rows, :k] = block.smallest(mine, k, order)
-        k = min(other.shape[1], n - sizes[camera])
-        if k:
-            block.values[:, mine] = torch.inf
-            other[rows, :k] = block.smallest(slice(0, n), k, order)
-    return Neighbours(own, largest), other
+    own, other = _Lists(features, min(k_own + 1, sizes.max())), _Lists(features, min(k_other, n - sizes.min()))
+    largest = features.new_zeros(n)
+    for start, block in _upper_blocks(features, edges, memory_limit):
+        end = edges[np.searchsorted(edges, start, "right")] - start
+        _raise_largest(largest, start, block)
+        own.absorb_both_ways(block[:, :end], start, start)
+        other.absorb_both_ways(block[:, end:], start, start + end)
+    back = np.argsort(order)
+    neighbours = Neighbours(own.nearest(order)[back], largest.cpu().numpy()[back])
+    return neighbours, other.nearest(order)[back]
 
 
-def _blocks(features: Tensor, edges: NDArray[np.int64], memory_limit: int) -> Iterator[tuple[int, _Block]]:
-    """Blocks of rows that cross none of the `edges`."""
+def _upper_blocks(features: Tensor, edges: NDArray[np.int64], memory_limit: int) -> Iterator[tuple[int, Tensor]]:
+    """Squared distances `[b, N − start]` of items from `start` to themselves and all later ones.
+
+    No block crosses one of the `edges`. A yielded block lasts until the next is asked for.
+    """
     n = len(features)
-    squares = features.square().sum(dim=1)
-    # With |xⱼ|² as one more number of each item, the product itself gives |xⱼ|² − 2 xᵢ·xⱼ.
-    columns = torch.cat([features, squares[:, None]], dim=1)
-    step = min(_ROWS, rows_per_block(n, memory_limit), n)
-    buffer = torch.empty(step, n, device=features.device)
+    squares = features.square().sum(dim=1, keepdim=True)
+    ones = torch.ones_like(squares)
+    # Two numbers more for each item, and the product itself gives |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
+    columns = torch.cat([features, squares, ones], dim=1)
+    buffer = features.new_empty(n * min(_ROWS, rows_per_block(n, memory_limit), n))
     for low, high in itertools.pairwise(edges.tolist()):
-        for start in range(low, high, step):
-            stop = min(start + step, high)
-            rows = torch.cat([-2 * features[start:stop], features.new_ones(stop - start, 1)], dim=1)
-            values = torch.mm(rows, columns.T, out=buffer[: stop - start])
-            yield start, _Block(features, squares, start, values)
+        start = low
+        while start < high:
+            width = n - start
+            stop = min(start + min(_ROWS, len(buffer) // width), high)
+            rows = torch.cat([-2 * features[start:stop], ones[start:stop], squares[start:stop]], dim=1)
+            out = buffer[: (stop - start) * width].view(stop - start, width)
+            yield start, torch.mm(rows, columns[start:].T, out=out)
+            start = stop
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """`values [b, N]`: for rows i from `start`, the squared distances to all items less |xᵢ|²."""
+def _raise_largest(largest: Tensor, start: int, block: Tensor) -> None:
+    mine = largest[start : start + len(block)]
+    torch.maximum(mine, block.amax(dim=1), out=mine)
+    later = largest[start:]
+    torch.maximum(later, block.amax(dim=0), out=later)
 
-    features: Tensor
-    squares: Tensor
-    start: int
-    values: Tensor
 
-    @property
-    def _own_squares(self) -> Tensor:
-        return self.squares[self.start : self.start + len(self.values)]
+class _Lists:
+    """The k nearest of each of N items, while distances come in.
 
-    def largest(self) -> NDArray[np.float32]:
-        return (self.values.amax(dim=1) + self._own_squares).cpu().numpy()
+    `least [N, k]` holds k of the smallest values seen, of different pairs each: its largest bounds the k-th smallest
+    distance from above. Whatever lies within the bound, and the rounding, is kept as a candidate.
+    """
 
-    def smallest(self, columns: slice, k: int, names: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Names `[b, k]` of the k nearest of the items in `columns`; equal distances in the order of the names.
+    def __init__(self, features: Tensor, k: int) -> None:
+        self.features = features
+        self.k = k
+        self.squares = features.square().sum(dim=1)
+        self.least = features.new_full((len(features), k), torch.inf)
+        self.candidates: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
+        self.n_candidates = 0
+        self.room = 8 * len(features) * k
 
-        Finite values of the row must be k or more. Each row is cut in slabs; the k-th smallest of the minima over
-        slabs is no less than the k-th smallest of all, so everything beyond it, and beyond the rounding, is out.
+    def absorb_both_ways(self, values: Tensor, rows: int, columns: int) -> None:
+        """Take in distances `[b, c]` of the items from `rows` on to those from `columns` on.
+
+        Columns are given the rows in turn, but for those that are among the rows.
         """
-        values = self.values[:, columns]
+        if not self.k or not values.numel():
+            return
+        self._absorb(values, rows, columns)
+        new = max(rows + len(values) - columns, 0)
+        if new < values.shape[1]:
+            self._absorb(values[:, new:].T, columns + new, rows)
+
+    def _absorb(self, values: Tensor, rows: int, columns: int) -> None:
+        """A row is cut in slabs. No row value within the bound is lost by looking where the slabs' minima are."""
         size = values.shape[1]
-        slabs = max(1, min(_SLABS, size // (4 * k)))
+        slabs = max(1, min(_SLABS, size // (4 * self.k)))
         width = -(-size // slabs)
         minima = values[:, :width].clone()
         for slab in range(width, size, width):
             part = values[:, slab : slab + width]
             torch.minimum(minima[:, : part.shape[1]], part, out=minima[:, : part.shape[1]])
-        bound = minima.topk(k, dim=1, largest=False, sorted=False).values.amax(dim=1)
-        # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
-        bound += ROUNDING * (3 * self._own_squares + 2 * (bound + self._own_squares).clamp_(min=0))
+        minima = minima.contiguous()
+        mine = slice(rows, rows + len(values))
+        self.least[mine] = torch.cat([self.least[mine], minima], dim=1).topk(self.k, largest=False, sorted=False).values
+        bound = self._bound(mine)
         near = minima <= bound[:, None]
         crowded = near.sum(dim=1) > MOST_CANDIDATES
         near[crowded] = False
         row, first = near.nonzero(as_tuple=True)
         column = first[:, None] + width * torch.arange(slabs, device=values.device)
         value = values[row[:, None], column.clamp(max=size - 1)]
-        kept = (value <= bound[row, None]) & (column < size) & (value < torch.inf)
-        out = np.empty((len(values), k), dtype=np.int64)
-        self._order(
-            row[:, None].expand_as(column)[kept].cpu().numpy(),
-            (column[kept] + columns.start).cpu().numpy(),
-            value[kept].cpu().numpy(),
-            names,
-            out,
-        )
-        for r in crowded.nonzero().flatten().tolist():
-            out[r] = _nearest_in_row(values[r].cpu().numpy(), self.start + r - columns.start, k, names[columns])
-        return out
+        kept = (value <= bound[row, None]) & (column < size)
+        self._keep(rows + row[:, None].expand_as(column)[kept], columns + column[kept], value[kept])
+        for r in crowded.nonzero().flatten().split(64):
+            self._keep_first(values[r], rows + r, columns)
 
-    def _order(
-        self,
-        row: NDArray[np.int64],
-        column: NDArray[np.int64],
-        value: NDArray[np.float32],
-        names: NDArray[np.int64],
-        out: NDArray[np.int64],
-    ) -> None:
-        """Write the first k of each row's candidates into `out [b, k]`, for the rows that have candidates."""
-        counts = np.bincount(row, minlength=len(out))
-        measured = counts[row] <= MOST_CANDIDATES
-        value[measured] = pair_distances(self.features, self.start + row[measured], column[measured])
-        value[column == self.start + row] = -np.inf
-        sorted_names = names[column[np.lexsort((names[column], value, row))]]
-        some = np.flatnonzero(counts)
-        firsts = (np.cumsum(counts) - counts)[some]
-        out[some] = sorted_names[firsts[:, None] + np.arange(out.shape[1])]
+    def _keep_first(self, values: Tensor, rows: Tensor, columns: int) -> None:
+        """Keep the k smallest of each row, the first of equal ones."""
+        own = rows - columns
+        there = (own >= 0) & (own < values.shape[1])
+        values[there.nonzero().flatten(), own[there]] = -torch.inf
+        k = min(self.k, values.shape[1])
+        farthest = values.topk(k, largest=False).values[:, -1:]
+        below, level = values < farthest, values == farthest
+        level &= level.cumsum(dim=1) <= k - below.sum(dim=1, keepdim=True)
+        row, column = (below | level).nonzero(as_tuple=True)
+        self._keep(rows[row], columns + column, values[row, column])
 
+    def _keep(self, items: Tensor, others: Tensor, values: Tensor) -> None:
+        self.candidates.append((items.int().cpu().numpy(), others.int().cpu().numpy(), values.cpu().numpy()))
+        self.n_candidates += len(items)
+        if self.n_candidates > self.room:
+            self._prune()
 
-def _nearest_in_row(values: NDArray[np.float32], item: int, k: int, names: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Names of the `k` smallest of one row `values [n]`, the item itself, if it is there, before all others."""
-    values = values.copy()
-    if 0 <= item < len(values) and np.isfinite(values[item]):
-        values[item] = -np.inf
-    farthest = np.partition(values, k - 1)[k - 1]
-    below, level = np.flatnonzero(values < farthest), np.flatnonzero(values == farthest)
-    below = below[np.lexsort((names[below], values[below]))]
-    return np.concatenate([names[below], np.sort(names[level])])[:k]
+    def _bound(self, items: slice) -> Tensor:
+        """No farther than this `[n]` are the k nearest by the product, whatever its rounding."""
+        bound, squares = self.least[items].amax(dim=1), self.squares[items]
+        # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
+        return bound + ROUNDING * (3 * squares + 2 * bound.clamp(min=0))
+
+    def _prune(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+        """Forget the candidates that have fallen out of the bounds; return the others."""
+        item, other, value = (np.concatenate(parts) for parts in zip(*self.candidates, strict=True))
+        kept = value <= self._bound(slice(None)).cpu().numpy()[item]
+        self.candidates = [(item[kept], other[kept], value[kept])]
+        self.n_candidates = int(kept.sum())
+        self.room = max(self.room, 2 * self.n_candidates)
+        return self.candidates[0]
+
+    def nearest(self, names: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Names `[N, k]` of the nearest items, equal distances in the order of names, the item itself first."""
+        nearest = np.full(self.least.shape, -1, dtype=np.int64)
+        if not self.candidates:
+            return nearest
+        item, other, value = self._prune()
+        counts = np.bincount(item, minlength=len(nearest))
+        measured = counts[item] <= MOST_CANDIDATES
+        value[measured] = pair_distances(self.features, item[measured], other[measured])
+        value[item == other] = -np.inf
+        order = np.lexsort((names[other], value, item))
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        order, rank = order[rank < self.k], rank[rank < self.k]
+        nearest[item[order], rank] = names[other[order]]
+        return nearest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,7 +65,10 @@ def rerank(
     """
     _check(lambda_value, k1=k1, k2=k2)
     items = _Items.of(query_features, gallery_features, metric)
-    return _plain(items, k1, k2, memory_limit).distances(lambda_value, memory_limit)
+    squared = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
+    encoded = _plain(items, k1, k2, memory_limit, squared)
+    encoded.rerank_in_place(0, squared, lambda_value)
+    return squared
 
 
 def rerank_blocks(
@@ -140,7 +144,10 @@ def rerank_camera_aware(
     settings.check(lambda_value)
     items = _Items.of(query_features, gallery_features, metric)
     cameras = items.cameras(query_camids, gallery_camids)
-    return _camera_aware(items, cameras, settings, memory_limit).distances(lambda_value, memory_limit)
+    out = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
+    for start, block in _camera_aware(items, cameras, settings, memory_limit).blocks(lambda_value, memory_limit):
+        out[start : start + len(block)] = block
+    return out
 
 
 def rerank_camera_aware_blocks(
@@ -311,9 +318,9 @@ def _camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64
     return array.astype(np.int64)
 
 
-def _plain(items: _Items, k1: int, k2: int, memory_limit: int) -> _Encoded:
-    """The encoding of `rerank`, steps 2 to 5."""
-    neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit)
+def _plain(items: _Items, k1: int, k2: int, memory_limit: int, squared: NDArray[np.float32] | None = None) -> _Encoded:
+    """The encoding of `rerank`, steps 2 to 5; squared distances of queries to gallery go to `squared [Q, G]`."""
+    neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
     members = _expanded_reciprocal(neighbours.nearest, k1)
     return _Encoded.of(items, neighbours, members, neighbours.nearest[:, :k2])
 
@@ -377,31 +384,29 @@ class _Encoded:
             v = (average @ v).tocsr()
         return cls(items, largest, v)
 
-    def distances(self, lambda_value: float, memory_limit: int) -> NDArray[np.float32]:
-        """`[Q, G]`."""
-        n_query = self.items.n_query
-        out = np.empty((n_query, len(self.largest) - n_query), dtype=np.float32)
-        for start, block in self.blocks(lambda_value, memory_limit):
-            out[start : start + len(block)] = block
-        return out
+    @cached_property
+    def _gallery(self) -> _Overlaps:
+        return _Overlaps.of(self.v[self.items.n_query :])
 
     def blocks(self, lambda_value: float, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """`[b, G]` at a time.
+        """`[b, G]` at a time."""
+        query, gallery = self.items.features[: self.items.n_query], self.items.features[self.items.n_query :]
+        for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
+            self.rerank_in_place(start, block, lambda_value)
+            yield start, block
+
+    def rerank_in_place(self, start: int, squared: NDArray[np.float32], lambda_value: float) -> None:
+        """Make squared distances `[b, G]` of the queries from `start` the re-ranked ones.
 
         Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a query's row has.
         Gallery items that it does not meet have a Jaccard distance of 1.
         """
-        n_query = self.items.n_query
-        query, gallery = self.items.features[:n_query], self.items.features[n_query:]
-        overlaps = _Overlaps.of(self.v[n_query:])
-        scale = torch.from_numpy(np.float32(lambda_value) / self.largest[:n_query, None])
-        jaccard = np.float32(1 - lambda_value)
-        for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
-            torch.from_numpy(block).clamp_(min=0).mul_(scale[start : start + len(block)]).add_(jaccard)
-            for row, distances in enumerate(block, start):
-                items, shared = overlaps.with_row(self.v, row)
-                distances[items] = np.maximum(distances[items] - jaccard * shared, 0)
-            yield start, block
+        weight = np.float32(1 - lambda_value)
+        scale = torch.from_numpy(np.float32(lambda_value) / self.largest[start : start + len(squared), None])
+        torch.from_numpy(squared).clamp_(min=0).mul_(scale).add_(weight)
+        for row, distances in enumerate(squared, start):
+            items, similarity = self._gallery.with_row(self.v, row)
+            distances[items] = np.maximum(distances[items] - weight * similarity, 0)
 
     def pairs(self, lambda_value: float, metric: str) -> RerankedPairs:
         """Distances of all items to each other where V overlaps."""
