@@ -282,13 +282,13 @@ class _Boxes:
         truth = slice(*np.searchsorted(self.truth_step, [steps.start, steps.stop]).tolist())
         predicted = slice(*np.searchsorted(self.predicted_step, [steps.start, steps.stop]).tolist())
         pairs = slice(*np.searchsorted(self.truth_row, [truth.start, truth.stop]).tolist())
-        present, truth_id = np.unique(self.truth_id[truth], return_inverse=True)
+        present, truth_id = _numbered(self.truth_id[truth])
         return _Boxes(
             truth_step=self.truth_step[truth] - steps.start,
             truth_id=truth_id,
             truth_ids=self.truth_ids[present],
             predicted_step=self.predicted_step[predicted] - steps.start,
-            predicted_id=np.unique(self.predicted_id[predicted], return_inverse=True)[1],
+            predicted_id=_numbered(self.predicted_id[predicted])[1],
             step_camera=self.step_camera[steps],
             truth_row=self.truth_row[pairs] - truth.start,
             predicted_row=self.predicted_row[pairs] - predicted.start,
@@ -324,19 +324,25 @@ def _common_cameras(truth: Tracks, predicted: Tracks) -> tuple[list[str], list[I
 
 
 def _pair_boxes(truth: Tracks, predicted: Tracks, cameras: list[Integers]) -> _Boxes:
-    sides = []
-    for tracks, numbers in zip((truth, predicted), cameras, strict=True):
-        camera = numbers[tracks.camera] if len(tracks) else tracks.camera
-        order = np.lexsort((tracks.track, tracks.frame, camera))
-        sides.append((camera[order], tracks.frame[order], tracks.track[order], tracks.boxes[order], order))
-    n = len(truth)
-    camera, frame = (np.concatenate([side[i] for side in sides]) for i in (0, 1))
-    steps, step = np.unique(np.stack([camera, frame]), axis=1, return_inverse=True)
-    step = step.reshape(-1)
-    truth_ids, truth_id = np.unique(sides[0][2], return_inverse=True)
-    predicted_id = np.unique(sides[1][2], return_inverse=True)[1]
-    pairs = _meeting(step[:n], step[n:], sides[0][3], sides[1][3], steps.shape[1])
-    return _Boxes(step[:n], truth_id, truth_ids, step[n:], predicted_id, steps[0], *pairs)
+    frames = 1 + max((int(side.frame.max()) for side in (truth, predicted) if len(side)), default=0)
+    keys, ids, rows = [], [], []
+    for side, numbers in zip((truth, predicted), cameras, strict=True):
+        key = numbers[side.camera] * frames + side.frame if len(side) else side.frame
+        order = np.argsort(key, kind="stable")
+        keys.append(key[order])
+        ids.append(np.unique(side.track[order], return_inverse=True))
+        rows.append(side.boxes[order])
+    steps = np.union1d(*(key[np.diff(key, prepend=-1) != 0] for key in keys))
+    truth_step, predicted_step = (np.searchsorted(steps, key) for key in keys)
+    return _Boxes(
+        truth_step,
+        ids[0][1],
+        ids[0][0],
+        predicted_step,
+        ids[1][1],
+        steps // frames,
+        *_meeting(truth_step, predicted_step, rows[0], rows[1], len(steps)),
+    )
 
 
 def _meeting(
@@ -404,6 +410,17 @@ def _box_scores(boxes: _Boxes, iou: float) -> BoxScores:
     )
 
 
+def _numbered(values: Integers) -> tuple[Integers, Integers]:
+    """The different values, sorted, and of each its number among them; values are 0 or more."""
+    most = _count(values)
+    if most > 4 * len(values) + 1_000_000:
+        different, number = np.unique(values, return_inverse=True)
+        return different, number
+    there = np.zeros(most, dtype=bool)
+    there[values] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
+
+
 def _count(ids: Integers) -> int:
     return int(ids.max()) + 1 if len(ids) else 0
 
@@ -429,9 +446,10 @@ def _most_shared(truth_id: Integers, predicted_id: Integers) -> int:
     """The most boxes that a one-to-one pairing of identities can share; one row a pair of boxes that could."""
     if not len(truth_id):
         return 0
-    truth, row = np.unique(truth_id, return_inverse=True)
-    predicted, column = np.unique(predicted_id, return_inverse=True)
-    cells, counts = np.unique(row * len(predicted) + column, return_counts=True)
+    truth, row = _numbered(truth_id)
+    predicted, column = _numbered(predicted_id)
+    cells, cell = _numbered(row * len(predicted) + column)
+    counts = np.bincount(cell)
     row, column = cells // len(predicted), cells % len(predicted)
     # Each true identity may also stay alone, in a column of its own, which shares nothing. Stored costs must not be 0.
     most = int(counts.max()) + 1
@@ -450,8 +468,9 @@ def _multi_camera(boxes: _Boxes, iou: float) -> tuple[IdScores, int]:
     if not len(boxes.truth_id):
         return _id_scores(0, 0, len(boxes.predicted_id)), 0
     camera = boxes.step_camera[boxes.truth_step]
-    seen = np.unique(np.stack([boxes.truth_id, camera]), axis=1)[0]
-    kept = np.bincount(seen, minlength=_count(boxes.truth_id)) > 1
+    cameras = _count(boxes.step_camera)
+    seen, _ = _numbered(boxes.truth_id * cameras + camera)
+    kept = np.bincount(seen // cameras, minlength=_count(boxes.truth_id)) > 1
     whose = _majority(boxes, boxes.predicted_id, _count(boxes.predicted_id), iou, first=kept)
     stays = (whose < 0) | kept[whose]
     near = boxes.iou >= iou
@@ -468,14 +487,17 @@ def _majority(
     """Of each group of predicted boxes the true identity on which most lie, −1 for none. A box lies on the one true
     box that it overlaps most. In a tie identities with `first` come first, then the lower number."""
     near = np.flatnonzero(boxes.iou >= iou)
-    near = near[np.lexsort((boxes.truth_row[near], -boxes.iou[near], boxes.predicted_row[near]))]
-    near = near[np.diff(boxes.predicted_row[near], prepend=-1) != 0]
+    most = np.zeros(len(boxes.predicted_id))
+    np.maximum.at(most, boxes.predicted_row[near], boxes.iou[near])
+    near = near[boxes.iou[near] == most[boxes.predicted_row[near]]]
+    lowest = np.full(len(boxes.predicted_id), len(boxes.truth_id))
+    np.minimum.at(lowest, boxes.predicted_row[near], boxes.truth_row[near])
+    near = near[boxes.truth_row[near] == lowest[boxes.predicted_row[near]]]
     label = np.full(groups, -1, dtype=np.int64)
     if len(near):
         people = _count(boxes.truth_id)
-        cells, counts = np.unique(
-            group[boxes.predicted_row[near]] * people + boxes.truth_id[boxes.truth_row[near]], return_counts=True
-        )
+        cells, cell = _numbered(group[boxes.predicted_row[near]] * people + boxes.truth_id[boxes.truth_row[near]])
+        counts = np.bincount(cell)
         where, person = cells // people, cells % people
         later = np.zeros(len(cells), dtype=bool) if first is None else ~first[person]
         order = np.lexsort((person, later, -counts, where))
@@ -487,7 +509,9 @@ def _majority(
 def _tracklets(camera: Integers, track: Integers) -> tuple[Integers, Integers]:
     """Number each (camera, track), in that order: the number of each row, and the first row of each number."""
     tracks, number = np.unique(track, return_inverse=True)
-    _, first, group = np.unique(camera * max(1, len(tracks)) + number, return_index=True, return_inverse=True)
+    groups, group = _numbered(camera * max(1, len(tracks)) + number)
+    first = np.full(len(groups), len(track))
+    np.minimum.at(first, group, np.arange(len(track)))
     return group, first
 
 
@@ -544,9 +568,7 @@ def _hota(boxes: _Boxes) -> dict[str, Floats]:
         return curves
     n_predicted = _count(boxes.predicted_id)
     of_truth, of_predicted = np.bincount(boxes.truth_id), np.bincount(boxes.predicted_id)
-    cells, cell = np.unique(
-        boxes.truth_id[boxes.truth_row] * n_predicted + boxes.predicted_id[boxes.predicted_row], return_inverse=True
-    )
+    cells, cell = _numbered(boxes.truth_id[boxes.truth_row] * n_predicted + boxes.predicted_id[boxes.predicted_row])
     of_truth, of_predicted = of_truth[cells // n_predicted], of_predicted[cells % n_predicted]
     potential = np.bincount(cell, weights=boxes.share, minlength=len(cells))
     alignment = potential / (of_truth + of_predicted - potential)
