@@ -19,6 +19,9 @@ from reid.errors import ReidError, did_you_mean
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+_MOST_BAD = 100
+"""So many pictures in a row that do not decode are taken for the end of a video."""
+
 _NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -199,20 +202,25 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
         yield from (Frame(number, None, str(error)) for number in wanted)
         return
     try:
-        decoded = 0  # pictures passed so far; the next one is frame first_frame + decoded
-        ended = False
+        passed = 0  # pictures; the last of them is grabbed and can be retrieved
+        end: int | None = None
         for number in wanted:
-            if number < first_frame:
+            place = number - first_frame
+            if place < 0:
                 yield Frame(number, None, f"the frame is before the first one, {first_frame}")
                 continue
-            while not ended and decoded <= number - first_frame:
-                ended = not capture.grab()
-                decoded += not ended
-            if ended:
-                last = first_frame + decoded - 1
-                yield Frame(
-                    number, None, f"the video ends after frame {last}" if decoded else f"no frame of {path} decodes"
-                )
+            while end is None and passed <= place:
+                bad = _bad_before_next(capture)
+                if bad is None:
+                    end = passed
+                else:
+                    passed += bad + 1
+            if end is not None and place >= end:
+                why = f"the video ends after frame {first_frame + end - 1}" if end else f"no frame of {path} decodes"
+                yield Frame(number, None, why)
+                continue
+            if place < passed - 1:
+                yield Frame(number, None, "the frame does not decode")
                 continue
             decodes, image = capture.retrieve()
             if decodes and image is not None:
@@ -221,6 +229,11 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
                 yield Frame(number, None, "the frame does not decode")
     finally:
         capture.release()
+
+
+def _bad_before_next(capture: cv2.VideoCapture) -> int | None:
+    """Grab the next picture that decodes: how many before it did not; None at the end."""
+    return next((bad for bad in range(_MOST_BAD + 1) if capture.grab()), None)
 
 
 def _read_images(folder: Path, images: dict[int, Path], wanted: list[int], shift: int) -> Iterator[Frame]:

@@ -24,8 +24,9 @@ def box_quality(
 
     - size = min(1, √(area / median area of the camera's boxes)), of the parts inside the picture;
     - visible = share of the box inside the picture; a box that touches the border may have been clipped there by the
-      tracker, so where it does, also the share that is left of a person of the camera's median shape: height / (width ×
-      median height-to-width) at the upper and lower border, its inverse at the left and right one, at most 1;
+      tracker, so there it is at most the share that is left of a person of the camera's median shape (of boxes that
+      touch no border): height / (width × median height-to-width) at the upper and lower border, its inverse at the
+      left and right one;
     - covered = 1 − Π (1 − sⱼ), where sⱼ is the share of the box under box j of the same camera and frame whose lower
       edge is lower, which is nearer to the camera (equal edges: both count as in front of the other);
     - c = confidence; of a camera whose confidences leave 0..1 they are first stretched to 0..1 (all equal: 1).
@@ -72,7 +73,7 @@ def box_quality(
         typical = np.median(shape[whole if whole.any() else own])
         scale[own] = np.minimum(1, np.sqrt(area[own] / np.median(area[own])))
         left = np.where(touches[own, 1], shape[own] / typical, 1), np.where(touches[own, 0], typical / shape[own], 1)
-        visible[own] *= np.minimum(1, np.minimum(*left))
+        visible[own] = np.minimum(visible[own], np.minimum(*left))
         sure[own] = _unit(confidence[rows][own])
     quality[rows] = scale * visible * (1 - _covered(camera, frame, low, high)) * (1 + sure) / 2
     return quality
