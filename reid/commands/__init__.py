@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "Train a model on one or several data sets.",
     "test": "Score a checkpoint across camera views: CMC, mAP, re-ranking.",
     "score": "Score tracks with global ids against the truth: IDF1, HOTA, CLEAR.",
+    "match": "Say which tracks of several cameras are the same person.",
+    "calibrate": "Learn what distance means the same person.",
     "check": "Explain a data set before anyone trains on it.",
     "embed": "Turn crops into a Parquet file of features.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",

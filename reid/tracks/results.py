@@ -1,0 +1,122 @@
+"""What a match leaves on disk: the tracks under global ids, a line for each identity's sighting, every link."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from reid.tracks.files import write_aicity, write_tracks
+from reid.tracks.matching import Matches
+from reid.tracks.tracklets import Tracklets
+from reid.tracks.tracks import Tracks
+from reid.wholefile import whole_file, write_json, write_text
+
+
+def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> NDArray[np.int64]:
+    """`[N]`: the tracklet that each box of the tracks belongs to; of a split track, the part that has its frame."""
+    group = np.unique(
+        np.concatenate(
+            [np.stack([tracklets.camera, tracklets.track]), np.stack([tracks.camera, tracks.track])], axis=1
+        ),
+        axis=1,
+        return_inverse=True,
+    )[1].reshape(-1)
+    of_part, of_box = group[: len(tracklets)], group[len(tracklets) :]
+    most = 1 + max(int(tracks.frame.max(initial=0)), int(tracklets.last_frame.max(initial=0)))
+    keys = of_part * most + tracklets.first_frame
+    order = np.argsort(keys, kind="stable")
+    return order[np.searchsorted(keys[order], of_box * most + tracks.frame, "right") - 1]
+
+
+def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
+    """The same boxes, each under its identity: one number for one person in every camera."""
+    return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
+
+
+def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[str, Path]:
+    """Write all of a match but its report to a folder; what was written comes back by name.
+
+    - `tracks/`: the track files in their own format, ids now global.
+    - `aicity.txt`: all cameras in one, `camera id frame x y w h -1 -1`.
+    - `identities.csv`: a line for each tracklet, by identity and time.
+    - `links.parquet`: every candidate pair, its distance, p(same), what stopped it, whether both are one identity.
+    - `match.json`: settings, threshold, expected false-match rate, travel times, clock offsets, counts.
+
+    Raises:
+        ReidError: cannot be written.
+    """
+    folder = Path(folder)
+    found = global_tracks(matches, tracks)
+    write_tracks(found, folder / "tracks", tracks.format or "mot")
+    numbers = write_aicity(found, folder / "aicity.txt")
+    write_text(folder / "identities.csv", _identities(matches))
+    _write_links(matches, folder / "links.parquet")
+    sizes = np.bincount(matches.identity)[1:]
+    seen_by = [len(set(matches.tracklets.camera[matches.identity == i].tolist())) for i in range(1, len(sizes) + 1)]
+    write_json(
+        folder / "match.json",
+        {
+            "threshold": matches.threshold,
+            "expected_false_match_rate": matches.fmr,
+            "identities": len(sizes),
+            "identities_in_several_cameras": sum(count > 1 for count in seen_by),
+            "tracklets": len(matches.tracklets),
+            "tracklets_without_feature": int((~matches.tracklets.has_feature).sum()),
+            "camera_numbers_in_aicity": numbers,
+            "travel_times": [
+                {"from": a, "to": b, "median_s": median, "spread_s": spread, "links": links}
+                for (a, b), (median, spread, links) in matches.travel.items()
+            ],
+            "clock_offsets_s": matches.offsets,
+            "protocol": matches.protocol,
+        },
+    )
+    names = ("tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json")
+    return {name: folder / name for name in names}
+
+
+def _identities(matches: Matches) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["identity", "camera", "track", "first_time", "last_time", "first_frame", "last_frame", "frames", "confidence"]
+    )
+    t = matches.tracklets
+    for row in np.lexsort((t.camera, t.start, matches.identity)).tolist():
+        writer.writerow(
+            [
+                matches.identity[row],
+                t.camera_names[t.camera[row]],
+                t.track[row],
+                f"{t.start[row]:.3f}",
+                f"{t.end[row]:.3f}",
+                t.first_frame[row],
+                t.last_frame[row],
+                t.frames[row],
+                f"{matches.confidence[row]:.4f}",
+            ]
+        )
+    return text.getvalue()
+
+
+def _write_links(matches: Matches, path: Path) -> None:
+    t, links = matches.tracklets, matches.links
+    names = np.array(t.camera_names, dtype=object)
+    columns: dict[str, pa.Array] = {}
+    for side, rows in (("first", links.first), ("second", links.second)):
+        columns[f"{side}_camera"] = pa.array(names[t.camera[rows]], type=pa.string())
+        columns[f"{side}_track"] = pa.array(t.track[rows])
+        columns[f"{side}_frame"] = pa.array(t.first_frame[rows])
+        columns[f"{side}_identity"] = pa.array(matches.identity[rows])
+    columns["distance"] = pa.array(links.distance)
+    columns["p_same"] = pa.array(links.probability)
+    columns["stopped_by"] = pa.array(links.stopped_by, type=pa.string())
+    columns["joined"] = pa.array(links.joined)
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)

@@ -1,0 +1,8 @@
+"""`reid match` by the name people expect."""
+
+import sys
+
+from reid.commands import main
+
+if __name__ == "__main__":
+    main(["match", *sys.argv[1:]])
