@@ -1,11 +1,17 @@
 """Tracks of several cameras: who is the same person? Knows arrays only; files are `files.py`'s."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from reid.tracks.cameras import Camera, Cameras
 from reid.tracks.constraints import Constraints, check_matches, read_constraints
-from reid.tracks.matching import Links, Matches, MatchSettings, match
 from reid.tracks.scores import BoxScores, ClusterScores, IdScores, TrackScores, cluster_scores, score, true_ids
 from reid.tracks.tracklets import Tracklets
 from reid.tracks.tracks import Tracks
+
+if TYPE_CHECKING:
+    from reid.tracks.matching import Links, Matches, MatchSettings, match
 
 __all__ = [
     "BoxScores",
@@ -27,3 +33,12 @@ __all__ = [
     "score",
     "true_ids",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the matcher when it is first used: it needs torch, scores do not."""
+    if name not in ("Links", "MatchSettings", "Matches", "match"):
+        raise AttributeError(f"module 'reid.tracks' has no attribute {name!r}")
+    import reid.tracks.matching
+
+    return getattr(reid.tracks.matching, name)

@@ -213,7 +213,8 @@ def score(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> TrackScores:
     """Score predicted tracks with global ids against the truth; equals trackeval 1.3.0 on the quantities it has.
 
     An id means one person in all cameras, on both sides. Cameras are the same by name, else by the number in their
-    names (`same_cameras`). Boxes in a camera that the truth does not have are false; both cases are in `warnings`.
+    names (`same_cameras`), else where each side has only one. Boxes in a camera that the truth does not have are
+    false, those of a camera that the predicted tracks do not have are missed; `warnings` says so.
 
     Args:
         iou: at or above this IoU a predicted box can be a match. Of IDF1 and CLEAR; HOTA has its own.
@@ -251,10 +252,15 @@ def true_ids(truth: Tracks, tracks: Tracks, *, iou: float = 0.5) -> tuple[Intege
     """
     _, cameras, _ = _common_cameras(truth, tracks)
     boxes = _pair_boxes(truth, tracks, cameras)
-    group, first = _tracklets(tracks.camera, tracks.track)
+    group, first = _tracklets(boxes.step_camera[boxes.predicted_step], boxes.predicted_id)
     label = _majority(boxes, group, len(first), iou)
+    back = np.zeros(int(cameras[1].max(initial=-1)) + 1, dtype=np.int64)
+    back[cameras[1]] = np.arange(len(cameras[1]))
+    camera = back[boxes.step_camera[boxes.predicted_step[first]]]
+    track = np.unique(tracks.track)[boxes.predicted_id[first]]
     found = np.where(label >= 0, boxes.truth_ids[label], -1) if len(boxes.truth_ids) else label
-    return tracks.camera[first], tracks.track[first], found
+    order = np.lexsort((track, camera))
+    return camera[order], track[order], found[order]
 
 
 # Pairs of boxes ------------------------------------------------------------------------------------------------------
@@ -300,6 +306,10 @@ class _Boxes:
 def _common_cameras(truth: Tracks, predicted: Tracks) -> tuple[list[str], list[Integers], tuple[str, ...]]:
     """Names of all cameras, for each side the number of each of its cameras among them, and what differs in words."""
     same = same_cameras(truth.camera_names, predicted.camera_names)
+    warnings = []
+    if not same and len(truth.camera_names) == len(predicted.camera_names) == 1:
+        same = {predicted.camera_names[0]: truth.camera_names[0]}
+        warnings.append(f"Taken for one camera: {truth.camera_names[0]} (truth) and {predicted.camera_names[0]}.")
     if not same and len(truth) and len(predicted):
         raise ReidError(
             f"The truth's cameras ({', '.join(truth.camera_names)}) and those of the predicted tracks "
@@ -310,7 +320,6 @@ def _common_cameras(truth: Tracks, predicted: Tracks) -> tuple[list[str], list[I
     names = [*truth.camera_names, *only_predicted]
     if len(set(names)) < len(names):
         raise ReidError("A camera's name on one side is another camera's on the other. Name the cameras alike.")
-    warnings = []
     if only_predicted:
         warnings.append(f"The truth has no camera {', '.join(only_predicted)}: all boxes there count as false.")
     if only_truth:
