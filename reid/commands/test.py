@@ -1,7 +1,8 @@
-"""`reid test`: a checkpoint and data sets in; scores, curves, rank lists and features out."""
+"""`reid test`: a checkpoint and data sets in; scores, pictures, a page that holds them all, and features out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,8 @@ import click
 from reid.errors import ReidError
 
 if TYPE_CHECKING:
-    from reid.embedding.table import Embeddings
-    from reid.report import Scored
-    from reid.training.material import Split
+    from reid.evaluation.ranking import AveragePrecision
+    from reid.report import Scored, SetResults
 
 
 @click.command("test")
@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 @click.option("--skip-unreadable", is_flag=True, help="List images that will not decode and leave them out.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Crops a forward pass.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="FILE",
+    help="What distance means the same person.  [default: calibration.json beside the checkpoint, if there]",
+)  # fmt: skip
+@click.option(
+    "--queries", multiple=True, metavar="LIST",
+    help='Draw the rank lists of these too: rows of the query set, from 0 ("3,17"), or identities ("pid:42").',
+)  # fmt: skip
+@click.option("--page/--no-page", default=True, help="Write evaluation.html, one page with all.  [default: page]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results.  [default: RUN/test]")
 def command(
     checkpoint: Path,
@@ -47,20 +56,24 @@ def command(
     k2: int,
     lambda_value: float,
     flip: bool,
-    ap: str,
+    ap: AveragePrecision,
     any_camera: bool,
     skip_unreadable: bool,
     device: str,
     batch_size: int,
+    calibration: Path | None,
+    queries: tuple[str, ...],
+    page: bool,
     out: Path | None,
 ) -> None:
-    """Score a checkpoint across camera views: CMC, mAP, re-ranking.
+    """Score a checkpoint across camera views: CMC, mAP, re-ranking, verification.
 
     \b
     reid test --checkpoint runs/x/best.pt --rerank
     reid test --checkpoint runs/x/best.pt --data market1501:/data/market --data dukemtmc:/data/duke
 
-    Leaves metrics.json, cmc.png, rank lists and the features (Parquet) of every set in the results folder.
+    Leaves evaluation.html, metrics.json, cmc.png and, of every set, pictures and the features (Parquet) in the
+    results folder.
     """
     score_checkpoint(
         checkpoint,
@@ -73,6 +86,9 @@ def command(
         skip_unreadable=skip_unreadable,
         device=device,
         batch_size=batch_size,
+        calibration=calibration,
+        queries=queries,
+        page=page,
     )
 
 
@@ -83,111 +99,119 @@ def score_checkpoint(
     *,
     rerank_with: tuple[int, int, float] | None = None,
     flip: bool = False,
-    ap: str = "precision",
+    ap: AveragePrecision = "precision",
     any_camera: bool = False,
     skip_unreadable: bool = False,
     device: str = "auto",
     batch_size: int = 128,
+    calibration: Path | None = None,
+    queries: Sequence[str] = (),
+    page: bool = True,
 ) -> list[Scored]:
     """Embed, rank, print, and write everything to `out`; the rows of the printed table come back."""
+    from reid import __version__
+    from reid.commands._test_set import embed_split, find_calibration, numbers_of, results_on
     from reid.config import DataConfig
     from reid.console import console, warn
     from reid.data.sources import load_sources
     from reid.embedding.embedder import Embedder
-    from reid.embedding.table import Embeddings
-    from reid.evaluation import evaluate, evaluate_distances, rerank, rerank_in_words
-    from reid.report import Scored, plot_cmc, protocol_in_words, results_table
-    from reid.training.checkpoints import load_checkpoint
-    from reid.training.distributed import Ranks
-    from reid.training.inference import embed_pixels
+    from reid.report import (
+        Scored,
+        cmc_drawing,
+        find_queries,
+        protocol_in_words,
+        read_queries,
+        results_table,
+        set_drawings,
+        write_evaluation,
+    )
     from reid.training.material import open_test_split
     from reid.wholefile import write_json
 
-    if not texts:
-        saved = load_checkpoint(checkpoint).get("config", {}).get("data", {})
-        texts = saved.get("test") or saved.get("train") or []
-    if not texts:
-        raise ReidError(f"{checkpoint} does not say what it was trained on: name a set with --data LAYOUT:ROOT.")
+    wanted = read_queries(queries)
+    texts = texts or _sets_of(checkpoint)
     embedder = Embedder(checkpoint, device=device)
-    data = DataConfig(store="files", unreadable="skip" if skip_unreadable else "error")
-    alone = Ranks(0, 1, embedder.device)
     described = embedder.describe(flip=flip)
-    rows: list[Scored] = []
-    report: dict[str, dict[str, object]] = {}
+    used, unfit = find_calibration(checkpoint, calibration, described["model"])
+    if unfit:
+        warn(unfit)
+    data = DataConfig(store="files", unreadable="skip" if skip_unreadable else "error")
+    sets: list[SetResults] = []
     for benchmark in load_sources(texts):
         for text in benchmark.warnings:
             warn(text)
         left_out: list[str] = []
-        split = open_test_split(data, benchmark, embedder.model.preprocessing.size, left_out)
+        split = open_test_split(data, benchmark, embedder.preprocessing.size, left_out)
         for line in left_out:
             console.print(f"left out: {line}")
+        chosen = find_queries(wanted, split.query.crops.pids, benchmark.name)
         if any_camera:
             split = replace(split, cross_camera=False)
-        query, gallery = (
-            Embeddings.of_crops(
-                embed_pixels(
-                    embedder.model, pixels, alone, batch_size=batch_size, flip=flip, precision="fp32", label=split.name
-                ),
-                pixels.crops,
-                described,
-            )
-            for pixels in (split.query, split.gallery)
-        )
+        query, gallery = embed_split(embedder, split, batch_size=batch_size, flip=flip)
         query.save(out / f"{benchmark.name}-query.parquet")
         gallery.save(out / f"{benchmark.name}-gallery.parquet")
-        crops = (split.query.crops, split.gallery.crops)
-        labels = (crops[0].pids, crops[1].pids, crops[0].camids, crops[1].camids)
-        plain = evaluate(query.features, gallery.features, *labels, cross_camera=split.cross_camera, ap=ap)  # type: ignore[arg-type]
-        rows.append(Scored(benchmark.name, embedder.model.spec["backbone"], plain))
-        report[benchmark.name] = {"root": benchmark.root, "left_out": left_out, "plain": plain.as_dict()}
-        _draw_rank_lists(out, benchmark.name, split, query, gallery, rows[-1])
-        if rerank_with is not None:
-            k1, k2, lambda_value = rerank_with
-            distances = rerank(query.features, gallery.features, k1=k1, k2=k2, lambda_value=lambda_value)
-            words = rerank_in_words(k1=k1, k2=k2, lambda_value=lambda_value)
-            again = evaluate_distances(distances, *labels, cross_camera=split.cross_camera, ap=ap, metric=words)  # type: ignore[arg-type]
-            rows.append(Scored(benchmark.name, embedder.model.spec["backbone"], again, reranked=True))
-            report[benchmark.name]["reranked"] = again.as_dict()
-    plot_cmc({f"{row.data_set}{', re-ranked' if row.reranked else ''}": row.result for row in rows}, out / "cmc.png")
+        found = results_on(
+            benchmark,
+            split,
+            query,
+            gallery,
+            embedder,
+            ap=ap,
+            rerank_with=rerank_with,
+            calibration=used,
+            chosen=chosen,
+            left_out=left_out,
+        )
+        for drawing in set_drawings(found):
+            drawing.draw(out / f"{found.name}-{drawing.name}.png")
+        sets.append(found)
+    cmc_drawing(sets).draw(out / "cmc.png")
     write_json(
         out / "metrics.json",
         {
             "checkpoint": str(checkpoint),
             "model": described,
-            "protocol": protocol_in_words(rows[0].result),
-            "sets": report,
+            "protocol": protocol_in_words(sets[0].ranking),
+            "sets": {found.name: numbers_of(found, used) for found in sets},
         },
     )
+    backbone = embedder.model.spec["backbone"]
+    rows = []
+    for found in sets:
+        rows.append(Scored(found.name, backbone, found.ranking))
+        if found.reranked is not None:
+            rows.append(Scored(found.name, backbone, found.reranked, reranked=True))
     console.print(results_table(rows))
     console.print(f"CMC curve: {out / 'cmc.png'}")
-    for benchmark_name in report:
-        console.print(f"rank lists: {out / f'{benchmark_name}-worst.png'} (also -best.png, -random.png)")
+    for found in sets:
+        names = sorted({drawing.name for drawing in set_drawings(found)} - {"worst"})
+        also = ", ".join(f"-{name}.png" for name in names)
+        console.print(f"rank lists: {out / f'{found.name}-worst.png'} (also {also})")
     console.print(f"numbers: {out / 'metrics.json'}")
+    if page:
+        settings = {
+            "checkpoint": checkpoint,
+            "sets": texts,
+            "average precision": ap,
+            "re-ranking (k1, k2, λ)": rerank_with,
+            "own camera": "any camera" if any_camera else "as the set's protocol says",
+            "unreadable images": data.unreadable,
+            "calibration": None if used is None else used.path,
+            "device": embedder.device,
+            "batch size": batch_size,
+            "reid": __version__,
+        }
+        write_evaluation(out / "evaluation.html", sets, described=described, settings=settings)
+        console.print(f"page with all of it: {out / 'evaluation.html'}")
     return rows
 
 
-def _draw_rank_lists(
-    out: Path, name: str, split: Split, query: Embeddings, gallery: Embeddings, scored: Scored, k: int = 10
-) -> None:
-    """Three pictures; the query's own camera stays in the lists, in grey, so that what the rule leaves out is seen."""
-    from reid.evaluation import top_matches
-    from reid.report import choose_queries, plot_rank_lists
+def _sets_of(checkpoint: Path) -> list[str]:
+    """The sets that a checkpoint was meant to be tested on."""
+    from reid.training.checkpoints import load_checkpoint
 
-    crops = (split.query.crops, split.gallery.crops)
-    labels = (crops[0].pids, crops[1].pids, crops[0].camids, crops[1].camids)
-    for choice in ("worst", "best", "random"):
-        chosen = choose_queries(scored.result, choice)
-        shown = (labels[0][chosen], labels[1], labels[2][chosen], labels[3])
-        indices, distances = top_matches(query.features[chosen], gallery.features, *shown, k, cross_camera=False)
-        plot_rank_lists(
-            crops[0].paths[chosen],
-            crops[1].paths,
-            indices,
-            distances,
-            *shown,
-            out / f"{name}-{choice}.png",
-            queries=range(len(chosen)),
-            ap=scored.result.ap[chosen],
-            cross_camera=split.cross_camera,
-            title=f"{name}: {choice} queries",
-        )
+    saved = load_checkpoint(checkpoint).get("config", {}).get("data", {})
+    texts: list[str] = saved.get("test") or saved.get("train") or []
+    if not texts:
+        raise ReidError(f"{checkpoint} does not say what it was trained on: name a set with --data LAYOUT:ROOT.")
+    return texts

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 from reid.errors import ReidError
@@ -49,11 +48,18 @@ def plot_distances(
         )
         for name, bars, n, colour, hatch in styles:
             if n:
-                inside, label = to_rgba(colour, 0.25), f"{name} ({n:,} pairs)"
+                shares, label = 100 * bars / n, f"{name} ({n:,} pairs)"
+                axes.stairs(shares, edges, fill=True, color=colour, alpha=0.25, linewidth=0)
                 axes.stairs(
-                    100 * bars / n, edges, fill=True, facecolor=inside, edgecolor=colour, hatch=hatch, linewidth=1.5,
+                    shares,
+                    edges,
+                    fill=True,
+                    facecolor="none",
+                    edgecolor=colour,
+                    hatch=hatch,
+                    linewidth=1.5,
                     label=label,
-                )  # fmt: skip
+                )
         for i, (name, distance) in enumerate((thresholds or {}).items()):
             style = DASHES[(i + 1) % len(DASHES)]
             axes.axvline(distance, color=theme.ink, linestyle=style, linewidth=1.5, label=f"{name}: {distance:.3f}")
@@ -100,6 +106,7 @@ def plot_roc(results: Mapping[str, VerificationResult], path: str | Path, *, dar
             colour = theme.lines[i % len(theme.lines)]
             axes.plot(100 * false, 100 * true, color=colour, linestyle=DASHES[i % len(DASHES)], label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("Different people taken for the same (%)")
         axes.set_ylabel("Same person recognised (%)")
         axes.set_ylim(0, 101)

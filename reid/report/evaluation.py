@@ -90,7 +90,6 @@ def write_evaluation(
     path: str | Path,
     sets: Sequence[SetResults],
     *,
-    model: str,
     described: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Path:
@@ -99,8 +98,7 @@ def write_evaluation(
     Args:
         path: where to, such as evaluation.html.
         sets: what was found on each set.
-        model: its id, for the title.
-        described: of the model, by name.
+        described: of the model, as `Embedder.describe` gives it; its `model` stands in the title.
         settings: of the evaluation, by name.
 
     Raises:
@@ -111,7 +109,7 @@ def write_evaluation(
         sections += _sections(results)
     facts = [[name, _words(value)] for group in (described, settings) for name, value in group.items()]
     sections.append(Section("Model and settings", [Table(["", ""], facts, numbers=False)]))
-    return write_page(path, f"Evaluation of {model} on {', '.join(one.name for one in sets)}", sections)
+    return write_page(path, f"Evaluation of {described['model']} on {', '.join(one.name for one in sets)}", sections)
 
 
 def _scores(sets: Sequence[SetResults]) -> Table:

@@ -97,7 +97,7 @@ def _block(block: Block, folder: Path) -> str:
     if isinstance(block, Drawing):
         light, dark = (_embedded(block, folder, dark) for dark in (False, True))
         return (
-            f'<figure class="{"photos" if block.photos else "chart"}"><picture>'
+            "<figure><picture>"
             f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
             f'<img src="{light}" alt="{escape(block.title)}"></picture>'
             f"<figcaption><b>{escape(block.title)}.</b> {escape(block.caption)}</figcaption></figure>"
@@ -141,7 +141,7 @@ th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); tex
 thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 tbody th { font-weight: 400; }
 table.numbers th + th, table.numbers td { text-align: right; white-space: nowrap; padding: .3rem .2rem .3rem 1.4rem; }
-figure { margin: 1.25rem 0; } figure.chart { max-width: 46rem; }
-figure img { max-width: 100%; height: auto; } figure.chart img { width: 100%; }
+figure { margin: 1.25rem 0; }
+figure img { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 """
