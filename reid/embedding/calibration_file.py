@@ -7,18 +7,19 @@ from pathlib import Path
 
 from reid.errors import ReidError
 from reid.evaluation.calibration import Calibration
-from reid.wholefile import write_json
+from reid.wholefile import write_text
 
 NAME = "calibration.json"
 
 
 def save_calibration(calibration: Calibration, path: str | Path) -> Path:
-    """Write it as JSON, whole or not at all, and return the path.
+    """Write it as JSON, a line for each key, whole or not at all, and return the path.
 
     Raises:
         ReidError: it cannot be written.
     """
-    write_json(path, calibration.as_dict())
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in calibration.as_dict().items()]
+    write_text(path, "{\n  " + ",\n  ".join(lines) + "\n}\n")
     return Path(path)
 
 

@@ -6,17 +6,17 @@ With labels (`calibrate`) or from the tracks of single cameras alone (`calibrate
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from reid.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric
-from reid.evaluation.verification import BINS, DISTRACTOR, PAIRS_PER_ERROR, LabelledPairs
+from reid.evaluation.verification import BINS, DISTRACTOR, PAIRS_PER_ERROR, Block, LabelledPairs, histogram
 
 FORMAT = 1
 KIND = "reid calibration"
@@ -28,12 +28,17 @@ ISOTONIC_FROM = 500
 """From so many pairs of one person on p is isotonic, below logistic."""
 
 _GROUPS = 200
-_MOST_KNOTS = 40
+_MOST_KNOTS = 32
 _FEWEST_IN_A_STEP = 10
 _COARSE = 4096
 _OWN_GENUINE = 50
 _PRIOR_GENUINE = 500
 _PRIOR_ERRORS = 100
+
+NO_TRACK = -1
+_CROPS_PER_TRACK = 16
+_MOST_CROPS = 30_000
+_FEWEST_ACROSS = 1000
 
 Cameras = tuple[ArrayLike, ArrayLike]
 Floats = NDArray[np.float64]
@@ -130,6 +135,11 @@ class Calibration:
     source: Literal["labels", "tracks"] = "labels"
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def prior(self) -> float:
+        """The share of same pairs taken for granted: that of the labelled pairs; ½ without labels, which tell none."""
+        return self.overall.prior if self.source == "labels" else 0.5
+
     def curve(self, cameras: tuple[int, int] | None = None) -> Curve:
         """The curve of a pair of cameras, in either order; `overall` for None and for a pair without its own."""
         if cameras is None:
@@ -194,14 +204,14 @@ class Calibration:
         Args:
             distances: any shape.
             cameras: as in `log_ratio`.
-            prior: share of same pairs among those asked about, 0 < prior < 1. None is that of the pairs the
-                calibration rests on, overall: right for pairs picked at random from alike data, far too low for
-                candidates that somebody picked (0.5 where same and different are as likely).
+            prior: share of same pairs among those asked about, 0 < prior < 1. None is `Calibration.prior`.
+                With labels that is right for pairs picked at random from alike data, and far too low for candidates
+                that somebody picked.
 
         Raises:
             ReidError: the prior is not between 0 and 1.
         """
-        share = self.overall.prior if prior is None else prior
+        share = self.prior if prior is None else prior
         if not 0 < share < 1:
             raise ReidError(f"The prior is the share of same pairs, above 0 and below 1, not {share}.")
         odds = self.log_ratio(distances, cameras) + np.log(share / (1 - share))
@@ -295,7 +305,7 @@ def calibrate(
 ) -> Calibration:
     """Learn from labelled items what a distance means. Which pairs count is told at `count_pairs`.
 
-    - False-match rate: the share of impostor pairs at a smaller distance, counted; kept as knots 8 to a decade.
+    - False-match rate: the share of impostor pairs at a smaller distance, counted; kept as knots 4 to a decade.
     - p(same | distance): isotonic regression (pool adjacent violators) over 200 groups of distance, each with as much
       of the genuine and impostor pairs' total share. A step rests on 10 pairs of either kind at least; its ratio is
       (g + ½)/(G + 1) ÷ (i + ½)/(I + 1), so that no p is 0 or 1. Straight lines run between the steps' centres. With
@@ -336,6 +346,189 @@ def calibrate(
         source="labels",
         notes={"pairs": counts.pairs, "images": counts.images},
     )
+
+
+def calibrate_tracks(
+    features: Features,
+    camids: ArrayLike,
+    tracks: ArrayLike,
+    times: ArrayLike,
+    *,
+    metric: Metric = "cosine",
+    fmr: float = 1e-3,
+    model: str = "",
+    memory_limit: int = MEMORY_LIMIT,
+) -> Calibration:
+    """Learn what a distance means from the tracks of single cameras, without labels.
+
+    Two tracks of one camera that overlap in time show two people: their crops are impostor pairs. Crops of one track
+    show one person: they are genuine pairs, of which the farther half in time is taken. Both are nearer to each other
+    than pairs across cameras are, because they share a camera's light, background and view. So a line
+    `a + b · distance`, which takes the quartiles (¼, ½, ¾) of the impostor pairs to those of all pairs across
+    cameras by least squares, is laid on the distances of both before anything is counted. Nearly all pairs across
+    cameras are impostors, and a few genuine ones hardly move quartiles. Each pair of cameras has a line of its own.
+
+    Corner cases:
+    1. One camera only: no line; the calibration is for pairs within that camera.
+    2. Of each track no more than 16 crops, evenly spaced, are used, and fewer where that would be over 30,000 crops.
+    3. Rows of track -1 are left out. That a track has two crops at one time is refused from 1 in 100 crops on: the
+       numbers are then of something else (in Market-1501's names, of videos).
+    4. A person who left two overlapping tracks (two boxes at once) becomes a false impostor pair; distances are made
+       to look harder, and thresholds too strict.
+
+    What it rests on: `identities` counts tracks, `identity_pairs` pairs of tracks that overlap. The prior is ½.
+
+    Args:
+        features: `[N, D]` numbers, as in `count_pairs`.
+        camids: `[N]` integers.
+        tracks: `[N]` integers, a track's number within its camera.
+        times: `[N]` numbers: frames or seconds, compared within a camera only.
+        (the others): as in `calibrate`.
+
+    Raises:
+        ReidError: shapes do not fit; a time is not finite; a feature is NaN, infinite or (cosine) zero; too few pairs,
+            as in `calibrate`.
+    """
+    clock = np.asarray(times, dtype=np.float64)
+    cameras, local = np.asarray(camids), np.asarray(tracks)
+    if not cameras.shape == local.shape == clock.shape or clock.ndim != 1:
+        raise ReidError(f"There are {cameras.shape} camids, {local.shape} tracks and {clock.shape} times.")
+    if not np.isfinite(clock).all():
+        raise ReidError(f"The time of row {int(np.argmin(np.isfinite(clock)))} is not a number.")
+    known = np.flatnonzero(local != NO_TRACK)
+    if len(known) < 2:
+        raise ReidError(f"Nothing can be learned without labels: {len(known)} rows have a track (-1 is none).")
+    tracklet = np.full(len(local), -1, dtype=np.int64)
+    tracklet[known] = np.unique(np.stack([cameras[known], local[known]]), axis=1, return_inverse=True)[1].reshape(-1)
+    n_tracks = int(tracklet.max()) + 1
+    once = np.unique(np.stack([tracklet[known], clock[known]]), axis=1).shape[1]
+    if once < 0.99 * len(known):
+        raise ReidError(
+            f"{len(known) - once:,} of {len(known):,} crops stand in a track that has another crop at the same time: "
+            "a track is one person, one box at a time. Are these numbers of videos or sequences, or tracks that are "
+            "numbered alike in several videos? Give each track of a camera a number of its own."
+        )
+    start, end = np.full(n_tracks, np.inf), np.full(n_tracks, -np.inf)
+    np.minimum.at(start, tracklet[known], clock[known])
+    np.maximum.at(end, tracklet[known], clock[known])
+    chosen = np.where(_spread(tracklet, clock), tracklet, -1)
+
+    pairs = LabelledPairs.of(features, chosen, cameras, metric, cross_camera=False, distractor=None)
+    when, of = clock[pairs.order], pairs.pids
+    far_apart = _median_gap(of, when)
+    genuine, impostor = np.zeros(BINS, dtype=np.int64), np.zeros(BINS, dtype=np.int64)
+    across: dict[tuple[int, int], NDArray[np.int64]] = {}
+    overlapping: set[int] = set()
+    for first, second, blocks in pairs.blocks(memory_limit):
+        every = np.zeros(BINS, dtype=np.int64)
+        for block in blocks:
+            flat = block.bins.reshape(-1)
+            if first != second:
+                every += histogram(flat, BINS)
+                continue
+            rows, columns = of[block.rows], of[block.columns]
+            gap = _at(np.abs(when[block.rows][:, None] - when[block.columns][None]), block.genuine)
+            genuine += histogram(flat[block.genuine[torch.from_numpy(gap >= far_apart).to(flat.device)]], BINS)
+            sure = _overlap(rows, columns, start, end, block)
+            impostor += histogram(flat[sure.to(flat.device)], BINS)
+            row, column = np.divmod(sure.numpy(), len(columns))
+            overlapping.update(np.unique(rows[row] * n_tracks + columns[column]).tolist())
+        if first != second:
+            across[first, second] = every
+    n_cameras = len(np.unique(pairs.camids))
+    if not genuine.any() or not impostor.any():
+        what = "do two tracks of one camera overlap" if genuine.any() else "does a track have two crops at two times"
+        raise ReidError(
+            f"Nothing can be learned without labels: nowhere {what} "
+            f"({n_tracks:,} tracks in {n_cameras} cameras). Give longer or more tracks, or labels (a pid column)."
+        )
+    notes: dict[str, Any] = {
+        "pairs": (
+            "crops of tracks of one camera that overlap in time, against crops of one track"
+            + (", their distances moved by a line to those across cameras" if across else "; one camera only")
+        ),
+        "images": len(of),
+        "genuine pairs apart in time by at least": far_apart,
+    }
+    edges = pairs.edges
+    counted = (genuine, impostor)
+    lines = {cameras: _bridge(edges, impostor, every) for cameras, every in across.items()}
+    line = _bridge(edges, impostor, np.sum(list(across.values()), axis=0)) if across else (0.0, 1.0)
+    notes["line"] = [float(f"{value:.6g}") for value in line]
+    _check_rate(fmr, int(impostor.sum()), len(overlapping))
+    whole = _calibration(
+        _moved(edges, line),
+        *counted,
+        {},
+        metric=metric,
+        fmr=fmr,
+        identities=n_tracks,
+        identity_pairs=len(overlapping),
+        model=model,
+        source="tracks",
+        notes=notes,
+    )
+    n_genuine, n_impostor = whole.overall.genuine, whole.overall.impostor
+    weights = (genuine.astype(np.float64), impostor.astype(np.float64))
+    return replace(
+        whole,
+        by_cameras={
+            cameras: _fit(_moved(edges, own), *weights, n_genuine, n_impostor)
+            for cameras, own in lines.items()
+            if across[cameras].sum() >= _FEWEST_ACROSS
+        },
+        too_few={cameras: (0, int(every.sum())) for cameras, every in across.items() if every.sum() < _FEWEST_ACROSS},
+    )
+
+
+def _spread(tracklet: NDArray[np.int64], clock: Floats) -> NDArray[np.bool_]:
+    """Which rows to use: of each track up to so many, evenly spaced in order of time."""
+    order = np.lexsort((clock, tracklet))
+    order = order[tracklet[order] >= 0]
+    used = np.zeros(len(tracklet), dtype=bool)
+    if not len(order):
+        return used
+    _, first, length = np.unique(tracklet[order], return_index=True, return_counts=True)
+    most = int(np.clip(_MOST_CROPS // len(length), 2, _CROPS_PER_TRACK))
+    for begin, n in zip(first, length, strict=True):
+        used[order[begin + np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))]] = True
+    return used
+
+
+def _median_gap(of: NDArray[np.int64], when: Floats) -> float:
+    """The median time between two crops of one track, of those that are not at one time; inf where there is none."""
+    order = np.lexsort((when, of))
+    of, when = of[order], when[order]
+    gaps = [(when[step:] - when[:-step])[of[step:] == of[:-step]] for step in range(1, min(_CROPS_PER_TRACK, len(of)))]
+    apart = np.concatenate([gap[gap > 0] for gap in gaps]) if gaps else np.zeros(0)
+    return float(np.median(apart)) if len(apart) else float("inf")
+
+
+def _at(matrix: Floats, flat: Tensor) -> Floats:
+    return np.asarray(matrix.reshape(-1)[flat.cpu().numpy()])
+
+
+def _overlap(rows: NDArray[np.int64], columns: NDArray[np.int64], start: Floats, end: Floats, block: Block) -> Tensor:
+    """Flat positions of the pairs of two tracks that overlap in time, each pair once."""
+    sure = (start[rows][:, None] <= end[columns][None]) & (start[columns][None] <= end[rows][:, None])
+    sure &= rows[:, None] != columns[None]
+    flat = sure.reshape(-1)
+    flat[block.left_out.cpu().numpy()] = False
+    return torch.from_numpy(np.flatnonzero(flat))
+
+
+def _bridge(edges: Floats, near: NDArray[np.int64], far: NDArray[np.int64]) -> tuple[float, float]:
+    """The line (a, b) that takes the quartiles of `near` to those of `far` by least squares."""
+    share = np.array([0.25, 0.5, 0.75])
+    x, y = (_quantiles(edges, counts.astype(np.float64), share)[0] for counts in (near, far))
+    if len(x) < 3 or len(y) < 3:
+        raise ReidError("The distances are all but equal: these features do not tell people apart.")
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return float(y.mean() - slope * x.mean()), slope
+
+
+def _moved(edges: Floats, line: tuple[float, float]) -> Floats:
+    return np.asarray(np.maximum(line[0] + line[1] * edges, 0))
 
 
 def _calibration(
@@ -422,7 +615,7 @@ def _line(knots: Floats, distances: Floats) -> Floats:
 
 
 def _rounded(table: Floats) -> list[list[float]]:
-    return [[float(f"{value:.7g}") for value in row] for row in table]
+    return [[float(f"{value:.6g}") for value in row] for row in table]
 
 
 def _pair(entry: Mapping[str, Any]) -> tuple[int, int]:
@@ -438,13 +631,13 @@ def _fit(edges: Floats, genuine: Floats, impostor: Floats, n_genuine: int, n_imp
         method, (log_ratio, thinning) = "isotonic", _thin(_isotonic(edges, genuine, impostor), _MOST_KNOTS)
     lowest = min(PAIRS_PER_ERROR / n_impostor, 0.5)
     decades = np.log10(0.5 / lowest)
-    rates = np.concatenate([np.geomspace(lowest, 0.5, 2 + int(8 * decades)), [0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]])
+    rates = np.concatenate([np.geomspace(lowest, 0.5, 2 + int(4 * decades)), [0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]])
     return Curve(
         genuine=n_genuine,
         impostor=n_impostor,
         method=method,
         false_match=_quantiles(edges, impostor, np.unique(rates)),
-        true_match=_quantiles(edges, genuine, np.linspace(0, 1, 41)),
+        true_match=_quantiles(edges, genuine, np.linspace(0, 1, 21)),
         log_ratio=log_ratio,
         thinning=thinning,
     )
@@ -478,6 +671,8 @@ def _groups(edges: Floats, genuine: Floats, impostor: Floats) -> tuple[Floats, F
 
 def _isotonic(edges: Floats, genuine: Floats, impostor: Floats) -> Floats:
     """Knots `[2, M]` of the log ratio."""
+    from sklearn.isotonic import IsotonicRegression
+
     centre, own, others = _groups(edges, genuine, impostor)
     n_own, n_others = own.sum(), others.sum()
     same, different = own / n_own, others / n_others
@@ -501,6 +696,8 @@ def _isotonic(edges: Floats, genuine: Floats, impostor: Floats) -> Floats:
 
 def _logistic(edges: Floats, genuine: Floats, impostor: Floats, fewest: int) -> Floats:
     """Knots `[2, M]` of a log ratio that is a straight line, kept within ± log(fewest)."""
+    from sklearn.linear_model import LogisticRegression
+
     centre, own, others = _groups(edges, genuine, impostor)
     mean = (centre * (own / own.sum() + others / others.sum())).sum() / 2
     scale = max(float(np.ptp(centre)), 1e-12)

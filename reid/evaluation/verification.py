@@ -316,7 +316,7 @@ def _plain(point: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
+class Block:
     """Bins `[b, n]` of the distances of items `rows.start…` to items `columns.start…`; flat positions of some."""
 
     bins: Tensor
@@ -330,13 +330,15 @@ class _Block:
 class LabelledPairs:
     """Labelled items ready to be counted in pairs: sorted by camera, then identity.
 
-    `unit [N]` numbers the identities from 0, every distractor one of its own.
+    `unit [N]` numbers the identities from 0, every distractor one of its own; `order [N]` is where each item stood in
+    what was given.
     """
 
     features: Tensor
     pids: NDArray[np.int64]
     camids: NDArray[np.int64]
     unit: NDArray[np.int64]
+    order: NDArray[np.int64]
     labelled: NDArray[np.bool_]
     metric: Metric
     largest: float
@@ -380,6 +382,7 @@ class LabelledPairs:
             pids=people,
             camids=cameras,
             unit=np.unique(unit, return_inverse=True)[1],
+            order=order,
             labelled=labelled,
             metric=metric,
             largest=largest,
@@ -423,18 +426,19 @@ class LabelledPairs:
 
     def by_cameras(self, memory_limit: int) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
         """Yield (camera, camera, genuine `[BINS]`, impostor `[BINS]`) of each pair of cameras, the lower id first."""
-        for first, second, blocks in self._blocks(memory_limit):
+        for first, second, blocks in self.blocks(memory_limit):
             genuine = np.zeros(BINS, dtype=np.int64)
             every = np.zeros(BINS, dtype=np.int64)
             for block in blocks:
                 flat = block.bins.reshape(-1)
-                own = _histogram(flat[block.genuine], BINS)
+                own = histogram(flat[block.genuine], BINS)
                 genuine += own
-                every += _histogram(flat, BINS)
-                every -= _histogram(flat[block.left_out], BINS)
+                every += histogram(flat, BINS)
+                every -= histogram(flat[block.left_out], BINS)
             yield first, second, genuine, every - genuine
 
-    def _blocks(self, memory_limit: int) -> Iterator[tuple[int, int, Iterator[_Block]]]:
+    def blocks(self, memory_limit: int) -> Iterator[tuple[int, int, Iterator[Block]]]:
+        """Yield (camera, camera, blocks of all their pairs) of each pair of cameras, the lower id first."""
         cameras, starts = np.unique(self.camids, return_index=True)
         stops = np.append(starts[1:], len(self.camids))
         for i, first in enumerate(cameras):
@@ -445,7 +449,7 @@ class LabelledPairs:
                     self._blocks_between((starts[i], stops[i]), (starts[j], stops[j]), memory_limit),
                 )
 
-    def _blocks_between(self, rows: tuple[int, int], columns: tuple[int, int], memory_limit: int) -> Iterator[_Block]:
+    def _blocks_between(self, rows: tuple[int, int], columns: tuple[int, int], memory_limit: int) -> Iterator[Block]:
         step = max(1, min(_BLOCK, memory_limit // 16) // (columns[1] - columns[0]))
         for start in range(rows[0], rows[1], step):
             stop = min(start + step, rows[1])
@@ -454,7 +458,7 @@ class LabelledPairs:
             bins = distances.mul_(BINS / self.largest).clamp_(0, BINS - 1).long()
             genuine, left_out = self._special(np.arange(start, stop), left, columns[1], triangle=rows == columns)
             device = bins.device
-            yield _Block(
+            yield Block(
                 bins,
                 slice(start, stop),
                 slice(left, columns[1]),
@@ -497,7 +501,8 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.arange(total) + np.repeat(starts - ends + lengths, lengths)
 
 
-def _histogram(values: Tensor, bins: int) -> NDArray[np.int64]:
+def histogram(values: Tensor, bins: int) -> NDArray[np.int64]:
+    """How often each of 0…bins − 1 stands among the values."""
     return torch.bincount(values, minlength=bins).cpu().numpy()
 
 
@@ -565,12 +570,12 @@ def _count_by_group(
     cells = torch.zeros(n_groups * n_groups * n_levels, dtype=torch.int64, device=device)
     one = torch.ones(1, dtype=torch.int64, device=device)
     last = int(levels[-1])
-    for _, _, blocks in pairs._blocks(memory_limit):
+    for _, _, blocks in pairs.blocks(memory_limit):
         for block in blocks:
             flat = block.bins.reshape(-1)
             rows, columns = group_on[block.rows], group_on[block.columns]
             own_rows = rows[block.genuine // len(columns)]
-            genuine += _histogram(own_rows * (n_levels + 1) + level_of_bin[flat[block.genuine]], len(genuine))
+            genuine += histogram(own_rows * (n_levels + 1) + level_of_bin[flat[block.genuine]], len(genuine))
             flat[block.genuine] = BINS
             flat[block.left_out] = BINS
             near = torch.nonzero(flat < last).flatten()
