@@ -22,6 +22,7 @@ _FEATURES = "features"
 _INTEGERS = {"pids": "pid", "camids": "camid", "tracks": "track", "frames": "frame"}
 _PATHS = "path"
 _QUALITY = "quality"
+_CAMERA = "camera"
 _ROWS_PER_GROUP = 65_536
 
 
@@ -183,7 +184,8 @@ class Embeddings:
         """Read a table written by `save`, or by anyone who writes the columns named above.
 
         `features` may be a fixed-size list or a list of any float type, if all rows are of one length. NaN is not
-        looked for: see `check`.
+        looked for: see `check`. A column `camera` of names, where there is no `camid`, is numbered in their order, and
+        the names go into `meta["cameras"]`.
 
         Raises:
             ReidError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
@@ -194,7 +196,9 @@ class Embeddings:
             raise ReidError(f"There is no embeddings file {path}.")
         try:
             schema = pq.read_schema(path)
-            known = [name for name in (_FEATURES, *_INTEGERS.values(), _PATHS, _QUALITY) if name in schema.names]
+            known = [
+                name for name in (_FEATURES, *_INTEGERS.values(), _CAMERA, _PATHS, _QUALITY) if name in schema.names
+            ]
             if _FEATURES not in known:
                 raise ReidError(
                     f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
@@ -210,6 +214,9 @@ class Embeddings:
         for name, column in _INTEGERS.items():
             if column in known:
                 columns[name] = _read_integers(path, column, table.column(column))
+        if _CAMERA in known and "camids" not in columns:
+            names, camids = _read_names(path, table.column(_CAMERA))
+            columns["camids"], meta = camids, {**meta, "cameras": names}
         if _PATHS in known:
             columns["paths"] = _whole(path, _PATHS, table.column(_PATHS)).to_pylist()
         if _QUALITY in known:
@@ -277,6 +284,13 @@ def _read_integers(path: Path, column: str, values: pa.ChunkedArray) -> NDArray[
         raise ReidError(f"{path}: column {column!r} must hold integers; it holds {values.type}.")
     numbers: NDArray[np.int64] = _whole(path, column, values).to_numpy().astype(np.int64)
     return numbers
+
+
+def _read_names(path: Path, values: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise ReidError(f"{path}: column {_CAMERA!r} must hold names; it holds {values.type}. Numbers go in 'camid'.")
+    names, numbers = np.unique(np.array(_whole(path, _CAMERA, values).to_pylist(), dtype=object), return_inverse=True)
+    return [str(name) for name in names], numbers.astype(np.int64)
 
 
 def _read_quality(path: Path, values: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.embedding.table import Embeddings
+from reid.models import build_model
+from reid.tracks import Tracks
+from reid.tracks.files import read_tracks, write_tracks
+from reid.training.checkpoints import save_checkpoint
+
+CAMERAS = ("cam01", "cam02", "cam03")
+PEOPLE = 6
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["match", *map(str, arguments)])
+
+
+def walks():
+    """Six people pass three cameras one after the other; local ids run backwards in every second camera."""
+    rows = []
+    for c in range(len(CAMERAS)):
+        for person in range(PEOPLE):
+            local = 1 + (person if c % 2 == 0 else PEOPLE - 1 - person)
+            first = 1 + 100 * c + 8 * person
+            box = (10.0 + 30 * person, 20.0, 24.0, 60.0)
+            rows += [(c, local, frame, *box, person) for frame in range(first, first + 20)]
+    return np.array(rows)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Track files, truth and embeddings that are easy: people are orthogonal, crops differ a little."""
+    rows = walks()
+    camera, local, frame, person = (rows[:, i].astype(np.int64) for i in (0, 1, 2, 7))
+    write_tracks(Tracks.of(CAMERAS, camera, local, frame, rows[:, 3:7]), tmp_path / "tracks")
+    write_tracks(Tracks.of(CAMERAS, camera, 100 + person, frame, rows[:, 3:7]), tmp_path / "truth")
+    rng = np.random.default_rng(0)
+    features = np.eye(PEOPLE, 16)[person] + 0.1 * rng.normal(size=(len(rows), 16))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    Embeddings(features, camids=camera + 1, tracks=local, frames=frame, meta={"model": "m"}).save(
+        tmp_path / "features.parquet"
+    )
+    return tmp_path
+
+
+def options(world, *more):
+    return ("--tracks", world / "tracks", "--embeddings", world / "features.parquet", "--out", world / "out", *more)
+
+
+def identities(world):
+    """{(camera, local track): identity} of the last run."""
+    lines = csv.DictReader((world / "out" / "identities.csv").open())
+    return {(line["camera"], int(line["track"])): int(line["identity"]) for line in lines}
+
+
+def test_every_person_gets_one_identity_and_all_files_say_so(world):
+    result = run(*options(world, "--truth", world / "truth"))
+    assert result.exit_code == 0, result.output
+    assert "6 identities from 18 tracklets, 6 of them in two or more cameras" in result.output
+    out = world / "out"
+    truth = read_tracks(world / "truth")
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["overall"]["IDF1"] == scores["overall"]["HOTA"] == 1
+    for person in range(PEOPLE):
+        assert len({number for (name, local), number in identities(world).items()
+                    if person == (PEOPLE - local if name == "cam02" else local - 1)}) == 1  # fmt: skip
+    links = pq.read_table(out / "links.parquet").to_pandas()
+    assert (links.first_identity == links.second_identity).equals(links.joined)
+    assert set(links.stopped_by[links.first_camera == links.second_camera]) >= {"same camera at once"}
+    match = json.loads((out / "match.json").read_text())
+    assert match["identities"] == match["identities_in_several_cameras"] == PEOPLE
+    assert match["tracklets"] == 18
+    for written in (read_tracks(out / "tracks"), read_tracks(out / "aicity.txt")):
+        assert len(written) == len(truth)
+        np.testing.assert_allclose(np.sort(written.boxes, axis=0), np.sort(truth.boxes, axis=0))
+    assert "</html>" in (out / "report.html").read_text("utf-8")
+
+
+def test_cameras_may_be_named_in_the_embeddings(world):
+    path = world / "features.parquet"
+    table = pq.read_table(path)
+    names = pq.read_table(path).column("camid").to_pandas().map(lambda number: f"cam{number:02d}")
+    table = table.drop_columns(["camid"]).add_column(0, "camera", [names.to_list()])
+    pq.write_table(table.replace_schema_metadata(None), path)
+    result = run(*options(world))
+    assert result.exit_code == 0, result.output
+    assert "6 identities" in result.output
+
+
+def test_a_persons_decisions_are_obeyed(world):
+    (world / "constraints.json").write_text(
+        json.dumps({"format": 1, "merge": [[["cam01", 1], ["cam03", 2]]], "split": [[["cam01", 3], ["cam03", 3]]]})
+    )
+    result = run(*options(world, "--constraints", world / "constraints.json"))
+    assert result.exit_code == 0, result.output
+    found = identities(world)
+    assert found["cam01", 1] == found["cam03", 2]
+    assert found["cam01", 3] != found["cam03", 3]
+
+
+def test_tracks_without_appearance_are_listed_and_keep_an_identity(world):
+    table = Embeddings.load(world / "features.parquet")
+    table.take(~((table.camids == 2) & (table.tracks == 4))).save(world / "features.parquet")
+    result = run(*options(world))
+    assert result.exit_code == 0, result.output
+    assert ("cam02", 4) in identities(world)
+    assert "cam02, track 4" in (world / "out" / "report.html").read_text("utf-8")
+    assert json.loads((world / "out" / "match.json").read_text())["tracklets_without_feature"] == 1
+
+
+def test_clocks_and_travel_times_come_from_cameras_yaml_beside_the_tracks(world):
+    (world / "cameras.yaml").write_text(
+        "cameras: {cam01: {fps: 10}, cam02: {fps: 10}, cam03: {fps: 10}}\n"
+        "pairs: [{from: cam01, to: cam02, min: 1000}]\n"
+    )
+    result = run(*options(world))
+    assert result.exit_code == 0, result.output
+    found = identities(world)
+    assert all(found["cam01", 1 + i] != found["cam02", PEOPLE - i] for i in range(PEOPLE))
+    assert all(found["cam03", 1 + i] in (found["cam01", 1 + i], found["cam02", PEOPLE - i]) for i in range(PEOPLE))
+
+
+@pytest.mark.parametrize("solver", ["agglomerative", "correlation", "hungarian", "threshold"])
+def test_every_solver_runs(world, solver):
+    result = run(*options(world, "--solver", solver, "--threshold", 0.5))
+    assert result.exit_code == 0, result.output
+    assert f'"solver": "{solver}"' in (world / "out" / "match.json").read_text()
+
+
+@pytest.fixture
+def videos(world):
+    """Each person is a colour in front of grey; the model is small and knows nothing, but colours differ."""
+    colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30], [200, 30, 200], [30, 200, 200]])
+    rows = walks()
+    for c, name in enumerate(CAMERAS):
+        folder = world / "videos" / name
+        folder.mkdir(parents=True)
+        for frame in range(1, 262):
+            picture = np.full((100, 200, 3), 128, dtype=np.uint8)
+            for row in rows[(rows[:, 0] == c) & (rows[:, 2] == frame)]:
+                x, y, w, h = row[3:7].astype(int)
+                picture[y : y + h, x : x + w] = colours[int(row[7])]
+            cv2.imwrite(str(folder / f"{frame:06d}.png"), picture[..., ::-1])
+    save_checkpoint(world / "model.pt", build_model("light10", size=(64, 32)))
+    return world
+
+
+def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(videos):
+    given = ("--tracks", videos / "tracks", "--videos", videos / "videos", "--checkpoint", videos / "model.pt")
+    first = run(*given, "--out", videos / "out", "--per-track", 2, "--threshold", 1e-3, "--pixelate-heads")
+    assert first.exit_code == 0, first.output
+    assert "36 crops embedded (0 of them by an earlier run)" in first.output
+    assert "data:image/jpeg;base64" in (videos / "out" / "report.html").read_text("utf-8")
+    table = Embeddings.load(videos / "out" / "embeddings.parquet")
+    assert table.meta["cameras"] == list(CAMERAS)
+    again = run(*given, "--out", videos / "out", "--per-track", 2, "--threshold", 1e-3)
+    assert "36 crops embedded (36 of them by an earlier run)" in again.output
+    kept = run("--tracks", videos / "tracks", "--embeddings", videos / "out" / "embeddings.parquet",
+               "--out", videos / "other", "--threshold", 1e-3)  # fmt: skip
+    assert kept.exit_code == 0, kept.output
+    assert (videos / "other" / "identities.csv").read_text() == (videos / "out" / "identities.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(("--out", "o"), "Missing option '--tracks'", id="no tracks"),
+        pytest.param(("--tracks", "tracks", "--out", "o"), "Say where appearance comes from", id="no appearance"),
+        pytest.param(
+            ("--tracks", "tracks", "--videos", "v", "--out", "o"), "--videos needs --checkpoint", id="no model"
+        ),
+        pytest.param(
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--solver", "agglomerativ"),
+            "agglomerative", id="an unknown solver: the nearest is named",
+        ),
+        pytest.param(
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--set", "neighbors=3"),
+            "neighbours", id="an unknown setting: the nearest is named",
+        ),
+        pytest.param(
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--set", "neighbours"),
+            "not KEY=VALUE", id="a setting without a value",
+        ),
+        pytest.param(
+            ("--tracks", "nowhere", "--embeddings", "features.parquet", "--out", "o"), "nowhere", id="no such folder"
+        ),
+        pytest.param(
+            ("--tracks", "tracks", "--embeddings", "nothing.parquet", "--out", "o"), "nothing.parquet",
+            id="no such file",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(world, monkeypatch, arguments, message):
+    monkeypatch.chdir(world)
+    result = run(*arguments)
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.split())
+    assert not (world / "o").exists()
+
+
+def test_embeddings_of_other_cameras_are_refused(world):
+    table = Embeddings.load(world / "features.parquet")
+    table.camids = table.camids + 10
+    table.save(world / "features.parquet")
+    result = run(*options(world))
+    assert result.exit_code != 0
+    assert "of which there are no tracks" in " ".join(result.output.split())
+
+
+def test_embeddings_without_tracks_are_refused(world):
+    table = Embeddings.load(world / "features.parquet")
+    Embeddings(table.features, camids=table.camids).save(world / "features.parquet")
+    result = run(*options(world))
+    assert result.exit_code != 0
+    assert "Missing: track, frame" in " ".join(result.output.split())
