@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -184,18 +185,24 @@ def cmc_loop(all_ranks, k):
     return sum(ranks[0] <= k for ranks in scored) / len(scored)
 
 
-def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
-    """k-reciprocal re-ranking with every matrix in full (Zhong et al., CVPR 2017, section 3)."""
-    x = np.concatenate([query, gallery]).astype(np.float64)
+def _in_full(x, metric="euclidean"):
+    """Squared distances of all pairs, the same over the largest of its row, and every row's order, itself first."""
+    x = np.asarray(x, dtype=np.float64)
     if metric == "cosine":
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    n, n_query = len(x), len(query)
+    n = len(x)
     squared = np.array([[((a - b) ** 2).sum() for b in x] for a in x])
     d = np.zeros((n, n))
     for i in range(n):
         if squared[i].max() > 0:
             d[i] = squared[i] / squared[i].max()
     order = [[i, *sorted((j for j in range(n) if j != i), key=lambda j: (squared[i][j], j))] for i in range(n)]
+    return squared, d, order
+
+
+def k_reciprocal_encoding_dense(d, order, k1, k2):
+    """V of k-reciprocal encoding, after its query expansion (Zhong et al., CVPR 2017, section 3)."""
+    n = len(d)
 
     def reciprocal(i, k):
         return {j for j in order[i][: k + 1] if i in order[j][: k + 1]}
@@ -211,12 +218,71 @@ def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
         for j in expanded:
             v[i, j] = math.exp(-d[i, j])
         v[i] /= v[i].sum()
-    v = np.array([np.mean([v[j] for j in order[i][:k2]], axis=0) for i in range(n)])
-    out = np.zeros((n_query, n - n_query))
-    for q in range(n_query):
-        for g in range(n_query, n):
-            jaccard = 1 - np.minimum(v[q], v[g]).sum() / np.maximum(v[q], v[g]).sum()
-            out[q, g - n_query] = (1 - lambda_value) * jaccard + lambda_value * d[q, g]
+    return np.array([np.mean([v[j] for j in order[i][:k2]], axis=0) for i in range(n)])
+
+
+def camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter):
+    """V of CA-Jaccard, after its query expansion (Chen et al., CVPR 2024)."""
+    n = len(d)
+    own = [[j for j in order[i] if cameras[j] == cameras[i]] for i in range(n)]
+    other = [[j for j in order[i] if cameras[j] != cameras[i]] for i in range(n)]
+    v = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            intra = j in own[i][: k1_intra + 1] and i in own[j][: k1_intra + 1]
+            inter = j in other[i][:k1_inter] and i in other[j][:k1_inter]
+            if intra or inter:
+                v[i, j] = math.exp(-d[i, j])
+        v[i] /= v[i].sum()
+    return np.array([np.mean([v[j] for j in own[i][:k2_intra] + other[i][:k2_inter]], axis=0) for i in range(n)])
+
+
+def jaccard_dense(v):
+    """One minus the overlap of every two rows."""
+    return np.array([[1 - np.minimum(a, b).sum() / np.maximum(a, b).sum() for b in v] for a in v])
+
+
+def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
+    """k-reciprocal re-ranking with every matrix in full (Zhong et al., CVPR 2017, section 3)."""
+    _, d, order = _in_full(np.concatenate([query, gallery]), metric)
+    jaccard = jaccard_dense(k_reciprocal_encoding_dense(d, order, k1, k2))
+    return ((1 - lambda_value) * jaccard + lambda_value * d)[: len(query), len(query) :]
+
+
+def rerank_camera_aware_dense(query, gallery, cameras, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value):
+    """CA-Jaccard re-ranking with every matrix in full; `cameras` are the queries' and then the gallery's."""
+    _, d, order = _in_full(np.concatenate([query, gallery]))
+    jaccard = jaccard_dense(camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter))
+    return ((1 - lambda_value) * jaccard + lambda_value * d)[: len(query), len(query) :]
+
+
+def rerank_within_dense(x, cameras, k1, k2, k1_intra, k2_intra, lambda_value, metric):
+    """Re-ranked distances of a set to itself, its Jaccard distances, and the distances by the metric, in full."""
+    squared, d, order = _in_full(x, metric)
+    if cameras is None:
+        v = k_reciprocal_encoding_dense(d, order, k1, k2)
+    else:
+        v = camera_aware_encoding_dense(d, order, cameras, k1_intra, k1, k2_intra, k2)
+    jaccard = jaccard_dense(v)
+    original = squared / 2 if metric == "cosine" else np.sqrt(squared)
+    return (1 - lambda_value) * jaccard + lambda_value * (d + d.T) / 2, jaccard, original
+
+
+def expand_loop(query, gallery, k, alpha, query_cameras=None, gallery_cameras=None, within=False):
+    """α query expansion, one query at a time. `within`: query and gallery are one set, items do not find themselves."""
+    query, gallery = (x.astype(np.float64) / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+    out = np.zeros_like(query)
+    for i in range(len(query)):
+        others = [j for j in range(len(gallery)) if not (within and i == j)]
+        if query_cameras is not None:
+            others = [j for j in others if gallery_cameras[j] != query_cameras[i]]
+        others.sort(key=lambda j: (((query[i] - gallery[j]) ** 2).sum(), j))
+        total = query[i]
+        for j in others[:k]:
+            similarity = max(float(query[i] @ gallery[j]), 0.0)
+            total = total + (1.0 if alpha == 0 else similarity**alpha) * gallery[j]
+        length = np.linalg.norm(total)
+        out[i] = total / length if length > 1e-12 else query[i]
     return out
 
 
@@ -283,3 +349,77 @@ def trackeval_scores(truth, predicted, iou=0.5):
     settings = {"THRESHOLD": iou, "PRINT_CONFIG": False}
     metrics = {"HOTA": HOTA(), "CLEAR": CLEAR(settings), "Identity": Identity(settings)}
     return {name: metric.eval_sequence(data) for name, metric in metrics.items()}
+
+
+def cluster_scores_loop(true, found):
+    """Pairs and B³ one pair and one item at a time: {name: value}."""
+    n = len(true)
+    pairs = [(true[i] == true[j], found[i] == found[j]) for i in range(n) for j in range(i)]
+    right = sum(a and b for a, b in pairs)
+    claimed, there = sum(b for _, b in pairs), sum(a for a, _ in pairs)
+    precisions, recalls = [], []
+    for i in range(n):
+        cluster = {j for j in range(n) if found[j] == found[i]}
+        person = {j for j in range(n) if true[j] == true[i]}
+        precisions.append(len(cluster & person) / len(cluster))
+        recalls.append(len(cluster & person) / len(person))
+    p, r = sum(precisions) / n, sum(recalls) / n
+    people = {frozenset(j for j in range(n) if true[j] == t) for t in set(true)}
+    clusters = {frozenset(j for j in range(n) if found[j] == f) for f in set(found)}
+    return {
+        "items": n,
+        "true_identities": len(people),
+        "found_identities": len(clusters),
+        "exact_identities": len(people & clusters),
+        "pair_precision": right / claimed if claimed else 1,
+        "pair_recall": right / there if there else 1,
+        "pair_f1": 2 * right / (claimed + there) if claimed + there else 1,
+        "b3_precision": p,
+        "b3_recall": r,
+        "b3_f1": 2 * p * r / (p + r),
+    }
+
+
+def box_iou_loop(a, b):
+    """IoU of two boxes x, y, width, height."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def identity_true_positives_loop(truth, predicted, iou):
+    """IDTP by trying every pairing of a few identities; rows are (camera, frame, id, box)."""
+    people, ids = sorted({row[2] for row in truth}), sorted({row[2] for row in predicted})
+    shared = {(t, p): 0 for t in people for p in ids}
+    for a in truth:
+        for b in predicted:
+            if a[:2] == b[:2] and box_iou_loop(a[3], b[3]) >= iou:
+                shared[a[2], b[2]] += 1
+    alone = [None] * len(people)
+    return max(
+        sum(shared[t, p] for t, p in zip(people, chosen, strict=False) if p is not None)
+        for chosen in set(itertools.permutations([*ids, *alone], len(people)))
+    )
+
+
+def multi_camera_loop(truth, predicted, iou):
+    """(IDTP, true boxes, predicted boxes, people) over people in two or more cameras; rows as above.
+
+    A predicted identity goes with the person on whom most of its boxes lie; with one who is kept, in a tie.
+    """
+    kept = {t for t in {row[2] for row in truth} if len({row[0] for row in truth if row[2] == t}) > 1}
+    stays = set()
+    for identity in {row[2] for row in predicted}:
+        votes = {}
+        for b in predicted:
+            if b[2] == identity:
+                near = [(box_iou_loop(a[3], b[3]), -a[2]) for a in truth if a[:2] == b[:2]]
+                if near and max(near)[0] >= iou:
+                    person = -max(near)[1]
+                    votes[person] = votes.get(person, 0) + 1
+        best = [t for t in votes if votes[t] == max(votes.values())]
+        if not votes or kept & set(best):
+            stays.add(identity)
+    a, b = [row for row in truth if row[2] in kept], [row for row in predicted if row[2] in stays]
+    return (identity_true_positives_loop(a, b, iou) if a and b else 0), len(a), len(b), len(kept)

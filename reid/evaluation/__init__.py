@@ -1,5 +1,6 @@
 """Ranking, re-ranking and their results. Knows arrays only: no paths, no data sets, no configuration."""
 
+from reid.evaluation.expansion import expand_gallery, expand_queries
 from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
 from reid.evaluation.rerank import (
     RerankedPairs,
@@ -20,6 +21,8 @@ __all__ = [
     "SingleShotResult",
     "evaluate",
     "evaluate_distances",
+    "expand_gallery",
+    "expand_queries",
     "rerank",
     "rerank_blocks",
     "rerank_camera_aware",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.evaluation.features import rows_per_block
+from reid.errors import ReidError
+from reid.evaluation.features import distance_blocks, rows_per_block
 
 ROUNDING = 1e-5
 """Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
@@ -39,6 +40,17 @@ class Neighbours:
     largest: NDArray[np.float32]
 
 
+def camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64]:
+    """Camera ids as one column of `items` integers, or a ReidError that names them."""
+    array = np.asarray(camids.cpu() if isinstance(camids, Tensor) else camids)
+    if array.ndim != 1 or array.dtype.kind not in "iub" or len(array) != items:
+        raise ReidError(
+            f"{name} must be one column of {items} integers, one for each item, not shape {array.shape} of type "
+            f"{array.dtype}."
+        )
+    return array.astype(np.int64)
+
+
 def centred(features: Tensor) -> Tensor:
     """Move the origin to the item nearest the mean, in place; distances stay, and float32 loses less of them.
 
@@ -64,7 +76,7 @@ def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray
 
 
 def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[np.float32] | None = None) -> Neighbours:
-    """The item itself and its `k` nearest others, by squared Euclidean distance of centred features `[N, D]`.
+    """The item itself and its `k` nearest others, by squared Euclidean distance of features `[N, D]`.
 
     Neighbours that float32 rounding could confuse are measured again from the features. The squared distances of the
     first Q items to the last G = N − Q are written to `corner [Q, G]`, where given.
@@ -110,6 +122,34 @@ def nearest_items_by_camera(
     back = np.argsort(order)
     neighbours = Neighbours(own.nearest(order)[back], largest.cpu().numpy()[back])
     return neighbours, other.nearest(order)[back]
+
+
+def nearest_across(
+    query: Tensor,
+    gallery: Tensor,
+    k: int,
+    memory_limit: int,
+    cameras: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> NDArray[np.int64]:
+    """The `k` gallery items `[Q, k]` nearest to each query, by squared Euclidean distance; −1 where there are fewer.
+
+    Args:
+        query: `[Q, D]` features.
+        gallery: `[G, D]` features.
+        k: how many.
+        memory_limit: bytes a block of distances may take (one row at least).
+        cameras: `[Q]` and `[G]`: only items of other cameras than the query's are looked at.
+    """
+    n_query, n = len(query), len(query) + len(gallery)
+    lists = _Lists(torch.cat([query, gallery]), min(k, len(gallery)))
+    if cameras is not None:
+        of_query, of_gallery = (torch.from_numpy(camera).to(query.device) for camera in cameras)
+    for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
+        values = torch.from_numpy(block).to(query.device)
+        if cameras is not None:
+            values[of_query[start : start + len(values), None] == of_gallery] = torch.inf
+        lists.absorb(values, start, n_query)
+    return lists.nearest(np.arange(-n_query, n - n_query))[:n_query]
 
 
 def _upper_blocks(features: Tensor, edges: NDArray[np.int64], memory_limit: int) -> Iterator[tuple[int, Tensor]]:
@@ -164,13 +204,16 @@ class _Lists:
         """
         if not self.k or not values.numel():
             return
-        self._absorb(values, rows, columns)
+        self.absorb(values, rows, columns)
         new = max(rows + len(values) - columns, 0)
         if new < values.shape[1]:
-            self._absorb(values[:, new:].T, columns + new, rows)
+            self.absorb(values[:, new:].T, columns + new, rows)
 
-    def _absorb(self, values: Tensor, rows: int, columns: int) -> None:
-        """A row is cut in slabs. No row value within the bound is lost by looking where the slabs' minima are."""
+    def absorb(self, values: Tensor, rows: int, columns: int) -> None:
+        """Take in distances `[b, c]` for the items from `rows` on, to those from `columns` on; infinite: no pair.
+
+        A row is cut in slabs, and looked at where the minima over slabs are within the bound.
+        """
         size = values.shape[1]
         slabs = max(1, min(_SLABS, size // (4 * self.k)))
         width = -(-size // slabs)
@@ -178,20 +221,22 @@ class _Lists:
         for slab in range(width, size, width):
             part = values[:, slab : slab + width]
             torch.minimum(minima[:, : part.shape[1]], part, out=minima[:, : part.shape[1]])
-        minima = minima.contiguous()
-        mine = slice(rows, rows + len(values))
-        self.least[mine] = torch.cat([self.least[mine], minima], dim=1).topk(self.k, largest=False, sorted=False).values
-        bound = self._bound(mine)
+        items = rows + torch.arange(len(values), device=values.device)
+        touched = (minima.amin(dim=1) <= self._bound(items)).nonzero().flatten()
+        items, minima = items[touched], minima[touched]
+        least = torch.cat([self.least[items], minima], dim=1)
+        self.least[items] = least.topk(self.k, largest=False, sorted=False).values
+        bound = self._bound(items)
         near = minima <= bound[:, None]
         crowded = near.sum(dim=1) > MOST_CANDIDATES
         near[crowded] = False
         row, first = near.nonzero(as_tuple=True)
         column = first[:, None] + width * torch.arange(slabs, device=values.device)
-        value = values[row[:, None], column.clamp(max=size - 1)]
+        value = values[touched[row, None], column.clamp(max=size - 1)]
         kept = (value <= bound[row, None]) & (column < size)
-        self._keep(rows + row[:, None].expand_as(column)[kept], columns + column[kept], value[kept])
-        for r in crowded.nonzero().flatten().split(64):
-            self._keep_first(values[r], rows + r, columns)
+        self._keep(items[row, None].expand_as(column)[kept], columns + column[kept], value[kept])
+        for part in crowded.nonzero().flatten().split(64):
+            self._keep_first(values[touched[part]], items[part], columns)
 
     def _keep_first(self, values: Tensor, rows: Tensor, columns: int) -> None:
         """Keep the k smallest of each row, the first of equal ones."""
@@ -211,7 +256,7 @@ class _Lists:
         if self.n_candidates > self.room:
             self._prune()
 
-    def _bound(self, items: slice) -> Tensor:
+    def _bound(self, items: Tensor | slice) -> Tensor:
         """No farther than this `[n]` are the k nearest by the product, whatever its rounding."""
         bound, squares = self.least[items].amax(dim=1), self.squares[items]
         # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
@@ -220,7 +265,7 @@ class _Lists:
     def _prune(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
         """Forget the candidates that have fallen out of the bounds; return the others."""
         item, other, value = (np.concatenate(parts) for parts in zip(*self.candidates, strict=True))
-        kept = value <= self._bound(slice(None)).cpu().numpy()[item]
+        kept = (value <= self._bound(slice(None)).cpu().numpy()[item]) & (value < np.inf)
         self.candidates = [(item[kept], other[kept], value[kept])]
         self.n_candidates = int(kept.sum())
         self.room = max(self.room, 2 * self.n_candidates)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from reid.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features
-from reid.evaluation.neighbours import Neighbours, centred, nearest_items, nearest_items_by_camera, pair_distances
+from reid.evaluation.neighbours import (
+    Neighbours,
+    camera_column,
+    centred,
+    nearest_items,
+    nearest_items_by_camera,
+    pair_distances,
+)
 
 
 def rerank(
@@ -300,22 +307,12 @@ class _Items:
         """Both columns of camera ids in one `[N]`."""
         n = len(self.features)
         if gallery_camids is None:
-            return _camera_column(query_camids, "camids", n)
+            return camera_column(query_camids, "camids", n)
         columns = (
-            _camera_column(query_camids, "query_camids", self.n_query),
-            _camera_column(gallery_camids, "gallery_camids", n - self.n_query),
+            camera_column(query_camids, "query_camids", self.n_query),
+            camera_column(gallery_camids, "gallery_camids", n - self.n_query),
         )
         return np.concatenate(columns)
-
-
-def _camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64]:
-    array = np.asarray(camids.cpu() if isinstance(camids, Tensor) else camids)
-    if array.ndim != 1 or array.dtype.kind not in "iub" or len(array) != items:
-        raise ReidError(
-            f"{name} must be one column of {items} integers, one for each item, not shape {array.shape} of type "
-            f"{array.dtype}."
-        )
-    return array.astype(np.int64)
 
 
 def _plain(items: _Items, k1: int, k2: int, memory_limit: int, squared: NDArray[np.float32] | None = None) -> _Encoded:

@@ -7,8 +7,18 @@ import pytest
 import torch
 
 from reid.errors import ReidError
-from reid.evaluation import evaluate_distances, rerank, rerank_in_words
-from tests.oracles import rerank_dense
+from reid.evaluation import (
+    evaluate_distances,
+    rerank,
+    rerank_blocks,
+    rerank_camera_aware,
+    rerank_camera_aware_blocks,
+    rerank_camera_aware_in_words,
+    rerank_in_words,
+    rerank_within,
+)
+from reid.evaluation.neighbours import centred, nearest_items
+from tests.oracles import rerank_camera_aware_dense, rerank_dense, rerank_within_dense
 
 
 def normal(n_query, n_gallery, dim, seed=0):
@@ -113,6 +123,78 @@ def test_the_block_size_changes_nothing(rows):
     np.testing.assert_allclose(rerank(*case, memory_limit=rows * 120 * 4), rerank(*case), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_blocks_are_the_rows_of_the_whole(rows):
+    case = clusters(20, 100)[:2]
+    memory_limit = rows * 100 * 4
+    starts, blocks = zip(
+        *((start, block.copy()) for start, block in rerank_blocks(*case, memory_limit=memory_limit)), strict=True
+    )
+    assert list(starts) == list(range(0, 20, rows))
+    np.testing.assert_allclose(np.concatenate(blocks), rerank(*case), rtol=0, atol=1e-6)
+
+
+def test_blocks_refuse_bad_settings_before_the_first_is_asked_for():
+    with pytest.raises(ReidError, match="k1=0"):
+        rerank_blocks(*normal(3, 9, 4), k1=0)
+
+
+def test_blocks_can_be_scored_as_they_come():
+    query, gallery, query_pids, gallery_pids = clusters(60, 400, dim=4, people=20, spread=0.45, seed=3)
+    labels = {"query_pids": query_pids, "gallery_pids": gallery_pids, "cross_camera": False}
+    whole = evaluate_distances(rerank(query, gallery), **labels)
+    assert evaluate_distances(rerank_blocks(query, gallery, memory_limit=2**14), **labels).mAP == pytest.approx(
+        whole.mAP, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("dim", [3, 40])
+@pytest.mark.parametrize(
+    "n",
+    [
+        pytest.param(700, id="rows cut in slabs"),
+        pytest.param(1500, id="blocks of the most rows"),
+    ],
+)
+def test_neighbours_of_larger_sets(n, dim):
+    rng = np.random.default_rng(n)
+    features = rng.integers(0, 9, (n, dim)).astype(np.float32)
+    features[n // 2 : n // 2 + 40] = features[:40]
+    got = nearest_items(centred(torch.from_numpy(features.copy())), 20, 2**22)
+    exact = features.astype(np.int64)
+    squared = (exact**2).sum(axis=1)[:, None] + (exact**2).sum(axis=1) - 2 * exact @ exact.T
+    np.testing.assert_array_equal(got.largest, squared.max(axis=1))
+    np.fill_diagonal(squared, -1)
+    np.testing.assert_array_equal(got.nearest, np.argsort(squared, axis=1, kind="stable")[:, :21])
+
+
+@pytest.mark.parametrize(
+    "copies",
+    [
+        pytest.param(100, id="rounding decides, so they are measured again"),
+        pytest.param(700, id="more than are measured again"),
+    ],
+)
+def test_neighbours_in_a_crowd_of_equal_items(copies):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(800, 6)).astype(np.float32)
+    features[50 : 50 + copies] = features[50]
+    nearest = nearest_items(centred(torch.from_numpy(features.copy())), 10, 2**22).nearest
+    np.testing.assert_array_equal(nearest[:, 0], np.arange(800))
+    crowd = nearest[50 : 50 + copies]
+    assert ((crowd >= 50) & (crowd < 50 + copies)).all()
+    assert all(len(set(row)) == 11 for row in crowd.tolist())
+
+
+def test_items_sorted_so_that_each_block_is_nearer_than_all_before():
+    features = np.abs(np.arange(1500) - 1499.0)[:, None] ** 0.5 * np.ones((1, 2))
+    nearest = nearest_items(centred(torch.from_numpy(features.astype(np.float32))), 5, 2**18).nearest
+    squared = ((features[:, None] - features[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squared, -1)
+    expected = np.take_along_axis(squared, np.argsort(squared, axis=1)[:, :6], axis=1)
+    np.testing.assert_allclose(np.take_along_axis(squared, nearest, axis=1), expected, rtol=1e-3)
+
+
 def test_torch_features_and_float16():
     query, gallery = (features.astype(np.float16) for features in normal(10, 50, 8))
     expected = rerank(query, gallery)
@@ -140,7 +222,7 @@ def test_it_ranks_clusters_better():
 def test_no_matrix_of_all_pairs_is_built():
     query, gallery, *_ = clusters(50, 3950, people=400)
     tracemalloc.start()
-    rerank(query, gallery, memory_limit=2**20)
+    rerank(query, gallery, memory_limit=2**22)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4000 * 4000 * 4 / 2
@@ -172,3 +254,111 @@ def test_definition_in_words():
     words = rerank_in_words(k1=30, lambda_value=0.25, metric="cosine")
     assert "k1=30, k2=6, λ=0.25" in words
     assert "of length 1" in words
+
+
+def cameras(case, n=3, seed=0):
+    return np.random.default_rng(seed).integers(0, n, len(case[0]) + len(case[1]))
+
+
+def by_camera(case, camids):
+    return (*case, camids[: len(case[0])], camids[len(case[0]) :])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("k1_intra", "k1_inter", "k2_intra", "k2_inter", "lambda_value"),
+    [
+        pytest.param(5, 20, 3, 3, 0.3, id="the authors' settings"),
+        pytest.param(2, 4, 1, 2, 0.0, id="small, Jaccard alone"),
+        pytest.param(1, 3, 4, 6, 0.5, id="k2 beyond k1"),
+        pytest.param(3, 5, 2, 0, 0.3, id="expansion in its own camera alone"),
+        pytest.param(3, 5, 1, 0, 0.3, id="no expansion"),
+    ],
+)
+def test_camera_aware_equals_the_dense_form(case, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value):
+    camids = cameras(case)
+    got = rerank_camera_aware(
+        *by_camera(case, camids),
+        k1_intra=k1_intra,
+        k1_inter=k1_inter,
+        k2_intra=k2_intra,
+        k2_inter=k2_inter,
+        lambda_value=lambda_value,
+    )
+    expected = rerank_camera_aware_dense(*case, camids, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "camids",
+    [
+        pytest.param(np.zeros(60, dtype=int), id="one camera"),
+        pytest.param(np.arange(60), id="every item in a camera of its own"),
+        pytest.param(np.r_[7, np.full(59, -2)], id="one item against all, any numbers"),
+        pytest.param(np.repeat([3, 1, 2], 20), id="cameras not in order"),
+    ],
+)
+def test_camera_aware_with_odd_cameras(camids):
+    case = normal(10, 50, 8)
+    got = rerank_camera_aware(*by_camera(case, camids))
+    np.testing.assert_allclose(got, rerank_camera_aware_dense(*case, camids, 5, 20, 3, 3, 0.3), rtol=0, atol=1e-5)
+
+
+def test_camera_aware_blocks_are_the_rows_of_the_whole():
+    case = clusters(20, 100)[:2]
+    given = by_camera(case, cameras(case))
+    blocks = [block.copy() for _, block in rerank_camera_aware_blocks(*given, memory_limit=7 * 100 * 4)]
+    np.testing.assert_allclose(np.concatenate(blocks), rerank_camera_aware(*given), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("camids", "words"),
+    [
+        pytest.param(([0, 1], [0] * 9), "query_camids must be one column of 3 integers", id="too few"),
+        pytest.param(([0, 1, 2], [0.5] * 9), "gallery_camids must be one column of 9 integers", id="not integers"),
+    ],
+)
+def test_bad_cameras_are_named(camids, words):
+    with pytest.raises(ReidError, match=words):
+        rerank_camera_aware(*normal(3, 9, 4), *camids)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(np.concatenate(normal(10, 50, 8)), id="normal"),
+        pytest.param(np.concatenate(clusters(12, 70)[:2]), id="clusters"),
+        pytest.param(np.concatenate(with_duplicates()), id="duplicates"),
+        pytest.param(normal(4, 1, 5)[0], id="four items"),
+        pytest.param(normal(1, 1, 5)[0], id="one item"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("n_cameras", [pytest.param(None, id="whatever camera"), pytest.param(3, id="by camera")])
+def test_within_equals_the_dense_form(case, metric, n_cameras):
+    camids = None if n_cameras is None else np.random.default_rng(0).integers(0, n_cameras, len(case))
+    got = rerank_within(case, camids=camids, k1=6, k2=3, metric=metric)
+    distances, jaccard, original = rerank_within_dense(case, camids, 6, 3, 3, 2, 0.3, metric)
+    stored = np.zeros(jaccard.shape, dtype=bool)
+    pairs = got.distances.tocoo()
+    stored[pairs.row, pairs.col] = True
+    np.testing.assert_array_equal(stored, (jaccard < 1 - 1e-9) & ~np.eye(len(case), dtype=bool))
+    np.testing.assert_allclose(pairs.data, distances[pairs.row, pairs.col], rtol=0, atol=1e-5)
+    pairs = got.original.tocoo()
+    np.testing.assert_allclose(pairs.data, original[pairs.row, pairs.col], rtol=0, atol=1e-5)
+    absent = ~stored & ~np.eye(len(case), dtype=bool)
+    assert (distances[absent] >= got.absent - 1e-9).all()
+
+
+def test_within_is_symmetric_and_leaves_its_input():
+    features = normal(60, 1, 8)[0]
+    copy = features.copy()
+    got = rerank_within(features)
+    assert abs(got.distances - got.distances.T).max() == 0
+    np.testing.assert_array_equal(features, copy)
+
+
+def test_camera_aware_definition_in_words():
+    words = rerank_camera_aware_in_words(k1_intra=4, lambda_value=0.25)
+    assert "k1 4 within and 20 across cameras" in words
+    assert "λ=0.25" in words
