@@ -295,11 +295,14 @@ class _Parts:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.folder = cache / f"{re.sub(r'[^A-Za-z0-9_-]', '_', camera)}-{digest[:16]}"
 
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))  # not the hidden ones, which a killed run had not finished
+
     def load(self, work: _Work) -> list[str]:
         """Fill in what is there; words on parts that cannot be read, which count as absent."""
         notes = []
         place = {key: i for i, key in enumerate(map(tuple, work.keys.tolist()))}
-        for path in sorted(self.folder.glob("*.parquet")):
+        for path in self._paths():
             try:
                 part = pq.read_table(path)
                 keys = np.stack([part.column(name).to_numpy() for name in _KEY], axis=1)
@@ -323,7 +326,7 @@ class _Parts:
         columns["sharpness"] = pa.array(work.sharpness[index])
         columns["reason"] = pa.array(work.reasons[index], type=pa.string())
         columns["crop"] = pa.array(work.jpegs[index], type=pa.binary())
-        number = len(list(self.folder.glob("*.parquet")))
+        number = len(self._paths())
         with whole_file(self.folder / f"{number:06d}-{os.getpid()}.parquet") as temporary:
             pq.write_table(pa.table(columns), temporary)
 
