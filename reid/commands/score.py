@@ -91,13 +91,12 @@ def show(scores: TrackScores) -> None:
     for text in scores.warnings:
         warn(escape(text))
     rows = {"all": scores.overall, **scores.per_camera}
-    first = Table(box=SIMPLE, title="Identities, % (boxes and people: of the truth)", title_justify="left")
-    second = Table(box=SIMPLE, title=f"CLEAR, IoU ≥ {scores.iou:g}", title_justify="left")
-    for table, names in (
-        (first, ("boxes", "people", *_SHARES)),
-        (second, ("MOTA %", "MOTP %", *_COUNTS)),
-    ):
-        table.add_column("cameras", overflow="fold")
+    first, second = (
+        Table(box=SIMPLE, padding=(0, 1, 0, 0), title=title, title_justify="left")
+        for title in ("Identities, % (boxes and people: of the truth)", f"CLEAR, IoU ≥ {scores.iou:g}")
+    )
+    for table, names in ((first, ("boxes", "people", *_SHARES)), (second, ("MOTA %", "MOTP %", *_COUNTS))):
+        table.add_column("cameras", overflow="fold", min_width=7)
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
@@ -110,7 +109,7 @@ def show(scores: TrackScores) -> None:
     if len(scores.per_camera) > 1:
         mean = sum(row.IDF1 for row in scores.per_camera.values()) / len(scores.per_camera)
         console.print(
-            "'all' has one assignment of identities over all cameras: quote that row. The rows of single\n"
+            "'all' has one assignment of identities over all cameras: quote that row. The rows of single "
             f"cameras do not see identities that change between cameras; their mean IDF1 is {100 * mean:.1f}, which "
             "hides such errors.",
             markup=False,
