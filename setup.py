@@ -12,6 +12,9 @@ DEV = [
     "import-linter>=2.0",
     "motmetrics>=1.4",
     "mypy>=1.10",
+    "onnx>=1.16",
+    "onnxruntime>=1.17",
+    "openvino>=2024.0",
     "pandas",
     "pre-commit",
     "pytest>=8",
@@ -32,7 +35,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["reid", "reid.*"]),
-    package_data={"reid": ["py.typed"]},
+    package_data={"reid": ["py.typed"], "reid.report": ["*.html", "*.css", "*.js"]},
     install_requires=[
         "click>=8.1",
         "matplotlib>=3.8",
@@ -49,7 +52,13 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
     ],
-    extras_require={"timm": ["timm>=1.0"], "safetensors": ["safetensors>=0.4"], "dev": DEV},
+    extras_require={
+        "timm": ["timm>=1.0"],
+        "safetensors": ["safetensors>=0.4"],
+        "onnx": ["onnxruntime>=1.17"],
+        "openvino": ["openvino>=2024.0"],
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["reid = reid.commands:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
