@@ -37,7 +37,7 @@ def make(n=5, dim=8, seed=0, **changes):
 def same(a, b):
     assert a.features.dtype == b.features.dtype == np.float32
     np.testing.assert_array_equal(a.features, b.features)
-    for name in ("pids", "camids", "tracks", "frames", "paths"):
+    for name in ("pids", "camids", "tracks", "frames", "paths", "quality"):
         left, right = getattr(a, name), getattr(b, name)
         assert (left is None) == (right is None), name
         if left is not None:
@@ -58,6 +58,7 @@ def write(path, **columns):
         pytest.param(make(pids=None, tracks=None, meta=None), id="some columns, no meta"),
         pytest.param(Embeddings([[1.0, 2.0]]), id="features alone"),
         pytest.param(make(n=0), id="no rows, all columns"),
+        pytest.param(make(quality=[0, 0.25, 0.5, 0.75, 1]), id="with quality"),
         pytest.param(make(n=1, dim=1), id="one number"),
         pytest.param(make(n=70_000, dim=2, paths=None), id="more rows than a row group"),
         pytest.param(make(features=np.full((5, 8), np.nan)), id="NaN is kept, for check() to find"),
@@ -325,3 +326,44 @@ def test_camera_names_of_others_become_numbers(tmp_path):
     pq.write_table(pa.table({"features": features, "camera": [1, 2, 3]}), tmp_path / "b.parquet")
     with pytest.raises(ReidError, match="'camera' must hold names"):
         Embeddings.load(tmp_path / "b.parquet")
+
+
+def test_quality_goes_along_when_rows_are_taken_and_joined():
+    table = make(quality=[0, 0.25, 0.5, 0.75, 1])
+    assert table.quality.dtype == np.float32
+    assert table.take([3, 0]).quality.tolist() == [0.75, 0]
+    assert Embeddings.concat([table, table.take([1])]).quality.tolist() == [0, 0.25, 0.5, 0.75, 1, 0.25]
+    with pytest.raises(ReidError, match=r"only parts \[1\] of 2 have the column 'quality'"):
+        Embeddings.concat([table, make()])
+
+
+def test_a_file_without_quality_has_none(tmp_path):
+    assert Embeddings.load(make().save(tmp_path / "t.parquet")).quality is None
+
+
+@pytest.mark.parametrize(
+    ("quality", "words"),
+    [
+        pytest.param([0.5], r"column 'quality' has shape \[1\], but there are 5", id="short"),
+        pytest.param([0, 0, 0, 0, 1.5], "from 0 to 1", id="above 1"),
+        pytest.param([0, 0, 0, 0, np.nan], "from 0 to 1", id="NaN"),
+        pytest.param(list("abcde"), "from 0 to 1", id="text"),
+    ],
+)
+def test_odd_quality_is_named(quality, words):
+    with pytest.raises(ReidError, match=words):
+        make(quality=quality)
+
+
+@pytest.mark.parametrize(
+    ("quality", "words"),
+    [
+        pytest.param(["good"], "must hold floats from 0 to 1; it holds string", id="text"),
+        pytest.param([7.0], r"is 7\.0 in row 0", id="another scale"),
+        pytest.param(pa.array([None], pa.float32()), "no value in row 0", id="missing"),
+    ],
+)
+def test_odd_quality_in_a_file_is_named(quality, words, tmp_path):
+    path = write(tmp_path / "t.parquet", features=[[1.0, 2.0]], quality=quality)
+    with pytest.raises(ReidError, match=words):
+        Embeddings.load(path)
