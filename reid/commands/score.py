@@ -70,6 +70,8 @@ def command(
 
 
 def _say(side: str, tracks: Tracks) -> None:
+    from rich.markup import escape
+
     from reid.console import console, warn
 
     cameras = len(tracks.camera_names)
@@ -77,7 +79,7 @@ def _say(side: str, tracks: Tracks) -> None:
         f"{side}: {len(tracks):,} boxes, {cameras} camera{'s' * (cameras != 1)}, read as {tracks.why}", markup=False
     )
     for text in tracks.warnings:
-        warn(text)
+        warn(escape(text))
 
 
 def show(scores: TrackScores) -> None:

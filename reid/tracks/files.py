@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reid.errors import ReidError, did_you_mean
 from reid.tracks.cameras import Cameras, parse_cameras
-from reid.tracks.tracks import Floats, Integers, Tracks, camera_number, natural, usable
+from reid.tracks.tracks import Floats, Integers, Tracks, camera_number, natural, sorting_order, usable
 from reid.wholefile import whole_file
 
 FORMATS = {
@@ -405,8 +405,8 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
     if len(frame) and not frame.all():
         warnings.append("Frames count from 0. They stay so; clocks take frame 1 as the first.")
 
-    order = np.lexsort((track, frame, camera))
-    order = order[good[order]]
+    order = sorting_order(camera, track, frame)
+    order = np.flatnonzero(good) if order is None else order[good[order]]
     keys = (camera[order], frame[order], track[order])
     again = np.zeros(len(order), dtype=bool)
     if len(order):

@@ -93,7 +93,7 @@ class Tracks:
                 f"Tracks: row {row} has box {box[row].tolist()}, confidence {sure[row]}. Both must be finite, width "
                 "and height above 0. Leave such rows out."
             )
-        order = _order(*columns)
+        order = sorting_order(*columns)
         if order is not None:
             columns = [values[order] for values in columns]
             box, sure = box[order], sure[order]
@@ -197,7 +197,7 @@ def _integers(name: str, values: ArrayLike, n: int) -> Integers:
     return array.astype(np.int64)
 
 
-def _order(camera: Integers, track: Integers, frame: Integers) -> Integers | None:
+def sorting_order(camera: Integers, track: Integers, frame: Integers) -> Integers | None:
     """The sorting order by (camera, frame, track), ties in row order; None when the rows stand in it already."""
     a, b = slice(None, -1), slice(1, None)
     later = (camera[b] > camera[a]) | (
