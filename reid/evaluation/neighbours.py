@@ -56,9 +56,13 @@ def centred(features: Tensor) -> Tensor:
 
     The origin is an item, not the mean, so that whole numbers stay whole and equal distances equal.
     """
-    lengths = features.square().sum(dim=1)
-    nearest = (lengths - 2 * features @ features.mean(dim=0)).argmin()
+    nearest = (_squares(features) - 2 * features @ features.mean(dim=0)).argmin()
     return features.sub_(features[nearest].clone())
+
+
+def _squares(features: Tensor) -> Tensor:
+    """Squared lengths `[N]`, without a second array of the features' size."""
+    return torch.cat([part.square().sum(dim=1) for part in features.split(4096)])
 
 
 def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -158,7 +162,7 @@ def _upper_blocks(features: Tensor, edges: NDArray[np.int64], memory_limit: int)
     No block crosses one of the `edges`. A yielded block lasts until the next is asked for.
     """
     n = len(features)
-    squares = features.square().sum(dim=1, keepdim=True)
+    squares = _squares(features)[:, None]
     ones = torch.ones_like(squares)
     # Two numbers more for each item, and the product itself gives |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
@@ -191,11 +195,11 @@ class _Lists:
     def __init__(self, features: Tensor, k: int) -> None:
         self.features = features
         self.k = k
-        self.squares = features.square().sum(dim=1)
+        self.squares = _squares(features)
         self.least = features.new_full((len(features), k), torch.inf)
         self.candidates: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
         self.n_candidates = 0
-        self.room = 8 * len(features) * k
+        self.room = 4 * len(features) * k
 
     def absorb_both_ways(self, values: Tensor, rows: int, columns: int) -> None:
         """Take in distances `[b, c]` of the items from `rows` on to those from `columns` on.
