@@ -353,7 +353,7 @@ def _calibration(
     if found is None:
         return None, "the tracks themselves"
     calibration = load_calibration(found)
-    calibration.check_model(embeddings.meta.get("model"), str(found))
+    calibration.check_model(embeddings.meta.get("model"), f"the embeddings to match by {found}")
     return calibration, str(found)
 
 

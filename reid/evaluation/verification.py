@@ -5,7 +5,7 @@ Pairs are counted into fine bins of distance, block by block; no list of pairs a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,50 +233,53 @@ def verify(
         impostor += others
     counts = pairs.counts(genuine, impostor)
     pairs.require_both(counts)
-    n_genuine, n_impostor = counts.n_genuine, counts.n_impostor
-    accepted_genuine, accepted_impostor = _below(genuine), _below(impostor)
+    reachable = [far for far in fars if far * counts.n_impostor >= PAIRS_PER_ERROR]
+    if not bootstrap or not reachable:
+        return score_counts(counts, fars)
+    units = "identities" if pairs.n_units <= _GROUPS else f"{_GROUPS} random groups of identities"
+    intervals = _intervals(pairs, counts, reachable, bootstrap, seed, memory_limit)
+    return score_counts(counts, fars, intervals, f"95 %, {bootstrap} draws of {units}, seed {seed}")
 
-    reachable = [far for far in fars if far * n_impostor >= PAIRS_PER_ERROR]
-    intervals: dict[float, tuple[float, float]] = {}
-    if bootstrap and reachable:
-        intervals = _intervals(pairs, counts, reachable, bootstrap, seed, memory_limit)
+
+def score_counts(
+    counts: PairCounts,
+    fars: Sequence[float] = FARS,
+    intervals: Mapping[float, tuple[float, float]] | None = None,
+    intervals_in_words: str = "none were made",
+) -> VerificationResult:
+    """The scores of pairs already counted; see `verify`. `intervals` are (low, high) of the TAR by FAR."""
+    n_genuine, n_impostor = counts.n_genuine, counts.n_impostor
+    accepted_genuine, accepted_impostor = _below(counts.genuine), _below(counts.impostor)
     points = []
     for far in fars:
-        if far not in reachable:
+        if far * n_impostor < PAIRS_PER_ERROR:
             need = int(np.ceil(PAIRS_PER_ERROR / far))
             note = f"a FAR of {far:g} needs {need:,} impostor pairs; there are {n_impostor:,}"
             points.append(TarPoint(far, np.nan, np.nan, np.nan, np.nan, note))
             continue
         edge = _last_edge(accepted_impostor, far)
-        low, high = intervals.get(far, (np.nan, np.nan))
+        low, high = (intervals or {}).get(far, (np.nan, np.nan))
         points.append(TarPoint(far, float(counts.edges[edge]), float(accepted_genuine[edge] / n_genuine), low, high))
-
     product = float(n_genuine) * float(n_impostor)
-    nearer = accepted_genuine[:-1] + genuine / 2
+    nearer = accepted_genuine[:-1] + counts.genuine / 2
     eer, eer_threshold = _equal_error(counts)
     return VerificationResult(
         counts=counts,
-        auc=float((impostor * nearer).sum() / product),
-        auc_within=float((genuine * impostor.astype(np.float64)).sum() / product / 2),
+        auc=float((counts.impostor * nearer).sum() / product),
+        auc_within=float((counts.genuine * counts.impostor.astype(np.float64)).sum() / product / 2),
         eer=eer,
         eer_threshold=eer_threshold,
         tar=tuple(points),
         protocol={
-            "metric": metric,
+            "metric": counts.metric,
             "pairs": counts.pairs,
             "images": counts.images,
             "identities": counts.identities,
-            "bin width": float(counts.edges[1]),
+            "bin width": float(counts.edges[1] - counts.edges[0]),
             "accepted": "distance below the threshold",
-            "intervals": (
-                f"95 %, {bootstrap} draws of {_in_groups(pairs)}, seed {seed}" if intervals else "none were made"
-            ),
+            "intervals": intervals_in_words,
         },
     )
-
-
-def _in_groups(pairs: LabelledPairs) -> str:
-    return "identities" if pairs.n_units <= _GROUPS else f"{_GROUPS} random groups of identities"
 
 
 def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
