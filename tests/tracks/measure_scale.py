@@ -59,7 +59,8 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{len(truth):,} true and {len(predicted):,} predicted boxes, {wanted.cameras} cameras, "
-        f"{wanted.crowd} people a frame, {scores.overall.truth_ids:,} people: read {read - begin:.1f} s, scored {end - read:.1f} s "
+        f"{wanted.crowd} people a frame, {scores.overall.truth_ids:,} people: "
+        f"read {read - begin:.1f} s, scored {end - read:.1f} s "
         f"({cpu:.1f} s of processor time together), "
         f"peak {peak:.2f} GiB. IDF1 {scores.overall.IDF1:.3f}, HOTA {scores.overall.HOTA:.3f}."
     )
