@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,14 @@ overlapping: [[cam03, cam01]]
     assert cameras.overlapping == {frozenset(("cam01", "cam03"))}
     assert (cameras.apart("cam01", "cam02"), cameras.apart("cam01", "cam03")) == (True, False)
     assert (cameras.stated, cameras.overlap_stated, cameras.warnings) == (True, True, ())
+
+
+def test_the_example_of_the_documents_can_be_read(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "track-files.md"
+    example = page.read_text("utf-8").split("```yaml\n")[1].split("```")[0]
+    cameras = read(tmp_path, example)
+    assert cameras.least("cam01", "cam02") == 12
+    assert cameras.overlapping == {frozenset(("cam02", "cam03"))}
 
 
 def test_nothing_said():
