@@ -423,3 +423,61 @@ def multi_camera_loop(truth, predicted, iou):
             stays.add(identity)
     a, b = [row for row in truth if row[2] in kept], [row for row in predicted if row[2] in stays]
     return (identity_true_positives_loop(a, b, iou) if a and b else 0), len(a), len(b), len(kept)
+
+
+# Verification and open set. One pair or one query at a time.
+
+
+def pairs_loop(features, pids, camids=None, metric="cosine", cross_camera=True, distractor=0):
+    """(distance, identity, identity) of every pair that counts; the identity of a distractor is its row, below 0."""
+    x = np.asarray(features, dtype=np.float64)
+    who = [-2 - i if pid == distractor else int(pid) for i, pid in enumerate(pids)]
+    out = []
+    for i in range(len(x)):
+        for j in range(i + 1, len(x)):
+            if -1 in (pids[i], pids[j]) or (pids[i] == pids[j] == distractor):
+                continue
+            if cross_camera and camids[i] == camids[j]:
+                continue
+            if metric == "cosine":
+                distance = 1 - x[i] @ x[j] / math.sqrt((x[i] @ x[i]) * (x[j] @ x[j]))
+            else:
+                distance = math.sqrt(((x[i] - x[j]) ** 2).sum())
+            out.append((distance, who[i], who[j]))
+    return out
+
+
+def weighted_tar_loop(pairs, weight, far):
+    """TAR at FAR where identity a was drawn weight[a] times: pairs of a count w_a, of a and b w_a·w_b; nan if none."""
+    impostor = sorted((d, weight[a] * weight[b]) for d, a, b in pairs if a != b)
+    genuine = [(d, weight[a]) for d, a, b in pairs if a == b]
+    allowed, taken, threshold = far * sum(w for _, w in impostor), 0.0, math.inf
+    for distance, w in impostor:
+        taken += w
+        if taken > allowed:
+            threshold = distance
+            break
+    total = sum(w for _, w in genuine)
+    return sum(w for d, w in genuine if d < threshold) / total if total else math.nan
+
+
+def open_set_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, rank, far, cross_camera=True):
+    """(threshold, DIR) at a false-alarm rate, the numbers of mated and unmated queries."""
+    mated, unmated = [], []
+    for q, pid in enumerate(query_pids):
+        if pid == -1:
+            continue
+        ranked = sorted(
+            (distances[q][g], g)
+            for g in range(len(gallery_pids))
+            if gallery_pids[g] != -1
+            and not (cross_camera and gallery_pids[g] == pid and gallery_camids[g] == query_camids[q])
+        )
+        right = [k for k, (_, g) in enumerate(ranked, 1) if gallery_pids[g] == pid]
+        if not right:
+            unmated.append(ranked[0][0] if ranked else math.inf)
+        else:
+            mated.append(ranked[right[0] - 1][0] if right[0] <= rank else math.inf)
+    threshold = max((t for t in unmated if sum(u < t for u in unmated) <= far * len(unmated)), default=math.nan)
+    found = sum(m < threshold for m in mated) / len(mated) if mated else math.nan
+    return threshold, found, len(mated), len(unmated)

@@ -42,7 +42,8 @@ class PairCounts:
 
     Attributes:
         edges: `[B + 1]` float64, ascending from 0. Bin b holds the distances `edges[b] ≤ d < edges[b + 1]`, to the
-            rounding of a float32 product; the last bin takes its upper edge too.
+            rounding of a float32 product (about 1e-7; of a Euclidean distance, near 0, its square root); the last bin
+            takes its upper edge too.
         genuine: `[B]` int64, pairs of one identity.
         impostor: `[B]` int64, pairs of two identities.
         metric: "cosine" (1 − cosine similarity, 0..2) or "euclidean" (‖a − b‖).
