@@ -113,6 +113,7 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
 
     Of the camera `cam01` that is one of: `cam01.mp4` (or another of `VIDEO_SUFFIXES`), a folder `cam01/` of numbered
     images, `cam01/img1/` of numbered images (MOTChallenge), or a folder `cam01/` with one video file in it (AI City).
+    Where tracks have bare numbers for cameras, as AI City's text has, `41` is also `c041`, by the last number.
 
     Raises:
         ReidError: `folder` is not one; a camera has two videos; two images of one number; no camera has any video (the
@@ -133,6 +134,8 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
     problems = []
     for name in names:
         found = entries.get(name, [])
+        if not found and name.isdecimal():
+            found = [path for other, paths in entries.items() for path in paths if _last_number(other) == int(name)]
         if len(found) > 1:
             raise ReidError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Leave only one of them there.")
         if not found:
@@ -171,11 +174,10 @@ def _numbered(folder: Path, paths: Iterable[Path], problems: list[str]) -> Video
     images: dict[int, Path] = {}
     odd = []
     for path in paths:
-        found = _NUMBER.search(path.stem)
-        if found is None:
+        number = _last_number(path.stem)
+        if number is None:
             odd.append(path.name)
             continue
-        number = int(found[1])
         if number in images:
             raise ReidError(
                 f"{folder}: {images[number].name} and {path.name} are both frame {number}, by the last number in the "
@@ -185,6 +187,11 @@ def _numbered(folder: Path, paths: Iterable[Path], problems: list[str]) -> Video
     if odd:
         problems.append(f"{folder}: {len(odd)} images without a number in their name, left out, e.g. {odd[0]}.")
     return Video(folder, images) if images else None
+
+
+def _last_number(name: str) -> int | None:
+    found = _NUMBER.search(name)
+    return None if found is None else int(found[1])
 
 
 def _open(path: Path) -> cv2.VideoCapture:

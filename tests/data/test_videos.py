@@ -201,6 +201,19 @@ def test_a_folder_with_one_video_in_it(tmp_path):
     assert numbers(only(tmp_path, "c001").read([3])) == [(3, 3)]
 
 
+def test_a_bare_number_is_the_camera_whose_name_ends_in_it(tmp_path):
+    write_video(tmp_path / "c041" / "vdo.avi", "MJPG", count=2)
+    write_video(tmp_path / "c141.mp4", count=3)
+    write_video(tmp_path / "7.mp4", count=4)
+    write_video(tmp_path / "cam7.mp4", count=5)
+    found = find_videos(tmp_path, ["41", "141", "7", "cam41"])
+    assert [video.path.name for video in found.videos.values()] == ["vdo.avi", "c141.mp4", "7.mp4"]
+    assert "'cam41' has no video" in found.problems[0]
+    (tmp_path / "c0141").mkdir()
+    with pytest.raises(ReidError, match=r"'141' has two videos: .*c0141 and .*c141\.mp4"):
+        find_videos(tmp_path, ["141"])
+
+
 def test_cameras_without_a_video_are_listed_with_the_nearest_name(tmp_path):
     write_video(tmp_path / "cam01.mp4", count=2)
     (tmp_path / "cam05").mkdir()
