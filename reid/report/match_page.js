@@ -62,6 +62,12 @@ function gapInWords(i, j) {
 // A step is {do, tracklets, rest}: accept and merge say that all its tracklets are one person, reject that its two
 // are not, split that its tracklets are one person and none of the rest.
 
+const stoppedBy = new Map();
+L.first.forEach((i, l) => {
+  const reason = L.reasons[L.reason[l]];
+  if (reason && reason !== "cannot-link") stoppedBy.set(`${i} ${L.second[l]}`, reason);
+});
+
 const storeName = `reid-review-${data.run}`;
 let stored = true;
 let steps = recall();
@@ -135,6 +141,7 @@ function replay(all) {
   const state = {identity, merge, split, group, apart, touched, people: new Map()};
   for (const [n, members] of people) {
     members.sort(byStart);
+    const changed = members.some((t) => touched.has(t));
     const sure = members.map((t) => T.confidence[t]).filter((c) => c !== null);
     state.people.set(n, {
       number: n,
@@ -143,8 +150,8 @@ function replay(all) {
       start: T.start[members[0]],
       end: Math.max(...members.map((t) => T.end[t])),
       confidence: sure.length ? sure.reduce((a, b) => a + b) / sure.length : null,
-      changed: members.some((t) => touched.has(t)),
-      broken: all.length ? brokenBy(members, (a, b) => apart.has(`${group[a]} ${group[b]}`)) : null,
+      changed,
+      broken: changed ? brokenBy(members, (a, b) => apart.has(`${group[a]} ${group[b]}`)) : null,
     });
   }
   return state;
@@ -155,11 +162,6 @@ function said(i, j) {
   if (now.group[i] === now.group[j]) return "same";
   return now.apart.has(`${now.group[i]} ${now.group[j]}`) ? "different" : "";
 }
-
-const tooFar = new Set();
-L.first.forEach((i, l) => {
-  if (L.reasons[L.reason[l]] === "too far") tooFar.add(`${i} ${L.second[l]}`);
-});
 
 /** The rule of time that forbids a pair, in words, or "". The same rules as the match's (docs/matching.md). */
 function forbidden(a, b) {
@@ -173,7 +175,8 @@ function forbidden(a, b) {
     if (least >= rules.never) return "on a way that nobody goes";
     if (gap < least - rules.tolerance) return `${lasting(Math.max(gap, 0))} apart, and the way takes ${lasting(least)}`;
   }
-  return tooFar.has(`${Math.min(a, b)} ${Math.max(a, b)}`) ? "too far apart to walk" : "";
+  const reason = stoppedBy.get(`${Math.min(a, b)} ${Math.max(a, b)}`);
+  return reason ? `stopped by a rule of the run: ${reason}` : "";
 }
 
 /** The first pair of members that cannot be one person, {pair, why}, or null. */
