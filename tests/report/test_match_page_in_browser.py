@@ -505,6 +505,24 @@ def test_a_reload_keeps_the_work_and_another_run_does_not_see_it(page: Page, mat
     assert drawn(page) == [1, 2, 3, 4, 5, 6]
 
 
+def test_where_the_browser_keeps_nothing_it_asks_before_it_closes(page: Page, matches: Matches, tmp_path: Path) -> None:
+    forbid = "Storage.prototype.setItem = Storage.prototype.getItem = () => { throw Error('not here'); }"
+    script = page.call("Page.addScriptToEvaluateOnNewDocument", source=forbid)["identifier"]
+    try:
+        show(page, tmp_path, matches)
+        leaving = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+        assert not page.js(leaving)
+        page.click("#tab-review")
+        page.click("#reject")
+        assert page.js(leaving)
+        assert len(download(page)["split"]) == 1
+        page.click("#undo")
+        assert not page.js(leaving)
+        assert page.faults() == []
+    finally:
+        page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
 def test_a_decision_that_contradicts_another_is_refused_in_words(page: Page, matches: Matches, tmp_path: Path) -> None:
     t = matches.tracklets
     show(page, tmp_path, matches)
