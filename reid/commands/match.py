@@ -258,7 +258,7 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
             f"{path} does not say of which box each feature is: it needs the columns camera (names) or camid "
             f"(numbers), track and frame. Missing: {', '.join(name.removesuffix('s') for name in missing)}."
         )
-    known = table.meta.get("cameras")
+    known = table.meta.get("camera_names")
     if known is None:
         numbers = {camera_number(name): name for name in tracks.camera_names}
         known = {camid: numbers.get(int(camid)) for camid in np.unique(table.camids).tolist()}
@@ -329,7 +329,6 @@ def _embed_videos(
         batch_size=batch_size,
     )
     table = result.embeddings
-    table.meta = {**table.meta, "cameras": list(tracks.camera_names)}
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
     crops: dict[tuple[int, int], list[tuple[int, bytes]]] = {}

@@ -56,9 +56,15 @@ def unpack(archive: str, destination: str, layout: str | None) -> None:
 @click.option("--ids", default=350, show_default=True, help="People to make.")
 @click.option("--cameras", default=6, show_default=True, help="Cameras that see them.")
 @click.option("--videos", is_flag=True, help="Also write videos in which they walk from camera to camera.")
-def make(out: str, seed: int, ids: int, cameras: int, videos: bool) -> None:
+@click.option(
+    "--stills", default=0, show_default=True, type=click.IntRange(0), metavar="N",
+    help="Write the frames of N boxes of each track instead: all that `reid match --videos OUT/stills` needs.",
+)  # fmt: skip
+def make(out: str, seed: int, ids: int, cameras: int, videos: bool, stills: int) -> None:
     """Make the embedded data set at OUT: a Market-1501 tree, and tracks with ground truth."""
     from reid.streets import make_streets
 
-    made = make_streets(out, seed=seed, ids=ids, cameras=cameras, videos=videos, workers=os.cpu_count() or 1)
+    made = make_streets(
+        out, seed=seed, ids=ids, cameras=cameras, videos=videos, stills=stills, workers=os.cpu_count() or 1
+    )
     console.print(f"Made {made}. Next: reid check market1501 {made}", markup=False)

@@ -185,7 +185,7 @@ class Embeddings:
 
         `features` may be a fixed-size list or a list of any float type, if all rows are of one length. NaN is not
         looked for: see `check`. A column `camera` of names, where there is no `camid`, is numbered in their order, and
-        the names go into `meta["cameras"]`.
+        the names go into `meta["camera_names"]`.
 
         Raises:
             ReidError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
@@ -216,7 +216,7 @@ class Embeddings:
                 columns[name] = _read_integers(path, column, table.column(column))
         if _CAMERA in known and "camids" not in columns:
             names, camids = _read_names(path, table.column(_CAMERA))
-            columns["camids"], meta = camids, {**meta, "cameras": names}
+            columns["camids"], meta = camids, {**meta, "camera_names": names}
         if _PATHS in known:
             columns["paths"] = _whole(path, _PATHS, table.column(_PATHS)).to_pylist()
         if _QUALITY in known:

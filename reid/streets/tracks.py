@@ -92,8 +92,7 @@ def tracked_rows(
             meet = np.flatnonzero((apart < 0.4 * a[:, 2]) & (np.abs(a[:, 3] - b[:, 3]) < 0.3 * a[:, 3]))
             if len(meet) and rng.random() < faults.switch:
                 k = int(meet[len(meet) // 2])
-                here, there = int(labels[i][in_i[k]]), int(labels[j][in_j[k]])
-                labels[i][in_i[k] :], labels[j][in_j[k] :] = there, here
+                _swap(parts, labels, int(labels[i][in_i[k]]), int(labels[j][in_j[k]]), int(shared[k]))
     for _ in range(int(rng.poisson(faults.false * max(len(seen), 1)))):
         if not seen:
             break
@@ -113,6 +112,20 @@ def tracked_rows(
     rows.sort(key=lambda row: row[:2])
     order: dict[int, int] = {}
     return [(f, order.setdefault(t, len(order) + 1), b, c) for f, t, b, c in rows]
+
+
+def _swap(
+    parts: Sequence[tuple[NDArray[np.int64], Floats, Floats]],
+    labels: list[NDArray[np.int64]],
+    one: int,
+    other: int,
+    frame: int,
+) -> None:
+    """Exchange two labels from a frame on, wherever they stand, so that no frame has a label twice."""
+    for (frames, _, _), label in zip(parts, labels, strict=True):
+        later = frames >= frame
+        ones, others = later & (label == one), later & (label == other)
+        label[ones], label[others] = other, one
 
 
 def cameras_yaml(cameras: Sequence[Camera], travels: Sequence[Travel], fps: float) -> dict[str, object]:

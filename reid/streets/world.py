@@ -61,6 +61,8 @@ class Streets:
         track_seconds: length of the test recording that tracks, truth and videos cover; None for all of it. The tree
             always draws on the whole.
         videos: whether videos of the test recording are written.
+        stills: of each made track, the whole frames of so many of its boxes are written as pictures, those that
+            `reid match` would choose: what it needs of the videos, in a fraction of their time. 0 for none.
         difficulty: see `Difficulty`.
         tracker: how the made single-camera tracks err.
     """
@@ -76,6 +78,7 @@ class Streets:
     size: tuple[int, int] = (64, 128)
     track_seconds: float | None = None
     videos: bool = False
+    stills: int = 0
     difficulty: Difficulty = field(default_factory=Difficulty)
     tracker: TrackerFaults = field(default_factory=TrackerFaults)
 
@@ -91,6 +94,8 @@ class Streets:
         for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ReidError(f"{name} is a share from 0 to 1, not {value}.")
+        if self.stills < 0:
+            raise ReidError(f"stills is {self.stills}; give a number of boxes a track from 0 on.")
         if self.seed < 0:
             raise ReidError(f"seed is {self.seed}; give a whole number from 0 on.")
         if not 4 <= self.ids <= 9999:

@@ -1,4 +1,4 @@
-"""Writes the made world: a Market-1501 tree, track files with their truth, and videos."""
+"""Writes the made world: a Market-1501 tree, track files with their truth, and videos or stills."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ import yaml
 from reid.console import progress_bar
 from reid.errors import ReidError
 from reid.streets.body import Mesh
-from reid.streets.cameras import expose, smear
+from reid.streets.cameras import Image, expose, smear
 from reid.streets.draw import Studio
 from reid.streets.tracks import TrackerFaults, cameras_yaml, mot_text, tracked_rows, true_rows
 from reid.streets.walks import placed_at
 from reid.streets.world import TEST, Difficulty, Shot, Streets, World, plan
+from reid.tracks.choice import choose_boxes
+from reid.tracks.files import read_tracks
 from reid.wholefile import whole_folder, write_json, write_text
 
-MAKER, VERSION = "reid.streets", 1
+MAKER, VERSION = "reid.streets", 2
 """`VERSION` rises whenever the same parameters would give other bytes than before."""
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 BLOCK = 200
@@ -75,8 +77,7 @@ class _Draughtsman:
     def film(self, camera: int, path: Path) -> int:
         """The video of a camera's test recording; returns the number of frames."""
         world, fps = self.world, self.world.streets.fps
-        one, studio, size = world.cameras[camera], self.studio(camera), world.cameras[camera].size
-        passes = world.passes[TEST][camera]
+        size = world.cameras[camera].size
         last = _last_frame(world, camera)
         video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not video.isOpened():
@@ -87,14 +88,26 @@ class _Draughtsman:
         rng = np.random.default_rng((world.streets.seed, 14, camera))
         try:
             for frame in range(1, last + 1):
-                time = self.time(camera, frame)
-                placed = placed_at(passes, world.people, time)
-                twice = studio.draw(placed, (0, 0, *size), (2 * size[0], 2 * size[1]))
-                picture = cv2.resize(twice, size, interpolation=cv2.INTER_AREA)
-                video.write(expose(one, smear(one, picture), rng, self.gain(camera, time)))
+                video.write(self.frame(camera, frame, rng))
         finally:
             video.release()
         return last
+
+    def frame(self, camera: int, frame: int, rng: np.random.Generator) -> Image:
+        """A whole frame of a camera's test recording, `[h, w, 3]` BGR."""
+        world, one = self.world, self.world.cameras[camera]
+        time = self.time(camera, frame)
+        placed = placed_at(world.passes[TEST][camera], world.people, time)
+        twice = self.studio(camera).draw(placed, (0, 0, *one.size), (2 * one.size[0], 2 * one.size[1]))
+        picture = cv2.resize(twice, one.size, interpolation=cv2.INTER_AREA)
+        return expose(one, smear(one, picture), rng, self.gain(camera, time))
+
+    def stills(self, camera: int, frames: Sequence[int], folder: Path) -> None:
+        """Some frames as JPEG files of a folder, named by their numbers."""
+        for number in frames:
+            rng = np.random.default_rng((self.world.streets.seed, 16, camera, number))
+            _, data = cv2.imencode(".jpg", self.frame(camera, number, rng), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            (folder / f"{number:06d}.jpg").write_bytes(bytes(data))
 
 
 _worker: _Draughtsman | None = None
@@ -118,6 +131,14 @@ def _run_film(camera: int, root: Path, draughtsman: _Draughtsman | None = None) 
     draughtsman = draughtsman or _worker
     assert draughtsman is not None
     draughtsman.film(camera, root / "videos" / f"{draughtsman.world.cameras[camera].name}.mp4")
+    return 0
+
+
+def _run_stills(job: tuple[int, Sequence[int]], root: Path, draughtsman: _Draughtsman | None = None) -> int:
+    draughtsman = draughtsman or _worker
+    assert draughtsman is not None
+    camera, frames = job
+    draughtsman.stills(camera, frames, root / "stills" / draughtsman.world.cameras[camera].name)
     return 0
 
 
@@ -184,6 +205,18 @@ def _write_tracks(world: World, root: Path) -> None:
     write_text(root / "cameras.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
+def _still_jobs(world: World, root: Path) -> Iterator[tuple[int, list[int]]]:
+    """(camera, frames) of the boxes that a match would look at, some frames a job; makes the folders."""
+    tracks = read_tracks(root / "tracks")
+    sizes = np.array([camera.size for camera in world.cameras])
+    box = (tracks.frame, tracks.boxes, tracks.confidence)
+    rows = choose_boxes(tracks.camera, tracks.track, *box, sizes, per_track=world.streets.stills)
+    for number, camera in enumerate(world.cameras):
+        (root / "stills" / camera.name).mkdir(parents=True)
+        frames = np.unique(tracks.frame[rows[tracks.camera[rows] == number]]).tolist()
+        yield from ((number, frames[i : i + BLOCK]) for i in range(0, len(frames), BLOCK))
+
+
 def _counts(world: World) -> dict[str, int]:
     folders = {folder: sum(shot.folder == folder for shot in world.shots) for folder in FOLDERS}
     test = [shot.name for shot in world.shots if shot.folder == "bounding_box_test"]
@@ -211,6 +244,7 @@ def make_streets(
     size: tuple[int, int] = (64, 128),
     track_seconds: float | None = None,
     videos: bool = False,
+    stills: int = 0,
     workers: int = 0,
     difficulty: Difficulty | None = None,
     tracker: TrackerFaults | None = None,
@@ -219,7 +253,8 @@ def make_streets(
 
     The folder then is a Market-1501 tree (`bounding_box_train`, `query`, `bounding_box_test` with junk and
     distractors), and holds `truth/` and `tracks/` (MOTChallenge files of the test recording, a file a camera, with
-    global and with local imperfect ids), `cameras.yaml`, with `videos` also `videos/cam01.mp4` …, and `made.json`.
+    global and with local imperfect ids), `cameras.yaml`, with `videos` also `videos/cam01.mp4` …, with `stills` also
+    `stills/cam01/000123.jpg` …, and `made.json`.
     The same parameters give the same bytes, whatever `workers`. The set appears whole or not at all. If `out`
     already holds this very set, it is returned at once.
 
@@ -244,6 +279,7 @@ def make_streets(
         size=(size[0], size[1]),
         track_seconds=track_seconds,
         videos=videos,
+        stills=stills,
         difficulty=difficulty or Difficulty(),
         tracker=tracker or TrackerFaults(),
     )
@@ -260,6 +296,8 @@ def make_streets(
         if videos:
             (root / "videos").mkdir()
             jobs += [(_run_film, camera) for camera in range(cameras)]
+        if stills:
+            jobs += [(_run_stills, job) for job in _still_jobs(world, root)]
         jobs += [(_run_shots, world.shots[i : i + BLOCK]) for i in range(0, len(world.shots), BLOCK)]
         with progress_bar() as bar:
             task = bar.add_task("Drawing crops", total=len(world.shots))

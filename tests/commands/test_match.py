@@ -161,7 +161,7 @@ def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(video
     assert "36 crops embedded (0 of them by an earlier run)" in first.output
     assert "data:image/jpeg;base64" in (videos / "out" / "report.html").read_text("utf-8")
     table = Embeddings.load(videos / "out" / "embeddings.parquet")
-    assert table.meta["cameras"] == list(CAMERAS)
+    assert table.meta["camera_names"] == list(CAMERAS)
     again = run(*given, "--out", videos / "out", "--per-track", 2, "--threshold", 1e-3)
     assert "36 crops embedded (36 of them by an earlier run)" in again.output
     kept = run("--tracks", videos / "tracks", "--embeddings", videos / "out" / "embeddings.parquet",

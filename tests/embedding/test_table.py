@@ -321,7 +321,7 @@ def test_camera_names_of_others_become_numbers(tmp_path):
     features = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float32)), 2)
     pq.write_table(pa.table({"features": features, "camera": ["north", "door", "north"]}), tmp_path / "a.parquet")
     table = Embeddings.load(tmp_path / "a.parquet")
-    assert table.meta["cameras"] == ["door", "north"]
+    assert table.meta["camera_names"] == ["door", "north"]
     np.testing.assert_array_equal(table.camids, [1, 0, 1])
     pq.write_table(pa.table({"features": features, "camera": [1, 2, 3]}), tmp_path / "b.parquet")
     with pytest.raises(ReidError, match="'camera' must hold names"):

@@ -18,6 +18,8 @@ from reid.errors import ReidError
 from reid.streets import Difficulty, Streets, TrackerFaults, make_streets, write
 from reid.streets.walks import Sighting
 from reid.streets.world import TEST, plan
+from reid.tracks.choice import choose_boxes
+from reid.tracks.files import read_tracks
 from tests.streets.baselines import score
 
 SMALL: dict[str, Any] = {"ids": 10, "train_share": 0.6, "cameras": 3, "crops_per_pass": (2, 3), "seed": 4}
@@ -123,6 +125,14 @@ def test_the_tracks_err_as_asked() -> None:
     moved = [row[:2] for row in tracks(switch=1.0)]
     assert len(moved) == len(clean)
     assert moved != [row[:2] for row in clean]
+
+
+def test_no_frame_has_a_made_track_twice_however_often_ids_are_swapped() -> None:
+    world = plan(Streets(ids=120, train_share=0.1))
+    swapping = TrackerFaults(switch=1.0, split=0.5)
+    for camera, seen in zip(world.cameras, world.sightings[TEST], strict=True):
+        rows = [row[:2] for row in write.tracked_rows(camera, seen, swapping, np.random.default_rng(1))]
+        assert len(set(rows)) == len(rows)
 
 
 def test_tracks_can_be_cut_short_and_all_cameras_stop_together(tmp_path: Path) -> None:
@@ -257,3 +267,22 @@ def test_a_sighting_can_be_cut_at_a_frame() -> None:
     seen: Sighting = next(s for s in plan(Streets(ids=10)).sightings[TEST][0] if len(s.frames) > 5)
     part = seen.until(int(seen.frames[3]))
     assert len(part.frames) == len(part.boxes) == len(part.hidden) == 4
+
+
+def test_stills_are_the_frames_that_a_match_asks_for_and_look_like_the_video(tmp_path: Path) -> None:
+    root = make_streets(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=40)
+    tracks = read_tracks(root / "tracks")
+    cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
+    sizes = np.array([camera["size"] for camera in cameras.values()])
+    rows = choose_boxes(tracks.camera, tracks.track, tracks.frame, tracks.boxes, tracks.confidence, sizes, per_track=3)
+    assert len(rows)
+    for number, name in enumerate(tracks.camera_names):
+        wanted = np.unique(tracks.frame[rows[tracks.camera[rows] == number]])
+        assert sorted(int(path.stem) for path in (root / "stills" / name).glob("*.jpg")) == wanted.tolist()
+        film = cv2.VideoCapture(str(root / "videos" / f"{name}.mp4"))
+        film.set(cv2.CAP_PROP_POS_FRAMES, int(wanted[0]) - 1)
+        still = cv2.imread(str(root / "stills" / name / f"{wanted[0]:06d}.jpg"))
+        same = np.abs(film.read()[1].astype(int) - still).mean()
+        film.set(cv2.CAP_PROP_POS_FRAMES, max(0, int(wanted[0]) - 12))
+        assert same < np.abs(film.read()[1].astype(int) - still).mean()
+        assert same < 8
