@@ -24,8 +24,8 @@ def project(features: Features, method: Method = "pca", *, seed: int = 0) -> NDA
     a third of the other points). Neighbours stay neighbours; distances between groups and their sizes mean nothing.
     It takes time and memory that grow faster than N: give it hundreds of features, not all.
 
-    Corner cases: fewer than 4 features have no neighbourhoods, and "tsne" gives what "pca" gives; one feature lies at
-    the origin, and missing directions are 0.
+    Corner cases: fewer than 4 features have no neighbourhoods, and "tsne" gives what "pca" gives; features of one
+    direction all lie at the origin.
 
     Args:
         features: `[N, D]` numbers, NumPy or torch.
@@ -42,16 +42,19 @@ def project(features: Features, method: Method = "pca", *, seed: int = 0) -> NDA
         raise ReidError(f"Unknown projection {method!r}.{did_you_mean(method, METHODS)}")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     ready = prepare_features(features, features, "cosine")[0].double().cpu().numpy()
     n = len(ready)
-    if method == "tsne" and n >= 4 and np.ptp(ready, axis=0).any():
-        tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=seed)
-        return np.asarray(tsne.fit_transform(ready.astype(np.float32)), dtype=np.float64)
     points = np.zeros((n, 2))
+    if np.ptp(ready, axis=0).max() < 1e-6:
+        return points
+    if method == "tsne" and n >= 4:
+        tsne = TSNE(perplexity=min(30.0, (n - 1) / 3), init="pca", random_state=seed)
+        with threadpool_limits(1):  # more threads wait for each other at so few points
+            return np.asarray(tsne.fit_transform(ready.astype(np.float32)), dtype=np.float64)
     size = min(2, n - 1, ready.shape[1])
-    if size:
-        points[:, :size] = PCA(size, svd_solver="full").fit_transform(ready)
+    points[:, :size] = PCA(size, svd_solver="full").fit_transform(ready)
     return points
 
 

@@ -194,8 +194,7 @@ def _draw(axes: Axes, image: Image, place: int, y: float, colour: str, symbol: s
     pixels = _placed(pixels_of(image))
     axes.imshow(pixels, extent=(x, x + _WIDE, y + _HIGH, y), aspect="auto", interpolation="none")
     axes.add_patch(Rectangle((x, y), _WIDE, _HIGH, fill=False, edgecolor=colour, linewidth=3.5))
-    for line, words in enumerate(beneath):
-        axes.text(x + _WIDE / 2, y + _HIGH + 0.06 + 0.125 * line, words, ha="center", va="top", fontsize=8)
+    axes.text(x + _WIDE / 2, y + _HIGH + 0.06, "\n".join(beneath), ha="center", va="top", fontsize=8, linespacing=1.1)
     if symbol:
         box = {"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"}
         axes.text(x + 0.06, y + 0.05, symbol, color="white", fontsize=10, fontweight="bold", va="top", bbox=box)

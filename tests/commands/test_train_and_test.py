@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,10 @@ from click.testing import CliRunner, Result
 
 import reid
 from reid.commands import COMMANDS, main
+from reid.embedding import Embeddings
+from reid.embedding.calibration_file import save_calibration
 from reid.evaluation import evaluate
+from reid.evaluation.calibration import calibrate
 from reid.models import build_model
 from reid.training.checkpoints import load_model, save_checkpoint
 
@@ -61,15 +66,21 @@ def test_every_command_explains_itself(name: str) -> None:
 
 
 def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
-    done = call("test", "--checkpoint", checkpoint, "--rerank", "--out", tmp_path / "out", "--device", "cpu")
+    arguments = ("--rerank", "--device", "cpu", "--queries", "1,pid:25", "--out", tmp_path / "out")
+    done = call("test", "--checkpoint", checkpoint, *arguments)
     assert done.exit_code == 0, done.output
     assert "Cross-camera rule" in done.output
     assert "20 of 20 queries used" in " ".join(done.output.split())
     names = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("worst", "best", "random", "chosen", "distances", "roc", "cameras", "map", "activations")
     assert names == {
-        "metrics.json", "cmc.png", "market1501-worst.png", "market1501-best.png", "market1501-random.png",
-        "market1501-query.parquet", "market1501-gallery.parquet",
+        "metrics.json", "evaluation.html", "cmc.png", "market1501-query.parquet", "market1501-gallery.parquet",
+        *(f"market1501-{kind}.png" for kind in kinds),
     }  # fmt: skip
+    page = (tmp_path / "out/evaluation.html").read_text()
+    assert page.count("<figure>") == 1 + len(kinds)
+    assert "None was used: no calibration.json" in page
+    assert len(page) < 8e6
     for path in (tmp_path / "out").glob("*.png"):
         assert cv2.imread(str(path)).std() > 10
     scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
@@ -81,6 +92,9 @@ def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_pat
     columns = [getattr(part, name) for name in ("pids", "camids") for part in parts]
     by_hand = evaluate(*(embed(part) for part in parts), *columns)
     assert scores["plain"]["mAP"] == pytest.approx(by_hand.mAP, abs=1e-9)
+    assert scores["plain"]["camera_pairs"]["queries"] == [[0, 10], [10, 0]]
+    assert scores["verification"]["genuine_pairs"] == 10 * 4 * 4
+    assert "calibration" not in scores
     table = pq.read_table(tmp_path / "out/market1501-query.parquet")
     assert {"features", "pid", "camid", "path"} <= set(table.column_names)
     assert len(table) == 20
@@ -88,11 +102,63 @@ def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_pat
 
 def test_other_sets_than_trained_on_stand_in_one_table(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     source = f"market1501:{tiny_market}"
-    done = call("test", "--checkpoint", checkpoint, "--data", source, "--data", source, "--out", tmp_path / "out")
+    done = call(
+        "test", "--checkpoint", checkpoint, "--data", source, "--data", source, "--no-page", "--out", tmp_path / "out"
+    )
     assert done.exit_code == 0, done.output
     assert "market1501#1" in done.output
     assert "market1501#2" in done.output
     assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]) == 2
+    assert not (tmp_path / "out/evaluation.html").exists()
+
+
+def test_the_calibration_beside_the_checkpoint_is_used(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+    shutil.copy(checkpoint, tmp_path / "best.pt")
+    embeddings = reid.Embedder(load_model(checkpoint)).table(reid.load_benchmark("market1501", tiny_market).train)
+    made = calibrate(embeddings.features, embeddings.pids, embeddings.camids, fmr=0.01, model=embeddings.meta["model"])
+    save_calibration(made, tmp_path / "calibration.json")
+    arguments = ("test", "--checkpoint", tmp_path / "best.pt", "--no-page", "--out", tmp_path / "out")
+    done = call(*arguments)
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    used = scores["calibration"]
+    assert used["file"] == str(tmp_path / "calibration.json")
+    assert used["asked_false_match_rate"] == 0.01
+    assert used["threshold"] == pytest.approx(made.threshold())
+    tables = [Embeddings.load(tmp_path / f"out/market1501-{part}.parquet") for part in ("query", "gallery")]
+    both = Embeddings.concat(tables)
+    far = 1 - both.features @ both.features.T
+    apart = np.triu(both.camids[:, None] != both.camids[None])
+    same = both.pids[:, None] == both.pids[None]
+    assert used["accept_rate"] == pytest.approx((far[apart & same] < made.threshold()).mean(), abs=0.02)
+    assert used["false_match_rate"] == pytest.approx((far[apart & ~same] < made.threshold()).mean(), abs=0.002)
+
+    save_calibration(replace(made, model="another-0"), tmp_path / "calibration.json")
+    done = call(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "calibration.json is not used" in done.output
+    assert "calibration" not in json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    done = call(*arguments, "--calibration", tmp_path / "calibration.json")
+    assert done.exit_code == 1
+    assert "of model 'another-0'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--queries", "cam:3"], "Cannot tell a query"),
+        (["--queries", "20"], "has no query 20"),
+        (["--queries", "pid:1"], "No query of market1501 has pid 1"),
+        (["--calibration", "nowhere.json"], "There is no calibration nowhere.json"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_embedded(
+    checkpoint: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = call("test", "--checkpoint", checkpoint, "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 1
+    assert words in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_set_without_cameras_is_scored_without_the_rule(tmp_path: Path) -> None:
@@ -107,18 +173,27 @@ def test_a_set_without_cameras_is_scored_without_the_rule(tmp_path: Path) -> Non
     done = call("test", "--checkpoint", tmp_path / "m.pt", "--data", f"table:{tmp_path / 'crops.csv'}")
     assert done.exit_code == 0, done.output
     assert "4 of 4 queries used" in " ".join(done.output.split())
+    assert "The set does not tell cameras." in (tmp_path / "test/evaluation.html").read_text()
+    assert not (tmp_path / "test/table-cameras.png").exists()
 
 
 def test_unreadable_images_are_an_error_until_asked_to_skip(
     checkpoint: Path, tmp_path: Path, tiny_market: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(tiny_market, copy)
     broken = sorted((copy / "query").iterdir())[0]
     broken.write_bytes(b"")
-    arguments = ("test", "--checkpoint", checkpoint, "--data", f"market1501:{copy}", "--out", tmp_path / "out")
+    arguments = (
+        "test",
+        "--checkpoint",
+        checkpoint,
+        "--data",
+        f"market1501:{copy}",
+        "--no-page",
+        "--out",
+        tmp_path / "out",
+    )
     done = call(*arguments)
     assert done.exit_code == 1
     assert broken.name in done.output

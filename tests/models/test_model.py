@@ -203,3 +203,25 @@ class TestEmbed:
 def test_bad_arguments_are_named(options: dict, words: str) -> None:
     with pytest.raises(ReidError, match=words):
         small(**options)
+
+
+def test_the_activation_map_is_the_sum_of_squares_over_its_largest() -> None:
+    model = small(pooling="gem").train()
+    given = images(3, 40, 20)
+    maps = model.activation_map(given)
+    assert all(module.training for module in model.modules())
+    model.eval()
+    activations = model.backbone(model.preprocess(given)).detach().numpy()
+    by_hand = (activations**2).sum(axis=1)
+    for drawn, expected in zip(maps.numpy(), by_hand, strict=True):
+        np.testing.assert_allclose(drawn, expected / expected.max(), rtol=1e-5)
+    assert maps.shape == (3, *activations.shape[2:])
+    assert maps.amax((1, 2)).tolist() == [1, 1, 1]
+
+
+def test_the_activation_map_of_nothing_is_zero() -> None:
+    model = small()
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.zero_()
+    assert not model.activation_map(images()).any()
