@@ -1,4 +1,4 @@
-"""Ranking, re-ranking, verification, calibration and their results. Knows arrays only: no paths, no data sets, no configuration."""
+"""Ranking, re-ranking, verification and calibration. Knows arrays only: no paths, no data sets, no configuration."""
 
 from reid.evaluation.calibration import Calibration, calibrate, calibrate_tracks
 from reid.evaluation.expansion import expand_gallery, expand_queries
