@@ -24,6 +24,7 @@ FORMATS = ("pdf", "png", "svg", "webp")
 _SAVED_WITH: dict[str, dict[str, Any]] = {
     "pdf": {"metadata": {"CreationDate": None}},
     "svg": {"metadata": {"Date": None}},
+    "png": {"pil_kwargs": {"compress_level": 4}},
     "webp": {"pil_kwargs": {"quality": 85, "method": 2}},
 }
 
