@@ -208,6 +208,7 @@ def rerank_within(
     lambda_value: float = 0.3,
     metric: Metric = "cosine",
     memory_limit: int = MEMORY_LIMIT,
+    neighbours: Neighbours | None = None,
 ) -> RerankedPairs:
     """Re-ranked distances of N items to each other, where their neighbours overlap; never N×N.
 
@@ -226,6 +227,8 @@ def rerank_within(
         lambda_value: weight λ of the original distance, 0..1.
         metric: "cosine" or "euclidean" (features as given).
         memory_limit: bytes a block of distances may take (one row at least).
+        neighbours: without `camids`, what `nearest_items` found for the same features and k1 or more, not to look for
+            them again where several k1 are tried.
 
     Raises:
         ReidError: as `rerank_camera_aware`.
@@ -237,7 +240,7 @@ def rerank_within(
         settings.check(lambda_value)
     items = _Items.of(features, None, metric)
     if camids is None:
-        encoded = _plain(items, k1, k2, memory_limit)
+        encoded = _plain(items, k1, k2, memory_limit, neighbours=neighbours)
     else:
         encoded = _camera_aware(items, items.cameras(camids, None), settings, memory_limit)
     return encoded.pairs(lambda_value, metric)
@@ -315,9 +318,17 @@ class _Items:
         return np.concatenate(columns)
 
 
-def _plain(items: _Items, k1: int, k2: int, memory_limit: int, squared: NDArray[np.float32] | None = None) -> _Encoded:
+def _plain(
+    items: _Items,
+    k1: int,
+    k2: int,
+    memory_limit: int,
+    squared: NDArray[np.float32] | None = None,
+    neighbours: Neighbours | None = None,
+) -> _Encoded:
     """The encoding of `rerank`, steps 2 to 5; squared distances of queries to gallery go to `squared [Q, G]`."""
-    neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
+    if neighbours is None:
+        neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
     members = _expanded_reciprocal(neighbours.nearest, k1)
     return _Encoded.of(items, neighbours, members, neighbours.nearest[:, :k2])
 

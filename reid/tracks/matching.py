@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +10,49 @@ from numpy.typing import NDArray
 
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
-from reid.tracks.candidates import Candidates, candidate_pairs, cosine_of_pairs, remove_camera_bias
-from reid.tracks.constraints import REASONS, Constraints, check_matches, compile_rules
-from reid.tracks.solvers import SOLVERS, Clusters, agglomerative, join_musts, single_links
+from reid.tracks.candidates import (
+    Candidates,
+    cosine_of_pairs,
+    distance_of,
+    find_neighbours,
+    plain_candidates,
+    remove_camera_bias,
+    reranked_candidates,
+)
+from reid.tracks.constraints import REASONS, Constraints, Rules, check_matches, compile_rules
+from reid.tracks.solvers import (
+    SOLVERS,
+    Clusters,
+    agglomerative,
+    correlation,
+    hungarian,
+    join_musts,
+    reassign,
+    single_links,
+)
+from reid.tracks.thresholds import (
+    LIMIT,
+    Choice,
+    choose_by_silhouette,
+    fit_odds,
+    joins_within,
+    replay,
+    simultaneous_pairs,
+)
 from reid.tracks.tracklets import Tracklets
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
     from reid.tracks.cameras import Cameras
+
+FEWEST = 20
+"""With fewer tracklets than this nothing is learned from them."""
+
+FEW_THRESHOLD = 0.3
+"""The cosine distance that then decides."""
+
+SIZE_TO_K1 = 1.5
+"""Neighbours in re-ranking for each tracklet that an identity seems to have."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +61,37 @@ class MatchSettings:
 
     Attributes:
         solver: one of `SOLVERS`.
-        threshold: largest distance at which two are joined; None: found without labels (or from the calibration).
-        fmr: the part of sure negatives that may lie under the threshold where it is found without labels.
-        neighbours: candidates of each tracklet.
+        threshold: largest distance at which two are joined; None: chosen without labels, or with the calibration.
+        fmr: chooses the threshold under which this part of sure negatives lies (tracklets of one camera that share
+            time), where `threshold` is None; None: by silhouette.
+        neighbours: nearest tracklets that are looked at for each.
         camera_bias: λ of `remove_camera_bias`; None leaves the features as they are.
+        rerank: whether distances are re-ranked.
+        k1: neighbours in re-ranking; None: 1.5 times the size that identities seem to have, within 4..15.
+        reassign: whether single tracklets may move to a better identity at the end; None: after `threshold` and
+            `hungarian` only. `correlation` has such moves of its own.
     """
 
     solver: str = "agglomerative"
     threshold: float | None = None
-    fmr: float = 0.02
-    neighbours: int = 50
-    camera_bias: float | None = 0.003
+    fmr: float | None = None
+    neighbours: int = 30
+    camera_bias: float | None = 1.0
+    rerank: bool = True
+    k1: int | None = None
+    reassign: bool | None = None
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise ReidError(f"Unknown solver {self.solver!r}.{did_you_mean(self.solver, SOLVERS)}")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise ReidError(f"threshold is {self.threshold}; it is a distance, 0 or more.")
+        if self.fmr is not None and not 0 < self.fmr < 1:
+            raise ReidError(f"fmr is {self.fmr}; it is a part of pairs, between 0 and 1.")
+        if self.neighbours < 1 or (self.k1 is not None and self.k1 < 1):
+            raise ReidError(f"neighbours and k1 must be at least 1, not {self.neighbours} and {self.k1}.")
+        if self.camera_bias is not None and not self.camera_bias > 0:
+            raise ReidError(f"camera_bias is {self.camera_bias}; it must be above 0, or None for none.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,40 +170,161 @@ def match(
     if isinstance(tracklets, Embeddings):
         tracklets = Tracklets.of_embeddings(tracklets, cameras)
     rules = compile_rules(tracklets, cameras, constraints)
-    rows = np.flatnonzero(tracklets.has_feature)
-    features = tracklets.features.copy()
-    if settings.camera_bias is not None and len(rows):
-        features[rows] = remove_camera_bias(features[rows], tracklets.camera[rows], settings.camera_bias)
-    first, second = candidate_pairs(features[rows], settings.neighbours)
-    first, second = rows[first], rows[second]
-    distance = cosine_of_pairs(features, first, second)
-    candidates = Candidates(first, second, distance, 1.0, len(tracklets))
+    scored = score_candidates(tracklets, rules, settings)
+    candidates = scored.candidates
     stopped = rules.stops(candidates.first, candidates.second)
-    threshold = settings.threshold
-    if threshold is None:
-        negatives = cosine_of_pairs(features, *simultaneous_pairs(tracklets))
-        threshold = float(np.quantile(negatives, settings.fmr)) if len(negatives) else 0.5
-    clusters = Clusters(rules, len(tracklets))
-    join_musts(clusters)
-    if settings.solver == "agglomerative":
-        agglomerative(candidates, clusters, threshold)
-    else:
-        single_links(candidates, clusters, threshold)
+    joins = agglomerative(candidates, _fresh(rules), LIMIT * candidates.far)
+    choice = choose_by_silhouette(candidates, _fresh(rules).of, joins)
+    negatives = distance_of(candidates, *simultaneous_pairs(tracklets))
+    threshold, how = _threshold(tracklets, scored, stopped, choice, negatives, settings, calibration)
+    clusters = _fresh(rules)
+    replay(clusters, joins[: joins_within(joins, threshold)])
+    odds = fit_odds(*_outcome(candidates, stopped, clusters), threshold)
+    log_odds = odds.log_odds(candidates.distance)
+    if settings.solver == "correlation":
+        clusters = _fresh(rules)
+        far = float(-odds.log_odds(np.array([candidates.far]))[0])
+        correlation(replace(candidates, distance=(-log_odds).astype(np.float32), far=far), clusters)
+    elif settings.solver != "agglomerative":
+        clusters = _fresh(rules)
+        (single_links if settings.solver == "threshold" else hungarian)(candidates, clusters, threshold)
+    moves = 0
+    wanted = settings.solver in ("threshold", "hungarian") if settings.reassign is None else settings.reassign
+    if wanted and settings.solver != "correlation":
+        moves = reassign(candidates, clusters, threshold)
     identity = number_identities(tracklets, clusters.of)
     broken = check_matches(tracklets, identity, cameras, constraints)
     if broken:
         raise RuntimeError(f"{len(broken)} rules are broken by the solver {settings.solver}: {'; '.join(broken[:3])}")
-    probability = np.clip(1 - candidates.distance.astype(np.float64) / (2 * max(threshold, 1e-9)), 0, 1)
+    probability = np.where(stopped == 0, 1 / (1 + np.exp(-log_odds)), 0.0)
+    joined = identity[candidates.first] == identity[candidates.second]
     links = Links(
         candidates.first,
         candidates.second,
         candidates.distance,
         probability,
         np.array(REASONS, object)[stopped],
-        identity[candidates.first] == identity[candidates.second],
+        joined,
     )
-    protocol = {"settings": asdict(settings)}
-    return Matches(tracklets, identity, np.ones(len(tracklets)), links, threshold, settings.fmr, protocol)
+    fmr = float((negatives <= threshold).mean()) if len(negatives) else float("nan")
+    protocol = {
+        "settings": asdict(settings),
+        "distance": scored.words,
+        "threshold": how,
+        "sure negatives": len(negatives),
+        "silhouette": round(choice.silhouette, 4),
+        "moves": moves,
+        "tracklets": len(tracklets),
+        "without a feature": int((~tracklets.has_feature).sum()),
+        "crops left out": len(tracklets.bad_rows),
+        "identities": int(identity.max()) if len(identity) else 0,
+    }
+    return Matches(tracklets, identity, _confidence(identity, links), links, threshold, fmr, protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Candidates with the solver's distance, the features it comes from, and both in words."""
+
+    candidates: Candidates
+    features: NDArray[np.float32]
+    words: str
+
+
+def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> Scored:
+    """Camera bias out, nearest tracklets, re-ranked distances; rows of the candidates are rows of `tracklets`.
+
+    Tracklets without a feature have no candidates. With fewer than `FEWEST` that have one, nothing is known of cameras
+    and neighbourhoods, and the distance is the cosine distance of the features as they are.
+    """
+    rows = np.flatnonzero(tracklets.has_feature)
+    features = tracklets.features.copy()
+    few = len(rows) < FEWEST
+    words = "cosine distance"
+    if len(rows) < 2:
+        none = np.zeros(0, np.int64)
+        return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, words)
+    if settings.camera_bias is not None and not few:
+        features[rows] = remove_camera_bias(features[rows], tracklets.camera[rows], settings.camera_bias)
+        words += f" after camera bias is removed (λ={settings.camera_bias:g})"
+    neighbours = find_neighbours(features[rows], max(settings.neighbours, settings.k1 or 15))
+    found = plain_candidates(features[rows], neighbours)
+    if settings.rerank and not few:
+        k1 = settings.k1
+        if k1 is None:
+            there = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
+            joins = agglomerative(there, _fresh(rules), LIMIT * there.far)
+            size = choose_by_silhouette(there, _fresh(rules).of, joins).size
+            k1 = int(np.clip(round(SIZE_TO_K1 * size), 4, 15))
+            words += f"; identities seem to have {size:.1f} tracklets"
+        found = reranked_candidates(features[rows], neighbours, k1)
+        words += f"; re-ranked (k1={k1})"
+    found = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
+    return Scored(found, features, words)
+
+
+def _fresh(rules: Rules) -> Clusters:
+    clusters = Clusters(rules)
+    join_musts(clusters)
+    return clusters
+
+
+def _outcome(
+    candidates: Candidates, stopped: NDArray[np.int8], clusters: Clusters
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Distances of the candidate pairs that no rule stops, and whether they are together."""
+    free = stopped == 0
+    together = clusters.of[candidates.first] == clusters.of[candidates.second]
+    return candidates.distance[free], together[free]
+
+
+def _threshold(
+    tracklets: Tracklets,
+    scored: Scored,
+    stopped: NDArray[np.int8],
+    choice: Choice,
+    negatives: NDArray[np.float64],
+    settings: MatchSettings,
+    calibration: Calibration | None,
+) -> tuple[float, str]:
+    """The distance that decides, and in words where it comes from."""
+    candidates = scored.candidates
+    if settings.threshold is not None:
+        return settings.threshold, "given"
+    if calibration is not None and len(candidates):
+        # The calibration knows the plain distance; as many candidates are to pass as pass by it.
+        plain = cosine_of_pairs(tracklets.features, candidates.first, candidates.second)
+        free = stopped == 0
+        share = float((plain[free] <= calibration.threshold()).mean()) if free.any() else 0.0
+        passes = float(np.quantile(candidates.distance[free], share)) if free.any() else 0.0
+        return passes, f"calibration: its {calibration.threshold():.4f} passes {share:.2%} of the candidates"
+    if settings.fmr is not None:
+        if len(negatives) * settings.fmr < 1:
+            raise ReidError(
+                f"fmr is {settings.fmr}, but only {len(negatives)} pairs of tracklets share a camera and time, too few "
+                "to find its threshold. Leave fmr out, or give a threshold."
+            )
+        return float(np.quantile(negatives, settings.fmr)), f"{settings.fmr:.2%} of {len(negatives)} sure negatives"
+    if int(tracklets.has_feature.sum()) < FEWEST:
+        return FEW_THRESHOLD, f"fixed: fewer than {FEWEST} tracklets tell nothing"
+    return choice.threshold, f"largest mean silhouette ({choice.silhouette:.3f})"
+
+
+def _confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
+    """Of a tracklet with others in its identity: the mean of p(same) over its candidates there. Alone: 1 − the largest
+    p(same) of any candidate; 1 without candidates. Joined without being a candidate of any of them: 0.5.
+    """
+    n = len(identity)
+    i = np.concatenate([links.first, links.second])
+    p = np.concatenate([links.probability, links.probability])
+    joined = np.concatenate([links.joined, links.joined])
+    total = np.bincount(i[joined], p[joined], minlength=n)
+    count = np.bincount(i[joined], minlength=n)
+    largest = np.zeros(n)
+    np.maximum.at(largest, i[~joined], p[~joined])
+    size = np.bincount(identity, minlength=int(identity.max(initial=0)) + 1)[identity] if n else np.zeros(0)
+    together = np.where(count > 0, total / np.maximum(count, 1), 0.5)
+    return np.where(size > 1, together, 1 - largest)
 
 
 def number_identities(tracklets: Tracklets, cluster: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,27 +336,3 @@ def number_identities(tracklets: Tracklets, cluster: NDArray[np.int64]) -> NDArr
     identity = np.empty(len(tracklets), np.int64)
     identity[order] = rank[inverse.reshape(-1)]
     return identity
-
-
-def simultaneous_pairs(tracklets: Tracklets, most: int = 200_000) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of one camera that share time, both with a feature: certainly two people. At most `most`, evenly taken."""
-    rows = np.flatnonzero(tracklets.has_feature)
-    order = rows[np.lexsort((tracklets.start[rows], tracklets.camera[rows]))]
-    camera, start, end = tracklets.camera[order], tracklets.start[order], tracklets.end[order]
-    first, second = [], []
-    step = 1
-    alive = np.arange(len(order))
-    while len(alive := alive[alive + step < len(order)]):
-        same = camera[alive] == camera[alive + step]
-        before = start[alive + step] <= end[alive]
-        alive = alive[same & before]
-        first.append(order[alive])
-        second.append(order[alive + step])
-        step += 1
-    if not first:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    i, j = np.concatenate(first), np.concatenate(second)
-    if len(i) > most:
-        keep = np.linspace(0, len(i) - 1, most).astype(np.int64)
-        i, j = i[keep], j[keep]
-    return i, j

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from reid.errors import ReidError
 from reid.tracks.candidates import Candidates
@@ -13,24 +17,36 @@ from reid.tracks.constraints import Rules
 
 SOLVERS = ("agglomerative", "threshold", "hungarian", "correlation")
 
+_PASSES = 5
+_BETTER = 1e-9
+
 
 class Clusters:
     """Who is joined so far. A cluster is known by a number; joining makes one number stand for both."""
 
-    def __init__(self, rules: Rules, tracklets: int) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.members: list[NDArray[np.int64]] = [np.array([row], np.int64) for row in range(tracklets)]
-        self.of = np.arange(tracklets)
+        self.members: list[NDArray[np.int64]] = [np.array([row], np.int64) for row in range(len(rules.tracklets))]
+        self.of = np.arange(len(rules.tracklets))
 
     def may_join(self, a: int, b: int) -> bool:
         """Whether the rules allow every member of a with every member of b."""
         return self.rules.allow(self.members[a], self.members[b])
 
-    def join(self, keep: int, gone: int) -> None:
-        """Put all of `gone` into `keep`."""
+    def join(self, a: int, b: int) -> tuple[int, int]:
+        """Put the smaller cluster into the larger (ties: into the lower number); returns (kept, gone)."""
+        keep, gone = (a, b) if (len(self.members[a]), -a) >= (len(self.members[b]), -b) else (b, a)
         self.of[self.members[gone]] = keep
         self.members[keep] = np.concatenate([self.members[keep], self.members[gone]])
         self.members[gone] = np.zeros(0, np.int64)
+        return keep, gone
+
+    def move(self, row: int, to: int) -> None:
+        """Take one tracklet out of its cluster and put it into another, which may be empty."""
+        own = int(self.of[row])
+        self.members[own] = self.members[own][self.members[own] != row]
+        self.members[to] = np.append(self.members[to], row)
+        self.of[row] = to
 
 
 def join_musts(clusters: Clusters) -> None:
@@ -44,24 +60,105 @@ def join_musts(clusters: Clusters) -> None:
         if a == b:
             continue
         if not clusters.may_join(a, b):
-            tracklets = clusters.rules.tracklets
-            names = [
-                f"camera {tracklets.camera_names[tracklets.camera[row]]}, track {tracklets.track[row]}"
-                for row in (first, second)
-            ]
+            names = [clusters.rules.tracklets.name(int(row)) for row in (first, second)]
             raise ReidError(
                 f"{names[0]} and {names[1]} are to be one person, but a rule stops them or what is already joined "
                 "with them (seen at once, too fast, or split by a constraint). Take one of the two back."
             )
-        clusters.join(*sorted((a, b)))
+        clusters.join(a, b)
 
 
-def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
+def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> list[tuple[float, int, int]]:
     """Average linkage: join the two clusters of least mean distance, while that is at most `threshold`.
 
     The mean is over all pairs of members; one that is no candidate counts as `far`. A join is made only if the rules
     allow every pair. Ties: lower cluster numbers first.
+
+    Returns:
+        The joins in order: (mean distance, kept, gone).
     """
+    return _contract(candidates, clusters, threshold, mean=True)
+
+
+def correlation(costs: Candidates, clusters: Clusters) -> None:
+    """Correlation clustering: the sum of `costs` within identities is made small; no threshold.
+
+    A cost is −log p/(1 − p) of two tracklets being one person: below 0 where they rather are. Greedy contraction
+    (Keuper et al. 2015, GAEC) joins the two clusters between which the sum of costs is lowest while it is below 0,
+    then single tracklets move where they lower the sum most, or out, until none does (5 passes at most).
+    """
+    _contract(costs, clusters, -_BETTER, mean=False)
+    move_singly(costs, clusters, lambda total, count: -total)
+
+
+def reassign(candidates: Candidates, clusters: Clusters, threshold: float) -> int:
+    """Move each tracklet to the identity of least mean distance, or out where its own is beyond `threshold`.
+
+    Returns:
+        How many moves were made.
+    """
+    return move_singly(candidates, clusters, lambda total, count: threshold - total / count)
+
+
+def single_links(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
+    """Threshold and components: join over every candidate pair of at most `threshold`, nearest first, where allowed."""
+    near = np.flatnonzero(candidates.distance <= threshold)
+    for row in near[np.argsort(candidates.distance[near], kind="stable")]:
+        a, b = int(clusters.of[candidates.first[row]]), int(clusters.of[candidates.second[row]])
+        if a != b and clusters.may_join(a, b):
+            clusters.join(a, b)
+
+
+def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
+    """Chains in time: each tracklet gets at most one successor in each camera and is that of at most one there.
+
+    For every ordered pair of cameras (a, b; b may be a), tracklets of a and later ones of b that are candidates of at
+    most `threshold` are assigned to each other at least total distance, where being left alone costs `threshold`.
+    "Later" is by start, ties by row. The links of all camera pairs are then joined, nearest first, where allowed.
+    """
+    t = clusters.rules.tracklets
+    near = np.flatnonzero(candidates.distance <= threshold)
+    near = near[clusters.rules.stops(candidates.first[near], candidates.second[near]) == 0]
+    first, second = candidates.first[near], candidates.second[near]
+    swap = (t.start[second] < t.start[first]) | ((t.start[second] == t.start[first]) & (second < first))
+    first, second = np.where(swap, second, first), np.where(swap, first, second)
+    distance = candidates.distance[near]
+    way = t.camera[first] * len(t.camera_names) + t.camera[second]
+    order = np.argsort(way, kind="stable")
+    links: list[NDArray[np.int64]] = []
+    for part in np.split(order, np.flatnonzero(np.diff(way[order])) + 1):
+        if len(part) == 0:
+            continue
+        rows, i = np.unique(first[part], return_inverse=True)
+        columns, j = np.unique(second[part], return_inverse=True)
+        # One more column for each row, in which it is left alone. The matching takes 0 for "no edge".
+        alone = np.arange(len(rows))
+        costs = np.concatenate([distance[part], np.full(len(rows), threshold)]) + 1.0
+        matrix = sparse.csr_matrix(
+            (costs, (np.concatenate([i, alone]), np.concatenate([j, len(columns) + alone]))),
+            shape=(len(rows), len(columns) + len(rows)),
+        )
+        chosen_row, chosen_column = min_weight_full_bipartite_matching(matrix)
+        wanted = set(zip(chosen_row.tolist(), chosen_column.tolist(), strict=True))
+        taken = [place for place, a, b in zip(part, i, j, strict=True) if (int(a), int(b)) in wanted]
+        links.append(np.array(taken, np.int64))
+    if not links:
+        return
+    kept = near[np.concatenate(links)]
+    single_links(
+        replace(
+            candidates,
+            first=candidates.first[kept],
+            second=candidates.second[kept],
+            distance=candidates.distance[kept],
+        ),
+        clusters,
+        threshold,
+    )
+
+
+def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean: bool) -> list[tuple[float, int, int]]:
+    """Join the two clusters of least mean (or total) distance again and again, while it is at most `limit`."""
     links: list[dict[int, tuple[float, int]]] = [{} for _ in clusters.members]
     of = clusters.of
     for i, j, distance in zip(
@@ -75,24 +172,26 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
     version = [0] * len(size)
     far = candidates.far
 
-    def mean(a: int, b: int) -> float:
+    def value(a: int, b: int) -> float:
         total, count = links[a][b]
         pairs = size[a] * size[b]
-        return (total + (pairs - count) * far) / pairs
+        whole = total + (pairs - count) * far
+        return whole / pairs if mean else whole
 
     heap: list[tuple[float, int, int, int, int]] = []
     for a, near in enumerate(links):
-        heap += [(value, a, b, 0, 0) for b in near if a < b and (value := mean(a, b)) <= threshold]
+        heap += [(least, a, b, 0, 0) for b in near if a < b and (least := value(a, b)) <= limit]
     heapq.heapify(heap)
+    joins: list[tuple[float, int, int]] = []
     while heap:
-        _, a, b, seen_a, seen_b = heapq.heappop(heap)
+        least, a, b, seen_a, seen_b = heapq.heappop(heap)
         if version[a] != seen_a or version[b] != seen_b:
             continue
         if not clusters.may_join(a, b):
             del links[a][b], links[b][a]
             continue
-        keep, gone = (a, b) if len(links[a]) >= len(links[b]) else (b, a)
-        clusters.join(keep, gone)
+        keep, gone = clusters.join(a, b)
+        joins.append((least, keep, gone))
         size[keep] += size[gone]
         version[keep] += 1
         version[gone] = -1
@@ -104,16 +203,78 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
             del links[other][gone]
         links[gone] = {}
         for other in mine:
-            value = mean(keep, other)
-            if value <= threshold:
+            least = value(keep, other)
+            if least <= limit:
                 low, high = (keep, other) if keep < other else (other, keep)
-                heapq.heappush(heap, (value, low, high, version[low], version[high]))
+                heapq.heappush(heap, (least, low, high, version[low], version[high]))
+    return joins
 
 
-def single_links(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
-    """Threshold and components: join over every candidate pair of at most `threshold`, nearest first, where allowed."""
-    near = np.flatnonzero(candidates.distance <= threshold)
-    for row in near[np.argsort(candidates.distance[near], kind="stable")]:
-        a, b = int(clusters.of[candidates.first[row]]), int(clusters.of[candidates.second[row]])
-        if a != b and clusters.may_join(a, b):
-            clusters.join(*((a, b) if len(clusters.members[a]) >= len(clusters.members[b]) else (b, a)))
+def move_singly(candidates: Candidates, clusters: Clusters, worth: Callable[[float, int], float]) -> int:
+    """Let one tracklet after the other (in row order) go where it is worth most, as far as the rules allow.
+
+    Args:
+        candidates: distances (or costs); pairs that are not there count as `far`.
+        clusters: changed in place.
+        worth: of a tracklet in a cluster, from the total of its distances to the others there and their number; being
+            alone is worth 0. Ties: it stays; then the lower number.
+
+    Returns:
+        How many moves were made, over 5 passes at most.
+    """
+    n = candidates.tracklets
+    must = set(clusters.rules.must.reshape(-1).tolist())
+    near, start, distance = _neighbour_lists(candidates)
+    moves = 0
+    for _ in range(_PASSES):
+        before = moves
+        for row in range(n):
+            part = slice(start[row], start[row + 1])
+            if start[row] == start[row + 1] or row in must:
+                continue
+            own = int(clusters.of[row])
+            groups, index = np.unique(clusters.of[near[part]], return_inverse=True)
+            total = np.bincount(index, distance[part])
+            known = np.bincount(index)
+            values: list[tuple[float, int]] = []
+            stay = 0.0
+            for group, sum_known, count_known in zip(groups.tolist(), total.tolist(), known.tolist(), strict=True):
+                others = len(clusters.members[group]) - (group == own)
+                gain = worth(sum_known + (others - count_known) * candidates.far, others)
+                if group == own:
+                    stay = gain
+                else:
+                    values.append((-gain, group))
+            if own not in groups and len(clusters.members[own]) > 1:
+                others = len(clusters.members[own]) - 1
+                stay = worth(others * candidates.far, others)
+            best = next(
+                (
+                    (-loss, group)
+                    for loss, group in sorted(values)
+                    if -loss > max(stay, 0.0) + _BETTER
+                    and clusters.rules.allow(np.array([row]), clusters.members[group])
+                ),
+                None,
+            )
+            if best is not None:
+                clusters.move(row, best[1])
+                moves += 1
+            elif stay < -_BETTER and len(clusters.members[own]) > 1:
+                empty = next(number for number in (row, *range(n)) if len(clusters.members[number]) == 0)
+                clusters.move(row, empty)
+                moves += 1
+        if moves == before:
+            break
+    return moves
+
+
+def _neighbour_lists(
+    candidates: Candidates,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Each tracklet's candidates one after the other: rows `[2 L]`, where each one's begin `[T + 1]`, distances."""
+    i = np.concatenate([candidates.first, candidates.second])
+    j = np.concatenate([candidates.second, candidates.first])
+    order = np.lexsort((j, i))
+    start = np.searchsorted(i[order], np.arange(candidates.tracklets + 1))
+    return j[order], start, np.concatenate([candidates.distance, candidates.distance])[order].astype(np.float64)

@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.errors import ReidError
+from reid.tracks.choice import box_quality
 
 if TYPE_CHECKING:
     from reid.embedding.table import Embeddings
     from reid.tracks.cameras import Cameras
     from reid.tracks.tracks import Tracks
 
-BORDER_WEIGHT = 0.5
-"""What a crop counts whose box touches the frame's border, where part of the person may be cut off."""
-
-_BORDER_PIXELS = 2.0
 _LEAST_WEIGHT = 0.05
 
 
@@ -68,6 +65,10 @@ class Tracklets:
     def __len__(self) -> int:
         """T."""
         return len(self.camera)
+
+    def name(self, row: int) -> str:
+        """A tracklet in words."""
+        return f"camera {self.camera_names[self.camera[row]]}, track {self.track[row]}"
 
     def shifted(self, offsets: Mapping[str, float]) -> Tracklets:
         """The same tracklets with each camera's clock moved by seconds, by name."""
@@ -151,8 +152,8 @@ class Tracklets:
         """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
 
         A track none of whose boxes has an embedding is a tracklet without a feature. Crops count by the quality of
-        their boxes (`box_quality`). A ground place is that of the middle of a box's lower edge, where the camera has
-        a homography.
+        their boxes (`choice.box_quality`, 0.05 at least). A ground place is that of the middle of a box's lower edge,
+        where the camera has a homography.
 
         Args:
             tracks: all boxes.
@@ -191,50 +192,6 @@ class Tracklets:
         return _assemble(names, boxes, crops, prototypes, ground)
 
 
-def box_quality(tracks: Tracks, cameras: Cameras | None = None) -> NDArray[np.float64]:
-    """How well each box shows its person, 0.05..1: the product of four things, each 0..1.
-
-    - size: height over the camera's median height, at most 1;
-    - border: 0.5 where the box touches the frame's border (needs the camera's size), else 1;
-    - overlap: 1 − the largest share of the box that one other box of the same frame covers;
-    - confidence of the detector, clipped to 0..1.
-
-    Returns:
-        `[N]` float64, in the order of `tracks`.
-    """
-    n = len(tracks.camera)
-    x, y, width, height = tracks.boxes.T
-    quality = np.clip(tracks.confidence, 0, 1).astype(np.float64)
-    for number, name in enumerate(tracks.camera_names):
-        rows = np.flatnonzero(tracks.camera == number)
-        if len(rows) == 0:
-            continue
-        quality[rows] *= np.clip(height[rows] / max(float(np.median(height[rows])), 1e-9), 0, 1)
-        size = cameras[name].size if cameras is not None and name in cameras.cameras else None
-        if size is not None:
-            margin = _BORDER_PIXELS
-            inside = (x[rows] > margin) & (y[rows] > margin)
-            inside &= (x + width)[rows] < size[0] - margin
-            inside &= (y + height)[rows] < size[1] - margin
-            quality[rows] *= np.where(inside, 1.0, BORDER_WEIGHT)
-    order = np.lexsort((tracks.frame, tracks.camera))
-    step = 1
-    covered = np.zeros(n)
-    while step < n:
-        a, b = order[:-step], order[step:]
-        together = (tracks.camera[a] == tracks.camera[b]) & (tracks.frame[a] == tracks.frame[b])
-        if not together.any():
-            break
-        a, b = a[together], b[together]
-        across = np.minimum(x[a] + width[a], x[b] + width[b]) - np.maximum(x[a], x[b])
-        down = np.minimum(y[a] + height[a], y[b] + height[b]) - np.maximum(y[a], y[b])
-        shared = np.clip(across, 0, None) * np.clip(down, 0, None)
-        np.maximum.at(covered, a, shared / np.maximum(width[a] * height[a], 1e-9))
-        np.maximum.at(covered, b, shared / np.maximum(width[b] * height[b], 1e-9))
-        step += 1
-    return np.clip(quality * (1 - np.clip(covered, 0, 1)), _LEAST_WEIGHT, 1)
-
-
 def _quality_of_crops(
     tracks: Tracks,
     cameras: Cameras | None,
@@ -243,7 +200,12 @@ def _quality_of_crops(
     frame: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """The quality of the box that each crop is of; 1 for a crop of which there is no box."""
-    quality = box_quality(tracks, cameras)
+    sizes = np.full((len(tracks.camera_names), 2), np.nan)
+    for number, name in enumerate(tracks.camera_names):
+        size = cameras[name].size if cameras is not None and name in cameras.cameras else None
+        if size is not None:
+            sizes[number] = size
+    quality = box_quality(tracks.camera, tracks.frame, tracks.boxes, tracks.confidence, sizes)
     keys = np.concatenate(
         [np.stack([tracks.camera, tracks.track, tracks.frame]), np.stack([camera, track, frame])], axis=1
     )
