@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
 from reid.errors import ReidError
 from reid.evaluation import verification
@@ -90,14 +90,14 @@ def test_counts_do_not_depend_on_the_memory_limit():
 
 def test_no_block_is_above_the_memory_limit(monkeypatch):
     sizes = []
-    plain = verification.LabelledPairs._distances
+    plain = verification.LabelledPairs._bins
 
     def watched(self, rows, columns):
-        distances = plain(self, rows, columns)
-        sizes.append(distances.numel())
-        return distances
+        bins = plain(self, rows, columns)
+        sizes.append(bins.numel())
+        return bins
 
-    monkeypatch.setattr(verification.LabelledPairs, "_distances", watched)
+    monkeypatch.setattr(verification.LabelledPairs, "_bins", watched)
     count_pairs(*people(n_ids=30, per_id=5), memory_limit=16 * 1000)
     assert max(sizes) <= 1000
 
@@ -162,7 +162,7 @@ def test_agrees_with_scikit_learn(metric):
     assert (ours_tar >= lowest - 0.01).all()
     precision, recall, _ = precision_recall_curve(labels, scores)
     ours_precision, ours_recall, _ = result.precision_recall()
-    assert np.trapezoid(ours_precision, ours_recall) == pytest.approx(-np.trapezoid(precision, recall), abs=0.01)
+    assert auc(ours_recall, ours_precision) == pytest.approx(auc(recall, precision), abs=0.01)
     for point in result.tar:
         assert point.tar == pytest.approx(tar[np.searchsorted(far, point.far, "right") - 1], abs=0.01)
 
