@@ -238,7 +238,10 @@ class _Lists:
         column = first[:, None] + width * torch.arange(slabs, device=values.device)
         value = values[touched[row, None], column.clamp(max=size - 1)]
         kept = (value <= bound[row, None]) & (column < size)
-        self._keep(items[row, None].expand_as(column)[kept], columns + column[kept], value[kept])
+        row, column, value = row[:, None].expand_as(column)[kept], column[kept], value[kept]
+        crowded |= torch.bincount(row, minlength=len(items)) > MOST_CANDIDATES
+        kept = ~crowded[row]
+        self._keep(items[row[kept]], columns + column[kept], value[kept])
         for part in crowded.nonzero().flatten().split(64):
             self._keep_first(values[touched[part]], items[part], columns)
 

@@ -358,6 +358,14 @@ def test_within_is_symmetric_and_leaves_its_input():
     np.testing.assert_array_equal(features, copy)
 
 
+def test_within_with_neighbours_found_before():
+    features = normal(60, 1, 8)[0]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    found = nearest_items(centred(torch.from_numpy(features.copy())), 15, 2**20)
+    got, expected = rerank_within(features, k1=5, neighbours=found), rerank_within(features, k1=5)
+    assert abs(got.distances - expected.distances).max() == 0
+
+
 def test_camera_aware_definition_in_words():
     words = rerank_camera_aware_in_words(k1_intra=4, lambda_value=0.25)
     assert "k1 4 within and 20 across cameras" in words
