@@ -49,6 +49,7 @@ setup(
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "tensorboard>=2.16",
+        "threadpoolctl>=3.1",
         "torch>=2.4",
         "torchvision>=0.19",
     ],

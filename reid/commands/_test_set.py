@@ -215,9 +215,7 @@ def _applied(used: UsedCalibration, verification: VerificationResult | None) -> 
     threshold = used.calibration.threshold()
     measured = accepted = float("nan")
     if verification is not None:
-        far, tar, at = verification.roc()
-        place = max(0, int(np.searchsorted(at, threshold, "right")) - 1)
-        measured, accepted = float(far[place]), float(tar[place])
+        measured, accepted = verification.rates_at(threshold)
     return Applied(used.words, threshold, used.calibration.chosen_fmr, measured, accepted)
 
 

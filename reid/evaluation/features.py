@@ -33,8 +33,8 @@ def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[T
     """
     if metric not in ("cosine", "euclidean"):
         raise ReidError(f"Unknown metric {metric!r}.{did_you_mean(metric, ('cosine', 'euclidean'))}")
-    prepared_query = _prepare(query, "query", metric, None)
-    prepared_gallery = _prepare(gallery, "gallery", metric, prepared_query.device)
+    prepared_query = prepare_one(query, "query", metric, None)
+    prepared_gallery = prepare_one(gallery, "gallery", metric, prepared_query.device)
     if prepared_query.shape[1] != prepared_gallery.shape[1]:
         raise ReidError(
             f"Query features have {prepared_query.shape[1]} numbers each and gallery features "
@@ -43,7 +43,8 @@ def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[T
     return prepared_query, prepared_gallery
 
 
-def _prepare(features: Features, name: str, metric: str, device: torch.device | None) -> Tensor:
+def prepare_one(features: Features, name: str, metric: str, device: torch.device | None) -> Tensor:
+    """One set of `prepare_features`, which its errors call `name`, on `device` (None: where it is)."""
     given: Any = features if isinstance(features, Tensor) else _from_array(features, name)
     if given.ndim != 2 or 0 in given.shape:
         raise ReidError(f"{name.capitalize()} features have shape {tuple(given.shape)}; expected [items, numbers].")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reid.errors import ReidError
-from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, _prepare, distance_blocks, prepare_features
+from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features, prepare_one
 from reid.evaluation.protocol import JUNK, NO_IDENTITY
 
 BINS = 2**16
@@ -121,6 +121,12 @@ class VerificationResult:
             accepted_genuine[kept] / accepted_genuine[-1],
             self.counts.edges[kept],
         )
+
+    def rates_at(self, threshold: float) -> tuple[float, float]:
+        """False- and true-accept rate of a threshold, exact to a bin of `counts`."""
+        far, tar, thresholds = self.roc()
+        place = max(0, int(np.searchsorted(thresholds, threshold, "right")) - 1)
+        return float(far[place]), float(tar[place])
 
     def precision_recall(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Precision, recall and threshold, `[P]` each, by ascending threshold.
@@ -364,7 +370,7 @@ class LabelledPairs:
         if cross_camera and camids is None:
             raise ReidError("Pairs across cameras need camera ids. Without cameras, set cross_camera=False.")
         cameras = np.zeros(len(people), dtype=np.int64) if camids is None else _integers(camids, "camids")
-        ready = _prepare(features, "item", metric, None)
+        ready = prepare_one(features, "item", metric, None)
         if not len(ready) == len(people) == len(cameras):
             raise ReidError(f"There are {len(ready)} features, {len(people)} pids and {len(cameras)} camids.")
         kept = np.flatnonzero(people != JUNK)

@@ -327,3 +327,16 @@ def test_real_embeddings(name, auc, eer, tar):
     assert result.counts.n_impostor == 149_329_266
     assert (result.auc, result.eer) == pytest.approx((auc, eer), abs=1e-4)
     assert [point.tar for point in result.tar] == pytest.approx(tar, abs=1e-3)
+
+
+def test_rates_at_a_threshold_are_those_of_the_loop():
+    rng = np.random.default_rng(5)
+    features, pids = rng.normal(size=(40, 4)), rng.integers(0, 6, 40)
+    result = verify(features, pids, cross_camera=False)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    distances = (1 - unit @ unit.T)[np.triu_indices(40, 1)]
+    same = (pids[:, None] == pids)[np.triu_indices(40, 1)]
+    for threshold in (0.0, 0.3, 0.8, 1.5, 2.0):
+        far, tar = result.rates_at(threshold)
+        assert far == pytest.approx((distances[~same] < threshold).mean(), abs=2e-3)
+        assert tar == pytest.approx((distances[same] < threshold).mean(), abs=2e-2)
