@@ -86,3 +86,14 @@ def evaluate(size: str, dimension: int, runs: int) -> None:
     from reid.commands._bench_evaluate import bench_evaluate
 
     bench_evaluate(size, dimension, runs)
+
+
+@command.command()
+@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Numbers in a feature.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Of which the median counts.")
+def rerank(size: str, dimension: int, runs: int) -> None:
+    """Exact re-ranking against one product of all items, and against the dense form, on made features."""
+    from reid.commands._bench_rerank import bench_rerank
+
+    bench_rerank(size, dimension, runs)
