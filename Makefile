@@ -1,4 +1,4 @@
-# make demo: from nothing to a trained, scored model. make test: everything CI runs.
+# make demo: from nothing to a trained, scored model and matched tracks. make test: everything CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -19,7 +19,7 @@ COMMANDS = {
     "embed": "Turn crops into a Parquet file of features.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
     "bench": "Measure speed on this machine.",
-    "demo": "Make data, train, score and draw, in a few minutes.",
+    "demo": "Make data, train, score, match and draw, in a few minutes.",
 }
 
 
