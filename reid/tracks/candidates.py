@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from reid.evaluation.features import MEMORY_LIMIT, rows_per_block
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items
@@ -42,39 +43,75 @@ class Candidates:
         return len(self.first)
 
 
-def remove_camera_bias(
-    features: NDArray[np.float32], camera: NDArray[np.int64], strength: float = 1.0
-) -> NDArray[np.float32]:
-    """`norm((C_c + λ v I)^(−½) (f − μ_c))` for each camera c: its mean and its own directions of spread taken out.
+@dataclass(frozen=True, eq=False)
+class CameraBias:
+    """What a camera does to features, learned from tracklets without labels: `norm((C_c + λ v I)^(−½) (f − μ_c))`.
 
-    C_c is the covariance of the camera's features and v the mean of its eigenvalues, so that λ means the same for
-    every model. The AI City 2021 winners (Liu et al.) use `(XᵀX + n · 3 I)⁻¹ (f − μ)`, the power −1 and a λ for
-    features of their scale; on Market-1501 the power −½ was better and hardly minded the choice of λ.
-    μ_c is the camera's mean, drawn towards the mean over all cameras as if that had been seen `PRIOR_TRACKLETS` times
-    more, and that one towards 0 likewise, so that a camera with one tracklet keeps it; C_c is drawn likewise towards
-    the covariance within all cameras together.
+    μ_c is the mean of camera c's features, C_c their covariance and v the mean of its eigenvalues, so that λ means the
+    same for every model. The AI City 2021 winners (Liu et al.) use `(XᵀX + n · 3 I)⁻¹ (f − μ)`, the power −1 and a λ
+    for features of their scale; on Market-1501 the power −½ was better and hardly minded the choice of λ.
+    μ_c is drawn towards the mean over all cameras as if that had been seen `PRIOR_TRACKLETS` times more, and that one
+    towards 0 likewise, so that a camera with one tracklet keeps it; C_c is drawn likewise towards the covariance
+    within all cameras together. A camera that was not seen gets the common mean and covariance.
 
-    Args:
-        features: `[T, D]` of length 1, none of them zero.
-        camera: `[T]`.
-        strength: λ.
+    Attributes:
+        camera: `[C]` numbers of the cameras seen; the last is −1 and stands for all others.
+        means: `[C, D]`.
+        maps: `[C, D, D]` float32, symmetric.
     """
-    moved = np.empty(features.shape, np.float64)
-    total = len(features)
-    middle = features.sum(axis=0, dtype=np.float64) / (total + PRIOR_TRACKLETS)
-    groups = [np.flatnonzero(camera == c) for c in np.unique(camera)]
-    for rows in groups:
-        own = features[rows].astype(np.float64)
-        moved[rows] = own - (own.sum(axis=0) + PRIOR_TRACKLETS * middle) / (len(own) + PRIOR_TRACKLETS)
-    common = moved.T @ moved / total
-    result = np.empty_like(features)
-    for rows in groups:
-        own = moved[rows]
-        spread = (own.T @ own + PRIOR_TRACKLETS * common) / (len(own) + PRIOR_TRACKLETS)
-        values, vectors = np.linalg.eigh(spread)
-        scale = np.maximum(values, 0) + strength * max(float(values.mean()), 1e-12)
-        result[rows] = ((own @ vectors) * scale**-0.5) @ vectors.T
-    return unit(result)
+
+    camera: NDArray[np.int64]
+    means: NDArray[np.float32]
+    maps: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, features: NDArray[np.float32], camera: NDArray[np.int64], strength: float = 1.0) -> CameraBias:
+        """Learn from tracklets.
+
+        Args:
+            features: `[T, D]` of length 1, none of them zero.
+            camera: `[T]`.
+            strength: λ.
+        """
+        seen = np.unique(camera)
+        x = torch.from_numpy(features)
+        middle = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
+        groups = [torch.from_numpy(np.flatnonzero(camera == c)) for c in seen]
+        means = [(x[rows].sum(dim=0) + PRIOR_TRACKLETS * middle) / (len(rows) + PRIOR_TRACKLETS) for rows in groups]
+        scatter = []
+        for rows, mean in zip(groups, means, strict=True):
+            own = x[rows] - mean
+            scatter.append(own.T @ own)
+        common = torch.zeros_like(scatter[0])
+        for one in scatter:
+            common += one
+        common /= len(x)
+        spreads = [
+            (one + PRIOR_TRACKLETS * common) / (len(rows) + PRIOR_TRACKLETS)
+            for one, rows in zip(scatter, groups, strict=True)
+        ]
+        maps = [_root(spread, strength).numpy() for spread in [*spreads, common]]
+        stacked = torch.stack([*means, middle]).numpy()
+        return cls(np.append(seen, -1), stacked, np.stack(maps))
+
+    def remove(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The features `[T, D]` of tracklets of these cameras `[T]`, cleaned and of length 1."""
+        place = np.searchsorted(self.camera[:-1], camera)
+        place = np.where(self.camera[np.minimum(place, len(self.camera) - 2)] == camera, place, len(self.camera) - 1)
+        result = np.empty_like(features)
+        for number in np.unique(place):
+            rows = place == number
+            own = torch.from_numpy(features[rows] - self.means[number])
+            result[rows] = (own @ torch.from_numpy(self.maps[number])).numpy()
+        return unit(result)
+
+
+def _root(spread: Tensor, strength: float) -> Tensor:
+    """`(C + λ v I)^(−½)`, float32."""
+    values, vectors = torch.linalg.eigh(spread.double())
+    values = values.clamp(min=0)
+    values = values + strength * max(float(values.mean()), 1e-12)
+    return ((vectors * values.rsqrt()) @ vectors.T).float()
 
 
 def nearest(

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
 from reid.tracks.candidates import (
+    CameraBias,
     Candidates,
     cosine_of_pairs,
     distance_of,
     find_neighbours,
     plain_candidates,
-    remove_camera_bias,
     reranked_candidates,
 )
 from reid.tracks.constraints import REASONS, Constraints, Rules, check_matches, compile_rules
@@ -40,6 +40,7 @@ from reid.tracks.thresholds import (
     simultaneous_pairs,
 )
 from reid.tracks.tracklets import Tracklets
+from reid.tracks.travel import clock_offsets, evidence_of, learn_ways
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
@@ -65,9 +66,12 @@ class MatchSettings:
         fmr: chooses the threshold under which this part of sure negatives lies (tracklets of one camera that share
             time), where `threshold` is None; None: by silhouette.
         neighbours: nearest tracklets that are looked at for each.
-        camera_bias: λ of `remove_camera_bias`; None leaves the features as they are.
+        camera_bias: λ of `CameraBias`; None leaves the features as they are.
         rerank: whether distances are re-ranked.
         k1: neighbours in re-ranking; None: 1.5 times the size that identities seem to have, within 4..15.
+        travel: whether ways between cameras are learned from a first result and used as evidence in a second one.
+        by_time: a tracklet without a feature joins the one identity that another tracklet of its camera belongs to
+            which ends before or begins after it within so many seconds, if there is just one; 0: it stays alone.
         reassign: whether single tracklets may move to a better identity at the end; None: after `threshold` and
             `hungarian` only. `correlation` has such moves of its own.
     """
@@ -79,6 +83,8 @@ class MatchSettings:
     camera_bias: float | None = 1.0
     rerank: bool = True
     k1: int | None = None
+    travel: bool = True
+    by_time: float = 0.0
     reassign: bool | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +94,8 @@ class MatchSettings:
             raise ReidError(f"threshold is {self.threshold}; it is a distance, 0 or more.")
         if self.fmr is not None and not 0 < self.fmr < 1:
             raise ReidError(f"fmr is {self.fmr}; it is a part of pairs, between 0 and 1.")
+        if not self.by_time >= 0:
+            raise ReidError(f"by_time is {self.by_time}; it is seconds, 0 or more.")
         if self.neighbours < 1 or (self.k1 is not None and self.k1 < 1):
             raise ReidError(f"neighbours and k1 must be at least 1, not {self.neighbours} and {self.k1}.")
         if self.camera_bias is not None and not self.camera_bias > 0:
@@ -131,7 +139,8 @@ class Matches:
         fmr: the expected part of different people's pairs that lie under it.
         protocol: settings and what was done, plain JSON values.
         travel: learned travel times, {(from, to): (median seconds, spread, links it rests on)}.
-        offsets: seconds by which each camera's clock seems ahead of the others, by name; empty when not estimated.
+        offsets: seconds by which camera clocks seem ahead (`travel.clock_offsets`), by name; empty where they seem to
+            agree or nothing tells. They are not applied: give them in `Cameras`.
     """
 
     tracklets: Tracklets
@@ -180,6 +189,13 @@ def match(
     clusters = _fresh(rules)
     replay(clusters, joins[: joins_within(joins, threshold)])
     odds = fit_odds(*_outcome(candidates, stopped, clusters), threshold)
+    ways = learn_ways(tracklets, clusters.of, candidates.first, candidates.second) if settings.travel else {}
+    if ways:
+        evidence = evidence_of(ways, tracklets, candidates.first, candidates.second)
+        distance = np.maximum(candidates.distance + evidence / odds.slope, 0).astype(np.float32)
+        candidates = replace(candidates, distance=distance)
+        clusters = _fresh(rules)
+        agglomerative(candidates, clusters, threshold)
     log_odds = odds.log_odds(candidates.distance)
     if settings.solver == "correlation":
         clusters = _fresh(rules)
@@ -192,6 +208,7 @@ def match(
     wanted = settings.solver in ("threshold", "hungarian") if settings.reassign is None else settings.reassign
     if wanted and settings.solver != "correlation":
         moves = reassign(candidates, clusters, threshold)
+    alone = join_by_time(clusters, settings.by_time)
     identity = number_identities(tracklets, clusters.of)
     broken = check_matches(tracklets, identity, cameras, constraints)
     if broken:
@@ -206,6 +223,9 @@ def match(
         np.array(REASONS, object)[stopped],
         joined,
     )
+    names = tracklets.camera_names
+    travel = {(names[a], names[b]): (way.median, way.spread, way.links) for (a, b), way in ways.items()}
+    offsets = clock_offsets(tracklets, identity, cameras)
     fmr = float((negatives <= threshold).mean()) if len(negatives) else float("nan")
     protocol = {
         "settings": asdict(settings),
@@ -216,10 +236,11 @@ def match(
         "moves": moves,
         "tracklets": len(tracklets),
         "without a feature": int((~tracklets.has_feature).sum()),
+        "of these left alone": alone,
         "crops left out": len(tracklets.bad_rows),
         "identities": int(identity.max()) if len(identity) else 0,
     }
-    return Matches(tracklets, identity, _confidence(identity, links), links, threshold, fmr, protocol)
+    return Matches(tracklets, identity, _confidence(identity, links), links, threshold, fmr, protocol, travel, offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +266,8 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
         none = np.zeros(0, np.int64)
         return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, words)
     if settings.camera_bias is not None and not few:
-        features[rows] = remove_camera_bias(features[rows], tracklets.camera[rows], settings.camera_bias)
+        bias = CameraBias.fit(features[rows], tracklets.camera[rows], settings.camera_bias)
+        features[rows] = bias.remove(features[rows], tracklets.camera[rows])
         words += f" after camera bias is removed (λ={settings.camera_bias:g})"
     neighbours = find_neighbours(features[rows], max(settings.neighbours, settings.k1 or 15))
     found = plain_candidates(features[rows], neighbours)
@@ -261,6 +283,27 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
         words += f"; re-ranked (k1={k1})"
     found = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
     return Scored(found, features, words)
+
+
+def join_by_time(clusters: Clusters, seconds: float) -> int:
+    """Join tracklets without a feature to what stands next to them in time, as `MatchSettings.by_time` says.
+
+    In order of start; ties by row. Returns how many of them stay alone.
+    """
+    t = clusters.rules.tracklets
+    alone = 0
+    missing = np.flatnonzero(~t.has_feature)
+    for row in missing[np.lexsort((missing, t.start[missing]))]:
+        own = int(clusters.of[row])
+        near = (t.camera == t.camera[row]) & (clusters.of != own)
+        gap = np.maximum(t.start - t.end[row], t.start[row] - t.end)
+        near &= (gap >= 0) & (gap <= seconds)
+        groups = [int(group) for group in np.unique(clusters.of[near]) if clusters.may_join(int(group), own)]
+        if seconds > 0 and len(groups) == 1:
+            clusters.join(groups[0], own)
+        elif len(clusters.members[own]) == 1:
+            alone += 1
+    return alone
 
 
 def _fresh(rules: Rules) -> Clusters:

@@ -171,24 +171,39 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
     size = [len(rows) for rows in clusters.members]
     version = [0] * len(size)
     far = candidates.far
+    heap: list[tuple[float, int, int, int, int, int]] = []
 
-    def value(a: int, b: int) -> float:
-        total, count = links[a][b]
-        pairs = size[a] * size[b]
-        whole = total + (pairs - count) * far
-        return whole / pairs if mean else whole
+    def push_best(owner: int) -> None:
+        """Put the best link of a cluster on the heap. That of its partner is there by itself."""
+        mine, best, partner = size[owner], limit, -1
+        for other, (total, count) in links[owner].items():
+            pairs = mine * size[other]
+            whole = total + (pairs - count) * far
+            value = whole / pairs if mean else whole
+            if value < best or (value == best and (partner < 0 or other < partner)):
+                best, partner = value, other
+        if partner >= 0:
+            low, high = (owner, partner) if owner < partner else (partner, owner)
+            heap_push(heap, (best, low, high, owner, version[owner], version[partner]))
 
-    heap: list[tuple[float, int, int, int, int]] = []
-    for a, near in enumerate(links):
-        heap += [(least, a, b, 0, 0) for b in near if a < b and (least := value(a, b)) <= limit]
-    heapq.heapify(heap)
+    heap_push = heapq.heappush
+    for number, near in enumerate(links):
+        if near:
+            push_best(number)
     joins: list[tuple[float, int, int]] = []
     while heap:
-        least, a, b, seen_a, seen_b = heapq.heappop(heap)
-        if version[a] != seen_a or version[b] != seen_b:
+        # A join never brings a third cluster's links below its best one (means), or the join's own entry has it
+        # (totals), so an entry that is out of date is looked at again only when it comes up.
+        least, a, b, owner, seen_owner, seen_partner = heapq.heappop(heap)
+        partner = b if owner == a else a
+        if version[owner] != seen_owner:
+            continue
+        if version[partner] != seen_partner or partner not in links[owner]:
+            push_best(owner)
             continue
         if not clusters.may_join(a, b):
             del links[a][b], links[b][a]
+            push_best(owner)
             continue
         keep, gone = clusters.join(a, b)
         joins.append((least, keep, gone))
@@ -202,11 +217,7 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
             mine[other] = links[other][keep] = (had + total, had_count + count)
             del links[other][gone]
         links[gone] = {}
-        for other in mine:
-            least = value(keep, other)
-            if least <= limit:
-                low, high = (keep, other) if keep < other else (other, keep)
-                heapq.heappush(heap, (least, low, high, version[low], version[high]))
+        push_best(keep)
     return joins
 
 
