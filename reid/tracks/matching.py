@@ -37,9 +37,8 @@ from reid.tracks.thresholds import (
     fit_odds,
     joins_within,
     replay,
-    simultaneous_pairs,
 )
-from reid.tracks.tracklets import Tracklets
+from reid.tracks.tracklets import Tracklets, simultaneous_pairs
 from reid.tracks.travel import clock_offsets, evidence_of, learn_ways
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from scipy import sparse
 
 from reid.tracks.candidates import Candidates
 from reid.tracks.solvers import Clusters
-from reid.tracks.tracklets import Tracklets
 
 LIMIT = 0.96
 """Joins are followed up to this mean distance; features at random have 1."""
@@ -161,25 +160,3 @@ def fit_odds(distance: NDArray[np.floating], joined: NDArray[np.bool_], threshol
             break
     intercept, slope = float(weights[0]), float(min(weights[1], -1e-3))
     return Odds(intercept, slope)
-
-
-def simultaneous_pairs(tracklets: Tracklets, most: int = 200_000) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of one camera that share time, both with a feature: certainly two people. At most `most`, evenly taken."""
-    rows = np.flatnonzero(tracklets.has_feature)
-    order = rows[np.lexsort((tracklets.start[rows], tracklets.camera[rows]))]
-    camera, start, end = tracklets.camera[order], tracklets.start[order], tracklets.end[order]
-    first, second = [], []
-    step = 1
-    alive = np.arange(len(order))
-    while len(alive := alive[alive + step < len(order)]):
-        alive = alive[(camera[alive] == camera[alive + step]) & (start[alive + step] <= end[alive])]
-        first.append(order[alive])
-        second.append(order[alive + step])
-        step += 1
-    if not first:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    i, j = np.concatenate(first), np.concatenate(second)
-    if len(i) > most:
-        keep = np.linspace(0, len(i) - 1, most).astype(np.int64)
-        i, j = i[keep], j[keep]
-    return i, j

@@ -87,6 +87,7 @@ class Tracklets:
         *,
         weights: NDArray[np.float64] | None = None,
         prototypes: int = 4,
+        split: bool = False,
     ) -> Tracklets:
         """Tracklets of N crops that say where and when they were seen; every crop's frame is one box.
 
@@ -97,12 +98,16 @@ class Tracklets:
             seconds: `[N]` when each crop was seen; frame / 25 where not given.
             weights: `[N]` 0..1, how much each crop is to count; all alike where not given.
             prototypes: crops kept of each tracklet, at most.
+            split: whether a track whose appearance changes once is cut in two (`change_points`).
         """
         if seconds is None:
             seconds = np.asarray(frame, np.float64) / 25.0
-        rows = np.arange(len(track))
         return _assemble(
-            tuple(camera_names), (camera, track, frame, seconds), (camera, track, rows, features, weights), prototypes
+            tuple(camera_names),
+            (camera, track, frame, seconds),
+            _Crops(camera, track, frame, features, weights),
+            prototypes,
+            split,
         )
 
     @classmethod
@@ -113,6 +118,7 @@ class Tracklets:
         *,
         camera_names: Mapping[int, str] | None = None,
         prototypes: int = 4,
+        split: bool = False,
     ) -> Tracklets:
         """Tracklets of embeddings that have camids, tracks and frames, where no track files are at hand.
 
@@ -121,6 +127,7 @@ class Tracklets:
             cameras: frame rates and clock offsets; 25 frames a second and clocks alike where not given.
             camera_names: the name of each camid; `cam01` for 1 and so on where not given.
             prototypes: crops kept of each tracklet, at most.
+            split: as in `of_features`.
 
         Raises:
             ReidError: a column is missing, or a camid has no name.
@@ -136,7 +143,9 @@ class Tracklets:
         frame = np.asarray(columns["frames"])
         seconds = _seconds(names, camera, frame, cameras)
         track = np.asarray(columns["tracks"])
-        return cls.of_features(names, camera, track, frame, embeddings.features, seconds, prototypes=prototypes)
+        return cls.of_features(
+            names, camera, track, frame, embeddings.features, seconds, prototypes=prototypes, split=split
+        )
 
     @classmethod
     def of_tracks(
@@ -148,6 +157,7 @@ class Tracklets:
         camera_names: Mapping[int, str] | None = None,
         blur: NDArray[np.float64] | None = None,
         prototypes: int = 4,
+        split: bool = False,
     ) -> Tracklets:
         """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
 
@@ -162,6 +172,11 @@ class Tracklets:
             camera_names: the name of each camid of the embeddings; `cam01` for 1 and so on where not given.
             blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
             prototypes: crops kept of each tracklet, at most.
+            split: as in `of_features`; needs embeddings with frames.
+
+        Raises:
+            ReidError: embeddings without camids or tracks, of cameras or tracks that are not there, or to be split
+                without frames.
         """
         names = tracks.camera_names
         seconds = _seconds(names, tracks.camera, tracks.frame, cameras)
@@ -170,8 +185,8 @@ class Tracklets:
         if embeddings is None or len(embeddings) == 0:
             none = np.zeros(0, np.int64)
             dimension = 1 if embeddings is None else embeddings.dimension
-            empty = np.zeros((0, dimension), np.float32)
-            return _assemble(names, boxes, (none, none, none, empty, None), prototypes, ground)
+            empty = _Crops(none, none, none, np.zeros((0, dimension), np.float32), None)
+            return _assemble(names, boxes, empty, prototypes, False, ground)
         if embeddings.camids is None or embeddings.tracks is None:
             raise ReidError("The embeddings have no camids or tracks, so they cannot be laid to the tracks.")
         theirs, index = _named_cameras(embeddings.camids, camera_names)
@@ -187,9 +202,11 @@ class Tracklets:
             weights = _quality_of_crops(tracks, cameras, camera, embeddings.tracks, embeddings.frames)
         if blur is not None:
             weights = (np.ones(len(camera)) if weights is None else weights) * np.clip(blur, _LEAST_WEIGHT, 1)
-        rows = np.arange(len(camera))
-        crops = (camera, embeddings.tracks, rows, embeddings.features, weights)
-        return _assemble(names, boxes, crops, prototypes, ground)
+        if split and embeddings.frames is None:
+            raise ReidError("To split tracks the embeddings must have frames. Embed with them, or do not split.")
+        frames = np.zeros(len(camera), np.int64) if embeddings.frames is None else embeddings.frames
+        crops = _Crops(camera, embeddings.tracks, frames, embeddings.features, weights)
+        return _assemble(names, boxes, crops, prototypes, split, ground)
 
 
 def _quality_of_crops(
@@ -255,36 +272,59 @@ def _ground(tracks: Tracks, cameras: Cameras | None) -> NDArray[np.float64]:
     return places
 
 
+@dataclass(frozen=True, eq=False)
+class _Crops:
+    """Columns of length N; `weights` may be None."""
+
+    camera: NDArray[np.int64]
+    track: NDArray[np.int64]
+    frame: NDArray[np.int64]
+    features: NDArray[np.float32]
+    weights: NDArray[np.float64] | None
+
+
 def _assemble(
     names: tuple[str, ...],
     boxes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
-    crops: tuple[
-        NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float64] | None
-    ],
+    crops: _Crops,
     most_prototypes: int,
+    split: bool,
     ground: NDArray[np.float64] | None = None,
 ) -> Tracklets:
-    """Group boxes by (camera, track), lay the crops to them, pool."""
+    """Group boxes by (camera, track, part), lay the crops to them, pool."""
     camera, track, frame, seconds = boxes
     order = np.lexsort((frame, track, camera))
     camera, track, frame, seconds = camera[order], track[order], frame[order], seconds[order]
     n = len(order)
-    fresh = np.ones(n, bool)
-    fresh[1:] = (np.diff(camera) != 0) | (np.diff(track) != 0)
-    first = np.flatnonzero(fresh)
-    last = np.append(first[1:], n) - 1 if n else first
-    keys = np.stack([camera[first], track[first]])
-    places = np.full((n, 2), np.nan) if ground is None else ground[order]
-    crop_camera, crop_track, rows, features, weights = crops
-    of = _tracklet_of(keys, np.stack([crop_camera, crop_track]))
+    new_track = np.ones(n, bool)
+    new_track[1:] = (np.diff(camera) != 0) | (np.diff(track) != 0)
+    keys = np.stack([camera[new_track], track[new_track]])
+    of = _tracklet_of(keys, np.stack([crops.camera, crops.track]))
     if (of < 0).any():
         at = int(np.flatnonzero(of < 0)[0])
         raise ReidError(
             f"{int((of < 0).sum())} embeddings are of tracks that are not in the track files (the first: camera "
-            f"{names[crop_camera[at]]}, track {crop_track[at]}). Embeddings and tracks must come from one run."
+            f"{names[crops.camera[at]]}, track {crops.track[at]}). Embeddings and tracks must come from one run."
         )
-    pooled = pool(features, of, len(first), weights)
-    chosen = choose_prototypes(features, of, len(first), pooled.features, pooled.usable, most_prototypes)
+    fresh = new_track.copy()
+    if split:
+        number = np.cumsum(new_track) - 1
+        first = np.flatnonzero(new_track)
+        last = np.append(first[1:], n) - 1
+        spans = (keys[0], seconds[first], seconds[last])
+        cuts = change_points(crops.features, of, crops.frame, spans)
+        second_part = frame >= cuts[number]
+        fresh[1:] |= (np.diff(number) == 0) & (np.diff(second_part.astype(np.int8)) != 0)
+        part_of_box = np.cumsum(fresh) - 1
+        base = part_of_box[first]
+        later = np.zeros(len(first), np.int64)
+        np.maximum.at(later, number, part_of_box - base[number])
+        of = base[of] + ((crops.frame >= cuts[of]) & (later[of] > 0))
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], n) - 1 if n else first
+    places = np.full((n, 2), np.nan) if ground is None else ground[order]
+    pooled = pool(crops.features, of, len(first), crops.weights)
+    chosen = choose_prototypes(crops.features, of, len(first), pooled.features, pooled.usable, most_prototypes)
     return Tracklets(
         camera_names=names,
         camera=camera[first].astype(np.int64),
@@ -294,16 +334,116 @@ def _assemble(
         frames=(last - first + 1).astype(np.int64),
         features=pooled.features,
         has_feature=pooled.has_feature,
-        prototypes=unit(features[chosen]),
+        prototypes=unit(crops.features[chosen]),
         prototype_of=of[chosen],
         quality=pooled.quality,
-        prototype_row=rows[chosen],
+        prototype_row=chosen,
         first_frame=frame[first].astype(np.int64),
         last_frame=frame[last].astype(np.int64),
         entry=places[first],
         exit=places[last],
-        bad_rows=rows[~pooled.usable],
+        bad_rows=np.flatnonzero(~pooled.usable),
     )
+
+
+NEVER = np.iinfo(np.int64).max
+"""The cut of a track that is not cut."""
+
+_FEWEST_CROPS = 3
+_SHUFFLES = 99
+_FEWEST_STRANGERS = 20
+
+
+def change_points(
+    features: NDArray[np.float32],
+    of: NDArray[np.int64],
+    frame: NDArray[np.int64],
+    spans: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
+) -> NDArray[np.int64]:
+    """The frame from which each track shows somebody else; `NEVER` for nearly all.
+
+    A tracker that swaps two people makes a track of two appearances. Of each track with 6 crops or more, in order of
+    frames, the cut is looked for, with 3 crops or more on either side, that leaves the least scatter: the largest
+    `|Σa|²/n_a + |Σb|²/n_b` of crops of length 1. The track is cut there when both hold:
+
+    1. no one of 99 random orders of its crops gives as large a value (p ≤ 0.01; seeded by the track's number);
+    2. the cosine distance between the means of both sides is at least what 10 % of tracks that are seen at one time
+       by one camera, and so are two people, stay below. With fewer than 20 such pairs nothing is cut.
+
+    Crops of one track that follow each other are alike, so the first test alone would cut far too many.
+
+    Args:
+        features: `[N, D]` crops.
+        of: `[N]` the track of each.
+        frame: `[N]`.
+        spans: camera, start and end of each track, `[T]` each.
+    """
+    camera, start, end = spans
+    tracks = len(camera)
+    cuts = np.full(tracks, NEVER)
+    pooled = pool(features, of, tracks)
+    strangers = _simultaneous(camera, start, end, pooled.has_feature)
+    if len(strangers) < _FEWEST_STRANGERS:
+        return cuts
+    means = pooled.features
+    apart = float(np.quantile(1 - np.einsum("nd,nd->n", means[strangers[:, 0]], means[strangers[:, 1]]), 0.1))
+    rows = np.flatnonzero(pooled.usable)
+    rows = rows[np.lexsort((frame[rows], of[rows]))]
+    owners, first = np.unique(of[rows], return_index=True)
+    for owner, part in zip(owners.tolist(), np.split(rows, first[1:]), strict=True):
+        if len(part) < 2 * _FEWEST_CROPS:
+            continue
+        crops = unit(features[part]).astype(np.float64)
+        cut, gain = _best_cut(crops)
+        a, b = crops[:cut].sum(axis=0), crops[cut:].sum(axis=0)
+        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        if lengths == 0 or 1 - float(a @ b) / lengths < apart or frame[part[cut]] == frame[part[cut - 1]]:
+            continue
+        rng = np.random.default_rng(owner)
+        if all(_best_cut(crops[rng.permutation(len(crops))])[1] < gain for _ in range(_SHUFFLES)):
+            cuts[owner] = frame[part[cut]]
+    return cuts
+
+
+def _best_cut(crops: NDArray[np.float64]) -> tuple[int, float]:
+    """How many crops stand before the best cut, and its gain."""
+    n = len(crops)
+    sums = np.cumsum(crops, axis=0)
+    before = np.arange(_FEWEST_CROPS, n - _FEWEST_CROPS + 1)
+    left = sums[before - 1]
+    right = sums[-1] - left
+    gain = (left**2).sum(axis=1) / before + (right**2).sum(axis=1) / (n - before)
+    best = int(gain.argmax())
+    return int(before[best]), float(gain[best])
+
+
+def _simultaneous(
+    camera: NDArray[np.int64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    wanted: NDArray[np.bool_],
+    most: int = 200_000,
+) -> NDArray[np.int64]:
+    """Pairs of wanted rows `[n, 2]` of one camera that share time; at most `most`, evenly taken."""
+    rows = np.flatnonzero(wanted)
+    order = rows[np.lexsort((start[rows], camera[rows]))]
+    found = [np.zeros((0, 2), np.int64)]
+    step = 1
+    alive = np.arange(len(order))
+    while len(alive := alive[alive + step < len(order)]):
+        a, b = order[alive], order[alive + step]
+        together = (camera[a] == camera[b]) & (start[b] <= end[a])
+        alive = alive[together]
+        found.append(np.stack([a[together], b[together]], axis=1))
+        step += 1
+    pairs = np.concatenate(found)
+    return pairs if len(pairs) <= most else pairs[np.linspace(0, len(pairs) - 1, most).astype(np.int64)]
+
+
+def simultaneous_pairs(tracklets: Tracklets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of one camera that share time, both with a feature: certainly two people. 200,000 at most, evenly taken."""
+    pairs = _simultaneous(tracklets.camera, tracklets.start, tracklets.end, tracklets.has_feature)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _tracklet_of(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
