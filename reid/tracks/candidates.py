@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +75,11 @@ class CameraBias:
             camera: `[T]`.
             strength: λ.
         """
+        with _one_thread():
+            return cls._fit(features, camera, strength)
+
+    @classmethod
+    def _fit(cls, features: NDArray[np.float32], camera: NDArray[np.int64], strength: float) -> CameraBias:
         seen = np.unique(camera)
         x = torch.from_numpy(features)
         middle = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
@@ -108,10 +115,21 @@ class CameraBias:
 
 def _root(spread: Tensor, strength: float) -> Tensor:
     """`(C + λ v I)^(−½)`, float32."""
-    values, vectors = torch.linalg.eigh(spread.double())
+    values, vectors = torch.linalg.eigh(spread)
     values = values.clamp(min=0)
     values = values + strength * max(float(values.mean()), 1e-12)
-    return ((vectors * values.rsqrt()) @ vectors.T).float()
+    return (vectors * values.rsqrt()) @ vectors.T
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small steps: on a busy machine two threads wait for each other fifty times as long as one works."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def nearest(
@@ -162,7 +180,8 @@ def reranked_candidates(
     n = len(features)
     k1 = min(k1, n - 1)
     k2 = max(1, round(0.4 * k1))
-    pairs = rerank_within(features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours)
+    with _one_thread():
+        pairs = rerank_within(features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours)
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
     rows = np.repeat(np.arange(n), np.diff(jaccard.indptr))
