@@ -237,23 +237,25 @@ def camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra,
     return np.array([np.mean([v[j] for j in own[i][:k2_intra] + other[i][:k2_inter]], axis=0) for i in range(n)])
 
 
-def jaccard_dense(v):
-    """One minus the overlap of every two rows."""
-    return np.array([[1 - np.minimum(a, b).sum() / np.maximum(a, b).sum() for b in v] for a in v])
+def jaccard_dense(v, w):
+    """One minus the overlap of every row of one with every row of the other."""
+    return np.array([[1 - np.minimum(a, b).sum() / np.maximum(a, b).sum() for b in w] for a in v])
 
 
 def rerank_dense(query, gallery, k1, k2, lambda_value, metric="euclidean"):
     """k-reciprocal re-ranking with every matrix in full (Zhong et al., CVPR 2017, section 3)."""
     _, d, order = _in_full(np.concatenate([query, gallery]), metric)
-    jaccard = jaccard_dense(k_reciprocal_encoding_dense(d, order, k1, k2))
-    return ((1 - lambda_value) * jaccard + lambda_value * d)[: len(query), len(query) :]
+    v = k_reciprocal_encoding_dense(d, order, k1, k2)
+    jaccard = jaccard_dense(v[: len(query)], v[len(query) :])
+    return (1 - lambda_value) * jaccard + lambda_value * d[: len(query), len(query) :]
 
 
 def rerank_camera_aware_dense(query, gallery, cameras, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value):
     """CA-Jaccard re-ranking with every matrix in full; `cameras` are the queries' and then the gallery's."""
     _, d, order = _in_full(np.concatenate([query, gallery]))
-    jaccard = jaccard_dense(camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter))
-    return ((1 - lambda_value) * jaccard + lambda_value * d)[: len(query), len(query) :]
+    v = camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter)
+    jaccard = jaccard_dense(v[: len(query)], v[len(query) :])
+    return (1 - lambda_value) * jaccard + lambda_value * d[: len(query), len(query) :]
 
 
 def rerank_within_dense(x, cameras, k1, k2, k1_intra, k2_intra, lambda_value, metric):
@@ -263,7 +265,7 @@ def rerank_within_dense(x, cameras, k1, k2, k1_intra, k2_intra, lambda_value, me
         v = k_reciprocal_encoding_dense(d, order, k1, k2)
     else:
         v = camera_aware_encoding_dense(d, order, cameras, k1_intra, k1, k2_intra, k2)
-    jaccard = jaccard_dense(v)
+    jaccard = jaccard_dense(v, v)
     original = squared / 2 if metric == "cosine" else np.sqrt(squared)
     return (1 - lambda_value) * jaccard + lambda_value * (d + d.T) / 2, jaccard, original
 
