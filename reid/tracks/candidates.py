@@ -22,6 +22,9 @@ PRIOR_TRACKLETS = 10.0
 KEPT = 60
 """Re-ranked pairs kept of each tracklet."""
 
+NEARLY_FAR = 0.98
+"""Re-ranked pairs from here on are left out: `far`, 1, stands for them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -174,8 +177,8 @@ def reranked_candidates(
     """Pairs that share a k-reciprocal neighbour, by `(1 − λ) Jaccard + λ cosine distance`.
 
     k2 is 0.4 k1, rounded. Of each tracklet, pairs beyond its `KEPT` nearest are left out unless they are among those
-    of the other one. `far` is 1: the Jaccard distance of a pair that shares nothing, and the cosine of features at
-    random.
+    of the other one, and so are pairs that are nearly far (`NEARLY_FAR`). `far` is 1: the Jaccard distance of a pair
+    that shares nothing, and the cosine distance of features at random.
     """
     n = len(features)
     k1 = min(k1, n - 1)
@@ -187,7 +190,7 @@ def reranked_candidates(
     rows = np.repeat(np.arange(n), np.diff(jaccard.indptr))
     order = np.lexsort((jaccard.indices, mixed, rows))
     place = np.arange(len(rows)) - jaccard.indptr[:-1].astype(np.int64)[rows]
-    kept = order[place < KEPT]
+    kept = order[(place < KEPT) & (mixed[order] < NEARLY_FAR)]
     i, j = rows[kept], jaccard.indices[kept].astype(np.int64)
     code, at = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_index=True)
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from reid.tracks.tracklets import Tracklets
 
 if TYPE_CHECKING:
     from reid.tracks.cameras import Cameras
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 ENOUGH = 20
 """Ordered pairs of sightings of one identity that a way needs before it is evidence."""
@@ -86,16 +88,15 @@ def learn_ways(
     i, j, gap = ordered(tracklets, first, second)
     same = identity[i] == identity[j]
     cameras = len(tracklets.camera_names)
-    way = tracklets.camera[i] * cameras + tracklets.camera[j]
     before, after = consecutive(tracklets, identity)
     walked = tracklets.start[after] - tracklets.end[before]
-    walked_way = tracklets.camera[before] * cameras + tracklets.camera[after]
+    direct_gaps = _by_way(tracklets.camera[before] * cameras + tracklets.camera[after], walked)
     ways: Ways = {}
-    for code in np.unique(way[same]).tolist():
-        a, b = divmod(code, cameras)
-        mine = way == code
-        own, strangers, direct = gap[mine & same], gap[mine & ~same], walked[walked_way == code]
-        if len(own) < ENOUGH or len(strangers) < ENOUGH or len(direct) == 0:
+    by_way = _by_way(tracklets.camera[i] * cameras + tracklets.camera[j], np.arange(len(i)))
+    for code, rows in by_way.items():
+        own, strangers = gap[rows[same[rows]]], gap[rows[~same[rows]]]
+        direct = direct_gaps.get(code)
+        if len(own) < ENOUGH or len(strangers) < ENOUGH or direct is None:
             continue
         bins = int(np.clip(len(own) // _A_BIN, 2, _MOST_BINS))
         edges = np.unique(np.quantile(own, np.linspace(0, 1, bins + 1)))
@@ -104,14 +105,17 @@ def learn_ways(
         share /= share.sum()
         evidence = np.log((count + _PRIOR * share) / (len(own) + _PRIOR) / share)
         low, median, high = np.quantile(direct, [0.16, 0.5, 0.84])
-        ways[a, b] = Way(
-            edges,
-            np.clip(evidence, -_MOST_EVIDENCE, _MOST_EVIDENCE),
-            float(median),
-            float(high - low) / 2,
-            len(direct),
-        )
+        evidence = np.clip(evidence, -_MOST_EVIDENCE, _MOST_EVIDENCE)
+        ways[divmod(code, cameras)] = Way(edges, evidence, float(median), float(high - low) / 2, len(direct))
     return ways
+
+
+def _by_way(way: NDArray[np.int64], values: NDArray[Number]) -> dict[int, NDArray[Number]]:
+    """The values of each way, in their order."""
+    order = np.argsort(way, kind="stable")
+    codes, first = np.unique(way[order], return_index=True)
+    parts = np.split(values[order], first[1:])
+    return dict(zip(codes.tolist(), parts, strict=False))
 
 
 def evidence_of(
@@ -120,11 +124,11 @@ def evidence_of(
     """What the gap of each pair says, added to its log odds; 0 where nothing was learned of its way."""
     i, j, gap = ordered(tracklets, first, second)
     cameras = len(tracklets.camera_names)
-    way = tracklets.camera[i] * cameras + tracklets.camera[j]
     total = np.zeros(len(i))
-    for (a, b), learned in ways.items():
-        rows = np.flatnonzero(way == a * cameras + b)
-        total[rows] = learned.evidence[np.searchsorted(learned.edges, gap[rows])]
+    for code, rows in _by_way(tracklets.camera[i] * cameras + tracklets.camera[j], np.arange(len(i))).items():
+        learned = ways.get(divmod(code, cameras))
+        if learned is not None:
+            total[rows] = learned.evidence[np.searchsorted(learned.edges, gap[rows])]
     return total
 
 
@@ -150,23 +154,25 @@ def clock_offsets(
     gap = tracklets.start[after] - tracklets.end[before]
     near = gap <= _LONGEST_WALK
     before, after, gap = before[near], after[near], gap[near]
-    a, b = tracklets.camera[before], tracklets.camera[after]
     middle = (tracklets.start + tracklets.end) / 2
     lag = middle[after] - middle[before]
+    code = tracklets.camera[before] * len(names) + tracklets.camera[after]
+    rows_of = _by_way(code, np.arange(len(before)))
+    none = np.zeros(0, np.int64)
     ties: list[tuple[int, int, float, int]] = []
     certain = False
     for x in range(len(names)):
         for y in range(x + 1, len(names)):
-            there, back = (a == x) & (b == y), (a == y) & (b == x)
+            there, back = rows_of.get(x * len(names) + y, none), rows_of.get(y * len(names) + x, none)
             if cameras is not None and frozenset((names[x], names[y])) in cameras.overlapping:
                 lags = np.concatenate([lag[there], -lag[back]])
                 if len(lags) < least_links:
                     continue
                 ties.append((x, y, float(np.median(lags)), len(lags)))
                 error = _error(lags)
-            elif min(there.sum(), back.sum()) >= least_links:
+            elif min(len(there), len(back)) >= least_links:
                 difference = float(np.median(gap[there]) - np.median(gap[back])) / 2
-                ties.append((x, y, difference, int(min(there.sum(), back.sum()))))
+                ties.append((x, y, difference, min(len(there), len(back))))
                 error = float(np.hypot(_error(gap[there]), _error(gap[back]))) / 2
             else:
                 continue
