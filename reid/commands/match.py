@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reid.embedding.table import Embeddings
     from reid.evaluation.calibration import Calibration
     from reid.tracks import Cameras, Matches, MatchSettings, Tracklets, Tracks
+    from reid.tracks.online import OnlineMatches
 
 
 @click.command("match")
@@ -63,7 +64,13 @@ if TYPE_CHECKING:
     help="What a person decided in an earlier report: merge these, split those.",
 )  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other setting of docs/matching.md.")
-@click.option("--online", is_flag=True, help="As a stream with bounded memory; its loss against offline is printed.")
+@click.option(
+    "--online", is_flag=True, help="As a stream: nothing is known before it ends. Its loss against offline is printed."
+)
+@click.option(
+    "--period", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+    help="Of --online: between two decisions; an identity is given within this time and 2 s of a track's end.",
+)  # fmt: skip
 @click.option("--per-track", default=8, show_default=True, type=click.IntRange(1), help="Crops of a track to embed.")
 @click.option("--pixelate-heads", is_flag=True, help="Blot out heads in the report's crops.")
 @click.option("--device", default="auto", show_default=True, help="For --checkpoint: auto, cpu, cuda, cuda:1 or mps.")
@@ -84,6 +91,7 @@ def command(
     constraints_path: Path | None,
     overrides: tuple[str, ...],
     online: bool,
+    period: float,
     per_track: int,
     pixelate_heads: bool,
     device: str,
@@ -111,7 +119,7 @@ def command(
         settings=match_settings({key: value for key, value in given.items() if value is not None}, overrides),
         calibration_path=calibration,
         constraints_path=constraints_path,
-        online=online,
+        period=period if online else None,
         per_track=per_track,
         pixelate_heads=pixelate_heads,
         device=device,
@@ -166,7 +174,7 @@ def match_files(
     settings: MatchSettings | None = None,
     calibration_path: Path | None = None,
     constraints_path: Path | None = None,
-    online: bool = False,
+    period: float | None = None,
     per_track: int = 8,
     pixelate_heads: bool = False,
     device: str = "auto",
@@ -215,6 +223,19 @@ def match_files(
     for text in warnings:
         warn(text)
     matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
+    if period is not None:
+        from reid.tracks.online import StreamSettings, match_online
+
+        live = match_online(
+            matches.tracklets,
+            cameras=cameras,
+            settings=settings,
+            calibration=calibration,
+            constraints=constraints,
+            stream=StreamSettings(period=period),
+        )
+        _print_loss(matches, live, tracks, true_tracks)
+        matches = live.instead_of(matches)
     written = write_matches(matches, tracks, out)
     scores = None if true_tracks is None else _score(matches, tracks, true_tracks, out)
     _print_summary(matches, where)
@@ -366,6 +387,30 @@ def _score(matches: Matches, tracks: Tracks, truth: Tracks, out: Path) -> dict[s
     write_json(out / "scores.json", result.as_dict())
     show(result)
     return result.as_dict()
+
+
+def _print_loss(offline: Matches, live: OnlineMatches, tracks: Tracks, truth: Tracks | None) -> None:
+    """How far the stream's identities are from those of the whole recording, and both from the truth."""
+    from reid.console import console
+    from reid.tracks import cluster_scores, score
+    from reid.tracks.results import global_tracks
+
+    near = cluster_scores(offline.identity, live.identity)
+    console.print(
+        f"online, within {live.delay:g} s, {live.remembered:,} tracklets remembered at most: of the pairs that offline "
+        f"matching joins {near.pair_recall:.1%} are joined, and {near.pair_precision:.1%} of the joined pairs are "
+        "among them",
+        highlight=False,
+    )
+    if truth is not None:
+        before, after = (
+            score(truth, global_tracks(one, tracks)).overall for one in (offline, live.instead_of(offline))
+        )
+        console.print(
+            f"IDF1 {100 * after.IDF1:.1f} online, {100 * before.IDF1:.1f} offline; HOTA {100 * after.HOTA:.1f}, "
+            f"{100 * before.HOTA:.1f}",
+            highlight=False,
+        )
 
 
 def _crops_by_tracklet(

@@ -239,7 +239,9 @@ def match(
         "crops left out": len(tracklets.bad_rows),
         "identities": int(identity.max()) if len(identity) else 0,
     }
-    return Matches(tracklets, identity, _confidence(identity, links), links, threshold, fmr, protocol, travel, offsets)
+    return Matches(
+        tracklets, identity, confidence_of(identity, links), links, threshold, fmr, protocol, travel, offsets
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,7 +354,7 @@ def _threshold(
     return choice.threshold, f"largest mean silhouette ({choice.silhouette:.3f})"
 
 
-def _confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
+def confidence_of(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
     """Of a tracklet with others in its identity: the mean of p(same) over its candidates there. Alone: 1 − the largest
     p(same) of any candidate; 1 without candidates. Joined without being a candidate of any of them: 0.5.
     """

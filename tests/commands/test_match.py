@@ -222,3 +222,13 @@ def test_embeddings_without_tracks_are_refused(world):
     result = run(*options(world))
     assert result.exit_code != 0
     assert "Missing: track, frame" in " ".join(result.output.split())
+
+
+def test_a_stream_gives_the_same_clear_people_and_says_what_it_lost(world):
+    result = run(*options(world, "--online", "--period", 2, "--threshold", 0.5, "--truth", world / "truth"))
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "online, within 4 s" in words
+    assert "of the pairs that offline matching joins 100.0% are joined" in words
+    assert "IDF1 100.0 online, 100.0 offline" in words
+    assert json.loads((world / "out" / "match.json").read_text())["protocol"]["online"]["delay"] == 4

@@ -237,4 +237,6 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
     words = " ".join(done.output.split())
     assert "re-ranked" in words
     assert (tmp_path / "demo/test/cmc.png").exists()
+    assert (tmp_path / "demo/matched/report.html").exists()
+    assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
     assert str(tmp_path / "demo/test/market1501-worst.png") in done.output.replace("\n", "")
