@@ -187,11 +187,13 @@ def reranked_candidates(
         pairs = rerank_within(features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours)
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
-    rows = np.repeat(np.arange(n), np.diff(jaccard.indptr))
-    order = np.lexsort((jaccard.indices, mixed, rows))
-    place = np.arange(len(rows)) - jaccard.indptr[:-1].astype(np.int64)[rows]
-    kept = order[(place < KEPT) & (mixed[order] < NEARLY_FAR)]
-    i, j = rows[kept], jaccard.indices[kept].astype(np.int64)
+    near = np.flatnonzero(mixed < NEARLY_FAR)
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(jaccard.indptr))[near]
+    mixed, columns = mixed[near], jaccard.indices[near]
+    order = np.lexsort((columns, mixed, rows))
+    place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(n))[rows]
+    kept = order[place < KEPT]
+    i, j = rows[kept].astype(np.int64), columns[kept].astype(np.int64)
     code, at = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_index=True)
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)
 
