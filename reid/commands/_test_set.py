@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,16 @@ from reid.embedding.calibration_file import calibration_beside, load_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError
-from reid.evaluation import RankingResult, evaluate, evaluate_distances, rerank_blocks, rerank_in_words, top_matches
+from reid.evaluation import (
+    RankingResult,
+    evaluate,
+    evaluate_distances,
+    rerank_blocks,
+    rerank_camera_aware_blocks,
+    rerank_camera_aware_in_words,
+    rerank_in_words,
+    top_matches,
+)
 from reid.evaluation.calibration import Calibration
 from reid.evaluation.projection import choose_identities, project
 from reid.evaluation.ranking import AveragePrecision
@@ -57,6 +66,30 @@ class UsedCalibration:
             f"{overall.impostor:,} of different people. The chances under the rank lists are its p(same | distance) "
             f"({overall.method}) for two crops picked at random, where 1 pair in {1 / overall.prior:,.0f} is the same."
         )
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How `reid test --rerank` re-ranks; k1 and k2 are of the plain form, the camera-aware one keeps its own."""
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+    camera_aware: bool = False
+
+    def blocks(self, query: Embeddings, gallery: Embeddings) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """`(first row, distances)` as `evaluate_distances` takes them."""
+        features = (query.features, gallery.features)
+        if self.camera_aware:
+            camids: Any = (query.camids, gallery.camids)
+            return rerank_camera_aware_blocks(*features, *camids, lambda_value=self.lambda_value)
+        return rerank_blocks(*features, k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
+
+    def in_words(self) -> str:
+        """The definition, for the protocol."""
+        if self.camera_aware:
+            return rerank_camera_aware_in_words(lambda_value=self.lambda_value)
+        return rerank_in_words(k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
 
 
 def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[UsedCalibration | None, str]:
@@ -104,7 +137,7 @@ def results_on(
     embedder: Embedder,
     *,
     ap: AveragePrecision,
-    rerank_with: tuple[int, int, float] | None,
+    rerank_with: Reranking | None,
     calibration: UsedCalibration | None,
     chosen: NDArray[np.int64],
     left_out: Sequence[str],
@@ -122,10 +155,10 @@ def results_on(
     ranking = evaluate(query.features, gallery.features, *labels, **rules)
     reranked = None
     if rerank_with is not None:
-        k1, k2, weight = rerank_with
-        blocks = rerank_blocks(query.features, gallery.features, k1=k1, k2=k2, lambda_value=weight)
-        words = rerank_in_words(k1=k1, k2=k2, lambda_value=weight)
-        reranked = evaluate_distances(blocks, *labels, **rules, metric=words)
+        if rerank_with.camera_aware and not cameras_known:
+            raise ReidError(f"{benchmark.name} does not tell cameras, which --camera-aware needs. Leave it out.")
+        blocks = rerank_with.blocks(query, gallery)
+        reranked = evaluate_distances(blocks, *labels, **rules, metric=rerank_with.in_words())
     notes = {}
     distractor = DISTRACTOR if benchmark.n_distractors else None
     verification = None

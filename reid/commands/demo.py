@@ -40,6 +40,7 @@ def command(out: Path | None, seed: int, epochs: int | None) -> None:
     people it never saw, with and without re-ranking; then the tracks of the six cameras are matched with it. Nothing is
     downloaded.
     """
+    from reid.commands._test_set import Reranking
     from reid.commands.match import match_files
     from reid.commands.test import score_checkpoint
     from reid.config import load_config
@@ -60,7 +61,7 @@ def command(out: Path | None, seed: int, epochs: int | None) -> None:
     with join_ranks("auto") as ranks:
         train(load_config(None, overrides), folder / "run", ranks)
     console.print("[bold]3. Testing on people never seen[/bold]")
-    score_checkpoint(folder / "run" / LAST, [], folder / "test", rerank_with=(20, 6, 0.3))
+    score_checkpoint(folder / "run" / LAST, [], folder / "test", rerank_with=Reranking())
     console.print("[bold]4. Matching the tracks of six cameras[/bold]")
     match_files(
         root / "tracks",

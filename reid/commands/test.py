@@ -12,6 +12,7 @@ import click
 from reid.errors import ReidError
 
 if TYPE_CHECKING:
+    from reid.commands._test_set import Reranking
     from reid.evaluation.ranking import AveragePrecision
     from reid.report import Scored, SetResults
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     help="A data set to score on; may be repeated.  [default: the checkpoint's data.test, else its data.train]",
 )  # fmt: skip
 @click.option("--rerank", is_flag=True, help="Score once more after k-reciprocal re-ranking.")
+@click.option("--camera-aware", is_flag=True, help="Re-rank by camera (CA-Jaccard) instead; k1 and k2 are its own.")
 @click.option("--k1", default=20, show_default=True, type=click.IntRange(1), help="Of re-ranking: neighbours.")
 @click.option("--k2", default=6, show_default=True, type=click.IntRange(1), help="Of re-ranking: query expansion.")
 @click.option(
@@ -52,6 +54,7 @@ def command(
     checkpoint: Path,
     texts: tuple[str, ...],
     rerank: bool,
+    camera_aware: bool,
     k1: int,
     k2: int,
     lambda_value: float,
@@ -75,11 +78,13 @@ def command(
     Leaves evaluation.html, metrics.json, cmc.png and, of every set, pictures and the features (Parquet) in the
     results folder.
     """
+    from reid.commands._test_set import Reranking
+
     score_checkpoint(
         checkpoint,
         list(texts),
         out or checkpoint.parent / "test",
-        rerank_with=(k1, k2, lambda_value) if rerank else None,
+        rerank_with=Reranking(k1, k2, lambda_value, camera_aware) if rerank or camera_aware else None,
         flip=flip,
         ap=ap,
         any_camera=any_camera,
@@ -97,7 +102,7 @@ def score_checkpoint(
     texts: list[str],
     out: Path,
     *,
-    rerank_with: tuple[int, int, float] | None = None,
+    rerank_with: Reranking | None = None,
     flip: bool = False,
     ap: AveragePrecision = "precision",
     any_camera: bool = False,
@@ -193,7 +198,7 @@ def score_checkpoint(
             "checkpoint": checkpoint,
             "sets": texts,
             "average precision": ap,
-            "re-ranking (k1, k2, λ)": rerank_with,
+            "re-ranking": None if rerank_with is None else rerank_with.in_words(),
             "own camera": "any camera" if any_camera else "as the set's protocol says",
             "unreadable images": data.unreadable,
             "calibration": None if used is None else used.path,

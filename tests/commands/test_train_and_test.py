@@ -240,3 +240,10 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "demo/matched/report.html").exists()
     assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
     assert str(tmp_path / "demo/test/market1501-worst.png") in done.output.replace("\n", "")
+
+
+def test_camera_aware_re_ranking_is_another_protocol(checkpoint: Path, tmp_path: Path) -> None:
+    done = call("test", "--checkpoint", checkpoint, "--camera-aware", "--no-page", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    assert scores["reranked"]["protocol"]["metric"].startswith("camera-aware k-reciprocal")
