@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -72,6 +73,20 @@ def _refuse_rows(bad: Tensor, name: str, what: str) -> None:
             f"{len(rows)} of {len(bad)} {name} features {what} (rows {shown}). "
             "Look at those images and at the model, or leave those rows out."
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread. Thousands of small steps on several wait for each other wherever another process is busy.
+
+    A step that takes milliseconds alone was seen to take 40 times as long on two threads of which one had no core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def rows_per_block(columns: int, memory_limit: int) -> int:

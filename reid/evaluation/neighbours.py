@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reid.errors import ReidError
-from reid.evaluation.features import distance_blocks, rows_per_block
+from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
 
 ROUNDING = 1e-5
 """Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
@@ -70,12 +70,13 @@ def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray
     out = np.empty(len(first), dtype=np.float32)
     gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: what a cache holds; what keeps a GPU busy
     step = max(1, gathered // (4 * features.shape[1]))
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        i, j = (torch.from_numpy(np.ascontiguousarray(side[part])).to(features.device) for side in (first, second))
-        difference = features.index_select(0, i)
-        difference -= features.index_select(0, j)
-        out[part] = difference.square_().sum(dim=1).cpu().numpy()
+    with one_thread():
+        for start in range(0, len(first), step):
+            part = slice(start, start + step)
+            i, j = (torch.from_numpy(np.ascontiguousarray(side[part])).to(features.device) for side in (first, second))
+            difference = features.index_select(0, i)
+            difference -= features.index_select(0, j)
+            out[part] = difference.square_().sum(dim=1).cpu().numpy()
     return out
 
 

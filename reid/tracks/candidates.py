@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.evaluation.features import MEMORY_LIMIT, rows_per_block
+from reid.evaluation.features import MEMORY_LIMIT, one_thread, rows_per_block
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items
 from reid.evaluation.rerank import rerank_within
 from reid.tracks.tracklets import unit
@@ -78,7 +76,7 @@ class CameraBias:
             camera: `[T]`.
             strength: λ.
         """
-        with _one_thread():
+        with one_thread():
             return cls._fit(features, camera, strength)
 
     @classmethod
@@ -122,17 +120,6 @@ def _root(spread: Tensor, strength: float) -> Tensor:
     values = values.clamp(min=0)
     values = values + strength * max(float(values.mean()), 1e-12)
     return (vectors * values.rsqrt()) @ vectors.T
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """For many small steps: on a busy machine two threads wait for each other fifty times as long as one works."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def nearest(
@@ -183,7 +170,7 @@ def reranked_candidates(
     n = len(features)
     k1 = min(k1, n - 1)
     k2 = max(1, round(0.4 * k1))
-    with _one_thread():
+    with one_thread():
         pairs = rerank_within(features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours)
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
