@@ -33,13 +33,11 @@ class Clusters:
         """Whether the rules allow every member of a with every member of b."""
         return self.rules.allow(self.members[a], self.members[b])
 
-    def join(self, a: int, b: int) -> tuple[int, int]:
-        """Put the smaller cluster into the larger (ties: into the lower number); returns (kept, gone)."""
-        keep, gone = (a, b) if (len(self.members[a]), -a) >= (len(self.members[b]), -b) else (b, a)
+    def join(self, keep: int, gone: int) -> None:
+        """Put the second cluster into the first."""
         self.of[self.members[gone]] = keep
         self.members[keep] = np.concatenate([self.members[keep], self.members[gone]])
         self.members[gone] = np.zeros(0, np.int64)
-        return keep, gone
 
     def move(self, row: int, to: int) -> None:
         """Take one tracklet out of its cluster and put it into another, which may be empty."""
@@ -158,37 +156,45 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
 
 
 def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean: bool) -> list[tuple[float, int, int]]:
-    """Join the two clusters of least mean (or total) distance again and again, while it is at most `limit`."""
-    links: list[dict[int, tuple[float, int]]] = [{} for _ in clusters.members]
+    """Join the two clusters of least mean (or total) distance again and again, while it is at most `limit`.
+
+    Of each pair of clusters only S = Σ (far − distance) over their candidate pairs is held, since the total distance is
+    `pairs · far − S`; a join adds two such sums.
+    """
+    far = candidates.far
+    links: list[dict[int, float]] = [{} for _ in clusters.members]
     of = clusters.of
-    for i, j, distance in zip(
-        of[candidates.first].tolist(), of[candidates.second].tolist(), candidates.distance.tolist(), strict=True
+    nearness = far - candidates.distance.astype(np.float64)
+    for i, j, near in zip(
+        of[candidates.first].tolist(), of[candidates.second].tolist(), nearness.tolist(), strict=True
     ):
-        if i == j:
-            continue
-        total, count = links[i].get(j, (0.0, 0))
-        links[i][j] = links[j][i] = (total + distance, count + 1)
+        if i != j:
+            links[i][j] = links[j][i] = links[i].get(j, 0.0) + near
     size = [len(rows) for rows in clusters.members]
     version = [0] * len(size)
-    far = candidates.far
     heap: list[tuple[float, int, int, int, int, int]] = []
 
     def push_best(owner: int) -> None:
         """Put the best link of a cluster on the heap. That of its partner is there by itself."""
-        mine, best, partner = size[owner], limit, -1
-        for other, (total, count) in links[owner].items():
-            pairs = mine * size[other]
-            whole = total + (pairs - count) * far
-            value = whole / pairs if mean else whole
-            if value < best or (value == best and (partner < 0 or other < partner)):
-                best, partner = value, other
-        if partner >= 0:
+        mine, partner, best = size[owner], -1, -np.inf
+        if mean:
+            for other, near in links[owner].items():
+                value = near / size[other]
+                if value > best or (value == best and other < partner):
+                    best, partner = value, other
+            least = far - best / mine
+        else:
+            for other, near in links[owner].items():
+                value = near - mine * size[other] * far
+                if value > best or (value == best and other < partner):
+                    best, partner = value, other
+            least = -best
+        if least <= limit:
             low, high = (owner, partner) if owner < partner else (partner, owner)
-            heap_push(heap, (best, low, high, owner, version[owner], version[partner]))
+            heapq.heappush(heap, (least, low, high, owner, version[owner], version[partner]))
 
-    heap_push = heapq.heappush
-    for number, near in enumerate(links):
-        if near:
+    for number, near_ones in enumerate(links):
+        if near_ones:
             push_best(number)
     joins: list[tuple[float, int, int]] = []
     while heap:
@@ -205,16 +211,16 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
             del links[a][b], links[b][a]
             push_best(owner)
             continue
-        keep, gone = clusters.join(a, b)
+        keep, gone = (a, b) if len(links[a]) >= len(links[b]) else (b, a)
+        clusters.join(keep, gone)
         joins.append((least, keep, gone))
         size[keep] += size[gone]
         version[keep] += 1
         version[gone] = -1
         del links[keep][gone], links[gone][keep]
         mine = links[keep]
-        for other, (total, count) in links[gone].items():
-            had, had_count = mine.get(other, (0.0, 0))
-            mine[other] = links[other][keep] = (had + total, had_count + count)
+        for other, near in links[gone].items():
+            mine[other] = links[other][keep] = mine.get(other, 0.0) + near
             del links[other][gone]
         links[gone] = {}
         push_best(keep)
