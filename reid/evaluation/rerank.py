@@ -209,6 +209,7 @@ def rerank_within(
     metric: Metric = "cosine",
     memory_limit: int = MEMORY_LIMIT,
     neighbours: Neighbours | None = None,
+    largest_jaccard: float = 1.0,
 ) -> RerankedPairs:
     """Re-ranked distances of N items to each other, where their neighbours overlap; never N×N.
 
@@ -229,6 +230,8 @@ def rerank_within(
         memory_limit: bytes a block of distances may take (one row at least).
         neighbours: without `camids`, what `nearest_items` found for the same features and k1 or more, not to look for
             them again where several k1 are tried.
+        largest_jaccard: pairs of a larger Jaccard distance are not stored. Most pairs that share a neighbour share
+            little: below 0.95 lay 12 % of them on Market-1501.
 
     Raises:
         ReidError: as `rerank_camera_aware`.
@@ -243,7 +246,7 @@ def rerank_within(
         encoded = _plain(items, k1, k2, memory_limit, neighbours=neighbours)
     else:
         encoded = _camera_aware(items, items.cameras(camids, None), settings, memory_limit)
-    return encoded.pairs(lambda_value, metric)
+    return encoded.pairs(lambda_value, metric, largest_jaccard)
 
 
 def rerank_in_words(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
@@ -416,14 +419,14 @@ class _Encoded:
             items, similarity = self._gallery.with_row(self.v, row)
             distances[items] = np.maximum(distances[items] - weight * similarity, 0)
 
-    def pairs(self, lambda_value: float, metric: str) -> RerankedPairs:
-        """Distances of all items to each other where V overlaps."""
+    def pairs(self, lambda_value: float, metric: str, largest_jaccard: float) -> RerankedPairs:
+        """Distances of all items to each other where V overlaps by enough."""
         n = len(self.largest)
         overlaps = _Overlaps.of(self.v)
         columns, shares, ends = [], [], np.zeros(n + 1, dtype=np.int64)
         for row in range(n):
             items, shared = overlaps.with_row(self.v, row)
-            later = items > row
+            later = (items > row) & (shared >= 1 - largest_jaccard)
             columns.append(items[later].astype(np.int32))
             shares.append(shared[later])
             ends[row + 1] = ends[row] + len(columns[-1])

@@ -20,8 +20,8 @@ PRIOR_TRACKLETS = 10.0
 KEPT = 60
 """Re-ranked pairs kept of each tracklet."""
 
-NEARLY_FAR = 0.98
-"""Re-ranked pairs from here on are left out: `far`, 1, stands for them."""
+LARGEST_JACCARD = 0.95
+"""Re-ranked pairs of a larger Jaccard distance are left out: `far`, 1, stands for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +164,22 @@ def reranked_candidates(
     """Pairs that share a k-reciprocal neighbour, by `(1 − λ) Jaccard + λ cosine distance`.
 
     k2 is 0.4 k1, rounded. Of each tracklet, pairs beyond its `KEPT` nearest are left out unless they are among those
-    of the other one, and so are pairs that are nearly far (`NEARLY_FAR`). `far` is 1: the Jaccard distance of a pair
+    of the other one, and so are pairs that share little (`LARGEST_JACCARD`). `far` is 1: the Jaccard distance of a pair
     that shares nothing, and the cosine distance of features at random.
     """
     n = len(features)
     k1 = min(k1, n - 1)
     k2 = max(1, round(0.4 * k1))
     with one_thread():
-        pairs = rerank_within(features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours)
+        pairs = rerank_within(
+            features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours, largest_jaccard=LARGEST_JACCARD
+        )
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
-    near = np.flatnonzero(mixed < NEARLY_FAR)
-    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(jaccard.indptr))[near]
-    mixed, columns = mixed[near], jaccard.indices[near]
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(jaccard.indptr))
+    columns = jaccard.indices
     order = np.lexsort((columns, mixed, rows))
-    place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(n))[rows]
+    place = np.arange(len(rows)) - jaccard.indptr[:-1].astype(np.int64)[rows]
     kept = order[place < KEPT]
     i, j = rows[kept].astype(np.int64), columns[kept].astype(np.int64)
     code, at = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_index=True)
