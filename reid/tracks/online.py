@@ -229,7 +229,7 @@ class _Fixed(Clusters):
     def __init__(self, rules: Rules, identity: NDArray[np.int64], forbidden: dict[int, set[int]]) -> None:
         super().__init__(rules)
         self.number = identity.tolist()
-        self.forbidden = [forbidden.get(row, set()) for row in range(len(identity))]
+        self.forbidden = [set(forbidden.get(row, ())) for row in range(len(identity))]
         first: dict[int, int] = {}
         for row in np.flatnonzero(identity).tolist():
             number = int(identity[row])
@@ -250,12 +250,11 @@ class _Fixed(Clusters):
             return False
         return super().may_join(a, b)
 
-    def join(self, a: int, b: int) -> tuple[int, int]:
+    def join(self, keep: int, gone: int) -> None:
         """As in `Clusters`; what one of the two knows, both know."""
-        number, forbidden = self.number[a] or self.number[b], self.forbidden[a] | self.forbidden[b]
-        keep, gone = super().join(a, b)
-        self.number[keep], self.forbidden[keep] = number, forbidden
-        return keep, gone
+        self.number[keep] = self.number[keep] or self.number[gone]
+        self.forbidden[keep] |= self.forbidden[gone]
+        super().join(keep, gone)
 
     def identities(self) -> NDArray[np.int64]:
         """`[T]`: the identity of each; 0 where it has none yet."""
