@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before torch is imported, and for the processes that tests start. What is tested is small: two threads gain nothing,
+# and wait for each other where another process is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import cv2
 import numpy as np
 import pytest
-import torch
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

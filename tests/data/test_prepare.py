@@ -321,8 +321,8 @@ def test_make_hands_its_options_to_the_maker(tmp_path: Path, monkeypatch: pytest
     assert made.exit_code == 0, made.output
     CliRunner().invoke(main, ["prepare", "make", out])
     assert calls == [
-        (out, {"seed": 3, "ids": 40, "cameras": 8, "videos": True, "workers": os.cpu_count()}),
-        (out, {"seed": 0, "ids": default_ids, "cameras": 6, "videos": False, "workers": os.cpu_count()}),
+        (out, {"seed": 3, "ids": 40, "cameras": 8, "videos": True, "stills": 0, "workers": os.cpu_count()}),
+        (out, {"seed": 0, "ids": default_ids, "cameras": 6, "videos": False, "stills": 0, "workers": os.cpu_count()}),
     ]
 
 
