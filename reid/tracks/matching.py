@@ -348,7 +348,9 @@ def _threshold(
                 f"fmr is {settings.fmr}, but only {len(negatives)} pairs of tracklets share a camera and time, too few "
                 "to find its threshold. Leave fmr out, or give a threshold."
             )
-        return float(np.quantile(negatives, settings.fmr)), f"{settings.fmr:.2%} of {len(negatives)} sure negatives"
+        # Beyond LIMIT are pairs that are no candidates, whose distance is not known.
+        passes = min(float(np.quantile(negatives, settings.fmr)), LIMIT * candidates.far)
+        return passes, f"{settings.fmr:.2%} of {len(negatives)} sure negatives"
     if int(tracklets.has_feature.sum()) < FEWEST:
         return FEW_THRESHOLD, f"fixed: fewer than {FEWEST} tracklets tell nothing"
     return choice.threshold, f"largest mean silhouette ({choice.silhouette:.3f})"

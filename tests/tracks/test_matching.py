@@ -55,7 +55,8 @@ def test_what_a_match_says_of_itself():
     given = match(tracklets, settings=MatchSettings(threshold=0.4))
     assert (given.threshold, given.protocol["threshold"]) == (0.4, "given")
     rate = match(tracklets, settings=MatchSettings(fmr=0.1))
-    assert rate.fmr == pytest.approx(0.1, abs=0.05)
+    assert rate.fmr <= 0.11
+    assert rate.threshold <= 0.96
 
 
 def test_embeddings_go_straight_in():
@@ -79,13 +80,13 @@ def test_travel_times_help_where_looks_do_not():
     travel = [[40, 10, 60, 25], [10, 40, 20, 45], [60, 20, 40, 15], [25, 45, 15, 40]]
     gains = []
     for seed in range(3):
-        tracklets, person = made(people=60, visits=8, noise=3.0, travel=travel, speed=0.05, seed=seed)
+        tracklets, person = made(people=60, visits=8, noise=2.5, travel=travel, speed=0.05, seed=seed)
         with_time = match(tracklets)
         without = match(tracklets, settings=MatchSettings(travel=False))
         assert with_time.travel
         assert not without.travel
         gains.append(pairwise_f1(person, with_time.identity) - pairwise_f1(person, without.identity))
-    assert np.mean(gains) > 0
+    assert min(gains) > 0.01
 
 
 def test_clocks_that_disagree_are_reported():
