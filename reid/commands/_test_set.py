@@ -103,9 +103,7 @@ def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[
         return None, ""
     calibration = load_calibration(path)
     try:
-        calibration.check_model(model, str(checkpoint))
-        if calibration.metric != "cosine":
-            raise ReidError(f"It is of {calibration.metric} distances; here they are cosine. Calibrate with cosine.")
+        calibration.check_fits(model, str(checkpoint))
     except ReidError as error:
         if given is not None:
             raise ReidError(f"{path}: {error}") from error

@@ -13,9 +13,6 @@ import click
 from reid.errors import ReidError, did_you_mean
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from reid.embedding.table import Embeddings
     from reid.evaluation.calibration import Calibration
     from reid.tracks import Cameras, Matches, MatchSettings, Tracklets, Tracks
@@ -219,10 +216,11 @@ def match_files(
     warnings += appearance.problems
     names = dict(enumerate(tracks.camera_names))
     tracklets = Tracklets.of_tracks(tracks, appearance.embeddings, cameras, camera_names=names)
-    calibration, where = _calibration(calibration_path, checkpoint, embeddings_path, appearance.embeddings)
+    calibration = _calibration(calibration_path, checkpoint, embeddings_path, appearance.embeddings)
     for text in warnings:
         warn(text)
     matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
+    offline = None
     if period is not None:
         from reid.tracks.online import StreamSettings, match_online
 
@@ -234,11 +232,11 @@ def match_files(
             constraints=constraints,
             stream=StreamSettings(period=period),
         )
-        _print_loss(matches, live, tracks, true_tracks)
-        matches = live.instead_of(matches)
+        _print_loss(matches, live)
+        offline, matches = matches, live.instead_of(matches)
     written = write_matches(matches, tracks, out)
-    scores = None if true_tracks is None else _score(matches, tracks, true_tracks, out)
-    _print_summary(matches, where)
+    scores = None if true_tracks is None else _score(matches, offline, tracks, true_tracks, out)
+    _print_summary(matches)
     report = write_match_report(
         matches,
         _crops_by_tracklet(matches.tracklets, appearance.crops),
@@ -362,8 +360,9 @@ def _embed_videos(
 
 def _calibration(
     path: Path | None, checkpoint: Path | None, embeddings_path: Path | None, embeddings: Embeddings
-) -> tuple[Calibration | None, str]:
-    """The calibration to use, and in words where it is from."""
+) -> Calibration | None:
+    """The calibration to use: the one named, or the one beside the checkpoint or the embeddings; None without any."""
+    from reid.console import console
     from reid.embedding.calibration_file import calibration_beside, load_calibration
 
     found = path
@@ -371,14 +370,17 @@ def _calibration(
         if found is None and beside is not None:
             found = calibration_beside(beside)
     if found is None:
-        return None, "the tracks themselves"
+        return None
     calibration = load_calibration(found)
-    calibration.check_model(embeddings.meta.get("model"), f"the embeddings to match by {found}")
-    return calibration, str(found)
+    calibration.check_fits(embeddings.meta.get("model"), f"the embeddings to match by {found}")
+    console.print(f"calibration: {found}", highlight=False)
+    return calibration
 
 
-def _score(matches: Matches, tracks: Tracks, truth: Tracks, out: Path) -> dict[str, Any]:
+def _score(matches: Matches, offline: Matches | None, tracks: Tracks, truth: Tracks, out: Path) -> dict[str, Any]:
+    """Score, print and write; where the result is a stream's, print the offline one's IDF1 and HOTA beside it."""
     from reid.commands.score import show
+    from reid.console import console
     from reid.tracks import score
     from reid.tracks.results import global_tracks
     from reid.wholefile import write_json
@@ -386,14 +388,20 @@ def _score(matches: Matches, tracks: Tracks, truth: Tracks, out: Path) -> dict[s
     result = score(truth, global_tracks(matches, tracks))
     write_json(out / "scores.json", result.as_dict())
     show(result)
+    if offline is not None:
+        now, before = result.overall, score(truth, global_tracks(offline, tracks)).overall
+        console.print(
+            f"IDF1 {100 * now.IDF1:.1f} online, {100 * before.IDF1:.1f} offline; HOTA {100 * now.HOTA:.1f}, "
+            f"{100 * before.HOTA:.1f}",
+            highlight=False,
+        )
     return result.as_dict()
 
 
-def _print_loss(offline: Matches, live: OnlineMatches, tracks: Tracks, truth: Tracks | None) -> None:
-    """How far the stream's identities are from those of the whole recording, and both from the truth."""
+def _print_loss(offline: Matches, live: OnlineMatches) -> None:
+    """How far the stream's identities are from those of the whole recording."""
     from reid.console import console
-    from reid.tracks import cluster_scores, score
-    from reid.tracks.results import global_tracks
+    from reid.tracks import cluster_scores
 
     near = cluster_scores(offline.identity, live.identity)
     console.print(
@@ -402,15 +410,6 @@ def _print_loss(offline: Matches, live: OnlineMatches, tracks: Tracks, truth: Tr
         "among them",
         highlight=False,
     )
-    if truth is not None:
-        before, after = (
-            score(truth, global_tracks(one, tracks)).overall for one in (offline, live.instead_of(offline))
-        )
-        console.print(
-            f"IDF1 {100 * after.IDF1:.1f} online, {100 * before.IDF1:.1f} offline; HOTA {100 * after.HOTA:.1f}, "
-            f"{100 * before.HOTA:.1f}",
-            highlight=False,
-        )
 
 
 def _crops_by_tracklet(
@@ -432,24 +431,19 @@ def _left_out(tracklets: Tracklets) -> dict[str, list[str]]:
     return {"Tracks without appearance": names} if names else {}
 
 
-def _print_summary(matches: Matches, where: str) -> None:
+def _print_summary(matches: Matches) -> None:
     from reid.console import console
+    from reid.tracks.results import in_several_cameras
 
     t = matches.tracklets
-    several = _in_several_cameras(matches)
+    several = in_several_cameras(matches)
     console.print(
         f"{int(matches.identity.max(initial=0)):,} identities from {len(t):,} tracklets, {several:,} of them in two or "
         "more cameras",
         highlight=False,
     )
     console.print(
-        f"threshold {matches.threshold:.4f}, from {where}: expected false-match rate {matches.fmr:.2g}",
+        f"threshold {matches.threshold:.4f} ({matches.protocol['threshold']}): expected false-match rate "
+        f"{matches.fmr:.2g}",
         highlight=False,
     )
-
-
-def _in_several_cameras(matches: Matches) -> int:
-    import numpy as np
-
-    pairs: NDArray[np.int64] = np.unique(np.stack([matches.identity, matches.tracklets.camera]), axis=1)
-    return int((np.bincount(pairs[0]) > 1).sum())

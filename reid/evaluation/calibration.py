@@ -229,6 +229,16 @@ class Calibration:
                 "something else. Calibrate that model with `reid calibrate`."
             )
 
+    def check_fits(self, model: str | None, what: str) -> None:
+        """As `check_model`; and refuse a calibration of other than cosine distances, where those are what is used.
+
+        Raises:
+            ReidError: naming both models, or the metric.
+        """
+        self.check_model(model, what)
+        if self.metric != "cosine":
+            raise ReidError(f"It is of {self.metric} distances; here they are cosine. Calibrate with cosine.")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain Python, ready for JSON."""
         return {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reid.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features, prepare_one
-from reid.evaluation.protocol import JUNK, NO_IDENTITY
+from reid.evaluation.protocol import JUNK, NO_IDENTITY, Protocol, column
 
 BINS = 2**16
 """Bins of distance between 0 and the largest that can be."""
@@ -289,13 +289,6 @@ def score_counts(
     )
 
 
-def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
-        raise ReidError(f"{name} must be one column of integers, not shape {array.shape} of type {array.dtype}.")
-    return array.astype(np.int64)
-
-
 def _below(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many stand below each edge, `[B + 1]`."""
     return np.concatenate([[0], np.cumsum(counts)])
@@ -366,10 +359,10 @@ class LabelledPairs:
         distractor: int | None = DISTRACTOR,
     ) -> LabelledPairs:
         """Check and sort; see `count_pairs`."""
-        people = _integers(pids, "pids")
+        people = column(pids, "pids")
         if cross_camera and camids is None:
             raise ReidError("Pairs across cameras need camera ids. Without cameras, set cross_camera=False.")
-        cameras = np.zeros(len(people), dtype=np.int64) if camids is None else _integers(camids, "camids")
+        cameras = np.zeros(len(people), dtype=np.int64) if camids is None else column(camids, "camids")
         ready = prepare_one(features, "item", metric, None)
         if not len(ready) == len(people) == len(cameras):
             raise ReidError(f"There are {len(ready)} features, {len(people)} pids and {len(cameras)} camids.")
@@ -730,41 +723,27 @@ def open_set(
     if not 0 <= unenrolled < 1:
         raise ReidError(f"unenrolled is a share of the query identities, 0 or more and below 1, not {unenrolled}.")
     rng = np.random.default_rng(seed)
-    people, enrolled = _integers(query_pids, "query_pids"), _integers(gallery_pids, "gallery_pids")
-    if cross_camera and (query_camids is None or gallery_camids is None):
-        raise ReidError("Cross-camera search needs camera ids. Without cameras, set cross_camera=False.")
-    query_cameras = np.zeros_like(people) if query_camids is None else _integers(query_camids, "query_camids")
-    gallery_cameras = np.zeros_like(enrolled) if gallery_camids is None else _integers(gallery_camids, "gallery_camids")
-    query, gallery = prepare_features(query_features, gallery_features, metric)
-    for name, rows, pids, cameras in (
-        ("query", query, people, query_cameras),
-        ("gallery", gallery, enrolled, gallery_cameras),
-    ):
-        if not len(rows) == len(pids) == len(cameras):
-            raise ReidError(
-                f"There are {len(rows)} {name} items, {len(pids)} {name}_pids and {len(cameras)} {name}_camids."
-            )
-    known = people != JUNK
-    identities = np.unique(people[known])
+    enrolled = column(gallery_pids, "gallery_pids")
+    identities = np.setdiff1d(column(query_pids, "query_pids"), [JUNK])
     out = rng.permutation(identities)[: round(unenrolled * len(identities))]
-    kept = np.flatnonzero((enrolled != JUNK) & ~np.isin(enrolled, out))
-    if not len(kept):
+    searched = np.where(np.isin(enrolled, out), JUNK, enrolled)
+    labels = Protocol.of(query_pids, searched, query_camids, gallery_camids, cross_camera)
+    query, gallery = prepare_features(query_features, gallery_features, metric)
+    labels.check_lengths(len(query), len(gallery))
+    if not len(labels.kept):
         raise ReidError(
             "The gallery holds no item with an identity (all are of pid -1), so there is nothing to search."
         )
-    gallery = gallery[torch.from_numpy(kept).to(gallery.device)]
-    by_pid = np.argsort(enrolled[kept], kind="stable")
-    first, last = (np.searchsorted(enrolled[kept][by_pid], people, side) for side in ("left", "right"))
+    gallery = gallery[torch.from_numpy(labels.kept).to(gallery.device)]
+    people = labels.query_pids
+    known = people != JUNK
 
     nearest, right = np.full(len(query), np.inf), np.full(len(query), np.inf)
     mated = np.zeros(len(query), dtype=bool)
     for start, block in distance_blocks(query, gallery, metric, memory_limit):
+        labels.hide(block, start)
         for row, distances in enumerate(block, start):
-            matches = by_pid[first[row] : last[row]]
-            if cross_camera:
-                own = gallery_cameras[kept[matches]] == query_cameras[row]
-                distances[matches[own]] = np.inf
-                matches = matches[~own]
+            matches = labels.matches.items_of(row)
             nearest[row] = distances.min()
             if len(matches):
                 mated[row] = True
@@ -809,12 +788,8 @@ def open_set(
         protocol={
             "metric": metric,
             "rank": rank,
-            "cross-camera": (
-                "gallery items of the query's own identity and camera are left out"
-                if cross_camera
-                else "off: nothing is left out by camera"
-            ),
-            "gallery": len(kept),
+            "cross-camera": labels.in_words()["cross-camera"],
+            "gallery": len(labels.kept),
             "junk": int((enrolled == JUNK).sum()),
             "identities taken out of the gallery": len(out),
             "accepted": "distance below the threshold",

@@ -39,6 +39,12 @@ def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
     return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
 
 
+def in_several_cameras(matches: Matches) -> int:
+    """How many identities were seen by two cameras or more."""
+    seen = np.unique(np.stack([matches.identity, matches.tracklets.camera]), axis=1)
+    return int((np.bincount(seen[0]) > 1).sum())
+
+
 def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[str, Path]:
     """Write all of a match but its report to a folder; what was written comes back by name.
 
@@ -58,14 +64,13 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     write_text(folder / "identities.csv", _identities(matches))
     _write_links(matches, folder / "links.parquet")
     sizes = np.bincount(matches.identity)[1:]
-    seen_by = [len(set(matches.tracklets.camera[matches.identity == i].tolist())) for i in range(1, len(sizes) + 1)]
     write_json(
         folder / "match.json",
         {
             "threshold": matches.threshold,
             "expected_false_match_rate": matches.fmr,
             "identities": len(sizes),
-            "identities_in_several_cameras": sum(count > 1 for count in seen_by),
+            "identities_in_several_cameras": in_several_cameras(matches),
             "tracklets": len(matches.tracklets),
             "tracklets_without_feature": int((~matches.tracklets.has_feature).sum()),
             "camera_numbers_in_aicity": numbers,
