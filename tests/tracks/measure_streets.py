@@ -17,7 +17,7 @@ import numpy as np
 from reid.embedding.table import Embeddings
 from reid.tracks import MatchSettings, Tracklets, Tracks, match, score, true_ids
 from reid.tracks.files import read_cameras, read_tracks
-from reid.tracks.online import match_online
+from reid.tracks.online import StreamSettings, match_online
 from reid.tracks.results import tracklet_of_boxes
 from reid.tracks.solvers import SOLVERS
 
@@ -64,10 +64,11 @@ def main(world: Path, embeddings: Path) -> None:
             seconds = time.perf_counter() - began
             identity = found.identity
             show(f"{solver}, {words}", truth, tracks, found.tracklets, identity, seconds)
-        began = time.perf_counter()
-        live = match_online(tracklets, cameras=known)
-        words = f"online, {words} (delay {live.delay:g} s)"
-        show(words, truth, tracks, tracklets, live.identity, time.perf_counter() - began)
+        for period in (30.0, 60.0):
+            began = time.perf_counter()
+            live = match_online(tracklets, cameras=known, stream=StreamSettings(period=period))
+            name = f"online, {words} (delay {live.delay:g} s)"
+            show(name, truth, tracks, tracklets, live.identity, time.perf_counter() - began)
 
 
 if __name__ == "__main__":
