@@ -68,12 +68,19 @@ class AugmentConfig:
 class SamplerConfig:
     """What a batch is made of."""
 
-    kind: str = _setting("identity", choices=("identity", "random"))
-    """`identity`: P identities × K crops; `random`: shuffled crops (softmax alone)."""
+    kind: str = _setting("identity", choices=("identity", "random", "hard_identity"))
+    """`identity`: P identities × K crops; `random`: shuffled crops (softmax alone); `hard_identity`: as `identity`, but
+    look-alikes share a batch, as an embedding pass over the train set before each epoch but the first finds them."""
     batch_size: int = _setting(64, low=1, high=1_000_000)
     """Crops a step, over all processes together."""
     crops_per_id: int = _setting(4, low=1, high=1_000_000)
     """K; the batch size must be a multiple of it."""
+    lookalikes: int = _setting(3, low=1, high=100_000)
+    """`hard_identity`: how many of its nearest identities follow an identity drawn at random into a batch."""
+    mining_crops: int = _setting(4, low=0, high=1_000_000)
+    """`hard_identity`: crops of each identity that the pass embeds, drawn anew each time; 0: all."""
+    mining_every: int = _setting(1, low=1, high=1_000_000)
+    """`hard_identity`: epochs between two passes."""
 
 
 @dataclass
@@ -100,7 +107,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """The weighted sum of batch-hard triplet and softmax."""
+    """The weighted sum of triplet, softmax and any further losses; see `reid.losses.Objective`."""
 
     triplet_weight: float = _setting(1.0, low=0)
     softmax_weight: float = _setting(1.0, low=0)
@@ -108,7 +115,25 @@ class LossConfig:
     """ε of the softmax term."""
     margin: Optional[float] = _setting(0.3, low=0)  # noqa: UP045  (OmegaConf reads typing.Optional)
     """Of the triplet term, in units of `distance`; `null`: soft margin, log(1 + exp(d_ap − d_an))."""
-    distance: str = _setting("euclidean", choices=("euclidean", "squared_euclidean", "cosine"))
+    distance: str = "euclidean"
+    """Of the triplet term: a name that `reid.losses.pairwise_distances` knows."""
+    mining: str = "batch_hard"
+    """Which triplets of a batch count: a key of `reid.losses.MINING`."""
+    reduction: str = _setting("mean", choices=("mean", "active", "sum"))
+    """Of the triplet term: mean over all triplets, mean over those above 0, or sum."""
+    camera_aware: bool = False
+    """Whether an anchor's positives come from other cameras, where it has any there."""
+    hardness: float = _setting(1.0, low=0, high=1)
+    """1: triplets as mined; towards 0: easier ones in their place (see `TripletLoss`)."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further losses: `{NAME: {weight: w, …}}` with a NAME of `reid.losses.LOSSES` or `pml:ClassName`, and that loss's
+    options; `input: embeddings` gives it the feature after the neck, `lr` its own weights' learning rate (plain SGD)."""
+    schedules: dict[str, Any] = field(default_factory=dict)
+    """`{KEY: [[share, value], …]}`: piecewise linear over the share of training done, 0..1. A KEY is triplet_weight,
+    softmax_weight, margin, hardness, label_smoothing, or NAME.weight of an extra loss."""
+    chunk: int = _setting(0, low=0, high=1_000_000)
+    """Crops that pass through the network at once, with the loss of the whole batch (gradient caching; see
+    `reid.training.gradient_cache`); 0: the whole batch at once."""
 
 
 @dataclass
@@ -133,6 +158,9 @@ class ScheduleConfig:
     """The learning rate's factor over time; see `reid.training.schedules`."""
 
     epochs: int = _setting(120, low=1, high=1_000_000)
+    minutes: float = _setting(0.0, low=0, high=1_000_000)
+    """Wall time after which the run ends, whatever the number of its epochs; `epochs`, `milestones` and `warmup_epochs`
+    then only divide that time, from which the learning rate follows. Such runs do not repeat bit for bit. 0: none."""
     kind: str = _setting("multistep", choices=("multistep", "cosine"))
     milestones: list[int] = _setting([40, 70], low=1)
     """Epochs at which `multistep` multiplies by `gamma`."""
@@ -234,6 +262,15 @@ def _number(text: str) -> str | float:
         return text
 
 
+def _numbers(value: Any) -> Any:
+    """The same for the values of free-form settings, however deep."""
+    if isinstance(value, dict):
+        return {str(key): _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return _number(value) if isinstance(value, str) else value
+
+
 def _merged(config: DictConfig, content: dict[str, Any], where: str) -> DictConfig:
     content = _tidy(content, Config, "", where)
     try:
@@ -263,6 +300,8 @@ def _tidy(content: dict[str, Any], schema: Any, prefix: str, where: str) -> dict
             value = [value]
         elif isinstance(value, str) and isinstance(default, float):
             value = _number(value)
+        elif isinstance(default, dict):
+            value = _numbers(value)
         result[key] = value
     return result
 
