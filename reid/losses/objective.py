@@ -1,33 +1,50 @@
-"""What training minimises: the weighted sum of triplet and softmax loss; and the watch that sees it collapse."""
+"""What training minimises: the weighted sum of its losses, as scheduled; and the watch that sees it collapse."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.errors import ReidError, did_you_mean
 from reid.losses.triplet import TripletLoss
+
+Schedules = Mapping[str, Sequence[Sequence[float]]]
+
+HEADS = ("arcface", "cosface")
+"""Losses that classify: they get the feature after the neck, as the softmax classifier does, unless told otherwise."""
 
 
 class Objective(nn.Module):
-    """`triplet_weight · triplet(features) + softmax_weight · cross-entropy(logits)` (Luo et al. 2019, BNNeck).
+    """`triplet_weight · triplet(features) + softmax_weight · cross-entropy(logits) + Σ weight · extra(features)`.
 
-    The triplet loss sees the feature before the neck's BatchNorm, the classifier the one after it. Cross-entropy is
-    label-smoothed (Szegedy et al. 2016, section 7): the target is `1 − ε + ε/C` for the true class and `ε/C` for the
-    others. A weight of 0 leaves its term out wholly: it is not computed and not logged, so softmax alone works on any
-    batch and triplet alone needs no logits.
+    The triplet loss sees the feature before the neck's BatchNorm, the classifier the one after it (Luo et al. 2019,
+    BNNeck). Cross-entropy is label-smoothed (Szegedy et al. 2016, section 7): the target is `1 − ε + ε/C` for the
+    true class and `ε/C` for the others. A weight of 0 that no schedule raises leaves its term out wholly: it is not
+    computed and not logged, so softmax alone works on any batch and triplet alone needs no logits.
+
+    Schedules are piecewise linear in the share of training done, constant before their first and after their last
+    point: `{"margin": [[0, 0.05], [0.5, 0.3]]}` raises the margin over the first half. They start to act with
+    `set_progress`. A term whose weight is scheduled is computed also while it is 0.
 
     Args:
         triplet_weight: 0 or more.
-        softmax_weight: 0 or more; not both 0.
+        softmax_weight: 0 or more; not all weights 0.
         label_smoothing: ε, 0 ≤ ε ≤ 1.
-        margin, mining, distance: as in `TripletLoss`.
+        margin, mining, distance, reduction, camera_aware, hardness, seed: as in `TripletLoss`.
+        extra: `{name: {"weight": w, **options}}`, built by `make_loss(name, dim=, num_classes=, **options)`. Two options
+            are the objective's own: `input`, what the loss is given, "features" (before the neck) or "embeddings"
+            (after it; the default of `HEADS`), and `lr`, the learning rate of the loss's own weights (see
+            `parameter_groups`).
+        schedules: keys triplet_weight, softmax_weight, label_smoothing, margin, hardness, or `NAME.weight`.
+        dim, num_classes: D and C, for extra losses that have weights.
 
     Raises:
-        ReidError: a value out of range, or an unknown name.
+        ReidError: a value out of range, an unknown name, or a schedule that is none.
     """
 
     def __init__(
@@ -38,43 +55,126 @@ class Objective(nn.Module):
         margin: float | None = 0.3,
         mining: str = "batch_hard",
         distance: str = "euclidean",
+        reduction: str = "mean",
+        camera_aware: bool = False,
+        hardness: float = 1.0,
+        extra: Mapping[str, Mapping[str, Any]] | None = None,
+        schedules: Schedules | None = None,
+        *,
+        dim: int = 0,
+        num_classes: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         for name, weight in (("triplet_weight", triplet_weight), ("softmax_weight", softmax_weight)):
             if not (math.isfinite(weight) and weight >= 0):
                 raise ReidError(f"{name} must be 0 or more; got {weight}.")
-        if triplet_weight == softmax_weight == 0:
-            raise ReidError("triplet_weight and softmax_weight are both 0: nothing is left to learn from.")
         if not 0 <= label_smoothing <= 1:
             raise ReidError(f"label_smoothing must be between 0 and 1; got {label_smoothing}.")
         self.triplet_weight = triplet_weight
         self.softmax_weight = softmax_weight
         self.label_smoothing = label_smoothing
-        self.triplet = TripletLoss(margin, mining, distance)
+        more: dict[str, Any] = (
+            {}
+            if (reduction, camera_aware, mining) == ("mean", False, "batch_hard")
+            else {"reduction": reduction, "camera_aware": camera_aware, "seed": seed}
+        )
+        self.triplet = TripletLoss(margin, mining, distance, **more)
+        self.triplet.hardness = hardness
+        self.extra = nn.ModuleDict()
+        self.extra_weights: dict[str, float] = {}
+        self.inputs: dict[str, str] = {}
+        self.rates: dict[str, float | None] = {}
+        for number, (name, options) in enumerate((extra or {}).items()):
+            self._add(name, dict(options), dim, num_classes, seed + number)
+        self.schedules = _checked(schedules or {}, self.extra_weights, margin)
+        self.uses_triplet = in_use("triplet_weight", triplet_weight, self.schedules)
+        self.uses_softmax = in_use("softmax_weight", softmax_weight, self.schedules)
+        if not (self.uses_triplet or self.uses_softmax or len(self.extra)):
+            raise ReidError(
+                "triplet_weight and softmax_weight are both 0, and there is no extra loss: nothing is left to learn "
+                "from."
+            )
 
-    def forward(self, features: Tensor, logits: Tensor | None, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _add(self, name: str, options: dict[str, Any], dim: int, num_classes: int, seed: int) -> None:
+        from reid.losses.family import make_loss
+
+        weight = options.pop("weight", None)
+        if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+            raise ReidError(f"The extra loss {name} needs a weight of 0 or more, e.g. {{weight: 1.0}}; got {weight}.")
+        given = options.pop("input", "embeddings" if name in HEADS else "features")
+        if given not in ("features", "embeddings"):
+            raise ReidError(f"{name}.input={given!r} is neither features nor embeddings.")
+        rate = options.pop("lr", None)
+        if rate is not None and not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0):
+            raise ReidError(f"{name}.lr must be 0 or more; got {rate}.")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.extra[name] = make_loss(name, dim=dim, num_classes=num_classes, **options)
+        self.extra_weights[name], self.inputs[name], self.rates[name] = float(weight), given, rate
+
+    def set_progress(self, share: float) -> None:
+        """Take each scheduled value at `share` of training done, 0..1; called before a step."""
+        for key, points in self.schedules.items():
+            value = _at(points, share)
+            if key in ("margin", "hardness"):
+                setattr(self.triplet, key, value)
+            elif key.endswith(".weight"):
+                self.extra_weights[key.removesuffix(".weight")] = value
+            else:
+                setattr(self, key, value)
+
+    def own_rates(self) -> Iterator[tuple[float, float, list[nn.Parameter]]]:
+        """Of each extra loss with weights and a learning rate of its own: that rate, its weight now, and the weights.
+
+        They are to be moved by plain SGD along the gradient of the loss itself, not times its weight in the sum (as
+        the centres of the center loss are: Wen et al. 2016, algorithm 1).
+        """
+        for name, term in self.extra.items():
+            rate, moving = self.rates[name], list(term.parameters())
+            if rate is not None and moving:
+                yield rate, self.extra_weights[name], moving
+
+    def common_parameters(self) -> list[nn.Parameter]:
+        """The weights of extra losses that move as the network's do."""
+        return [p for name, term in self.extra.items() if self.rates[name] is None for p in term.parameters()]
+
+    def forward(
+        self,
+        features: Tensor,
+        logits: Tensor | None,
+        labels: Tensor,
+        camids: Tensor | None = None,
+        embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and what to log. Nothing here makes the device wait.
 
         Args:
             features: `[B, D]`, before BatchNorm.
-            logits: `[B, C]`, from the feature after it; may be None when `softmax_weight` is 0.
+            logits: `[B, C]`, from the feature after it; may be None without a softmax term.
             labels: `[B]` int64 in 0..C−1.
+            camids: `[B]` integers, for losses that know cameras.
+            embeddings: `[B, D]`, after BatchNorm; may be None where no extra loss asks for it.
 
         Returns:
             The scalar to minimise, and detached 0-d tensors: `loss`; with the triplet term `triplet`, `active`,
-            `positive`, `negative`, `norm` (see `TripletLoss.measure`); with the softmax term `softmax` and
-            `accuracy` (share of crops whose largest logit is their label, 0..1).
+            `positive`, `negative`, `norm` (see `TripletLoss.measure`), and `margin` and `hardness` where scheduled;
+            with the softmax term `softmax` and `accuracy` (share of crops whose largest logit is their label, 0..1);
+            `extra.NAME` of each extra loss, before its weight.
 
         Raises:
-            ReidError: shapes that do not fit, or logits needed and missing.
+            ReidError: shapes that do not fit, or logits or embeddings needed and missing.
         """
         terms: list[Tensor] = []
         measured: dict[str, Tensor] = {}
-        if self.triplet_weight:
+        if self.uses_triplet:
             triplet, seen = self.triplet.measure(features, labels)
             terms.append(self.triplet_weight * triplet)
             measured |= {"triplet": triplet.detach()} | {k: seen[k] for k in ("active", "positive", "negative", "norm")}
-        if self.softmax_weight:
+            for key in ("margin", "hardness"):
+                if key in self.schedules:
+                    measured[key] = torch.full_like(measured["triplet"], getattr(self.triplet, key))
+        if self.uses_softmax:
             if logits is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
                 shape = None if logits is None else list(logits.shape)
                 raise ReidError(
@@ -85,8 +185,55 @@ class Objective(nn.Module):
             terms.append(self.softmax_weight * softmax)
             measured["softmax"] = softmax.detach()
             measured["accuracy"] = (logits.argmax(dim=1) == labels).float().mean()
-        loss = torch.stack(terms).sum()
+        for name, term in self.extra.items():
+            given = features if self.inputs[name] == "features" else embeddings
+            if given is None:
+                raise ReidError(f"The extra loss {name} asks for embeddings, and none were given.")
+            value = term(given, labels, camids)
+            terms.append(self.extra_weights[name] * value)
+            measured[f"extra.{name}"] = value.detach()
+        loss = torch.stack([term.float() for term in terms]).sum()
         return loss, {"loss": loss.detach()} | measured
+
+
+def in_use(key: str, weight: float, schedules: Schedules) -> bool:
+    """Whether a term has a weight above 0, now or when its schedule raises it."""
+    return weight > 0 or any(value > 0 for _, value in schedules.get(key, ()))
+
+
+def _checked(schedules: Schedules, extra: Mapping[str, float], margin: float | None) -> Schedules:
+    known = ["triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness"]
+    known += [f"{name}.weight" for name in extra]
+    for key, points in schedules.items():
+        if key not in known:
+            raise ReidError(f"There is no schedule of {key!r}.{did_you_mean(key, known)}")
+        if key == "margin" and margin is None:
+            raise ReidError("A soft margin (margin: null) has no value to schedule: give margin a number.")
+        most = 1.0 if key in ("label_smoothing", "hardness") else math.inf
+        try:
+            good = len(points) > 0 and all(
+                len(point) == 2 and 0 <= point[0] <= 1 and 0 <= point[1] <= most and math.isfinite(point[1])
+                for point in points
+            )
+            rising = good and all(a[0] < b[0] for a, b in zip(points, points[1:], strict=False))
+        except TypeError:
+            good = rising = False
+        if not rising:
+            raise ReidError(
+                f"The schedule of {key} must be [[share, value], …] with shares rising within 0..1 and values of 0 "
+                f"{'or more' if most == math.inf else 'to 1'}, e.g. [[0, 0], [0.5, 0.3]]; got {points}."
+            )
+    return schedules
+
+
+def _at(points: Sequence[Sequence[float]], share: float) -> float:
+    """The piecewise linear function through `points` at `share`."""
+    if share <= points[0][0]:
+        return float(points[0][1])
+    for (x, y), (end, there) in zip(points, points[1:], strict=False):
+        if share <= end:
+            return float(y + (there - y) * (share - x) / (end - x))
+    return float(points[-1][1])
 
 
 class CollapseWatch:
@@ -99,18 +246,27 @@ class CollapseWatch:
     are either within 10 % of each other or both below 10 % of it.
 
     Args:
-        margin: the loss's margin, None for soft. A margin of 0 is watched at 0.
+        margin: the loss's margin, None for soft; to be set before an observation where it is scheduled. A margin of 0
+            is watched at 0.
         patience: observations in a row.
-        momentum: of the running mean that smooths the loss.
+        momentum: of the running mean that smooths how far the loss is above the margin.
     """
 
     def __init__(self, margin: float | None = 0.3, patience: int = 10, momentum: float = 0.8) -> None:
         self.margin = margin
         self.patience = patience
         self.momentum = momentum
-        self.smoothed: float | None = None
+        self.excess: float | None = None
         self.stuck = 0
         self.warned = False
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to go on watching; plain numbers."""
+        return {"excess": self.excess, "stuck": self.stuck, "warned": self.warned}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up `state()` again."""
+        self.excess, self.stuck, self.warned = state["excess"], state["stuck"], state["warned"]
 
     def observe(self, triplet: float, positive: float, negative: float) -> str | None:
         """Take one observation of the logged numbers; the warning when it is due, else None.
@@ -122,12 +278,11 @@ class CollapseWatch:
         """
         if not (math.isfinite(triplet) and math.isfinite(positive) and math.isfinite(negative)):
             return None
-        self.smoothed = (
-            triplet if self.smoothed is None else self.momentum * self.smoothed + (1 - self.momentum) * triplet
-        )
         level = math.log(2) if self.margin is None else self.margin
+        above = triplet - level
+        self.excess = above if self.excess is None else self.momentum * self.excess + (1 - self.momentum) * above
         farthest = max(positive, negative)
-        at_margin = abs(self.smoothed - level) <= 0.02 * level
+        at_margin = abs(self.excess) <= 0.02 * level
         same = abs(negative - positive) <= 0.1 * farthest or farthest <= 0.1 * level
         self.stuck = self.stuck + 1 if at_margin and same else 0
         if self.warned or self.stuck < self.patience:
@@ -136,7 +291,7 @@ class CollapseWatch:
         place = "log 2, where d_ap = d_an" if self.margin is None else f"its margin, {self.margin:g}"
         soft = "" if self.margin is None else "the soft margin (margin: null), "
         return (
-            f"The triplet loss sits at {place}: {self.smoothed:.4f} over the last {self.patience} observations, while "
+            f"The triplet loss sits at {place}: {level + self.excess:.4f} over the last {self.patience} observations, while "
             f"crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The features "
             "have collapsed: every crop gives nearly the same one, and more steps will not help. Start again with a "
             f"lower learning rate, a longer warm-up, {soft}a softmax term beside the triplet "
