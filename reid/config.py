@@ -75,6 +75,8 @@ class SamplerConfig:
     """Crops a step, over all processes together."""
     crops_per_id: int = _setting(4, low=1, high=1_000_000)
     """K; the batch size must be a multiple of it."""
+    balance: str = _setting("none", choices=("none", "source"))
+    """`source`: each batch holds as many identities of each source of `data.train`."""
     lookalikes: int = _setting(3, low=1, high=100_000)
     """`hard_identity`: how many of its nearest identities follow an identity drawn at random into a batch."""
     mining_crops: int = _setting(4, low=0, high=1_000_000)
@@ -148,9 +150,21 @@ class OptimConfig:
     decay_norms: bool = True
     """Whether biases and normalisation weights decay too."""
     momentum: float = _setting(0.9, low=0, high=1)
-    """Of sgd."""
+    """Of sgd; Adam's β₁."""
+    nesterov: bool = False
+    """Whether sgd looks ahead along its momentum (Nesterov 1983)."""
     clip_norm: float = _setting(0.0, low=0)
     """Largest global gradient norm; 0: not clipped."""
+    ema: float = _setting(0.0, low=0, high=0.999999)
+    """Decay a step of the moving average of all weights, which is then what is scored and saved (see
+    `reid.training.ema`); 0: none."""
+    accumulate: int = _setting(1, low=1, high=100_000)
+    """Batches whose mean gradient makes one step; triplets are mined within each batch. The last step of an epoch takes
+    what is left."""
+    groups: dict[str, Any] = field(default_factory=dict)
+    """`{PATTERN: {lr: factor, weight_decay: value, freeze_epochs: epochs}}`: parameters treated apart. A PATTERN is the
+    beginning of a dotted name, `*`, `?` and `[…]` as in file names (`backbone`, `backbone.layer[12]`); the first that
+    fits counts. While frozen, weights and BatchNorm statistics stand still."""
 
 
 @dataclass
@@ -161,17 +175,25 @@ class ScheduleConfig:
     minutes: float = _setting(0.0, low=0, high=1_000_000)
     """Wall time after which the run ends, whatever the number of its epochs; `epochs`, `milestones` and `warmup_epochs`
     then only divide that time, from which the learning rate follows. Such runs do not repeat bit for bit. 0: none."""
-    kind: str = _setting("multistep", choices=("multistep", "cosine"))
+    kind: str = _setting("multistep", choices=("multistep", "cosine", "linear", "onecycle"))
     milestones: list[int] = _setting([40, 70], low=1)
     """Epochs at which `multistep` multiplies by `gamma`."""
     gamma: float = _setting(0.1, low=0, high=1)
     warmup_epochs: float = _setting(10.0, low=0)
     warmup_start: float = _setting(0.01, low=0, high=1)
-    """Factor at the start of the linear warm-up."""
+    """Factor at the start of the warm-up (linear; a half cosine in `onecycle`)."""
     final: float = _setting(0.0, low=0, high=1)
-    """Factor at the end of `cosine`."""
+    """Factor at the end of `cosine`, `linear` and `onecycle`."""
+    peak_momentum: Optional[float] = _setting(None, low=0, high=1)  # noqa: UP045
+    """`onecycle`: the momentum where the rate is highest; it moves against the rate from `optim.momentum` there and
+    back. `null`: it stays."""
     per: str = _setting("epoch", choices=("epoch", "step"))
     """`epoch`: constant within an epoch (BoT); `step`: moves at every step."""
+    sizes: list[Any] = field(default_factory=list)
+    """`[[share, height, width], …]`: from that share of the run on (0..1; the first 0), epochs train on crops resized
+    so; `augment.pad` shrinks along. Scored at `model.height` × `model.width`. Empty: that size throughout."""
+    batch_sizes: list[Any] = field(default_factory=list)
+    """`[[share, crops], …]`: as `sizes`, for `sampler.batch_size`."""
 
 
 @dataclass
@@ -210,9 +232,23 @@ class Config:
     channels_last: bool = True
     """Memory order of the network; the numbers are the same but for rounding."""
     sync_batchnorm: bool = False
-    """Whether GPUs share batch statistics when several processes train."""
+    """Whether processes share batch statistics when several train."""
+    compile: bool = False
+    """Whether torch.compile makes kernels for the network (needs a C++ compiler; minutes at each new crop size)."""
     log_every: int = _setting(20, low=1)
     """Steps between log lines."""
+    save_every: int = _setting(0, low=0)
+    """Steps between checkpoints within an epoch, beside the one at its end; 0: see `save_minutes`."""
+    save_minutes: float = _setting(10.0, low=0)
+    """The same by the clock; 0: none."""
+    on_nan: str = _setting("stop", choices=("stop", "skip"))
+    """What a loss or gradient that is not finite, or a loss above `loss_limit`, does: end the run, or leave that step
+    out (each step then waits for the device)."""
+    loss_limit: float = _setting(1e6, low=0)
+    max_skipped: int = _setting(100, low=0)
+    """Steps that `on_nan=skip` may leave out before the run ends."""
+    rank_timeout: float = _setting(30.0, low=0.01, high=10_000)
+    """Minutes that a process waits for the others before the run ends."""
 
 
 def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
