@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ReidError, did_you_mean
+from reid.losses.family import make_loss
 from reid.losses.triplet import TripletLoss
 
 Schedules = Mapping[str, Sequence[Sequence[float]]]
@@ -36,10 +38,10 @@ class Objective(nn.Module):
         softmax_weight: 0 or more; not all weights 0.
         label_smoothing: ε, 0 ≤ ε ≤ 1.
         margin, mining, distance, reduction, camera_aware, hardness, seed: as in `TripletLoss`.
-        extra: `{name: {"weight": w, **options}}`, built by `make_loss(name, dim=, num_classes=, **options)`. Two options
-            are the objective's own: `input`, what the loss is given, "features" (before the neck) or "embeddings"
-            (after it; the default of `HEADS`), and `lr`, the learning rate of the loss's own weights (see
-            `parameter_groups`).
+        extra: `{name: {"weight": w, **options}}`, built by `make_loss(name, dim=, num_classes=, **options)`. Two
+            options are the objective's own: `input`, what the loss is given, "features" (before the neck) or
+            "embeddings" (after it; the default of `HEADS`), and `lr`, the learning rate of the loss's own weights
+            (see `own_rates`).
         schedules: keys triplet_weight, softmax_weight, label_smoothing, margin, hardness, or `NAME.weight`.
         dim, num_classes: D and C, for extra losses that have weights.
 
@@ -97,8 +99,6 @@ class Objective(nn.Module):
             )
 
     def _add(self, name: str, options: dict[str, Any], dim: int, num_classes: int, seed: int) -> None:
-        from reid.losses.family import make_loss
-
         weight = options.pop("weight", None)
         if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
             raise ReidError(f"The extra loss {name} needs a weight of 0 or more, e.g. {{weight: 1.0}}; got {weight}.")
@@ -215,7 +215,7 @@ def _checked(schedules: Schedules, extra: Mapping[str, float], margin: float | N
                 len(point) == 2 and 0 <= point[0] <= 1 and 0 <= point[1] <= most and math.isfinite(point[1])
                 for point in points
             )
-            rising = good and all(a[0] < b[0] for a, b in zip(points, points[1:], strict=False))
+            rising = good and all(a[0] < b[0] for a, b in pairwise(points))
         except TypeError:
             good = rising = False
         if not rising:
@@ -230,7 +230,7 @@ def _at(points: Sequence[Sequence[float]], share: float) -> float:
     """The piecewise linear function through `points` at `share`."""
     if share <= points[0][0]:
         return float(points[0][1])
-    for (x, y), (end, there) in zip(points, points[1:], strict=False):
+    for (x, y), (end, there) in pairwise(points):
         if share <= end:
             return float(y + (there - y) * (share - x) / (end - x))
     return float(points[-1][1])
@@ -291,8 +291,8 @@ class CollapseWatch:
         place = "log 2, where d_ap = d_an" if self.margin is None else f"its margin, {self.margin:g}"
         soft = "" if self.margin is None else "the soft margin (margin: null), "
         return (
-            f"The triplet loss sits at {place}: {level + self.excess:.4f} over the last {self.patience} observations, while "
-            f"crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The features "
+            f"The triplet loss sits at {place}: {level + self.excess:.4f} over the last {self.patience} observations, "
+            f"while crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The features "
             "have collapsed: every crop gives nearly the same one, and more steps will not help. Start again with a "
             f"lower learning rate, a longer warm-up, {soft}a softmax term beside the triplet "
             "one, or smaller batches (fewer, hence less hard, negatives)."
