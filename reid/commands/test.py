@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("test")
-@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A trained model, e.g. best.pt.")
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A model: best.pt, .onnx, .xml.")
 @click.option(
     "--data", "texts", multiple=True, metavar="LAYOUT:ROOT",
     help="A data set to score on; may be repeated.  [default: the checkpoint's data.test, else its data.train]",
@@ -180,12 +180,12 @@ def score_checkpoint(
             "sets": {found.name: numbers_of(found, used) for found in sets},
         },
     )
-    backbone = embedder.model.spec["backbone"]
+    name = described["model"].rpartition("-")[0]
     rows = []
     for found in sets:
-        rows.append(Scored(found.name, backbone, found.ranking))
+        rows.append(Scored(found.name, name, found.ranking))
         if found.reranked is not None:
-            rows.append(Scored(found.name, backbone, found.reranked, reranked=True))
+            rows.append(Scored(found.name, name, found.reranked, reranked=True))
     console.print(results_table(rows))
     console.print(f"CMC curve: {out / 'cmc.png'}")
     for found in sets:
@@ -213,8 +213,11 @@ def score_checkpoint(
 
 def _sets_of(checkpoint: Path) -> list[str]:
     """The sets that a checkpoint was meant to be tested on."""
+    from reid.embedding.runtimes import FORMATS
     from reid.training.checkpoints import load_checkpoint
 
+    if checkpoint.suffix.lower() in (*FORMATS, ".bundle"):
+        raise ReidError(f"{checkpoint} does not say what it is to be tested on: name a set with --data LAYOUT:ROOT.")
     saved = load_checkpoint(checkpoint).get("config", {}).get("data", {})
     texts: list[str] = saved.get("test") or saved.get("train") or []
     if not texts:
