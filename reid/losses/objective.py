@@ -82,13 +82,14 @@ class Objective(nn.Module):
             else {"reduction": reduction, "camera_aware": camera_aware, "seed": seed}
         )
         self.triplet = TripletLoss(margin, mining, distance, **more)
-        self.triplet.hardness = hardness
+        self.triplet.hardness = hardness  # type: ignore[assignment]
         self.extra = nn.ModuleDict()
         self.extra_weights: dict[str, float] = {}
         self.inputs: dict[str, str] = {}
         self.rates: dict[str, float | None] = {}
         for number, (name, options) in enumerate((extra or {}).items()):
             self._add(name, dict(options), dim, num_classes, seed + number)
+        self.uses_embeddings = "embeddings" in self.inputs.values()
         self.schedules = _checked(schedules or {}, self.extra_weights, margin)
         self.uses_triplet = in_use("triplet_weight", triplet_weight, self.schedules)
         self.uses_softmax = in_use("softmax_weight", softmax_weight, self.schedules)
@@ -292,8 +293,8 @@ class CollapseWatch:
         soft = "" if self.margin is None else "the soft margin (margin: null), "
         return (
             f"The triplet loss sits at {place}: {level + self.excess:.4f} over the last {self.patience} observations, "
-            f"while crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The features "
-            "have collapsed: every crop gives nearly the same one, and more steps will not help. Start again with a "
-            f"lower learning rate, a longer warm-up, {soft}a softmax term beside the triplet "
-            "one, or smaller batches (fewer, hence less hard, negatives)."
+            f"while crops of one person are as far apart ({positive:.3g}) as crops of two ({negative:.3g}). The "
+            "features have collapsed: every crop gives nearly the same one, and more steps will not help. Start "
+            f"again with a lower learning rate, a longer warm-up, {soft}a softmax term beside the triplet one, or "
+            "smaller batches (fewer, hence less hard, negatives)."
         )

@@ -51,6 +51,20 @@ class Ranks:
         dist.all_gather_object(gathered, rows)
         return gathered
 
+    def first(self, number: float) -> float:
+        """The first rank's number, on every rank; all ranks must ask."""
+        if self.world_size == 1:
+            return number
+        said = torch.tensor([number], dtype=torch.float64, device=self.device)
+        dist.broadcast(said, 0)
+        return float(said.item())
+
+    def average(self, tensor: Tensor) -> None:
+        """Put the mean over the ranks in the tensor's place; all ranks must ask."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.world_size
+
     def any(self, flag: bool) -> bool:
         """Whether any rank says so; all ranks must ask."""
         if self.world_size == 1:

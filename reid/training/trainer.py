@@ -29,9 +29,11 @@ from reid.data.loader import Batch, TrainLoader
 from reid.data.samplers import IdentitySampler, RandomSampler, ids_per_batch
 from reid.errors import ReidError
 from reid.losses import CollapseWatch, Objective
+from reid.losses.objective import in_use
 from reid.models import ReIDModel, build_model
 from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.distributed import Ranks
+from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded
 from reid.training.inference import autocast, score
 from reid.training.material import Material, gather_material
 from reid.training.schedules import learning_rate_factor
@@ -108,6 +110,7 @@ class _Trainer:
         crops = material.train.crops
         labels, self.pid_of_label = crops.labels()
         self.model = _make_model(config, len(self.pid_of_label)).to(ranks.device)
+        self.objective = _make_objective(config, self.model, len(self.pid_of_label)).to(ranks.device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.network: nn.Module = self.model
@@ -118,14 +121,9 @@ class _Trainer:
                 self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
             devices = [ranks.device] if ranks.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=devices)
-        self.objective = Objective(
-            triplet_weight=config.loss.triplet_weight,
-            softmax_weight=config.loss.softmax_weight,
-            label_smoothing=config.loss.label_smoothing,
-            margin=config.loss.margin,
-            distance=config.loss.distance,
-        ).to(ranks.device)
-        self.optimizer = _make_optimizer(config, self.model)
+        self.optimizer = _make_optimizer(config, self.model, self.objective)
+        own = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.own_rates()]
+        self.loss_optimizer = torch.optim.SGD(own, lr=0.0) if own else None
         self.scaler = torch.amp.GradScaler(
             ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
         )
@@ -174,10 +172,12 @@ class _Trainer:
         write_json(self.out / "data.json", self.fingerprint)
         write_text(self.out / LOG, "")
         size = self.model.preprocessing.size
+        minutes, epochs = config.schedule.minutes, config.schedule.epochs
+        length = f"{minutes:g} minutes of epochs" if minutes else f"{epochs} epochs"
         console.print(
             f"{config.model.backbone} at {size[0]}×{size[1]}: {counts.parameters / 1e6:.2f} M parameters, "
             f"{counts.flops / 1e9:.2f} G multiply-adds a crop\n"
-            f"{len(crops):,} crops of {len(self.pid_of_label):,} identities, {config.schedule.epochs} epochs of "
+            f"{len(crops):,} crops of {len(self.pid_of_label):,} identities, {length} of "
             f"{len(self.loader)} steps of {config.sampler.batch_size}, on {self.ranks.world_size} × "
             f"{self.ranks.device} in {config.precision}\n"
             f"scored on: {', '.join(split.name for split in self.material.splits) or 'nothing'}\n"
@@ -188,18 +188,19 @@ class _Trainer:
                 "eval.split=test: the best checkpoint is chosen on the test split, which makes its score there "
                 "optimistic. Quote the last epoch, or use eval.split=validation."
             )
-        if config.sampler.kind == "random" and config.loss.triplet_weight > 0:
+        if config.sampler.kind == "random" and self.objective.uses_triplet:
             warn(
                 "sampler.kind=random with a triplet term: most crops meet no other of their identity in a batch. "
                 "Use sampler.kind=identity, or loss.triplet_weight=0."
             )
 
     def run(self) -> Progress:
-        began = time.monotonic() - self.progress.seconds
+        self.began = time.monotonic() - self.progress.seconds
         epochs, steps = self.config.schedule.epochs, len(self.loader)
         with _listen() as asked, progress_bar() as bar, self._tensorboard() as board:
             task = bar.add_task("training", total=epochs * steps, completed=self.progress.step)
-            while self.progress.epoch < epochs:
+            share = self._share()
+            while share < 1:
                 state = self.progress
                 epoch_began = time.monotonic()
                 first = state.batch
@@ -207,23 +208,27 @@ class _Trainer:
                 self.loader.start_at(first)
                 self.network.train()
                 for batch in self.loader:
-                    factor = learning_rate_factor(self.config.schedule, state.epoch, state.batch, steps)
+                    self.objective.set_progress(share)
+                    factor = self._factor(share, steps)
                     terms = self._step(batch, factor)
                     state.batch += 1
                     state.step += 1
                     self.recent.append(terms)
-                    bar.update(task, completed=state.step)
-                    at_log = state.step % self.config.log_every == 0 or state.batch == steps
+                    share = self._share()
+                    bar.update(task, completed=share * epochs * steps)
+                    at_log = state.step % self.config.log_every == 0 or state.batch == steps or share >= 1
                     if at_log:
                         self._log(factor, board)
                     may_stop = at_log or self.ranks.world_size == 1  # ranks must agree, which is no work for each step
                     if may_stop and self.ranks.any(bool(asked)):
-                        state.seconds = time.monotonic() - began
+                        state.seconds = time.monotonic() - self.began
                         self._save_last()
                         raise Interrupted(asked[0] if asked else signal.SIGTERM, self.out / LAST)
-                rate = (steps - first) * self.config.sampler.batch_size / (time.monotonic() - epoch_began)
-                self._end_epoch(rate, board)
-                state.seconds = time.monotonic() - began
+                    if share >= 1:
+                        break
+                rate = (state.batch - first) * self.config.sampler.batch_size / (time.monotonic() - epoch_began)
+                self._end_epoch(rate, board, last=share >= 1)
+                state.seconds = time.monotonic() - self.began
                 self._save_last()
         return self.progress
 
@@ -232,27 +237,70 @@ class _Trainer:
         device, config, state = self.ranks.device, self.config, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = config.optim.lr * factor
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            seed = np.random.SeedSequence((config.seed, state.step, self.ranks.rank)).generate_state(1)[0]
-            torch.manual_seed(int(seed))
-            images = self.model.preprocess(batch.images.to(device, non_blocking=True))
-            with autocast(device, config.precision):
-                output = self.network(images)
-        labels = batch.labels.to(device, non_blocking=True)
         gather = self.ranks.gather_with_gradient
-        loss, terms = self.objective(
-            gather(output.features.float()),
-            gather(output.logits.float()) if output.logits is not None else None,
-            gather(labels),
-        )
+        labels = gather(batch.labels.to(device, non_blocking=True))
+        camids = gather(batch.camids.to(device, non_blocking=True))
+        images = batch.images.to(device, non_blocking=True)
+        terms: dict[str, Tensor] = {}
+
+        def forward(network: nn.Module, some: Tensor) -> Outputs:
+            images = self.model.preprocess(some)
+            with autocast(device, config.precision):
+                output = network(images)
+            after = output.embeddings if self.objective.uses_embeddings else None
+            return [None if part is None else part.float() for part in (output.features, after, output.logits)]
+
+        def loss_of(outputs: Outputs) -> Tensor:
+            features, embeddings, logits = (None if part is None else gather(part) for part in outputs)
+            loss, seen = self.objective(features, logits, labels, camids, embeddings)
+            terms.update(seen)
+            return self.scaler.scale(loss)
+
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.objective.zero_grad(set_to_none=True)
+        seed = (config.seed, state.step, self.ranks.rank)
+        if config.loss.chunk:
+            backward_in_chunks(self.network, images, forward, loss_of, config.loss.chunk, seed)
+        else:
+            with seeded(device, *seed):
+                outputs = forward(self.network, images)
+            loss_of(outputs).backward()
+        self._step_losses()
         if config.optim.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
+
+    def _share(self) -> float:
+        """The share of training done, 0..1: of its epochs, or of its time where `schedule.minutes` limits that."""
+        schedule, state = self.config.schedule, self.progress
+        if not schedule.minutes:
+            return (state.epoch + state.batch / len(self.loader)) / schedule.epochs
+        return self.ranks.first(min(1.0, (time.monotonic() - self.began) / (60 * schedule.minutes)))
+
+    def _factor(self, share: float, steps: int) -> float:
+        """The learning rate's factor now; by the clock, `share` of all epochs is where the schedule stands."""
+        schedule, state = self.config.schedule, self.progress
+        if not schedule.minutes:
+            return learning_rate_factor(schedule, state.epoch, state.batch, steps)
+        fine = 1_000_000
+        epoch, step = divmod(int(share * schedule.epochs * fine), fine)
+        return learning_rate_factor(schedule, epoch, step, fine)
+
+    def _step_losses(self) -> None:
+        """Average the gradients of the losses' own weights over the ranks, and move those with their own rate."""
+        for parameter in self.objective.parameters():
+            if parameter.grad is not None:
+                self.ranks.average(parameter.grad)
+        if self.loss_optimizer is None:
+            return
+        for _, weight, moving in self.objective.own_rates():
+            for parameter in moving:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(1 / weight if weight else 0.0)
+        self.scaler.step(self.loss_optimizer)
 
     def _flush(self) -> None:
         """Bring the terms of the steps since the last call to the host, in one copy.
@@ -288,26 +336,27 @@ class _Trainer:
             for name, value in means.items():
                 board.add_scalar(f"train/{name}", value, state.step)
             board.add_scalar("train/lr", self.config.optim.lr * factor, state.step)
-        if self.config.loss.triplet_weight > 0:
+        if self.objective.uses_triplet:
+            self.watch.margin = means.get("margin", self.config.loss.margin)
             words = self.watch.observe(means["triplet"], means["positive"], means["negative"])
             if words and self.ranks.is_first:
                 warn(words)
 
-    def _end_epoch(self, rate: float, board: Any) -> None:
+    def _end_epoch(self, rate: float, board: Any, *, last: bool) -> None:
         state, config = self.progress, self.config
-        state.epoch, state.batch = state.epoch + 1, 0
-        means = {name: value / len(self.loader) for name, value in state.sums.items()}
-        state.sums = {}
+        means = {name: value / state.batch for name, value in state.sums.items()}
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
         if self.ranks.is_first:
             shown = {
                 name: f"{value:.1%}" if name in ("accuracy", "active") else f"{value:.3f}"
                 for name, value in means.items()
             }
+            of = "" if config.schedule.minutes else f"/{config.schedule.epochs}"
             console.print(
-                f"epoch {state.epoch}/{config.schedule.epochs}  {rate:,.0f} crops/s  "
+                f"epoch {state.epoch}{of}  {rate:,.0f} crops/s  "
                 + "  ".join(f"{name} {value}" for name, value in shown.items())
             )
-        if not self.material.splits or (state.epoch % config.eval.every and state.epoch != config.schedule.epochs):
+        if not self.material.splits or (state.epoch % config.eval.every and not last):
             return
         entry: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
         total = 0.0
@@ -349,6 +398,8 @@ class _Trainer:
                 config=as_dict(self.config),
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
+                objective=self.objective.state_dict(),
+                watch=self.watch.state(),
                 progress=vars(self.progress).copy(),
                 pids=self.pid_of_label.tolist(),
                 data=self.fingerprint,
@@ -372,6 +423,9 @@ class _Trainer:
         restore(self.model, checkpoint, self.out / LAST)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
+        self.objective.load_state_dict(checkpoint.get("objective", {}))
+        if "watch" in checkpoint:  # a checkpoint of the first release has none
+            self.watch.load(checkpoint["watch"])
         self.progress = Progress(**checkpoint["progress"])
         if self.ranks.is_first:
             path = self.out / LOG
@@ -399,10 +453,11 @@ def _logged_step(line: str) -> float:
 
 
 def _make_model(config: Config, num_classes: int) -> ReIDModel:
-    settings = config.model
-    model = build_model(
+    settings, loss = config.model, config.loss
+    softmax = in_use("softmax_weight", loss.softmax_weight, loss.schedules)
+    return build_model(
         settings.backbone,
-        num_classes=num_classes if config.loss.softmax_weight > 0 else 0,
+        num_classes=num_classes if softmax else 0,
         pooling=settings.pooling,
         neck=settings.neck,
         embedding_dim=settings.embedding_dim,
@@ -411,14 +466,35 @@ def _make_model(config: Config, num_classes: int) -> ReIDModel:
         size=(settings.height, settings.width),
         seed=config.seed,
     )
-    if config.loss.softmax_weight == 0:  # nothing behind the neck is learned from, and DDP waits for every gradient
-        model.neck.requires_grad_(False)
-    return model
 
 
-def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objective:
+    settings = config.loss
+    objective = Objective(
+        settings.triplet_weight,
+        settings.softmax_weight,
+        settings.label_smoothing,
+        settings.margin,
+        settings.mining,
+        settings.distance,
+        settings.reduction,
+        settings.camera_aware,
+        settings.hardness,
+        settings.extra,
+        settings.schedules,
+        dim=model.embedding_size,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+    if not (objective.uses_softmax or objective.uses_embeddings):
+        model.neck.requires_grad_(False)  # nothing behind it is learned from, and DDP waits for every gradient
+    return objective
+
+
+def _make_optimizer(config: Config, model: nn.Module, objective: Objective) -> torch.optim.Optimizer:
     settings = config.optim
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    moving += objective.common_parameters()
     groups: list[dict[str, Any]] = [{"params": moving}]
     if not settings.decay_norms:
         groups = [
