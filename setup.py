@@ -54,6 +54,7 @@ setup(
         "torchvision>=0.19",
     ],
     extras_require={
+        "losses": ["pytorch-metric-learning>=2.5"],
         "timm": ["timm>=1.0"],
         "safetensors": ["safetensors>=0.4"],
         "onnx": ["onnxruntime>=1.17"],

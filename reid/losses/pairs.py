@@ -1,4 +1,4 @@
-"""What the losses over pairs share: which pairs count, references beside the batch, and sums that stay differentiable."""
+"""What the losses over pairs share: which pairs count, references beside the batch, sums that stay differentiable."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ class References(NamedTuple):
     """`[M]`, or None when cameras are not looked at."""
     usable: Tensor
     """`[M]` bool; the others are empty places, which nothing is compared to."""
+
+
+class Compared(NamedTuple):
+    """Anchors and what each of them is compared with."""
+
+    anchors: Tensor
+    """`[B, D]`, float32 or float64."""
+    others: Tensor
+    """`[N, D]`, N ≥ B: the anchors themselves first, then the references. The same tensor where there are none."""
+    other_pids: Tensor
+    """`[N]`."""
+    positives: Tensor
+    """`[B, N]` bool."""
+    negatives: Tensor
+    """`[B, N]` bool; no pair is in both."""
 
 
 class PairLoss(nn.Module):
@@ -61,32 +76,36 @@ class PairLoss(nn.Module):
         Raises:
             ReidError: shapes that do not fit, or cameras needed and missing.
         """
-        check_batch(features, pids, camids, camera_aware=self.camera_aware)
         with torch.autocast(features.device.type, enabled=False):
-            anchors = others = at_least_float32(features)
-            usable = torch.ones_like(pids, dtype=torch.bool)
-            other_pids, other_camids = pids, camids
-            if references is not None:
-                others = torch.cat([anchors, references.features.detach().to(anchors.dtype)])
-                other_pids = torch.cat([pids, references.pids])
-                usable = torch.cat([usable, references.usable])
-                if camids is not None and references.camids is not None:
-                    other_camids = torch.cat([camids, references.camids])
-            same = pids.unsqueeze(1) == other_pids
-            positives = (same & usable).fill_diagonal_(False)
-            if self.camera_aware and camids is not None and other_camids is not None:
-                positives = other_cameras_first(positives, camids.unsqueeze(1) != other_camids)
-            return self.of_pairs(anchors, others, positives, ~same & usable) + nothing(anchors)
+            compared = self.compared(features, pids, camids, references)
+            value = self.of_pairs(compared.anchors, compared.others, compared.positives, compared.negatives)
+            return value + nothing(compared.anchors)
+
+    def compared(
+        self, features: Tensor, pids: Tensor, camids: Tensor | None, references: References | None
+    ) -> Compared:
+        """What `forward` compares with what.
+
+        Raises:
+            ReidError: as `forward`.
+        """
+        check_batch(features, pids, camids, camera_aware=self.camera_aware)
+        anchors = others = at_least_float32(features)
+        other_pids, other_camids, usable = pids, camids, torch.ones_like(pids, dtype=torch.bool)
+        if references is not None:
+            others = torch.cat([anchors, references.features.detach().to(anchors.dtype)])
+            other_pids = torch.cat([pids, references.pids])
+            usable = torch.cat([usable, references.usable])
+            if camids is not None and references.camids is not None:
+                other_camids = torch.cat([camids, references.camids])
+        same = pids.unsqueeze(1) == other_pids
+        positives = (same & usable).fill_diagonal_(False)
+        if self.camera_aware and camids is not None and other_camids is not None:
+            positives = other_cameras_first(positives, camids.unsqueeze(1) != other_camids)
+        return Compared(anchors, others, other_pids, positives, ~same & usable)
 
     def of_pairs(self, anchors: Tensor, others: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """The loss, given what is compared with what. The first B rows of `others` are the anchors themselves.
-
-        Args:
-            anchors: `[B, D]`, float32 or float64.
-            others: `[N, D]`, N ≥ B; the same tensor as `anchors` when there is no memory.
-            positives: `[B, N]` bool.
-            negatives: `[B, N]` bool; no pair is in both.
-        """
+        """The loss, given what is compared with what: the fields of `Compared`."""
         raise NotImplementedError
 
 
