@@ -21,6 +21,11 @@ def pairwise_distances_loop(x, y, distance):
                 out[i, j] = math.sqrt(sum((a - b) ** 2))
             elif distance == "squared_euclidean":
                 out[i, j] = sum((a - b) ** 2)
+            elif distance == "manhattan":
+                out[i, j] = sum(abs(a - b))
+            elif distance.startswith("minkowski:"):
+                p = float(distance.partition(":")[2])
+                out[i, j] = max(abs(a - b)) if math.isinf(p) else sum(abs(a - b) ** p) ** (1 / p)
             elif a.any() and b.any():
                 out[i, j] = 1 - sum(a * b) / math.sqrt(sum(a * a) * sum(b * b))
             else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -13,6 +15,13 @@ from reid.errors import ReidError, did_you_mean
 _SAME = 1e-13
 """Squared distance, relative to the squared norms, below which a Gram form in float64 cannot tell two points apart."""
 
+_ROWS = 128
+"""Rows of a block of the Gram form."""
+
+_BLOCK = 2**26
+"""Numbers that the gradient of a block of Minkowski distances may need at once, [rows, M, D], where the device wants
+them all."""
+
 
 class _Euclidean(torch.autograd.Function):
     """`d[i, j] = ‖x[i] − y[j]‖` and its gradient, all by matrix products: a few times `[N, M]`, never `[N, M, D]`.
@@ -21,38 +30,60 @@ class _Euclidean(torch.autograd.Function):
     large norm, every digit that mining looks at; in float64 it keeps float32's. Points within about 4e-7 of their
     distance from the mean count as one point, at 0. Gradient (0 where `d = 0`, a subgradient), with `w = g / d`:
     `∂/∂x[i] = Σ_j w[i, j] (x[i] − y[j])`, and `∂/∂y` likewise.
+
+    Where `y` is `x`, half the products are enough: the matrix is symmetric, and both gradients are one product with
+    `w + wᵀ`. This pays for float64.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.itself = y is x
         if x.dtype == torch.float64 or x.device.type == "mps":  # float64 must keep its own digits; MPS has none
             distances = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         else:
-            a, b = _centred(x.double(), y.double())
-            norms = a.square().sum(dim=1).unsqueeze(1) + b.square().sum(dim=1)
-            squared = torch.addmm(norms, a, b.T, alpha=-2)
-            distances = squared.masked_fill(squared <= _SAME * norms, 0.0).sqrt().float()
+            distances = _gram(x, y)
         ctx.save_for_backward(x, y, distances)
         return distances
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         x, y, distances = ctx.saved_tensors
         (gradient,) = gradients
         apart = distances > 0
         with torch.autocast(distances.device.type, enabled=False):
             weights = torch.where(apart, gradient / torch.where(apart, distances, 1.0), 0.0)
             x, y = _centred(x, y)
+            if ctx.itself:
+                weights = weights + weights.T
+                return weights.sum(dim=1, keepdim=True) * x - weights @ x, None
             return (
                 weights.sum(dim=1, keepdim=True) * x - weights @ y,
                 weights.sum(dim=0).unsqueeze(1) * y - weights.T @ x,
             )
 
 
+def _gram(x: Tensor, y: Tensor) -> Tensor:
+    """Float32 distances from a product in float64, by blocks of rows; of a set to itself, half of it is computed."""
+    itself = y is x
+    a, b = _centred(x.double(), y.double())
+    a_norms, b_norms = a.square().sum(dim=1), b.square().sum(dim=1)
+    distances = torch.empty(len(x), len(y), dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), _ROWS):
+        rows, columns = slice(start, start + _ROWS), slice(start if itself else 0, None)
+        norms = a_norms[rows].unsqueeze(1) + b_norms[columns]
+        squared = torch.addmm(norms, a[rows], b[columns].T, alpha=-2)
+        block = squared.masked_fill_(squared <= _SAME * norms, 0.0).sqrt_()
+        distances[rows, columns] = block
+        if itself:
+            distances[columns, rows] = block.T
+    return distances
+
+
 def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both moved so that the mean of `y` is the origin, which moves no distance; a NaN stays in its own row."""
     centre = y.mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
-    return x - centre, y - centre
+    moved = x - centre
+    return moved, moved if y is x else y - centre
 
 
 def euclidean(x: Tensor, y: Tensor) -> Tensor:
@@ -71,47 +102,94 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
 
     A row of zeros has no direction: it is left at zero, which puts it 1/2 from every other row, with zero gradient.
     """
-    return squared_euclidean(_unit(x), _unit(y)) / 2
+    directions = unit(x)
+    return squared_euclidean(directions, directions if y is x else unit(y)) / 2
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
     """Rows divided by their norm; a row of zeros stays, and passes no gradient (which would be 0/0)."""
     some = (x != 0).any(dim=1, keepdim=True)
     norm = torch.where(some, x, 1.0).norm(dim=1, keepdim=True)
     return torch.where(some, x / norm, 0.0)
 
 
+def manhattan(x: Tensor, y: Tensor) -> Tensor:
+    """`Σ_k |x_k − y_k|`."""
+    return minkowski(x, y, 1)
+
+
+def minkowski(x: Tensor, y: Tensor, p: float) -> Tensor:
+    """`(Σ_k |x_k − y_k|^p)^(1/p)`; for `p = inf` the largest `|x_k − y_k|`.
+
+    Orders but 1, 2 and inf are computed in float64, so that a power neither overflows nor vanishes while differences
+    stay within 1e±(300/p). In blocks, never `[N, M, D]`; no matrix product does this, so it is slow: O(N M D) powers.
+
+    Args:
+        x: `[N, D]`.
+        y: `[M, D]`.
+        p: 1 or more; below it the triangle inequality fails, and so would the margin's meaning.
+
+    Raises:
+        ReidError: p below 1 or not a number.
+    """
+    _check_order(p)
+    if p == 2:
+        return euclidean(x, y)
+    wide = p not in (1, math.inf) and x.device.type != "mps"
+    a, b = (x.double(), y.double()) if wide else (x, y)
+    rows = max(1, _BLOCK // max(1, y.numel()))
+    blocks = [torch.cdist(block, b, p=p) for block in a.split(rows)]
+    return torch.cat(blocks).to(x.dtype)
+
+
+def _check_order(p: float) -> None:
+    if not p >= 1:
+        raise ReidError(f"The order p of a Minkowski distance must be 1 or more; got {p}. 1: manhattan, 2: euclidean.")
+
+
+Distance = Union[str, Callable[[Tensor, Tensor], Tensor]]  # noqa: UP007  (mypy wants a plain alias)
+"""A name (`distance_named`), or any callable `(x [N, D], y [M, D]) -> [N, M]`, as an `nn.Module` with weights."""
+
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "euclidean": euclidean,
     "squared_euclidean": squared_euclidean,
     "cosine": cosine,
+    "manhattan": manhattan,
 }
+"""By name; beside these `minkowski:P` for any P of 1 or more, as `minkowski:3`."""
 
 
-def pairwise_distances(x: Tensor, y: Tensor | None = None, distance: str = "euclidean") -> Tensor:
+def pairwise_distances(x: Tensor, y: Tensor | None = None, distance: Distance = "euclidean") -> Tensor:
     """Distances from every row of `x` to every row of `y`.
 
-    Computed in float32 also when the features are bfloat16 or float16, and inside an autocast region; float64 stays.
-    Corner cases: `y` left out means `x` itself, and the diagonal is exactly 0; equal rows are exactly 0 apart with
-    zero gradient; a NaN row gives NaN distances; `N = 0` or `M = 0` gives an empty result.
+    Computed in float32 also when the features are bfloat16 or float16, and outside any autocast region; float64 stays.
+    Corner cases of the named distances: `y` left out means `x` itself, and the diagonal is exactly 0; equal rows are
+    exactly 0 apart with zero gradient; a NaN row gives NaN distances; `N = 0` or `M = 0` gives an empty result.
 
     Args:
         x: `[N, D]` features.
         y: `[M, D]` features, or None for `x`.
-        distance: a key of `DISTANCES`.
+        distance: a key of `DISTANCES`, `minkowski:P` with P of 1 or more, or a callable that takes `x` and `y` (the
+            same object where `y` is left out).
 
     Returns:
         `[N, M]` float32 (float64 for float64 features), 0 or more.
 
     Raises:
-        ReidError: unknown distance, or shapes that are not `[N, D]` and `[M, D]`.
+        ReidError: unknown distance, an order below 1, shapes that are not `[N, D]` and `[M, D]`, or a callable that
+            does not give `[N, M]`.
     """
-    check_distance(distance)
-    y = x if y is None else y
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ReidError(f"Distances need features [N, D] and [M, D]; got {list(x.shape)} and {list(y.shape)}.")
+    function = as_function(distance)
+    if x.ndim != 2 or (y is not None and (y.ndim != 2 or x.shape[1] != y.shape[1])):
+        other = x if y is None else y
+        raise ReidError(f"Distances need features [N, D] and [M, D]; got {list(x.shape)} and {list(other.shape)}.")
     with torch.autocast(x.device.type, enabled=False):
-        return DISTANCES[distance](at_least_float32(x), at_least_float32(y))
+        wide = at_least_float32(x)
+        other = wide if y is None or y is x else at_least_float32(y)
+        distances = function(wide, other)
+    if not isinstance(distance, str) and distances.shape != (len(wide), len(other)):
+        raise ReidError(f"The distance gave {list(distances.shape)} where [N, M] = {[len(wide), len(other)]} is due.")
+    return distances
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -119,11 +197,39 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def check_distance(distance: str) -> None:
-    """Refuse a name that is no distance.
+def as_function(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
+    """What computes a distance.
 
     Raises:
-        ReidError: with the nearest known name.
+        ReidError: with the nearest known name, or what is wrong with the order of `minkowski:P`.
     """
-    if distance not in DISTANCES:
-        raise ReidError(f"Unknown distance {distance!r}.{did_you_mean(distance, DISTANCES)}")
+    if callable(distance):
+        return distance
+    if distance in DISTANCES:
+        return DISTANCES[distance]
+    order = order_of(distance)
+    if order is None:
+        raise ReidError(f"Unknown distance {distance!r}.{did_you_mean(distance, [*DISTANCES, 'minkowski:3'])}")
+    return partial(minkowski, p=order)
+
+
+def order_of(distance: str) -> float | None:
+    """The P of `minkowski:P`, None for another name.
+
+    Raises:
+        ReidError: P is missing, no number, or below 1.
+    """
+    name, _, order = distance.partition(":")
+    if name != "minkowski":
+        return None
+    try:
+        p = float(order)
+    except ValueError:
+        raise ReidError(f"Distance {distance!r} lacks its order: write minkowski:3 for p = 3.") from None
+    _check_order(p)
+    return p
+
+
+def check_distance(distance: Distance) -> None:
+    """Refuse what is no distance, as `as_function`."""
+    as_function(distance)

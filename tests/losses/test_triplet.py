@@ -221,5 +221,5 @@ def test_wrong_names_and_shapes_are_named():
 
 def test_prints_its_settings():
     assert repr(TripletLoss(None, distance="cosine")) == (
-        "TripletLoss(margin=None, mining='batch_hard', distance='cosine')"
+        "TripletLoss(margin=None, mining='batch_hard', distance='cosine', reduction='mean')"
     )
