@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from reid.console import track
+from reid.console import track, warn
 from reid.data.crops import UNKNOWN, Crops
-from reid.data.images import resize
-from reid.data.loader import read_batches
-from reid.data.packed import FileStore, Store, without_unreadable
+from reid.data.images import UnreadableImage, decode, resize
+from reid.data.layouts.folder import IMAGE_SUFFIXES
+from reid.data.loader import ahead
+from reid.data.packed import FileStore
+from reid.embedding.parts import Batch
 from reid.embedding.runtimes import FORMATS, ForeignModel
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
-from reid.models import ReIDModel
+from reid.models import BACKBONES, ReIDModel, build_model
 from reid.models.preprocessing import Preprocessing
 from reid.training.distributed import pick_device
 
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
+UNREADABLE = ("error", "skip")
 
-Images: TypeAlias = Crops | NDArray[np.uint8] | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
+Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
 
 
 class Embedder:
@@ -34,11 +39,20 @@ class Embedder:
 
     Args:
         model: a checkpoint of this package, the folder of a run (its best.pt, else its last.pt), a `ReIDModel`, an
-            `.onnx` file, or the `.xml` of an OpenVINO model (see `ForeignModel`).
-        device: "auto" (a CUDA GPU, else an Apple one, else the CPU; a `ReIDModel` stays where it is), or a torch
-            device by name, to which the model is moved. ONNX and OpenVINO files run on the CPU; ONNX also on "cuda".
+            exported bundle, an `.onnx` file, the `.xml` of an OpenVINO model (see `ForeignModel`), or the name of a
+            backbone (a key of `BACKBONES`, or "timm:NAME") with `weights`; a file or folder so called goes before it.
+        device: "auto" (a CUDA GPU, under torchrun the one of this process; else an Apple one, else the CPU; a
+            `ReIDModel` stays where it is), or a torch device by name, to which the model is moved. ONNX and OpenVINO
+            files run on the CPU; ONNX also on "cuda".
         runtime: "auto", or by name: "torch" for our own models, "onnx" (onnxruntime) or "openvino" for files.
+        weights: of a backbone that was named: "imagenet", "none" (random ones, from seed 0), or a file of weights. Its
+            embedding is the pooled last feature map, without a neck.
         preprocessing: of an ONNX or OpenVINO file, in place of the `NAME.reid.json` beside it.
+        batch_size: images a forward pass; changes memory and speed, and nothing else beyond rounding.
+        flip: average with the embedding of the mirrored image before normalising (of a bundle, whose output is
+            normalised inside, after). Twice the work.
+        threads: that decode images while the model works, and that the runtime of a file may use; 0 is one for each
+            CPU. torch counts its own (`OMP_NUM_THREADS`).
 
     Attributes:
         device: the torch device it runs on.
@@ -46,7 +60,8 @@ class Embedder:
         dimension: D.
 
     Raises:
-        ReidError: unknown runtime, a device that is not there, a file that does not load.
+        ReidError: unknown runtime, a device that is not there, a file that does not load, weights that cannot be had, a
+            number out of range.
     """
 
     def __init__(
@@ -55,130 +70,206 @@ class Embedder:
         device: str = "auto",
         runtime: str = "auto",
         *,
+        weights: str | Path | None = None,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        batch_size: int = 64,
+        flip: bool = False,
+        threads: int = 0,
     ) -> None:
         if runtime not in RUNTIMES:
             raise ReidError(f"There is no runtime {runtime!r}.{did_you_mean(runtime, RUNTIMES)}")
-        self._model: ReIDModel | ForeignModel
+        if batch_size < 1:
+            raise ReidError(f"batch_size must be 1 or more; got {batch_size}.")
+        if threads < 0:
+            raise ReidError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
+        self.batch_size, self.flip, self.threads = batch_size, flip, threads
+        self._own: ReIDModel | None = None
+        self.preprocessing: Preprocessing
+        self._embed: Callable[[NDArray[np.uint8], bool], NDArray[np.float32]]
+        self._what = str(model)
         if not isinstance(model, ReIDModel) and Path(model).suffix.lower() in FORMATS:
-            self._model = ForeignModel(model, preprocessing=preprocessing, device=device, runtime=runtime)
-            self.device = self._model.device
-        else:
-            if runtime not in ("auto", "torch"):
-                raise ReidError(f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files; this model runs in torch.")
-            if preprocessing is not None:
-                raise ReidError("A model of this package brings its own preprocessing: give none.")
-            self._model, self.device = _own_model(model, device)
-        self.preprocessing: Preprocessing = self._model.preprocessing
-        self.dimension: int = self._model.embedding_size
+            _refuse_weights(weights)
+            foreign = ForeignModel(model, preprocessing=preprocessing, device=device, runtime=runtime)
+            self.preprocessing, self.dimension = foreign.preprocessing, foreign.embedding_size
+            self.device, self._id = foreign.device, foreign.name
+            self._embed = lambda images, flip: foreign.embed(torch.from_numpy(images), flip=flip).numpy()
+            return
+        if runtime not in ("auto", "torch"):
+            raise ReidError(f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files; this model runs in torch.")
+        if preprocessing is not None:
+            raise ReidError("A model of this package brings its own preprocessing: give none.")
+        own, self.device = _own_model(model, weights, device)
+        self._own, self._id = own, _model_id(own)
+        self.preprocessing, self.dimension = own.preprocessing, own.embedding_size
+        self._embed = lambda images, flip: own.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
 
     @property
     def model(self) -> ReIDModel:
         """The `ReIDModel`. Its mode does not matter: it is put in evaluation for each pass, and then back.
 
         Raises:
-            ReidError: the features come from an ONNX or OpenVINO file, which holds none.
+            ReidError: the features come from a file of another format, which holds none.
         """
-        if isinstance(self._model, ForeignModel):
-            raise ReidError(f"{self._model.path} is not a checkpoint of this package: name one, such as best.pt.")
-        return self._model
+        if self._own is None:
+            raise ReidError(f"{self._what} is not a checkpoint of this package: name one, such as best.pt.")
+        return self._own
 
-    def __call__(self, images: Images, *, flip: bool = False, batch_size: int = 64) -> NDArray[np.float32]:
+    def __call__(self, images: Images) -> NDArray[np.float32]:
         """Features of images, in their order.
 
         Files are decoded by threads while the model works; arrays are taken as they are. Images of any size: each is
         resized to the model's own, in the same way for files and arrays.
 
         Args:
-            images: `Crops`; paths of image files; uint8 `[N, H, W, 3]` in RGB; or a list of uint8 `[H, W, 3]` in RGB,
-                each of its own size.
-            flip: average with the embedding of the mirrored image before normalising.
-            batch_size: images a forward pass; changes memory and speed, and nothing else beyond rounding.
+            images: `Crops`; a folder (see `find_images`), or a list of paths of image files and such folders; uint8
+                `[N, H, W, 3]` in RGB; or a list of uint8 `[H, W, 3]` in RGB, each of its own size.
 
         Returns:
             `[N, D]` float32, L2-normalised; `[0, D]` for no images.
 
         Raises:
             ReidError: an image that cannot be read (its path is named) or is not uint8 RGB (its number is named), a
-                model whose output is not finite, a batch size below 1.
+                folder without images, a model whose output is not finite.
         """
-        _check_batch_size(batch_size)
-        crops = _files(images)
+        crops = list_files(images)
         if crops is not None:
-            store = FileStore(crops, size=self.preprocessing.size)
-            return self._embed_files(crops, store, flip, batch_size)
+            return self._of_files(crops, "error")[0]
         arrays = _checked(images)
-        parts = (arrays[start : start + batch_size] for start in range(0, len(arrays), batch_size))
-        size = self.preprocessing.size
-        batches = (torch.from_numpy(np.stack([resize(array, size) for array in part])) for part in parts)
-        return self._run([f"number {number}" for number in range(len(arrays))], batches, flip, batch_size)
+        return self._collect(len(arrays), self._array_batches(arrays))[0]
 
-    def table(
-        self, images: Images, *, flip: bool = False, batch_size: int = 64, unreadable: str = "error"
-    ) -> Embeddings:
+    def table(self, images: Images, *, unreadable: str = "error") -> Embeddings:
         """The features with the columns that the images bring, and `meta` that says how they were made.
 
         Of `Crops`, cameras, tracks and frames that are unknown throughout are left out. Paths give the column
-        `paths`; arrays give none. Arguments and errors as in a call, and:
+        `paths`; arrays give none. All of it is in memory: see `embed_to_parquet` for more than fits there. Arguments
+        and errors as in a call, and:
 
         Args:
-            unreadable: "error", or "skip" to leave out the files whose header shows that they will not decode;
-                `meta["left_out"]` lists them with the reasons. A file that only fails later is still an error.
+            unreadable: "error", or "skip" to leave out the files that will not decode; `meta["left_out"]` lists them
+                with the reasons.
         """
-        crops = _files(images)
-        meta = self.describe(flip=flip)
+        crops = list_files(images)
+        meta = self.describe()
         if crops is None:
-            return Embeddings(self(images, flip=flip, batch_size=batch_size), meta=meta)
-        _check_batch_size(batch_size)
-        store: Store = FileStore(crops, size=self.preprocessing.size, unreadable=unreadable)
-        if store.unreadable:
-            meta["left_out"] = [f"{odd.path}: {odd.reason}" for odd in store.unreadable]
-        crops, store = without_unreadable(crops, store)
-        features = self._embed_files(crops, store, flip, batch_size)
+            return Embeddings(self(images), meta=meta)
+        features, failed = self._of_files(crops, unreadable)
+        if failed:
+            meta["left_out"] = [f"{crops.paths[row]}: {reason}" for row, reason in failed.items()]
+            kept = np.setdiff1d(np.arange(len(crops)), list(failed))
+            crops, features = crops.take(kept), features[kept]
         if isinstance(images, Crops):
             return Embeddings.of_crops(features, crops, meta)
         return Embeddings(features, paths=crops.paths, meta=meta)
 
-    def describe(self, *, flip: bool = False) -> dict[str, Any]:
+    def describe(self, *, flip: bool | None = None) -> dict[str, Any]:
         """What `Embeddings.meta` says of features made here, as plain Python.
 
         `model` is the backbone's name and a digest of the weights that shape an embedding, so that equal ids mean
-        comparable features, whatever the file was called. Of an ONNX or OpenVINO file it is the file's stem and a
-        digest of its content and preprocessing.
+        comparable features, whatever the file was called. Of a file of another format it is the file's stem and a
+        digest of its content and preprocessing. `preprocessing_hash` is a digest of `preprocessing`.
         """
-        model = self._model
+        preprocessing = self.preprocessing.as_dict()
         return {
-            "model": model.name if isinstance(model, ForeignModel) else _model_id(model),
-            "preprocessing": self.preprocessing.as_dict(),
+            "model": self._id,
+            "preprocessing": preprocessing,
+            "preprocessing_hash": digest_of(preprocessing)[:12],
             "dimension": self.dimension,
             "metric": "cosine",
             "normalised": True,
-            "flip": flip,
+            "flip": self.flip if flip is None else flip,
         }
 
-    def embed_batch(self, images: NDArray[np.uint8], *, flip: bool = False) -> NDArray[np.float32]:
+    def embed_batch(self, images: NDArray[np.uint8], *, flip: bool | None = None) -> NDArray[np.float32]:
         """Features of one batch, in one forward pass, without checks or progress.
 
-        uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or
-        infinite where the model is broken (see `check_finite`).
+        uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or infinite
+        where the model is broken (see `check_finite`).
         """
-        return self._model.embed(torch.from_numpy(images).to(self.device), flip=flip).cpu().numpy()
+        return self._embed(images, self.flip if flip is None else flip)
 
-    def _embed_files(self, crops: Crops, store: Store, flip: bool, batch_size: int) -> NDArray[np.float32]:
-        batches = read_batches(store, np.arange(len(crops)), batch_size)
-        return self._run(crops.paths, batches, flip, batch_size)
+    def _of_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
+        rows = np.arange(len(crops))
+        check_files(crops, self.preprocessing.size, unreadable)
+        grid = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return self._collect(
+            len(rows), file_batches(crops.paths, grid, self.preprocessing.size, unreadable, self.threads)
+        )
 
-    def _run(
-        self, names: Sequence[str] | NDArray[np.object_], batches: Iterator[Tensor], flip: bool, batch_size: int
-    ) -> NDArray[np.float32]:
-        features = np.empty((len(names), self.dimension), dtype=np.float32)
-        done = 0
-        for batch in track(batches, "Embedding", total=-(-len(names) // batch_size)):
-            rows = self._model.embed(batch.to(self.device), flip=flip)
-            features[done : done + len(rows)] = rows.cpu().numpy()
-            done += len(rows)
-        check_finite(features, names)
-        return features
+    def _array_batches(self, arrays: Sequence[NDArray[np.uint8]]) -> Iterator[Batch]:
+        for start in range(0, len(arrays), self.batch_size):
+            rows = list(range(start, min(start + self.batch_size, len(arrays))))
+            images = np.stack([resize(arrays[row], self.preprocessing.size) for row in rows])
+            yield Batch(rows, images, [f"number {row}" for row in rows], {})
+
+    def _collect(self, n: int, batches: Iterator[Batch]) -> tuple[NDArray[np.float32], dict[int, str]]:
+        features = np.zeros((n, self.dimension), dtype=np.float32)
+        failed: dict[int, str] = {}
+        for batch, own in track(embed_batches(self, batches), "Embedding", total=-(-n // self.batch_size)):
+            features[batch.rows] = own
+            failed |= batch.failed
+        return features, failed
+
+
+def embed_batches(embedder: Embedder, batches: Iterator[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    """Each batch and the features of its images, the next ones made ahead by a thread while the model works.
+
+    Raises:
+        ReidError: a model whose output is not finite.
+    """
+    for batch in ahead(batches, 2):
+        features = np.zeros((0, embedder.dimension), np.float32)
+        if batch.rows:
+            features = embedder.embed_batch(batch.images)
+            check_finite(features, batch.names)
+        yield batch, features
+
+
+def file_batches(
+    paths: Sequence[str] | NDArray[np.object_],
+    grid: Iterable[NDArray[np.int64]],
+    size: tuple[int, int],
+    unreadable: str,
+    threads: int = 0,
+) -> Iterator[Batch]:
+    """Image files, decoded by threads and resized to `size`; a batch for each array of rows in `grid`.
+
+    Raises:
+        ReidError: a file that does not decode, where `unreadable` is "error".
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(threads or cpus, "reid-decode") as pool:
+        for rows in grid:
+            images = np.empty((len(rows), *size, 3), np.uint8)
+
+            def one(place: int, rows: NDArray[np.int64] = rows, images: NDArray[np.uint8] = images) -> str:
+                try:
+                    images[place] = decode(paths[rows[place]], size)
+                except UnreadableImage as error:
+                    if unreadable == "error":
+                        raise ReidError(f"{error}. Mend or remove it, or say unreadable 'skip'.") from error
+                    return error.reason
+                return ""
+
+            reasons = list(pool.map(one, range(len(rows))))
+            good = [place for place, reason in enumerate(reasons) if not reason]
+            yield Batch(
+                rows[good].tolist(),
+                images[good] if len(good) < len(rows) else images,
+                [str(paths[row]) for row in rows[good]],
+                {int(row): reason for row, reason in zip(rows, reasons, strict=True) if reason},
+            )
+
+
+def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
+    """Where unreadable files are an error, look at the header and end of each before any work is done.
+
+    Raises:
+        ReidError: files that cannot be read, the first ten by name; `unreadable` is neither "error" nor "skip".
+    """
+    if unreadable not in UNREADABLE:
+        raise ReidError(f"unreadable is {unreadable!r}; it must be one of {', '.join(map(repr, UNREADABLE))}.")
+    if unreadable == "error":
+        FileStore(crops, size=size)
 
 
 def check_finite(features: NDArray[np.float32], names: Sequence[str] | NDArray[np.object_]) -> None:
@@ -195,18 +286,84 @@ def check_finite(features: NDArray[np.float32], names: Sequence[str] | NDArray[n
         )
 
 
-def _own_model(model: str | Path | ReIDModel, device: str) -> tuple[ReIDModel, torch.device]:
+def find_images(folder: str | Path) -> list[str]:
+    """The image files under a folder and its subfolders, as absolute paths in sorted order.
+
+    An image is what has one of the suffixes in `IMAGE_SUFFIXES`; hidden files are passed over, other files are counted
+    aloud.
+
+    Raises:
+        ReidError: not a folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ReidError(f"{folder} is not a folder of images.")
+    files = sorted(path for path in folder.absolute().rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise ReidError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}) among its {len(files)} files.")
+    if len(found) < len(files):
+        other = next(path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)
+        warn(f"Not images, left out of {folder}: {len(files) - len(found)} of {len(files)} files, e.g. {other.name}.")
+    return found
+
+
+def list_files(images: Any) -> Crops | None:
+    """Crops as they are, paths and folders as crops of nobody; None for arrays.
+
+    Raises:
+        ReidError: one path that is no folder where a list is asked; a folder without images.
+    """
+    if isinstance(images, Crops):
+        return images
+    if isinstance(images, str | Path):
+        if not Path(images).is_dir():
+            raise ReidError(f"{images} is not a folder. Of single files give a list of paths: [{str(images)!r}].")
+        images = [images]
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        return None
+    if len(images) == 0 or not all(isinstance(image, str | Path) for image in images):
+        return None
+    paths = [path for image in images for path in (find_images(image) if Path(image).is_dir() else [str(image)])]
+    return Crops.of(paths, np.full(len(paths), UNKNOWN))
+
+
+def digest_of(value: Any) -> str:
+    """A hexadecimal SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _own_model(
+    model: str | Path | ReIDModel, weights: str | Path | None, device: str
+) -> tuple[ReIDModel, torch.device]:
+    place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if isinstance(model, ReIDModel):
-        place = next(model.parameters()).device if device == "auto" else pick_device(device)
+        _refuse_weights(weights)
+        place = next(model.parameters()).device if device == "auto" else place
         return model.to(place), place
     from reid.training.checkpoints import load_model
 
-    place = pick_device(device)
     path = Path(model)
+    named = str(model) in BACKBONES or str(model).startswith("timm:")
+    if named and not path.exists():
+        if weights is None:
+            raise ReidError(
+                f"{model} is a backbone: say its weights, 'imagenet', a file, or 'none' for random ones. A trained "
+                "model is a file, such as best.pt."
+            )
+        return build_model(str(model), weights=weights, neck="none").to(place).eval(), place
+    _refuse_weights(weights)
+    if path.name == str(model) and not path.suffix and not path.exists():
+        raise ReidError(f"There is no file, folder or backbone {str(model)!r}.{did_you_mean(str(model), BACKBONES)}")
     if path.is_dir():
         inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
         path = inside[0] if inside else path
     return load_model(path, place), place
+
+
+def _refuse_weights(weights: str | Path | None) -> None:
+    if weights is not None:
+        raise ReidError(f"weights={weights} is for a backbone that is named, such as resnet50; this model has its own.")
 
 
 def _model_id(model: ReIDModel) -> str:
@@ -216,24 +373,6 @@ def _model_id(model: ReIDModel) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return f"{model.spec['backbone']}-{digest.hexdigest()[:12]}"
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ReidError(f"batch_size must be 1 or more; got {batch_size}.")
-
-
-def _files(images: Images) -> Crops | None:
-    """Crops as they are, paths as crops of nobody; None for arrays."""
-    if isinstance(images, Crops):
-        return images
-    if isinstance(images, str | Path):
-        raise ReidError(f"One path was given where a list of paths is asked: write [{str(images)!r}].")
-    if isinstance(images, np.ndarray) and images.dtype != object:
-        return None
-    if len(images) == 0 or not all(isinstance(image, str | Path) for image in images):
-        return None
-    return Crops.of([str(image) for image in images], np.full(len(images), UNKNOWN))
 
 
 def _checked(images: Any) -> list[NDArray[np.uint8]]:

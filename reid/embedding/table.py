@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ _INTEGERS = {"pids": "pid", "camids": "camid", "tracks": "track", "frames": "fra
 _PATHS = "path"
 _QUALITY = "quality"
 _CAMERA = "camera"
-_ROWS_PER_GROUP = 65_536
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
+ROWS_PER_GROUP = 8192
 
 
 class Embeddings:
@@ -76,9 +79,8 @@ class Embeddings:
     @classmethod
     def of_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
         """Features with the columns of their crops; a column that is unknown throughout is left out."""
-        known = {name: getattr(crops, name) for name in ("camids", "tracks", "frames")}
-        columns = {name: values for name, values in known.items() if (values != UNKNOWN).any()}
-        return cls(features, pids=crops.pids, paths=crops.paths, meta=meta, **columns)
+        columns = {name: getattr(crops, name) for name in known_columns(crops)}
+        return cls(features, paths=crops.paths, meta=meta, **columns)
 
     def __len__(self) -> int:
         """The number of features."""
@@ -101,35 +103,57 @@ class Embeddings:
         columns = {name: None if values is None else values[index] for name, values in self._columns().items()}
         return Embeddings(self.features[index], **columns, meta=self.meta)
 
-    @classmethod
-    def concat(cls, parts: Sequence[Embeddings]) -> Embeddings:
-        """All rows of the parts, in order. `meta` keeps what all parts say alike.
+    def check_same_model(self, other: Embeddings, names: tuple[str, str] = ("one", "the other")) -> None:
+        """Refuse features between which no distance means anything.
+
+        Where one side does not say its model, as features of others may not, the dimension alone is compared.
+
+        Args:
+            other: what this is to be compared with.
+            names: of the two, for the message: files, for instance.
 
         Raises:
-            ReidError: no part; features of different dimension or from different models (`meta["model"]`), which no
-                distance compares; a column that only some parts have.
+            ReidError: another dimension, another model (`meta["model"]`), or another preprocessing for one model.
+        """
+        here, there = names
+        if self.dimension != other.dimension:
+            raise ReidError(
+                f"Cannot join embeddings of {self.dimension} dimensions ({here}) with {other.dimension} ({there}): "
+                "they come from different models. Embed both with one model."
+            )
+        for key, what in (("model", "model"), ("preprocessing_hash", "preprocessing")):
+            own, given = self.meta.get(key), other.meta.get(key)
+            if None not in (own, given) and own != given:
+                raise ReidError(
+                    f"Cannot join embeddings of {what} {own!r} ({here}) with those of {given!r} ({there}): distances "
+                    f"between them mean nothing. Embed both with one {what}."
+                )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Embeddings], names: Sequence[str] = ()) -> Embeddings:
+        """All rows of the parts, in order. `meta` keeps what all parts say alike.
+
+        Args:
+            parts: one or more.
+            names: of the parts, for messages: their files, for instance; else they are counted.
+
+        Raises:
+            ReidError: no part; parts that are not comparable (see `check_same_model`); a column that only some have.
         """
         if not parts:
             raise ReidError("No embeddings to join: give at least one part.")
         first = parts[0]
-        for number, part in enumerate(parts[1:], start=2):
-            if part.dimension != first.dimension:
-                raise ReidError(
-                    f"Cannot join embeddings of {first.dimension} dimensions (part 1) with {part.dimension} "
-                    f"(part {number}): they come from different models. Embed both with one model."
-                )
-            models = first.meta.get("model"), part.meta.get("model")
-            if None not in models and models[0] != models[1]:
-                raise ReidError(
-                    f"Cannot join embeddings of model {models[0]!r} (part 1) with those of {models[1]!r} "
-                    f"(part {number}): distances between them mean nothing. Embed both with one model."
-                )
+        called = list(names) or [f"part {number}" for number in range(1, len(parts) + 1)]
+        for part, name in zip(parts[1:], called[1:], strict=True):
+            first.check_same_model(part, (called[0], name))
         columns: dict[str, Any] = {}
         for name in first._columns():
             values = [part._columns()[name] for part in parts]
-            have = [number for number, value in enumerate(values, start=1) if value is not None]
+            have = [one for one, value in zip(called, values, strict=True) if value is not None]
             if have and len(have) < len(parts):
-                raise ReidError(f"Cannot join embeddings: only parts {have} of {len(parts)} have the column {name!r}.")
+                raise ReidError(
+                    f"Cannot join embeddings: only {', '.join(have)} of {len(parts)} have the column {name!r}."
+                )
             columns[name] = np.concatenate(values) if have else None
         meta = {
             key: value
@@ -160,24 +184,7 @@ class Embeddings:
         Raises:
             ReidError: cannot be written, or `meta` holds what JSON cannot.
         """
-        try:
-            note = json.dumps({"format": FORMAT, "meta": self.meta}, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ReidError(f"Embeddings.meta must be plain JSON values: {error}.") from error
-        flat = pa.array(np.ascontiguousarray(self.features).reshape(-1), type=pa.float32())
-        columns = {_FEATURES: pa.FixedSizeListArray.from_arrays(flat, self.dimension)}
-        for name, column in _INTEGERS.items():
-            values = self._columns()[name]
-            if values is not None:
-                columns[column] = pa.array(values, type=pa.int64())
-        if self.paths is not None:
-            columns[_PATHS] = pa.array(self.paths, type=pa.string())
-        if self.quality is not None:
-            columns[_QUALITY] = pa.array(self.quality, type=pa.float32())
-        table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: note.encode()})
-        with whole_file(path) as temporary:
-            pq.write_table(table, temporary, row_group_size=_ROWS_PER_GROUP, use_dictionary=[_PATHS])
-        return Path(path)
+        return save_stream(path, [self], self.meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
@@ -225,6 +232,64 @@ class Embeddings:
 
     def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in (*_INTEGERS, "paths", "quality")}
+
+    def _arrow(self) -> pa.Table:
+        flat = pa.array(np.ascontiguousarray(self.features).reshape(-1), type=pa.float32())
+        columns = {_FEATURES: pa.FixedSizeListArray.from_arrays(flat, self.dimension)}
+        for name, column in _INTEGERS.items():
+            values = self._columns()[name]
+            if values is not None:
+                columns[column] = pa.array(values, type=pa.int64())
+        if self.paths is not None:
+            check_paths(self.paths)
+            columns[_PATHS] = pa.array(self.paths, type=pa.string())
+        if self.quality is not None:
+            columns[_QUALITY] = pa.array(self.quality, type=pa.float32())
+        return pa.table(columns)
+
+
+def save_stream(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[str, Any]) -> Path:
+    """Write tables of equal columns one after the other as one file, whole or not at all; one at a time is in memory.
+
+    Args:
+        path: the Parquet file.
+        chunks: at least one; their own `meta` is not looked at. Each begins a new row group.
+        meta: of the file.
+
+    Raises:
+        ReidError: as `Embeddings.save`.
+    """
+    try:
+        note = json.dumps({"format": FORMAT, "meta": dict(meta)}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ReidError(f"Embeddings.meta must be plain JSON values: {error}.") from error
+    with whole_file(path) as temporary, contextlib.ExitStack() as stack:
+        writer = None
+        for chunk in chunks:
+            table = chunk._arrow()
+            if writer is None:
+                schema = table.schema.with_metadata({_METADATA_KEY: note.encode()})
+                writer = stack.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=[_PATHS]))
+            writer.write_table(table.cast(writer.schema), row_group_size=ROWS_PER_GROUP)
+    return Path(path)
+
+
+def known_columns(crops: Crops) -> list[str]:
+    """The columns of a table that crops fill: `pids`, and those that are not unknown throughout."""
+    return ["pids", *(name for name in ("camids", "tracks", "frames") if (getattr(crops, name) != UNKNOWN).any())]
+
+
+def check_paths(paths: NDArray[np.object_]) -> None:
+    """Refuse names that are no Unicode text, as a file system may hold.
+
+    Raises:
+        ReidError: with the first such row.
+    """
+    odd = next((row for row, path in enumerate(paths) if _NO_TEXT.search(path)), None)
+    if odd is not None:
+        raise ReidError(
+            f"The path in row {odd}, {paths[odd]!r}, is not Unicode text, which Parquet needs. Rename the file."
+        )
 
 
 def _matrix(features: ArrayLike) -> NDArray[np.float32]:

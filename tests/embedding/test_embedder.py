@@ -80,9 +80,10 @@ def test_flip_averages_with_the_mirrored_image(embedder, model):
             for i in (image, image[:, :, ::-1])
         ]
     mean = np.mean(both, axis=0)
-    close(embedder(image, flip=True)[0], mean / np.linalg.norm(mean))
-    close(embedder(image, flip=True), embedder(np.ascontiguousarray(image[:, :, ::-1]), flip=True))
-    assert np.abs(embedder(image, flip=True) - embedder(image)).max() > 1e-4
+    flipping = Embedder(model, flip=True)
+    close(flipping(image)[0], mean / np.linalg.norm(mean))
+    close(flipping(image), flipping(np.ascontiguousarray(image[:, :, ::-1])))
+    assert np.abs(flipping(image) - embedder(image)).max() > 1e-4
 
 
 def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folder):
@@ -95,11 +96,12 @@ def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folde
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 64], ids=lambda size: f"batches of {size}")
-def test_order_is_kept_whatever_the_batch(embedder, folder, batch_size):
+def test_order_is_kept_whatever_the_batch_and_the_threads(embedder, model, folder, batch_size):
     order = [7, 0, 3, 3, 10, 1]
     whole = embedder(images())
-    close(embedder([paths(folder)[i] for i in order], batch_size=batch_size), whole[order])
-    close(embedder([images()[i] for i in order], batch_size=batch_size), whole[order])
+    other = Embedder(model, batch_size=batch_size, threads=3)
+    close(other([paths(folder)[i] for i in order]), whole[order])
+    close(other([images()[i] for i in order]), whole[order])
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,11 @@ def test_a_checkpoint_gives_what_its_model_gave(embedder, model, folder, tmp_pat
     assert loaded.describe() == embedder.describe()
 
 
-def test_a_table_carries_what_crops_know(embedder, folder, tmp_path):
+def test_a_table_carries_what_crops_know(model, folder, tmp_path):
+    embedder = Embedder(model, flip=True)
     crops = Crops.of(paths(folder), np.arange(11) // 2, camids=np.arange(11) % 3, frames=np.arange(11))
-    table = embedder.table(crops, flip=True)
-    np.testing.assert_array_equal(table.features, embedder(crops, flip=True))
+    table = embedder.table(crops)
+    np.testing.assert_array_equal(table.features, embedder(crops))
     assert table.pids.tolist() == crops.pids.tolist()
     assert table.camids.tolist() == crops.camids.tolist()
     assert table.frames.tolist() == crops.frames.tolist()
@@ -180,13 +183,18 @@ def test_a_file_that_cannot_be_read_is_named(embedder, folder, tmp_path, how):
         embedder([*paths(folder), str(bad)])
 
 
-def test_a_file_that_only_fails_when_decoded_is_named(embedder, folder, tmp_path):
+def test_a_file_that_only_fails_when_decoded_is_named_or_left_out(model, folder, tmp_path):
     bad = tmp_path / "bad.png"
     content = bytearray((folder / "01.png").read_bytes())
     content[60:600] = bytes(540)
     bad.write_bytes(content)
-    with pytest.raises(ReidError, match=r"bad\.png"):
-        embedder([*paths(folder), str(bad)], batch_size=4)
+    some = [paths(folder)[0], str(bad), *paths(folder)[1:]]
+    with pytest.raises(ReidError, match=r"bad\.png: will not decode.*Mend or remove it"):
+        Embedder(model, batch_size=4)(some)
+    table = Embedder(model, batch_size=4).table(some, unreadable="skip")
+    close(table.features, Embedder(model)(paths(folder)))
+    assert table.paths.tolist() == paths(folder)
+    assert len(table.meta["left_out"]) == 1
 
 
 def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder, folder, tmp_path):
@@ -209,7 +217,7 @@ def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder
         pytest.param(np.zeros((2, 4, 4, 4), np.uint8), r"shape \[4, 4, 4\]", id="four channels"),
         pytest.param(np.zeros((4, 4, 3), np.uint8), r"Several are a list", id="one image without its N"),
         pytest.param([np.zeros((0, 4, 3), np.uint8)], r"shape \[0, 4, 3\]", id="no pixels"),
-        pytest.param("a.jpg", r"write \['a\.jpg'\]", id="one path"),
+        pytest.param("a.jpg", r"give a list of paths: \['a\.jpg'\]", id="one path"),
         pytest.param(["a.jpg", np.zeros((4, 4, 3), np.uint8)], "Image 0 .*paths alone", id="a path among arrays"),
     ],
 )
@@ -258,9 +266,10 @@ def test_a_folder_without_checkpoint_is_named(tmp_path):
         Embedder(tmp_path)
 
 
-def test_one_batch_gives_what_the_call_gives(embedder):
+def test_one_batch_gives_what_the_call_gives(model):
     at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
-    close(embedder.embed_batch(at_size, flip=True), embedder(at_size, flip=True))
+    flipping = Embedder(model, flip=True)
+    close(flipping.embed_batch(at_size), flipping(at_size))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
@@ -280,11 +289,18 @@ def test_a_checkpoint_that_does_not_load_is_named(tmp_path, content):
         Embedder(path)
 
 
-def test_a_batch_size_below_one_is_named(embedder):
-    with pytest.raises(ReidError, match="batch_size must be 1 or more; got 0"):
-        embedder([], batch_size=0)
-    with pytest.raises(ReidError, match="batch_size must be 1 or more; got -1"):
-        embedder.table(Crops.of([], []), batch_size=-1)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"batch_size": 0}, "batch_size must be 1 or more; got 0", id="no batch"),
+        pytest.param({"batch_size": -1}, "batch_size must be 1 or more; got -1", id="a negative batch"),
+        pytest.param({"threads": -1}, "threads must be 0 .* or more; got -1", id="negative threads"),
+        pytest.param({"weights": "none"}, "weights=none is for a backbone that is named", id="weights of a model"),
+    ],
+)
+def test_numbers_out_of_range_are_named(model, options, words):
+    with pytest.raises(ReidError, match=words):
+        Embedder(model, **options)
 
 
 def test_a_model_that_gives_nan_is_named(model, folder):
@@ -295,11 +311,11 @@ def test_a_model_that_gives_nan_is_named(model, folder):
         Embedder(broken)(paths(folder)[:2])
 
 
-def test_no_random_number_is_drawn(embedder, folder):
+def test_no_random_number_is_drawn(model, folder):
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    embedder(paths(folder), flip=True)
+    Embedder(model, flip=True)(paths(folder))
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
 

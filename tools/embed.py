@@ -1,0 +1,8 @@
+"""`reid embed` by the name people expect, and for `torchrun`."""
+
+import sys
+
+from reid.commands import main
+
+if __name__ == "__main__":
+    main(["embed", *sys.argv[1:]])
