@@ -1,4 +1,4 @@
-"""Models of other file formats: ONNX through onnxruntime, OpenVINO's IR through openvino."""
+"""Models of other file formats: bundles that `reid export` wrote, and other people's ONNX and OpenVINO files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.embedding.bundle import Bundle
 from reid.errors import ReidError, did_you_mean
 from reid.models.preprocessing import Preprocessing
 
@@ -33,6 +34,18 @@ _FLOATS: dict[str, type[np.floating[Any]]] = {
 Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 
+class _OwnBundle(Bundle):
+    error = ReidError
+
+
+def open_bundle(path: str | Path, runtime: str = "auto", threads: int | None = None, device: str = "cpu") -> Bundle:
+    """Open what `reid export` wrote; see `Bundle` (reid/embedding/bundle.py), whose errors are `ReidError` here.
+
+    The bundle's own run.py is not executed.
+    """
+    return _OwnBundle(Path(path), runtime, threads, device)
+
+
 class ForeignModel:
     """An ONNX or OpenVINO file as a function from images to embeddings.
 
@@ -42,6 +55,7 @@ class ForeignModel:
     Attributes:
         preprocessing: how images must come in; always in the values 0..1 of `Preprocessing`.
         embedding_size: D.
+        output_number: of the output that is taken, from 0.
         name: the file's stem and a digest of its content, of the preprocessing and of the output chosen: equal names
             mean comparable embeddings.
     """
@@ -90,6 +104,7 @@ class ForeignModel:
         fixed = (shape[2], shape[3])
         self.preprocessing, chosen = _preprocessing(path, preprocessing, fixed)
         output = _output(path, list(outputs), chosen)
+        self.output_number = list(outputs).index(output)
         self._network: Network = load(output)
         self.device = torch.device("cuda" if device.startswith("cuda") else "cpu")
         self.name = f"{path.stem}-{_digest(path, self.preprocessing, output)}"
