@@ -121,15 +121,16 @@ class LossConfig:
     """Of the triplet term: a name that `reid.losses.pairwise_distances` knows."""
     mining: str = "batch_hard"
     """Which triplets of a batch count: a key of `reid.losses.MINING`."""
-    reduction: str = _setting("mean", choices=("mean", "active", "sum"))
-    """Of the triplet term: mean over all triplets, mean over those above 0, or sum."""
+    reduction: str = _setting("auto", choices=("auto", "mean", "active", "sum"))
+    """Of the triplet term: mean over all triplets, mean over those above 0, or sum; `auto`: active for batch_all, else
+    mean."""
     camera_aware: bool = False
     """Whether an anchor's positives come from other cameras, where it has any there."""
     hardness: float = _setting(1.0, low=0, high=1)
     """1: triplets as mined; towards 0: easier ones in their place (see `TripletLoss`)."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further losses: `{NAME: {weight: w, …}}` with a NAME of `reid.losses.LOSSES` or `pml:ClassName`, and that loss's
-    options; `input: embeddings` gives it the feature after the neck, `lr` its own weights' learning rate (plain SGD)."""
+    options; `input: embeddings` gives it the feature after the neck, `lr` its own weights a rate (plain SGD)."""
     schedules: dict[str, Any] = field(default_factory=dict)
     """`{KEY: [[share, value], …]}`: piecewise linear over the share of training done, 0..1. A KEY is triplet_weight,
     softmax_weight, margin, hardness, label_smoothing, or NAME.weight of an extra loss."""

@@ -87,6 +87,7 @@ class IdentitySampler:
         if len(pids) == 0:
             raise ReidError("There is no crop to sample from.")
         self.ids_per_batch, self.crops_per_id = ids_per_batch, crops_per_id
+        self.batch_size = ids_per_batch * crops_per_id
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
 
         known, labels = np.unique(pids, return_inverse=True)
@@ -157,6 +158,93 @@ class IdentitySampler:
                 key = rng.standard_exponential(len(left)) / left
             key[left == self._steps - step] = -1
             chosen = np.argpartition(key, self._ids_per_step - 1)[: self._ids_per_step]
+            left[chosen] -= 1
+            ids[step] = rng.permutation(chosen)
+        return ids[rng.permutation(self._steps)]
+
+
+class HardIdentitySampler(IdentitySampler):
+    """`IdentitySampler`, but identities that look alike share a batch: hard negatives by choice, not by chance.
+
+    Between epochs somebody finds, for every identity, the others nearest to it (`reid.training.offline`), and hands
+    them to `set_neighbours`. A step is then filled as follows; everything else is as in `IdentitySampler`, and all
+    that it promises holds (every image shown, exact length, no identity twice in a step, ranks share one plan):
+
+    1. An identity that must be in every step left is taken first.
+    2. An anchor identity is drawn in proportion to the groups it still has to place, and with it come its
+       `lookalikes` nearest that still have one and are not in the step yet.
+    3. Again from 2, until the step is full; the last anchor brings fewer where the step ends.
+
+    Graph sampling (Liao and Shao 2022, "Graph Sampling Based Deep Metric Learning") fills each batch with one anchor
+    and its nearest: `lookalikes` at P − 1 or more. It shows each class as an anchor once an epoch; here an epoch shows
+    every image instead, so that late steps, when many identities are used up, are less hard.
+
+    Before neighbours are set, steps are those of `IdentitySampler`. The plan depends on them, on (seed, epoch) and on
+    nothing else: a resumed run needs the same neighbours.
+
+    Args:
+        lookalikes: 1 or more; all others as in `IdentitySampler`.
+
+    Raises:
+        ReidError: as `IdentitySampler`, or `lookalikes` below 1.
+    """
+
+    def __init__(
+        self,
+        pids: ArrayLike,
+        camids: ArrayLike | None = None,
+        ids_per_batch: int = 16,
+        crops_per_id: int = 4,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        lookalikes: int = 3,
+    ) -> None:
+        super().__init__(pids, camids, ids_per_batch, crops_per_id, seed, rank, world_size)
+        _at_least_one("lookalikes", lookalikes)
+        self.lookalikes = lookalikes
+        self.neighbours: NDArray[np.int64] | None = None
+
+    def set_neighbours(self, neighbours: ArrayLike | None) -> None:
+        """Take each identity's nearest others, `[C, M]`, nearest first, as numbers in the order of `np.unique(pids)`.
+
+        None: none are known. A row should hold well more than `lookalikes`, for some are used up late in an epoch.
+
+        Raises:
+            ReidError: not one row an identity, or a number that is none's.
+        """
+        if neighbours is None:
+            self.neighbours = None
+            return
+        table = np.asarray(neighbours)
+        ids = len(self._images)
+        if table.ndim != 2 or len(table) != ids or (table.size and not 0 <= table.min() <= table.max() < ids):
+            raise ReidError(
+                f"Neighbours must be a table [{ids}, M] of identity numbers 0 to {ids - 1}, one row an identity; got "
+                f"shape {table.shape}."
+            )
+        self.neighbours = table.astype(np.int64)
+
+    def _pack(self, counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        if self.neighbours is None:
+            return super()._pack(counts, rng)
+        left = counts.copy()
+        ids = np.empty((self._steps, self._ids_per_step), dtype=np.int64)
+        for step in range(self._steps):
+            free = left > 0
+            chosen = np.flatnonzero(left == self._steps - step).tolist()
+            free[chosen] = False
+            with np.errstate(divide="ignore"):
+                order = np.argsort(rng.standard_exponential(len(left)) / left)
+            for anchor in order:
+                if len(chosen) >= self._ids_per_step:
+                    break
+                if free[anchor]:
+                    near = self.neighbours[anchor]
+                    near = near[free[near] & (near != anchor)][: self.lookalikes]
+                    some = [int(anchor), *near.tolist()][: self._ids_per_step - len(chosen)]
+                    chosen += some
+                    free[some] = False
             left[chosen] -= 1
             ids[step] = rng.permutation(chosen)
         return ids[rng.permutation(self._steps)]

@@ -57,7 +57,7 @@ class Objective(nn.Module):
         margin: float | None = 0.3,
         mining: str = "batch_hard",
         distance: str = "euclidean",
-        reduction: str = "mean",
+        reduction: str | None = None,
         camera_aware: bool = False,
         hardness: float = 1.0,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
@@ -76,19 +76,24 @@ class Objective(nn.Module):
         self.triplet_weight = triplet_weight
         self.softmax_weight = softmax_weight
         self.label_smoothing = label_smoothing
-        more: dict[str, Any] = (
-            {}
-            if (reduction, camera_aware, mining) == ("mean", False, "batch_hard")
-            else {"reduction": reduction, "camera_aware": camera_aware, "seed": seed}
+        self.triplet: TripletLoss = make_loss(  # type: ignore[assignment]
+            "triplet",
+            dim=dim,
+            num_classes=num_classes,
+            margin=margin,
+            mining=mining,
+            distance=distance,
+            reduction=reduction,
+            camera_aware=camera_aware,
+            seed=seed,
         )
-        self.triplet = TripletLoss(margin, mining, distance, **more)
-        self.triplet.hardness = hardness  # type: ignore[assignment]
+        self.triplet.hardness = hardness
         self.extra = nn.ModuleDict()
         self.extra_weights: dict[str, float] = {}
         self.inputs: dict[str, str] = {}
         self.rates: dict[str, float | None] = {}
-        for number, (name, options) in enumerate((extra or {}).items()):
-            self._add(name, dict(options), dim, num_classes, seed + number)
+        for name, options in (extra or {}).items():
+            self._add(name, dict(options), dim, num_classes)
         self.uses_embeddings = "embeddings" in self.inputs.values()
         self.schedules = _checked(schedules or {}, self.extra_weights, margin)
         self.uses_triplet = in_use("triplet_weight", triplet_weight, self.schedules)
@@ -99,7 +104,7 @@ class Objective(nn.Module):
                 "from."
             )
 
-    def _add(self, name: str, options: dict[str, Any], dim: int, num_classes: int, seed: int) -> None:
+    def _add(self, name: str, options: dict[str, Any], dim: int, num_classes: int) -> None:
         weight = options.pop("weight", None)
         if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
             raise ReidError(f"The extra loss {name} needs a weight of 0 or more, e.g. {{weight: 1.0}}; got {weight}.")
@@ -109,9 +114,7 @@ class Objective(nn.Module):
         rate = options.pop("lr", None)
         if rate is not None and not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0):
             raise ReidError(f"{name}.lr must be 0 or more; got {rate}.")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.extra[name] = make_loss(name, dim=dim, num_classes=num_classes, **options)
+        self.extra[name] = make_loss(name, dim=dim, num_classes=num_classes, **options)
         self.extra_weights[name], self.inputs[name], self.rates[name] = float(weight), given, rate
 
     def set_progress(self, share: float) -> None:
@@ -137,8 +140,9 @@ class Objective(nn.Module):
                 yield rate, self.extra_weights[name], moving
 
     def common_parameters(self) -> list[nn.Parameter]:
-        """The weights of extra losses that move as the network's do."""
-        return [p for name, term in self.extra.items() if self.rates[name] is None for p in term.parameters()]
+        """The weights of losses (centres, proxies, a learned distance) that move as the network's do."""
+        own = [p for name, term in self.extra.items() if self.rates[name] is None for p in term.parameters()]
+        return [*self.triplet.parameters(), *own] if self.uses_triplet else own
 
     def forward(
         self,
@@ -169,7 +173,7 @@ class Objective(nn.Module):
         terms: list[Tensor] = []
         measured: dict[str, Tensor] = {}
         if self.uses_triplet:
-            triplet, seen = self.triplet.measure(features, labels)
+            triplet, seen = self.triplet.measure(features, labels, camids)
             terms.append(self.triplet_weight * triplet)
             measured |= {"triplet": triplet.detach()} | {k: seen[k] for k in ("active", "positive", "negative", "norm")}
             for key in ("margin", "hardness"):

@@ -4,51 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import shlex
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.config import Config, as_dict, from_dict, save_config
+from reid.config import Config, as_dict, from_dict, load_config, save_config
 from reid.console import console, progress_bar, warn
-from reid.data.augment import Augment
-from reid.data.loader import Batch, TrainLoader
-from reid.data.samplers import IdentitySampler, RandomSampler, ids_per_batch
+from reid.data.loader import Batch
+from reid.data.samplers import HardIdentitySampler
 from reid.errors import ReidError
 from reid.losses import CollapseWatch, Objective
 from reid.losses.objective import in_use
 from reid.models import ReIDModel, build_model
 from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.distributed import Ranks
+from reid.training.ema import Average
+from reid.training.environment import environment
 from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded
+from reid.training.groups import Freezer, make_optimizer, set_rate
 from reid.training.inference import autocast, score
+from reid.training.loaders import Loaders
 from reid.training.material import Material, gather_material
-from reid.training.schedules import learning_rate_factor
+from reid.training.meter import Meter
+from reid.training.offline import mine_identities
+from reid.training.schedules import learning_rate_factor, momentum_at
+from reid.training.signals import Interrupted, listen
+from reid.training.syncnorm import share_statistics
 from reid.wholefile import write_json, write_text
 
-LAST, BEST, LOG = "last.pt", "best.pt", "log.jsonl"
+__all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "train"]
 
-
-class Interrupted(ReidError):
-    """The run was asked to stop and left a checkpoint; `signal` says by what."""
-
-    def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        name = signal.Signals(signal_number).name
-        super().__init__(f"Stopped by {name}; to go on: reid train --resume {checkpoint.parent}")
-        self.signal = signal_number
+LAST, BEST, LOG, SETTINGS = "last.pt", "best.pt", "log.jsonl", "config.yaml"
 
 
 @dataclass
@@ -57,8 +52,12 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
-    """Batches of `epoch` that are done."""
+    """Steps of `epoch` that are done."""
     step: int = 0
+    share: float = 0.0
+    """Of the run that was done when `epoch` began."""
+    skipped: int = 0
+    """Steps left out because something in them was not finite."""
     best: float = -1.0
     seconds: float = 0.0
     """Wall time spent training and scoring, over all sittings."""
@@ -81,15 +80,17 @@ def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False
         config: the settings; with `resume`, those saved in `out` are used instead.
         out: the run folder; must be new or empty unless `resume`.
         ranks: this process among those training; batches are of `sampler.batch_size` crops over all together.
-        resume: go on from `out/last.pt`.
+        resume: go on from `out/last.pt`, or from the start where the run ended before there was one.
 
     Raises:
-        ReidError: anything wrong with settings, data or folder; a loss that is not finite.
+        ReidError: anything wrong with settings, data or folder; a loss that is not finite or above `loss_limit`.
         Interrupted: SIGINT or SIGTERM came; `last.pt` stands at the last finished step.
     """
     out = Path(out)
     checkpoint = None
-    if resume:
+    if resume and (out / SETTINGS).is_file() and not (out / LAST).exists():
+        config = load_config(out / SETTINGS)
+    elif resume:
         checkpoint = load_checkpoint(out / LAST)
         config = from_dict(checkpoint["config"])
     elif ranks.is_first and out.exists() and any(out.iterdir()):
@@ -113,61 +114,50 @@ class _Trainer:
         self.objective = _make_objective(config, self.model, len(self.pid_of_label)).to(ranks.device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.network: nn.Module = self.model
+        if config.sync_batchnorm and ranks.world_size > 1:
+            share_statistics(self.model, ranks.device)
+        self.freezer = Freezer(config.optim, self.model)
+        self.average = Average(self.model, config.optim.ema) if config.optim.ema else None
+        self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
         if ranks.world_size > 1:
-            if config.sync_batchnorm:
-                if ranks.device.type != "cuda":
-                    raise ReidError("sync_batchnorm=true needs GPUs: torch has no such layer for the CPU.")
-                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
             devices = [ranks.device] if ranks.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=devices)
-        self.optimizer = _make_optimizer(config, self.model, self.objective)
+            freezes = bool(self.freezer.until)
+            self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=freezes)
+        self.optimizer, self.rates = make_optimizer(config.optim, self.model, self.objective.common_parameters())
         own = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.own_rates()]
         self.loss_optimizer = torch.optim.SGD(own, lr=0.0) if own else None
         self.scaler = torch.amp.GradScaler(
             ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
         )
-        self.loader = self._make_loader(labels)
+        self.loaders = Loaders(config, ranks, material.train, labels, self.model.preprocessing)
+        self.loader = self.loaders.at(0.0)
         self.watch = CollapseWatch(config.loss.margin)
-        self.recent: list[dict[str, Tensor]] = []
+        self.meter = Meter()
+        self.line_due: dict[str, Any] | None = None
+        self.board: Any = None
+        self.lookalikes: np.ndarray | None = None
+        self.saved = time.monotonic()
+        self.clock: Callable[[str], AbstractContextManager[object]] = lambda part: nullcontext()
 
-    def _make_loader(self, labels: np.ndarray) -> TrainLoader:
-        config, ranks, crops = self.config, self.ranks, self.material.train.crops
-        if config.sampler.batch_size % ranks.world_size:
-            raise ReidError(
-                f"sampler.batch_size={config.sampler.batch_size} cannot be shared by {ranks.world_size} processes: "
-                f"make it a multiple of {ranks.world_size}."
-            )
-        own = config.sampler.batch_size // ranks.world_size
-        sampler: IdentitySampler | RandomSampler
-        if config.sampler.kind == "identity":
-            k = config.sampler.crops_per_id
-            sampler = IdentitySampler(
-                crops.pids, crops.camids, ids_per_batch(own, k), k, config.seed, ranks.rank, ranks.world_size
-            )
-        else:
-            sampler = RandomSampler(len(crops), own, config.seed, ranks.rank, ranks.world_size)
-        look = config.augment
-        red, green, blue = (round(255 * value) for value in self.model.preprocessing.mean)
-        augment = Augment(
-            self.model.preprocessing.size,
-            flip=look.flip,
-            pad=look.pad,
-            erase=look.erase,
-            erase_area=(look.erase_area[0], look.erase_area[1]),
-            erase_ratio=look.erase_ratio,
-            fill=(red, green, blue),
-            brightness=look.brightness,
-            contrast=look.contrast,
-            saturation=look.saturation,
-        )
-        store = self.material.train.store
-        return TrainLoader(store, labels, crops, sampler, augment, seed=config.seed, rank=ranks.rank)
+    @property
+    def scored(self) -> ReIDModel:
+        """The model that is scored and saved: the averaged one, if there is one."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def steps(self) -> int:
+        """Steps of this epoch."""
+        return -(-len(self.loader) // self.config.optim.accumulate)
+
+    @property
+    def crops_a_step(self) -> int:
+        """Crops of a step of this epoch, over all processes."""
+        return self.loader.batch_size * self.ranks.world_size * self.config.optim.accumulate
 
     def describe(self) -> None:
         """Start the run folder, and print what is about to happen."""
         config, counts, crops = self.config, self.model.count(), self.material.train.crops
-        save_config(config, self.out / "config.yaml")
+        save_config(config, self.out / SETTINGS)
         write_json(self.out / "environment.json", environment(self.ranks))
         write_json(self.out / "data.json", self.fingerprint)
         write_text(self.out / LOG, "")
@@ -178,7 +168,7 @@ class _Trainer:
             f"{config.model.backbone} at {size[0]}×{size[1]}: {counts.parameters / 1e6:.2f} M parameters, "
             f"{counts.flops / 1e9:.2f} G multiply-adds a crop\n"
             f"{len(crops):,} crops of {len(self.pid_of_label):,} identities, {length} of "
-            f"{len(self.loader)} steps of {config.sampler.batch_size}, on {self.ranks.world_size} × "
+            f"{self.steps} steps of {self.crops_a_step}, on {self.ranks.world_size} × "
             f"{self.ranks.device} in {config.precision}\n"
             f"scored on: {', '.join(split.name for split in self.material.splits) or 'nothing'}\n"
             f"run folder: {self.out}"
@@ -195,154 +185,244 @@ class _Trainer:
             )
 
     def run(self) -> Progress:
+        """Train to the end, or until asked to stop."""
         self.began = time.monotonic() - self.progress.seconds
-        epochs, steps = self.config.schedule.epochs, len(self.loader)
-        with _listen() as asked, progress_bar() as bar, self._tensorboard() as board:
-            task = bar.add_task("training", total=epochs * steps, completed=self.progress.step)
+        epochs, state = self.config.schedule.epochs, self.progress
+        self.loader = self.loaders.at(state.share)
+        with listen() as asked, progress_bar() as bar, self._tensorboard() as self.board:
             share = self._share()
+            task = bar.add_task("training", total=epochs * self.steps, completed=share * epochs * self.steps)
             while share < 1:
-                state = self.progress
-                epoch_began = time.monotonic()
-                first = state.batch
+                if state.batch == 0:
+                    state.share = share
+                    self.loader = self.loaders.at(share)
+                self._find_lookalikes()
                 self.loader.set_epoch(state.epoch)
-                self.loader.start_at(first)
+                self.loader.start_at(state.batch * self.config.optim.accumulate)
                 self.network.train()
-                for batch in self.loader:
+                self.freezer.apply(state.epoch)
+                epoch_began, first, steps = time.monotonic(), state.batch, self.steps
+                for batches in self._grouped():
                     self.objective.set_progress(share)
-                    factor = self._factor(share, steps)
-                    terms = self._step(batch, factor)
+                    when = self._when(share)
+                    factor = learning_rate_factor(self.config.schedule, *when)
+                    momentum = momentum_at(self.config.schedule, self.config.optim.momentum, *when)
+                    set_rate(self.optimizer, self.rates, self.config.optim.lr * factor, momentum)
+                    terms = self._step(batches)
+                    self._finish_line()
                     state.batch += 1
                     state.step += 1
-                    self.recent.append(terms)
+                    self.meter.add(state.step, terms, torch.cat([batch.index for batch in batches]))
                     share = self._share()
                     bar.update(task, completed=share * epochs * steps)
                     at_log = state.step % self.config.log_every == 0 or state.batch == steps or share >= 1
                     if at_log:
-                        self._log(factor, board)
+                        self._begin_line(factor)
                     may_stop = at_log or self.ranks.world_size == 1  # ranks must agree, which is no work for each step
                     if may_stop and self.ranks.any(bool(asked)):
-                        state.seconds = time.monotonic() - self.began
                         self._save_last()
                         raise Interrupted(asked[0] if asked else signal.SIGTERM, self.out / LAST)
                     if share >= 1:
                         break
-                rate = (state.batch - first) * self.config.sampler.batch_size / (time.monotonic() - epoch_began)
-                self._end_epoch(rate, board, last=share >= 1)
-                state.seconds = time.monotonic() - self.began
+                    if state.batch < steps and self._save_is_due():
+                        self._save_last()
+                self._flush()
+                rate = (state.batch - first) * self.crops_a_step / (time.monotonic() - epoch_began)
+                self._end_epoch(rate, last=share >= 1)
                 self._save_last()
-        return self.progress
+        return state
 
-    def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
-        """One update; nothing here waits for the device. Returns the terms to log, still on it."""
+    def _grouped(self) -> Iterator[list[Batch]]:
+        """The batches of each step of the epoch."""
+        batches = iter(self.loader)
+        while True:
+            with self.clock("loader"):
+                group = list(islice(batches, self.config.optim.accumulate))
+            if not group:
+                return
+            yield group
+
+    def _step(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """One update. Nothing here waits for the device, but for `on_nan=skip`. Returns the terms to log, on it."""
+        config = self.config
+        skips = config.on_nan == "skip"
+        buffers = [*self.model.buffers(), *self.objective.buffers()] if skips else []
+        before = [buffer.clone() for buffer in buffers]
+        with self.clock("optimiser"):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.objective.zero_grad(set_to_none=True)
+        seen = []
+        for number, batch in enumerate(batches):
+            more = isinstance(self.network, DistributedDataParallel) and number < len(batches) - 1
+            with self.network.no_sync() if more else nullcontext():  # type: ignore[operator]
+                seen.append(self._backward(batch, number, len(batches)))
+        terms = {name: torch.stack([measured[name].float() for measured in seen]).mean() for name in seen[0]}
+        with self.clock("optimiser"):
+            self._share_loss_gradients()
+            if config.optim.clip_norm or skips:
+                self.scaler.unscale_(self.optimizer)
+                norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
+            if skips and not self._is_sound(terms["loss"], norm):
+                for buffer, old in zip(buffers, before, strict=True):
+                    buffer.copy_(old)
+                self.scaler.update()
+                return {name: torch.zeros_like(value) for name, value in terms.items()}
+            if self.loss_optimizer is not None:
+                self.scaler.step(self.loss_optimizer)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.average:
+                self.average.update()
+        return terms
+
+    def _backward(self, batch: Batch, number: int, of: int) -> dict[str, Tensor]:
+        """Add the gradient of the `number`-th of the step's batches, over how many there are. Returns its terms."""
         device, config, state = self.ranks.device, self.config, self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.lr * factor
         gather = self.ranks.gather_with_gradient
-        labels = gather(batch.labels.to(device, non_blocking=True))
-        camids = gather(batch.camids.to(device, non_blocking=True))
-        images = batch.images.to(device, non_blocking=True)
+        with self.clock("copy"):
+            labels = gather(batch.labels.to(device, non_blocking=True))
+            camids = gather(batch.camids.to(device, non_blocking=True))
+            images = batch.images.to(device, non_blocking=True)
+        preprocess = replace(self.model.preprocessing, size=tuple(images.shape[1:3]))
         terms: dict[str, Tensor] = {}
 
         def forward(network: nn.Module, some: Tensor) -> Outputs:
-            images = self.model.preprocess(some)
-            with autocast(device, config.precision):
+            with self.clock("preprocess"):
+                images = preprocess(some)
+            with self.clock("forward"), autocast(device, config.precision):
                 output = network(images)
             after = output.embeddings if self.objective.uses_embeddings else None
             return [None if part is None else part.float() for part in (output.features, after, output.logits)]
 
         def loss_of(outputs: Outputs) -> Tensor:
-            features, embeddings, logits = (None if part is None else gather(part) for part in outputs)
-            loss, seen = self.objective(features, logits, labels, camids, embeddings)
-            terms.update(seen)
-            return self.scaler.scale(loss)
+            with self.clock("loss"):
+                features, embeddings, logits = (None if part is None else gather(part) for part in outputs)
+                loss, seen = self.objective(features, logits, labels, camids, embeddings)
+                terms.update(seen)
+                return self.scaler.scale(loss if of == 1 else loss / of)
 
-        self.optimizer.zero_grad(set_to_none=True)
-        self.objective.zero_grad(set_to_none=True)
-        seed = (config.seed, state.step, self.ranks.rank)
+        seed = (config.seed, state.step, self.ranks.rank, number)
         if config.loss.chunk:
-            backward_in_chunks(self.network, images, forward, loss_of, config.loss.chunk, seed)
-        else:
-            with seeded(device, *seed):
-                outputs = forward(self.network, images)
-            loss_of(outputs).backward()
-        self._step_losses()
-        if config.optim.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            with self.clock("backward"):
+                backward_in_chunks(self.network, images, forward, loss_of, config.loss.chunk, seed)
+            return terms
+        with seeded(device, *seed):
+            outputs = forward(self.network, images)
+        loss = loss_of(outputs)
+        with self.clock("backward"):
+            loss.backward()
         return terms
+
+    def _is_sound(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether a step may be made (`on_nan=skip`); counts and tells those that may not. Waits for the device.
+
+        Raises:
+            ReidError: more than `max_skipped` were not.
+        """
+        config, state = self.config, self.progress
+        value, size = torch.stack([loss, norm.float()]).tolist()
+        if math.isfinite(size) and value <= config.loss_limit:
+            return True
+        state.skipped += 1
+        words = f"loss {value:g}, gradient norm {size:g}"
+        if state.skipped > config.max_skipped:
+            raise ReidError(
+                f"Step {state.step + 1} would be left out too ({words}), after max_skipped={config.max_skipped} others. "
+                f"{self._what_to_do()}"
+            )
+        if self.ranks.is_first:
+            warn(f"step {state.step + 1} left out: {words}")
+        return False
+
+    def _what_to_do(self) -> str:
+        last = self.out / LAST
+        where = f"The last good checkpoint is {last}" if last.exists() else "No checkpoint had been written yet"
+        return f"{where}. Lower optim.lr, lengthen schedule.warmup_epochs, set optim.clip_norm, or use precision=fp32."
+
+    def _find_lookalikes(self) -> None:
+        """Embed the train set where an epoch asks for it, and give its sampler the look-alikes that are known."""
+        sampler, config, state = self.loader.sampler, self.config, self.progress
+        if not isinstance(sampler, HardIdentitySampler):
+            return
+        if state.batch == 0 and state.epoch > 0 and state.epoch % config.sampler.mining_every == 0:
+            self.lookalikes = mine_identities(self.model, self.material.train, self.ranks, config, state.epoch)
+        sampler.set_neighbours(self.lookalikes)
 
     def _share(self) -> float:
         """The share of training done, 0..1: of its epochs, or of its time where `schedule.minutes` limits that."""
         schedule, state = self.config.schedule, self.progress
         if not schedule.minutes:
-            return (state.epoch + state.batch / len(self.loader)) / schedule.epochs
+            return (state.epoch + state.batch / self.steps) / schedule.epochs
         return self.ranks.first(min(1.0, (time.monotonic() - self.began) / (60 * schedule.minutes)))
 
-    def _factor(self, share: float, steps: int) -> float:
-        """The learning rate's factor now; by the clock, `share` of all epochs is where the schedule stands."""
+    def _when(self, share: float) -> tuple[int, int, int]:
+        """Epoch, step, and steps an epoch for the schedules; by the clock, `share` of all epochs is where they stand."""
         schedule, state = self.config.schedule, self.progress
         if not schedule.minutes:
-            return learning_rate_factor(schedule, state.epoch, state.batch, steps)
+            return state.epoch, state.batch, self.steps
         fine = 1_000_000
-        epoch, step = divmod(int(share * schedule.epochs * fine), fine)
-        return learning_rate_factor(schedule, epoch, step, fine)
+        return *divmod(int(share * schedule.epochs * fine), fine), fine
 
-    def _step_losses(self) -> None:
-        """Average the gradients of the losses' own weights over the ranks, and move those with their own rate."""
+    def _share_loss_gradients(self) -> None:
+        """Average the gradients of the losses' own weights over the ranks; those with a rate of their own ignore the
+        loss's weight in the sum."""
         for parameter in self.objective.parameters():
             if parameter.grad is not None:
                 self.ranks.average(parameter.grad)
-        if self.loss_optimizer is None:
-            return
         for _, weight, moving in self.objective.own_rates():
             for parameter in moving:
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 / weight if weight else 0.0)
-        self.scaler.step(self.loss_optimizer)
 
-    def _flush(self) -> None:
-        """Bring the terms of the steps since the last call to the host, in one copy.
+    def _take_in(self) -> None:
+        """Add the terms that arrived from the device to the sums.
 
         Raises:
-            ReidError: a loss that is not finite.
+            ReidError: a loss that is not finite, or above `loss_limit`.
         """
-        if not self.recent:
-            return
-        names = list(self.recent[0])
-        rows = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self.recent]).tolist()
-        self.recent.clear()
         state = self.progress
-        for number, row in enumerate(rows, start=state.step - len(rows) + 1):
-            terms = dict(zip(names, row, strict=True))
-            if not math.isfinite(terms["loss"]):
+        for step, terms, rows in self.meter.receive():
+            if not terms["loss"] <= self.config.loss_limit:
+                files = [str(self.material.train.crops.paths[row]) for row in rows.tolist()]
                 raise ReidError(
-                    f"The loss of step {number} (epoch {state.epoch + 1}) is {terms['loss']}. The last good checkpoint "
-                    f"is {self.out / LAST}, if an epoch was finished. Lower optim.lr, lengthen schedule.warmup_epochs, "
-                    "set optim.clip_norm, or use precision=fp32."
+                    f"The loss of step {step} (epoch {state.epoch + 1}) is {terms['loss']:g}: not finite, or above "
+                    f"loss_limit={self.config.loss_limit:g}. {self._what_to_do()} The step's crops: {', '.join(files)}"
                 )
             state.pending.append(terms)
             for name, value in terms.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
 
-    def _log(self, factor: float, board: Any) -> None:
-        self._flush()
+    def _begin_line(self, factor: float) -> None:
+        """Send the terms of the steps since the last line to the host; `_finish_line` writes them, a step later."""
+        self.meter.send()
         state = self.progress
+        self.line_due = {"step": state.step, "epoch": state.epoch + 1, "lr": self.config.optim.lr * factor}
+
+    def _finish_line(self) -> None:
+        if self.line_due is None:
+            return
+        self._take_in()
+        state, line, self.line_due = self.progress, self.line_due, None
         means = {name: sum(terms[name] for terms in state.pending) / len(state.pending) for name in state.pending[0]}
         state.pending.clear()
-        self._line({"step": state.step, "epoch": state.epoch + 1, "lr": self.config.optim.lr * factor, **means})
-        if board is not None:
+        self._line({**line, **means})
+        if self.board is not None:
             for name, value in means.items():
-                board.add_scalar(f"train/{name}", value, state.step)
-            board.add_scalar("train/lr", self.config.optim.lr * factor, state.step)
+                self.board.add_scalar(f"train/{name}", value, line["step"])
+            self.board.add_scalar("train/lr", line["lr"], line["step"])
         if self.objective.uses_triplet:
             self.watch.margin = means.get("margin", self.config.loss.margin)
             words = self.watch.observe(means["triplet"], means["positive"], means["negative"])
             if words and self.ranks.is_first:
                 warn(words)
 
-    def _end_epoch(self, rate: float, board: Any, *, last: bool) -> None:
+    def _flush(self) -> None:
+        """Bring everything that is on its way to the host."""
+        self._finish_line()
+        self.meter.send()
+        self._take_in()
+
+    def _end_epoch(self, rate: float, *, last: bool) -> None:
         state, config = self.progress, self.config
         means = {name: value / state.batch for name, value in state.sums.items()}
         state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
@@ -362,7 +442,7 @@ class _Trainer:
         total = 0.0
         for split in self.material.splits:
             result = score(
-                self.model,
+                self.scored,
                 split,
                 self.ranks,
                 batch_size=config.eval.batch_size,
@@ -373,37 +453,47 @@ class _Trainer:
             entry[split.name] = {"mAP": float(result.mAP), "mINP": float(result.mINP), "rank1": float(result.rank(1))}
             if self.ranks.is_first:
                 console.print(f"  {split.name}: mAP {result.mAP:.2%}  rank-1 {result.rank(1):.2%}")
-            if board is not None:
-                board.add_scalar(f"{split.name}/mAP", result.mAP, state.step)
-                board.add_scalar(f"{split.name}/rank1", result.rank(1), state.step)
+            if self.board is not None:
+                self.board.add_scalar(f"{split.name}/mAP", result.mAP, state.step)
+                self.board.add_scalar(f"{split.name}/rank1", result.rank(1), state.step)
         state.history.append(entry)
         self._line(entry)
         mean = total / len(self.material.splits)
         if mean > state.best:
             state.best = mean
             if self.ranks.is_first:
-                save_checkpoint(self.out / BEST, self.model, config=as_dict(config), scores=entry)
+                save_checkpoint(self.out / BEST, self.scored, config=as_dict(config), scores=entry)
 
     def _line(self, content: dict[str, Any]) -> None:
         if self.ranks.is_first:
             with open(self.out / LOG, "a", encoding="utf-8") as log:
                 log.write(json.dumps(content) + "\n")
 
+    def _save_is_due(self) -> bool:
+        config = self.config
+        by_steps = config.save_every > 0 and self.progress.step % config.save_every == 0
+        return by_steps or 0 < 60 * config.save_minutes < time.monotonic() - self.saved
+
     def _save_last(self) -> None:
         self._flush()
+        self.progress.seconds = time.monotonic() - self.began
         if self.ranks.is_first:
+            raw = {"raw": self.model.state_dict(), "updates": self.average.updates} if self.average else {}
             save_checkpoint(
                 self.out / LAST,
-                self.model,
+                self.scored,
                 config=as_dict(self.config),
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
                 objective=self.objective.state_dict(),
                 watch=self.watch.state(),
+                lookalikes=None if self.lookalikes is None else torch.from_numpy(self.lookalikes),
                 progress=vars(self.progress).copy(),
                 pids=self.pid_of_label.tolist(),
                 data=self.fingerprint,
+                **raw,
             )
+        self.saved = time.monotonic()
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Take up a run where its checkpoint stands.
@@ -420,14 +510,21 @@ class _Trainer:
                 "Restore the data set, or start a new run with model.weights="
                 f"{self.out / LAST}."
             )
-        restore(self.model, checkpoint, self.out / LAST)
+        restore(self.scored, checkpoint, self.out / LAST)
+        if self.average:
+            restore(self.model, {**checkpoint, "model": checkpoint["raw"]}, self.out / LAST)
+            self.average.updates = checkpoint["updates"]
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
-        self.objective.load_state_dict(checkpoint.get("objective", {}))
-        if "watch" in checkpoint:  # a checkpoint of the first release has none
+        if "objective" in checkpoint:  # one of the first release has none
+            self.objective.load_state_dict(checkpoint["objective"])
             self.watch.load(checkpoint["watch"])
+        known = checkpoint.get("lookalikes")
+        self.lookalikes = None if known is None else known.numpy()
         self.progress = Progress(**checkpoint["progress"])
         if self.ranks.is_first:
+            for left_over in self.out.glob(".*.part*"):  # of a process that was killed while it wrote
+                left_over.unlink()
             path = self.out / LOG
             lines = path.read_text("utf-8").splitlines() if path.exists() else []
             kept = [line for line in lines if _logged_step(line) <= self.progress.step]
@@ -477,7 +574,7 @@ def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objec
         settings.margin,
         settings.mining,
         settings.distance,
-        settings.reduction,
+        None if settings.reduction == "auto" else settings.reduction,
         settings.camera_aware,
         settings.hardness,
         settings.extra,
@@ -489,58 +586,3 @@ def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objec
     if not (objective.uses_softmax or objective.uses_embeddings):
         model.neck.requires_grad_(False)  # nothing behind it is learned from, and DDP waits for every gradient
     return objective
-
-
-def _make_optimizer(config: Config, model: nn.Module, objective: Objective) -> torch.optim.Optimizer:
-    settings = config.optim
-    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    moving += objective.common_parameters()
-    groups: list[dict[str, Any]] = [{"params": moving}]
-    if not settings.decay_norms:
-        groups = [
-            {"params": [parameter for parameter in moving if parameter.ndim > 1]},
-            {"params": [parameter for parameter in moving if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(groups, settings.lr, weight_decay=settings.weight_decay, foreach=True)
-
-
-@contextmanager
-def _listen() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second SIGINT interrupts at once."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-        console.print(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its business
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def environment(ranks: Ranks) -> dict[str, Any]:
-    """What a run ran on: versions, hardware, command."""
-    device = ranks.device
-    return {
-        "reid": version("reid"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "processes": ranks.world_size,
-        "command": shlex.join(sys.argv),
-    }

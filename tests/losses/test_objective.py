@@ -105,7 +105,7 @@ def test_it_holds_no_weights():
         ({"label_smoothing": 1.5}, "label_smoothing must be between 0 and 1; got 1.5"),
         ({"margin": -0.3}, "margin"),
         ({"mining": "semi"}, "Unknown mining 'semi'"),
-        ({"distance": "manhattan"}, "Unknown distance 'manhattan'"),
+        ({"distance": "manhatan"}, "Unknown distance 'manhatan'"),
     ],
 )
 def test_wrong_settings_are_named(settings, words):
