@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reid.errors import ReidError
+
+if TYPE_CHECKING:
+    from reid.embedding.embedder import Embedder
+    from reid.embedding.stream import Streamed
+    from reid.training.distributed import Ranks
+
+SHOWN = 20
+"""Lines of what was left out; the file's metadata has all."""
 
 
 @click.command("embed")
@@ -21,6 +30,11 @@ from reid.errors import ReidError
 @click.option("--layout", help="Or: how a data set lies at --root, e.g. market1501.")
 @click.option("--root", type=click.Path(path_type=Path), help="The data set's folder.")
 @click.option("--part", type=click.Choice(["train", "query", "gallery"]), help="Which part of it.")
+@click.option(
+    "--video", "--videos", "videos", type=click.Path(path_type=Path), help="Or: a video, or a folder of them."
+)
+@click.option("--boxes", type=click.Path(path_type=Path), help="Of --video: track files, e.g. MOT text, named alike.")
+@click.option("--first-frame", default=1, show_default=True, help="The number that --boxes give to the first frame.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The Parquet file to write.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--runtime", default="auto", show_default=True, help="auto, torch, onnx or openvino.")
@@ -35,6 +49,9 @@ def command(
     layout: str | None,
     root: Path | None,
     part: str | None,
+    videos: Path | None,
+    boxes: Path | None,
+    first_frame: int,
     out: Path,
     device: str,
     runtime: str,
@@ -43,10 +60,11 @@ def command(
     skip_unreadable: bool,
     flip: bool,
 ) -> None:
-    """Turn crops into a Parquet file of features: a folder's images, or one part of a data set.
+    """Turn crops into a Parquet file of features: a folder's images, one part of a data set, or boxes in videos.
 
     \b
     reid embed --model runs/x/best.pt --images crops/ --out crops.parquet
+    reid embed --model runs/x/best.pt --video cam01.mp4 --boxes cam01.txt --out cam01.parquet
     torchrun --nproc-per-node=4 tools/embed.py --model runs/x/best.pt --images crops/ --out crops.parquet
 
     Run it again after a kill: what was finished is not embedded again.
@@ -54,37 +72,81 @@ def command(
     _check_writable(out)
     from reid.console import console, warn
     from reid.data.layouts import load_benchmark
-    from reid.embedding.embedder import Embedder, Images, find_images
+    from reid.embedding.embedder import Embedder, find_images
     from reid.embedding.stream import embed_to_parquet
     from reid.training.distributed import join_ranks
 
+    ways = {"images": (images,), "layout": (layout, root, part), "boxes": (videos, boxes)}
+    (way, *others) = [name for name, given in ways.items() if any(given)] or [""]
+    if not way or others or not all(ways[way]):
+        raise click.UsageError(
+            "Give --images FOLDER, or all of --layout, --root and --part, or both --video and --boxes."
+        )
     with join_ranks(device, timeout_minutes=7 * 24 * 60) as ranks:
         console.quiet = not ranks.is_first
-        what: Images
-        if images and not (layout or root or part):
-            what = find_images(images)
-        elif layout and root and part and not images:
+        what = find_images(images) if images else None
+        if layout and root and part:
             what = getattr(load_benchmark(layout, root), part)
-        else:
-            raise click.UsageError("Give --images FOLDER, or all of --layout, --root and --part.")
         embedder = Embedder(
             model, device=device, runtime=runtime, weights=weights, batch_size=batch_size, flip=flip, threads=threads
         )
         start = time.perf_counter()
-        unreadable = "skip" if skip_unreadable else "error"
-        done = embed_to_parquet(embedder, what, out, unreadable=unreadable, ranks=ranks)
+        if videos and boxes:
+            done = _embed_boxes(embedder, videos, boxes, first_frame, out, ranks)
+        else:
+            unreadable = "skip" if skip_unreadable else "error"
+            done = embed_to_parquet(embedder, what or [], out, unreadable=unreadable, ranks=ranks)
         if done is None:
             return
-        rate = (done.rows - done.finished) / max(time.perf_counter() - start, 1e-9)
+        rate = max(done.rows - done.finished, 0) / max(time.perf_counter() - start, 1e-9)
         for note in done.notes:
             warn(note)
         if done.left_out:
-            warn(f"Unreadable and left out, {len(done.left_out)} images:\n  " + "\n  ".join(done.left_out))
-        earlier = f" ({done.finished} of them by an earlier run)" if done.finished else ""
+            more = f"\n  … and {len(done.left_out) - SHOWN}, see left_out in the file" * (len(done.left_out) > SHOWN)
+            warn("Left out:\n  " + "\n  ".join(done.left_out[:SHOWN]) + more)
+        earlier = f" ({done.finished} by an earlier run)" if done.finished else ""
         console.print(
             f"{done.rows} crops{earlier} → {embedder.dimension} dimensions, {rate:.0f} crops/s on {embedder.device}, "
             f"model {embedder.describe()['model']}: {done.path}"
         )
+
+
+def _embed_boxes(
+    embedder: Embedder, videos: Path, boxes: Path, first_frame: int, out: Path, ranks: Ranks
+) -> Streamed | None:
+    """Every box of the track files, with its quality."""
+    import numpy as np
+
+    from reid.console import warn
+    from reid.data.videos import Video, find_videos
+    from reid.embedding.boxes import boxes_to_parquet
+    from reid.tracks.choice import box_quality
+    from reid.tracks.files import read_tracks
+
+    tracks = read_tracks(boxes)
+    problems: tuple[str, ...] = ()
+    if videos.is_file():
+        if len(tracks.camera_names) != 1:
+            raise ReidError(
+                f"--boxes {boxes} are of the cameras {', '.join(tracks.camera_names)}, but --video {videos} is one. "
+                "Give a folder of videos that are named like them."
+            )
+        found = {tracks.camera_names[0]: Video(videos)}
+    else:
+        searched = find_videos(videos, tracks.camera_names)
+        found, problems = searched.videos, searched.problems
+    for text in (*tracks.warnings, *problems):
+        warn(text)
+    sizes = np.full((len(tracks.camera_names), 2), np.nan)
+    for number, name in enumerate(tracks.camera_names):
+        if name in found:
+            sizes[number] = found[name].info()[:2]
+    box = (tracks.frame, tracks.boxes)
+    quality = box_quality(tracks.camera, *box, tracks.confidence, sizes)
+    return boxes_to_parquet(
+        found, tracks.camera_names, tracks.camera, tracks.track, *box, embedder, out,
+        quality=quality, first_frame=first_frame, ranks=ranks,
+    )  # fmt: skip
 
 
 def _check_writable(out: Path) -> None:

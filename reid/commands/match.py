@@ -333,7 +333,7 @@ def _embed_videos(
     box = (tracks.camera, tracks.frame, tracks.boxes, tracks.confidence)
     quality = box_quality(*box, sizes)
     rows = choose_boxes(tracks.camera, tracks.track, *box[1:], sizes, per_track=per_track)
-    embedder = Embedder(checkpoint, device=device)
+    embedder = Embedder(checkpoint, device=device, batch_size=batch_size)
     result = embed_boxes(
         found.videos,
         tracks.camera_names,
@@ -345,7 +345,6 @@ def _embed_videos(
         quality=quality[rows],
         cache=out / "cache",
         keep_crops=3,
-        batch_size=batch_size,
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")

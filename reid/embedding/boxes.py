@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reid.console import progress_bar
 from reid.data.images import resize
-from reid.data.loader import ahead
 from reid.data.videos import Video
-from reid.embedding.embedder import Embedder, check_finite
-from reid.embedding.table import Embeddings
+from reid.embedding.embedder import Embedder, embed_batches
+from reid.embedding.parts import PART_SIZE, Batch, Keys, Parts, fill, part_folder
+from reid.embedding.stream import Streamed, close_folder, folder_of, total
+from reid.embedding.table import ROWS_PER_GROUP, Embeddings, save_stream
 from reid.errors import ReidError
-from reid.wholefile import whole_file
+from reid.training.distributed import Ranks
 
 CROP_HEIGHT = 96
 _CROP_MAX_WIDTH = 192
 _SHARPNESS_SIZE = (128, 64)
 _FAR = 1e6  # pixels: no picture is as large
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +62,7 @@ class EmbeddedBoxes:
 
     def problems(self) -> list[str]:
         """In words: the notes, and a line for each reason of boxes left out, with their number and first rows."""
-        same: dict[str, list[int]] = {}
-        for row, reason in zip(self.left_out.tolist(), self.reasons, strict=True):
-            same.setdefault(reason, []).append(row)
-        return [
-            *self.notes,
-            *(
-                f"{reason}: {len(rows)} boxes without a feature, rows {', '.join(map(str, rows[:5]))}"
-                + (", …" if len(rows) > 5 else "")
-                for reason, rows in same.items()
-            ),
-        ]
+        return [*self.notes, *_in_words(self.left_out, self.reasons)]
 
 
 def sharpness(image: NDArray[np.uint8]) -> float:
@@ -101,10 +87,8 @@ def embed_boxes(
     quality: ArrayLike | None = None,
     cache: str | Path | None = None,
     keep_crops: int = 0,
-    batch_size: int = 64,
-    flip: bool = False,
     first_frame: int = 1,
-    part_size: int = 1024,
+    part_size: int = PART_SIZE,
 ) -> EmbeddedBoxes:
     """Cut boxes from videos and embed them. Each camera's video is read once, one thread decoding ahead.
 
@@ -120,12 +104,11 @@ def embed_boxes(
         videos: by camera name (`find_videos`).
         camera, track, frame: `[N]` integers; `camera` are numbers of `camera_names`.
         boxes: `[N, 4]` x, y, width, height in pixels.
+        embedder: the model, with its batch size and flip.
         quality: `[N]` in 0..1 from geometry (`box_quality`), None for 1. The table's `quality` is this times
             min(1, sharpness / median sharpness of the camera's boxes).
         cache: folder for finished boxes; None keeps nothing.
         keep_crops: small pictures to keep of each (camera, track): of its boxes with the highest `quality` given.
-        batch_size: boxes a forward pass.
-        flip: average with the mirrored crop.
         first_frame: the number that the tracks give to the first picture of a video.
         part_size: boxes in a part of the cache: what a kill loses at most.
 
@@ -133,205 +116,277 @@ def embed_boxes(
         ReidError: columns of different lengths, a camera number without a name, nothing left to embed (with the
             reasons), a model whose output is not finite, a cache that cannot be written.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    n = len(boxes)
-    camera, track, frame = (_integers(*one, n) for one in (("camera", camera), ("track", track), ("frame", frame)))
-    given = np.ones(n) if quality is None else np.asarray(quality, dtype=np.float64)
-    if given.shape != (n,):
-        raise ReidError(f"quality has shape {list(given.shape)}, but there are {n} boxes.")
-    if n and (camera.min() < 0 or camera.max() >= len(camera_names)):
-        raise ReidError(f"Cameras are numbered {camera.min()} to {camera.max()}; there are {len(camera_names)} names.")
-    if min(batch_size, part_size) < 1:
-        raise ReidError(f"batch_size and part_size must be 1 or more; they are {batch_size} and {part_size}.")
-    cuts, reasons = _cuts(boxes)
-    for number in np.unique(camera):
-        if camera_names[number] not in videos:
-            reasons[(camera == number) & (reasons == "")] = f"camera {camera_names[number]!r} has no video"
-    pictured = _best(camera, track, given, keep_crops) & (reasons == "")
-
-    meta = embedder.describe(flip=flip)
+    plan = _Plan(videos, camera_names, camera, track, frame, boxes, quality, first_frame, keep_crops)
+    n = len(plan.frame)
     features = np.zeros((n, embedder.dimension), np.float32)
-    sharp = np.zeros(n, np.float32)
     jpegs = np.full(n, b"", dtype=object)
-    notes: list[str] = []
-    cached = 0
-    with progress_bar() as bar:
-        task = bar.add_task("Embedding boxes", total=int((reasons == "").sum()))
-        for number in np.unique(camera[reasons == ""]):
-            name = str(camera_names[number])
-            rows = np.flatnonzero((camera == number) & (reasons == ""))
-            keys, place = np.unique(np.c_[frame[rows], cuts[rows]], axis=0, return_inverse=True)
-            times = np.bincount(place, minlength=len(keys))
-            work = _Work(keys, np.bincount(place, pictured[rows]) > 0, embedder.dimension)
-            parts = None
-            if cache is not None:
-                parts = _Parts(Path(cache), name, [_FORMAT, meta, videos[name].fingerprint(), first_frame])
-                notes += parts.load(work)
-            cached += int(times[work.done & (work.reasons == "")].sum())
-            bar.advance(task, int(times[work.done].sum()))
-            for done in _embed(work, videos[name], embedder, flip, batch_size, first_frame, parts, part_size):
-                bar.advance(task, int(times[done].sum()))
-            features[rows], sharp[rows] = work.features[place], work.sharpness[place]
-            reasons[rows] = [f"{name}: {reason}" if reason else "" for reason in work.reasons[place]]
-            jpegs[rows[pictured[rows]]] = work.jpegs[place[pictured[rows]]]
-    kept = np.flatnonzero(reasons == "")
-    left_out = np.flatnonzero(reasons != "")
-    if n and len(kept) == 0:
-        raise ReidError(f"None of the {n} boxes could be embedded. The first: {reasons[0]}.")
+    found = plan.embed(embedder, None if cache is None else Path(cache), part_size)
+    for rows, parts, places in found.cameras:
+        features[rows] = parts.read(places, ["features"])["features"]
+        pictured = np.flatnonzero(plan.pictured[rows])
+        jpegs[rows[pictured]] = parts.read(places[pictured], ["crop"])["crop"]
+    kept, left_out = found.kept(), np.flatnonzero(found.reasons != "")
     crop_rows = np.flatnonzero(jpegs[kept] != b"")
     return EmbeddedBoxes(
         embeddings=Embeddings(
             features[kept],
-            camids=camera[kept],
-            tracks=track[kept],
-            frames=frame[kept],
-            meta=meta | {"camera_names": [str(name) for name in camera_names]},
-            quality=np.clip(given[kept], 0, 1) * _sharp_share(camera[kept], sharp[kept]),
+            camids=plan.camera[kept],
+            tracks=plan.track[kept],
+            frames=plan.frame[kept],
+            meta=embedder.describe() | {"camera_names": plan.camera_names},
+            quality=found.quality(kept),
         ),
         rows=kept,
-        sharpness=sharp[kept],
+        sharpness=found.sharpness[kept],
         crop_rows=crop_rows,
         crop_jpegs=tuple(jpegs[kept[crop_rows]]),
         left_out=left_out,
-        reasons=tuple(reasons[left_out]),
-        from_cache=cached,
-        notes=tuple(notes),
+        reasons=tuple(found.reasons[left_out]),
+        from_cache=found.finished,
+        notes=tuple(found.notes),
     )
 
 
-@dataclass(eq=False)
-class _Work:
-    """The cuts of one camera, each once. keys `[U, 5]`: frame, left, top, right, bottom; ordered by frame."""
+def boxes_to_parquet(
+    videos: Mapping[str, Video],
+    camera_names: Sequence[str],
+    camera: ArrayLike,
+    track: ArrayLike,
+    frame: ArrayLike,
+    boxes: ArrayLike,
+    embedder: Embedder,
+    out: str | Path,
+    *,
+    quality: ArrayLike | None = None,
+    first_frame: int = 1,
+    ranks: Ranks | None = None,
+    part_size: int = PART_SIZE,
+) -> Streamed | None:
+    """Cut boxes from videos and embed them into one Parquet file, as `embed_boxes` does and its arguments say.
 
-    keys: NDArray[np.int64]
-    pictured: NDArray[np.bool_]
-    dimension: int
-    features: NDArray[np.float32] = field(init=False)
+    As `embed_to_parquet`: nothing of size N × D is in memory, finished boxes lie in `OUT.parts/` while it runs, and a
+    later run embeds only what is missing. With several `ranks` each takes whole cameras.
+
+    Raises:
+        ReidError: as `embed_boxes`.
+    """
+    out, ranks = Path(out), ranks or Ranks(0, 1, torch.device("cpu"))
+    plan = _Plan(videos, camera_names, camera, track, frame, boxes, quality, first_frame, 0)
+    folder = folder_of(out)
+    numbers, amounts = np.unique(plan.camera[plan.reasons == ""], return_counts=True)
+    shares = _fair_shares(amounts, ranks.world_size)
+    found = plan.embed(embedder, folder, part_size, only=numbers[shares == ranks.rank])
+    finished = total(ranks, found.finished)  # and all have written their parts
+    if not ranks.is_first:
+        return None
+    if ranks.world_size > 1:
+        found = plan.embed(embedder, folder, part_size)
+    kept = found.kept()
+    meta = embedder.describe() | {"camera_names": plan.camera_names}
+    left_out = _in_words(np.flatnonzero(found.reasons != ""), found.reasons[found.reasons != ""])
+    if left_out:
+        meta["left_out"] = left_out
+    at = np.zeros(len(plan.frame), np.int64)
+    of = np.full(len(plan.frame), -1)
+    for number, (rows, _, places) in enumerate(found.cameras):
+        at[rows], of[rows] = places, number
+    share = found.quality(kept)
+
+    def chunks() -> Iterator[Embeddings]:
+        for start in range(0, max(len(kept), 1), ROWS_PER_GROUP):
+            rows = kept[start : start + ROWS_PER_GROUP]
+            features = np.zeros((len(rows), embedder.dimension), np.float32)
+            for number in np.unique(of[rows]):
+                own = of[rows] == number
+                features[own] = found.cameras[number][1].read(at[rows[own]], ["features"])["features"]
+            yield Embeddings(
+                features,
+                camids=plan.camera[rows],
+                tracks=plan.track[rows],
+                frames=plan.frame[rows],
+                quality=share[start : start + ROWS_PER_GROUP],
+            )
+
+    save_stream(out, chunks(), meta)
+    notes = [*found.notes, *close_folder(folder, [parts for _, parts, _ in found.cameras])]
+    return Streamed(out, len(kept), finished, tuple(left_out), tuple(notes))
+
+
+class _Plan:
+    """Checked boxes, and what can be said of them before a video is read. Arguments as of `embed_boxes`.
+
+    `cuts [N, 4]` are left, top, right, bottom in whole pixels; `reasons [N]` why a box has no feature, or empty;
+    `pictured [N]` whether a small picture of it is asked for.
+    """
+
+    def __init__(
+        self,
+        videos: Mapping[str, Video],
+        camera_names: Sequence[str],
+        camera: ArrayLike,
+        track: ArrayLike,
+        frame: ArrayLike,
+        boxes: ArrayLike,
+        quality: ArrayLike | None,
+        first_frame: int,
+        keep_crops: int,
+    ) -> None:
+        corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        n = len(corners)
+        self.camera, self.track, self.frame = (
+            _integers(*one, n) for one in (("camera", camera), ("track", track), ("frame", frame))
+        )
+        self.given = np.ones(n) if quality is None else np.asarray(quality, dtype=np.float64)
+        if self.given.shape != (n,):
+            raise ReidError(f"quality has shape {list(self.given.shape)}, but there are {n} boxes.")
+        if n and (self.camera.min() < 0 or self.camera.max() >= len(camera_names)):
+            raise ReidError(
+                f"Cameras are numbered {self.camera.min()} to {self.camera.max()}; there are {len(camera_names)} names."
+            )
+        self.videos, self.camera_names = videos, [str(name) for name in camera_names]
+        self.first_frame = first_frame
+        self.cuts, self.reasons = _cuts(corners)
+        for number in np.unique(self.camera):
+            if camera_names[number] not in videos:
+                self.reasons[(self.camera == number) & (self.reasons == "")] = (
+                    f"camera {camera_names[number]!r} has no video"
+                )
+        self.pictured = _best(self.camera, self.track, self.given, keep_crops) & (self.reasons == "")
+
+    def embed(
+        self, embedder: Embedder, cache: Path | None, part_size: int, only: NDArray[np.int64] | None = None
+    ) -> _Found:
+        """Embed what the cache lacks, of all cameras or `only` of these numbers."""
+        if part_size < 1:
+            raise ReidError(f"part_size must be 1 or more; it is {part_size}.")
+        found = _Found(self)
+        meta = embedder.describe()
+        wanted = self.reasons == "" if only is None else (self.reasons == "") & np.isin(self.camera, only)
+        with progress_bar() as bar:
+            task = bar.add_task("Embedding boxes", total=int(wanted.sum()))
+            for number in np.unique(self.camera[wanted]):
+                name = self.camera_names[number]
+                video = self.videos[name]
+                rows = np.flatnonzero((self.camera == number) & wanted)
+                cuts, place = np.unique(np.c_[self.frame[rows], self.cuts[rows]], axis=0, return_inverse=True)
+                times, pictured = np.bincount(place), np.bincount(place, self.pictured[rows]) > 0
+                keys = np.frombuffer(cuts.astype("<i8").tobytes(), "S40")
+                folder = cache and part_folder(cache, name, [_FORMAT, meta, video.fingerprint(), self.first_frame])
+                parts = Parts(folder, embedder.dimension)
+                done = _there(parts, keys, pictured)
+                bar.advance(task, int(times[done].sum()))
+                batches = _batches(cuts, np.flatnonzero(~done), pictured, video, embedder, self.first_frame)
+                for fresh in fill(parts, keys, embed_batches(embedder, batches), part_size):
+                    bar.advance(task, int(times[fresh].sum()))
+                places = parts.find(keys)
+                known = parts.read(places, ["reason", "sharpness"])
+                found.sharpness[rows] = known["sharpness"][place]
+                found.reasons[rows] = [f"{name}: {reason}" if reason else "" for reason in known["reason"][place]]
+                found.finished += int(times[done & (known["reason"] == "")].sum())
+                found.notes += parts.notes
+                found.cameras.append((rows, parts, places[place]))
+        return found
+
+
+@dataclass(eq=False)
+class _Found:
+    """What became of a plan. `cameras`: of each the rows `[R]`, the parts, and the place `[R]` of each row in them."""
+
+    plan: _Plan
+    finished: int = 0
+    notes: list[str] = field(default_factory=list)
+    cameras: list[tuple[NDArray[np.int64], Parts, NDArray[np.int64]]] = field(default_factory=list)
     sharpness: NDArray[np.float32] = field(init=False)
-    jpegs: NDArray[np.object_] = field(init=False)
     reasons: NDArray[np.object_] = field(init=False)
-    done: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        n = len(self.keys)
-        self.features = np.zeros((n, self.dimension), np.float32)
-        self.sharpness = np.zeros(n, np.float32)
-        self.jpegs, self.reasons = np.full(n, b"", dtype=object), np.full(n, "", dtype=object)
-        self.done = np.zeros(n, bool)
+        self.sharpness = np.zeros(len(self.plan.frame), np.float32)
+        self.reasons = self.plan.reasons.copy()
+
+    def kept(self) -> NDArray[np.int64]:
+        """The boxes that have a feature."""
+        kept = np.flatnonzero(self.reasons == "")
+        if len(self.reasons) and not len(kept):
+            raise ReidError(f"None of the {len(self.reasons)} boxes could be embedded. The first: {self.reasons[0]}.")
+        return kept
+
+    def quality(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+        share: NDArray[np.float64] = np.clip(self.plan.given[kept], 0, 1)
+        return share * _sharp_share(self.plan.camera[kept], self.sharpness[kept])
 
 
-class _Batch(NamedTuple):
-    which: list[int]
-    images: NDArray[np.uint8]
-    sharpness: list[float]
-    jpegs: list[bytes]
-    failed: dict[int, str]
-
-
-def _embed(
-    work: _Work,
-    video: Video,
-    embedder: Embedder,
-    flip: bool,
-    batch_size: int,
-    first_frame: int,
-    parts: _Parts | None,
-    part_size: int,
-) -> Iterator[list[int]]:
-    """Fill in what is not done; the indices of each batch come out as they are finished."""
-    fresh: list[int] = []
-    missing = np.flatnonzero(~work.done)
-    for batch in ahead(_batches(work, missing, video, embedder.preprocessing.size, batch_size, first_frame), 2):
-        if batch.which:
-            got = embedder.embed_batch(batch.images, flip=flip)
-            check_finite(got, [f"{video.path}, frame {work.keys[i, 0]}" for i in batch.which])
-            work.features[batch.which], work.sharpness[batch.which] = got, batch.sharpness
-            work.jpegs[batch.which] = batch.jpegs
-        for i, reason in batch.failed.items():
-            work.reasons[i] = reason
-        finished = [*batch.which, *batch.failed]
-        work.done[finished] = True
-        yield finished
-        fresh += finished
-        if parts is not None and len(fresh) >= part_size:
-            parts.write(work, fresh)
-            fresh = []
-    if parts is not None and fresh:
-        parts.write(work, fresh)
+def _there(parts: Parts, keys: Keys, pictured: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which cuts are finished, with their picture where one is asked for."""
+    places = parts.find(keys)
+    done = places >= 0
+    asked = np.flatnonzero(done & pictured)
+    known = parts.read(places[asked], ["crop", "reason"])
+    done[asked[(known["crop"] == b"") & (known["reason"] == "")]] = False
+    return done
 
 
 def _batches(
-    work: _Work, missing: NDArray[np.int64], video: Video, size: tuple[int, int], batch_size: int, first_frame: int
-) -> Iterator[_Batch]:
-    """Runs in the decoding thread."""
-    keys = work.keys[missing]
-    ends = {int(number): end for number, end in zip(keys[:, 0], range(1, len(keys) + 1), strict=True)}
-    starts = {int(number): start for start, number in reversed(list(enumerate(keys[:, 0].tolist())))}
-    batch = _Batch([], np.empty((batch_size, *size, 3), np.uint8), [], [], {})
-    for frame in video.read(keys[:, 0], first_frame=first_frame) if len(keys) else ():
-        for i in missing[starts[frame.number] : ends[frame.number]].tolist():
+    cuts: NDArray[np.int64],
+    missing: NDArray[np.int64],
+    pictured: NDArray[np.bool_],
+    video: Video,
+    embedder: Embedder,
+    first_frame: int,
+) -> Iterator[Batch]:
+    """Cuts `[U, 5]` (frame, left, top, right, bottom), ordered by frame. Runs in the decoding thread."""
+    frames = cuts[missing, 0]
+    ends = {int(number): end for number, end in zip(frames, range(1, len(frames) + 1), strict=True)}
+    starts = {int(number): start for start, number in reversed(list(enumerate(frames.tolist())))}
+    size, most = embedder.preprocessing.size, embedder.batch_size
+    rows: list[int] = []
+    failed: dict[int, str] = {}
+    images, sharp, jpegs = np.empty((most, *size, 3), np.uint8), list[float](), list[bytes]()
+
+    def batch() -> Batch:
+        columns = {"sharpness": pa.array(sharp, pa.float32()), "crop": pa.array(jpegs, pa.binary())}
+        names = [f"{video.path}, frame {cuts[row, 0]}" for row in rows]
+        return Batch(rows, images[: len(rows)], names, failed, columns)
+
+    for frame in video.read(frames, first_frame=first_frame) if len(frames) else ():
+        for row in missing[starts[frame.number] : ends[frame.number]].tolist():
             if frame.image is None:
-                batch.failed[i] = frame.reason
+                failed[row] = frame.reason
             else:
-                left, top, right, bottom = work.keys[i, 1:].tolist()
+                left, top, right, bottom = cuts[row, 1:].tolist()
                 crop = frame.image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
                 if crop.size == 0:
-                    batch.failed[i] = "the box lies outside the picture"
-                    continue
-                resize(crop, size, out=batch.images[len(batch.which)])
-                batch.which.append(i)
-                batch.sharpness.append(sharpness(crop))
-                batch.jpegs.append(_picture(crop) if work.pictured[i] else b"")
-            if len(batch.which) == batch_size or len(batch.failed) >= batch_size:
-                yield batch._replace(images=batch.images[: len(batch.which)])
-                batch = _Batch([], np.empty_like(batch.images), [], [], {})
-    yield batch._replace(images=batch.images[: len(batch.which)])
+                    failed[row] = "the box lies outside the picture"
+                else:
+                    resize(crop, size, out=images[len(rows)])
+                    rows.append(row)
+                    sharp.append(sharpness(crop))
+                    jpegs.append(_picture(crop) if pictured[row] else b"")
+            if len(rows) == most or len(failed) >= most:
+                yield batch()
+                rows, failed, images, sharp, jpegs = [], {}, np.empty_like(images), [], []
+    if rows or failed:
+        yield batch()
 
 
-class _Parts:
-    """Finished cuts of one camera, as Parquet files that are never changed once written."""
-
-    def __init__(self, cache: Path, camera: str, key: object) -> None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        self.folder = cache / f"{re.sub(r'[^A-Za-z0-9_-]', '_', camera)}-{digest[:16]}"
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.parquet"))  # not the hidden ones, which a killed run had not finished
-
-    def load(self, work: _Work) -> list[str]:
-        """Fill in what is there; words on parts that cannot be read, which count as absent."""
-        notes = []
-        place = {key: i for i, key in enumerate(map(tuple, work.keys.tolist()))}
-        for path in self._paths():
-            try:
-                part = pq.read_table(path)
-                keys = np.stack([part.column(name).to_numpy() for name in _KEY], axis=1)
-                features = part.column("features").combine_chunks().flatten().to_numpy().reshape(-1, work.dimension)
-                sharp, reasons, jpegs = (part.column(name).to_pylist() for name in ("sharpness", "reason", "crop"))
-            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-                notes.append(f"{path} cannot be read and is not used ({str(error).splitlines()[0]}).")
-                continue
-            for row, key in enumerate(map(tuple, keys.tolist())):
-                i = place.get(key)
-                if i is None or (work.pictured[i] and not (jpegs[row] or reasons[row])):
-                    continue
-                work.features[i], work.sharpness[i] = features[row], sharp[row]
-                work.reasons[i], work.jpegs[i], work.done[i] = reasons[row], jpegs[row], True
-        return notes
-
-    def write(self, work: _Work, index: list[int]) -> None:
-        columns = {name: pa.array(work.keys[index, number]) for number, name in enumerate(_KEY)}
-        flat = pa.array(work.features[index].reshape(-1), type=pa.float32())
-        columns["features"] = pa.FixedSizeListArray.from_arrays(flat, work.dimension)
-        columns["sharpness"] = pa.array(work.sharpness[index])
-        columns["reason"] = pa.array(work.reasons[index], type=pa.string())
-        columns["crop"] = pa.array(work.jpegs[index], type=pa.binary())
-        number = len(self._paths())
-        with whole_file(self.folder / f"{number:06d}-{os.getpid()}.parquet") as temporary:
-            pq.write_table(pa.table(columns), temporary)
+def _in_words(rows: NDArray[np.int64], reasons: Sequence[str] | NDArray[np.object_]) -> list[str]:
+    """A line for each reason, with the number of its rows and the first of them."""
+    same: dict[str, list[int]] = {}
+    for row, reason in zip(rows.tolist(), reasons, strict=True):
+        same.setdefault(reason, []).append(row)
+    return [
+        f"{reason}: {len(some)} boxes without a feature, rows {', '.join(map(str, some[:5]))}"
+        + (", …" if len(some) > 5 else "")
+        for reason, some in same.items()
+    ]
 
 
-_KEY = ("frame", "left", "top", "right", "bottom")
+def _fair_shares(amounts: NDArray[np.int64], shares: int) -> NDArray[np.int64]:
+    """The share of each amount: the largest first, each to the share that has least."""
+    total, share = np.zeros(shares, np.int64), np.zeros(len(amounts), np.int64)
+    for number in np.argsort(-amounts, kind="stable"):
+        share[number] = np.argmin(total)
+        total[share[number]] += amounts[number]
+    return share
 
 
 def _cuts(boxes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.object_]]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from reid.data.layouts.folder import IMAGE_SUFFIXES
 from reid.data.loader import ahead
 from reid.data.packed import FileStore
 from reid.embedding.parts import Batch
-from reid.embedding.runtimes import FORMATS, ForeignModel
+from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
 from reid.models import BACKBONES, ReIDModel, build_model
@@ -42,9 +42,10 @@ class Embedder:
             exported bundle, an `.onnx` file, the `.xml` of an OpenVINO model (see `ForeignModel`), or the name of a
             backbone (a key of `BACKBONES`, or "timm:NAME") with `weights`; a file or folder so called goes before it.
         device: "auto" (a CUDA GPU, under torchrun the one of this process; else an Apple one, else the CPU; a
-            `ReIDModel` stays where it is), or a torch device by name, to which the model is moved. ONNX and OpenVINO
-            files run on the CPU; ONNX also on "cuda".
-        runtime: "auto", or by name: "torch" for our own models, "onnx" (onnxruntime) or "openvino" for files.
+            `ReIDModel` stays where it is), or a torch device by name, to which the model is moved. Bundles and files
+            run on the CPU; with onnxruntime-gpu, and bundles of TorchScript, also on "cuda".
+        runtime: "auto" (of a bundle the fastest that passes its check), or by name: "torch" for our own models, "onnx"
+            (onnxruntime) or "openvino" for files and bundles.
         weights: of a backbone that was named: "imagenet", "none" (random ones, from seed 0), or a file of weights. Its
             embedding is the pooled last feature map, without a neck.
         preprocessing: of an ONNX or OpenVINO file, in place of the `NAME.reid.json` beside it.
@@ -83,25 +84,22 @@ class Embedder:
         if threads < 0:
             raise ReidError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
-        self._own: ReIDModel | None = None
-        self.preprocessing: Preprocessing
-        self._embed: Callable[[NDArray[np.uint8], bool], NDArray[np.float32]]
         self._what = str(model)
-        if not isinstance(model, ReIDModel) and Path(model).suffix.lower() in FORMATS:
+        if isinstance(model, ReIDModel) or not _is_file_of_others(Path(model)):
+            if runtime not in ("auto", "torch"):
+                raise ReidError(
+                    f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files and bundles; this model runs in torch."
+                )
+            if preprocessing is not None:
+                raise ReidError("A model of this package brings its own preprocessing: give none.")
+            self._network = _open_own(model, weights, device)
+        else:
             _refuse_weights(weights)
-            foreign = ForeignModel(model, preprocessing=preprocessing, device=device, runtime=runtime)
-            self.preprocessing, self.dimension = foreign.preprocessing, foreign.embedding_size
-            self.device, self._id = foreign.device, foreign.name
-            self._embed = lambda images, flip: foreign.embed(torch.from_numpy(images), flip=flip).numpy()
-            return
-        if runtime not in ("auto", "torch"):
-            raise ReidError(f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files; this model runs in torch.")
-        if preprocessing is not None:
-            raise ReidError("A model of this package brings its own preprocessing: give none.")
-        own, self.device = _own_model(model, weights, device)
-        self._own, self._id = own, _model_id(own)
-        self.preprocessing, self.dimension = own.preprocessing, own.embedding_size
-        self._embed = lambda images, flip: own.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
+            opener = _open_foreign if Path(model).suffix.lower() in FORMATS else _open_bundle
+            self._network = opener(Path(model), device, runtime, preprocessing, threads)
+        self.device = self._network.device
+        self.preprocessing: Preprocessing = self._network.preprocessing
+        self.dimension: int = self._network.dimension
 
     @property
     def model(self) -> ReIDModel:
@@ -110,9 +108,9 @@ class Embedder:
         Raises:
             ReidError: the features come from a file of another format, which holds none.
         """
-        if self._own is None:
+        if self._network.own is None:
             raise ReidError(f"{self._what} is not a checkpoint of this package: name one, such as best.pt.")
-        return self._own
+        return self._network.own
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """Features of images, in their order.
@@ -170,7 +168,7 @@ class Embedder:
         """
         preprocessing = self.preprocessing.as_dict()
         return {
-            "model": self._id,
+            "model": self._network.id,
             "preprocessing": preprocessing,
             "preprocessing_hash": digest_of(preprocessing)[:12],
             "dimension": self.dimension,
@@ -185,7 +183,7 @@ class Embedder:
         uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or infinite
         where the model is broken (see `check_finite`).
         """
-        return self._embed(images, self.flip if flip is None else flip)
+        return self._network.embed(images, self.flip if flip is None else flip)
 
     def _of_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
         rows = np.arange(len(crops))
@@ -333,32 +331,80 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _own_model(
-    model: str | Path | ReIDModel, weights: str | Path | None, device: str
-) -> tuple[ReIDModel, torch.device]:
+class _Network(NamedTuple):
+    """What any kind of model is to an `Embedder`. `embed` takes uint8 `[B, h, w, 3]` RGB, and whether to flip."""
+
+    id: str
+    preprocessing: Preprocessing
+    dimension: int
+    device: torch.device
+    embed: Callable[[NDArray[np.uint8], bool], NDArray[np.float32]]
+    own: ReIDModel | None = None
+
+
+def _is_file_of_others(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS or (path / "bundle.json").is_file()
+
+
+def _open_foreign(path: Path, device: str, runtime: str, preprocessing: Any, threads: int) -> _Network:
+    model = ForeignModel(path, preprocessing=preprocessing, device=device, runtime=runtime)
+
+    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
+        return model.embed(torch.from_numpy(images), flip=flip).numpy()
+
+    return _Network(model.name, model.preprocessing, model.embedding_size, model.device, embed)
+
+
+def _open_bundle(path: Path, device: str, runtime: str, preprocessing: Any, threads: int) -> _Network:
+    if preprocessing is not None:
+        raise ReidError(f"{path} is a bundle and has its preprocessing inside: give none.")
+    device = "cpu" if device == "auto" else device
+    bundle = open_bundle(path, runtime, threads or None, device)
+
+    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
+        features = bundle.embed(images)
+        if not flip:
+            return features
+        both = torch.from_numpy(features + bundle.embed(images[:, :, ::-1]))
+        return torch.nn.functional.normalize(both, eps=1e-12).numpy()
+
+    preprocessing = Preprocessing(**bundle.manifest["preprocessing"])
+    return _Network(bundle.model_id, preprocessing, bundle.dimension, torch.device(device), embed)
+
+
+def _open_own(model: str | Path | ReIDModel, weights: str | Path | None, device: str) -> _Network:
     place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if isinstance(model, ReIDModel):
+    if not isinstance(model, ReIDModel):
+        own = _load(model, weights, place)
+    else:
         _refuse_weights(weights)
-        place = next(model.parameters()).device if device == "auto" else place
-        return model.to(place), place
+        own = model if device == "auto" else model.to(place)
+        place = next(own.parameters()).device
+
+    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
+        return own.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
+
+    return _Network(_model_id(own), own.preprocessing, own.embedding_size, place, embed, own)
+
+
+def _load(model: str | Path, weights: str | Path | None, place: torch.device) -> ReIDModel:
     from reid.training.checkpoints import load_model
 
     path = Path(model)
-    named = str(model) in BACKBONES or str(model).startswith("timm:")
-    if named and not path.exists():
+    if not path.exists() and (str(model) in BACKBONES or str(model).startswith("timm:")):
         if weights is None:
             raise ReidError(
                 f"{model} is a backbone: say its weights, 'imagenet', a file, or 'none' for random ones. A trained "
                 "model is a file, such as best.pt."
             )
-        return build_model(str(model), weights=weights, neck="none").to(place).eval(), place
+        return build_model(str(model), weights=weights, neck="none").to(place).eval()
     _refuse_weights(weights)
     if path.name == str(model) and not path.suffix and not path.exists():
         raise ReidError(f"There is no file, folder or backbone {str(model)!r}.{did_you_mean(str(model), BACKBONES)}")
     if path.is_dir():
         inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
         path = inside[0] if inside else path
-    return load_model(path, place), place
+    return load_model(path, place)
 
 
 def _refuse_weights(weights: str | Path | None) -> None:

@@ -146,11 +146,9 @@ class Parts:
         self._add(path, table)
 
     def remove(self) -> None:
-        """Delete the folder, and the one that it lies in when nothing else does."""
+        """Delete the folder."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
-                self.folder.parent.rmdir()
 
     def _add(self, part: Path | pa.Table, table: pa.Table) -> None:
         key = table.column("key").combine_chunks()

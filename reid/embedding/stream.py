@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Streamed:
     Attributes:
         path: the Parquet file.
         rows: in it.
-        finished: how many of them had been embedded by an earlier run.
+        finished: how many files, or boxes, had been embedded by an earlier run.
         left_out: in words, what has no row, and why.
         notes: what else was met, in words.
     """
@@ -82,11 +82,10 @@ def embed_to_parquet(
         raise ReidError("embed_to_parquet takes files: Crops, a folder or a list of paths. Arrays: Embedder.table.")
     meta = embedder.describe()
     check_paths(crops.paths)
-    folder, notes = open_folder(out, meta)
+    folder = part_folder(folder_of(out), meta["model"], [_FORMAT, meta])
     keys, first = _keys(crops.paths)
     parts = Parts(folder, embedder.dimension)
-    if others := parts.others(keys):
-        notes.append(f"{others:,} finished rows in {folder} are of files that changed since, or are not asked for now.")
+    others = parts.others(keys)
     found = parts.find(keys, failed=False) >= 0
     starts = np.arange(0, len(first), embedder.batch_size)
     own = np.array_split(starts, ranks.world_size)[ranks.rank].tolist()
@@ -99,9 +98,12 @@ def embed_to_parquet(
         task = bar.add_task("Embedding", total=len(missing), visible=ranks.is_first)
         for done in fill(parts, keys, embed_batches(embedder, decoded), part_size):
             bar.advance(task, len(done))
-    parts = everybodys(parts, ranks)
+    shared = np.concatenate([np.zeros(0, np.int64), *batches])
+    finished = total(ranks, int(found[shared].sum()))  # and all have written their parts
     if not ranks.is_first:
         return None
+    if ranks.world_size > 1:
+        parts = Parts(folder, embedder.dimension)
     places = parts.find(keys)
     if (places < 0).any():
         row = int(np.argmax(places < 0))
@@ -127,27 +129,36 @@ def embed_to_parquet(
             )
 
     save_stream(out, chunks(), meta)
-    parts.remove()
-    return Streamed(out, len(kept), int(found[kept].sum()), tuple(left_out), (*notes, *parts.notes))
+    notes = [*parts.notes, *close_folder(folder_of(out), [parts])]
+    if others:
+        notes.append(
+            f"{others:,} rows that an earlier run had finished are of files that changed, or are not asked for."
+        )
+    return Streamed(out, len(kept), finished, tuple(left_out), tuple(notes))
 
 
-def open_folder(out: Path, meta: Mapping[str, Any]) -> tuple[Path, list[str]]:
-    """The folder of the parts of `out` that this model made, and words on those of others beside it."""
-    within = out.with_name(f"{out.name}.parts")
-    folder = part_folder(within, meta["model"], [_FORMAT, meta])
-    others = sorted(path.name for path in within.iterdir() if path != folder) if within.is_dir() else []
-    return folder, [
-        f"{within / name} was made by another model, preprocessing or flip and is not used; delete it if nobody will."
+def total(ranks: Ranks, number: int) -> int:
+    """The sum over the ranks; all must ask."""
+    return int(np.concatenate(ranks.gather_rows(np.array([number], np.float32))).sum())
+
+
+def folder_of(out: Path) -> Path:
+    """Where the parts of `out` lie while it is made."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def close_folder(folder: Path, used: Sequence[Parts]) -> list[str]:
+    """Remove the parts that became the file, and the folder when nothing else is in it; words on what else is."""
+    for parts in used:
+        parts.remove()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [
+        f"{folder / name} was made by another model, preprocessing or flip, or of another video, and was not used: "
+        "delete it if nobody will."
         for name in others
     ]
-
-
-def everybodys(parts: Parts, ranks: Ranks) -> Parts:
-    """The parts of all processes, once each has written its own."""
-    if ranks.world_size == 1:
-        return parts
-    ranks.any(False)  # returns when all have come here
-    return Parts(parts.folder, parts.dimension)
 
 
 def _keys(paths: NDArray[np.object_]) -> tuple[Keys, NDArray[np.int64]]:

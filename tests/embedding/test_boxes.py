@@ -31,21 +31,21 @@ class Tiny:
     preprocessing = Preprocessing(SIZE, (0, 0, 0), (1, 1, 1))
     dimension = 96
 
-    def __init__(self, name="tiny"):
-        self.name = name
+    def __init__(self, name="tiny", batch_size=64, flip=False):
+        self.name, self.batch_size, self.flip = name, batch_size, flip
 
-    def describe(self, *, flip=False):
-        return {"model": self.name, "flip": flip}
+    def describe(self):
+        return {"model": self.name, "flip": self.flip}
 
-    def embed_batch(self, images, *, flip=False):
-        if flip:
+    def embed_batch(self, images):
+        if self.flip:
             images = (images.astype(np.float32) + images[:, :, ::-1]) / 2
         small = images.astype(np.float32).reshape(-1, 8, 8, 4, 8, 3).mean((2, 4)).reshape(-1, 96)
         small -= small.mean(1, keepdims=True)
         return small / np.linalg.norm(small, axis=1, keepdims=True)
 
-    def __call__(self, images, *, flip=False):
-        return self.embed_batch(np.stack([resize(image, SIZE) for image in images]), flip=flip)
+    def __call__(self, images):
+        return self.embed_batch(np.stack([resize(image, SIZE) for image in images]))
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +97,17 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self._embedder, name)
 
-    def embed_batch(self, images, *, flip=False):
+    def embed_batch(self, images):
         if self.fail_after is not None and self.images >= self.fail_after:
             raise KeyboardInterrupt
         self.images += len(images)
-        return self._embedder.embed_batch(images, flip=flip)
+        return self._embedder.embed_batch(images)
 
 
 def test_features_are_those_that_a_real_embedder_gives_the_crops(videos):
-    embedder = Embedder(build_model("light18", size=SIZE), device="cpu")
+    embedder = Embedder(build_model("light18", size=SIZE), device="cpu", batch_size=7)
     camera, track, frame, boxes = some(20, cameras=1)
-    got = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, embedder, batch_size=7)
+    got = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, embedder)
     shown = pictures(0)
     crops = [
         resize(shown[f - 1][y : y + h, x : x + w], SIZE)
@@ -121,8 +121,9 @@ def test_features_are_those_that_a_real_embedder_gives_the_crops(videos):
     assert got.embeddings.meta["camera_names"] == ["a", "b"]
     assert got.embeddings.meta["model"] == embedder.describe()["model"]
     assert got.problems() == []
-    flipped = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, embedder, flip=True)
-    np.testing.assert_allclose(flipped.embeddings.features, Embedder(embedder.model, flip=True)(crops), atol=2e-6)
+    flipping = Embedder(embedder.model, flip=True)
+    flipped = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, flipping)
+    np.testing.assert_allclose(flipped.embeddings.features, flipping(crops), atol=2e-6)
 
 
 def test_a_video_gives_nearly_what_its_pictures_give(embedder, videos):
@@ -146,7 +147,7 @@ def test_batches_and_order_change_nothing(embedder, videos, batch_size):
     whole = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, embedder).embeddings
     order = np.random.default_rng(0).permutation(60)
     got = embed_boxes(
-        videos, ["a", "b"], camera[order], track[order], frame[order], boxes[order], embedder, batch_size=batch_size
+        videos, ["a", "b"], camera[order], track[order], frame[order], boxes[order], Tiny(batch_size=batch_size)
     ).embeddings
     np.testing.assert_allclose(got.features, whole.features[order], atol=2e-6)
     assert got.tracks.tolist() == whole.tracks[order].tolist()
@@ -208,12 +209,12 @@ def test_what_cannot_be_embedded_is_listed_and_the_rest_is(embedder, videos):
         pytest.param({"camera": [1]}, r"numbered 1 to 1; there are 1 names", id="a camera without a name"),
         pytest.param({"track": [1, 2]}, r"track has shape \[2\], but there are 1 boxes", id="another length"),
         pytest.param({"quality": [1, 2]}, r"quality has shape \[2\]", id="another length of quality"),
-        pytest.param({"batch_size": 0}, r"batch_size and part_size must be 1 or more", id="no batch"),
+        pytest.param({"part_size": 0}, r"part_size must be 1 or more; it is 0", id="no part"),
     ],
 )
 def test_what_cannot_be_is_named(embedder, videos, change, words):
     given = {"videos": videos, "camera": [0], "track": [1], "frame": [1]} | change
-    rest = {key: given.pop(key) for key in ("quality", "batch_size") if key in given}
+    rest = {key: given.pop(key) for key in ("quality", "part_size") if key in given}
     with pytest.raises(ReidError, match=words):
         embed_boxes(
             given["videos"], ["a"], given["camera"], given["track"], given["frame"], [[1, 1, 9, 9]], embedder, **rest
@@ -227,7 +228,7 @@ def test_no_boxes_give_an_empty_table(embedder, videos):
 
 def test_a_model_that_gives_nan_is_named_with_the_frame(embedder, videos):
     class Broken(Counting):
-        def embed_batch(self, images, *, flip=False):
+        def embed_batch(self, images):
             return np.full((len(images), self.dimension), np.nan, np.float32)
 
     with pytest.raises(ReidError, match=r"NaN or infinity for 1 of 1 images, the first .*a, frame 4"):
@@ -295,7 +296,7 @@ def test_what_changes_features_is_not_read_from_the_cache(embedder, folder, tmp_
     if change == "model":
         embedder = Tiny("another")
     elif change == "flip":
-        options["flip"] = True
+        embedder = Tiny(flip=True)
     elif change == "video":
         os.utime(path / "0003.png", (1, 1))
     else:
@@ -321,10 +322,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(embedder, videos, tmp_path)
     columns = some(seed=9, cameras=1)
     with pytest.raises(KeyboardInterrupt):
         embed_boxes(
-            videos, ["a"], *columns, Counting(embedder, 32), cache=tmp_path, batch_size=8, part_size=8, keep_crops=1
+            videos, ["a"], *columns, Counting(Tiny(batch_size=8), 32), cache=tmp_path, part_size=8, keep_crops=1
         )
     counting = Counting(embedder)
-    got = embed_boxes(videos, ["a"], *columns, counting, cache=tmp_path, batch_size=8, keep_crops=1)
+    got = embed_boxes(videos, ["a"], *columns, counting, cache=tmp_path, keep_crops=1)
     assert got.from_cache == 32
     assert counting.images == 28
     same(got, embed_boxes(videos, ["a"], *columns, counting, cache=tmp_path, keep_crops=1))
@@ -337,13 +338,13 @@ from reid.data.videos import find_videos
 from reid.embedding.boxes import embed_boxes
 
 class Slow(Counting):
-    def embed_batch(self, images, *, flip=False):
+    def embed_batch(self, images):
         time.sleep(0.2)
-        return super().embed_batch(images, flip=flip)
+        return super().embed_batch(images)
 
-embedder = Slow(Tiny())
+embedder = Slow(Tiny(batch_size=8))
 videos = find_videos(sys.argv[1], ["a", "b"]).videos
-embed_boxes(videos, ["a", "b"], *some(200), embedder, cache=sys.argv[2], batch_size=8, part_size=8)
+embed_boxes(videos, ["a", "b"], *some(200), embedder, cache=sys.argv[2], part_size=8)
 """
 
 
@@ -420,10 +421,10 @@ def test_decoding_runs_in_one_thread_ahead_and_ends(embedder, videos):
     seen = []
 
     class Watching(Counting):
-        def embed_batch(self, images, *, flip=False):
+        def embed_batch(self, images):
             seen.append(threading.active_count())
-            return super().embed_batch(images, flip=flip)
+            return super().embed_batch(images)
 
-    embed_boxes(videos, ["a", "b"], *some(), Watching(embedder), batch_size=4)
+    embed_boxes(videos, ["a", "b"], *some(), Watching(Tiny(batch_size=4)))
     assert max(seen) <= before + 1
     assert threading.active_count() == before

@@ -89,7 +89,7 @@ def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp
     assert not (tmp_path / "t.parquet").exists()
     ran = run(*arguments, "--skip-unreadable")
     assert ran.exit_code == 0, ran.output
-    assert "left out, 1 images" in ran.output
+    assert "Left out:\n" in ran.output
     assert "broken.jpg" in ran.output
     assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
 
