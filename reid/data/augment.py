@@ -75,16 +75,22 @@ class Augment:
         self.fill = (int(fill[0]), int(fill[1]), int(fill[2]))
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
 
-    def __call__(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Augment `[B, H, W, 3]` uint8 into a new `[B, h, w, 3]`; the input is untouched, `rng` makes every draw."""
+    def __call__(
+        self, images: NDArray[np.uint8], rng: np.random.Generator, *, part: int = 0, parts: int = 1
+    ) -> NDArray[np.uint8]:
+        """Augment `[B, H, W, 3]` uint8 into a new `[B, h, w, 3]`; the input is untouched, `rng` makes every draw.
+
+        Where `images` are the `part`-th (from 0) of `parts` equal parts of a batch, they get that batch's draws.
+        """
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ReidError(f"Images are {images.dtype} {images.shape}; they must be uint8 [B, H, W, 3].")
         n = len(images)
         height, width = self.size
-        flips = rng.random(n) < self.flip
-        shifts = rng.integers(-self.pad, self.pad + 1, (n, 2))
-        colours = self._draw_colours(n, rng)
-        boxes = self._draw_boxes(n, rng)
+        own = slice(part * n, (part + 1) * n)
+        flips = (rng.random(n * parts) < self.flip)[own]
+        shifts = rng.integers(-self.pad, self.pad + 1, (n * parts, 2))[own]
+        colours = self._draw_colours(n * parts, rng)
+        boxes = [(i - own.start, *box) for i, *box in self._draw_boxes(n * parts, rng) if own.start <= i < own.stop]
         out = np.zeros((n, height, width, 3), np.uint8)
         same_size = images.shape[1:3] == self.size
         for image, target, flip, (dy, dx) in zip(images, out, flips.tolist(), shifts.tolist(), strict=True):
@@ -97,7 +103,7 @@ class Augment:
             else:
                 window[...] = source[y0:y1, x0:x1]
         if colours is not None:
-            for target, factors in zip(out, colours, strict=True):
+            for target, factors in zip(out, colours[own], strict=True):
                 _recolour(target, factors)
         for i, top, left, bottom, right in boxes:
             cv2.rectangle(out[i], (left, top), (right - 1, bottom - 1), self.fill, thickness=cv2.FILLED)

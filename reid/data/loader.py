@@ -36,8 +36,9 @@ class Batch:
 class TrainLoader:
     """Augmented batches of an epoch, in the sampler's order.
 
-    Batch b of an epoch is augmented by a generator of (`seed`, epoch, `rank`, b): it is the same whatever `prefetch`
-    is, and whether or not the batches before it were made. The sampler must have been given the same rank.
+    Batch b of an epoch is augmented by a generator of (`seed`, epoch, b), from which each rank takes its part: a crop's
+    look is the same whatever `prefetch` is, whether or not the batches before it were made, and however many ranks
+    share the batch. The sampler must have been given the same rank and world size.
 
     Args:
         store: crops in rows 0 … N − 1.
@@ -45,6 +46,7 @@ class TrainLoader:
         crops: the same N rows.
         augment: None for no augmentation.
         prefetch: batches made ahead by one background thread; 0 makes each when it is asked for.
+        pin: whether batches stand in page-locked memory, from where a GPU copies them while it works.
 
     Raises:
         ReidError: store, labels and crops of different lengths, or a negative `prefetch`.
@@ -60,7 +62,9 @@ class TrainLoader:
         *,
         seed: int = 0,
         rank: int = 0,
+        world_size: int = 1,
         prefetch: int = 2,
+        pin: bool = False,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         if not len(store) == len(crops) == len(self.labels):
@@ -71,12 +75,18 @@ class TrainLoader:
         if prefetch < 0:
             raise ReidError(f"prefetch is {prefetch}; it must be 0 or more batches.")
         self.store, self.crops, self.sampler, self.augment = store, crops, sampler, augment
-        self.seed, self.rank, self.prefetch, self.epoch = seed, rank, prefetch, 0
+        self.seed, self.rank, self.world_size, self.prefetch, self.pin = seed, rank, world_size, prefetch, pin
+        self.epoch = 0
         self._start = 0
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
         return len(self.sampler)
+
+    @property
+    def batch_size(self) -> int:
+        """Crops of a batch of this rank."""
+        return self.sampler.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass, here and in the sampler."""
@@ -98,14 +108,19 @@ class TrainLoader:
         for number, index in enumerate(plan[start:], start):
             images = self.store.read(index, size)
             if self.augment is not None:
-                images = self.augment(images, np.random.default_rng((self.seed, epoch, self.rank, number)))
+                rng = np.random.default_rng((self.seed, epoch, 0, number))
+                images = self.augment(images, rng, part=self.rank, parts=self.world_size)
             yield Batch(
-                torch.from_numpy(images),
-                torch.from_numpy(self.labels[index]),
-                torch.from_numpy(self.crops.pids[index]),
-                torch.from_numpy(self.crops.camids[index]),
+                self._tensor(images),
+                self._tensor(self.labels[index]),
+                self._tensor(self.crops.pids[index]),
+                self._tensor(self.crops.camids[index]),
                 torch.from_numpy(index),
             )
+
+    def _tensor(self, column: NDArray[np.generic]) -> torch.Tensor:
+        tensor = torch.from_numpy(column)
+        return tensor.pin_memory() if self.pin else tensor
 
 
 def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[torch.Tensor]:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -191,7 +192,7 @@ class _Trainer:
         self.loader = self.loaders.at(state.share)
         with listen() as asked, progress_bar() as bar, self._tensorboard() as self.board:
             share = self._share()
-            task = bar.add_task("training", total=epochs * self.steps, completed=share * epochs * self.steps)
+            task = bar.add_task("training", total=epochs * self.steps, completed=int(share * epochs * self.steps))
             while share < 1:
                 if state.batch == 0:
                     state.share = share
@@ -214,7 +215,7 @@ class _Trainer:
                     state.step += 1
                     self.meter.add(state.step, terms, torch.cat([batch.index for batch in batches]))
                     share = self._share()
-                    bar.update(task, completed=share * epochs * steps)
+                    bar.update(task, completed=int(share * epochs * steps))
                     at_log = state.step % self.config.log_every == 0 or state.batch == steps or share >= 1
                     if at_log:
                         self._begin_line(factor)
@@ -283,7 +284,7 @@ class _Trainer:
             labels = gather(batch.labels.to(device, non_blocking=True))
             camids = gather(batch.camids.to(device, non_blocking=True))
             images = batch.images.to(device, non_blocking=True)
-        preprocess = replace(self.model.preprocessing, size=tuple(images.shape[1:3]))
+        preprocess = replace(self.model.preprocessing, size=(images.shape[1], images.shape[2]))
         terms: dict[str, Tensor] = {}
 
         def forward(network: nn.Module, some: Tensor) -> Outputs:
@@ -327,8 +328,8 @@ class _Trainer:
         words = f"loss {value:g}, gradient norm {size:g}"
         if state.skipped > config.max_skipped:
             raise ReidError(
-                f"Step {state.step + 1} would be left out too ({words}), after max_skipped={config.max_skipped} others. "
-                f"{self._what_to_do()}"
+                f"Step {state.step + 1} would be left out too ({words}), after max_skipped={config.max_skipped} "
+                f"others. {self._what_to_do()}"
             )
         if self.ranks.is_first:
             warn(f"step {state.step + 1} left out: {words}")
@@ -356,7 +357,7 @@ class _Trainer:
         return self.ranks.first(min(1.0, (time.monotonic() - self.began) / (60 * schedule.minutes)))
 
     def _when(self, share: float) -> tuple[int, int, int]:
-        """Epoch, step, and steps an epoch for the schedules; by the clock, `share` of all epochs is where they stand."""
+        """Epoch, step, and steps an epoch, for schedules; by the clock, `share` of all epochs is where they stand."""
         schedule, state = self.config.schedule, self.progress
         if not schedule.minutes:
             return state.epoch, state.batch, self.steps

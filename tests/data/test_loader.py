@@ -86,7 +86,7 @@ def test_passes_repeat_and_epochs_seeds_and_ranks_differ(data: Data) -> None:
     batches.set_epoch(1)
     second = list(batches)
     assert not same(first, second)
-    for other in (loader(data, seed=1), loader(data, rank=1)):
+    for other in (loader(data, seed=1), loader(data, rank=1, world_size=2)):
         assert torch.equal(next(iter(other)).index, first[0].index)
         assert not torch.equal(next(iter(other)).images, first[0].images)
 

@@ -98,10 +98,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
     step = trainer_module._Trainer._step
 
-    def stopping(self, batch, factor):
+    def stopping(self, batches):
         if self.progress.step + 1 == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, factor)
+        return step(self, batches)
 
     monkeypatch.setattr(trainer_module._Trainer, "_step", stopping)
     with pytest.raises(Interrupted) as caught:
