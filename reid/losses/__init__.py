@@ -1,10 +1,43 @@
-"""Distances, mining, the triplet loss and the objective."""
+"""Distances, mining, the losses and the objective."""
 
 from __future__ import annotations
 
+from reid.losses.center import CenterLoss
+from reid.losses.circle import CircleLoss
+from reid.losses.contrastive import ContrastiveLoss
 from reid.losses.distances import DISTANCES, pairwise_distances
+from reid.losses.family import LOSSES, make_loss
+from reid.losses.heads import ArcFaceLoss, CosFaceLoss
+from reid.losses.infonce import InfoNCELoss, SupConLoss
+from reid.losses.mahalanobis import Mahalanobis, kissme, xqda
+from reid.losses.memory import CrossBatchMemory
 from reid.losses.mining import MINING, batch_hard
 from reid.losses.objective import CollapseWatch, Objective
+from reid.losses.pml import PmlLoss
+from reid.losses.quadruplet import QuadrupletLoss
 from reid.losses.triplet import TripletLoss
 
-__all__ = ["DISTANCES", "MINING", "CollapseWatch", "Objective", "TripletLoss", "batch_hard", "pairwise_distances"]
+__all__ = [
+    "DISTANCES",
+    "LOSSES",
+    "MINING",
+    "ArcFaceLoss",
+    "CenterLoss",
+    "CircleLoss",
+    "CollapseWatch",
+    "ContrastiveLoss",
+    "CosFaceLoss",
+    "CrossBatchMemory",
+    "InfoNCELoss",
+    "Mahalanobis",
+    "Objective",
+    "PmlLoss",
+    "QuadrupletLoss",
+    "SupConLoss",
+    "TripletLoss",
+    "batch_hard",
+    "kissme",
+    "make_loss",
+    "pairwise_distances",
+    "xqda",
+]

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from reid.errors import ReidError, did_you_mean
-from reid.losses.distances import check_distance, pairwise_distances
+from reid.losses.distances import Distance, check_distance, pairwise_distances
 from reid.losses.pairs import PairLoss, masked_mean
 
 REDUCTIONS = ("active", "mean")
@@ -43,7 +43,7 @@ class ContrastiveLoss(PairLoss):
         self,
         margin: float = 1.0,
         positive_margin: float = 0.0,
-        distance: str = "euclidean",
+        distance: Distance = "euclidean",
         power: int = 2,
         reduction: str = "active",
         camera_aware: bool = False,

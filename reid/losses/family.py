@@ -15,7 +15,7 @@ from reid.losses.contrastive import ContrastiveLoss
 from reid.losses.heads import ArcFaceLoss, CosFaceLoss
 from reid.losses.infonce import InfoNCELoss, SupConLoss
 from reid.losses.mahalanobis import Mahalanobis
-from reid.losses.memory import CrossBatchMemory
+from reid.losses.memory import CrossBatchMemory, HardTripletPairs
 from reid.losses.pml import PmlLoss
 from reid.losses.quadruplet import QuadrupletLoss
 from reid.losses.triplet import TripletLoss
@@ -45,8 +45,9 @@ THEIRS = {
 def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Module:
     """A loss `(features [B, dim], pids [B], camids [B] | None) -> scalar` by its name.
 
-    Two options go with any loss over pairs: `memory=N` compares with the last N features too, from the call after
-    `warmup=W` on (see `CrossBatchMemory`). `distance="mahalanobis"` or `"mahalanobis:RANK"` learns the distance.
+    Beside a loss's own options, `memory=N` makes any loss over pairs, and batch-hard triplets, compare with the last N
+    features too, once `warmup=W` steps are done (see `CrossBatchMemory`). `distance="mahalanobis"` or
+    `"mahalanobis:RANK"` learns the distance.
 
     Args:
         name: a key of `LOSSES` or `THEIRS`, or `pml:CLASS`.
@@ -66,14 +67,14 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
     if theirs is not None:
         loss: nn.Module = PmlLoss(theirs, dim=dim, num_classes=num_classes, **options)
     else:
-        loss = _ours(name, dim, num_classes, options)
+        loss = _ours(name, dim, num_classes, options, memory is not None)
     return loss if memory is None else CrossBatchMemory(loss, dim, memory, warmup or 0)
 
 
-def _ours(name: str, dim: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
+def _ours(name: str, dim: int, num_classes: int, options: dict[str, Any], memory: bool) -> nn.Module:
     if name not in LOSSES:
         raise ReidError(f"Unknown loss {name!r}.{did_you_mean(name, {*LOSSES, *THEIRS, 'pml:CLASS'})}")
-    factory = LOSSES[name]
+    factory: Callable[..., nn.Module] = HardTripletPairs if memory and name == "triplet" else LOSSES[name]
     known = set(inspect.signature(factory).parameters)
     given = {key: value for key, value in (("dim", dim), ("num_classes", num_classes)) if key in known}
     for option in options:

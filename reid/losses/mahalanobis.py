@@ -92,7 +92,7 @@ def kissme(
     camids: ArrayLike | None = None,
     *,
     dimensions: int | None = None,
-    ridge: float = 1e-3,
+    ridge: float = 1.0,
 ) -> Mahalanobis:
     """KISSME (Köstinger et al. 2012, eq. 12–15): how much likelier a difference is between two people than within one.
 
@@ -100,9 +100,9 @@ def kissme(
     two zero-mean Gaussians is, up to a constant, `(x − y)ᵀ (Σ⁺⁻¹ − Σ⁻⁻¹) (x − y)`. M is that matrix with its negative
     eigenvalues set to 0. All pairs are counted, in closed form (no loop over pairs, none drawn).
 
-    Both matrices get `ridge` times their mean eigenvalue on the diagonal, without which they cannot be inverted where
-    there are fewer pairs than dimensions. `dimensions` first projects to the largest principal components, as the
-    paper does.
+    Both matrices get `ridge` times their own mean eigenvalue on the diagonal: without it they cannot be inverted where
+    there are fewer pairs than dimensions, and directions seldom seen weigh too much (docs/losses.md has the sweep).
+    `dimensions` first projects to the largest principal components, as the paper does.
 
     Corner cases: rows of pid −1 are left out; an identity with one row gives negative pairs only; the scale of the
     features does not change the order of the distances.
@@ -131,7 +131,7 @@ def xqda(
     camids: ArrayLike | None = None,
     *,
     dimensions: int | None = None,
-    ridge: float = 1e-3,
+    ridge: float = 1.0,
 ) -> Mahalanobis:
     """XQDA (Liao et al. 2015, section 4): KISSME in the subspace where people differ more than one person does.
 

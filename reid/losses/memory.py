@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reid.errors import ReidError
-from reid.losses.pairs import PairLoss, References, check_batch
+from reid.losses.distances import Distance, check_distance, pairwise_distances
+from reid.losses.pairs import PairLoss, References, check_batch, masked_mean
 
 
 class CrossBatchMemory(nn.Module):
@@ -102,3 +106,44 @@ class CrossBatchMemory(nn.Module):
         self.place += len(pids)
         self.place %= self.size
         self.calls += 1
+
+
+class HardTripletPairs(PairLoss):
+    """Batch-hard triplets whose positives and negatives may lie in a memory (`TripletLoss` looks at a batch alone).
+
+    `max(0, m + d_ap − d_an)`, or `log(1 + exp(d_ap − d_an))` without a margin, with the farthest positive and the
+    nearest negative of each anchor; the mean over the anchors that have both. Without a memory it is `TripletLoss`
+    with batch-hard mining, and its corner cases are the same.
+
+    Args:
+        margin, distance, camera_aware: as in `TripletLoss`.
+
+    Raises:
+        ReidError: a negative or non-finite margin, or an unknown distance.
+    """
+
+    def __init__(
+        self, margin: float | None = 0.3, distance: Distance = "euclidean", camera_aware: bool = False
+    ) -> None:
+        super().__init__(camera_aware)
+        if margin is not None and not (math.isfinite(margin) and margin >= 0):
+            raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
+        check_distance(distance)
+        self.margin = margin
+        self.distance = distance
+
+    def of_pairs(self, anchors: Tensor, others: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """See `PairLoss`."""
+        if not len(anchors):
+            return anchors.sum()
+        distances = pairwise_distances(anchors, None if others is anchors else others, self.distance)
+        valid = positives.any(dim=1) & negatives.any(dim=1)
+        farthest = distances.masked_fill(~positives, -torch.inf).max(dim=1).values
+        nearest = distances.masked_fill(~negatives, torch.inf).min(dim=1).values
+        difference = (farthest - nearest).masked_fill(~valid, 0.0)
+        per_anchor = functional.softplus(difference) if self.margin is None else (difference + self.margin).relu()
+        return masked_mean(per_anchor, valid)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"margin={self.margin}, distance={self.distance!r}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import ReidError
-from reid.losses.distances import at_least_float32
+from reid.losses.distances import at_least_float32, unit
 
 
 class References(NamedTuple):
@@ -159,11 +159,5 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def similarities(x: Tensor, y: Tensor) -> Tensor:
     """Cosines `[N, M]` of the angles between rows; 0 for a row of zeros, which passes no gradient."""
-    return unit_rows(x) @ unit_rows(y).T
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Rows made of length 1; a row of zeros stays, and passes no gradient (which would be 0/0)."""
-    some = (x != 0).any(dim=1, keepdim=True)
-    norms = torch.where(some, x, 1.0).norm(dim=1, keepdim=True)
-    return torch.where(some, x / norms, 0.0)
+    directions = unit(x)
+    return directions @ (directions if y is x else unit(y)).T

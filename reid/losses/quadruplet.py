@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import ReidError
-from reid.losses.distances import at_least_float32, check_distance, pairwise_distances
+from reid.losses.distances import Distance, at_least_float32, check_distance, pairwise_distances
 from reid.losses.mining import pair_masks
-from reid.losses.pairs import check_batch, masked_mean, nothing, other_cameras_first
+from reid.losses.pairs import check_batch, masked_mean, nothing
 
 
 class QuadrupletLoss(nn.Module):
@@ -49,7 +49,7 @@ class QuadrupletLoss(nn.Module):
         self,
         margin: float = 0.3,
         second_margin: float | None = None,
-        distance: str = "euclidean",
+        distance: Distance = "euclidean",
         camera_aware: bool = False,
     ) -> None:
         super().__init__()
@@ -78,9 +78,7 @@ class QuadrupletLoss(nn.Module):
         distances = pairwise_distances(features, distance=self.distance)
         if len(pids) == 0:
             return distances.sum()
-        positives, negatives = pair_masks(pids)
-        if self.camera_aware and camids is not None:
-            positives = other_cameras_first(positives, camids.unsqueeze(1) != camids)
+        positives, negatives = pair_masks(pids, camids if self.camera_aware else None)
         valid = positives.any(dim=1) & negatives.any(dim=1)
         farthest = distances.masked_fill(~positives, -torch.inf).amax(dim=1)
         nearest = distances.masked_fill(~negatives, torch.inf).amin(dim=1)
