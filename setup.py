@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "reid/__init__.py").read_text("utf-8"), re.M)
 
 DEV = [
+    "duckdb>=1.0",
     "import-linter>=2.0",
     "motmetrics>=1.4",
     "mypy>=1.10",

@@ -95,7 +95,7 @@ def command(
             done = _embed_boxes(embedder, videos, boxes, first_frame, out, ranks)
         else:
             unreadable = "skip" if skip_unreadable else "error"
-            done = embed_to_parquet(embedder, what or [], out, unreadable=unreadable, ranks=ranks)
+            done = embed_to_parquet(embedder, [] if what is None else what, out, unreadable=unreadable, ranks=ranks)
         if done is None:
             return
         rate = max(done.rows - done.finished, 0) / max(time.perf_counter() - start, 1e-9)

@@ -18,7 +18,7 @@ from reid.data.videos import Video
 from reid.embedding.embedder import Embedder, embed_batches
 from reid.embedding.parts import PART_SIZE, Batch, Keys, Parts, fill, part_folder
 from reid.embedding.stream import Streamed, close_folder, folder_of, total
-from reid.embedding.table import ROWS_PER_GROUP, Embeddings, save_stream
+from reid.embedding.table import Embeddings, rows_per_group, save_stream
 from reid.errors import ReidError
 from reid.training.distributed import Ranks
 
@@ -192,9 +192,11 @@ def boxes_to_parquet(
         at[rows], of[rows] = places, number
     share = found.quality(kept)
 
+    size = rows_per_group(embedder.dimension)
+
     def chunks() -> Iterator[Embeddings]:
-        for start in range(0, max(len(kept), 1), ROWS_PER_GROUP):
-            rows = kept[start : start + ROWS_PER_GROUP]
+        for start in range(0, max(len(kept), 1), size):
+            rows = kept[start : start + size]
             features = np.zeros((len(rows), embedder.dimension), np.float32)
             for number in np.unique(of[rows]):
                 own = of[rows] == number
@@ -204,7 +206,7 @@ def boxes_to_parquet(
                 camids=plan.camera[rows],
                 tracks=plan.track[rows],
                 frames=plan.frame[rows],
-                quality=share[start : start + ROWS_PER_GROUP],
+                quality=share[start : start + size],
             )
 
     save_stream(out, chunks(), meta)

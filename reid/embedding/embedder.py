@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reid.console import track, warn
 from reid.data.crops import UNKNOWN, Crops
@@ -20,6 +20,7 @@ from reid.data.images import UnreadableImage, decode, resize
 from reid.data.layouts.folder import IMAGE_SUFFIXES
 from reid.data.loader import ahead
 from reid.data.packed import FileStore
+from reid.data.videos import Video
 from reid.embedding.parts import Batch
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.table import Embeddings
@@ -158,6 +159,32 @@ class Embedder:
         if isinstance(images, Crops):
             return Embeddings.of_crops(features, crops, meta)
         return Embeddings(features, paths=crops.paths, meta=meta)
+
+    def boxes(
+        self, video: str | Path, frame: ArrayLike, boxes: ArrayLike, *, first_frame: int = 1
+    ) -> NDArray[np.float32]:
+        """Features of boxes in one video, in their order. See `reid.embedding.boxes` for many videos and a cache.
+
+        Args:
+            video: a video file.
+            frame: `[N]` integers, in any order.
+            boxes: `[N, 4]` x, y, width, height in pixels, as MOT text has them; clipped to the picture.
+            first_frame: the number of the first picture.
+
+        Returns:
+            `[N, D]` float32, L2-normalised.
+
+        Raises:
+            ReidError: boxes that cannot be had (outside the picture, without area, of a frame after the end), by
+                reason and row; columns of different lengths; a model whose output is not finite.
+        """
+        from reid.embedding.boxes import embed_boxes
+
+        nobody = np.zeros(np.shape(frame), np.int64)
+        done = embed_boxes({"": Video(Path(video))}, [""], nobody, nobody, frame, boxes, self, first_frame=first_frame)
+        if len(done.left_out):
+            raise ReidError(f"{video}: " + "; ".join(done.problems()) + ". Leave these boxes out.")
+        return done.embeddings.features
 
     def describe(self, *, flip: bool | None = None) -> dict[str, Any]:
         """What `Embeddings.meta` says of features made here, as plain Python.

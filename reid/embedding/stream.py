@@ -16,7 +16,7 @@ from reid.console import progress_bar
 from reid.data.crops import Crops
 from reid.embedding.embedder import Embedder, Images, check_files, embed_batches, file_batches, list_files
 from reid.embedding.parts import PART_SIZE, Keys, Parts, fill, part_folder
-from reid.embedding.table import ROWS_PER_GROUP, Embeddings, check_paths, known_columns, save_stream
+from reid.embedding.table import Embeddings, check_paths, known_columns, rows_per_group, save_stream
 from reid.errors import ReidError
 from reid.training.distributed import Ranks
 
@@ -120,9 +120,11 @@ def embed_to_parquet(
         meta["left_out"] = left_out
     columns = known_columns(crops) if isinstance(images, Crops) else ()
 
+    size = rows_per_group(embedder.dimension)
+
     def chunks() -> Iterator[Embeddings]:
-        for start in range(0, max(len(kept), 1), ROWS_PER_GROUP):
-            rows = kept[start : start + ROWS_PER_GROUP]
+        for start in range(0, max(len(kept), 1), size):
+            rows = kept[start : start + size]
             features = parts.read(places[rows], ["features"])["features"]
             yield Embeddings(
                 features, paths=crops.paths[rows], **{name: getattr(crops, name)[rows] for name in columns}

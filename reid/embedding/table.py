@@ -26,7 +26,7 @@ _PATHS = "path"
 _QUALITY = "quality"
 _CAMERA = "camera"
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
-ROWS_PER_GROUP = 8192
+_GROUP_BYTES = 2**24
 
 
 class Embeddings:
@@ -248,6 +248,11 @@ class Embeddings:
         return pa.table(columns)
 
 
+def rows_per_group(dimension: int) -> int:
+    """Rows of a row group in a file: what is read or written at a time."""
+    return max(1, _GROUP_BYTES // (4 * dimension))
+
+
 def save_stream(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[str, Any]) -> Path:
     """Write tables of equal columns one after the other as one file, whole or not at all; one at a time is in memory.
 
@@ -270,7 +275,7 @@ def save_stream(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[st
             if writer is None:
                 schema = table.schema.with_metadata({_METADATA_KEY: note.encode()})
                 writer = stack.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=[_PATHS]))
-            writer.write_table(table.cast(writer.schema), row_group_size=ROWS_PER_GROUP)
+            writer.write_table(table.cast(writer.schema), row_group_size=rows_per_group(chunk.dimension))
     return Path(path)
 
 
