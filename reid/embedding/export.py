@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,6 @@ from reid.embedding.runtimes import ForeignModel, open_bundle
 from reid.errors import ReidError, did_you_mean
 from reid.evaluation import evaluate
 from reid.models import ReIDModel
-from reid.models.model import evaluating
 from reid.training.material import Pixels, Split
 from reid.wholefile import whole_folder
 
@@ -104,22 +104,22 @@ def export_bundle(
     real = _patterns(size, 9, seed=1) if crops is None else _checked("crops", crops, size)
     random = np.random.default_rng(0).integers(0, 256, (sum(BATCHES), *size, 3), dtype=np.uint8)
     reference = _reference(model)
-    with whole_folder(out) as folder:
+    with whole_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
         path = folder / FILES[to]
-        _write_network(model, path, to)
-        networks, refused, parity = _prove(path, to, reference, {"random": random, "real": real})
+        unproven = path if quantisation is None else Path(scratch) / path.name
+        if to == "openvino":
+            network = _openvino_network(model, Path(scratch))
+            _save_openvino(network, unproven)
+        else:
+            assert isinstance(model, ReIDModel)
+            _trace(model, path, to)
+        networks, refused, parity = _prove(unproven, to, reference, {"random": random, "real": real})
         words = {"random": "random bytes", "real": "made patterns" if crops is None else f"{len(real)} given crops"}
         proof: dict[str, Any] = {"lowest_cosine": parity, "asked": FLOAT_COSINE, "crops": words}
         if quantisation is not None:
-            network = networks["openvino"]
-            path.rename(kept := folder / "float.xml")
-            path.with_suffix(".bin").rename(kept.with_suffix(".bin"))
-            _quantise(kept, path, quantisation)
-            networks = {"openvino": reader.open_network(path, "openvino", None)}
-            proof["int8"] = _prove_int8(network, networks["openvino"], quantisation)
-            del network
-            kept.unlink()
-            kept.with_suffix(".bin").unlink()
+            _save_openvino(_quantised(network, quantisation.calibration), path)
+            before, networks = networks, {"openvino": reader.open_network(path, "openvino", None)}
+            proof["int8"] = _prove_int8(before["openvino"], networks["openvino"], quantisation)
         first = next(iter(networks.values()))
         check = _write_check(folder, size, first if quantisation else reference, quantisation is not None)
         measured = {name: _speed(network, size) for name, network in networks.items()}
@@ -145,7 +145,6 @@ def export_bundle(
         (folder / "bundle.json").write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", "utf-8")
         (folder / "card.md").write_text(card(out.name, manifest), "utf-8")
         shutil.copy(inspect.getfile(reader), folder / "run.py")
-        del networks, first
         for name in speeds:
             open_bundle(folder, name)
     return manifest
@@ -219,25 +218,26 @@ def _prove(
 
 
 def _lowest_cosine(a: Features, b: Features) -> float:
-    """NaN counts as -1."""
-    if a.shape != b.shape:
+    """Of rows that have length 1; -1 where they have not (a row of zeros is like another), or the shapes differ."""
+    if a.shape != b.shape or not all(np.isin(np.linalg.norm(x, axis=1).round(3), (0, 1)).all() for x in (a, b)):
         return -1.0
-    cosines = (a.astype(np.float64) * b).sum(axis=1) / np.maximum(np.linalg.norm(b, axis=1), 1e-12)
-    return float(np.nan_to_num(cosines, nan=-1.0).min())
+    cosines = (a.astype(np.float64) * b).sum(axis=1)
+    return float(np.where((a == 0).all(axis=1) & (b == 0).all(axis=1), 1.0, cosines).min())
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
 class _Whole(nn.Module):
-    """uint8 [N, h, w, 3] RGB → float32 [N, D] of length 1: `ReIDModel.embed` in a form that can be traced."""
+    """uint8 [N, h, w, 3] RGB → float32 [N, D]: `ReIDModel.embed` in a form that can be traced."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: ReIDModel) -> None:
+    def __init__(self, model: ReIDModel, *, normalise: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model).cpu().float()
+        self.normalise = normalise
         preprocessing = model.preprocessing
         self.swap = preprocessing.channel_order == "bgr"
         std, mean = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.std, preprocessing.mean))
@@ -248,26 +248,24 @@ class _Whole(nn.Module):
         x = images.permute(0, 3, 1, 2).float()
         if self.swap:
             x = x.flip(1)
-        return functional.normalize(self.model._embeddings(x * self.scale + self.shift), eps=1e-12)
+        rows: Tensor = self.model(x * self.scale + self.shift).embeddings
+        return functional.normalize(rows, eps=1e-12) if self.normalise else rows
 
 
-def _write_network(model: ReIDModel | ForeignModel, path: Path, form: str) -> None:
-    if isinstance(model, ForeignModel):
-        _wrap_foreign(model, path)
-        return
-    whole = _Whole(copy.deepcopy(model).cpu().float())
+def _trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) -> None:
+    """Write the model as ONNX or TorchScript."""
+    whole = _Whole(model, normalise=normalise).eval()
     example = torch.zeros(2, *model.preprocessing.size, 3, dtype=torch.uint8)
-    with torch.no_grad(), evaluating(whole), _quiet():
+    with torch.no_grad(), _quiet():
         try:
             if form == "torchscript":
-                torch.jit.freeze(torch.jit.trace(whole.eval(), (example,), check_trace=False)).save(str(path))
+                torch.jit.freeze(torch.jit.trace(whole, (example,), check_trace=False)).save(str(path))
                 return
-            onnx = path.with_name("model.onnx")
             # The tracing exporter: it is in every torch from 2.4 on and needs no further package.
             torch.onnx.export(
                 whole,
                 (example,),
-                str(onnx),
+                str(path),
                 input_names=["images"],
                 output_names=["embeddings"],
                 dynamic_axes={"images": {0: "N"}, "embeddings": {0: "N"}},
@@ -277,40 +275,52 @@ def _write_network(model: ReIDModel | ForeignModel, path: Path, form: str) -> No
         except Exception as error:  # tracing runs the model's own code, and fails in as many ways
             words = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ReidError(f"{model.spec['backbone']} cannot be converted to {form}: {words}") from error
-    if form == "openvino":
-        import openvino
-
-        openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
-        onnx.unlink()
 
 
-def _wrap_foreign(model: ForeignModel, path: Path) -> None:
-    """The network of an ONNX or OpenVINO file between its preprocessing and the normalisation, as OpenVINO's IR."""
+def _openvino_network(model: ReIDModel | ForeignModel, scratch: Path) -> Any:
+    """The model as OpenVINO has it, before normalisation; files that it may go on reading lie in `scratch`."""
     import openvino
-    from openvino import opset8 as ops
+
+    if isinstance(model, ForeignModel):
+        return _with_preprocessing(model)
+    _trace(model, scratch / "model.onnx", "onnx", normalise=False)
+    return openvino.Core().read_model(scratch / "model.onnx")
+
+
+def _with_preprocessing(model: ForeignModel) -> Any:
+    """The network of an ONNX or OpenVINO file behind its preprocessing, with an open batch size."""
+    import openvino
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
     network = openvino.Core().read_model(model.path)
-    height, width = model.preprocessing.size
     try:
-        network.reshape([-1, 3, height, width])
+        network.reshape([-1, 3, *model.preprocessing.size])
     except RuntimeError as error:
-        raise ReidError(f"{model.path} has a batch size that cannot be opened: {error}") from error
-    bgr = model.preprocessing.channel_order == "bgr"
+        words = str(error).strip().splitlines()[-1]
+        raise ReidError(f"{model.path} has a batch size that cannot be opened: {words}") from error
     steps = PrePostProcessor(network)
     outside = steps.input().tensor()
     outside.set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC")).set_color_format(ColorFormat.RGB)
     inside = steps.input().preprocess().convert_element_type(openvino.Type.f32)
-    if bgr:
+    if model.preprocessing.channel_order == "bgr":
         inside.convert_color(ColorFormat.BGR)
     inside.mean([255 * value for value in model.preprocessing.mean])
     inside.scale([255 * value for value in model.preprocessing.std])
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     network = steps.build()
-    rows = ops.convert(network.outputs[model.output_number], "f32")
+    output = network.get_results()[model.output_number].input_value(0)
+    return openvino.Model([output], network.get_parameters(), model.path.stem)
+
+
+def _save_openvino(network: Any, path: Path) -> None:
+    """Write it with rows of length 1. They are made so after quantising, which would round the lengths too."""
+    import openvino
+    from openvino import opset8 as ops
+
+    rows = ops.convert(network.get_results()[0].input_value(0), "f32")
     rows = ops.reshape(rows, np.array([0, -1], np.int64), True)
     rows = ops.normalize_l2(rows, np.array([1], np.int64), 1e-24, "max")
-    whole = openvino.Model([rows], network.get_parameters(), model.path.stem)
+    whole = openvino.Model([rows], network.get_parameters(), "reid")
     whole.inputs[0].get_tensor().set_names({"images"})
     whole.outputs[0].get_tensor().set_names({"embeddings"})
     openvino.save_model(whole, path, compress_to_fp16=False)
@@ -327,16 +337,17 @@ def _quiet() -> Iterator[None]:
 # --- int8 -------------------------------------------------------------------------------------------------------------
 
 
-def _quantise(source: Path, path: Path, wanted: Quantisation) -> None:
+def _quantised(network: Any, calibration: Images) -> Any:
     os.environ.setdefault("NNCF_CI", "1")  # or NNCF reports its use over the network
     import nncf
-    import openvino
 
     nncf.set_log_level(logging.ERROR)
-    calibration = nncf.Dataset([crop[None] for crop in wanted.calibration])
-    model = openvino.Core().read_model(source)
-    int8 = nncf.quantize(model, calibration, preset=nncf.QuantizationPreset.MIXED, subset_size=len(wanted.calibration))
-    openvino.save_model(int8, path, compress_to_fp16=False)
+    return nncf.quantize(
+        network,
+        nncf.Dataset([crop[None] for crop in calibration]),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(calibration),
+    )
 
 
 def _prove_int8(before: reader.Network, after: reader.Network, wanted: Quantisation) -> dict[str, Any]:
