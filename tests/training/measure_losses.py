@@ -27,6 +27,7 @@ import click
 CONFIG = Path(__file__).parents[2] / "configs/market1501_cpu.yaml"
 NO_TRIPLET = "loss.triplet_weight=0"
 HARD = "loss.margin=0.3"
+COSINE = {"distance": "cosine", "margin": 0.5, "power": 1}
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,13 @@ VARIANTS = {
     "hard": Variant("batch-hard, margin 0.3", (HARD,)),
     "margin1": Variant("batch-hard, margin 1.0", ("loss.margin=1.0",)),
     "cosine": Variant("batch-hard, cosine distance, margin 0.3", (HARD, "loss.distance=cosine")),
-    "squared": Variant("batch-hard, squared Euclidean, soft margin", ("loss.distance=squared_euclidean",)),
-    "manhattan": Variant("batch-hard, Manhattan, soft margin", ("loss.distance=manhattan",)),
+    "squared": Variant(
+        "batch-hard, squared Euclidean, soft margin, weight 0.05",
+        ("loss.distance=squared_euclidean", "loss.triplet_weight=0.05"),
+    ),
+    "manhattan": Variant(
+        "batch-hard, Manhattan, soft margin, weight 0.05", ("loss.distance=manhattan", "loss.triplet_weight=0.05")
+    ),
     "all": Variant("batch-all, margin 0.3, mean over active", (HARD, "loss.mining=batch_all")),
     "semi": Variant("semi-hard, margin 0.3", (HARD, "loss.mining=semi_hard")),
     "easy": Variant("easy positive, soft margin", ("loss.mining=easy_positive",)),
@@ -89,15 +95,15 @@ VARIANTS = {
     ),
     "center": Variant("+ center loss 5e-4", beside("center", weight=5e-4)),
     "quadruplet": Variant("quadruplet, margin 0.3, in the triplet's place", instead("quadruplet")),
-    "contrastive": Variant("contrastive, in the triplet's place", instead("contrastive")),
+    "contrastive": Variant("contrastive, cosine, margin 0.5, in the triplet's place", instead("contrastive", **COSINE)),
     "xbm": Variant(
-        "contrastive with a memory of 2,048 (XBM), in the triplet's place",
-        instead("contrastive", memory=2048, warmup=500),
+        "the same with a memory of 2,048 (XBM)",
+        instead("contrastive", **COSINE, memory=2048, warmup=500),
     ),
     "circle": Variant("circle, γ 64, weight 0.1, in the triplet's place", instead("circle", weight=0.1, gamma=64)),
     "supcon": Variant("supervised contrastive, τ 0.1, in the triplet's place", instead("supcon")),
     "multi_similarity": Variant("multi-similarity (pml), in the triplet's place", instead("multi_similarity")),
-    "proxy_anchor": Variant("proxy-anchor (pml), in the triplet's place", instead("proxy_anchor", weight=0.1)),
+    "proxy_anchor": Variant("proxy-anchor (pml), in the triplet's place", instead("proxy_anchor")),
     "arcface": Variant(
         "ArcFace, s 30, m 0.3, in the place of softmax and triplet",
         ("loss.softmax_weight=0", *instead("arcface")),
