@@ -17,6 +17,8 @@ COMMANDS = {
     "calibrate": "Learn what distance means the same person.",
     "check": "Explain a data set before anyone trains on it.",
     "embed": "Turn crops into a Parquet file of features.",
+    "convert": "Turn a checkpoint of torchreid, fast-reid or BoT's code into one of ours.",
+    "export": "Write a model as a bundle that runs without torch, with the proof that it is the same.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
     "bench": "Measure speed on this machine.",
     "demo": "Make data, train, score, match and draw, in a few minutes.",
