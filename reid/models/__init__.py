@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reid.models.backbones import BACKBONES
+from reid.models.foreign import import_model
 from reid.models.model import Counts, ModelOutput, ReIDModel, build_model
 from reid.models.preprocessing import Preprocessing
 from reid.models.weights import WeightsReport
@@ -15,4 +16,5 @@ __all__ = [
     "ReIDModel",
     "WeightsReport",
     "build_model",
+    "import_model",
 ]

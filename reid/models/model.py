@@ -20,7 +20,7 @@ from reid.models.pooling import POOLINGS
 from reid.models.preprocessing import Preprocessing
 from reid.models.weights import WeightsReport, load_weights
 
-NECKS = ("bnneck", "none")
+NECKS = ("bnneck", "bn_relu", "none")
 
 
 class ModelOutput(NamedTuple):
@@ -54,7 +54,8 @@ class ReIDModel(nn.Module):
     """The network of Luo et al. 2019, "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification".
 
     feature f = pool(backbone(image)), through a linear layer without bias where `embedding_dim` > 0;
-    embedding e = BN(f) with the bias fixed at 0 (BNNeck, section 3.5), or e = f where `neck` is "none";
+    embedding e = BN(f) with the bias fixed at 0 (BNNeck, section 3.5), or e = f where `neck` is "none", or
+    e = ReLU(BN(f)) where it is "bn_relu" (with the layer before it, the head of torchreid's OSNet);
     logits = W e, without bias. Build it with `build_model`.
 
     Attributes:
@@ -90,6 +91,8 @@ class ReIDModel(nn.Module):
         if neck == "bnneck":
             self.neck = nn.BatchNorm1d(self.embedding_size)
             self.neck.bias.requires_grad_(False)
+        elif neck == "bn_relu":
+            self.neck = nn.Sequential(nn.BatchNorm1d(self.embedding_size), nn.ReLU())
         self.classifier: nn.Linear | None = None
         if num_classes:
             self.classifier = nn.Linear(self.embedding_size, num_classes, bias=False)
@@ -176,7 +179,7 @@ def build_model(
         backbone: a key of `BACKBONES`, or "timm:NAME" for one of timm's.
         num_classes: identities for the classifier; 0 builds none.
         pooling: "avg", "max" or "gem".
-        neck: "bnneck" or "none".
+        neck: "bnneck", "bn_relu" or "none" (see `ReIDModel`).
         embedding_dim: size of a linear layer before the neck; 0 builds none and the backbone's channels are the size.
         weights: "none", "imagenet", or a file of weights for the backbone (see `load_weights`).
         last_stride: 1 or 2, of the backbone's last stage (1 doubles the resolution of the feature map).

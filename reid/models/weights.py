@@ -9,29 +9,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reid.errors import ReidError
 from reid.models.backbones import Backbone
 
+# Scores that torchreid's checkpoints hold beside the tensors are NumPy's numbers; to make one runs no code.
+_PLAIN_NUMBERS: list[Any] = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What became of each tensor. `matched`, `missing` and `misshapen` are names in the backbone, `unexpected` in the
-    file; batch counters (`num_batches_tracked`) are left out."""
+    """What became of each tensor. `matched`, `missing` and `misshapen` are names in the backbone (or whatever `of`
+    says), `unexpected` in the file; batch counters (`num_batches_tracked`) are left out. `by_order`: the names differ,
+    and the tensors were matched by their order."""
 
     source: str
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
     unexpected: tuple[str, ...]
+    by_order: bool = False
+    of: str = "the backbone"
 
     def __str__(self) -> str:
         total = len(self.matched) + len(self.missing) + len(self.misshapen)
-        parts = [f"{len(self.matched)} of {total} tensors of the backbone come from {self.source}"]
+        how = ", matched by their order as the names differ" if self.by_order else ""
+        parts = [f"{len(self.matched)} of {total} tensors of {self.of} come from {self.source}{how}"]
         for words, names in (
             ("missing there", self.missing),
             ("of another shape", self.misshapen),
@@ -47,6 +58,8 @@ def load_weights(backbone: Backbone, name: str, weights: str | Path) -> WeightsR
 
     A file may hold the tensors at the top or under "state_dict", "model_state_dict", "model" or "net", and their names
     may carry a common prefix such as `module.` or `backbone.`. Tensors that the file lacks keep their first values.
+    Where the names are others but kinds and shapes follow each other in the file just as in the backbone, at one place
+    only, they are matched by that order.
 
     Raises:
         ReidError: no published ImageNet weights, no network, no such file, a file that is no dictionary of tensors, or
@@ -102,7 +115,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise ReidError(f"weights={path}: not a readable safetensors file ({error}).") from error
     else:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_PLAIN_NUMBERS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ReidError(
@@ -123,12 +137,16 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
     own = {k: v for k, v in backbone.module.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = _renamed(tensors, own, backbone.renames)
     matched = [k for k in own if k in given and given[k].shape == own[k].shape]
+    ordered = _in_order(tensors, own) if len(matched) < len(own) / 2 else None
+    if ordered is not None:
+        given, matched = ordered, list(own)
     report = WeightsReport(
         source,
         matched=tuple(matched),
         missing=tuple(k for k in own if k not in given),
         misshapen=tuple(k for k in own if k in given and given[k].shape != own[k].shape),
         unexpected=tuple(k for k in given if k not in own),
+        by_order=ordered is not None,
     )
     if len(matched) < len(own) / 2:
         differing = [
@@ -156,6 +174,22 @@ def _renamed(
     prefixes = [""] + [n.removesuffix(anchor) for n in names.values() if n.endswith("." + anchor)]
     prefix = max(prefixes, key=lambda p: sum(n.removeprefix(p) in own for n in names.values() if n.startswith(p)))
     return {name.removeprefix(prefix): tensors[key] for key, name in names.items()}
+
+
+def _in_order(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """`tensors` under the backbone's names by their order, where kinds (the last part of a name) and shapes follow each
+    other in it as in `own` from one place on, and from no other; else None."""
+
+    def kinds(some: Mapping[str, Tensor], names: list[str]) -> list[tuple[str, torch.Size]]:
+        return [(name.rpartition(".")[2], some[name].shape) for name in names]
+
+    names = [name for name in tensors if not name.endswith("num_batches_tracked")]
+    there, here = kinds(tensors, names), kinds(own, list(own))
+    starts = [i for i in range(len(there) - len(here) + 1) if there[i : i + len(here)] == here]
+    if len(starts) != 1:
+        return None
+    place = dict(zip(names[starts[0] :], own, strict=False))
+    return {place.get(name, name): tensors[name] for name in names}
 
 
 def _few(names: tuple[str, ...]) -> str:

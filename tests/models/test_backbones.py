@@ -31,7 +31,7 @@ def test_every_backbone_gives_a_map_of_its_channels_and_trains_every_parameter(n
     assert [k for k, p in built.module.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if not n.startswith("osnet")])
+@pytest.mark.parametrize("name", [n for n in BACKBONES if not n.startswith("osnet") and "101" not in n])
 def test_last_stride_2_halves_the_map(name: str) -> None:
     assert feature_map(name, (64, 32), 2).shape[2:] == (2, 1)
 
@@ -126,7 +126,8 @@ def test_the_documents_table_is_what_count_says() -> None:
     rows = re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", DOCS.read_text("utf-8"), re.M)
     assert [r[0] for r in rows] == list(BACKBONES)
     for name, channels, millions, giga in rows:
-        model = build_model(name, neck="none")
+        with torch.device("meta"):  # shapes are enough
+            model = build_model(name, neck="none")
         counts = model.count()
         assert (channels, millions, giga) == (
             str(model.embedding_size),

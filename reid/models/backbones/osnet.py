@@ -1,8 +1,11 @@
-"""OSNet ×1.0, ×0.75, ×0.5 and ×0.25, written from its paper.
+"""OSNet ×1.0, ×0.75, ×0.5 and ×0.25, OSNet-IBN and OSNet-AIN, written from their papers.
 
 Zhou et al. 2019, "Omni-Scale Feature Learning for Person Re-Identification": the lite convolution is section 3.1, the
 omni-scale block sections 3.2 and 3.3 (figure 4), the widths and depths table 1. The paper's 512-dimensional layer
 after the global pooling is `embedding_dim=512` here; it belongs to the head.
+
+Zhou et al. 2021, "Learning Generalisable Omni-Scale Representations for Person Re-Identification", is OSNet-AIN: the
+places of instance norm that its search found (figure 4).
 """
 
 from __future__ import annotations
@@ -17,12 +20,19 @@ STREAMS = 4
 REDUCTION = 4
 GATE_REDUCTION = 16
 
+# Where a block has instance norm, by stage: after the sum ("outside"), in place of the last batch norm ("inside").
+PLAIN = (("", ""), ("", ""), ("", ""))
+IBN = (("outside", "outside"), ("", ""), ("", ""))
+AIN = (("inside", "inside"), ("", "inside"), ("inside", ""))
+
 # The authors' weight files name the four streams conv2a … conv2d, and their layers conv, bn, fc1, fc2.
 RENAMES = (
     (r"\.conv2a\.", ".streams.0.0."),
     (r"\.conv2b\.", ".streams.1."),
     (r"\.conv2c\.", ".streams.2."),
     (r"\.conv2d\.", ".streams.3."),
+    (r"\.conv2\.(\d)\.layers\.(\d)\.", r".streams.\1.\2."),
+    (r"(^|\.)pool([23])\.0\.", r"\1conv\2.2.0."),
     (r"(streams\.\d\.\d)\.conv1\.", r"\1.0."),
     (r"(streams\.\d\.\d)\.conv2\.", r"\1.1."),
     (r"(streams\.\d\.\d)\.bn\.", r"\1.2."),
@@ -34,7 +44,9 @@ RENAMES = (
     (r"(conv[23]\.2)\.0\.(conv|bn)\.", r"\1.\2."),
     (r"\.conv\.weight$", ".0.weight"),
     (r"\.bn\.", ".1."),
+    (r"\.IN\.", ".norm."),
 )
+AIN_RENAMES = (*RENAMES[:-1], (r"\.IN\.", ".expand.1."))
 
 
 class OmniScaleBlock(nn.Module):
@@ -42,9 +54,12 @@ class OmniScaleBlock(nn.Module):
 
     Stream t sees (2t + 1) × (2t + 1) pixels. The gate G, a small network on the pooled stream, is one and the same for
     all streams, so that their gradients meet in it. [B, C, h, w] → [B, C', h, w].
+
+    `instance` is "" or where an instance norm stands: "outside", on the sum before the last ReLU, or "inside", in place
+    of the batch norm of `expand`.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, instance: str = "") -> None:
         super().__init__()
         inner = outputs // REDUCTION
         self.reduce = _unit(inputs, inner)
@@ -57,7 +72,10 @@ class OmniScaleBlock(nn.Module):
             nn.Sigmoid(),
         )
         self.expand = _linear(inner, outputs)
+        if instance == "inside":
+            self.expand[1] = nn.InstanceNorm2d(outputs, affine=True)
         self.shortcut: nn.Module = nn.Identity() if inputs == outputs else _linear(inputs, outputs)
+        self.norm: nn.Module = nn.InstanceNorm2d(outputs, affine=True) if instance == "outside" else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,21 +85,23 @@ class OmniScaleBlock(nn.Module):
         mixed = streams[0] * self.gate(streams[0])
         for stream in streams[1:]:
             mixed = mixed + stream * self.gate(stream)
-        return self.relu(self.shortcut(x) + self.expand(mixed))
+        return self.relu(self.norm(self.shortcut(x) + self.expand(mixed)))
 
 
 class OSNet(nn.Module):
     """[B, 3, H, W] → [B, 512 × width, H/16, W/16]."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, instance: tuple[tuple[str, str], ...] = PLAIN) -> None:
         super().__init__()
         stem, second, third, fourth = (int(c * width) for c in CHANNELS)
         self.channels = fourth
         self.conv1 = _unit(3, stem, kernel=7, stride=2)
+        if instance != PLAIN:
+            self.conv1[1] = nn.InstanceNorm2d(stem, affine=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = nn.Sequential(*_stage(stem, second), _unit(second, second), nn.AvgPool2d(2))
-        self.conv3 = nn.Sequential(*_stage(second, third), _unit(third, third), nn.AvgPool2d(2))
-        self.conv4 = nn.Sequential(*_stage(third, fourth))
+        self.conv2 = nn.Sequential(*_stage(stem, second, instance[0]), _unit(second, second), nn.AvgPool2d(2))
+        self.conv3 = nn.Sequential(*_stage(second, third, instance[1]), _unit(third, third), nn.AvgPool2d(2))
+        self.conv4 = nn.Sequential(*_stage(third, fourth, instance[2]))
         self.conv5 = _unit(fourth, fourth)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -95,20 +115,22 @@ class OSNet(nn.Module):
         return self.conv5(self.conv4(self.conv3(self.conv2(x))))
 
 
-def osnet(width: float, *, last_stride: int, size: tuple[int, int]) -> Backbone:
-    """OSNet of the given width.
+def osnet(
+    width: float, instance: tuple[tuple[str, str], ...] = PLAIN, *, last_stride: int, size: tuple[int, int]
+) -> Backbone:
+    """OSNet of the given width, with instance norm in these places (and then also in its first layer).
 
     Raises:
         ReidError: `last_stride` is 2; OSNet's last stage has no stride to choose.
     """
     if last_stride != 1:
         raise ReidError("last_stride is 2, but OSNet's last stage has no stride to choose: leave it at 1.")
-    module = OSNet(width)
-    return Backbone(module, module.channels, renames=RENAMES)
+    module = OSNet(width, instance)
+    return Backbone(module, module.channels, renames=AIN_RENAMES if instance == AIN else RENAMES)
 
 
-def _stage(inputs: int, outputs: int) -> list[nn.Module]:
-    return [OmniScaleBlock(inputs, outputs), OmniScaleBlock(outputs, outputs)]
+def _stage(inputs: int, outputs: int, instance: tuple[str, str]) -> list[nn.Module]:
+    return [OmniScaleBlock(inputs, outputs, instance[0]), OmniScaleBlock(outputs, outputs, instance[1])]
 
 
 def _unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:

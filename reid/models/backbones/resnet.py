@@ -2,6 +2,9 @@
 
 He et al. 2016, "Deep Residual Learning for Image Recognition"; the last stage's stride of 1 is from Sun et al. 2018
 (PCB, section 3.1) and Luo et al. 2019 ("Bag of Tricks", section 3.4). Parameter names are torchvision's own.
+
+Two public code bases changed the network without changing a parameter, so their weights need a network of their own:
+`bot` (reid-strong-baseline) has no ReLU after the first batch norm, and `fastreid` pools there without padding.
 """
 
 from __future__ import annotations
@@ -60,6 +63,47 @@ class IBN(nn.Module):
         return torch.cat([self.IN(styled.contiguous()), self.BN(plain.contiguous())], dim=1)
 
 
+class NonLocal(nn.Module):
+    """x + BN(w · y), where y(i) = θ(i) · mean over j of φ(j) g(j), and θ, φ and g are 1×1 convolutions to one channel.
+
+    The non-local block of Wang et al. 2018, "Non-local Neural Networks", equation 1 with the dot product, as fast-reid
+    has it: with one inner channel the sum over positions factors, and no map of all pairs is needed.
+    [B, C, h, w] → [B, C, h, w]; at first the identity, as BN starts at 0.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, 1, 1) for _ in range(3))
+        self.out = nn.Sequential(nn.Conv2d(1, channels, 1), nn.BatchNorm2d(channels))
+        nn.init.zeros_(self.out[1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C, h, w]."""
+        seen = (self.phi(x) * self.g(x)).mean((2, 3), keepdim=True)
+        return x + self.out(self.theta(x) * seen)
+
+
+class AttendedStage(nn.Module):
+    """A stage of residual blocks, the last few of which are each followed by a non-local block."""
+
+    def __init__(self, blocks: nn.Sequential, attended: int) -> None:
+        super().__init__()
+        for name, block in blocks.named_children():
+            self.add_module(name, block)
+        self.length, self.attended = len(blocks), attended
+        channels = [m for m in blocks.modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
+        self.attention = nn.ModuleList(NonLocal(channels) for _ in range(attended))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, C', h', w']."""
+        first = self.length - self.attended
+        for number in range(self.length):
+            x = self.get_submodule(str(number))(x)
+            if number >= first:
+                x = self.attention[number - first](x)
+        return x
+
+
 def resnet(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
     """ResNet-`depth`; its ImageNet weights are torchvision's first version, where published baselines start from."""
     module = ResNet(depth, last_stride)
@@ -70,8 +114,39 @@ def resnet(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
 
 def resnet_ibn_a(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
     """ResNet-`depth` with IBN as the first norm of every block of stages 1 to 3 (the fourth keeps batch norm)."""
+    return Backbone(_with_ibn(ResNet(depth, last_stride)), 512 if depth < 50 else 2048)
+
+
+def resnet_bot(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
+    """The ResNet of reid-strong-baseline (Luo et al. 2019): no ReLU between the first batch norm and the pooling.
+
+    What the first stage gets may be negative. ImageNet weights are torchvision's, as there.
+    """
+    built = resnet(depth, last_stride=last_stride, size=size)
+    built.module.relu = nn.Identity()
+    return built
+
+
+def resnet_fastreid(
+    depth: int, *, last_stride: int, size: tuple[int, int], ibn: bool = False, non_local: tuple[int, int] = (0, 0)
+) -> Backbone:
+    """The ResNet of fast-reid (He et al. 2020): the first pooling has no padding and keeps what sticks out at the end.
+
+    `non_local` is how many of the last blocks of stages 2 and 3 are followed by a non-local block.
+    """
     module = ResNet(depth, last_stride)
+    module.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    if ibn:
+        module = _with_ibn(module)
+    if any(non_local):
+        module.layer2 = AttendedStage(module.layer2, non_local[0])
+        module.layer3 = AttendedStage(module.layer3, non_local[1])
+    renames = ((r"(^|\.)NL_(\d)\.(\d)\.", r"\1layer\2.attention.\3."), (r"(attention\.\d)\.W\.", r"\1.out."))
+    return Backbone(module, module.channels, renames=renames)
+
+
+def _with_ibn(module: ResNet) -> ResNet:
     for stage in (module.layer1, module.layer2, module.layer3):
         for block in stage:
             block.bn1 = IBN(block.bn1.num_features)
-    return Backbone(module, module.channels)
+    return module
