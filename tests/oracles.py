@@ -65,6 +65,140 @@ def smoothed_cross_entropy_loop(logits, labels, epsilon):
     return total / len(labels)
 
 
+def compared_loop(pids, camids=None, other_pids=(), other_camids=(), usable=None):
+    """For each anchor the rows of its positives and negatives among the batch followed by the others, as lists.
+
+    With cameras an anchor that has a positive from another camera keeps only such ones.
+    """
+    everybody = [*pids, *other_pids]
+    cameras = None if camids is None else [*camids, *other_camids]
+    free = [True] * len(pids) + (list(usable) if usable is not None else [True] * len(other_pids))
+    out = []
+    for a, pid in enumerate(pids):
+        positives = [i for i, other in enumerate(everybody) if other == pid and i != a and free[i]]
+        negatives = [i for i, other in enumerate(everybody) if other != pid and free[i]]
+        if cameras is not None:
+            across = [i for i in positives if cameras[i] != cameras[a]]
+            positives = across or positives
+        out.append((positives, negatives))
+    return out
+
+
+def _mean_of(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def _cosines(x, y):
+    def cosine(a, b):
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) if a.any() and b.any() else 0.0
+
+    return [[cosine(a, b) for b in y] for a in x]
+
+
+def contrastive_loss_loop(x, y, pairs, margin, positive_margin, distance, power, reduction):
+    """Mean over positive pairs of max(0, d − m₊)^q/q plus mean over negative pairs of max(0, m − d)^q/q."""
+    d = pairwise_distances_loop(x, y, distance)
+    pull = [max(0.0, d[a][i] - positive_margin) ** power / power for a, (some, _) in enumerate(pairs) for i in some]
+    push = [max(0.0, margin - d[a][i]) ** power / power for a, (_, some) in enumerate(pairs) for i in some]
+    if reduction == "active":
+        pull, push = [v for v in pull if v > 0], [v for v in push if v > 0]
+    return _mean_of(pull) + _mean_of(push)
+
+
+def circle_loss_loop(x, y, pairs, margin, gamma):
+    """Mean over anchors with both kinds of pair of log(1 + Σ_n exp(…) Σ_p exp(…))."""
+    s, losses = _cosines(x, y), []
+    for a, (positives, negatives) in enumerate(pairs):
+        if positives and negatives:
+            push = [gamma * max(0.0, s[a][n] + margin) * (s[a][n] - margin) for n in negatives]
+            pull = [-gamma * max(0.0, 1 + margin - s[a][p]) * (s[a][p] - 1 + margin) for p in positives]
+            exponent = np.logaddexp.reduce(push) + np.logaddexp.reduce(pull)
+            losses.append(float(np.logaddexp(0.0, exponent)))
+    return _mean_of(losses)
+
+
+def infonce_loss_loop(x, y, pairs, temperature):
+    """Mean over positive pairs of −log of the positive's share against the anchor's negatives."""
+    s, losses = _cosines(x, y), []
+    for a, (positives, negatives) in enumerate(pairs):
+        against = sum(math.exp(s[a][n] / temperature) for n in negatives)
+        for p in positives if negatives else []:
+            own = math.exp(s[a][p] / temperature)
+            losses.append(-math.log(own / (own + against)))
+    return _mean_of(losses)
+
+
+def supcon_loss_loop(x, y, pairs, temperature):
+    """Mean over anchors with both of the mean over positives of −log of its share among everybody."""
+    s, losses = _cosines(x, y), []
+    for a, (positives, negatives) in enumerate(pairs):
+        if positives and negatives:
+            total = sum(math.exp(s[a][i] / temperature) for i in positives + negatives)
+            losses.append(_mean_of([-math.log(math.exp(s[a][p] / temperature) / total) for p in positives]))
+    return _mean_of(losses)
+
+
+def hard_triplet_pairs_loop(x, y, pairs, margin):
+    """Mean over anchors with both of the triplet of the farthest positive and the nearest negative."""
+    d, losses = pairwise_distances_loop(x, y, "euclidean"), []
+    for a, (positives, negatives) in enumerate(pairs):
+        if positives and negatives:
+            difference = max(d[a][p] for p in positives) - min(d[a][n] for n in negatives)
+            losses.append(math.log1p(math.exp(difference)) if margin is None else max(0.0, difference + margin))
+    return _mean_of(losses)
+
+
+def quadruplet_loss_loop(features, pids, margin, second_margin, distance, camids=None):
+    """Every quadruplet of each anchor is looked at, and the hardest taken."""
+    d, losses, rows = pairwise_distances_loop(features, features, distance), [], range(len(pids))
+    for a, (positives, negatives) in enumerate(compared_loop(pids, camids)):
+        if positives and negatives:
+            farthest = max(d[a][p] for p in positives)
+            loss = max(0.0, farthest - min(d[a][n] for n in negatives) + margin)
+            elsewhere = [d[i][j] for i in rows for j in rows if len({pids[a], pids[i], pids[j]}) == 3]
+            if elsewhere:
+                loss += max(0.0, farthest - min(elsewhere) + second_margin)
+            losses.append(loss)
+    return _mean_of(losses)
+
+
+def center_loss_loop(features, labels, centers, rate):
+    """The loss, and where the centres are afterwards."""
+    x = np.asarray(features, dtype=np.float64)
+    before = np.asarray(centers, dtype=np.float64)
+    after = before.copy()
+    for c in range(len(before)):
+        own = [i for i in range(len(x)) if labels[i] == c]
+        after[c] -= rate * sum((before[c] - x[i] for i in own), np.zeros(x.shape[1])) / (1 + len(own))
+    return _mean_of([float(((x[i] - before[labels[i]]) ** 2).sum()) / 2 for i in range(len(x))]), after
+
+
+def angular_head_loop(features, labels, weight, margin, scale, kind, epsilon=0.0):
+    """Cross-entropy of scaled cosines, the true one with its margin, by angles."""
+    logits = _cosines(np.asarray(features, dtype=np.float64), np.asarray(weight, dtype=np.float64))
+    for row, label in zip(logits, labels, strict=True):
+        angle = math.acos(max(-1.0, min(1.0, row[label])))
+        if kind == "cosface":
+            row[label] -= margin
+        elif angle + margin <= math.pi:
+            row[label] = math.cos(angle + margin)
+        else:
+            row[label] -= margin * math.sin(margin)
+    return smoothed_cross_entropy_loop(scale * np.array(logits), labels, epsilon) if logits else 0.0
+
+
+def pair_covariances_loop(features, pids, camids=None):
+    """Mean of (x − y)(x − y)ᵀ over the pairs of one person and over the pairs of two, one pair at a time."""
+    x, sums, counts = np.asarray(features, dtype=np.float64), {True: 0.0, False: 0.0}, {True: 0, False: 0}
+    for i, j in itertools.combinations(range(len(x)), 2):
+        if -1 in (pids[i], pids[j]) or (camids is not None and camids[i] == camids[j]):
+            continue
+        same = pids[i] == pids[j]
+        sums[same] = sums[same] + np.outer(x[i] - x[j], x[i] - x[j])
+        counts[same] += 1
+    return sums[True] / counts[True], sums[False] / counts[False]
+
+
 def pad_then_crop(image, mirror, dy, dx, pad):
     """Mirror, pad with black, take the window at (dy, dx): pixel by pixel."""
     height, width, _ = image.shape

@@ -51,10 +51,9 @@ class CrossBatchMemory(nn.Module):
 
     def __init__(self, loss: nn.Module, dim: int, size: int = 1024, warmup: int = 0) -> None:
         super().__init__()
-        if not isinstance(loss, PairLoss):
-            raise ReidError(
-                f"{type(loss).__name__} is no loss over pairs of an anchor and another crop: leave its memory out."
-            )
+        if not (isinstance(loss, PairLoss) and loss.takes_references):
+            name = getattr(loss, "name", type(loss).__name__)
+            raise ReidError(f"{name} is no loss over pairs of an anchor and another crop: leave its memory out.")
         if size < 1 or warmup < 0:
             raise ReidError(f"A memory needs 1 place or more and a warm-up of 0 or more; got {size} and {warmup}.")
         self.loss = loss

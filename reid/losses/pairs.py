@@ -58,6 +58,9 @@ class PairLoss(nn.Module):
         camera_aware: needs `camids` at every call.
     """
 
+    takes_references = True
+    """Whether it can compare with features beside the batch."""
+
     def __init__(self, camera_aware: bool = False) -> None:
         super().__init__()
         self.camera_aware = camera_aware

@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from reid.errors import ReidError, did_you_mean
 from reid.losses.pairs import PairLoss, References, check_labels, nothing
 
-PARTS = ("distances", "reducers", "regularizers")
-"""Their modules whose classes an option may name."""
+PARTS = {
+    "distance": "distances",
+    "reducer": "reducers",
+    "embedding_regularizer": "regularizers",
+    "weight_regularizer": "regularizers",
+}
+"""Options that are objects of theirs, and the module of their classes."""
 
 
 class PmlLoss(PairLoss):
@@ -63,7 +68,7 @@ class PmlLoss(PairLoss):
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
-                self.loss: nn.Module = factory(**given, **{key: _part(value) for key, value in options.items()})
+                self.loss: nn.Module = factory(**given, **{key: _part(key, value) for key, value in options.items()})
         except (TypeError, ValueError, AssertionError) as error:
             raise ReidError(f"pml:{name} does not take {options}: {error}") from error
         self.name = name
@@ -78,10 +83,8 @@ class PmlLoss(PairLoss):
         """See `PairLoss`.
 
         Raises:
-            ReidError: as there; labels out of range for a loss that keeps vectors; a memory for one that takes none.
+            ReidError: as there, and labels out of range for a loss that keeps vectors.
         """
-        if references is not None and not self.takes_references:
-            raise ReidError(f"pml:{self.name} compares with nothing outside the batch: leave its memory out.")
         with torch.autocast(features.device.type, enabled=False):
             x, others, other_pids, positives, negatives = self.compared(features, pids, camids, references)
             if self.classes:
@@ -130,9 +133,15 @@ def _arguments(factory: type) -> dict[str, Any]:
     return found
 
 
-def _part(value: Any) -> Any:
-    """An object of theirs where a string names its class; everything else as it is."""
-    for name in PARTS:
-        if isinstance(value, str) and hasattr(_module(name), value):
-            return getattr(_module(name), value)()
-    return value
+def _part(option: str, value: Any) -> Any:
+    """An object of theirs where a string names its class; everything else as it is.
+
+    Raises:
+        ReidError: a name that is none.
+    """
+    if option not in PARTS or not isinstance(value, str):
+        return value
+    classes = {name: part for name, part in vars(_module(PARTS[option])).items() if inspect.isclass(part)}
+    if value not in classes:
+        raise ReidError(f"pytorch-metric-learning has no {option} {value!r}.{did_you_mean(value, classes)}")
+    return classes[value]()
