@@ -67,7 +67,7 @@ class Preprocessing:
             x = functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
         scale = [1 / (255 * s) for s in self.std]
         shift = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
-        constants = torch.tensor([shift, scale], device=x.device).view(2, 1, 3, 1, 1)
+        constants = torch.tensor([shift, scale]).to(x.device, non_blocking=True).view(2, 1, 3, 1, 1)
         return torch.addcmul(constants[0], x, constants[1]).contiguous(memory_format=torch.channels_last)
 
 

@@ -70,7 +70,8 @@ def make_optimizer(
         ReidError: `optim.groups` is wrong, or a pattern in it fits no parameter.
     """
     groups = read_groups(settings.groups)
-    sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # what starts to move at another time stands apart: SGD's kernel starts all momenta of a group at once
+    sorted_out: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     met = set()
     for name, parameter in [*model.named_parameters(), *(("", other) for other in others)]:
         pattern = pattern_of(name, list(groups)) if name else None
@@ -81,16 +82,16 @@ def make_optimizer(
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         if not settings.decay_norms and parameter.ndim <= 1:
             decay = 0.0
-        sorted_out.setdefault((group.lr, decay), []).append(parameter)
+        sorted_out.setdefault((group.lr, decay, group.freeze_epochs), []).append(parameter)
     for pattern in groups:
         if pattern not in met:
             names = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
             raise ReidError(
                 f"optim.groups: {pattern!r} is the beginning of no parameter's name.{did_you_mean(pattern, names)}"
             )
-    listed = [{"params": parameters, "weight_decay": decay} for (_, decay), parameters in sorted_out.items()]
+    listed = [{"params": parameters, "weight_decay": decay} for (_, decay, _), parameters in sorted_out.items()]
     fused = next(model.parameters()).device.type in FUSED
-    factors = [factor for factor, _ in sorted_out]
+    factors = [factor for factor, _, _ in sorted_out]
     if settings.name == "sgd":
         if settings.nesterov and settings.momentum == 0:
             raise ReidError("optim.nesterov=true looks ahead along the momentum, which is 0: set optim.momentum=0.9.")

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reid.config import load_config
+from reid.errors import ReidError
+from reid.training import trainer as trainer_module
+from reid.training.meter import Meter
+from reid.training.trainer import _Trainer, train
+from tests.training.runs import ALONE, assert_same_run, log_of, make_trainer
+
+WAITS = ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+"""Methods of a tensor that make the host wait for its device."""
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["optim.clip_norm=1", "optim.ema=0.9", "optim.accumulate=2"],
+        ["optim.name=adamw", "precision=bf16"],
+        ["schedule.sizes=[[0,24,12],[0.5,32,16]]", "loss.triplet_weight=0"],
+    ],
+    ids=["plain", "clipped-averaged-accumulated", "adamw-bf16", "small-softmax"],
+)
+def test_a_step_never_waits_for_the_device(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]
+) -> None:
+    trainer = make_trainer([*small, *extra], tmp_path / "run")
+    trainer.network.train()
+    batches = next(iter(trainer._grouped()))
+    trainer._step(batches)  # what is set up once may wait
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the step reads a value from the device")
+
+    with monkeypatch.context() as patched:
+        # distances between features take another way on the CPU, where counting costs nothing; this is the GPU's
+        patched.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+        for name in WAITS:
+            patched.setattr(torch.Tensor, name, forbidden)
+        terms = trainer._step(batches)
+        trainer.meter.add(1, terms, batches[0].index)
+        trainer.meter.send()
+    (measured,) = trainer.meter.receive()
+    assert np.isfinite(measured.terms["loss"])
+
+
+def test_a_line_is_read_a_step_late_and_holds_its_own_steps(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer([*small, "schedule.epochs=1", "log_every=3"], tmp_path / "run")
+    losses: list[float] = []
+    seen_at: list[tuple[int, int]] = []
+    step, line = _Trainer._step, _Trainer._line
+
+    def stepping(self, batches):
+        terms = step(self, batches)
+        losses.append(float(terms["loss"]))
+        return terms
+
+    def writing(self, content):
+        seen_at.append((content["step"], len(losses)))
+        line(self, content)
+
+    monkeypatch.setattr(_Trainer, "_step", stepping)
+    monkeypatch.setattr(_Trainer, "_line", writing)
+    trainer.run()
+    steps = len(losses)
+    assert seen_at == [(at, min(at + 1, steps)) for at in [*range(3, steps, 3), steps]]
+    first = 0
+    for content in log_of(tmp_path / "run"):
+        assert content["loss"] == pytest.approx(np.mean(losses[first : content["step"]]), rel=1e-6)
+        first = content["step"]
+
+
+def test_the_meter_keeps_order_over_several_sends() -> None:
+    meter = Meter()
+    for step in range(1, 6):
+        meter.add(step, {"loss": torch.tensor(step), "x": torch.tensor(-step, dtype=torch.float64)}, torch.arange(step))
+        if step in (2, 3):
+            meter.send()
+    assert [measured.step for measured in meter.receive()] == [1, 2, 3]
+    meter.send()
+    meter.send()
+    rest = list(meter.receive())
+    assert [(m.step, m.terms, len(m.rows)) for m in rest] == [
+        (4, {"loss": 4.0, "x": -4.0}, 4), (5, {"loss": 5.0, "x": -5.0}, 5),
+    ]  # fmt: skip
+    assert list(meter.receive()) == []
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[str], tmp_path: Path) -> None:
+    trainer = make_trainer([*small, "optim.accumulate=3", "optim.weight_decay=0"], tmp_path / "run")
+    alone = deepcopy(trainer.model).train()
+    trainer.network.train()
+    batches = next(trainer._grouped())
+    assert len(batches) == 3
+    losses = []
+    for batch in batches:
+        output = alone(alone.preprocess(batch.images))
+        loss, _ = trainer.objective(output.features, output.logits, batch.labels, batch.camids)
+        (loss / 3).backward()
+        losses.append(float(loss.detach()))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.5
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    terms = trainer._step(batches)
+    assert float(terms["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        gradient = alone.get_parameter(name).grad
+        expected = before[name] if gradient is None else before[name] - 0.5 * gradient
+        assert torch.allclose(parameter, expected, atol=1e-5), name
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 8), (3, 3), (8, 1), (100, 1)])
+def test_the_last_step_of_an_epoch_takes_what_is_left(
+    small: list[str], tmp_path: Path, accumulate: int, steps: int
+) -> None:
+    trainer = make_trainer([*small, f"optim.accumulate={accumulate}", "schedule.epochs=1"], tmp_path / "run")
+    assert len(trainer.loader) == 8
+    assert trainer.run().step == trainer.steps == steps
+
+
+def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = ["schedule.sizes=[[0,16,8],[0.5,32,16]]", "schedule.batch_sizes=[[0,8],[0.75,16]]", "schedule.epochs=4"]
+    trainer = make_trainer([*small, *stages, "eval.split=validation", "eval.fraction=0.3"], tmp_path / "run")
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    backward = _Trainer._backward
+
+    def looking(self, batch, number, of):
+        seen.setdefault(self.progress.epoch, set()).add(tuple(batch.images.shape[:3]))
+        return backward(self, batch, number, of)
+
+    monkeypatch.setattr(_Trainer, "_backward", looking)
+    progress = trainer.run()
+    assert seen == {0: {(8, 16, 8)}, 1: {(8, 16, 8)}, 2: {(8, 32, 16)}, 3: {(16, 32, 16)}}
+    assert trainer.model.preprocessing.size == (32, 16), "scored at the full size"
+    small_steps, large_steps = len(trainer.loaders.at(0)), len(trainer.loaders.at(0.8))
+    assert progress.step == 3 * small_steps + large_steps
+    assert small_steps > large_steps
+
+
+def test_a_smaller_stage_sees_the_same_crops(small: list[str], tmp_path: Path) -> None:
+    plain = make_trainer(small, tmp_path / "a").loader
+    staged = make_trainer([*small, "schedule.sizes=[[0,16,8]]"], tmp_path / "b").loader
+    for one, other in zip(plain, staged, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert other.images.shape[1:3] == (16, 8)
+    assert (plain.augment.pad, staged.augment.pad) == (2, 1)
+
+
+def test_small_crops_are_normalised_and_not_resized_back(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer([*small, "schedule.sizes=[[0,24,12]]"], tmp_path / "run")
+    shapes = []
+    trainer.model.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape)))
+    batch = next(iter(trainer.loader))
+    trainer._backward(batch, 0, 1)
+    assert shapes == [(16, 3, 24, 12)]
+
+
+def test_batches_that_processes_cannot_share_are_named(small: list[str], tmp_path: Path) -> None:
+    config = load_config(None, [*small, "schedule.batch_sizes=[[0,16],[0.5,18]]", "sampler.crops_per_id=4"])
+    with pytest.raises(ReidError, match="18 is not a multiple"):
+        train(config, tmp_path / "run", ALONE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_compile_wraps_the_network_and_the_weights_keep_their_names(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = []
+
+    class Compiled(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = model
+            wrapped.append(model)
+
+        def forward(self, images: torch.Tensor):
+            return self._orig_mod(images)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    one = ["schedule.epochs=1"]
+    train(load_config(None, [*small, *one, "compile=true"]), tmp_path / "compiled", ALONE)
+    assert len(wrapped) == 1
+    monkeypatch.undo()
+    train(load_config(None, [*small, *one]), tmp_path / "plain", ALONE)
+    assert log_of(tmp_path / "compiled") == log_of(tmp_path / "plain")
+
+
+def test_workers_and_sizes_of_the_store_leave_the_order_alone(small: list[str], tmp_path: Path) -> None:
+    for workers in (1, 3):
+        settings = [*small, "data.store=files", f"data.workers={workers}", "schedule.epochs=1"]
+        train(load_config(None, settings), tmp_path / str(workers), ALONE)
+    one, three = (log_of(tmp_path / str(workers)) for workers in (1, 3))
+    assert one == three
+
+
+def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(small: list[str], tmp_path: Path) -> None:
+    settings = [*small, "schedule.epochs=1"]
+    for name in ("a", "b"):
+        train(load_config(None, settings), tmp_path / name, ALONE)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train(load_config(None, [*settings, "seed=1"]), tmp_path / "c", ALONE)
+    assert log_of(tmp_path / "a") != log_of(tmp_path / "c")
+
+
+def test_batches_for_a_gpu_stand_in_page_locked_memory(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(small, tmp_path / "run")
+    assert not trainer.loader.pin
+    trainer.loaders.ranks = replace(ALONE, device=torch.device("cuda"))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.shape) or self)
+    loader = trainer.loaders.at(0.0)
+    loader.prefetch = 0
+    batch = next(iter(loader))
+    assert pinned == [batch.images.shape, batch.labels.shape, batch.pids.shape, batch.camids.shape]
+
+
+def test_trainer_module_names_stay() -> None:
+    assert {"train", "Progress", "Interrupted", "LAST", "BEST", "LOG"} <= set(trainer_module.__all__)
