@@ -180,10 +180,11 @@ class Embedder:
         """
         from reid.embedding.boxes import embed_boxes
 
-        nobody = np.zeros(np.shape(frame), np.int64)
-        done = embed_boxes({"": Video(Path(video))}, [""], nobody, nobody, frame, boxes, self, first_frame=first_frame)
+        nobody, name = np.zeros(np.shape(frame), np.int64), str(video)
+        videos = {name: Video(Path(video))}
+        done = embed_boxes(videos, [name], nobody, nobody, frame, boxes, self, first_frame=first_frame)
         if len(done.left_out):
-            raise ReidError(f"{video}: " + "; ".join(done.problems()) + ". Leave these boxes out.")
+            raise ReidError("; ".join(done.problems()) + ". Leave these boxes out.")
         return done.embeddings.features
 
     def describe(self, *, flip: bool | None = None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Parts:
 
     def others(self, keys: Keys) -> int:
         """How many rows have a key that is none of these."""
-        return sum(int(np.isin(own, keys, invert=True).sum()) for own in self._keys)
+        return int(np.isin(np.concatenate(self._keys), keys, invert=True).sum()) if len(self) else 0
 
     def read(self, places: NDArray[np.int64], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
         """These columns of the rows at `places [M]`, in that order; one part at a time is in memory.
