@@ -101,6 +101,8 @@ class ModelConfig:
     """Size of a linear layer after pooling; 0: none, the backbone's own width."""
     last_stride: int = _setting(1, low=1, high=2)
     """Stride of the last stage, where the backbone has one."""
+    zero_residual: bool = False
+    """Whether residual blocks start as the identity: γ of their last norm at 0 (Goyal et al. 2017, section 5.1)."""
     height: int = _setting(256, low=8, high=4096)
     """Pixels."""
     width: int = _setting(128, low=8, high=4096)

@@ -26,6 +26,7 @@ from reid.errors import ReidError
 from reid.losses import CollapseWatch, Objective
 from reid.losses.objective import in_use
 from reid.models import ReIDModel, build_model
+from reid.models.backbones.resnet import start_as_identity
 from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.distributed import Ranks
 from reid.training.ema import Average
@@ -553,7 +554,7 @@ def _logged_step(line: str) -> float:
 def _make_model(config: Config, num_classes: int) -> ReIDModel:
     settings, loss = config.model, config.loss
     softmax = in_use("softmax_weight", loss.softmax_weight, loss.schedules)
-    return build_model(
+    model = build_model(
         settings.backbone,
         num_classes=num_classes if softmax else 0,
         pooling=settings.pooling,
@@ -564,6 +565,12 @@ def _make_model(config: Config, num_classes: int) -> ReIDModel:
         size=(settings.height, settings.width),
         seed=config.seed,
     )
+    if settings.zero_residual:
+        if settings.weights != "none":
+            raise ReidError("model.zero_residual=true would undo model.weights: use one of them.")
+        if not start_as_identity(model.backbone):
+            raise ReidError(f"model.zero_residual=true: {settings.backbone} has no residual blocks of a ResNet.")
+    return model
 
 
 def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objective:

@@ -230,3 +230,31 @@ def test_batches_for_a_gpu_stand_in_page_locked_memory(
 
 def test_trainer_module_names_stay() -> None:
     assert {"train", "Progress", "Interrupted", "LAST", "BEST", "LOG"} <= set(trainer_module.__all__)
+
+
+def test_residual_blocks_may_start_as_the_identity(small: list[str], tmp_path: Path) -> None:
+    model = make_trainer([*small, "model.zero_residual=true"], tmp_path / "run").model.eval()
+    blocks = [module for module in model.backbone.modules() if type(module).__name__ == "BasicBlock"]
+    assert len(blocks) == 4
+    for block in blocks:
+        given = torch.rand(2, block.conv1.in_channels, 8, 4)
+        expected = given if block.downsample is None else block.downsample(given)
+        assert torch.equal(block(given), expected.relu())
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["model.backbone=osnet_x0_25"], "no residual blocks"),
+        (["model.backbone=resnet18", "model.weights=imagenet"], "would undo"),
+    ],
+)
+def test_starting_as_the_identity_where_it_makes_no_sense(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str], words: str
+) -> None:
+    build = trainer_module.build_model
+    monkeypatch.setattr(trainer_module, "build_model", lambda *a, **k: build(*a, **{**k, "weights": "none"}))
+    with pytest.raises(ReidError, match=words):
+        make_trainer(
+            [*small, "model.zero_residual=true", "model.height=64", "model.width=32", *extra], tmp_path / "run"
+        )

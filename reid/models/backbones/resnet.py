@@ -104,6 +104,18 @@ class AttendedStage(nn.Module):
         return x
 
 
+def start_as_identity(backbone: nn.Module) -> int:
+    """Set γ of the last norm of every residual block to 0, so that at first each gives what it gets.
+
+    Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1. Returns how many blocks there are.
+    """
+    last = [block.bn2 for block in backbone.modules() if isinstance(block, BasicBlock)]
+    last += [block.bn3 for block in backbone.modules() if isinstance(block, Bottleneck)]
+    for norm in last:
+        nn.init.zeros_(norm.weight)
+    return len(last)
+
+
 def resnet(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
     """ResNet-`depth`; its ImageNet weights are torchvision's first version, where published baselines start from."""
     module = ResNet(depth, last_stride)
