@@ -15,6 +15,12 @@ from reid.errors import ReidError, did_you_mean
 _SAME = 1e-13
 """Squared distance, relative to the squared norms, below which a Gram form in float64 cannot tell two points apart."""
 
+_NEAR = 1 / 16
+"""The same in float32, below which a distance would be wrong by more than about 4e-6 of itself."""
+
+_FEW = 1 / 64
+"""Share of near pairs up to which one by one is faster than float64 for all."""
+
 _ROWS = 128
 """Rows of a block of the Gram form."""
 
@@ -26,64 +32,83 @@ them all."""
 class _Euclidean(torch.autograd.Function):
     """`d[i, j] = ‖x[i] − y[j]‖` and its gradient, all by matrix products: a few times `[N, M]`, never `[N, M, D]`.
 
-    Forward: the Gram form `‖x‖² + ‖y‖² − 2x·y` of the centred points. In float32 it loses, between near points of
-    large norm, every digit that mining looks at; in float64 it keeps float32's. Points within about 4e-7 of their
-    distance from the mean count as one point, at 0. Gradient (0 where `d = 0`, a subgradient), with `w = g / d`:
-    `∂/∂x[i] = Σ_j w[i, j] (x[i] − y[j])`, and `∂/∂y` likewise.
-
-    Where `y` is `x`, half the products are enough: the matrix is symmetric, and both gradients are one product with
-    `w + wᵀ`. This pays for float64.
+    Gradient (0 where `d = 0`, a subgradient), with `w = g / d`: `∂/∂x[i] = Σ_j w[i, j] (x[i] − y[j])`, and `∂/∂y`
+    likewise. Where `y` is `x` both are one product with the Laplacian of `w + wᵀ`.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         ctx.itself = y is x
+        # Moving the origin to the mean moves no distance. NaN and infinity stay in their own rows.
+        centre = y.mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
         if x.dtype == torch.float64 or x.device.type == "mps":  # float64 must keep its own digits; MPS has none
             distances = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         else:
-            distances = _gram(x, y)
-        ctx.save_for_backward(x, y, distances)
+            distances = _gram(x, y, centre)
+        ctx.save_for_backward(x, y, centre, distances)
         return distances
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, y, distances = ctx.saved_tensors
-        (gradient,) = gradients
-        apart = distances > 0
+        x, y, centre, distances = ctx.saved_tensors
+        weights = gradients[0] / distances.masked_fill(distances == 0, torch.inf)
         with torch.autocast(distances.device.type, enabled=False):
-            weights = torch.where(apart, gradient / torch.where(apart, distances, 1.0), 0.0)
-            x, y = _centred(x, y)
             if ctx.itself:
                 weights = weights + weights.T
-                return weights.sum(dim=1, keepdim=True) * x - weights @ x, None
+                return (torch.diag(weights.sum(dim=1)) - weights) @ (x - centre), None
+            x, y = x - centre, y - centre
             return (
                 weights.sum(dim=1, keepdim=True) * x - weights @ y,
                 weights.sum(dim=0).unsqueeze(1) * y - weights.T @ x,
             )
 
 
-def _gram(x: Tensor, y: Tensor) -> Tensor:
-    """Float32 distances from a product in float64, by blocks of rows; of a set to itself, half of it is computed."""
+def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
+    """Float32 distances by `‖x‖² + ‖y‖² − 2x·y`, seen from `centre`, in blocks of rows.
+
+    In float32 this form loses, between near points of large norm, every digit that mining looks at. So on the CPU
+    near pairs (`_NEAR`) are computed again: by their difference if they are few, else the whole block in float64. On
+    other devices, where counting them would make the host wait, it is float64 for all. There, points within about 4e-7
+    of their distance from the mean count as one point, at 0. Of a set to itself, half of the matrix is computed.
+    """
     itself = y is x
-    a, b = _centred(x.double(), y.double())
-    a_norms, b_norms = a.square().sum(dim=1), b.square().sum(dim=1)
+    # A lower precision of products that somebody has allowed is not for distances.
+    quick = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    a = x - centre if quick else x.double() - centre
+    b = a if itself else (y - centre if quick else y.double() - centre)
+    a_norms = torch.linalg.vecdot(a, a)
+    b_norms = a_norms if itself else torch.linalg.vecdot(b, b)
     distances = torch.empty(len(x), len(y), dtype=x.dtype, device=x.device)
     for start in range(0, len(x), _ROWS):
         rows, columns = slice(start, start + _ROWS), slice(start if itself else 0, None)
         norms = a_norms[rows].unsqueeze(1) + b_norms[columns]
         squared = torch.addmm(norms, a[rows], b[columns].T, alpha=-2)
-        block = squared.masked_fill_(squared <= _SAME * norms, 0.0).sqrt_()
+        near = squared <= norms * (_NEAR if quick else _SAME)
+        if not quick:
+            squared.masked_fill_(near, 0.0)
+        else:
+            if itself:
+                near.fill_diagonal_(False)
+                squared.diagonal().mul_(0.0)
+            squared = _mended(squared, near.nonzero(), x[rows], y[columns], centre)
+        block = squared.sqrt_()
         distances[rows, columns] = block
         if itself:
             distances[columns, rows] = block.T
     return distances
 
 
-def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both moved so that the mean of `y` is the origin, which moves no distance; a NaN stays in its own row."""
-    centre = y.mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
-    moved = x - centre
-    return moved, moved if y is x else y - centre
+def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
+    """Squared distances with those of the pairs `near [P, 2]` right to the last digit."""
+    if len(near) > squared.numel() * _FEW:
+        a, b = x.double() - centre, y.double() - centre
+        norms = torch.linalg.vecdot(a, a).unsqueeze(1) + torch.linalg.vecdot(b, b)
+        squared = torch.addmm(norms, a, b.T, alpha=-2)
+        return squared.masked_fill_(squared <= norms * _SAME, 0.0)
+    for some in near.split(_ROWS) if len(near) else ():
+        i, j = some.unbind(dim=1)
+        squared[i, j] = (x[i] - y[j]).square().sum(dim=1)
+    return squared
 
 
 def euclidean(x: Tensor, y: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ positive pair, anchors in rows, W at least the most positives that an anchor has
 Miner = Callable[..., Picked]
 """`(distances [B, B], pids [B], camids [B] | None, *, hardness, generator, features)` to `Picked`."""
 
+_NARROW = 16
+"""Positives an anchor up to which one pass each is faster than sorting all negatives."""
+
 _BLOCK = 2**20
 """Elements of a block of rows; batch-all holds a few of them beside its `[B, B]` gradient."""
 
@@ -99,7 +102,15 @@ def random(
 
     Arguments, corner cases and errors as in `batch_hard`; `hardness` is not looked at.
     """
-    return batch_hard(distances, pids, camids, hardness=0.0, generator=generator)
+    _check(distances, pids, camids)
+    if len(pids) == 0:
+        return _nothing(distances)
+    positives, negatives = pair_masks(pids, camids)
+    valid = positives.any(dim=1) & negatives.any(dim=1)
+    lots = _uniform(distances.shape, distances, generator)
+    drawn = [lots.masked_fill(~mask, -1.0).argmax(dim=1, keepdim=True) for mask in (positives, negatives)]
+    positive, negative = (distances.gather(1, column).squeeze(1).masked_fill(~valid, 0.0) for column in drawn)
+    return positive, negative, valid
 
 
 def easy_positive(
@@ -188,12 +199,28 @@ def semi_hard(
     index, valid = _listed(positives)
     valid = valid & negatives.any(dim=1, keepdim=True)
     positive = distances.gather(1, index)
-    ranked = distances.masked_fill(~negatives, torch.inf).sort(dim=1).values
-    count = negatives.sum(dim=1, keepdim=True)
-    nearer = torch.searchsorted(ranked.detach(), positive.detach(), right=True).minimum(count)
-    place = nearer + _rank(count - nearer, hardness, generator)
-    negative = ranked.gather(1, place.minimum(count - 1).clamp(min=0))
+    with torch.no_grad():
+        if hardness == 1 and index.shape[1] <= _NARROW:
+            chosen = _first_beyond(distances, negatives, positive)
+        else:
+            ranked, order = distances.masked_fill(~negatives, torch.inf).sort(dim=1)
+            count = negatives.sum(dim=1, keepdim=True)
+            nearer = torch.searchsorted(ranked, positive, right=True).minimum(count)
+            place = nearer + _rank(count - nearer, hardness, generator)
+            chosen = order.gather(1, place.minimum(count - 1).clamp(min=0))
+    negative = distances.gather(1, chosen)
     return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+
+
+def _first_beyond(distances: Tensor, negatives: Tensor, positive: Tensor) -> Tensor:
+    """Columns `[B, W]` of the nearest negative beyond each positive, else of the farthest: without sorting all."""
+    candidates = distances.masked_fill(~negatives, -torch.inf)
+    farthest = candidates.argmax(dim=1)
+    columns = []
+    for threshold in positive.unbind(dim=1):
+        beyond = candidates.masked_fill(candidates <= threshold.unsqueeze(1), torch.inf).min(dim=1)
+        columns.append(torch.where(beyond.values < torch.inf, beyond.indices, farthest))
+    return torch.stack(columns, dim=1)
 
 
 def distance_weighted(

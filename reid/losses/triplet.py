@@ -157,14 +157,14 @@ class TripletLoss(nn.Module):
             )
             difference = positive - negative
             losses = functional.softplus(difference) if self.margin is None else (difference + self.margin).relu()
-            losses = losses.masked_fill(~valid, 0.0)
+            losses = losses * valid
             total, count = losses.sum(), valid.sum()
-            violated = (valid & (difference >= 0 if self.margin is None else difference > -self.margin)).sum()
-            active = (losses > 0).sum()
+            active = (losses.detach() > 0).sum()
+            violated = (valid & (difference.detach() >= 0)).sum() if self.margin is None else active
         self.step += 1
         over = {"mean": count, "active": active}
         loss = total / over[self.reduction].clamp(min=1) if self.reduction in over else total
-        finite = torch.where(torch.isfinite(features).all(), 1.0, torch.nan)
+        finite = features.detach().sum(dtype=distances.dtype) * 0 + 1  # NaN, if any feature is NaN or infinite
         return loss * finite, distances.detach(), violated / count.clamp(min=1)
 
     def _generator(self, device: torch.device) -> torch.Generator | None:
