@@ -15,6 +15,7 @@ COMMANDS = {
     "score": "Score tracks with global ids against the truth: IDF1, HOTA, CLEAR.",
     "match": "Say which tracks of several cameras are the same person.",
     "calibrate": "Learn what distance means the same person.",
+    "fit-metric": "Learn a distance on labelled features, in closed form.",
     "check": "Explain a data set before anyone trains on it.",
     "embed": "Turn crops into a Parquet file of features.",
     "convert": "Turn a checkpoint of torchreid, fast-reid or BoT's code into one of ours.",
@@ -34,7 +35,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"reid.commands.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"reid.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

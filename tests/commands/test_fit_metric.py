@@ -1,0 +1,174 @@
+"""`reid fit-metric`, the file it writes, and `reid test --learned-metric`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from reid.commands import main
+from reid.embedding import Embeddings
+from reid.embedding.metric_file import LearnedMetric, load_metric, save_metric
+from reid.errors import ReidError
+from reid.evaluation import evaluate
+from reid.losses import xqda
+from tests.losses.test_mahalanobis import people
+
+
+def fit(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["fit-metric", *map(str, arguments)])
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Beside 40 people some rows of nobody and of anybody, which would spoil the fit."""
+    features, pids, camids = people()
+    features[:6], pids[:6] = 1e4, [-1, -1, -1, 0, 0, 0]
+    return Embeddings(features, pids=pids, camids=camids, meta={"model": "net-1"}).save(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("method", ["kissme", "xqda"])
+def test_fitted_on_a_file_it_ranks_other_people_better(labelled: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "made" / "metric.npz"
+    result = fit(labelled, "--method", method, "--ridge", 1e-3, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"{method}: 234 embeddings of 39 identities, pairs across cameras; 6 → " in result.output
+    assert f"learned metric: {out}" in result.output
+    metric = load_metric(out)
+    assert {"method": method, "model": "net-1", "rows": 234, "identities": 39, "ridge": 1e-3}.items() <= dict(
+        metric.about
+    ).items()
+    features, pids, camids = people(seed=1)
+    before = Embeddings(features, pids=pids, camids=camids, meta={"model": "net-1", "metric": "cosine"})
+    after = metric.apply(before)
+    assert (after.pids == before.pids).all()
+    assert (after.camids == before.camids).all()
+    np.testing.assert_allclose(np.linalg.norm(after.features, axis=1), 1, rtol=1e-5)
+    assert after.meta == {
+        "model": f"net-1+{metric.id}",
+        "metric": "cosine",
+        "normalised": True,
+        "dimension": len(metric.factor),
+        "learned_metric": metric.id,
+    }
+    assert before.meta["model"] == "net-1"
+
+    def score(table: Embeddings) -> float:
+        q, g = table.take(camids == 0), table.take(camids != 0)
+        return evaluate(q.features, g.features, q.pids, g.pids, q.camids, g.camids).mAP
+
+    assert score(after) > score(before) + 0.2
+
+
+def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_function(
+    labelled: Path, tmp_path: Path
+) -> None:
+    table = Embeddings.load(labelled)
+    parts = [table.take(np.arange(start, len(table), 2)).save(tmp_path / f"{start}.parquet") for start in (0, 1)]
+    assert fit(*parts, "--any-camera", "--dimensions", 2, "--out", tmp_path / "m.npz").exit_code == 0
+    known = table.take(table.pids > 0)
+    unit = known.features / np.linalg.norm(known.features, axis=1, keepdims=True)
+    expected = xqda(unit, known.pids, dimensions=2)
+    got = load_metric(tmp_path / "m.npz").factor
+    np.testing.assert_allclose(got.T @ got, expected.matrix.detach(), rtol=1e-3, atol=1e-5)
+    assert len(got) == 2
+
+
+def test_a_row_of_zeros_stays_and_features_that_do_not_fit_are_named() -> None:
+    metric = LearnedMetric(np.eye(2, 3, dtype=np.float32), {"method": "xqda", "model": "net-1"})
+    assert (metric.transform(np.zeros((1, 3), dtype=np.float32)) == 0).all()
+    with pytest.raises(ReidError, match=r"fitted on features of 3 numbers, and these have 4"):
+        metric.apply(Embeddings(np.ones((2, 4))))
+    with pytest.raises(ReidError, match=r"features of model 'net-1', and these are of 'net-2'"):
+        metric.apply(Embeddings(np.ones((2, 3)), meta={"model": "net-2"}))
+    assert metric.apply(Embeddings(np.ones((2, 3)))).meta["model"] == f"+{metric.id}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "words"),
+    [
+        ({}, (), "no pid column"),
+        ({"pids": [1, 1, 2]}, (), "no camid column.*--any-camera"),
+        ({"pids": [1, 1, 2], "camids": [1, 1, 2]}, (), "no pair of one person across cameras"),
+        ({"pids": [1, 1, 2], "camids": [1, 2, 2]}, ("--dimensions", 9), "the size of the features, 3; got 9"),
+    ],
+)
+def test_what_is_lacking_is_named(tmp_path: Path, columns: dict, arguments: tuple, words: str) -> None:
+    file = Embeddings(np.eye(3), **columns).save(tmp_path / "x.parquet")
+    result = fit(file, *arguments, "--out", tmp_path / "m.npz")
+    assert result.exit_code == 1
+    assert not (tmp_path / "m.npz").exists()
+    with pytest.raises(ReidError, match=words):
+        raise ReidError(result.output)
+
+
+def test_nan_features_and_a_wrong_name_are_named(tmp_path: Path) -> None:
+    features = np.eye(3)
+    features[1, 1] = np.nan
+    file = Embeddings(features, pids=[1, 1, 2], camids=[1, 2, 1]).save(tmp_path / "x.parquet")
+    assert "1 of 3 features hold NaN or infinity, in rows 1" in fit(file, "--out", tmp_path / "m.npz").output
+    assert "must end in .npz" in fit(file, "--out", tmp_path / "m.json").output
+
+
+def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ReidError, match="There is no learned metric"):
+        load_metric(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    np.savez(tmp_path / "objects.npz", factor=np.ones((2, 2)), about=np.array({}, dtype=object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:100])
+    for name in ("text", "other", "objects", "cut"):
+        with pytest.raises(ReidError, match=f"{name}.npz is no learned metric.*reid fit-metric"):
+            load_metric(tmp_path / f"{name}.npz")
+    factor = np.eye(2, dtype=np.float32)
+    for about, words in (({"format": 2, "method": "xqda"}, "of format 2"), ({"format": 1}, "by which method")):
+        np.savez(tmp_path / "m.npz", factor=factor, about=np.array(json.dumps(about)))
+        with pytest.raises(ReidError, match=words):
+            load_metric(tmp_path / "m.npz")
+    np.savez(tmp_path / "m.npz", factor=factor * np.nan, about=np.array('{"format": 1, "method": "xqda"}'))
+    with pytest.raises(ReidError, match="does not hold finite"):
+        load_metric(tmp_path / "m.npz")
+    with pytest.raises(ReidError, match=r"is an \.npz file"):
+        save_metric(LearnedMetric(factor, {"method": "xqda"}), tmp_path / "m.bin")
+
+
+def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
+    """The written features are those of the model, transformed; the scores are theirs; the files say so."""
+    from reid.models import build_model
+    from reid.training.checkpoints import save_checkpoint
+
+    def call(*arguments: object) -> None:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+
+    checkpoint, data = tmp_path / "x.pt", f"market1501:{tiny_market}"
+    model = build_model("light10", size=(64, 32))
+    save_checkpoint(checkpoint, model)
+    train, npz = tmp_path / "train.parquet", tmp_path / "metric.npz"
+    call(
+        "embed",
+        "--checkpoint",
+        checkpoint,
+        "--layout",
+        "market1501",
+        "--root",
+        tiny_market,
+        "--part",
+        "train",
+        "--out",
+        train,
+    )
+    call("fit-metric", train, "--out", npz)
+    common = ("test", "--checkpoint", checkpoint, "--data", data, "--device", "cpu", "--no-page")
+    call(*common, "--out", tmp_path / "plain")
+    call(*common, "--learned-metric", npz, "--out", tmp_path / "learned")
+    name = next((tmp_path / "plain").glob("*-query.parquet")).name
+    plain, learned = (Embeddings.load(tmp_path / folder / name) for folder in ("plain", "learned"))
+    metric = load_metric(npz)
+    np.testing.assert_allclose(learned.features, metric.transform(plain.features), rtol=1e-4, atol=1e-5)
+    numbers = json.loads((tmp_path / "learned/metrics.json").read_text())
+    assert numbers["model"]["learned_metric"] == metric.id
+    assert numbers["model"]["model"] == learned.meta["model"] == f"{plain.meta['model']}+{metric.id}"
