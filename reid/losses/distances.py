@@ -160,11 +160,14 @@ def minkowski(x: Tensor, y: Tensor, p: float) -> Tensor:
     _check_order(p)
     if p == 2:
         return euclidean(x, y)
-    wide = p not in (1, math.inf) and x.device.type != "mps"
-    a, b = (x.double(), y.double()) if wide else (x, y)
+    a, b = _for_powers(x, p), _for_powers(y, p)
     rows = max(1, _BLOCK // max(1, y.numel()))
     blocks = [torch.cdist(block, b, p=p) for block in a.split(rows)]
     return torch.cat(blocks).to(x.dtype)
+
+
+def _for_powers(x: Tensor, p: float) -> Tensor:
+    return x if p in (1, 2, math.inf) or x.device.type == "mps" else x.double()
 
 
 def _check_order(p: float) -> None:
@@ -215,6 +218,50 @@ def pairwise_distances(x: Tensor, y: Tensor | None = None, distance: Distance = 
     if not isinstance(distance, str) and distances.shape != (len(wide), len(other)):
         raise ReidError(f"The distance gave {list(distances.shape)} where [N, M] = {[len(wide), len(other)]} is due.")
     return distances
+
+
+def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> Tensor:
+    """The distance of each row of `x` to the same row of `y`, `[N]`.
+
+    Precision and gradient as in `pairwise_distances`. A named distance takes O(N D); a callable, which gives all
+    pairs, is called for some rows at a time.
+
+    Raises:
+        ReidError: as `pairwise_distances`, or shapes that differ.
+    """
+    function = as_function(distance)
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ReidError(f"Distances of rows need two features [N, D]; got {list(x.shape)} and {list(y.shape)}.")
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = at_least_float32(x), at_least_float32(y)
+        if not isinstance(distance, str):
+            blocks = [function(a, b).diagonal() for a, b in zip(x.split(64), y.split(64), strict=True)]
+            return torch.cat(blocks) if blocks else (x - y).sum(dim=1)
+        if distance == "squared_euclidean":
+            return (x - y).square().sum(dim=1)
+        if distance == "cosine":
+            return (unit(x) - unit(y)).square().sum(dim=1) / 2
+        order = {"euclidean": 2.0, "manhattan": 1.0}.get(distance) or order_of(distance)
+        assert order is not None
+        return torch.linalg.vector_norm(_for_powers(x - y, order), ord=order, dim=1).to(x.dtype)
+
+
+def check_finite(features: Tensor) -> None:
+    """Refuse features with a NaN or an infinity. The host waits for the device here, which losses and miners never do.
+
+    Args:
+        features: `[N, D]`.
+
+    Raises:
+        ReidError: naming the rows (the first ten) and how many there are.
+    """
+    rows = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
+    if rows:
+        named = ", ".join(str(row) for row in rows[:10]) + (", …" if len(rows) > 10 else "")
+        raise ReidError(
+            f"{len(rows)} of {len(features)} features are not finite: row{'s' * (len(rows) > 1)} {named}. Look at the "
+            "crops there, and at the learning rate if they came from training."
+        )
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -10,10 +10,68 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ReidError, did_you_mean
-from reid.losses.distances import Distance, at_least_float32, check_distance, pairwise_distances
+from reid.losses.distances import Distance, at_least_float32, check_distance, paired_distances, pairwise_distances
 from reid.losses.mining import GRADED, MINERS, MINING, batch_all, pair_masks
 
 REDUCTIONS = ("mean", "active", "sum")
+
+
+def triplet_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float | None = 0.2,
+    distance: Distance = "squared_euclidean",
+    nearest: bool = False,
+) -> Tensor:
+    """The mean triplet loss of given triplets, `max(0, d(a, p) − d(a, n) + margin)` (Schroff et al. 2015, eq. 2).
+
+    Nothing is mined: row t of the three is a triplet. A batch `[B, 3, D]` is `triplet_loss(*batch.unbind(dim=1))`.
+
+    Args:
+        anchor: `[T, D]`.
+        positive: `[T, D]`.
+        negative: `[T, D]`; with `nearest` `[M, D]`.
+        margin: 0 or more; None for the soft margin.
+        distance: as in `pairwise_distances`.
+        nearest: whether each anchor's negative is the nearest of all the negatives.
+
+    Returns:
+        A scalar, float32 or float64; 0 (and differentiable) for no triplet.
+
+    Raises:
+        ReidError: shapes that do not fit, unknown distance, or a wrong margin.
+    """
+    _check_margin(margin)
+    d_ap = paired_distances(anchor, positive, distance)
+    if not nearest:
+        d_an = paired_distances(anchor, negative, distance)
+    elif len(negative):
+        d_an = pairwise_distances(anchor, negative, distance).min(dim=1).values
+    else:
+        raise ReidError("There is no negative of which to take the nearest.")
+    return _hinge(d_ap - d_an, margin).sum() / max(1, len(anchor))
+
+
+class MinkowskiTripletLoss(nn.Module):
+    """`triplet_loss` as a module, with the order of the Minkowski distance given at each call.
+
+    Args:
+        margin: 0 or more, in the unit of the distance; None for the soft margin.
+    """
+
+    def __init__(self, margin: float | None = 1.0) -> None:
+        super().__init__()
+        _check_margin(margin)
+        self.margin = margin
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, p: float = 2.0) -> Tensor:
+        """The mean of `max(0, ‖a − p‖_p − ‖a − n‖_p + margin)` over the rows of three `[T, D]`.
+
+        Raises:
+            ReidError: p below 1, or shapes that do not fit.
+        """
+        return triplet_loss(anchor, positive, negative, self.margin, f"minkowski:{p}")
 
 
 class TripletLoss(nn.Module):
@@ -64,8 +122,7 @@ class TripletLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if margin is not None and not (math.isfinite(margin) and margin >= 0):
-            raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
+        _check_margin(margin)
         if mining not in MINING:
             raise ReidError(f"Unknown mining {mining!r}.{did_you_mean(mining, MINING)}")
         check_distance(distance)
@@ -156,8 +213,7 @@ class TripletLoss(nn.Module):
                 features=features,
             )
             difference = positive - negative
-            losses = functional.softplus(difference) if self.margin is None else (difference + self.margin).relu()
-            losses = losses * valid
+            losses = _hinge(difference, self.margin) * valid
             total, count = losses.sum(), valid.sum()
             active = (losses.detach() > 0).sum()
             violated = (valid & (difference.detach() >= 0)).sum() if self.margin is None else active
@@ -172,6 +228,15 @@ class TripletLoss(nn.Module):
             return None
         (seed,) = np.random.SeedSequence([self.seed, self.step]).generate_state(1)
         return torch.Generator(device).manual_seed(int(seed))
+
+
+def _hinge(difference: Tensor, margin: float | None) -> Tensor:
+    return functional.softplus(difference) if margin is None else (difference + margin).relu()
+
+
+def _check_margin(margin: float | None) -> None:
+    if margin is not None and not (math.isfinite(margin) and margin >= 0):
+        raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
