@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.packed import Store
-from reid.data.samplers import IdentitySampler, RandomSampler
+from reid.data.samplers import Sampler
 from reid.errors import ReidError
 
 Item = TypeVar("Item")
@@ -57,7 +57,7 @@ class TrainLoader:
         store: Store,
         labels: ArrayLike,
         crops: Crops,
-        sampler: IdentitySampler | RandomSampler,
+        sampler: Sampler,
         augment: Augment | None,
         *,
         seed: int = 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -290,6 +290,56 @@ class RandomSampler:
         order = _generator(self.seed, self.epoch).permutation(self.n)
         steps = order[: len(self) * self.batch_size * self.world_size].reshape(len(self), self.world_size, -1)
         yield from steps[:, self.rank].astype(np.int64)
+
+
+class BalancedSampler:
+    """Batches of equal parts from each of several samplers: sources of different sizes teach alike.
+
+    An epoch is as long as that of the sampler with the most batches, so that every image of every source is shown; the
+    others go on with further epochs of their own meanwhile, so that no pass is shown twice.
+
+    Args:
+        samplers: one a source, of the same batch size, which give rows of that source.
+        rows: `[n]` of each source, its rows among all.
+
+    Yields:
+        int64, the parts one after the other.
+
+    Raises:
+        ReidError: no samplers, not as many `rows`, or batches of different sizes.
+    """
+
+    def __init__(self, samplers: Sequence[IdentitySampler | RandomSampler], rows: Sequence[NDArray[np.int64]]) -> None:
+        sizes = sorted({sampler.batch_size for sampler in samplers})
+        if len(sizes) != 1 or len(samplers) != len(rows):
+            raise ReidError(
+                f"Balanced batches need a sampler for each source, all of one batch size; there are {len(samplers)} of "
+                f"sizes {sizes} for {len(rows)} sources."
+            )
+        self.samplers, self.rows, self.epoch = list(samplers), list(rows), 0
+        self.batch_size = sizes[0] * len(samplers)
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch, exactly."""
+        return max(map(len, self.samplers))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next pass follows. Two passes without it are the same."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        parts = [self._part(*source) for source in zip(self.samplers, self.rows, strict=True)]
+        for _ in range(len(self)):
+            yield np.concatenate([next(part) for part in parts])
+
+    def _part(self, sampler: IdentitySampler | RandomSampler, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        passes = -(-len(self) // len(sampler))
+        for number in range(passes):
+            sampler.set_epoch(self.epoch * passes + number)
+            yield from (rows[index] for index in sampler)
+
+
+Sampler = IdentitySampler | RandomSampler | BalancedSampler
 
 
 def _deal(

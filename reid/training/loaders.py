@@ -9,15 +9,21 @@ from numpy.typing import NDArray
 
 from reid.config import Config
 from reid.data.augment import Augment
+from reid.data.crops import Crops
 from reid.data.loader import TrainLoader
-from reid.data.samplers import HardIdentitySampler, IdentitySampler, RandomSampler, ids_per_batch
+from reid.data.samplers import (
+    BalancedSampler,
+    HardIdentitySampler,
+    IdentitySampler,
+    RandomSampler,
+    Sampler,
+    ids_per_batch,
+)
 from reid.errors import ReidError
 from reid.models.preprocessing import Preprocessing
 from reid.training.distributed import Ranks
 from reid.training.material import Pixels
 from reid.training.schedules import in_force
-
-Sampler = IdentitySampler | RandomSampler
 
 
 class Loaders:
@@ -61,19 +67,34 @@ class Loaders:
         )
 
     def _sampler(self, batch_size: int) -> Sampler:
-        config, ranks, crops = self.config, self.ranks, self.train.crops
+        config, ranks, crops = self.config.sampler, self.ranks, self.train.crops
         if batch_size % ranks.world_size:
             raise ReidError(
                 f"A batch of {batch_size} crops cannot be shared by {ranks.world_size} processes: make it a multiple "
                 f"of {ranks.world_size}."
             )
         own = batch_size // ranks.world_size
-        if config.sampler.kind == "random":
-            return RandomSampler(len(crops), own, config.seed, ranks.rank, ranks.world_size)
-        k = config.sampler.crops_per_id
-        place = (crops.pids, crops.camids, ids_per_batch(own, k), k, config.seed, ranks.rank, ranks.world_size)
-        if config.sampler.kind == "hard_identity":
-            return HardIdentitySampler(*place, config.sampler.lookalikes)
+        sources = np.unique(crops.sources)
+        if config.balance == "none" or len(sources) == 1:
+            return self._sampler_of(crops, own)
+        if config.kind == "hard_identity":
+            raise ReidError("sampler.balance=source has no look-alikes: use sampler.kind=identity, or balance=none.")
+        if own % len(sources):
+            raise ReidError(
+                f"A batch of {own} crops a process cannot hold equal parts of {len(sources)} sources "
+                f"(sampler.balance=source): make it a multiple of {len(sources)}."
+            )
+        rows = [np.flatnonzero(crops.sources == source) for source in sources]
+        return BalancedSampler([self._sampler_of(crops.take(part), own // len(sources)) for part in rows], rows)
+
+    def _sampler_of(self, crops: Crops, batch_size: int) -> IdentitySampler | RandomSampler:
+        config, ranks, seed = self.config.sampler, self.ranks, self.config.seed
+        if config.kind == "random":
+            return RandomSampler(len(crops), batch_size, seed, ranks.rank, ranks.world_size)
+        k = config.crops_per_id
+        place = (crops.pids, crops.camids, ids_per_batch(batch_size, k), k, seed, ranks.rank, ranks.world_size)
+        if config.kind == "hard_identity":
+            return HardIdentitySampler(*place, config.lookalikes)
         return IdentitySampler(*place)
 
     def _augment(self, size: tuple[int, int]) -> Augment:

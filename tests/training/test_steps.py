@@ -258,3 +258,14 @@ def test_starting_as_the_identity_where_it_makes_no_sense(
         make_trainer(
             [*small, "model.zero_residual=true", "model.height=64", "model.width=32", *extra], tmp_path / "run"
         )
+
+
+def test_sources_are_balanced_where_asked(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
+    both = [*small, f"data.train=[market1501:{tiny_market},market1501:{tiny_market}]", "sampler.balance=source"]
+    trainer = make_trainer(both, tmp_path / "run")
+    sources = trainer.material.train.crops.sources
+    assert all(np.bincount(sources[batch.index]).tolist() == [8, 8] for batch in trainer.loader)
+    with pytest.raises(ReidError, match="2 sources"):
+        make_trainer([*both, "sampler.batch_size=3", "sampler.crops_per_id=1"], tmp_path / "run")
+    with pytest.raises(ReidError, match="look-alikes"):
+        make_trainer([*both, "sampler.kind=hard_identity"], tmp_path / "run")
