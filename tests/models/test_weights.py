@@ -139,6 +139,35 @@ def test_a_file_of_another_network_is_refused_with_the_first_differences(publish
         build_model("light18", size=SIZE, weights=tmp_path / "r18.pth")
 
 
+def test_other_names_in_the_same_order_are_taken_by_order_and_said_so(published: dict, tmp_path: Path) -> None:
+    others = {f"x{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(published.items())}
+    torch.save({"stem.scale": torch.zeros(1)} | others, tmp_path / "w.pth")
+    model = build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth")
+    report = model.weights_report
+    assert (len(report.matched), report.by_order, report.unexpected[0]) == (100, True, "stem.scale")
+    assert "matched by their order as the names differ" in str(report)
+    for key, value in model.backbone.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, published[key]), key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: items + [(f"second.{k}", v) for k, v in items],  # it fits at two places
+        lambda items: [*items[:7], *reversed(items[7:40]), *items[40:]],  # another order
+        lambda items: [(k, v[:1] if i == 9 else v) for i, (k, v) in enumerate(items)],  # one other shape
+        lambda items: [(k.replace("bias", "beta"), v) for k, v in items],  # other kinds
+    ],
+    ids=["twice", "another order", "another shape", "other kinds"],
+)
+def test_an_order_that_could_mean_something_else_is_not_taken(change, published: dict, tmp_path: Path) -> None:
+    items = [(f"x{i}.{k.rpartition('.')[2]}", v) for i, (k, v) in enumerate(published.items()) if "fc" not in k]
+    torch.save(dict(change(items)), tmp_path / "w.pth")
+    with pytest.raises(ReidError, match="do not fit resnet18"):
+        build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth")
+
+
 class Odd:
     """Something that only unpickling could make."""
 
