@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
+from reid import __version__
 from reid.training.distributed import Ranks
 
 
@@ -18,7 +18,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
     """Versions, hardware, command."""
     device = ranks.device
     return {
-        "reid": version("reid"),
+        "reid": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
