@@ -44,14 +44,66 @@ def batch_hard_loop(distances, pids):
     return found
 
 
-def triplet_loss_loop(features, pids, margin, distance):
-    """Batch-hard triplet loss, mean over the anchors that have a triplet; 0 without any."""
-    triplets = batch_hard_loop(pairwise_distances_loop(features, features, distance), pids).values()
+def candidates_loop(pids, camids=None):
+    """{anchor: (its positives, its negatives)} of the anchors that have both; with cameras, others' positives first."""
+    found = {}
+    for a in range(len(pids)):
+        positives = [p for p in range(len(pids)) if p != a and pids[p] == pids[a]]
+        if camids is not None:
+            positives = [p for p in positives if camids[p] != camids[a]] or positives
+        negatives = [n for n in range(len(pids)) if pids[n] != pids[a]]
+        if positives and negatives:
+            found[a] = (positives, negatives)
+    return found
+
+
+def mined_loop(mining, distances, pids, camids=None):
+    """[(anchor, d_ap, d_an), …] of the miners that draw nothing."""
+    mined = []
+    for a, (positives, negatives) in candidates_loop(pids, camids).items():
+        d_ap, d_an = [distances[a][p] for p in positives], [distances[a][n] for n in negatives]
+        if mining == "batch_all":
+            mined += [(a, ap, an) for ap in d_ap for an in d_an]
+        elif mining == "batch_hard":
+            mined.append((a, max(d_ap), min(d_an)))
+        elif mining == "easy_positive":
+            mined.append((a, min(d_ap), min(d_an)))
+        elif mining == "hardest_negative":
+            mined += [(a, ap, min(d_an)) for ap in d_ap]
+        elif mining == "semi_hard":
+            mined += [(a, ap, min((an for an in d_an if an > ap), default=max(d_an))) for ap in d_ap]
+        elif mining == "weighted":
+            up, down = [math.exp(d - max(d_ap)) for d in d_ap], [math.exp(min(d_an) - d) for d in d_an]
+            ap = sum(w * d for w, d in zip(up, d_ap, strict=True)) / sum(up)
+            an = sum(w * d for w, d in zip(down, d_an, strict=True)) / sum(down)
+            mined.append((a, ap, an))
+    return mined
+
+
+def triplet_loss_loop(features, pids, margin, distance, mining="batch_hard", reduction="mean", camids=None):
+    """The triplet loss of what `mined_loop` gives; 0 without any triplet."""
+    mined = mined_loop(mining, pairwise_distances_loop(features, features, distance), pids, camids)
     if margin is None:
-        losses = [math.log1p(math.exp(ap - an)) for ap, an in triplets]
+        losses = [math.log1p(math.exp(-abs(ap - an))) + max(0.0, ap - an) for _, ap, an in mined]
     else:
-        losses = [max(0.0, margin + ap - an) for ap, an in triplets]
+        losses = [max(0.0, margin + ap - an) for _, ap, an in mined]
+    if reduction == "sum":
+        return sum(losses)
+    if reduction == "active":
+        losses = [loss for loss in losses if loss > 0]
     return sum(losses) / len(losses) if losses else 0.0
+
+
+def distance_weights_loop(features, anchor, negatives, nearest=0.5, farthest=1.4):
+    """Chances of an anchor's negatives, in the words of Wu et al. (2017), section 4."""
+    rows = [np.asarray(row, dtype=np.float64) / np.linalg.norm(row) for row in features]
+    n = len(rows[0])
+    u = [max(nearest, np.linalg.norm(rows[anchor] - rows[other])) for other in negatives]
+    if min(u) >= farthest:
+        return [1 / len(u)] * len(u)
+    density = [d ** (n - 2) * (1 - d * d / 4) ** ((n - 3) / 2) if d < farthest else math.inf for d in u]
+    weights = [1 / q for q in density]
+    return [w / sum(weights) for w in weights]
 
 
 def smoothed_cross_entropy_loop(logits, labels, epsilon):
@@ -622,3 +674,45 @@ def open_set_loop(distances, query_pids, gallery_pids, query_camids, gallery_cam
     threshold = max((t for t in unmated if sum(u < t for u in unmated) <= far * len(unmated)), default=math.nan)
     found = sum(m < threshold for m in mated) / len(mated) if mated else math.nan
     return threshold, found, len(mated), len(unmated)
+
+
+def offline_triplets_loop(features, pids, kind, camids, margin, draws):
+    """(anchor, positive, negative) rows; `draws [N, 2]` in 0..1 are what the positive and the negative are drawn by."""
+    points = np.asarray(features, dtype=np.float64)
+    found = []
+    for a in range(len(points)):
+        positives = [p for p in range(len(points)) if p != a and pids[p] == pids[a]]
+        negatives = [n for n in range(len(points)) if pids[n] != pids[a]]
+        if camids is not None:
+            positives = [p for p in positives if camids[p] != camids[a]] or positives
+        if not positives or not negatives:
+            continue
+        distance = [math.dist(points[a], other) for other in points]
+        p = positives[int(draws[a][0] * len(positives))]
+        n = negatives[int(draws[a][1] * len(negatives))]
+        if kind == "hard":
+            p = max(positives, key=lambda row: (distance[row], -row))
+            n = min(negatives, key=lambda row: (distance[row], row))
+        if kind == "semi_hard":
+            inside = [row for row in negatives if distance[p] < distance[row] < distance[p] + margin]
+            if not inside:
+                continue
+            n = min(inside, key=lambda row: (distance[row], row))
+        found.append((a, p, n))
+    return found
+
+
+def nearest_identities_loop(features, pids, k):
+    """The identities nearest to each, and all distances between their centroids."""
+    points = np.asarray(features, dtype=np.float64)
+    points = points / np.linalg.norm(points, axis=1, keepdims=True)
+    centroids = []
+    for pid in sorted(set(pids.tolist())):
+        mean = np.mean([point for point, own in zip(points, pids, strict=True) if own == pid], axis=0)
+        centroids.append(mean / np.linalg.norm(mean))
+    distances = [[math.dist(one, other) for other in centroids] for one in centroids]
+    nearest = [
+        sorted((other for other in range(len(row)) if other != own), key=lambda other: (row[other], other))[:k]
+        for own, row in enumerate(distances)
+    ]
+    return nearest, distances

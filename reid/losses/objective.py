@@ -114,7 +114,10 @@ class Objective(nn.Module):
         rate = options.pop("lr", None)
         if rate is not None and not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0):
             raise ReidError(f"{name}.lr must be 0 or more; got {rate}.")
-        self.extra[name] = make_loss(name, dim=dim, num_classes=num_classes, **options)
+        try:
+            self.extra[name] = make_loss(name, dim=dim, num_classes=num_classes, **options)
+        except TypeError as error:  # a word where a number is meant
+            raise ReidError(f"The loss {name} does not take {options}: {error}.") from error
         self.extra_weights[name], self.inputs[name], self.rates[name] = float(weight), given, rate
 
     def set_progress(self, share: float) -> None:
