@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.console import track
 from reid.data.crops import Benchmark
 from reid.data.loader import read_batches
 from reid.embedding.calibration_file import calibration_beside, load_calibration
-from reid.embedding.embedder import Embedder, check_finite
+from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError
 from reid.evaluation import (
@@ -42,7 +41,7 @@ from reid.report import (
     plot_rank_lists,
 )
 from reid.report.evaluation import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
-from reid.training.material import Pixels, Split
+from reid.training.material import Split
 
 LIST_LENGTH = 10
 ACTIVATED = 6
@@ -110,20 +109,9 @@ def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[
     return UsedCalibration(path, calibration), ""
 
 
-def embed_split(embedder: Embedder, split: Split, *, batch_size: int, flip: bool) -> tuple[Embeddings, Embeddings]:
+def embed_split(embedder: Embedder, split: Split) -> tuple[Embeddings, Embeddings]:
     """Query and gallery with the columns of their crops."""
-
-    def embed(pixels: Pixels) -> Embeddings:
-        crops = pixels.crops
-        features = np.empty((len(crops), embedder.dimension), dtype=np.float32)
-        batches = read_batches(pixels.store, np.arange(len(crops)), batch_size)
-        for number, images in enumerate(track(batches, split.name, -(-len(crops) // batch_size))):
-            start = number * batch_size
-            features[start : start + len(images)] = embedder.embed_batch(images.numpy(), flip=flip)
-        check_finite(features, crops.paths)
-        return Embeddings.of_crops(features, crops, embedder.describe(flip=flip))
-
-    return embed(split.query), embed(split.gallery)
+    return embedder.table(split.query.crops), embedder.table(split.gallery.crops)
 
 
 def results_on(

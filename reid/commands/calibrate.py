@@ -53,7 +53,7 @@ def command(
 
     if checkpoint is not None and not checkpoint.is_file():
         raise ReidError(f"There is no checkpoint {checkpoint}.")
-    table = Embeddings.concat([Embeddings.load(path) for path in embeddings])
+    table = Embeddings.concat([Embeddings.load(path) for path in embeddings], list(map(str, embeddings)))
     calibration = calibrate_table(table, fmr=fmr, any_camera=any_camera, label_free=label_free)
     path = save_calibration(calibration, out or (checkpoint or embeddings[0]).parent / NAME)
     console.print(calibration_table(calibration))

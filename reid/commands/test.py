@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     help="What distance means the same person.  [default: calibration.json beside the checkpoint, if there]",
 )  # fmt: skip
 @click.option(
+    "--learned-metric", type=click.Path(path_type=Path), metavar="FILE",
+    help="Compare features by a distance that `reid fit-metric` learned.",
+)  # fmt: skip
+@click.option(
     "--queries", multiple=True, metavar="LIST",
     help='Draw the rank lists of these too: rows of the query set, from 0 ("3,17"), or identities ("pid:42").',
 )  # fmt: skip
@@ -65,6 +69,7 @@ def command(
     device: str,
     batch_size: int,
     calibration: Path | None,
+    learned_metric: Path | None,
     queries: tuple[str, ...],
     page: bool,
     out: Path | None,
@@ -92,6 +97,7 @@ def command(
         device=device,
         batch_size=batch_size,
         calibration=calibration,
+        learned_metric=learned_metric,
         queries=queries,
         page=page,
     )
@@ -110,6 +116,7 @@ def score_checkpoint(
     device: str = "auto",
     batch_size: int = 128,
     calibration: Path | None = None,
+    learned_metric: Path | None = None,
     queries: Sequence[str] = (),
     page: bool = True,
 ) -> list[Scored]:
@@ -120,6 +127,7 @@ def score_checkpoint(
     from reid.console import console, warn
     from reid.data.sources import load_sources
     from reid.embedding.embedder import Embedder
+    from reid.embedding.metric_file import load_metric
     from reid.report import (
         Scored,
         cmc_drawing,
@@ -135,8 +143,9 @@ def score_checkpoint(
 
     wanted = read_queries(queries)
     texts = texts or _sets_of(checkpoint)
-    embedder = Embedder(checkpoint, device=device)
-    described = embedder.describe(flip=flip)
+    embedder = Embedder(checkpoint, device=device, batch_size=batch_size, flip=flip)
+    metric = None if learned_metric is None else load_metric(learned_metric)
+    described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     used, unfit = find_calibration(checkpoint, calibration, described["model"])
     if unfit:
         warn(unfit)
@@ -152,7 +161,9 @@ def score_checkpoint(
         chosen = find_queries(wanted, split.query.crops.pids, benchmark.name)
         if any_camera:
             split = replace(split, cross_camera=False)
-        query, gallery = embed_split(embedder, split, batch_size=batch_size, flip=flip)
+        query, gallery = embed_split(embedder, split)
+        if metric is not None:
+            query, gallery = metric.apply(query), metric.apply(gallery)
         query.save(out / f"{benchmark.name}-query.parquet")
         gallery.save(out / f"{benchmark.name}-gallery.parquet")
         found = results_on(
@@ -202,6 +213,7 @@ def score_checkpoint(
             "own camera": "any camera" if any_camera else "as the set's protocol says",
             "unreadable images": data.unreadable,
             "calibration": None if used is None else used.path,
+            "learned metric": learned_metric,
             "device": embedder.device,
             "batch size": batch_size,
             "reid": __version__,

@@ -187,7 +187,7 @@ class Embedder:
             raise ReidError("; ".join(done.problems()) + ". Leave these boxes out.")
         return done.embeddings.features
 
-    def describe(self, *, flip: bool | None = None) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What `Embeddings.meta` says of features made here, as plain Python.
 
         `model` is the backbone's name and a digest of the weights that shape an embedding, so that equal ids mean
@@ -202,16 +202,16 @@ class Embedder:
             "dimension": self.dimension,
             "metric": "cosine",
             "normalised": True,
-            "flip": self.flip if flip is None else flip,
+            "flip": self.flip,
         }
 
-    def embed_batch(self, images: NDArray[np.uint8], *, flip: bool | None = None) -> NDArray[np.float32]:
+    def embed_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features of one batch, in one forward pass, without checks or progress.
 
         uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or infinite
         where the model is broken (see `check_finite`).
         """
-        return self._network.embed(images, self.flip if flip is None else flip)
+        return self._network.embed(images, self.flip)
 
     def _of_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
         rows = np.arange(len(crops))
