@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid.data.samplers import IdentitySampler, RandomSampler, ids_per_batch
+from reid.data.samplers import HardIdentitySampler, IdentitySampler, RandomSampler, ids_per_batch
 from reid.errors import ReidError
 from tests.oracles import fewest_steps
 
@@ -84,9 +84,16 @@ UGLY = [
 ]
 
 
-def check(pids: NDArray[np.int64], camids: NDArray[np.int64], p: int, k: int, epoch: int = 0) -> NDArray[np.int64]:
+def check(
+    pids: NDArray[np.int64],
+    camids: NDArray[np.int64],
+    p: int,
+    k: int,
+    epoch: int = 0,
+    sampler: IdentitySampler | None = None,
+) -> NDArray[np.int64]:
     """Every promise but those about ranks; returns the epoch `[batches, P, K]`."""
-    sampler = IdentitySampler(pids, camids, ids_per_batch=p, crops_per_id=k, seed=3)
+    sampler = sampler or IdentitySampler(pids, camids, ids_per_batch=p, crops_per_id=k, seed=3)
     promised = len(sampler)
     sampler.set_epoch(epoch)
     batches = list(sampler)
@@ -258,6 +265,86 @@ def test_ids_per_batch() -> None:
         ids_per_batch(3, 8)
     with pytest.raises(ReidError, match="crops_per_id is 0"):
         ids_per_batch(64, 0)
+
+
+def nearest_on_a_line(n_ids: int, k: int) -> NDArray[np.int64]:
+    """Identities stand on a line in a mixed order: each one's neighbours are those beside it."""
+    place = np.random.default_rng(8).permutation(n_ids)
+    distance = np.abs(place[:, None] - place).astype(float)
+    np.fill_diagonal(distance, np.inf)
+    return np.argsort(distance, axis=1, kind="stable")[:, :k]
+
+
+def look_alike(pids: NDArray[np.int64], camids: NDArray[np.int64], p: int, k: int, lookalikes: int = 3):
+    sampler = HardIdentitySampler(pids, camids, p, k, seed=3, lookalikes=lookalikes)
+    ids = len(np.unique(pids))
+    sampler.set_neighbours(nearest_on_a_line(ids, min(30, max(ids - 1, 0))))
+    return sampler
+
+
+@pytest.mark.parametrize("lookalikes", [1, 3, 100])
+@pytest.mark.parametrize("case", UGLY)
+def test_look_alikes_keep_every_promise(case: str, lookalikes: int) -> None:
+    pids, camids, p, k = ugly(case)
+    check(pids, camids, p, k, 2, look_alike(pids, camids, p, k, lookalikes))
+
+
+@pytest.mark.parametrize(("lookalikes", "least"), [(3, 0.5), (7, 0.45), (15, 0.4)])
+def test_look_alikes_share_a_batch(lookalikes: int, least: float) -> None:
+    """The share of identities that meet one of their two nearest; by chance it is 2 × 15 / 750."""
+    pids, camids = made()
+    nearest = nearest_on_a_line(751, 2)
+
+    def meet(steps: NDArray[np.int64]) -> float:
+        ids = np.searchsorted(np.unique(pids), pids[steps[:, :, 0]])
+        return float(np.mean([np.isin(nearest[step], step).any(axis=1).mean() for step in ids]))
+
+    hard = check(pids, camids, 16, 4, 1, look_alike(pids, camids, 16, 4, lookalikes))
+    assert meet(hard) > least
+    assert meet(check(pids, camids, 16, 4, 1)) < 0.08
+
+
+def test_without_neighbours_look_alikes_are_the_plain_plan() -> None:
+    pids, camids = made(60)
+    sampler = HardIdentitySampler(pids, camids, 4, 4, seed=1)
+    np.testing.assert_array_equal(sampler.plan(), IdentitySampler(pids, camids, 4, 4, seed=1).plan())
+    plan = sampler.plan()
+    sampler.set_neighbours(nearest_on_a_line(60, 20))
+    assert (sampler.plan() != plan).any()
+    sampler.set_neighbours(None)
+    np.testing.assert_array_equal(sampler.plan(), plan)
+
+
+def test_look_alikes_follow_seed_epoch_and_neighbours_on_all_ranks() -> None:
+    pids, camids = made(100)
+    ranks = [HardIdentitySampler(pids, camids, 4, 4, 1, rank, 2) for rank in range(2)]
+    for sampler in ranks:
+        sampler.set_epoch(3)
+        sampler.set_neighbours(nearest_on_a_line(100, 20))
+    batches = np.stack([np.stack(list(sampler)) for sampler in ranks], axis=1)
+    np.testing.assert_array_equal(batches, ranks[0].plan().reshape(batches.shape))
+    for step in batches:
+        assert len(np.unique(pids[step])) == 8
+    assert np.array_equal(np.unique(batches), np.arange(len(pids)))
+    ranks[0].set_epoch(4)
+    assert (ranks[0].plan() != ranks[1].plan()).any()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(np.zeros((5, 2), int), id="a row too few"),
+        pytest.param(np.zeros(6, int), id="a column"),
+        pytest.param(np.full((6, 2), 6), id="an identity that is none"),
+        pytest.param(np.full((6, 2), -1), id="a negative number"),
+    ],
+)
+def test_neighbours_that_do_not_fit_are_named(table: NDArray[np.int64]) -> None:
+    sampler = HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2)
+    with pytest.raises(ReidError, match=r"\[6, M\] of identity numbers 0 to 5"):
+        sampler.set_neighbours(table)
+    with pytest.raises(ReidError, match="lookalikes is 0"):
+        HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2, lookalikes=0)
 
 
 @pytest.mark.parametrize(
