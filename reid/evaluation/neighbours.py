@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -87,15 +89,16 @@ def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[n
     first Q items to the last G = N − Q are written to `corner [Q, G]`, where given.
     """
     n = len(features)
-    lists = _Lists(features, min(k + 1, n))
-    largest = features.new_zeros(n)
-    for start, block in _upper_blocks(features, np.array([0, n]), memory_limit):
-        _raise_largest(largest, start, block)
-        lists.absorb_both_ways(block, start, start)
+
+    def absorb(found: _Found, start: int, block: Tensor) -> None:
+        found.raise_largest(start, block)
+        found.lists[0].absorb_both_ways(block, start, start)
         if corner is not None and start < len(corner):
             ahead = len(corner) - start
             corner[start : start + len(block)] = block[:ahead, ahead:].cpu().numpy()
-    return Neighbours(lists.nearest(np.arange(n)), largest.cpu().numpy())
+
+    found = _search(features, [min(k + 1, n)], np.array([0, n]), memory_limit, absorb)
+    return Neighbours(found.lists[0].nearest(np.arange(n)), found.largest.cpu().numpy())
 
 
 def nearest_items_by_camera(
@@ -117,16 +120,18 @@ def nearest_items_by_camera(
     edges = np.concatenate([[0], np.flatnonzero(np.diff(cameras[order])) + 1, [n]])
     features = features[torch.from_numpy(order).to(features.device)]
     sizes = np.diff(edges)
-    own, other = _Lists(features, min(k_own + 1, sizes.max())), _Lists(features, min(k_other, n - sizes.min()))
-    largest = features.new_zeros(n)
-    for start, block in _upper_blocks(features, edges, memory_limit):
+
+    def absorb(found: _Found, start: int, block: Tensor) -> None:
         end = edges[np.searchsorted(edges, start, "right")] - start
-        _raise_largest(largest, start, block)
-        own.absorb_both_ways(block[:, :end], start, start)
-        other.absorb_both_ways(block[:, end:], start, start + end)
+        found.raise_largest(start, block)
+        found.lists[0].absorb_both_ways(block[:, :end], start, start)
+        found.lists[1].absorb_both_ways(block[:, end:], start, start + end)
+
+    counts = [min(k_own + 1, sizes.max()), min(k_other, n - sizes.min())]
+    found = _search(features, counts, edges, memory_limit, absorb)
+    own, other = (lists.nearest(order) for lists in found.lists)
     back = np.argsort(order)
-    neighbours = Neighbours(own.nearest(order)[back], largest.cpu().numpy()[back])
-    return neighbours, other.nearest(order)[back]
+    return Neighbours(own[back], found.largest.cpu().numpy()[back]), other[back]
 
 
 def nearest_across(
@@ -157,33 +162,85 @@ def nearest_across(
     return lists.nearest(np.arange(-n_query, n - n_query))[:n_query]
 
 
-def _upper_blocks(features: Tensor, edges: NDArray[np.int64], memory_limit: int) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances `[b, N − start]` of items from `start` to themselves and all later ones.
+def workers(most: int | None = None) -> ThreadPoolExecutor:
+    """As many threads as torch may use (`most` at most), each with torch on one: they need not meet at every step."""
+    count = torch.get_num_threads() if most is None else min(torch.get_num_threads(), most)
+    return ThreadPoolExecutor(max(1, count), initializer=torch.set_num_threads, initargs=(1,))
 
-    No block crosses one of the `edges`. A yielded block lasts until the next is asked for.
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What one worker has seen: some lists of neighbours, and the largest squared distance `[N]` of each item."""
+
+    lists: list[_Lists]
+    largest: Tensor
+
+    def raise_largest(self, start: int, block: Tensor) -> None:
+        """Take in a block of `_search`."""
+        mine = self.largest[start : start + len(block)]
+        torch.maximum(mine, block.amax(dim=1), out=mine)
+        later = self.largest[start:]
+        torch.maximum(later, block.amax(dim=0), out=later)
+
+    @classmethod
+    def of_all(cls, found: list[_Found]) -> _Found:
+        """What several have seen together."""
+        largest = torch.stack([one.largest for one in found]).amax(dim=0)
+        return cls([_Lists.of_all(list(lists)) for lists in zip(*(one.lists for one in found), strict=True)], largest)
+
+
+def _search(
+    features: Tensor,
+    counts: list[int],
+    edges: NDArray[np.int64],
+    memory_limit: int,
+    absorb: Callable[[_Found, int, Tensor], None],
+) -> _Found:
+    """Half of the squared distances, in blocks, and what `absorb` makes of them; several workers on a CPU.
+
+    Args:
+        features: `[N, D]`.
+        counts: how many neighbours each list of `_Found` holds.
+        edges: no block crosses one of these items; from 0 to N.
+        memory_limit: bytes that the blocks of all workers may take (one row each at least).
+        absorb: is given the first row of a block and the block `[b, N − start]`, distances from the items from `start`
+            on to themselves and all later ones, which last until it returns.
     """
     n = len(features)
     squares = _squares(features)[:, None]
     ones = torch.ones_like(squares)
     # Two numbers more for each item, and the product itself gives |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
-    buffer = features.new_empty(n * min(_ROWS, rows_per_block(n, memory_limit), n))
+    several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" else 1
+    room = n * min(_ROWS, rows_per_block(n, memory_limit // several), n)
+    blocks = _blocks(edges, room)
+    lock = Lock()
+
+    def work(_: int) -> _Found:
+        found = _Found([_Lists(features, k) for k in counts], features.new_zeros(n))
+        buffer = features.new_empty(room)
+        while True:
+            with lock:
+                start, stop = next(blocks, (n, n))
+            if start == n:
+                return found
+            rows = torch.cat([-2 * features[start:stop], ones[start:stop], squares[start:stop]], dim=1)
+            out = buffer[: (stop - start) * (n - start)].view(stop - start, n - start)
+            absorb(found, start, torch.mm(rows, columns[start:].T, out=out))
+
+    with workers(several) as pool:
+        return _Found.of_all(list(pool.map(work, range(several))))
+
+
+def _blocks(edges: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
+    """First row and end of blocks that reach to the last item and hold `room` numbers at most."""
+    n = int(edges[-1])
     for low, high in itertools.pairwise(edges.tolist()):
         start = low
         while start < high:
-            width = n - start
-            stop = min(start + min(_ROWS, len(buffer) // width), high)
-            rows = torch.cat([-2 * features[start:stop], ones[start:stop], squares[start:stop]], dim=1)
-            out = buffer[: (stop - start) * width].view(stop - start, width)
-            yield start, torch.mm(rows, columns[start:].T, out=out)
+            stop = min(start + min(_ROWS, room // (n - start)), high)
+            yield start, stop
             start = stop
-
-
-def _raise_largest(largest: Tensor, start: int, block: Tensor) -> None:
-    mine = largest[start : start + len(block)]
-    torch.maximum(mine, block.amax(dim=1), out=mine)
-    later = largest[start:]
-    torch.maximum(later, block.amax(dim=0), out=later)
 
 
 class _Lists:
@@ -201,6 +258,16 @@ class _Lists:
         self.candidates: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
         self.n_candidates = 0
         self.room = 4 * len(features) * k
+
+    @classmethod
+    def of_all(cls, parts: list[_Lists]) -> _Lists:
+        """Of lists of the same items, that saw different pairs, one."""
+        whole = parts[0]
+        if len(parts) > 1:
+            least = torch.cat([part.least for part in parts], dim=1)
+            whole.least = least.topk(whole.k, largest=False, sorted=False).values
+            whole.candidates = [some for part in parts for some in part.candidates]
+        return whole
 
     def absorb_both_ways(self, values: Tensor, rows: int, columns: int) -> None:
         """Take in distances `[b, c]` of the items from `rows` on to those from `columns` on.

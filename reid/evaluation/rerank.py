@@ -23,6 +23,9 @@ from reid.evaluation.neighbours import (
     pair_distances,
 )
 
+_ROWS = 128
+"""Rows of V that are compared with all others at a time."""
+
 
 def rerank(
     query_features: Features,
@@ -409,29 +412,31 @@ class _Encoded:
     def rerank_in_place(self, start: int, squared: NDArray[np.float32], lambda_value: float) -> None:
         """Make squared distances `[b, G]` of the queries from `start` the re-ranked ones.
 
-        Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a query's row has.
-        Gallery items that it does not meet have a Jaccard distance of 1.
+        Gallery items that a query does not meet have a Jaccard distance of 1.
         """
         weight = np.float32(1 - lambda_value)
         scale = torch.from_numpy(np.float32(lambda_value) / self.largest[start : start + len(squared), None])
         torch.from_numpy(squared).clamp_(min=0).mul_(scale).add_(weight)
-        for row, distances in enumerate(squared, start):
-            items, similarity = self._gallery.with_row(self.v, row)
-            distances[items] = np.maximum(distances[items] - weight * similarity, 0)
+        for first in range(0, len(squared), _ROWS):
+            distances = squared[first : first + _ROWS]
+            shared = self._gallery.with_rows(self.v, start + first, start + first + len(distances))
+            at = np.repeat(np.arange(len(distances)), np.diff(shared.indptr)), shared.indices
+            distances[at] = np.maximum(distances[at] - weight * shared.data, 0)
 
     def pairs(self, lambda_value: float, metric: str, largest_jaccard: float) -> RerankedPairs:
         """Distances of all items to each other where V overlaps by enough."""
         n = len(self.largest)
         overlaps = _Overlaps.of(self.v)
-        columns, shares, ends = [], [], np.zeros(n + 1, dtype=np.int64)
-        for row in range(n):
-            items, shared = overlaps.with_row(self.v, row)
-            later = (items > row) & (shared >= 1 - largest_jaccard)
-            columns.append(items[later].astype(np.int32))
-            shares.append(shared[later])
-            ends[row + 1] = ends[row] + len(columns[-1])
-        second = np.concatenate(columns)
-        first = np.repeat(np.arange(n, dtype=np.int32), np.diff(ends))
+        firsts, seconds, shares = [], [], []
+        for start in range(0, n, _ROWS):
+            shared = overlaps.with_rows(self.v, start, min(start + _ROWS, n), later=True)
+            rows = np.repeat(np.arange(start, start + shared.shape[0], dtype=np.int32), np.diff(shared.indptr))
+            near = shared.data >= 1 - largest_jaccard
+            firsts.append(rows[near])
+            seconds.append(shared.indices[near])
+            shares.append(shared.data[near])
+        first, second = np.concatenate(firsts), np.concatenate(seconds)
+        ends = np.searchsorted(first, np.arange(n + 1))
         squared = pair_distances(self.items.features, first, second)
         original = squared / 2 if metric == "cosine" else np.sqrt(squared)
         inverse = 1 / self.largest
@@ -458,15 +463,30 @@ class _Overlaps:
     def of(cls, v: sparse.csr_matrix) -> _Overlaps:
         return cls(v.tocsc())
 
-    def with_row(self, v: sparse.csr_matrix, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The rows `[m]`, ascending, and the Jaccard similarity `Σ min / Σ max` with each."""
-        mine = slice(v.indptr[row], v.indptr[row + 1])
+    def with_rows(self, v: sparse.csr_matrix, start: int, stop: int, later: bool = False) -> sparse.csr_matrix:
+        """The Jaccard similarity `Σ min / Σ max` of rows `start` to `stop` with each, csr `[stop − start, M]` float32.
+
+        Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a row has.
+
+        Args:
+            v: csr `[N, N]`.
+            start, stop: its rows.
+            later: only with rows of a higher number than the row's own.
+        """
+        mine = slice(v.indptr[start], v.indptr[stop])
         columns = v.indices[mine]
-        starts = self.by_column.indptr[columns].astype(np.int64)
-        lengths = self.by_column.indptr[columns + 1] - starts
-        places = np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        shared = np.minimum(self.by_column.data[places], np.repeat(v.data[mine], lengths))
-        total = np.bincount(self.by_column.indices[places], shared, minlength=self.by_column.shape[0])
-        items = np.flatnonzero(total)
-        overlap = total[items].clip(max=1)
-        return items, (overlap / (2 - overlap)).astype(np.float32)
+        begins = self.by_column.indptr[columns].astype(np.int64)
+        lengths = self.by_column.indptr[columns + 1] - begins
+        places = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
+        items = self.by_column.indices[places]
+        shared = np.minimum(self.by_column.data[places], np.repeat(v.data[mine], lengths)).astype(np.float64)
+        row = np.repeat(np.repeat(np.arange(stop - start), np.diff(v.indptr[start : stop + 1])), lengths)
+        if later:
+            wanted = items > row + start
+            items, shared, row = items[wanted], shared[wanted], row[wanted]
+        ends = np.searchsorted(row, np.arange(stop - start + 1))
+        total = sparse.csr_matrix((shared, items, ends), shape=(stop - start, self.by_column.shape[0]))
+        total.sum_duplicates()
+        overlap = total.data.clip(max=1)
+        total.data = (overlap / (2 - overlap)).astype(np.float32)
+        return total

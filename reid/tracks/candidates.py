@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.evaluation.features import MEMORY_LIMIT, one_thread, rows_per_block
-from reid.evaluation.neighbours import Neighbours, centred, nearest_items
+from reid.evaluation.features import MEMORY_LIMIT, one_thread
+from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
 from reid.evaluation.rerank import rerank_within
 from reid.tracks.tracklets import unit
 
@@ -76,31 +76,28 @@ class CameraBias:
             camera: `[T]`.
             strength: λ.
         """
-        with one_thread():
-            return cls._fit(features, camera, strength)
-
-    @classmethod
-    def _fit(cls, features: NDArray[np.float32], camera: NDArray[np.int64], strength: float) -> CameraBias:
         seen = np.unique(camera)
         x = torch.from_numpy(features)
         middle = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
         groups = [torch.from_numpy(np.flatnonzero(camera == c)) for c in seen]
         means = [(x[rows].sum(dim=0) + PRIOR_TRACKLETS * middle) / (len(rows) + PRIOR_TRACKLETS) for rows in groups]
-        scatter = []
-        for rows, mean in zip(groups, means, strict=True):
-            own = x[rows] - mean
-            scatter.append(own.T @ own)
-        common = torch.zeros_like(scatter[0])
-        for one in scatter:
-            common += one
-        common /= len(x)
-        spreads = [
-            (one + PRIOR_TRACKLETS * common) / (len(rows) + PRIOR_TRACKLETS)
-            for one, rows in zip(scatter, groups, strict=True)
-        ]
-        maps = [_root(spread, strength).numpy() for spread in [*spreads, common]]
-        stacked = torch.stack([*means, middle]).numpy()
-        return cls(np.append(seen, -1), stacked, np.stack(maps))
+        maps = torch.empty(len(seen) + 1, x.shape[1], x.shape[1])
+        common = maps[-1]
+
+        def scatter(number: int) -> None:
+            own = x[groups[number]] - means[number]
+            torch.mm(own.T, own, out=maps[number])
+
+        def root(number: int) -> None:
+            count = len(groups[number])
+            maps[number] = _root((maps[number] + PRIOR_TRACKLETS * common) / (count + PRIOR_TRACKLETS), strength)
+
+        with workers() as pool:
+            list(pool.map(scatter, range(len(seen))))
+            torch.sum(maps[:-1], dim=0, out=common).div_(len(x))
+            list(pool.map(root, range(len(seen))))
+            maps[-1] = pool.submit(_root, common, strength).result()
+        return cls(np.append(seen, -1), torch.stack([*means, middle]).numpy(), maps.numpy())
 
     def remove(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features `[T, D]` of tracklets of these cameras `[T]`, cleaned and of length 1."""
@@ -116,27 +113,17 @@ class CameraBias:
 
 def _root(spread: Tensor, strength: float) -> Tensor:
     """`(C + λ v I)^(−½)`, float32."""
-    values, vectors = torch.linalg.eigh(spread)
-    values = values.clamp(min=0)
-    values = values + strength * max(float(values.mean()), 1e-12)
-    return (vectors * values.rsqrt()) @ vectors.T
-
-
-def nearest(
-    features: NDArray[np.float32], others: NDArray[np.float32], k: int, *, memory_limit: int = MEMORY_LIMIT
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k of `others` with the largest inner product with each feature: rows `[T, k]`, products; best first."""
-    k = min(k, len(others))
-    columns = torch.from_numpy(others).T
-    index = np.empty((len(features), k), np.int64)
-    product = np.empty((len(features), k), np.float32)
-    step = rows_per_block(len(others), memory_limit)
-    for start in range(0, len(features), step):
-        block = torch.from_numpy(features[start : start + step]) @ columns
-        values, rows = torch.topk(block, k, dim=1)
-        index[start : start + step] = rows.numpy()
-        product[start : start + step] = values.numpy()
-    return index, product
+    ridge = strength * max(float(spread.diagonal().mean()), 1e-12)
+    matrix = spread + ridge * torch.eye(len(spread))
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+        good = bool(torch.isfinite(vectors).all())
+    except torch.linalg.LinAlgError:
+        good = False
+    if not good:
+        # Where most eigenvalues are equal, as with few features of many numbers, float32 may come to no end, or to NaN.
+        values, vectors = (part.float() for part in torch.linalg.eigh(matrix.double()))
+    return (vectors * values.clamp(min=ridge).rsqrt()) @ vectors.T
 
 
 def find_neighbours(features: NDArray[np.float32], k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:

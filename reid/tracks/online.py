@@ -242,13 +242,14 @@ class _Fixed(Clusters):
             if one != other and self.may_join(one, other):
                 self.join(one, other)
 
-    def may_join(self, a: int, b: int) -> bool:
+    def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
         """As in `Clusters`; and not two that have identities already, nor one with an identity that it cannot be."""
-        if self.number[a] and self.number[b]:
-            return False
-        if self.number[a] in self.forbidden[b] or self.number[b] in self.forbidden[a]:
-            return False
-        return super().may_join(a, b)
+        allowed = super().may_join_each(a, b)
+        for place, (one, other) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
+            mine, theirs = self.number[one], self.number[other]
+            if (mine and theirs) or mine in self.forbidden[other] or theirs in self.forbidden[one]:
+                allowed[place] = False
+        return allowed
 
     def join(self, keep: int, gone: int) -> None:
         """As in `Clusters`; what one of the two knows, both know."""

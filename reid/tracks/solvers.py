@@ -19,6 +19,7 @@ SOLVERS = ("agglomerative", "threshold", "hungarian", "correlation")
 
 _PASSES = 5
 _BETTER = 1e-9
+_PAIRS_AT_ONCE = 2**20
 
 
 class Clusters:
@@ -31,7 +32,20 @@ class Clusters:
 
     def may_join(self, a: int, b: int) -> bool:
         """Whether the rules allow every member of a with every member of b."""
-        return self.rules.allow(self.members[a], self.members[b])
+        return bool(self.may_join_each(np.array([a]), np.array([b]))[0])
+
+    def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`may_join` of each of the pairs of clusters `[n]`."""
+        sides = [(self.members[one], self.members[other]) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
+        pairs = np.array([len(one) * len(other) for one, other in sides], np.int64)
+        allowed = np.empty(len(a), bool)
+        for part in np.split(np.arange(len(a)), np.flatnonzero(np.diff(np.cumsum(pairs) // _PAIRS_AT_ONCE)) + 1):
+            if len(part):
+                first = np.concatenate([np.repeat(sides[k][0], len(sides[k][1])) for k in part])
+                second = np.concatenate([np.tile(sides[k][1], len(sides[k][0])) for k in part])
+                begins = np.cumsum(pairs[part]) - pairs[part]
+                allowed[part] = ~np.logical_or.reduceat(self.rules.stops(first, second) != 0, begins)
+        return allowed
 
     def join(self, keep: int, gone: int) -> None:
         """Put the second cluster into the first."""
@@ -70,12 +84,66 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
     """Average linkage: join the two clusters of least mean distance, while that is at most `threshold`.
 
     The mean is over all pairs of members; one that is no candidate counts as `far`. A join is made only if the rules
-    allow every pair. Ties: lower cluster numbers first.
+    allow every pair. Ties: lower cluster numbers first; the lower number stands for both.
+
+    All pairs of clusters that are each other's nearest are joined at once, then again: a join never brings a third
+    cluster nearer than the nearer of the two was (nor does a forbidden pair become allowed), so the joins are those
+    that are made one by one. For the same reason a cluster whose nearest is beyond `threshold` is out for good.
 
     Returns:
-        The joins in order: (mean distance, kept, gone).
+        The joins by mean distance: (mean distance, kept, gone).
     """
-    return _contract(candidates, clusters, threshold, mean=True)
+    far, n = candidates.far, len(clusters.of)
+    free = clusters.rules.stops(candidates.first, candidates.second) == 0
+    # Of each pair of clusters S = Σ (far − distance) over its candidate pairs is held: the total is `pairs · far − S`.
+    nearness = np.where(free, far - candidates.distance.astype(np.float64), -np.inf)
+    size = np.array([len(rows) for rows in clusters.members], np.int64)
+    height = np.zeros(n)
+    low, high, nearness = _between(clusters.of[candidates.first], clusters.of[candidates.second], nearness, n)
+    joins: list[tuple[float, int, int]] = []
+    while True:
+        value = far - nearness / (size[low] * size[high])
+        least = np.full(n, np.inf)
+        np.minimum.at(least, low, value)
+        np.minimum.at(least, high, value)
+        alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
+        if len(alive) == 0:
+            return sorted(joins, key=lambda join: join[0])
+        low, high, nearness, value = low[alive], high[alive], nearness[alive], value[alive]
+        partner = np.full(n, n)
+        for one, other in ((low, high), (high, low)):
+            best = value == least[one]
+            np.minimum.at(partner, one[best], other[best])
+        mutual = np.flatnonzero((partner[low] == high) & (partner[high] == low))
+        allowed = clusters.may_join_each(low[mutual], high[mutual])
+        nearness[mutual[~allowed]] = -np.inf
+        made = mutual[allowed]
+        keep, gone = low[made], high[made]
+        height[keep] = np.maximum(value[made], np.maximum(height[keep], height[gone]))
+        for join in zip(height[keep].tolist(), keep.tolist(), gone.tolist(), strict=True):
+            clusters.join(join[1], join[2])
+            joins.append(join)
+        size[keep] += size[gone]
+        number = np.arange(n)
+        number[gone] = keep
+        changed = np.zeros(n, bool)
+        changed[keep] = changed[gone] = True
+        touched = changed[low] | changed[high]
+        new = _between(number[low[touched]], number[high[touched]], nearness[touched], n)
+        low, high, nearness = (
+            np.concatenate([old[~touched], fresh]) for old, fresh in zip((low, high, nearness), new, strict=True)
+        )
+
+
+def _between(
+    a: NDArray[np.int64], b: NDArray[np.int64], nearness: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Sums over equal pairs of two different clusters of n: lower number, higher number, sum."""
+    code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
+    total = np.bincount(index, nearness, minlength=len(code))
+    low, high = np.divmod(code, n)
+    apart = low != high
+    return low[apart], high[apart], total[apart]
 
 
 def correlation(costs: Candidates, clusters: Clusters) -> None:
@@ -85,7 +153,7 @@ def correlation(costs: Candidates, clusters: Clusters) -> None:
     (Keuper et al. 2015, GAEC) joins the two clusters between which the sum of costs is lowest while it is below 0,
     then single tracklets move where they lower the sum most, or out, until none does (5 passes at most).
     """
-    _contract(costs, clusters, -_BETTER, mean=False)
+    _contract(costs, clusters)
     move_singly(costs, clusters, lambda total, count: -total)
 
 
@@ -155,19 +223,17 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
     )
 
 
-def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean: bool) -> list[tuple[float, int, int]]:
-    """Join the two clusters of least mean (or total) distance again and again, while it is at most `limit`.
+def _contract(costs: Candidates, clusters: Clusters) -> None:
+    """Join the two clusters between which the total of costs is lowest again and again, while it is below 0.
 
-    Of each pair of clusters only S = Σ (far − distance) over their candidate pairs is held, since the total distance is
+    Of each pair of clusters only S = Σ (far − cost) over their candidate pairs is held, since the total is
     `pairs · far − S`; a join adds two such sums.
     """
-    far = candidates.far
+    far = costs.far
     links: list[dict[int, float]] = [{} for _ in clusters.members]
     of = clusters.of
-    nearness = far - candidates.distance.astype(np.float64)
-    for i, j, near in zip(
-        of[candidates.first].tolist(), of[candidates.second].tolist(), nearness.tolist(), strict=True
-    ):
+    nearness = far - costs.distance.astype(np.float64)
+    for i, j, near in zip(of[costs.first].tolist(), of[costs.second].tolist(), nearness.tolist(), strict=True):
         if i != j:
             links[i][j] = links[j][i] = links[i].get(j, 0.0) + near
     size = [len(rows) for rows in clusters.members]
@@ -177,30 +243,21 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
     def push_best(owner: int) -> None:
         """Put the best link of a cluster on the heap. That of its partner is there by itself."""
         mine, partner, best = size[owner], -1, -np.inf
-        if mean:
-            for other, near in links[owner].items():
-                value = near / size[other]
-                if value > best or (value == best and other < partner):
-                    best, partner = value, other
-            least = far - best / mine
-        else:
-            for other, near in links[owner].items():
-                value = near - mine * size[other] * far
-                if value > best or (value == best and other < partner):
-                    best, partner = value, other
-            least = -best
-        if least <= limit:
+        for other, near in links[owner].items():
+            value = near - mine * size[other] * far
+            if value > best or (value == best and other < partner):
+                best, partner = value, other
+        if best >= _BETTER:
             low, high = (owner, partner) if owner < partner else (partner, owner)
-            heapq.heappush(heap, (least, low, high, owner, version[owner], version[partner]))
+            heapq.heappush(heap, (-best, low, high, owner, version[owner], version[partner]))
 
     for number, near_ones in enumerate(links):
         if near_ones:
             push_best(number)
-    joins: list[tuple[float, int, int]] = []
     while heap:
-        # A join never brings a third cluster's links below its best one (means), or the join's own entry has it
-        # (totals), so an entry that is out of date is looked at again only when it comes up.
-        least, a, b, owner, seen_owner, seen_partner = heapq.heappop(heap)
+        # A join never brings a third cluster's links below its best one, or the join's own entry has it, so an entry
+        # that is out of date is looked at again only when it comes up.
+        _, a, b, owner, seen_owner, seen_partner = heapq.heappop(heap)
         partner = b if owner == a else a
         if version[owner] != seen_owner:
             continue
@@ -213,7 +270,6 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
             continue
         keep, gone = (a, b) if len(links[a]) >= len(links[b]) else (b, a)
         clusters.join(keep, gone)
-        joins.append((least, keep, gone))
         size[keep] += size[gone]
         version[keep] += 1
         version[gone] = -1
@@ -224,7 +280,6 @@ def _contract(candidates: Candidates, clusters: Clusters, limit: float, *, mean:
             del links[other][gone]
         links[gone] = {}
         push_best(keep)
-    return joins
 
 
 def move_singly(candidates: Candidates, clusters: Clusters, worth: Callable[[float, int], float]) -> int:

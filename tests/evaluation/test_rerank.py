@@ -168,6 +168,17 @@ def test_neighbours_of_larger_sets(n, dim):
     np.testing.assert_array_equal(got.nearest, np.argsort(squared, axis=1, kind="stable")[:, :21])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neighbours_found_by_several_workers(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        test_neighbours_of_larger_sets(3100, 16)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     "copies",
     [
