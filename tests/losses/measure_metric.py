@@ -19,10 +19,11 @@ from reid.losses import kissme, xqda
 FITS = {
     "as they are": None,
     "KISSME": lambda *fit: kissme(*fit),
-    "KISSME, 128 components": lambda *fit: kissme(*fit, dimensions=128),
-    "KISSME, 64 components": lambda *fit: kissme(*fit, dimensions=64),
     "XQDA": lambda *fit: xqda(*fit),
     "XQDA, 64 directions": lambda *fit: xqda(*fit, dimensions=64),
+    "XQDA, ridge 0.001": lambda *fit: xqda(*fit, ridge=0.001),
+    "XQDA, ridge 0.1": lambda *fit: xqda(*fit, ridge=0.1),
+    "XQDA, ridge 10": lambda *fit: xqda(*fit, ridge=10),
 }
 
 
