@@ -65,6 +65,8 @@ class Progress:
     """Wall time spent training and scoring, over all sittings."""
     sums: dict[str, float] = field(default_factory=dict)
     """Of each logged term, over the epoch so far."""
+    summed: int = 0
+    """Steps in `sums`."""
     pending: list[dict[str, float]] = field(default_factory=list)
     """Terms of the steps since the last log line."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -214,7 +216,8 @@ class _Trainer:
                     self._finish_line()
                     state.batch += 1
                     state.step += 1
-                    self.meter.add(state.step, terms, torch.cat([batch.index for batch in batches]))
+                    if terms:
+                        self.meter.add(state.step, terms, torch.cat([batch.index for batch in batches]))
                     share = self._share()
                     bar.update(task, completed=int(share * epochs * steps))
                     at_log = state.step % self.config.log_every == 0 or state.batch == steps or share >= 1
@@ -245,7 +248,8 @@ class _Trainer:
             yield group
 
     def _step(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """One update. Nothing here waits for the device, but for `on_nan=skip`. Returns the terms to log, on it."""
+        """One update. Nothing here waits for the device, but for `on_nan=skip`. Returns the terms to log, on it;
+        none of a step that was left out."""
         config = self.config
         skips = config.on_nan == "skip"
         buffers = [*self.model.buffers(), *self.objective.buffers()] if skips else []
@@ -268,7 +272,7 @@ class _Trainer:
                 for buffer, old in zip(buffers, before, strict=True):
                     buffer.copy_(old)
                 self.scaler.update()
-                return {name: torch.zeros_like(value) for name, value in terms.items()}
+                return {}
             if self.loss_optimizer is not None:
                 self.scaler.step(self.loss_optimizer)
             self.scaler.step(self.optimizer)
@@ -391,6 +395,7 @@ class _Trainer:
                     f"loss_limit={self.config.loss_limit:g}. {self._what_to_do()} The step's crops: {', '.join(files)}"
                 )
             state.pending.append(terms)
+            state.summed += 1
             for name, value in terms.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
 
@@ -405,6 +410,8 @@ class _Trainer:
             return
         self._take_in()
         state, line, self.line_due = self.progress, self.line_due, None
+        if not state.pending:  # all steps since the last line were left out
+            return
         means = {name: sum(terms[name] for terms in state.pending) / len(state.pending) for name in state.pending[0]}
         state.pending.clear()
         self._line({**line, **means})
@@ -426,8 +433,8 @@ class _Trainer:
 
     def _end_epoch(self, rate: float, *, last: bool) -> None:
         state, config = self.progress, self.config
-        means = {name: value / state.batch for name, value in state.sums.items()}
-        state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+        means = {name: value / state.summed for name, value in state.sums.items()}
+        state.epoch, state.batch, state.sums, state.summed = state.epoch + 1, 0, {}, 0
         if self.ranks.is_first:
             shown = {
                 name: f"{value:.1%}" if name in ("accuracy", "active") else f"{value:.3f}"

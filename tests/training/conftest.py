@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def small(tiny_market: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+@pytest.fixture(scope="session")
+def small_settings(tiny_market: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Settings of a run of seconds: 20 identities, 7 steps of 16 crops an epoch, nothing scored."""
     return [
         f"data.train=market1501:{tiny_market}",
@@ -27,3 +27,9 @@ def small(tiny_market: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
         "save_minutes=0",
         "device=cpu",
     ]
+
+
+@pytest.fixture
+def small(small_settings: list[str]) -> list[str]:
+    """As `small_settings`."""
+    return list(small_settings)

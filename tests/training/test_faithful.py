@@ -1,0 +1,180 @@
+"""A run that was killed anywhere goes on as if it had not been; one that goes wrong says where."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reid.config import Config, load_config
+from reid.errors import ReidError
+from reid.training import trainer as trainer_module
+from reid.training.checkpoints import load_checkpoint
+from reid.training.trainer import _Trainer, train
+from tests.training.runs import ALONE, REPOSITORY, assert_same_run, log_of, make_trainer
+
+EVERYTHING = [
+    "save_every=2",
+    "optim.ema=0.9",
+    "optim.accumulate=2",
+    "schedule.kind=onecycle",
+    "schedule.per=step",
+    "schedule.peak_momentum=0.8",
+    "schedule.sizes=[[0,24,12],[0.5,32,16]]",
+    "optim.groups={backbone.0: {freeze_epochs: 1}, backbone: {lr: 0.5}}",
+    "loss.extra={center: {weight: 0.01, lr: 0.5}}",
+    "sampler.kind=hard_identity",
+    "eval.split=validation",
+    "eval.fraction=0.3",
+    "eval.every=1",
+    "schedule.epochs=3",
+]
+
+KILLS = [
+    [("before anything", 1)],  # the settings stand, nothing else does
+    [("in a save", 1), ("before a step", 4)],  # in the first save; then within an epoch
+    [("after a step", 5), ("in a save", 2), ("in a line", 1)],  # three times
+    [("before the rename", 3)],  # written, not yet in place
+    [("in a save", 4)],  # at an epoch's end
+]
+
+
+@pytest.fixture(scope="module")
+def runs(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `whole`, a run that was never stopped, and `0`, `1`, …, which were killed as `KILLS` says."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = [*small_settings, *EVERYTHING]
+    train(load_config(None, settings), folder / "whole", ALONE)
+    task = {"settings": settings, "runs": {str(folder / str(i)): kills for i, kills in enumerate(KILLS)}}
+    command = [sys.executable, "-m", "tests.training.killed", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(KILLS)), ids=lambda i: " then ".join(place for place, _ in KILLS[i]))
+def test_a_killed_run_ends_as_if_it_had_not_been(runs: Path, number: int) -> None:
+    killed = runs / str(number)
+    train(Config(), killed, ALONE, resume=True)
+    assert_same_run(runs / "whole", killed)
+    whole, best = (load_checkpoint(run / "best.pt") for run in (runs / "whole", killed))
+    assert whole["scores"] == best["scores"]
+    assert all(torch.equal(tensor, best["model"][name]) for name, tensor in whole["model"].items())
+    assert not list(killed.glob(".*.part*"))
+
+
+def test_checkpoints_within_an_epoch_come_when_they_are_due(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    save = _Trainer._save_last
+    monkeypatch.setattr(_Trainer, "_save_last", lambda self: (steps.append(self.progress.step), save(self)))
+    train(load_config(None, [*small, "save_every=3", "schedule.epochs=1"]), tmp_path / "a", ALONE)
+    assert steps == [3, 6, 8]
+    steps.clear()
+    train(load_config(None, [*small, "save_minutes=0.0001", "schedule.epochs=1"]), tmp_path / "b", ALONE)
+    assert steps[-1] == 8
+    assert len(steps) > 2
+    steps.clear()
+    train(load_config(None, [*small, "schedule.epochs=1"]), tmp_path / "c", ALONE)
+    assert steps == [8]
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, at: dict[int, float]) -> None:
+    """Put a loss of these values, and its gradients, in the place of these steps' (from 1)."""
+    objective = trainer_module.Objective.forward
+    calls = [0]
+
+    def forward(self, *given):
+        loss, terms = objective(self, *given)
+        calls[0] += 1
+        if calls[0] in at:
+            loss = loss * at[calls[0]]
+            terms = {**terms, "loss": loss.detach()}
+        return loss, terms
+
+    monkeypatch.setattr(trainer_module.Objective, "forward", forward)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9], ids=["nan", "inf", "exploding"])
+def test_a_loss_that_goes_wrong_names_the_step_its_files_and_the_last_checkpoint(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    spoil(monkeypatch, {5: factor})
+    settings = [*small, "save_every=2", "log_every=1"]
+    with pytest.raises(ReidError, match=r"The loss of step 5 \(epoch 1\)") as caught:
+        train(load_config(None, settings), tmp_path / "run", ALONE)
+    words = str(caught.value)
+    assert f"last good checkpoint is {tmp_path / 'run/last.pt'}" in words
+    trainer = make_trainer(small, tmp_path / "other")
+    rows = list(trainer.loader)[4].index.numpy()
+    assert all(path in words for path in trainer.material.train.crops.paths[rows])
+    good = load_checkpoint(tmp_path / "run/last.pt")
+    assert good["progress"]["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in good["model"].values())
+    monkeypatch.undo()
+    train(Config(), tmp_path / "run", ALONE, resume=True)
+    train(load_config(None, settings), tmp_path / "whole", ALONE)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_before_any_checkpoint_it_says_so(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {1: float("nan")})
+    with pytest.raises(ReidError, match=r"The loss of step 1 .*No checkpoint had been written yet"):
+        train(load_config(None, small), tmp_path / "run", ALONE)
+
+
+@pytest.mark.parametrize("extra", [[], ["optim.ema=0.5", "optim.clip_norm=1", "optim.accumulate=2"]])
+def test_steps_that_are_not_sound_are_left_out_and_counted(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], extra: list
+) -> None:
+    trainer = make_trainer([*small, *extra, "on_nan=skip", "log_every=1"], tmp_path / "run")
+    spoil(monkeypatch, {3: float("nan"), 6: 1e12})
+    states = []
+    step = _Trainer._step
+
+    def keeping(self, batches):
+        terms = step(self, batches)
+        states.append({name: tensor.clone() for name, tensor in self.scored.state_dict().items()})
+        return terms
+
+    monkeypatch.setattr(_Trainer, "_step", keeping)
+    progress = trainer.run()
+    assert progress.skipped == 2
+    assert "left out: loss nan" in capsys.readouterr().out
+    still = [
+        number
+        for number, (one, other) in enumerate(itertools.pairwise(states), 2)
+        if all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    ]
+    assert still == ([2, 3] if "optim.accumulate=2" in extra else [3, 6])
+    skipped = {2} if "optim.accumulate=2" in extra else {3, 6}
+    assert not skipped & {line["step"] for line in log_of(tmp_path / "run")}
+    assert all(np.isfinite(list(line.values())).all() for line in log_of(tmp_path / "run"))
+    assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["skipped"] == 2
+
+
+def test_skipping_has_an_end(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, dict.fromkeys(range(2, 20), float("nan")))
+    with pytest.raises(ReidError, match=r"Step 5 would be left out too.*max_skipped=3"):
+        train(load_config(None, [*small, "on_nan=skip", "max_skipped=3"]), tmp_path / "run", ALONE)
+
+
+def test_without_trouble_skipping_changes_nothing(small: list[str], tmp_path: Path) -> None:
+    one = [*small, "schedule.epochs=1"]
+    train(load_config(None, one), tmp_path / "stop", ALONE)
+    train(load_config(None, [*one, "on_nan=skip"]), tmp_path / "skip", ALONE)
+    assert log_of(tmp_path / "stop") == log_of(tmp_path / "skip")
+
+
+def test_resuming_what_never_began_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReidError, match="There is no checkpoint"):
+        train(Config(), tmp_path / "nothing", ALONE, resume=True)
+    assert not os.path.exists(tmp_path / "nothing")
