@@ -180,7 +180,7 @@ class Embedder:
         """
         from reid.embedding.boxes import embed_boxes
 
-        nobody, name = np.zeros(np.shape(frame), np.int64), str(video)
+        nobody, name = np.zeros(np.asarray(boxes).size // 4, np.int64), str(video)
         videos = {name: Video(Path(video))}
         done = embed_boxes(videos, [name], nobody, nobody, frame, boxes, self, first_frame=first_frame)
         if len(done.left_out):

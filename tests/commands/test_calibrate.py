@@ -118,4 +118,4 @@ def test_embeddings_of_two_models(labelled: Path, tmp_path: Path) -> None:
     other = Embeddings(*people(), meta={"model": "net-2"}).save(tmp_path / "other.parquet")
     result = calibrate(labelled, other)
     assert result.exit_code == 1
-    assert "'net-1' (part 1) with those of 'net-2'" in result.output
+    assert f"'net-1' ({labelled}) with those of 'net-2' ({tmp_path / 'other.parquet'})" in result.output

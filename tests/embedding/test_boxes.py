@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from reid import Embedder
+from reid import Embedder, Embeddings
 from reid.data.images import resize
 from reid.data.videos import find_videos
-from reid.embedding.boxes import CROP_HEIGHT, embed_boxes, sharpness
+from reid.embedding.boxes import CROP_HEIGHT, boxes_to_parquet, embed_boxes, sharpness
 from reid.errors import ReidError
 from reid.models import build_model
 from reid.models.preprocessing import Preprocessing
+from reid.training.distributed import Ranks
 
 SIZE = (64, 32)
 WIDE, HIGH, COUNT = 120, 90, 30
@@ -428,3 +429,75 @@ def test_decoding_runs_in_one_thread_ahead_and_ends(embedder, videos):
     embed_boxes(videos, ["a", "b"], *some(), Watching(Tiny(batch_size=4)))
     assert max(seen) <= before + 1
     assert threading.active_count() == before
+
+
+def test_boxes_of_one_video_through_the_embedder(folder, videos):
+    embedder = Embedder(build_model("light10", size=SIZE), device="cpu", batch_size=8)
+    _, _, frame, boxes = some(20, seed=12)
+    camera = np.ones(20, int)
+    whole = embed_boxes(videos, ["a", "b"], camera, camera, frame, boxes, embedder).embeddings
+    np.testing.assert_allclose(embedder.boxes(folder / "b.avi", frame, boxes), whole.features, atol=2e-6)
+    np.testing.assert_allclose(
+        embedder.boxes(folder / "b.avi", frame - 1, boxes, first_frame=0), whole.features, atol=2e-6
+    )
+    frame[3], boxes[5] = 99, (500, 0, 10, 10)
+    with pytest.raises(ReidError, match=r"b\.avi: .*ends after frame 30: 1 boxes .*rows 3; .*outside .*rows 5"):
+        embedder.boxes(folder / "b.avi", frame, boxes)
+    with pytest.raises(ReidError, match=r"frame has shape \[2\], but there are 1 boxes"):
+        embedder.boxes(folder / "b.avi", [1, 2], boxes[:1])
+    with pytest.raises(ReidError, match=r"none\.avi cannot be opened"):
+        embedder.boxes(folder / "none.avi", frame[:1], boxes[:1])
+    assert embedder.boxes(folder / "b.avi", [], np.zeros((0, 4))).shape == (0, embedder.dimension)
+
+
+def equal_file(path, table):
+    got = Embeddings.load(path)
+    np.testing.assert_allclose(got.features, table.features, atol=2e-6)
+    for name in ("camids", "tracks", "frames", "quality"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(table, name))
+    return got
+
+
+@pytest.mark.parametrize("groups", [1, 7, 1000], ids=lambda rows: f"{rows} rows at a time")
+def test_the_file_of_boxes_is_what_the_table_is(embedder, videos, tmp_path, monkeypatch, groups):
+    monkeypatch.setattr("reid.embedding.boxes.rows_per_group", lambda dimension: groups)
+    camera, track, frame, boxes = some(seed=13)
+    frame[[2, 7]], boxes[9] = 99, (0, 0, 0, 5)
+    given = np.random.default_rng(0).random(60)
+    out = tmp_path / "t.parquet"
+    done = boxes_to_parquet(videos, ["a", "b"], camera, track, frame, boxes, embedder, out, quality=given, part_size=8)
+    table = embed_boxes(videos, ["a", "b"], camera, track, frame, boxes, embedder, quality=given)
+    got = equal_file(out, table.embeddings)
+    assert (done.rows, done.finished) == (57, 0)
+    assert got.meta == table.embeddings.meta | {"left_out": table.problems()}
+    assert list(done.left_out) == table.problems()
+    assert os.listdir(tmp_path) == ["t.parquet"]
+
+
+def test_a_file_of_boxes_goes_on_where_it_stopped(embedder, videos, tmp_path):
+    columns, out = some(seed=14), tmp_path / "t.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        boxes_to_parquet(videos, ["a", "b"], *columns, Counting(Tiny(batch_size=8), 24), out)
+    counting = Counting(embedder)
+    done = boxes_to_parquet(videos, ["a", "b"], *columns, counting, out)
+    assert (done.finished, counting.images) == (24, 36)
+    equal_file(out, embed_boxes(videos, ["a", "b"], *columns, embedder).embeddings)
+
+
+class Turn(Ranks):
+    """One of several processes, run one after the other."""
+
+    def gather_rows(self, rows):
+        return [rows]
+
+
+def test_processes_share_the_cameras(embedder, videos, tmp_path):
+    columns, out = some(seed=15), tmp_path / "t.parquet"
+    images = []
+    for rank in (2, 1, 0):
+        counting = Counting(embedder)
+        done = boxes_to_parquet(videos, ["a", "b"], *columns, counting, out, ranks=Turn(rank, 3, "cpu"))
+        images.append(counting.images)
+    assert images == [0, *sorted(np.bincount(columns[0]))]
+    assert done.rows == 60
+    equal_file(out, embed_boxes(videos, ["a", "b"], *columns, embedder).embeddings)

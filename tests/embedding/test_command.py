@@ -94,6 +94,69 @@ def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp
     assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
 
 
+def test_it_goes_on_after_a_kill_and_says_so(checkpoint, folder, tmp_path, monkeypatch):
+    images, found = folder
+    out, embed, left = tmp_path / "t.parquet", Embedder.embed_batch, [2]
+
+    def stop(self, batch):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return embed(self, batch)
+
+    arguments = ("--model", checkpoint, "--images", images, "--out", out, "--batch-size", 1, "--device", "cpu")
+    monkeypatch.setattr(Embedder, "embed_batch", stop)
+    assert run(*arguments).exit_code != 0
+    assert sorted(os.listdir(tmp_path)) == ["crops", "t.parquet.parts"]
+    monkeypatch.undo()
+    ran = run(*arguments)
+    assert ran.exit_code == 0, ran.output
+    assert "3 crops (2 by an earlier run) →" in ran.output
+    assert sorted(os.listdir(tmp_path)) == ["crops", "t.parquet"]
+    np.testing.assert_allclose(Embeddings.load(out).features, Embedder(checkpoint)(found), atol=2e-6)
+
+
+def test_a_backbone_by_name(folder, tmp_path):
+    arguments = ("--images", folder[0], "--out", tmp_path / "t.parquet", "--device", "cpu")
+    ran = run("--model", "light10", *arguments)
+    assert "light10 is a backbone: say its weights" in " ".join(ran.output.split())
+    ran = run("--model", "light10", "--weights", "none", *arguments)
+    assert ran.exit_code == 0, ran.output
+    assert Embeddings.load(tmp_path / "t.parquet").meta["model"].startswith("light10-")
+
+
+@pytest.fixture
+def filmed(tmp_path):
+    """Two cameras of 10 pictures, and their tracks as MOT text; one box after the end, one without area."""
+    for name in ("a", "b"):
+        writer = cv2.VideoWriter(str(tmp_path / f"{name}.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (120, 90))
+        for number in range(10):
+            writer.write(np.random.default_rng(number).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+        writer.release()
+        lines = [f"{frame},{track},{10 * track},5,20,40,0.9,-1,-1,-1" for frame in range(1, 12) for track in (1, 2)]
+        (tmp_path / "tracks").mkdir(exist_ok=True)
+        (tmp_path / "tracks" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_boxes_in_videos(checkpoint, filmed):
+    out = filmed / "t.parquet"
+    ran = run("--model", checkpoint, "--videos", filmed, "--boxes", filmed / "tracks", "--out", out)
+    assert ran.exit_code == 0, ran.output
+    table = Embeddings.load(out)
+    assert (len(table), table.meta["camera_names"]) == (40, ["a", "b"])
+    assert table.frames.tolist() == [frame for _ in "ab" for frame in range(1, 11) for _ in (1, 2)]
+    assert "a: the video ends after frame 10: 2 boxes without a feature, rows 20, 21" in ran.output
+    one = run(
+        "--model", checkpoint, "--video", filmed / "b.avi", "--boxes", filmed / "tracks" / "a.txt", "--out", out
+    )  # fmt: skip
+    assert one.exit_code == 0, one.output
+    np.testing.assert_allclose(Embeddings.load(out).features, table.features[20:], atol=2e-6)
+    ran = run("--model", checkpoint, "--video", filmed / "b.avi", "--boxes", filmed / "tracks", "--out", out)
+    assert ran.exit_code == 1
+    assert "are of the cameras a, b, but --video" in " ".join(ran.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -114,6 +177,16 @@ def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp
             "Did you mean 'market1501'",
             id="unknown layout",
         ),
+        pytest.param(["--out", "{out}", "--video", "{images}"], "both --video and --boxes", id="no boxes"),
+        pytest.param(
+            ["--out", "{out}", "--video", "{images}", "--boxes", "{empty}", "--images", "{images}"],
+            "both --video and --boxes",
+            id="boxes and images",
+        ),
+        pytest.param(
+            ["--out", "{out}", "--video", "{images}", "--boxes", "{empty}"], "no tracks to read", id="no tracks"
+        ),
+        pytest.param(["--out", "{out}", "--images", "{images}", "--runtime", "onx"], "'onnx'", id="unknown runtime"),
         pytest.param(["--out", "{out}", "--images", "{images}", "--device", "gpu"], "'gpu'", id="unknown device"),
         pytest.param(["--out", "{out}", "--images", "{images}", "--batch-size", "0"], "--batch-size", id="batch of 0"),
     ],

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reid import Embedder
 from reid.data.crops import Crops
@@ -270,6 +271,146 @@ def test_one_batch_gives_what_the_call_gives(model):
     at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
     flipping = Embedder(model, flip=True)
     close(flipping.embed_batch(at_size), flipping(at_size))
+
+
+def test_a_backbone_by_name_pools_its_last_map(tmp_path):
+    random = Embedder("light10", weights="none", device="cpu")
+    bare = build_model("light10", neck="none")
+    np.testing.assert_array_equal(random(images()), Embedder(bare)(images()))
+    torch.save(build_model("light10", seed=7).backbone.state_dict(), tmp_path / "w.pth")
+    given = Embedder("light10", weights=tmp_path / "w.pth", device="cpu")
+    np.testing.assert_array_equal(given(images()), Embedder(build_model("light10", neck="none", seed=7))(images()))
+    assert given.describe()["model"] != random.describe()["model"]
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        pytest.param(
+            "resnet50", None, "resnet50 is a backbone: say its weights, 'imagenet', a file, or 'none'", id="no"
+        ),
+        pytest.param("light18", "imagenet", "no ImageNet weights of light18.*Give a local file", id="unpublished"),
+        pytest.param("light18", "none.pth", r"none\.pth: no such file", id="no file"),
+        pytest.param("resnet5", None, "no file, folder or backbone 'resnet5'. Did you mean 'resnet50'", id="misspelt"),
+        pytest.param("none/best.pt", None, "no checkpoint none/best.pt", id="a path"),
+        pytest.param("best.pt", "none", "weights=none is for a backbone that is named", id="weights of a file"),
+        pytest.param("best.onnx", "none", "weights=none is for a backbone that is named", id="weights of ONNX"),
+    ],
+)
+def test_names_that_are_no_model_are_told_apart(model, weights, words):
+    with pytest.raises(ReidError, match=words):
+        Embedder(model, weights=weights)
+
+
+def test_imagenet_weights_without_a_network_say_what_to_do(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(ReidError, match=r"cannot download.*https://.*no route to host.*weights=/path/to/file"):
+        Embedder("resnet18", weights="imagenet")
+
+
+def test_a_folder_called_as_a_backbone_goes_before_it(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path / "resnet50" / "best.pt", model)
+    assert Embedder("resnet50").describe() == Embedder(model).describe()
+
+
+def test_a_bundle_embeds_and_flips(tmp_path, monkeypatch, model):
+    """Of a bundle the Embedder needs these attributes; that real ones have them is tested with the export."""
+
+    class Bundle:
+        model_id, dimension = "m-1", model.embedding_size
+        manifest = {"preprocessing": model.preprocessing.as_dict()}  # noqa: RUF012
+
+        def embed(self, images):
+            return model.embed(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+
+    asked = []
+    monkeypatch.setattr("reid.embedding.embedder.open_bundle", lambda *args: asked.append(args) or Bundle())
+    (tmp_path / "bundle.json").write_text("{}")
+    plain = Embedder(tmp_path, threads=3)
+    assert asked == [(tmp_path, "auto", 3, "cpu")]
+    assert plain.describe() == Embedder(model).describe() | {"model": "m-1"}
+    close(plain(images()), Embedder(model)(images()))
+    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images()]
+    both = plain(images()) + plain(mirrored)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(Embedder(tmp_path, flip=True)(images()), both, atol=2e-6)
+    with pytest.raises(ReidError, match="is a bundle and has its preprocessing inside"):
+        Embedder(tmp_path, preprocessing={"size": [64, 32]})
+
+
+def test_a_folder_is_searched_with_its_subfolders_in_order(embedder, folder, tmp_path, capsys):
+    for number, name in enumerate(["b/2.png", "a/10.PNG", "a/ü/1.png", "c.png"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((folder / f"{number:02d}.png").read_bytes())
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "a" / ".hidden.png").touch()
+    order = ["a/10.PNG", "a/ü/1.png", "b/2.png", "c.png"]
+    table = embedder.table(tmp_path)
+    assert table.paths.tolist() == [str(tmp_path / name) for name in order]
+    assert "1 of 5 files, e.g. notes.txt" in " ".join(capsys.readouterr().out.split())
+    np.testing.assert_array_equal(table.features, embedder(str(tmp_path)))
+    close(embedder([tmp_path / "c.png", tmp_path / "a"]), table.features[[3, 0, 1]])
+
+
+def saved(path, image, **options):
+    Image.fromarray(image).save(path, **options) if isinstance(image, np.ndarray) else image.save(path, **options)
+    return str(path)
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90° to show"
+    return exif
+
+
+SMOOTH = cv2.resize(np.random.default_rng(1).integers(0, 256, (8, 4, 3), dtype=np.uint8), (32, 64))
+GRAY = np.asarray(Image.fromarray(SMOOTH).convert("L"))
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "options", "meant", "likeness"),
+    [
+        pytest.param("g.png", GRAY, {}, np.dstack([GRAY] * 3), 1, id="gray: repeated over three channels"),
+        pytest.param("g.jpg", GRAY, {"quality": 100}, np.dstack([GRAY] * 3), 0.999, id="gray JPEG"),
+        pytest.param("a.png", np.dstack([SMOOTH, GRAY]), {}, SMOOTH, 1, id="RGBA: alpha is dropped"),
+        pytest.param(
+            "p.png", Image.fromarray(SMOOTH // 64 * 64).quantize(256), {}, SMOOTH // 64 * 64, 0.99, id="palette"
+        ),
+        pytest.param("c.jpg", Image.fromarray(SMOOTH).convert("CMYK"), {"quality": 100}, SMOOTH, 0.99, id="CMYK JPEG"),
+        pytest.param("c.tif", Image.fromarray(SMOOTH).convert("CMYK"), {}, SMOOTH, 1, id="CMYK TIFF"),
+        pytest.param("w.tif", GRAY.astype(np.uint16) * 257, {}, np.dstack([GRAY] * 3), 1, id="16 bits: the upper 8"),
+        pytest.param(
+            "e.jpg", SMOOTH, {"quality": 100, "exif": turned()}, SMOOTH, 0.99, id="EXIF: as stored, not turned"
+        ),
+        pytest.param("b.bmp", SMOOTH, {}, SMOOTH, 1, id="BMP"),
+    ],
+)
+def test_images_of_any_kind_mean_their_rgb(embedder, tmp_path, name, image, options, meant, likeness):
+    got = embedder([saved(tmp_path / name, image, **options)])[0]
+    assert got @ embedder([np.ascontiguousarray(meant)])[0] >= likeness - 1e-6
+
+
+def test_sixteen_bits_of_colour_mean_their_upper_eight(embedder, tmp_path):
+    cv2.imwrite(str(tmp_path / "w.png"), SMOOTH[..., ::-1].astype(np.uint16) * 257)
+    close(embedder([tmp_path / "w.png"]), embedder([SMOOTH]))
+
+
+def test_a_decompression_bomb_is_refused_by_its_header_or_listed(embedder, folder, tmp_path):
+    bomb = bytearray((folder / "00.png").read_bytes())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    some = [paths(folder)[0], str(tmp_path / "bomb.png"), paths(folder)[1]]
+    with pytest.raises(ReidError, match=r"1 of 3 images cannot be read:\n.*bomb\.png: is 60000×60000 pixels"):
+        embedder(some)
+    table = embedder.table(some, unreadable="skip")
+    assert table.paths.tolist() == [some[0], some[2]]
+    assert table.meta["left_out"] == [f"{some[1]}: is 60000×60000 pixels; more than 50,000,000 is not taken for a crop"]
+    with pytest.raises(ReidError, match="unreadable is 'maybe'; it must be one of 'error', 'skip'"):
+        embedder.table(some, unreadable="maybe")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])

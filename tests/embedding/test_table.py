@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reid import Embeddings
+from reid.embedding.table import save_stream
 from reid.errors import ReidError
 
 META = {
@@ -88,6 +89,20 @@ def test_others_read_it_without_us(tmp_path):
     assert schema.field("features").type == pa.list_(pa.float32(), 8)
     assert {schema.field(name).type for name in ("pid", "camid", "track", "frame")} == {pa.int64()}
     assert json.loads(schema.metadata[b"reid"]) == {"format": 1, "meta": META}
+
+
+def test_duckdb_reads_it_and_its_metadata_without_us(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    table = make()
+    path = str(table.save(tmp_path / "t.parquet"))
+    rows = duckdb.sql(f"select pid, path, features, list_sum(features) from '{path}' where frame >= 0").fetchall()
+    assert [row[0] for row in rows] == table.pids.tolist()
+    assert [row[1] for row in rows] == table.paths.tolist()
+    np.testing.assert_array_equal(np.array([row[2] for row in rows], np.float32), table.features)
+    np.testing.assert_allclose([row[3] for row in rows], table.features.sum(1), rtol=1e-4, atol=1e-5)
+    ((note,),) = duckdb.sql(f"select value from parquet_kv_metadata('{path}') where key = 'reid'").fetchall()
+    assert json.loads(note)["meta"]["model"] == META["model"]
+    assert (json.loads(note)["meta"]["metric"], json.loads(note)["meta"]["dimension"]) == ("cosine", 8)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +288,62 @@ def test_concat_keeps_rows_in_order_and_what_meta_says_alike():
 def test_concat_refuses_what_does_not_fit(parts, words):
     with pytest.raises(ReidError, match=words):
         Embeddings.concat(parts)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        pytest.param(make(dim=4), r"of 8 dimensions \(query\) with 4 \(gallery\)", id="dimension"),
+        pytest.param(
+            make(meta=META | {"model": "b"}),
+            r"of model 'resnet50-abc' \(query\) with those of 'b' \(gallery\).*one model",
+            id="model",
+        ),
+        pytest.param(
+            make(meta=META | {"preprocessing_hash": "2"}),
+            r"of preprocessing '1' \(query\) with those of '2' \(gallery\).*one preprocessing",
+            id="preprocessing",
+        ),
+        pytest.param(make(meta={"flip": True}), "", id="nothing said"),
+        pytest.param(make(meta=META | {"preprocessing_hash": "1", "flip": True}), "", id="flip"),
+    ],
+)
+def test_features_of_two_models_are_not_compared(other, words):
+    table = make(meta=META | {"preprocessing_hash": "1"})
+    if not words:
+        table.check_same_model(other, ("query", "gallery"))
+        other.check_same_model(table)
+        return
+    with pytest.raises(ReidError, match=words):
+        table.check_same_model(other, ("query", "gallery"))
+    with pytest.raises(ReidError, match=words):
+        Embeddings.concat([table, other], ["query", "gallery"])
+
+
+def test_a_stream_of_tables_is_one_file_with_a_row_group_each(tmp_path):
+    parts = [make(3), make(4, seed=1), make(1, seed=2)]
+    path = save_stream(tmp_path / "t.parquet", iter(parts), META)
+    same(Embeddings.load(path), Embeddings.concat(parts))
+    file = pq.ParquetFile(path)
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [3, 4, 1]
+
+
+def test_row_groups_are_of_one_size_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("reid.embedding.table._GROUP_BYTES", 4 * 8 * 2)
+    file = pq.ParquetFile(make(5).save(tmp_path / "t.parquet"))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 2, 1]
+
+
+def test_a_stream_whose_columns_change_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="camid"):
+        save_stream(tmp_path / "t.parquet", iter([make(), make(camids=None)]), META)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path):
+    with pytest.raises(ReidError, match=r"row 4, 'b\\udce9', is not Unicode text.*Rename"):
+        make(paths=["a", "ü", "日本", "", "b\udce9"]).save(tmp_path / "t.parquet")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_part_that_does_not_name_its_model_is_joined():
