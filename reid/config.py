@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -365,7 +365,7 @@ def _check_ranges(settings: Any, prefix: str) -> None:
 
 def as_dict(config: Config) -> dict[str, Any]:
     """The settings as plain Python."""
-    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+    return asdict(config)
 
 
 def from_dict(content: dict[str, Any]) -> Config:
