@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -97,3 +99,41 @@ def rerank(size: str, dimension: int, runs: int) -> None:
     from reid.commands._bench_rerank import bench_rerank
 
     bench_rerank(size, dimension, runs)
+
+
+@command.command()
+@click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
+@click.option(
+    "--model", "models", multiple=True, type=click.Choice(["resnet50", "osnet_x1_0", "osnet_x0_25"]),
+    help="May be repeated.  [default: all three]",
+)  # fmt: skip
+@click.option("--peer", type=click.Path(path_type=Path), help="A copy of deep-person-reid's source, for the baseline.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Of every way.")
+@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0), help="A way in each round, about.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Of whose ratios the median counts."
+)
+def embed(
+    source: str | None, models: tuple[str, ...], peer: Path | None, threads: int, seconds: float, rounds: int
+) -> None:
+    """From JPEG files to embeddings: torchreid's extractor (or a plain loop), and our runtimes, on the CPU.
+
+    Without a data set, made pictures; weights are random. int8 is timed whatever it does to the embeddings.
+    """
+    from reid.commands._bench_embed import bench_embed
+
+    bench_embed(source, models or ("resnet50", "osnet_x1_0", "osnet_x0_25"), peer, threads, seconds, rounds)
+
+
+@command.command()
+@click.option("--size", "sizes", default=(64, 512, 4096), show_default=True, multiple=True, type=click.IntRange(5))
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Numbers in a feature.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Of which the median counts.")
+def losses(sizes: tuple[int, ...], dimension: int, runs: int) -> None:
+    """The triplet loss against pytorch-metric-learning and loops over anchors, on made features.
+
+    A --size is the crops in a batch; give it more than once for several.
+    """
+    from reid.commands._bench_losses import bench_losses
+
+    bench_losses(sizes, dimension, runs)
