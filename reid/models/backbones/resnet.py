@@ -9,7 +9,9 @@ Two public code bases changed the network without changing a parameter, so their
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +128,11 @@ def resnet(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
 
 def resnet_ibn_a(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
     """ResNet-`depth` with IBN as the first norm of every block of stages 1 to 3 (the fourth keeps batch norm)."""
-    return Backbone(_with_ibn(ResNet(depth, last_stride)), 512 if depth < 50 else 2048)
+    module = ResNet(depth, last_stride)
+    for stage in (module.layer1, module.layer2, module.layer3):
+        for block in stage:
+            block.bn1 = IBN(block.bn1.num_features)
+    return Backbone(module, module.channels)
 
 
 def resnet_bot(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
@@ -146,19 +152,11 @@ def resnet_fastreid(
 
     `non_local` is how many of the last blocks of stages 2 and 3 are followed by a non-local block.
     """
-    module = ResNet(depth, last_stride)
+    built = (resnet_ibn_a if ibn else resnet)(depth, last_stride=last_stride, size=size)
+    module: Any = built.module
     module.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-    if ibn:
-        module = _with_ibn(module)
     if any(non_local):
         module.layer2 = AttendedStage(module.layer2, non_local[0])
         module.layer3 = AttendedStage(module.layer3, non_local[1])
     renames = ((r"(^|\.)NL_(\d)\.(\d)\.", r"\1layer\2.attention.\3."), (r"(attention\.\d)\.W\.", r"\1.out."))
-    return Backbone(module, module.channels, renames=renames)
-
-
-def _with_ibn(module: ResNet) -> ResNet:
-    for stage in (module.layer1, module.layer2, module.layer3):
-        for block in stage:
-            block.bn1 = IBN(block.bn1.num_features)
-    return module
+    return replace(built, renames=renames)

@@ -1,0 +1,229 @@
+"""Our BoT recipe beside BoT's own code: the same weights, the same batches, the same steps, on a CPU.
+
+python -m tests.training.measure_bot_parity --bot PATH/reid-strong-baseline --market PATH/Market-1501-v15.09.15
+
+Ours is the trainer itself with configs/market1501_bot.yaml; theirs is their network, losses, optimiser and schedule,
+imported from PATH, with their configs/softmax_triplet.yml. Batches are the trainer's own (P × K real crops, flipped,
+padded, cropped, erased), as uint8 arrays that both get. An "epoch" is five steps, so that the warm-up moves in between.
+Their code runs a second time with its network in channels_last memory: the same arithmetic in another order of sums,
+which shows how far rounding alone carries two runs apart.
+
+With --embeddings FILE.npz their `eval_func` scores that file's features beside ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from reid.config import ScheduleConfig, load_config
+from reid.data.loader import Batch
+from reid.evaluation import evaluate
+from reid.training.distributed import Ranks
+from reid.training.groups import set_rate
+from reid.training.material import gather_material
+from reid.training.schedules import learning_rate_factor
+from reid.training.trainer import _Trainer
+
+CONFIG = Path(__file__).parents[2] / "configs/market1501_bot.yaml"
+STEPS_AN_EPOCH = 5
+
+Row = dict[str, float]
+Weights = dict[str, Tensor]
+
+
+def their_code(folder: Path) -> SimpleNamespace:
+    """Their modules, without the packages' own imports of a data pipeline; and their settings."""
+    for package in ("modeling", "layers", "solver", "data", "data.datasets"):
+        module = types.ModuleType(package)
+        module.__path__ = [str(folder.joinpath(*package.split(".")))]  # type: ignore[attr-defined]
+        sys.modules[package] = module
+    settings = yaml.safe_load((folder / "configs/softmax_triplet.yml").read_text("utf-8"))
+    return SimpleNamespace(
+        baseline=importlib.import_module("modeling.baseline"),
+        losses=importlib.import_module("layers.triplet_loss"),
+        optimizer=importlib.import_module("solver.build"),
+        schedule=importlib.import_module("solver.lr_scheduler"),
+        evaluation=importlib.import_module("data.datasets.eval_reid"),
+        settings=SimpleNamespace(SOLVER=SimpleNamespace(**settings["SOLVER"])),
+    )
+
+
+def our_name(name: str) -> str:
+    """The name in our model of a tensor in theirs."""
+    return name.replace("base.", "backbone.", 1).replace("bottleneck.", "neck.", 1)
+
+
+def run_theirs(
+    code: SimpleNamespace, network: nn.Module, batches: list[Batch], images: Callable[[Tensor], Tensor], see: Any
+) -> None:
+    """Train as their `tools/train.py` and `engine/trainer.py` do, without ignite around it."""
+    solver = code.settings.SOLVER
+    optimizer = code.optimizer.make_optimizer(code.settings, network)
+    schedule = code.schedule.WarmupMultiStepLR(
+        optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD
+    )
+    triplet = code.losses.TripletLoss(0.3)  # SOLVER.MARGIN, of their defaults
+    softmax = code.losses.CrossEntropyLabelSmooth(network.classifier.out_features, use_gpu=False)
+    for step, batch in enumerate(batches):
+        if step % STEPS_AN_EPOCH == 0:
+            schedule.step()
+        network.train()
+        optimizer.zero_grad()
+        score, feature = network(images(batch.images))
+        parts = triplet(feature, batch.labels)[0], softmax(score, batch.labels)
+        loss = parts[1] + parts[0]
+        loss.backward()
+        optimizer.step()
+        row = {"lr": optimizer.param_groups[0]["lr"], "triplet": parts[0].item(), "softmax": parts[1].item()}
+        see(step, row | {"sum": loss.item()}, {our_name(k): v.detach() for k, v in network.state_dict().items()})
+
+
+def run_ours(trainer: _Trainer, batches: list[Batch], see: Any) -> None:
+    """The trainer's own steps."""
+    schedule, rate = trainer.config.schedule, trainer.config.optim.lr
+    trainer.network.train()
+    for step, batch in enumerate(batches):
+        lr = rate * learning_rate_factor(schedule, step // STEPS_AN_EPOCH)
+        set_rate(trainer.optimizer, trainer.rates, lr, trainer.config.optim.momentum)
+        terms = trainer._step([batch])
+        row = {"lr": lr} | {key: float(terms[key]) for key in ("triplet", "softmax")} | {"sum": float(terms["loss"])}
+        see(step, row, {k: v.detach() for k, v in trainer.model.state_dict().items()})
+
+
+def distance(some: Weights, other: Weights, start: Weights) -> tuple[float, float]:
+    """Of two runs' trained weights: ‖a − b‖ / ‖b‖, and ‖a − b‖ over how far b has come from the start."""
+    names = [k for k, v in other.items() if v.is_floating_point() and "running_" not in k]
+    apart = sum(float((some[k].double() - other[k].double()).square().sum()) for k in names) ** 0.5
+    size = sum(float(other[k].double().square().sum()) for k in names) ** 0.5
+    moved = sum(float((other[k].double() - start[k].double()).square().sum()) for k in names) ** 0.5
+    return apart / size, apart / moved
+
+
+def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
+    overrides = [
+        f"data.train=[market1501:{args.market}]", "data.store=files", "model.weights=none", "device=cpu",
+        f"sampler.batch_size={4 * args.ids}", f"model.height={args.size[0]}", f"model.width={args.size[1]}",
+    ]  # fmt: skip
+    config = load_config(CONFIG, [*overrides, *args.override])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _Trainer(config, Path(folder), Ranks(0, 1, torch.device("cpu")), gather_material(config))
+    trainer.loader.set_epoch(0)
+    batches = list(islice(trainer.loader, args.steps))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = code.baseline.Baseline(len(trainer.pid_of_label), 1, "", "bnneck", "after", "resnet50", "none")
+    start = {our_name(k): v.clone() for k, v in theirs.state_dict().items()}
+    print(trainer.model.load_state_dict(start), f"in {config.model.backbone}; {len(batches)} batches of {4 * args.ids}")
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+    def images(pixels: Tensor) -> Tensor:
+        """As torchvision's ToTensor and Normalize."""
+        return (pixels.permute(0, 3, 1, 2).contiguous().float().div(255) - mean) / std
+
+    shift = (images(batches[0].images) - trainer.model.preprocess(batches[0].images)).abs().max()
+    print(f"largest difference of a preprocessed pixel: {shift:.1e}")
+
+    kept: list[tuple[Row, Weights]] = []
+    run_theirs(code, theirs, batches, images, lambda step, row, weights: kept.append((row, copied(weights))))
+
+    def against(title: str) -> Callable[[int, Row, Weights], None]:
+        print(f"\n{title}\n| step | lr | triplet | softmax | sum | weights / their size | weights / their way |")
+
+        def see(step: int, row: Row, weights: Weights) -> None:
+            there, theirs_now = kept[step]
+            parts = [f"{abs(row[k] - there[k]) / abs(there[k]):.1e}" for k in ("lr", "triplet", "softmax", "sum")]
+            parts += [f"{value:.1e}" for value in distance(weights, theirs_now, start)]
+            print(f"| {step + 1} | " + " | ".join(parts) + " |", flush=True)
+
+        return see
+
+    print("\nTheirs\n| step | lr | triplet | softmax | sum |")
+    for step, (row, _) in enumerate(kept):
+        print(f"| {step + 1} | {row['lr']:.4e} | {row['triplet']:.6f} | {row['softmax']:.6f} | {row['sum']:.6f} |")
+    run_ours(trainer, batches, against("Ours to theirs, relative"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        again = code.baseline.Baseline(len(trainer.pid_of_label), 1, "", "bnneck", "after", "resnet50", "none")
+    again.to(memory_format=torch.channels_last)
+    run_theirs(
+        code,
+        again,
+        batches,
+        lambda pixels: images(pixels).contiguous(memory_format=torch.channels_last),
+        against("Theirs in channels_last memory to theirs, relative"),
+    )
+
+
+def copied(weights: Weights) -> Weights:
+    return {name: tensor.clone() for name, tensor in weights.items()}
+
+
+def compare_schedules(code: SimpleNamespace) -> None:
+    solver, settings = code.settings.SOLVER, load_config(CONFIG)
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], solver.BASE_LR)
+    schedule = code.schedule.WarmupMultiStepLR(
+        optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD
+    )
+    worst = 0.0
+    ours: ScheduleConfig = settings.schedule
+    for epoch in range(solver.MAX_EPOCHS):
+        schedule.step()
+        there, here = optimizer.param_groups[0]["lr"], settings.optim.lr * learning_rate_factor(ours, epoch)
+        worst = max(worst, abs(here - there) / there)
+    print(f"learning rates of {solver.MAX_EPOCHS} epochs (ours {ours.epochs}): largest relative difference {worst:.1e}")
+
+
+def compare_evaluation(code: SimpleNamespace, path: Path) -> None:
+    held = np.load(path)
+    query, gallery = (
+        nn.functional.normalize(torch.from_numpy(held[f"{part}_features"].astype(np.float32)))
+        for part in ("query", "gallery")
+    )
+    labels = [held[f"{part}_{kind}"].astype(np.int64) for kind in ("pids", "camids") for part in ("query", "gallery")]
+    distances = query.square().sum(1)[:, None] + gallery.square().sum(1)[None] - 2 * query @ gallery.T
+    cmc, mean = code.evaluation.eval_func(distances.numpy(), *labels)
+    found = evaluate(query.numpy(), gallery.numpy(), *labels)
+    print(f"{path.name}, {len(query)} queries, {len(gallery)} gallery crops")
+    for name, here, there in [("mAP", found.mAP, mean)] + [
+        (f"rank-{k}", found.rank(k), cmc[k - 1]) for k in (1, 5, 10)
+    ]:
+        print(f"  {name}: theirs {100 * there:.5f}, ours {100 * here:.5f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bot", required=True, type=Path)
+    parser.add_argument("--market", type=Path)
+    parser.add_argument("--embeddings", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--ids", type=int, default=8, help="Identities a batch, of four crops each.")
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 64))
+    parser.add_argument("override", nargs="*", help="Further settings of ours, key.sub=value.")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="(?s)Detected call of|.*This overload of addmm_")  # their older torch
+    code = their_code(args.bot)
+    compare_schedules(code)
+    if args.market:
+        compare_steps(code, args)
+    if args.embeddings:
+        compare_evaluation(code, args.embeddings)
+
+
+if __name__ == "__main__":
+    main()
