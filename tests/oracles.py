@@ -117,18 +117,17 @@ def smoothed_cross_entropy_loop(logits, labels, epsilon):
     return total / len(labels)
 
 
-def compared_loop(pids, camids=None, other_pids=(), other_camids=(), usable=None):
+def compared_loop(pids, camids=None, other_pids=(), other_camids=()):
     """For each anchor the rows of its positives and negatives among the batch followed by the others, as lists.
 
     With cameras an anchor that has a positive from another camera keeps only such ones.
     """
     everybody = [*pids, *other_pids]
     cameras = None if camids is None else [*camids, *other_camids]
-    free = [True] * len(pids) + (list(usable) if usable is not None else [True] * len(other_pids))
     out = []
     for a, pid in enumerate(pids):
-        positives = [i for i, other in enumerate(everybody) if other == pid and i != a and free[i]]
-        negatives = [i for i, other in enumerate(everybody) if other != pid and free[i]]
+        positives = [i for i, other in enumerate(everybody) if other == pid and i != a]
+        negatives = [i for i, other in enumerate(everybody) if other != pid]
         if cameras is not None:
             across = [i for i in positives if cameras[i] != cameras[a]]
             positives = across or positives

@@ -162,8 +162,10 @@ def minkowski(x: Tensor, y: Tensor, p: float) -> Tensor:
         return euclidean(x, y)
     a, b = _for_powers(x, p), _for_powers(y, p)
     rows = max(1, _BLOCK // max(1, y.numel()))
-    blocks = [torch.cdist(block, b, p=p) for block in a.split(rows)]
-    return torch.cat(blocks).to(x.dtype)
+    distances = torch.cat([torch.cdist(block, b, p=p) for block in a.split(rows)]).to(x.dtype)
+    if p == math.inf:  # a maximum may pass a NaN by
+        distances = distances + 0 * (x.detach().sum(dim=1).unsqueeze(1) + y.detach().sum(dim=1))
+    return distances
 
 
 def _for_powers(x: Tensor, p: float) -> Tensor:
@@ -241,8 +243,7 @@ def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> 
             return (x - y).square().sum(dim=1)
         if distance == "cosine":
             return (unit(x) - unit(y)).square().sum(dim=1) / 2
-        order = {"euclidean": 2.0, "manhattan": 1.0}.get(distance) or order_of(distance)
-        assert order is not None
+        order = 1.0 if distance == "manhattan" else order_of(distance) or 2.0
         return torch.linalg.vector_norm(_for_powers(x - y, order), ord=order, dim=1).to(x.dtype)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,3 +25,12 @@ PIDS = [
     pytest.param(repeated([30, 2]), id="one identity outnumbers the other"),
     pytest.param(torch.tensor([-1, 0, -1, 2**40, 0, 2**40, 2**40 + 1]), id="negative and huge ids"),
 ]
+
+
+def ragged_batch(seed, most=60):
+    """`pids`, `camids` of a random batch: 1 to `most` crops of 1 to 20 identities in 1 to 4 cameras."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, most))
+    pids = rng.integers(0, rng.integers(1, 20), n)
+    camids = rng.integers(0, rng.integers(1, 5), n)
+    return torch.from_numpy(pids), torch.from_numpy(camids)

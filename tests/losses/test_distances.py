@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from reid.errors import ReidError
-from reid.losses import DISTANCES, pairwise_distances
+from reid.losses import DISTANCES, Mahalanobis, check_finite, paired_distances, pairwise_distances
+from reid.losses import distances as module
 from tests.oracles import pairwise_distances_loop
 
-EVERY = pytest.mark.parametrize("distance", sorted(DISTANCES))
+EVERY = pytest.mark.parametrize("distance", [*sorted(DISTANCES), "minkowski:1.5", "minkowski:3", "minkowski:inf"])
 
 
 def draw(*shape, seed=0, dtype=torch.float32):
@@ -40,6 +41,43 @@ def test_float64_stays_float64(distance):
     np.testing.assert_allclose(got.numpy(), pairwise_distances_loop(x.numpy(), y.numpy(), distance), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("distance", "name"),
+    [("minkowski:1", "manhattan"), ("minkowski:2", "euclidean"), ("minkowski:2.0", "euclidean")],
+)
+def test_the_orders_that_have_names(distance, name):
+    x, y = draw(20, 7), draw(6, 7, seed=1)
+    assert torch.equal(pairwise_distances(x, y, distance), pairwise_distances(x, y, name))
+
+
+def test_high_orders_neither_overflow_nor_vanish():
+    x = torch.tensor([[1e-6, 0.0], [3e5, 4e5], [0.0, 0.0]])
+    got = pairwise_distances(x, distance="minkowski:30")
+    np.testing.assert_allclose(got.numpy(), pairwise_distances_loop(x.tolist(), x.tolist(), "minkowski:30"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["manhattan", "minkowski:3"])
+def test_blocks_of_rows_are_the_same_and_hold_few_differences(distance, monkeypatch):
+    x, y = draw(23, 6), draw(9, 6, seed=1)
+    weights = draw(23, 9, seed=2)
+
+    def with_gradients():
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        got = pairwise_distances(a, b, distance)
+        (got * weights).sum().backward()
+        return got.detach(), a.grad, b.grad
+
+    whole = with_gradients()
+    held = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b, p: held.append(len(a) * b.numel()) or cdist(a, b, p=p))
+    monkeypatch.setattr(module, "_BLOCK", 120)
+    for got, expected in zip(with_gradients(), whole, strict=True):
+        torch.testing.assert_close(got, expected)
+    assert len(held) == 12
+    assert max(held) <= 120
+
+
 @pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
 def test_near_points_far_from_the_origin_keep_their_digits(distance):
     """What a collapsing network gives; the float32 Gram form returns noise instead of distances of 0.006."""
@@ -49,6 +87,42 @@ def test_near_points_far_from_the_origin_keep_their_digits(distance):
     gram = (x.square().sum(1)[:, None] + x.square().sum(1)[None] - 2 * x @ x.T).clamp(min=0).sqrt()
     if distance == "euclidean":
         assert np.abs(gram.numpy() - truth).max() > 10 * truth.max()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+@pytest.mark.parametrize("itself", [True, False], ids=["to itself", "to another set"])
+@pytest.mark.parametrize(
+    "case",
+    ["no near pair", "twins", "a few near pairs", "two tight crowds", "identities as tight crowds", "one point"],
+)
+def test_near_points_in_a_wide_cloud_keep_their_digits(case, itself, precision):
+    """Blocks without near pairs, with few, and with many go three ways; 300 rows are three blocks."""
+    x = 3 + draw(300, 64)
+    if case == "twins":
+        x[200:240] = x[:40]
+    if case == "a few near pairs":
+        x[200:240] = x[:40] + 1e-3 * draw(40, 64, seed=2)
+    if case == "two tight crowds":
+        x = x[:2].repeat(150, 1) + 1e-4 * draw(300, 64, seed=2)
+    if case == "identities as tight crowds":
+        x = x[:30].repeat_interleave(10, dim=0) + 1e-2 * draw(300, 64, seed=2)
+    if case == "one point":
+        x[:] = x[0].clone()
+    y = x if itself else x.roll(7, dims=0)[:170]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        got = pairwise_distances(x, None if itself else y)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    truth = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    scale = (x.double() - x.double().mean(0)).norm(dim=1).max()
+    torch.testing.assert_close(got.double(), truth, rtol=5e-6, atol=4e-7 * scale.item())
+    if itself:
+        assert (got.diagonal() == 0).all()
+        assert torch.equal(got, got.T)
+    if case in ("twins", "one point"):
+        assert torch.equal(got == 0, truth == 0)
 
 
 def test_near_directions_keep_their_digits_under_cosine():
@@ -90,13 +164,16 @@ def test_gradient_in_float64(distance):
     x = draw(5, 3, dtype=torch.float64).requires_grad_()
     y = draw(4, 3, seed=1, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: pairwise_distances(a, b, distance), (x, y))
-    assert torch.autograd.gradgradcheck(lambda a, b: pairwise_distances(a, b, distance), (x, y))
+    if distance in ("euclidean", "squared_euclidean", "cosine"):
+        assert torch.autograd.gradgradcheck(lambda a, b: pairwise_distances(a, b, distance), (x, y))
 
 
-@pytest.mark.parametrize("distance", ["squared_euclidean", "cosine"])
+@EVERY
 def test_gradient_of_a_set_to_itself_in_float64(distance):
+    """All pairs but those of a point with itself, where an unsquared distance has a corner."""
     x = draw(5, 3, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a: pairwise_distances(a, distance=distance), (x,))
+    others = 1 - torch.eye(5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: pairwise_distances(a, distance=distance) * others, (x,))
 
 
 @EVERY
@@ -169,7 +246,81 @@ def test_no_rows_pass_a_gradient():
     assert x.grad.shape == (0, 4)
 
 
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_distances_of_rows_are_the_diagonal(distance, dtype):
+    x, y = draw(70, 9).to(dtype), draw(70, 9, seed=1).to(dtype)
+    y[:3] = x[:3]
+    got = paired_distances(x, y, distance)
+    expected = pairwise_distances(x, y, distance).diagonal()
+    assert got.dtype == expected.dtype
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert paired_distances(x[:0], y[:0], distance).shape == (0,)
+
+
+@EVERY
+def test_distances_of_rows_have_a_finite_gradient(distance):
+    x = draw(6, 4, dtype=torch.float64).requires_grad_()
+    y = draw(6, 4, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: paired_distances(a, b, distance), (x, y))
+    same = torch.ones(3, 4, requires_grad=True)
+    paired_distances(same, torch.ones(3, 4), distance).sum().backward()
+    assert (same.grad == 0).all()
+
+
+class Scaled(torch.nn.Module):
+    """A distance with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x, y):
+        return self.scale * pairwise_distances(x, y, "cosine")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_callable_is_a_distance(dtype):
+    x, y = draw(70, 9).to(dtype), draw(70, 9, seed=1).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = pairwise_distances(x, y, Scaled())
+        rows = paired_distances(x, y, Scaled())
+    torch.testing.assert_close(got, 2 * pairwise_distances(x, y, "cosine"))
+    torch.testing.assert_close(rows, got.diagonal())
+    assert paired_distances(x[:0], y[:0], Scaled()).shape == (0,)
+    seen = []
+    pairwise_distances(x, distance=lambda a, b: seen.append(a is b) or a @ b.T)
+    assert seen == [True]
+
+
+def test_mahalanobis_of_the_identity_is_euclidean():
+    x, y = draw(8, 5), draw(7, 5, seed=1)
+    torch.testing.assert_close(pairwise_distances(x, y, Mahalanobis(dim=5)), pairwise_distances(x, y))
+
+
+def test_features_that_are_not_finite_are_named_by_row():
+    features = draw(40, 3)
+    check_finite(features)
+    check_finite(features[:0])
+    features[7, 1], features[3, 0] = torch.nan, -torch.inf
+    with pytest.raises(ReidError, match=r"2 of 40 features are not finite: rows 3, 7\. "):
+        check_finite(features)
+    features[20:] = torch.nan
+    with pytest.raises(ReidError, match=r"22 of 40 .* rows 3, 7, 20, .*27, …"):
+        check_finite(features)
+
+
 def test_wrong_arguments_are_named():
+    for name in ("minkowski:0.5", "minkowski:0", "minkowski:-1", "minkowski:nan"):
+        with pytest.raises(ReidError, match="must be 1 or more; got"):
+            pairwise_distances(draw(2, 2), distance=name)
+    for name in ("minkowski", "minkowski:", "minkowski:three"):
+        with pytest.raises(ReidError, match="write minkowski:3 for p = 3"):
+            pairwise_distances(draw(2, 2), distance=name)
+    with pytest.raises(ReidError, match=r"gave \[2\] where \[N, M\] = \[2, 3\]"):
+        pairwise_distances(draw(2, 2), draw(3, 2), lambda a, b: a.sum(dim=1))
+    with pytest.raises(ReidError, match=r"two features \[N, D\]; got \[2, 2\] and \[3, 2\]"):
+        paired_distances(draw(2, 2), draw(3, 2))
     with pytest.raises(ReidError, match=r"Unknown distance 'euclidian'. Did you mean 'euclidean'\?"):
         pairwise_distances(draw(2, 2), distance="euclidian")
     with pytest.raises(ReidError, match=r"\[2, 3\] and \[2, 4\]"):
