@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from reid.errors import ReidError
-from reid.losses import LOSSES, CircleLoss, CrossBatchMemory, Mahalanobis, TripletLoss, make_loss
+from reid.losses import LOSSES, MINING, CircleLoss, CrossBatchMemory, Mahalanobis, Objective, TripletLoss, make_loss
 from reid.losses.family import THEIRS
 from tests.losses.batches import repeated
 
 NAMES = [*LOSSES, *THEIRS, "pml:NTXentLoss", "pml:SoftTripleLoss"]
 OVER_PAIRS = ["triplet", "contrastive", "circle", "infonce", "supcon", "lifted", "multi_similarity"]
+DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"dim": 6, "num_classes": 4}
 
 
@@ -202,3 +206,18 @@ def test_without_the_package_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
     with pytest.raises(ReidError, match=r"not installed.*pip install pytorch-metric-learning"):
         make_loss("proxy_anchor", **SIZES)
+
+
+def test_the_page_names_every_loss_and_miner_and_its_settings_build():
+    page = (DOCS / "losses.md").read_text("utf-8")
+    assert [name for name in (*LOSSES, *THEIRS, *MINING) if f"`{name}`" not in page and name != "triplet"] == []
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        objective = Objective(**yaml.safe_load(block)["loss"], **SIZES)
+        objective.set_progress(0.2)
+        loss, _ = objective(draw(8, 6), draw(8, 4), labels([3, 3, 2]), embeddings=draw(8, 6))
+        assert loss.isfinite()
+    assert len(blocks) == 2
+    pictures = re.findall(r"\]\((pictures/[^)]*)\)", page)
+    assert len(pictures) >= 5
+    assert all((DOCS / name).is_file() for name in pictures)
