@@ -147,28 +147,17 @@ def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
     checkpoint, data = tmp_path / "x.pt", f"market1501:{tiny_market}"
     model = build_model("light10", size=(64, 32))
     save_checkpoint(checkpoint, model)
-    train, npz = tmp_path / "train.parquet", tmp_path / "metric.npz"
-    call(
-        "embed",
-        "--checkpoint",
-        checkpoint,
-        "--layout",
-        "market1501",
-        "--root",
-        tiny_market,
-        "--part",
-        "train",
-        "--out",
-        train,
-    )
-    call("fit-metric", train, "--out", npz)
-    common = ("test", "--checkpoint", checkpoint, "--data", data, "--device", "cpu", "--no-page")
-    call(*common, "--out", tmp_path / "plain")
-    call(*common, "--learned-metric", npz, "--out", tmp_path / "learned")
-    name = next((tmp_path / "plain").glob("*-query.parquet")).name
-    plain, learned = (Embeddings.load(tmp_path / folder / name) for folder in ("plain", "learned"))
+    npz = tmp_path / "metric.npz"
+    for part in ("train", "query"):
+        where = ("--layout", "market1501", "--root", tiny_market, "--part", part)
+        call("embed", "--checkpoint", checkpoint, *where, "--out", tmp_path / f"{part}.parquet")
+    call("fit-metric", tmp_path / "train.parquet", "--out", npz)
+    settings = ("--learned-metric", npz, "--device", "cpu", "--no-page", "--out", tmp_path / "test")
+    call("test", "--checkpoint", checkpoint, "--data", data, *settings)
+    plain = Embeddings.load(tmp_path / "query.parquet")
+    learned = Embeddings.load(next((tmp_path / "test").glob("*-query.parquet")))
     metric = load_metric(npz)
-    np.testing.assert_allclose(learned.features, metric.transform(plain.features), rtol=1e-4, atol=1e-5)
-    numbers = json.loads((tmp_path / "learned/metrics.json").read_text())
+    np.testing.assert_allclose(learned.features, metric.transform(plain.features), rtol=1e-3, atol=1e-4)
+    numbers = json.loads((tmp_path / "test/metrics.json").read_text())
     assert numbers["model"]["learned_metric"] == metric.id
     assert numbers["model"]["model"] == learned.meta["model"] == f"{plain.meta['model']}+{metric.id}"
