@@ -215,12 +215,14 @@ def semi_hard(
 def _first_beyond(distances: Tensor, negatives: Tensor, positive: Tensor) -> Tensor:
     """Columns `[B, W]` of the nearest negative beyond each positive, else of the farthest: without sorting all."""
     candidates = distances.masked_fill(~negatives, -torch.inf)
-    farthest = candidates.argmax(dim=1)
-    columns = []
-    for threshold in positive.unbind(dim=1):
-        beyond = candidates.masked_fill(candidates <= threshold.unsqueeze(1), torch.inf).min(dim=1)
-        columns.append(torch.where(beyond.values < torch.inf, beyond.indices, farthest))
-    return torch.stack(columns, dim=1)
+    farthest = candidates.argmax(dim=1, keepdim=True)
+    step = max(1, _BLOCK // max(1, positive.numel()))
+    chosen = []
+    for some, thresholds in zip(candidates.split(step), positive.split(step), strict=True):
+        some, thresholds = some.unsqueeze(1), thresholds.unsqueeze(2)
+        chosen.append(some.masked_fill(some <= thresholds, torch.inf).min(dim=2))
+    values, columns = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    return torch.where(values < torch.inf, columns, farthest)
 
 
 def distance_weighted(
@@ -385,18 +387,17 @@ def _all_hinge(
     d: Tensor, index: Tensor, listed: Tensor, negatives: Tensor, margin: float, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A block of rows: sum and number of the triplets above 0; fills in their gradient."""
-    thresholds, order = (d.gather(1, index) + margin).masked_fill(~listed, -torch.inf).sort(dim=1)
-    above = index.shape[1] - torch.searchsorted(thresholds, d.contiguous(), right=True)
-    above.masked_fill_(~negatives, 0)
-    largest = thresholds.flip(1).masked_fill(~listed.gather(1, order).flip(1), 0.0)
-    sums = functional.pad(largest.cumsum(dim=1), (1, 0))
+    padding = torch.finfo(d.dtype).max
+    thresholds, order = (-margin - d.gather(1, index)).masked_fill(~listed, padding).sort(dim=1)
+    above = torch.searchsorted(thresholds, (-d).masked_fill(~negatives, -torch.inf))  # thresholds above each negative
     weights = above.to(d.dtype)
-    total = (sums.gather(1, above) - weights * d).sum()
+    counts = torch.zeros(len(d), index.shape[1] + 1, dtype=d.dtype, device=d.device)
+    counts.scatter_add_(1, above, torch.ones_like(weights))
+    below = d.shape[1] - counts.cumsum(dim=1)[:, :-1]  # negatives below each threshold
+    total = -((below * thresholds).sum(dim=1) + (weights * d).sum(dim=1)).sum()
     torch.neg(weights, out=gradient)
-    histogram = torch.zeros_like(sums).scatter_add_(1, above, torch.ones_like(weights))
-    below = histogram.flip(1).cumsum(dim=1).flip(1)[:, 1:]
-    gradient.scatter_add_(1, index.gather(1, order.flip(1)), below)
-    return total, above.sum()
+    gradient.scatter_add_(1, index.gather(1, order), below)
+    return total, below.sum()
 
 
 def _all_soft(
