@@ -18,6 +18,8 @@ COMMANDS = {
     "fit-metric": "Learn a distance on labelled features, in closed form.",
     "check": "Explain a data set before anyone trains on it.",
     "embed": "Turn crops into a Parquet file of features.",
+    "models": "List the networks: parameters, multiply-adds, crops/s here.",
+    "card": "Write the model card of a run.",
     "convert": "Turn a checkpoint of torchreid, fast-reid or BoT's code into one of ours.",
     "export": "Write a model as a bundle that runs without torch, with the proof that it is the same.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
