@@ -131,11 +131,14 @@ class Bundle:
             )
         proven = [name for name in self.manifest.get("runtimes", {}) if name in able]
         order = [*proven, *(name for name in able if name not in proven)] if runtime == "auto" else [runtime]
+        refused = self.manifest.get("refused", {})
         failures = []
         for name in order:
             if not installed(name):
                 continue
             try:
+                if name in refused:
+                    raise _RuntimeFailure(f"it was refused at export: {refused[name]}")
                 network = open_network(self.folder / self.manifest["file"], name, threads, device)
                 self._check(network, name)
                 return network, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 import inspect
 import json
 import logging
@@ -157,6 +158,8 @@ def _check_wishes(model: ReIDModel | ForeignModel, out: Path, to: str, quantisat
         raise ReidError(f"{out} is there already: remove it, or name another folder.")
     if isinstance(model, ForeignModel) and to != "openvino":
         raise ReidError(f"{model.path} is not a model of this package: it can be exported to openvino only.")
+    if isinstance(model, ReIDModel) and to != "torchscript" and importlib.util.find_spec("onnx") is None:
+        raise ReidError(f"Our models reach {to} by way of ONNX: pip install onnx")
     if not any(reader.installed(name) for name in reader.READERS[to]):
         packages = " or ".join(f"pip install {reader.PACKAGES[name]}" for name in reader.READERS[to])
         raise ReidError(f"Without a runtime the bundle cannot be proven: {packages}")
@@ -261,7 +264,7 @@ def _trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) -
             if form == "torchscript":
                 torch.jit.freeze(torch.jit.trace(whole, (example,), check_trace=False)).save(str(path))
                 return
-            # The tracing exporter: it is in every torch from 2.4 on and needs no further package.
+            # The tracing exporter: it is in every torch from 2.4 on and needs onnx alone.
             torch.onnx.export(
                 whole,
                 (example,),
