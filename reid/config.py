@@ -99,6 +99,8 @@ class ModelConfig:
     """`bnneck`: batch normalisation with frozen bias between the triplet and the softmax feature."""
     embedding_dim: int = _setting(0, low=0, high=100_000)
     """Size of a linear layer after pooling; 0: none, the backbone's own width."""
+    parts: int = _setting(0, low=0, high=64)
+    """Horizontal stripes pooled beside the whole, each classified by itself; 0: none. The feature grows by as many."""
     last_stride: int = _setting(1, low=1, high=2)
     """Stride of the last stage, where the backbone has one."""
     zero_residual: bool = False

@@ -159,7 +159,8 @@ class Objective(nn.Module):
 
         Args:
             features: `[B, D]`, before BatchNorm.
-            logits: `[B, C]`, from the feature after it; may be None without a softmax term.
+            logits: `[B, C]`, from the feature after it, or `[B, n, C]` from n slices of it, whose losses and
+                accuracies are averaged; may be None without a softmax term.
             labels: `[B]` int64 in 0..C−1.
             camids: `[B]` integers, for losses that know cameras.
             embeddings: `[B, D]`, after BatchNorm; may be None where no extra loss asks for it.
@@ -183,16 +184,18 @@ class Objective(nn.Module):
                 if key in self.schedules:
                     measured[key] = torch.full_like(measured["triplet"], getattr(self.triplet, key))
         if self.uses_softmax:
-            if logits is None or logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            if logits is None or logits.ndim not in (2, 3) or labels.shape != logits.shape[:1]:
                 shape = None if logits is None else list(logits.shape)
                 raise ReidError(
                     f"The softmax loss needs logits [B, C] and labels [B]; got {shape} and {list(labels.shape)}. "
                     "Build the model with num_classes, or set softmax_weight to 0."
                 )
-            softmax = functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+            targets = labels if logits.ndim == 2 else labels.repeat_interleave(logits.shape[1])
+            logits = logits.flatten(0, -2).float()
+            softmax = functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
             terms.append(self.softmax_weight * softmax)
             measured["softmax"] = softmax.detach()
-            measured["accuracy"] = (logits.argmax(dim=1) == labels).float().mean()
+            measured["accuracy"] = (logits.argmax(dim=1) == targets).float().mean()
         for name, term in self.extra.items():
             given = features if self.inputs[name] == "features" else embeddings
             if given is None:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reid.errors import ReidError, did_you_mean
 from reid.models.backbones import Backbone, build_backbone
 from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
-from reid.models.pooling import POOLINGS
+from reid.models.pooling import POOLINGS, StripePool
 from reid.models.preprocessing import Preprocessing
 from reid.models.weights import WeightsReport, load_weights
 
@@ -58,6 +58,9 @@ class ReIDModel(nn.Module):
     e = ReLU(BN(f)) where it is "bn_relu" (with the layer before it, the head of torchreid's OSNet);
     logits = W e, without bias. Build it with `build_model`.
 
+    With `parts` stripes, f is the pooled feature of the whole map and those of its stripes end to end (`StripePool`),
+    and each of these 1 + `parts` slices of e has a W of its own: logits are [B, 1 + parts, C] then.
+
     Attributes:
         spec: plain Python from which `build_model(**spec)` makes the same structure, with `weights` "none".
         preprocessing: how images must come in; it is part of `spec`.
@@ -74,15 +77,17 @@ class ReIDModel(nn.Module):
         pooling: str,
         neck: str,
         embedding_dim: int,
+        parts: int,
         spec: dict[str, Any],
     ) -> None:
         super().__init__()
         self.spec = spec
         self.preprocessing = preprocessing
-        self.embedding_size = embedding_dim or backbone.channels
+        self.embedding_size = embedding_dim or backbone.channels * (1 + parts)
         self.weights_report: WeightsReport | None = None
         self.backbone = backbone.module
-        self.pool = POOLINGS[pooling]()
+        pool = POOLINGS[pooling]()
+        self.pool = StripePool(pool, parts) if parts else pool
         self.embedding: nn.Module = nn.Identity()
         if embedding_dim:
             self.embedding = nn.Linear(backbone.channels, embedding_dim, bias=False)
@@ -93,13 +98,17 @@ class ReIDModel(nn.Module):
             self.neck.bias.requires_grad_(False)
         elif neck == "bn_relu":
             self.neck = nn.Sequential(nn.BatchNorm1d(self.embedding_size), nn.ReLU())
-        self.classifier: nn.Linear | None = None
+        self.classifier: nn.Linear | _SliceClassifier | None = None
         if num_classes:
-            self.classifier = nn.Linear(self.embedding_size, num_classes, bias=False)
+            self.classifier = (
+                _SliceClassifier(1 + parts, backbone.channels, num_classes)
+                if parts
+                else nn.Linear(self.embedding_size, num_classes, bias=False)
+            )
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Preprocessed images, float [B, 3, H, W] → features, embeddings [B, D] and logits [B, C] or None.
+        """Preprocessed images, float [B, 3, H, W] → features, embeddings [B, D], logits [B, C] ([B, n, C] of parts) or None.
 
         Logits are given in evaluation too, wherever there is a classifier. In training mode B must be at least 2 with
         a BNNeck (a batch norm of one sample has no variance).
@@ -165,6 +174,7 @@ def build_model(
     pooling: str = "avg",
     neck: str = "bnneck",
     embedding_dim: int = 0,
+    parts: int = 0,
     weights: str | Path = "none",
     last_stride: int = 1,
     size: Sequence[int] = (256, 128),
@@ -181,6 +191,7 @@ def build_model(
         pooling: "avg", "max" or "gem".
         neck: "bnneck", "bn_relu" or "none" (see `ReIDModel`).
         embedding_dim: size of a linear layer before the neck; 0 builds none and the backbone's channels are the size.
+        parts: horizontal stripes pooled beside the whole map, each with a classifier of its own; 0: none.
         weights: "none", "imagenet", or a file of weights for the backbone (see `load_weights`).
         last_stride: 1 or 2, of the backbone's last stage (1 doubles the resolution of the feature map).
         size: (height, width) in pixels that images are resized to.
@@ -195,9 +206,14 @@ def build_model(
     for key, value, known in (("pooling", pooling, tuple(POOLINGS)), ("neck", neck, NECKS)):
         if value not in known:
             raise ReidError(f"{key} is {value!r}.{did_you_mean(str(value), known)}")
-    for key, number in (("num_classes", num_classes), ("embedding_dim", embedding_dim)):
+    for key, number in (("num_classes", num_classes), ("embedding_dim", embedding_dim), ("parts", parts)):
         if number < 0:
             raise ReidError(f"{key} is {number}: it must be 0 (none) or more.")
+    if parts and embedding_dim:
+        raise ReidError(
+            f"parts={parts} and embedding_dim={embedding_dim} exclude each other: a linear layer would mix the slices "
+            "that the parts' classifiers stand on. Set one of them to 0."
+        )
     if last_stride not in (1, 2):
         raise ReidError(f"last_stride is {last_stride}: it must be 1 or 2.")
     checked = Preprocessing(size, IMAGENET_MEAN, IMAGENET_STD, channel_order).size  # type: ignore[arg-type]
@@ -215,12 +231,13 @@ def build_model(
             "pooling": pooling,
             "neck": neck,
             "embedding_dim": int(embedding_dim),
+            "parts": int(parts),
             "weights": "none",
             "last_stride": int(last_stride),
             **preprocessing.as_dict(),
             "seed": int(seed),
         }
-        _check_size(built, backbone, checked)
+        _check_size(built, backbone, checked, parts)
         model = ReIDModel(
             built,
             preprocessing=preprocessing,
@@ -228,6 +245,7 @@ def build_model(
             pooling=pooling,
             neck=neck,
             embedding_dim=embedding_dim,
+            parts=parts,
             spec=spec,
         )
         model.weights_report = load_weights(built, backbone, weights)
@@ -254,7 +272,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _check_size(backbone: Backbone, name: str, size: tuple[int, int]) -> None:
+def _check_size(backbone: Backbone, name: str, size: tuple[int, int], parts: int) -> None:
     try:
         with torch.no_grad(), evaluating(backbone.module):
             shape = list(_on_meta(backbone.module, "forward", size).shape)
@@ -262,6 +280,22 @@ def _check_size(backbone: Backbone, name: str, size: tuple[int, int]) -> None:
         raise ReidError(f"size is {size}, which {name} cannot take: {error}.") from error
     if len(shape) != 4 or shape[1] != backbone.channels or 0 in shape:
         raise ReidError(f"size is {size}: the feature map of {name} would be {shape[1:]}. Give a larger size.")
+    if shape[2] < parts:
+        raise ReidError(
+            f"parts is {parts}, but the feature map of {name} has {shape[2]} rows at {size[0]}×{size[1]}: lower it."
+        )
+
+
+class _SliceClassifier(nn.Module):
+    """A classifier without bias for each of n slices of an embedding: [B, n · D] → [B, n, C]."""
+
+    def __init__(self, slices: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(slices, num_classes, dim))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        slices, _, dim = self.weight.shape
+        return (embeddings.unflatten(1, (slices, dim)).transpose(0, 1) @ self.weight.mT).transpose(0, 1)
 
 
 class _Method(nn.Module):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from reid.errors import ReidError
+
 
 class AveragePool(nn.Module):
     """The mean over all positions."""
@@ -42,6 +44,28 @@ class GeMPool(nn.Module):
         clamped, p = x.float().clamp(min=self.eps), self.p.float()
         top = clamped.detach().amax((2, 3), keepdim=True)
         return (top[:, :, 0, 0] * (clamped / top).pow(p).mean((2, 3)).pow(1 / p)).to(x.dtype)
+
+
+class StripePool(nn.Module):
+    """The whole map and each of its `parts` horizontal stripes, pooled alike and laid end to end, the whole first.
+
+    People stand upright, so a stripe shows head, legs or what is between in nearly every crop (Sun et al. 2018, "Beyond
+    Part Models", section 3.1). Where h is no multiple of `parts`, the upper stripes are a row taller.
+    """
+
+    def __init__(self, pool: nn.Module, parts: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] with h of at least `parts` → [B, (1 + parts) · C]."""
+        if x.shape[2] < self.parts:
+            raise ReidError(
+                f"A feature map of {x.shape[2]} rows cannot be cut into {self.parts} stripes: lower model.parts, or "
+                "give larger images."
+            )
+        return torch.cat([self.pool(part) for part in (x, *x.tensor_split(self.parts, dim=2))], dim=1)
 
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AveragePool, "max": MaxPool, "gem": GeMPool}

@@ -567,6 +567,7 @@ def _make_model(config: Config, num_classes: int) -> ReIDModel:
         pooling=settings.pooling,
         neck=settings.neck,
         embedding_dim=settings.embedding_dim,
+        parts=settings.parts,
         weights=settings.weights,
         last_stride=settings.last_stride,
         size=(settings.height, settings.width),

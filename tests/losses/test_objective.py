@@ -210,3 +210,13 @@ def test_a_real_run_that_learns_is_left_alone(margin):
     value, spoken = train(margin, lr=0.1, noise=0.3, steps=120)
     assert value < 0.1
     assert spoken == []
+
+
+def test_slices_of_logits_are_averaged():
+    features, logits = draw(10, 16), draw(10, 3, 5, seed=1)
+    objective = Objective()
+    loss, seen = objective(features, logits, LABELS)
+    each = [objective(features, logits[:, part], LABELS) for part in range(3)]
+    assert loss.item() == pytest.approx(sum(one.item() for one, _ in each) / 3, rel=1e-6)
+    for key in ("softmax", "accuracy"):
+        assert seen[key].item() == pytest.approx(sum(terms[key].item() for _, terms in each) / 3, rel=1e-6)

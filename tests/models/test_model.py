@@ -54,6 +54,38 @@ def test_the_parts_follow_the_formulas() -> None:
     torch.testing.assert_close(out.logits, out.embeddings @ model.classifier.weight.T)
 
 
+def test_stripes_have_features_and_classifiers_of_their_own() -> None:
+    model = small(num_classes=5, parts=2).eval()
+    model.neck.running_mean.normal_()
+    x = model.preprocess(images())
+    out = model(x)
+    map_ = model.backbone(x)
+    assert map_.shape[2] == 2
+    pooled = [map_.mean((2, 3)), map_[:, :, 0].mean(2), map_[:, :, 1].mean(2)]
+    torch.testing.assert_close(out.features, torch.cat(pooled, dim=1))
+    assert out.embeddings.shape == (3, model.embedding_size) == (3, 3 * 256)
+    assert out.logits.shape == (3, 3, 5)
+    for part in range(3):
+        own = out.embeddings[:, 256 * part : 256 * (part + 1)]
+        torch.testing.assert_close(out.logits[:, part], own @ model.classifier.weight[part].T)
+    again = build_model(**model.spec)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.embed(images()), model.embed(images()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"parts": 3}, "3, but the feature map of light18 has 2 rows at 32×16", id="more than rows"),
+        pytest.param({"parts": 2, "embedding_dim": 8}, "exclude each other", id="and a linear layer"),
+        pytest.param({"parts": -1}, "parts is -1", id="below 0"),
+    ],
+)
+def test_stripes_that_cannot_be(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        small(**options)
+
+
 def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
     model = small(num_classes=5, embedding_dim=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from reid.models.pooling import POOLINGS, GeMPool
+from reid.errors import ReidError
+from reid.models.pooling import POOLINGS, AveragePool, GeMPool, StripePool
 from tests.oracles import pool_loop
 
 
@@ -67,3 +68,17 @@ def test_gem_gradient_is_finite_on_zeros() -> None:
     pool(x).sum().backward()
     assert torch.isfinite(x.grad).all()
     assert torch.isfinite(pool.p.grad)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 8], ids=["a row each", "an uneven split", "an even split"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+def test_stripes_are_the_whole_and_its_slices_pooled_alike(pooling, rows):
+    x = torch.rand(3, 4, rows, 3, generator=torch.Generator().manual_seed(rows))
+    top = -(-rows // 2)
+    expected = np.concatenate([pool_loop(part.numpy(), pooling) for part in (x, x[:, :, :top], x[:, :, top:])], axis=1)
+    np.testing.assert_allclose(StripePool(POOLINGS[pooling](), 2)(x).detach(), expected, rtol=1e-5)
+
+
+def test_more_stripes_than_rows_are_refused():
+    with pytest.raises(ReidError, match="3 rows cannot be cut into 4 stripes"):
+        StripePool(AveragePool(), 4)(torch.rand(1, 2, 3, 3))
