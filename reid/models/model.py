@@ -108,10 +108,10 @@ class ReIDModel(nn.Module):
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Preprocessed images, float [B, 3, H, W] → features, embeddings [B, D], logits [B, C] ([B, n, C] of parts) or None.
+        """Preprocessed images, float [B, 3, H, W] → features and embeddings [B, D]; logits [B, C], of parts [B, n, C].
 
-        Logits are given in evaluation too, wherever there is a classifier. In training mode B must be at least 2 with
-        a BNNeck (a batch norm of one sample has no variance).
+        Logits are given in evaluation too, and None where there is no classifier. In training mode B must be at least
+        2 with a BNNeck (a batch norm of one sample has no variance).
         """
         features = self.embedding(self.pool(self.backbone(images)))
         embeddings = self.neck(features)
