@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from reid import Embedder
+from reid.commands import main
+from reid.embedding.runtimes import open_bundle
+from reid.training.checkpoints import save_checkpoint
+from tests.embedding.bundles import bundle, crops, of_model, small_model
+from tests.embedding.test_runtimes import SIDECAR, make_onnx
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install openvino)")
+
+
+def export(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path / "run/best.pt", small_model())
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny_market: Path) -> Path:
+    """A run that says what it was trained on, and was scored."""
+    config = {
+        "data": {"train": [f"market1501:{tiny_market}"]},
+        "model": {"weights": "imagenet"},
+        "eval": {"split": "validation"},
+    }
+    save_checkpoint(tmp_path / "run/last.pt", small_model(), config=config)
+    scores = {
+        "model": {"model": Embedder(small_model(), device="cpu").describe()["model"]},
+        "sets": {"tiny": {"plain": {"mAP": 0.125, "rank-1": 0.25, "cmc": [0.25]}}},
+    }
+    (tmp_path / "run/test").mkdir()
+    (tmp_path / "run/test/metrics.json").write_text(json.dumps(scores))
+    return tmp_path / "run"
+
+
+def test_a_run_becomes_a_bundle_beside_its_checkpoint(run):
+    result = export(run, "--to", "openvino")
+    assert result.exit_code == 0, result.output
+    out = run / "best-openvino.bundle"
+    for words in ("No real crops (--data or --images)", "openvino: lowest cosine to the model 0.99999", str(out)):
+        assert words in result.output
+    images = crops(3)
+    opened = open_bundle(out)
+    np.testing.assert_allclose(opened.embed(images), of_model(images), atol=2e-5)
+    assert opened.model_id == Embedder(run / "best.pt", device="cpu").describe()["model"]
+    again = export(run, "--to", "openvino")
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+
+
+def test_int8_by_the_runs_own_data(trained):
+    pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
+    result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibrate", 10)
+    assert result.exit_code == 0, result.output
+    assert "int8 on market1501 validation: mAP " in result.output
+    manifest = json.loads((trained / "last-openvino-int8.bundle/bundle.json").read_text())
+    assert manifest["parity"]["int8"]["calibration_crops"] == 10
+    assert manifest["parity"]["crops"]["real"] == "32 given crops"
+    card = (trained / "last-openvino-int8.bundle/card.md").read_text()
+    for words in (
+        "trained on: market1501, from weights imagenet",
+        "market1501: research only",
+        "tiny: mAP 12.50, rank-1 25.00",
+    ):
+        assert words in card
+
+
+def test_int8_on_named_data_and_its_test_part(run, tiny_market):
+    pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
+    data = ("--data", f"market1501:{tiny_market}", "--calibrate", 5, "--max-loss", 100)
+    result = export(run, "--to", "openvino", "--int8", *data, "--split", "test", "--out", run / "a.bundle")
+    assert result.exit_code == 0, result.output
+    assert "int8 on market1501 test: mAP" in result.output
+    result = export(run, "--to", "openvino", "--int8", *data, "--out", run / "b.bundle")
+    assert "int8 on market1501 validation (people it may have been trained on): mAP" in result.output
+
+
+def test_proof_on_a_folder_of_crops(run, tmp_path):
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for number, image in enumerate(crops(3, size=(50, 20))):
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    result = export(run / "best.pt", "--to", "torchscript", "--images", folder)
+    assert result.exit_code == 0, result.output
+    assert "No real crops" not in result.output
+    manifest = json.loads((run / "best-torchscript.bundle/bundle.json").read_text())
+    assert manifest["parity"]["crops"]["real"] == "3 given crops"
+
+
+def test_anothers_file(tmp_path):
+    theirs = make_onnx(tmp_path / "theirs.onnx")
+    theirs.with_suffix(".reid.json").write_text(json.dumps(SIDECAR))
+    result = export(theirs, "--to", "openvino", "--out", tmp_path / "ours.bundle")
+    assert result.exit_code == 0, result.output
+    images = crops(3, size=(16, 8))
+    np.testing.assert_allclose(
+        Embedder(tmp_path / "ours.bundle")(images), Embedder(theirs)(images), atol=torch.finfo(torch.float32).eps * 100
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["absent.pt", "--to", "onnx"], "There is no checkpoint absent.pt", id="no file"),
+        pytest.param(["RUN", "--to", "openvino", "--int8"], "name a data set, --data LAYOUT:ROOT", id="int8, no data"),
+        pytest.param(["BUNDLE", "--to", "onnx"], "is a bundle already", id="a bundle"),
+        pytest.param(["RUN", "--to", "onnx", "--images", "nowhere"], "nowhere is not a folder", id="no crops"),
+        pytest.param(["RUN", "--to", "onnx", "--data", "x"], "not of the form LAYOUT:ROOT", id="odd data"),
+    ],
+)
+def test_what_is_wrong_is_named(run, arguments, words):
+    names = {"RUN": run, "BUNDLE": bundle("onnx")}
+    result = export(*(names.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1
+    assert words in result.output.replace("\n", " ")
+    assert [path.name for path in run.iterdir()] == ["best.pt"]
