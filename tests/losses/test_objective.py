@@ -8,6 +8,8 @@ from torch import nn
 
 from reid.errors import ReidError
 from reid.losses import CollapseWatch, Objective, TripletLoss
+from reid.losses.circle import CircleLoss
+from reid.losses.contrastive import ContrastiveLoss
 from tests.losses.batches import repeated
 from tests.oracles import smoothed_cross_entropy_loop, triplet_loss_loop
 
@@ -118,6 +120,178 @@ def test_missing_or_misshapen_logits_are_named():
         Objective()(draw(10, 4), None, PIDS)
     with pytest.raises(ReidError, match=r"got \[9, 5\] and \[10\]"):
         Objective()(draw(10, 4), draw(9, 5), LABELS)
+
+
+CAMIDS = torch.tensor([0, 1, 0, 1, 0, 0, 1, 2, 0, 1])
+
+
+def test_extra_losses_are_added_with_their_weights_and_logged_without():
+    features, logits = draw(10, 16), draw(10, 5, seed=1)
+    options = {"circle": {"weight": 0.5, "gamma": 8}, "contrastive": {"weight": 2.0, "camera_aware": True}}
+    loss, seen = Objective(extra=options)(features, logits, LABELS, CAMIDS)
+    circle = CircleLoss(gamma=8)(features, LABELS)
+    contrastive = ContrastiveLoss(camera_aware=True)(features, LABELS, CAMIDS)
+    assert contrastive.item() != ContrastiveLoss()(features, LABELS).item(), "cameras matter here"
+    torch.testing.assert_close(seen["extra.circle"], circle)
+    torch.testing.assert_close(seen["extra.contrastive"], contrastive)
+    core, _ = Objective()(features, logits, LABELS)
+    torch.testing.assert_close(loss, core + 0.5 * circle + 2 * contrastive)
+    assert options["circle"] == {"weight": 0.5, "gamma": 8}, "the caller's settings are left alone"
+
+
+def test_an_extra_loss_alone_is_enough():
+    objective = Objective(triplet_weight=0, softmax_weight=0, extra={"circle": {"weight": 1.0}})
+    loss, seen = objective(draw(10, 16), None, LABELS)
+    assert seen.keys() == {"loss", "extra.circle"}
+    assert loss.item() == seen["extra.circle"].item()
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [({}, "embeddings"), ({"input": "features"}, "features"), ({"input": "embeddings"}, "embeddings")],
+    ids=["a head gets the feature after the neck", "unless told", "or told so"],
+)
+def test_what_a_head_is_given(options, given):
+    objective = Objective(0, 0, extra={"arcface": {"weight": 1.0} | options}, dim=16, num_classes=4)
+    two = {"features": draw(10, 16).requires_grad_(), "embeddings": draw(10, 16, seed=1).requires_grad_()}
+    objective(two["features"], None, LABELS, embeddings=two["embeddings"])[0].backward()
+    assert [name for name, tensor in two.items() if tensor.grad is not None] == [given]
+    assert objective.uses_embeddings == (given == "embeddings")
+    if given == "embeddings":
+        with pytest.raises(ReidError, match="arcface asks for embeddings"):
+            objective(two["features"], None, LABELS)
+
+
+def test_weights_of_losses_go_with_the_networks_or_at_their_own_rate():
+    extra = {"arcface": {"weight": 0.1}, "center": {"weight": 5e-4, "rate": None, "lr": 0.5}, "circle": {"weight": 1}}
+    objective = Objective(extra=extra, dim=16, num_classes=4)
+    assert [p.shape for p in objective.common_parameters()] == [(4, 16)]
+    assert objective.common_parameters()[0] is objective.extra["arcface"].weight
+    ((rate, weight, moving),) = objective.own_rates()
+    assert (rate, weight) == (0.5, 5e-4)
+    assert moving[0] is objective.extra["center"].centers
+    learned = Objective(distance="mahalanobis", dim=16)
+    assert len(learned.common_parameters()) == len(list(learned.parameters())) > 0
+
+
+def test_a_saved_objective_goes_on_where_it_stood():
+    """Memory, centres, proxies and the count from which draws come."""
+    settings = {
+        "mining": "random",
+        "extra": {
+            "contrastive": {"weight": 1.0, "memory": 15},
+            "center": {"weight": 0.1},
+            "arcface": {"weight": 1.0},
+        },
+        "dim": 16,
+        "num_classes": 4,
+    }
+
+    def losses(objective, turns):
+        inputs = [(draw(10, 16, seed=turn), draw(10, 4, seed=turn)) for turn in turns]
+        return [objective(x, y, LABELS, CAMIDS, x)[0].item() for x, y in inputs]
+
+    whole = losses(Objective(**settings), range(6))
+    first = Objective(**settings)
+    assert losses(first, range(3)) == whole[:3]
+    again = Objective(**settings)
+    assert losses(again, [5]) != whole[3:4]
+    again.load_state_dict(first.state_dict())
+    assert losses(again, range(3, 6)) == whole[3:]
+
+
+@pytest.mark.parametrize(
+    ("share", "value"),
+    [(0.0, 0.2), (0.1, 0.2), (0.25, 0.2), (0.375, 0.3), (0.5, 0.4), (0.75, 0.25), (1.0, 0.1)],
+    ids=["before the first point", "still", "at it", "half way up", "at the second", "half way down", "at the end"],
+)
+def test_schedules_are_piecewise_linear(share, value):
+    keys = ["triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness", "circle.weight"]
+    points = [[0.25, 0.2], [0.5, 0.4], [1, 0.1]]
+    objective = Objective(schedules=dict.fromkeys(keys, points), extra={"circle": {"weight": 1.0}})
+    objective.set_progress(share)
+    now = [
+        objective.triplet_weight, objective.softmax_weight, objective.label_smoothing, objective.triplet.margin,
+        objective.triplet.hardness, objective.extra_weights["circle"],
+    ]  # fmt: skip
+    assert now == pytest.approx([value] * 6)
+    features, logits = draw(10, 16), draw(10, 5, seed=1)
+    loss, seen = objective(features, logits, LABELS)
+    same = Objective(value, value, value, value, hardness=value, extra={"circle": {"weight": value}})
+    torch.testing.assert_close(loss, same(features, logits, LABELS)[0])
+    assert (seen["margin"].item(), seen["hardness"].item()) == pytest.approx((value, value))
+
+
+def test_a_term_that_starts_at_0_is_there_from_the_start():
+    objective = Objective(0, 1, schedules={"triplet_weight": [[0, 0], [1, 1]], "softmax_weight": [[0, 1], [1, 0]]})
+    names = []
+    for share in (0, 0.5, 1):
+        objective.set_progress(share)
+        features, logits = draw(10, 16).requires_grad_(), draw(10, 5, seed=1).requires_grad_()
+        loss, seen = objective(features, logits, LABELS)
+        loss.backward()
+        names.append(seen.keys())
+        assert features.grad.any() == (share > 0)
+        assert logits.grad.any() == (share < 1)
+    assert names[0] == names[1] == names[2] >= {"triplet", "softmax"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"extra": {"circel": {"weight": 1}}}, "Unknown loss 'circel'.*'circle'"),
+        ({"extra": {"circle": {}}}, "circle needs a weight of 0 or more.*got None"),
+        ({"extra": {"circle": {"weight": -1}}}, "got -1"),
+        ({"extra": {"circle": {"weight": "much"}}}, "got much"),
+        ({"extra": {"circle": {"weight": 1, "gama": 2}}}, "no option 'gama'.*'gamma'"),
+        ({"extra": {"circle": {"weight": 1, "gamma": "2 pi"}}}, "circle does not take .*2 pi"),
+        ({"extra": {"circle": {"weight": 1, "input": "images"}}}, "circle.input='images' is neither"),
+        ({"extra": {"circle": {"weight": 1, "lr": -1}}}, "circle.lr must be 0 or more; got -1"),
+        ({"schedules": {"margn": [[0, 1]]}}, "no schedule of 'margn'.*'margin'"),
+        ({"schedules": {"circle.weight": [[0, 1]]}}, "no schedule of 'circle.weight'"),
+        ({"schedules": {"margin": [[0, 1]]}, "margin": None}, "soft margin .* no value to schedule"),
+        ({"schedules": {"margin": []}}, r"rising within 0..1.*got \[\]"),
+        ({"schedules": {"margin": 0.3}}, "got 0.3"),
+        ({"schedules": {"margin": [0, 1]}}, r"got \[0, 1\]"),
+        ({"schedules": {"margin": [[0, "a"]]}}, r"got \[\[0, 'a'\]\]"),
+        ({"schedules": {"margin": [[0.5, 1], [0.5, 2]]}}, "rising"),
+        ({"schedules": {"margin": [[0, 1], [2, 2]]}}, "within 0..1"),
+        ({"schedules": {"margin": [[0, math.nan]]}}, "values of 0 or more"),
+        ({"schedules": {"hardness": [[0, 1.5]]}}, "values of 0 to 1"),
+    ],
+)
+def test_wrong_extras_and_schedules_are_named(settings, words):
+    with pytest.raises(ReidError, match=words):
+        Objective(**settings)
+
+
+def test_the_watch_follows_a_margin_that_moves():
+    watch, spoken = CollapseWatch(0.3), []
+    for step in range(60):
+        watch.margin = 0.05 + 0.005 * step
+        words = watch.observe(watch.margin, 1e-4, 1e-4)
+        spoken += [words] if words else []
+    assert len(spoken) == 1
+    assert "its margin, 0.095" in spoken[0]
+
+
+def test_the_watch_is_not_misled_by_a_margin_that_passes_the_loss():
+    watch = CollapseWatch(0.3)
+    for step in range(60):
+        watch.margin = 0.005 * step
+        assert watch.observe(0.15, 0.2, 0.21) is None
+
+
+@pytest.mark.parametrize("at", [3, 9, 15])
+def test_a_watch_that_is_taken_up_again_speaks_when_it_would_have(at):
+    series = [(0.32, 1e-3, 1e-3)] + [(0.3, 1e-3, 1e-3)] * 40
+    whole = feed(CollapseWatch(0.3), series)
+    first, again = CollapseWatch(0.3), CollapseWatch(0.3)
+    spoken = feed(first, series[:at])
+    again.load(first.state())
+    spoken += [(number + at, words) for number, words in feed(again, series[at:])]
+    assert spoken == whole
+    assert len(whole) == 1
 
 
 def feed(watch, series):
