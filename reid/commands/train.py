@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -43,11 +44,18 @@ def command(
         return
     from reid.console import console
     from reid.training.distributed import join_ranks
-    from reid.training.trainer import BEST, LAST, Interrupted, train
+    from reid.training.trainer import BEST, LAST, SETTINGS, Interrupted, train
 
+    if not out and not resume and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise ReidError("torchrun --max-restarts needs --out, so that a restart finds the run that it goes on with.")
+    if out and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and (Path(out) / SETTINGS).is_file():
+        resume = out
+    if resume and (Path(resume) / SETTINGS).is_file():
+        config = load_config(Path(resume) / SETTINGS)
     name = Path(config_file).stem if config_file else "train"
-    folder = Path(resume or out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    with join_ranks(config.device) as ranks:
+    with join_ranks(config.device, config.rank_timeout) as ranks:
+        now = time.localtime(ranks.first(time.time()))
+        folder = Path(resume or out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S', now)}")
         try:
             progress = train(config, folder, ranks, resume=bool(resume))
         except Interrupted as stop:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +40,8 @@ class Ranks:
         """
         if self.world_size == 1:
             return tensor
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(list(all_gather(tensor.contiguous())))
+        gathered: Tensor = _Gather.apply(tensor, self.rank, self.world_size)
+        return gathered
 
     def gather_rows(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Every rank's array, in rank order, on every rank. Lengths may differ."""
@@ -74,6 +74,39 @@ class Ranks:
         return bool(said.item() > 0)
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, rank: int, world_size: int) -> Tensor:
+        ctx.own = slice(rank * len(tensor), (rank + 1) * len(tensor))
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.own], None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """The sum over all processes, on each; gradients are summed likewise. There must be a process group."""
+    total: Tensor = _Sum.apply(tensor)
+    return total
+
+
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto`: the GPU of this rank if there is one, else Apple's, else the CPU.
 
@@ -102,7 +135,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextlib.contextmanager
 def join_ranks(device: str, timeout_minutes: float = 30.0) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one."""
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one.
+
+    A process that waits for the others longer than `timeout_minutes`, or loses one, ends with an error.
+
+    Raises:
+        ReidError: the others are gone, or do not answer.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     place = pick_device(device, local_rank)
@@ -115,5 +154,11 @@ def join_ranks(device: str, timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
         yield Ranks(rank, world_size, place)
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error):
+            raise
+        raise ReidError(
+            f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} The cause is the first "
+            f"error of another process, or one that did not answer for rank_timeout={timeout_minutes:g} minutes."
+        ) from error
+    dist.destroy_process_group()  # not after an error: it would wait for the others

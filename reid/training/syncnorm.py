@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reid.training.distributed import sum_with_gradient
+
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """`y = γ·(x − μ) / √(σ² + ε) + β` with μ and σ² over the crops of all processes, which must have equally many.
@@ -22,14 +24,12 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """`[B, C, ...]` → the same shape."""
         if not self.training:
             return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        from torch.distributed.nn.functional import all_reduce
-
         others = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = all_reduce(x.sum(others)) / count
+        mean = sum_with_gradient(x.sum(others)) / count
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(others)) / count
+        variance = sum_with_gradient(centred.square().sum(others)) / count
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)  # type: ignore[union-attr]

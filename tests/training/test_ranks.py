@@ -1,0 +1,145 @@
+"""Several processes: they train as one, and when one of them dies the others do not wait for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reid.config import load_config
+from reid.errors import ReidError
+from reid.training.checkpoints import load_checkpoint
+from reid.training.distributed import join_ranks
+from reid.training.trainer import train
+from tests.training.runs import ALONE, REPOSITORY, log_of
+
+SHARED = [
+    "sync_batchnorm=true",
+    "optim.ema=0.9",
+    "optim.accumulate=2",
+    "optim.groups={backbone.0: {freeze_epochs: 1}}",
+    "loss.extra={center: {weight: 0.01, lr: 0.5}}",
+    "augment.pad=2",
+    "eval.split=validation",
+    "eval.fraction=0.3",
+    "eval.every=1",
+    "log_every=1",
+]
+SMOOTH = ["loss.triplet_weight=0", "loss.extra={}", "model.neck=none"]
+TROUBLES = {"die": ["die", 1, 3], "fail": ["fail", 0, 3], "hang": ["hang", 1, 3]}
+
+
+@pytest.fixture(scope="module")
+def results(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of two processes that train together, undisturbed and with each of the troubles."""
+    folder = tmp_path_factory.mktemp("ranks")
+    tasks: list[dict[str, Any]] = [
+        {"settings": [*small_settings, *SHARED, "schedule.epochs=1"], "out": str(folder / "two")},
+        {"settings": [*small_settings, *SHARED, *SMOOTH], "out": str(folder / "smooth")},
+        {
+            "settings": [*small_settings, *SHARED, "schedule.epochs=1", "sync_batchnorm=false"],
+            "out": str(folder / "apart"),
+        },
+    ]
+    tasks += [
+        {"settings": [*small_settings, "rank_timeout=0.1"], "out": str(folder / kind), "trouble": trouble}
+        for kind, trouble in TROUBLES.items()
+    ]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    command = [sys.executable, "-m", "tests.training.ranks", str(folder / "tasks.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {"folder": folder, **dict(zip(["two", "smooth", "apart", *TROUBLES], json.loads(done.stdout), strict=True))}
+
+
+def test_two_processes_train_as_one_with_the_same_batch(
+    results: dict[str, Any], small: list[str], tmp_path: Path
+) -> None:
+    """Softmax without a neck: rounding stays rounding to the end (see `test_with_everything_on`)."""
+    assert results["smooth"]["codes"] == [0, 0], results["smooth"]["printed"]
+    train(load_config(None, [*small, *SHARED, *SMOOTH]), tmp_path / "one", ALONE)
+    one, two = log_of(tmp_path / "one"), log_of(results["folder"] / "smooth")
+    assert len(one) == len(two) > 6
+    for alone, shared in zip(one, two, strict=True):
+        assert alone.keys() == shared.keys()
+        for name, value in alone.items():
+            assert shared[name] == pytest.approx(value, rel=1e-4), (alone["step"], name)
+    checkpoints = [load_checkpoint(run / "last.pt") for run in (tmp_path / "one", results["folder"] / "smooth")]
+    for kind in ("model", "raw"):
+        for name, tensor in checkpoints[0][kind].items():
+            assert torch.allclose(checkpoints[1][kind][name], tensor, rtol=1e-3, atol=1e-5), name
+    assert results["smooth"]["printed"][0].count("epoch 2/2") == 1
+    assert "epoch" not in results["smooth"]["printed"][1], "the second one is silent"
+
+
+def test_with_everything_on(results: dict[str, Any], small: list[str], tmp_path: Path) -> None:
+    """Mining chooses other triplets, and channels with next to no variance are scaled up, at the smallest difference:
+    a run of one process whose weights are changed by 1e-7 goes apart as fast. So the first steps are compared."""
+    train(load_config(None, [*small, *SHARED, "schedule.epochs=1"]), tmp_path / "one", ALONE)
+    one, two = log_of(tmp_path / "one"), log_of(results["folder"] / "two")
+    for alone, shared in zip(one[:2], two[:2], strict=True):
+        assert {"triplet", "softmax", "extra.center"} < alone.keys() == shared.keys()
+        for name, value in alone.items():
+            assert shared[name] == pytest.approx(value, rel=1e-5), (alone["step"], name)
+    apart = log_of(results["folder"] / "apart")
+    assert apart[0]["loss"] != pytest.approx(one[0]["loss"], rel=1e-3), "statistics of half a batch are others"
+
+
+def test_a_process_that_dies_ends_the_job(results: dict[str, Any]) -> None:
+    died = results["die"]
+    assert died["codes"] == [1, -9]
+    assert "Process 0 of 2 lost the others" in died["printed"][0]
+    assert "Traceback" not in died["printed"][0]
+    assert died["late"] < 10
+
+
+def test_a_process_that_fails_says_why_and_ends_the_job(results: dict[str, Any]) -> None:
+    failed = results["fail"]
+    assert failed["codes"] == [1, 1]
+    assert "rank 0 has a trouble of its own" in failed["printed"][0]
+    assert "Process 1 of 2 lost the others" in failed["printed"][1]
+    assert failed["late"] < 10
+
+
+def test_a_process_that_hangs_ends_the_job_within_the_timeout(results: dict[str, Any]) -> None:
+    hung = results["hang"]
+    assert hung["codes"] == [1, -15]
+    assert "rank_timeout=0.1 minutes" in hung["printed"][0]
+    assert hung["seconds"] < 60
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(small: list[str], tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
+        "-m", "tests.training.ranks", "--out", str(tmp_path / "run"), *small, *SHARED, "save_every=2",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "REID_TEST_TROUBLE": json.dumps(["die", 1, 4])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"continuing {tmp_path / 'run'} at epoch 1, step 3" in done.stdout.replace("\n", "")
+    train(load_config(None, [*small, *SHARED]), tmp_path / "one", ALONE)
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [line["step"] for line in log_of(tmp_path / "one")]
+    assert json.loads((tmp_path / "run/environment.json").read_text())["processes"] == 2
+    last = [log_of(run)[-2]["loss"] for run in (tmp_path / "run", tmp_path / "one")]
+    assert last[0] == pytest.approx(last[1], rel=5e-3)
+
+
+def test_one_process_needs_no_group() -> None:
+    with join_ranks("cpu") as ranks:
+        assert (ranks.rank, ranks.world_size) == (0, 1)
+        assert ranks.any(True)
+        assert not ranks.any(False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ReidError, match=device), join_ranks(device):
+        pass
