@@ -114,33 +114,44 @@ def distance(some: Weights, other: Weights, start: Weights) -> tuple[float, floa
     return apart / size, apart / moved
 
 
-def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
-    overrides = [
-        f"data.train=[market1501:{args.market}]", "data.store=files", "model.weights=none", "device=cpu",
-        f"sampler.batch_size={4 * args.ids}", f"model.height={args.size[0]}", f"model.width={args.size[1]}",
+def our_trainer(market: Path, ids: int, size: tuple[int, int], *overrides: str) -> _Trainer:
+    """The trainer of our BoT config, on batches of `ids` × 4 crops."""
+    given = [
+        f"data.train=[market1501:{market}]", "data.store=files", "model.weights=none", "device=cpu",
+        f"sampler.batch_size={4 * ids}", f"model.height={size[0]}", f"model.width={size[1]}",
     ]  # fmt: skip
-    config = load_config(CONFIG, [*overrides, *args.override])
+    config = load_config(CONFIG, [*given, *overrides])
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(config, Path(folder), Ranks(0, 1, torch.device("cpu")), gather_material(config))
     trainer.loader.set_epoch(0)
-    batches = list(islice(trainer.loader, args.steps))
+    return trainer
 
+
+def their_network(code: SimpleNamespace, num_classes: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs = code.baseline.Baseline(len(trainer.pid_of_label), 1, "", "bnneck", "after", "resnet50", "none")
-    start = {our_name(k): v.clone() for k, v in theirs.state_dict().items()}
-    print(trainer.model.load_state_dict(start), f"in {config.model.backbone}; {len(batches)} batches of {4 * args.ids}")
+        network: nn.Module = code.baseline.Baseline(num_classes, 1, "", "bnneck", "after", "resnet50", "none")
+    return network
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """As torchvision's ToTensor and Normalize: uint8 [B, H, W, 3] → float32 [B, 3, H, W]."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    return (pixels.permute(0, 3, 1, 2).contiguous().float().div(255) - mean) / std
 
-    def images(pixels: Tensor) -> Tensor:
-        """As torchvision's ToTensor and Normalize."""
-        return (pixels.permute(0, 3, 1, 2).contiguous().float().div(255) - mean) / std
 
-    shift = (images(batches[0].images) - trainer.model.preprocess(batches[0].images)).abs().max()
+def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
+    trainer = our_trainer(args.market, args.ids, args.size, *args.override)
+    batches = list(islice(trainer.loader, args.steps))
+    theirs = their_network(code, len(trainer.pid_of_label))
+    start = {our_name(k): v.clone() for k, v in theirs.state_dict().items()}
+    trainer.model.load_state_dict(start)
+    print(f"{trainer.config.model.backbone}, {len(batches)} batches of {4 * args.ids} crops of {args.size}")
+    shift = (normalised(batches[0].images) - trainer.model.preprocess(batches[0].images)).abs().max()
     print(f"largest difference of a preprocessed pixel: {shift:.1e}")
 
     kept: list[tuple[Row, Weights]] = []
-    run_theirs(code, theirs, batches, images, lambda step, row, weights: kept.append((row, copied(weights))))
+    run_theirs(code, theirs, batches, normalised, lambda step, row, weights: kept.append((row, copied(weights))))
 
     def against(title: str) -> Callable[[int, Row, Weights], None]:
         print(f"\n{title}\n| step | lr | triplet | softmax | sum | weights / their size | weights / their way |")
@@ -157,15 +168,13 @@ def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
     for step, (row, _) in enumerate(kept):
         print(f"| {step + 1} | {row['lr']:.4e} | {row['triplet']:.6f} | {row['softmax']:.6f} | {row['sum']:.6f} |")
     run_ours(trainer, batches, against("Ours to theirs, relative"))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        again = code.baseline.Baseline(len(trainer.pid_of_label), 1, "", "bnneck", "after", "resnet50", "none")
+    again = their_network(code, len(trainer.pid_of_label))
     again.to(memory_format=torch.channels_last)
     run_theirs(
         code,
         again,
         batches,
-        lambda pixels: images(pixels).contiguous(memory_format=torch.channels_last),
+        lambda pixels: normalised(pixels).contiguous(memory_format=torch.channels_last),
         against("Theirs in channels_last memory to theirs, relative"),
     )
 

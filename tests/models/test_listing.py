@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.models import BACKBONES, build_model
+
+
+def rows(*arguments: str) -> dict[str, list[str]]:
+    result = CliRunner().invoke(main, ["models", *arguments])
+    assert result.exit_code == 0, result.output
+    return {words[0]: words[1:] for line in result.output.splitlines() if len(words := line.split()) in (5, 6)}
+
+
+def test_all_networks_are_listed_with_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: BACKBONES[name] for name in ("resnet18", "osnet_ain_x0_25", "light10")}
+    monkeypatch.setattr("reid.models.BACKBONES", few)
+    listed = rows()
+    assert [name for name in listed if name in BACKBONES] == list(few)
+    model = build_model("light10", neck="none")
+    counts = model.count()
+    sizes = [str(model.embedding_size), f"{counts.parameters / 1e6:.2f}", f"{counts.flops / 1e9:.3f}"]
+    assert listed["light10"][:3] == sizes
+    assert float(listed["light10"][3]) == pytest.approx(4 * counts.parameters / 1e6, rel=0.01)
+
+
+def test_named_ones_are_measured_at_the_size_asked_for() -> None:
+    listed = rows("light10", "--size", "64", "32", "--measure", "--device", "cpu")
+    assert [name for name in listed if name in BACKBONES] == ["light10"]
+    assert listed["light10"][2] == f"{build_model('light10', neck='none', size=(64, 32)).count().flops / 1e9:.3f}"
+    assert re.fullmatch(r"\d+", listed["light10"][4])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["models", "light11"])
+    assert result.exit_code
+    assert "Did you mean 'light1" in result.output

@@ -1,0 +1,81 @@
+"""Our BoT recipe beside BoT's own code, which REID_BOT names; `measure_bot_parity` does it at length on real crops."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from reid.config import load_config
+from reid.evaluation import evaluate_distances
+from reid.training.schedules import learning_rate_factor
+from tests.training import measure_bot_parity as parity
+
+
+@pytest.fixture
+def code() -> Iterator[SimpleNamespace]:
+    folder = os.environ.get("REID_BOT")
+    if not folder:
+        pytest.skip("REID_BOT does not name the folder of reid-strong-baseline")
+    before = set(sys.modules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # written for an older torch
+        yield parity.their_code(Path(folder))
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("modeling", "layers", "solver", "data"):
+            del sys.modules[name]
+
+
+def test_losses_rates_and_weights_are_theirs(code: SimpleNamespace, tiny_market: Path) -> None:
+    trainer = parity.our_trainer(tiny_market, 4, (128, 64))
+    batches = list(islice(trainer.loader, 2))
+    theirs = parity.their_network(code, len(trainer.pid_of_label))
+    start = {parity.our_name(k): v.clone() for k, v in theirs.state_dict().items()}
+    trainer.model.load_state_dict(start)
+    seen: list[tuple[parity.Row, parity.Weights]] = []
+
+    def keep(step: int, row: parity.Row, weights: parity.Weights) -> None:
+        seen.append((row, parity.copied(weights)))
+
+    parity.run_theirs(code, theirs, batches, parity.normalised, keep)
+    parity.run_ours(trainer, batches, keep)
+    (first, there), (second, _), (ours, here), (then, _) = seen
+    assert ours == pytest.approx(first, rel=1e-4)
+    assert then == pytest.approx(second, rel=2e-2)
+    # Adam's first step is the learning rate in the sign of each gradient, rounding's where the true one is near zero
+    assert parity.distance(here, there, start)[0] < 1e-3
+    running = [k for k in here if "running_" in k]
+    assert max(float((here[k] - there[k]).abs().max()) for k in running) < 1e-4
+
+
+def test_the_learning_rate_of_every_epoch_is_theirs(code: SimpleNamespace) -> None:
+    solver, settings = code.settings.SOLVER, load_config(parity.CONFIG)
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], solver.BASE_LR)
+    schedule = code.schedule.WarmupMultiStepLR(
+        optimizer, solver.STEPS, solver.GAMMA, solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.WARMUP_METHOD
+    )
+    assert settings.schedule.epochs == solver.MAX_EPOCHS
+    for epoch in range(solver.MAX_EPOCHS):
+        schedule.step()
+        ours = settings.optim.lr * learning_rate_factor(settings.schedule, epoch)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+def test_scores_of_the_same_distances_are_theirs(code: SimpleNamespace) -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = 40, 300
+    distances = rng.random((queries, gallery)).astype(np.float32)
+    pids, cameras = (tuple(rng.integers(0, n, size) for size in (queries, gallery)) for n in (12, 4))
+    pids[0][:3] = 99  # nobody to be found
+    cmc, mean = code.evaluation.eval_func(distances, *pids, *cameras)
+    found = evaluate_distances(distances, *pids, *cameras)
+    assert found.mAP == pytest.approx(mean, rel=1e-6)
+    np.testing.assert_allclose(found.cmc, cmc, rtol=1e-6)
