@@ -5,8 +5,8 @@
     python -m tests.training.measure_losses ROOT --only soft,circle --out runs/losses
     python -m tests.training.measure_losses --table --out runs/losses
 
-ROOT is Market-1501. The recipe is `configs/market1501_cpu.yaml`: light14 at 128×64, batches of 16×4, softmax beside the
-metric loss. Variants that already stand in `OUT/results.jsonl` are not run again, so a call that was cut off goes on.
+ROOT is Market-1501. All variants share `RECIPE`: light14 at 128×64 from scratch, batches of 16×4, softmax beside the metric
+loss, no schedule but the learning rate's. Variants that already stand in `OUT/results.jsonl` are not run again, so a call that was cut off goes on.
 With `--jobs N`, N runs share the machine, and the time of each is less worth: compare rows of one call only.
 """
 
@@ -24,7 +24,11 @@ from pathlib import Path
 
 import click
 
-CONFIG = Path(__file__).parents[2] / "configs/market1501_cpu.yaml"
+RECIPE = (
+    "augment.pad=5", "augment.erase=0.3", "model.backbone=light14", "model.height=128", "model.width=64",
+    "loss.margin=null", "optim.name=sgd", "optim.lr=0.05", "optim.weight_decay=1e-3", "schedule.epochs=22",
+    "schedule.kind=cosine", "schedule.warmup_epochs=2", "schedule.per=step", "eval.split=none",
+)  # fmt: skip
 NO_TRIPLET = "loss.triplet_weight=0"
 HARD = "loss.margin=0.3"
 COSINE = {"distance": "cosine", "margin": 0.5, "power": 1}
@@ -116,6 +120,7 @@ VARIANTS = {
 
 def settings_of(root: str, name: str, minutes: float, device: str, out: Path, more: tuple[str, ...]) -> list[str]:
     return [
+        *RECIPE,
         f"data.train=market1501:{root}",
         f"data.store_dir={out / 'store'}",
         f"schedule.minutes={minutes}",
@@ -138,7 +143,7 @@ def run_one(settings: list[str], name: str, out: Path, threads: int) -> None:
     from reid.training.trainer import LAST, train
 
     torch.set_num_threads(threads)
-    config = load_config(CONFIG, settings)
+    config = load_config(None, settings)
     with join_ranks(config.device) as ranks:
         progress = train(config, out / name, ranks)
         (benchmark,) = load_sources(config.data.train)
@@ -170,7 +175,7 @@ def pack(settings: list[str]) -> None:
     from reid.data.sources import load_sources
     from reid.training.material import gather_material, open_test_split
 
-    config = load_config(CONFIG, settings)
+    config = load_config(None, settings)
     gather_material(config)
     (benchmark,) = load_sources(config.data.train)
     open_test_split(config.data, benchmark, (config.model.height, config.model.width), [])
