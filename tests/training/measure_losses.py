@@ -5,9 +5,10 @@
     python -m tests.training.measure_losses ROOT --only soft,circle --out runs/losses
     python -m tests.training.measure_losses --table --out runs/losses
 
-ROOT is Market-1501. All variants share `RECIPE`: light14 at 128×64 from scratch, batches of 16×4, softmax beside the metric
-loss, no schedule but the learning rate's. Variants that already stand in `OUT/results.jsonl` are not run again, so a call that was cut off goes on.
-With `--jobs N`, N runs share the machine, and the time of each is less worth: compare rows of one call only.
+ROOT is Market-1501. All variants share `RECIPE`: light14 at 128×64 from scratch, batches of 16×4, softmax beside the
+metric loss, no schedule but the learning rate's. Variants that already stand in `OUT/results.jsonl` are not run again,
+so a call that was cut off goes on. With `--jobs N`, N runs share the machine, and the time of each is less worth:
+compare rows of one call only.
 """
 
 from __future__ import annotations
