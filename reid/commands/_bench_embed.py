@@ -48,7 +48,10 @@ def bench_embed(
         for name in models:
             base, ways = _ways(name, paths, peer, threads, folder)
             rates = _measure(ways, paths, seconds, rounds)
-            console.print(f"{name}, {SIZE[0]}×{SIZE[1]}, {threads} threads, batches of {BATCH}, {rounds} rounds")
+            cpu = torch.backends.cpu.get_cpu_capability()
+            console.print(
+                f"{name}, {SIZE[0]}×{SIZE[1]}, {threads} threads ({cpu}), batches of {BATCH}, {rounds} rounds"
+            )
             for way, found in rates.items():
                 ratio = statistics.median(a / b for a, b in zip(found, rates[base], strict=True))
                 console.print(f"  {way:<34} {statistics.median(found):8.1f} crops/s  {ratio:6.2f} ×", highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
 
 REAL_CROPS = 32
 """Of which parity is proven."""
-
-TERMS = {
-    "market1501": "research only",
-    "dukemtmc": "withdrawn by its authors; do not pass on",
-    "msmt17": "research only, under a signed agreement",
-    "cuhk03": "research only",
-}
 
 
 @click.command("export")
@@ -75,7 +67,9 @@ def command(
     """
     from reid.console import console, warn
     from reid.data.sources import load_source
+    from reid.embedding.card import model_card
     from reid.embedding.export import Quantisation, export_bundle
+    from reid.models import ReIDModel
 
     model, model_id, file, config = _open(source)
     if out is None:
@@ -87,8 +81,8 @@ def command(
     size = model.preprocessing.size
     quantisation = None
     if int8 and benchmark is not None:
-        held_out = config.get("eval", {}).get("split") == "validation" and data is None
-        scored, rest = _split(benchmark, split, size, held_out)
+        scoring = config.get("eval", {}) if data is None else {}
+        scored, rest = _split(benchmark, split, size, scoring)
         calibration = _pixels(_folder(images) if images else rest, size, calibrate)
         quantisation = Quantisation(calibration, scored, max_loss)
     real = _folder(images) if images else None if benchmark is None else benchmark.train
@@ -102,7 +96,7 @@ def command(
         model_id=model_id,
         crops=crops,
         quantisation=quantisation,
-        about=_about(config, file, model_id),
+        about=model_card(file) if isinstance(model, ReIDModel) else "",
     )
     proof = manifest["parity"]
     for runtime, found in proof["lowest_cosine"].items():
@@ -172,8 +166,8 @@ def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:
     return np.stack([decode(path, size) for path in crops.paths[np.sort(rows)]])
 
 
-def _split(benchmark: Benchmark, name: str, size: tuple[int, int], held_out: bool) -> tuple[Split, Crops]:
-    """What int8 is scored on, and the train crops of other people."""
+def _split(benchmark: Benchmark, name: str, size: tuple[int, int], scoring: dict[str, Any]) -> tuple[Split, Crops]:
+    """What int8 is scored on, and the train crops of other people; `scoring` are a training's settings `eval`."""
     from reid.config import DataConfig
     from reid.console import warn
     from reid.data.split import hold_out
@@ -184,28 +178,8 @@ def _split(benchmark: Benchmark, name: str, size: tuple[int, int], held_out: boo
     settings, left_out = DataConfig(store="files"), list[str]()
     if name == "test":
         return open_test_split(settings, benchmark, size, left_out), benchmark.train
-    train, query, gallery = hold_out(benchmark.train, cross_camera=benchmark.cross_camera)
+    fraction = scoring.get("fraction", 0.1)
+    train, query, gallery = hold_out(benchmark.train, fraction=fraction, cross_camera=benchmark.cross_camera)
     queries, others = open_pixels(settings, [query, gallery], size, left_out, of=benchmark.train)
-    known = "" if held_out else " (people it may have been trained on)"
+    known = "" if scoring.get("split") == "validation" else " (people it may have been trained on)"
     return Split(f"{benchmark.name} validation{known}", queries, others, benchmark.cross_camera), train
-
-
-def _about(config: dict[str, Any], file: Path, model_id: str) -> dict[str, Any]:
-    """What the card says of data, terms and scores."""
-    names = [str(text).partition(":")[0] for text in config.get("data", {}).get("train", [])]
-    terms = "; ".join(f"{name}: {TERMS.get(name, 'yours to know')}" for name in dict.fromkeys(names))
-    weights = config.get("model", {}).get("weights", "none")
-    about: dict[str, Any] = {}
-    if names:
-        started = "" if weights == "none" else f", from weights {Path(weights).name}"
-        about["data"] = ", ".join(names) + started
-        about["licence"] = f"the weights come under the terms of the data they were learned from ({terms})"
-    try:
-        scores = json.loads((file.parent / "test/metrics.json").read_text("utf-8"))
-        if scores["model"]["model"] == model_id:
-            about["metrics"] = {
-                name: {key: found["plain"][key] for key in ("mAP", "rank-1")} for name, found in scores["sets"].items()
-            }
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return about

@@ -30,6 +30,7 @@ from torch.nn import functional
 from reid import __version__
 from reid.data.loader import read_batches
 from reid.embedding import bundle as reader
+from reid.embedding.card import PURPOSE
 from reid.embedding.runtimes import ForeignModel, open_bundle
 from reid.errors import ReidError, did_you_mean
 from reid.evaluation import evaluate
@@ -72,7 +73,7 @@ def export_bundle(
     model_id: str,
     crops: Images | None = None,
     quantisation: Quantisation | None = None,
-    about: Mapping[str, Any] | None = None,
+    about: str = "",
 ) -> dict[str, Any]:
     """Write `out`, a folder that `open_bundle` and its own run.py read, or nothing at all.
 
@@ -90,7 +91,7 @@ def export_bundle(
         crops: uint8 `[N, h, w, 3]`, real ones of the model's size; made patterns where left out.
         quantisation: makes the model int8 (to "openvino" only; Jacob et al. 2018, "Quantization and Training of Neural
             Networks for Efficient Integer-Arithmetic-Only Inference"; here after training, by NNCF).
-        about: plain Python for the card: "data", "licence", "metrics".
+        about: the model's own card in Markdown (`model_card`), which card.md goes on with after the bundle's part.
 
     Returns:
         The content of bundle.json.
@@ -139,12 +140,11 @@ def export_bundle(
             "refused": refused,
             "parity": proof,
             "check": check,
-            "about": dict(about or {}),
             "versions": _versions(networks),
             "sha256": {one.name: reader.digest(one) for one in sorted(folder.iterdir())},
         }
         (folder / "bundle.json").write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", "utf-8")
-        (folder / "card.md").write_text(card(out.name, manifest), "utf-8")
+        (folder / "card.md").write_text(card(out.name, manifest) + (about or PURPOSE), "utf-8")
         shutil.copy(inspect.getfile(reader), folder / "run.py")
         for name in speeds:
             open_bundle(folder, name)
@@ -452,75 +452,45 @@ def _versions(networks: Mapping[str, Any]) -> dict[str, str]:
 
 
 def card(name: str, manifest: Mapping[str, Any]) -> str:
-    """The model card of a bundle, in Markdown, from its manifest alone."""
-    about, proof = manifest["about"], manifest["parity"]
+    """What a bundle is and how it was proven, in Markdown, from its manifest alone."""
+    proof = manifest["parity"]
     height, width = manifest["size"]
+    packages = " or ".join(reader.PACKAGES[runtime] for runtime in manifest["runtimes"])
     lines = [
-        f"# {name}",
+        f"# Bundle: {name}",
         "",
-        "Person re-identification: one embedding for each crop of a person; the cosine of two says how alike they are.",
-        "",
-        f"- model: `{manifest['model']}`, {manifest['precision']}, {manifest['form']}",
-        f"- input: uint8 [N, {height}, {width}, 3], RGB, 0..255, crops resized to {height}×{width} (height × width)",
-        f"- output: float32 [N, {manifest['dimension']}], rows of length 1",
-        f"- preprocessing, inside the model: {json.dumps(manifest['preprocessing'])}",
-        f"- trained on: {about.get('data', 'not recorded')}",
-        f"- licence and terms: {about.get('licence', 'not recorded')}",
-        "- versions at export: " + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        "",
-        "## Run it",
+        f"- **Model**: `{manifest['model']}`, {manifest['precision']}, {manifest['form']}",
+        f"- **Input**: uint8 [N, {height}, {width}, 3], RGB, 0..255, of crops resized to {height} high, {width} wide",
+        f"- **Output**: float32 [N, {manifest['dimension']}], rows of length 1, compared by cosine",
+        f"- **Preprocessing**, inside the model: {json.dumps(manifest['preprocessing'])}",
+        "- **Made with**: " + ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
         "",
         "```python",
-        f"from run import Bundle  # run.py of this folder; needs NumPy and {_packages(manifest)}",
+        f"from run import Bundle  # run.py of this folder; needs NumPy and {packages}",
         "",
         f'features = Bundle("{name}").embed(crops)',
         "```",
         "",
-        "## Scores of the model that was exported",
-        "",
-        *_scores(about.get("metrics", {})),
-        "",
-        "## Proof that this is that model",
-        "",
-        "Lowest cosine between its embeddings and the original's" + (", before int8:" if "int8" in proof else ":"),
+        "Lowest cosine to the embeddings of the model that was exported"
+        + (", before int8:" if "int8" in proof else ":"),
         "",
     ]
     for runtime, found in proof["lowest_cosine"].items():
         lines += [f"- {runtime}, {where}: {cosine:.7f}" for where, cosine in found.items()]
     lines += [f"- {runtime}: refused, {reason}" for runtime, reason in manifest["refused"].items()]
-    lines += ["", "Real crops: " + proof["crops"]["real"] + "."]
+    lines += ["", f"Random: {proof['crops']['random']}. Real: {proof['crops']['real']}.", ""]
     if "int8" in proof:
         int8 = proof["int8"]
         lines += [
-            "",
-            f"int8, on {int8['split']} ({int8['queries']:,} queries, {int8['gallery']:,} in the gallery): "
+            f"int8, on {int8['split']}, {int8['queries']:,} queries, {int8['gallery']:,} in the gallery: "
             f"mAP {100 * int8['mAP_float']:.2f} → {100 * int8['mAP_int8']:.2f}, "
             f"rank-1 {100 * int8['rank1_float']:.2f} → {100 * int8['rank1_int8']:.2f}; "
             f"{int8['points_allowed']:g} points of mAP were allowed to go. "
             f"Calibrated on {int8['calibration_crops']} crops.",
+            "",
         ]
-    lines += ["", "## Crops a second at export, batches of 16, all cores", ""]
-    lines += [f"- {runtime}: {found['crops_per_second']:g}" for runtime, found in manifest["runtimes"].items()]
+    speeds = ", ".join(f"{runtime} {found['crops_per_second']:g}" for runtime, found in manifest["runtimes"].items())
+    lines += [f"Crops a second at export, batches of 16, all cores: {speeds}.", ""]
     if not manifest["check"]["tells"]:
-        lines += ["", "The check crops do not tell a wrong order of channels or range of values: it hardly sees them."]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "It recognises clothing and build, not faces, and fails between days. People in pictures have rights: know the "
-        "law where you use it.",
-    ]
+        lines += ["The check crops do not tell a wrong order of channels or range of values: it hardly sees them.", ""]
     return "\n".join(lines) + "\n"
-
-
-def _packages(manifest: Mapping[str, Any]) -> str:
-    return " or ".join(reader.PACKAGES[name] for name in manifest["runtimes"])
-
-
-def _scores(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    if not metrics:
-        return ["None were found beside the checkpoint (`reid test` leaves them)."]
-    return [
-        f"- {name}: " + ", ".join(f"{key} {100 * value:.2f}" for key, value in scores.items())
-        for name, scores in metrics.items()
-    ]

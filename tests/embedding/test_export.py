@@ -90,17 +90,25 @@ def test_what_a_bundle_says_of_itself():
     }
     assert (folder / "run.py").read_text() == inspect.getsource(reader)
     text = (folder / "card.md").read_text()
-    for words in ("small-rgb", "64×32", "not recorded", "None were found", "made patterns", "onnx, random, batch 8: "):
+    for words in (
+        "small-rgb",
+        "64×32",
+        "made patterns",
+        "onnx, random, batch 8: ",
+        "Intended use",
+        "Consent",
+        "Limits",
+    ):
         assert words in text
 
 
-def test_the_card_names_data_terms_and_scores():
-    manifest = json.loads((bundle("onnx") / "bundle.json").read_text())
-    manifest["about"] = {"data": "somewhere", "licence": "ask", "metrics": {"there": {"mAP": 0.5, "rank-1": 0.75}}}
-    manifest["refused"] = {"openvino": "cosine 0.5"}
-    text = card("x.bundle", manifest)
-    for words in ("trained on: somewhere", "terms: ask", "there: mAP 50.00, rank-1 75.00", "openvino: refused, cosine"):
-        assert words in text
+def test_the_card_goes_on_with_the_models_own(tmp_path, tiny):
+    export_bundle(tiny, tmp_path / "m.bundle", to="openvino", model_id="m", about="# Its own card\n")
+    text = (tmp_path / "m.bundle/card.md").read_text()
+    assert text.startswith("# Bundle: m.bundle\n")
+    assert text.endswith("\n\n# Its own card\n")
+    manifest = json.loads((tmp_path / "m.bundle/bundle.json").read_text()) | {"refused": {"onnx": "cosine 0.5"}}
+    assert "onnx: refused, cosine 0.5" in card("x.bundle", manifest)
 
 
 def test_the_model_stays_as_it_was(tmp_path):
@@ -201,7 +209,7 @@ def test_int8(tmp_path):
         "model.xml",
         "run.py",
     ]
-    assert "int8, on made (12 queries, 12 in the gallery)" in (tmp_path / "m.bundle/card.md").read_text()
+    assert "int8, on made, 12 queries, 12 in the gallery: mAP " in (tmp_path / "m.bundle/card.md").read_text()
 
 
 def test_int8_that_loses_too_much_is_not_written(tmp_path, monkeypatch, tiny):
