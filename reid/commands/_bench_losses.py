@@ -22,6 +22,7 @@ LOOP_UP_TO = 512
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+# Semi-hard of pytorch-metric-learning is all semi-hard triplets, or one an anchor; ours and the loop's is one a pair.
 ROWS = {
     "batch-hard": ("ours", "pml", "loop"),
     "batch-all": ("ours", "pml", "loop"),
@@ -59,7 +60,8 @@ def _bench_one(mining: str, names: Sequence[str], size: int, dimension: int, run
     peaks = {name: _peak(mining, name, size, dimension) for name in names}
     steps = {name: _step(mining, name, size, dimension) for name in names if peaks[name]}
     results = {name: step() for name, step in steps.items()}
-    if mining != "semi-hard" and max(results.values()) - min(results.values()) > 1e-3 * results["ours"]:
+    same = [value for name, value in results.items() if mining != "semi-hard" or name in ("ours", "loop")]
+    if max(same) - min(same) > 1e-3 * results["ours"]:
         raise ReidError(f"The losses of {mining} differ: {results}.")
     times: dict[str, list[float]] = {name: [] for name in steps}
     repeats = max(1, 1024 // size)
@@ -88,11 +90,14 @@ def _peak(mining: str, name: str, size: int, dimension: int) -> int:
 
 
 def _step(mining: str, name: str, size: int, dimension: int) -> Callable[[], float]:
-    """Forward and backward of made features: people around centres."""
+    """Forward and backward of made features: people around centres so near that about half of all triplets are active.
+
+    Where none is, pytorch-metric-learning has no backward pass to make.
+    """
     generator = torch.Generator().manual_seed(0)
     pids = torch.arange(size) // CROPS_PER_ID
     features = torch.randn(size, dimension, generator=generator)
-    features += torch.randn(int(pids[-1]) + 1, dimension, generator=generator)[pids]
+    features += 0.1 * torch.randn(int(pids[-1]) + 1, dimension, generator=generator)[pids]
     loss = {"ours": _ours, "loop": _loop}.get(name, _pml)(mining, *(["anchor"] if "anchor" in name else []))
 
     def step() -> float:

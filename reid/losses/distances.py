@@ -76,25 +76,31 @@ def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
     quick = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     a = x - centre if quick else x.double() - centre
     b = a if itself else (y - centre if quick else y.double() - centre)
-    a_norms = torch.linalg.vecdot(a, a)
-    b_norms = a_norms if itself else torch.linalg.vecdot(b, b)
+    a_norms = torch.linalg.vecdot(a, a).unsqueeze(1)
+    b_norms = a_norms.squeeze(1) if itself else torch.linalg.vecdot(b, b)
+
+    def block(rows: slice, columns: slice) -> Tensor:
+        norms = a_norms[rows] + b_norms[columns]
+        squared = torch.addmm(norms, a[rows], b[columns].T, alpha=-2)
+        near = squared <= norms.mul_(_NEAR if quick else _SAME)
+        if not quick:
+            return squared.masked_fill_(near, 0.0).sqrt_()
+        if itself:
+            near.fill_diagonal_(False)
+            squared.diagonal().mul_(0.0)
+        pairs = near.nonzero()
+        if len(pairs):
+            squared = _mended(squared, pairs, x[rows], y[columns], centre)
+        return squared.sqrt_()
+
+    if len(x) <= _ROWS:
+        return block(slice(None), slice(None)).to(x.dtype)
     distances = torch.empty(len(x), len(y), dtype=x.dtype, device=x.device)
     for start in range(0, len(x), _ROWS):
         rows, columns = slice(start, start + _ROWS), slice(start if itself else 0, None)
-        norms = a_norms[rows].unsqueeze(1) + b_norms[columns]
-        squared = torch.addmm(norms, a[rows], b[columns].T, alpha=-2)
-        near = squared <= norms * (_NEAR if quick else _SAME)
-        if not quick:
-            squared.masked_fill_(near, 0.0)
-        else:
-            if itself:
-                near.fill_diagonal_(False)
-                squared.diagonal().mul_(0.0)
-            squared = _mended(squared, near.nonzero(), x[rows], y[columns], centre)
-        block = squared.sqrt_()
-        distances[rows, columns] = block
+        distances[rows, columns] = found = block(rows, columns)
         if itself:
-            distances[columns, rows] = block.T
+            distances[columns, rows] = found.T
     return distances
 
 
@@ -105,7 +111,7 @@ def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor)
         norms = torch.linalg.vecdot(a, a).unsqueeze(1) + torch.linalg.vecdot(b, b)
         squared = torch.addmm(norms, a, b.T, alpha=-2)
         return squared.masked_fill_(squared <= norms * _SAME, 0.0)
-    for some in near.split(_ROWS) if len(near) else ():
+    for some in near.split(_ROWS):
         i, j = some.unbind(dim=1)
         squared[i, j] = (x[i] - y[j]).square().sum(dim=1)
     return squared

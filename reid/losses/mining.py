@@ -37,11 +37,12 @@ def pair_masks(pids: Tensor, camids: Tensor | None = None) -> tuple[Tensor, Tens
         Two `[B, B]` bool masks, anchors in rows; no pair is in both, and the diagonal is in neither.
     """
     same = pids.unsqueeze(0) == pids.unsqueeze(1)
-    positives = same & ~torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+    negatives = ~same
+    positives = same.fill_diagonal_(False)
     if camids is not None:
         across = positives & (camids.unsqueeze(0) != camids.unsqueeze(1))
         positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
-    return positives, ~same
+    return positives, negatives
 
 
 def batch_hard(
@@ -352,7 +353,7 @@ def batch_all(
     positives, negatives = pair_masks(pids, camids)
     index, listed = _listed(positives)
     total, violated = _AllTriplets.apply(distances, index, listed, negatives, margin)
-    return total, violated, (positives.sum(dim=1) * negatives.sum(dim=1)).sum()
+    return total, violated, (listed.sum(dim=1) * negatives.sum(dim=1)).sum()
 
 
 class _AllTriplets(torch.autograd.Function):
@@ -363,7 +364,7 @@ class _AllTriplets(torch.autograd.Function):
         ctx: Any, distances: Tensor, index: Tensor, listed: Tensor, negatives: Tensor, margin: float | None
     ) -> tuple[Tensor, Tensor]:
         size, width = len(distances), index.shape[1]
-        gradient = torch.zeros_like(distances)
+        gradient = torch.empty_like(distances)
         total, violated = distances.new_zeros(()), distances.new_zeros((), dtype=torch.int64)
         step = max(1, _BLOCK // (size if margin is not None else size * width))
         block = _all_soft if margin is None else _all_hinge

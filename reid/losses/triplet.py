@@ -220,8 +220,9 @@ class TripletLoss(nn.Module):
         self.step += 1
         over = {"mean": count, "active": active}
         loss = total / over[self.reduction].clamp(min=1) if self.reduction in over else total
-        finite = features.detach().sum(dtype=distances.dtype) * 0 + 1  # NaN, if any feature is NaN or infinite
-        return loss * finite, distances.detach(), violated / count.clamp(min=1)
+        distances = distances.detach()
+        finite = distances.sum() * 0 + 1  # NaN, if any distance is NaN or infinite
+        return loss * finite, distances, violated / count.clamp(min=1)
 
     def _generator(self, device: torch.device) -> torch.Generator | None:
         if self.hardness == 1 and self.mining not in ("distance_weighted", "random"):
