@@ -151,11 +151,16 @@ def join_ranks(device: str, timeout_minutes: float = 30.0) -> Iterator[Ranks]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
+        timeout = timedelta(minutes=timeout_minutes)
+        store, *_ = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store over a restart, with the addresses of the processes that died
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         yield Ranks(rank, world_size, place)
     except RuntimeError as error:
-        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error):
+        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error).lower():
             raise
         raise ReidError(
             f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} The cause is the first "

@@ -3,24 +3,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from reid.config import Config, load_config
 from reid.errors import ReidError
 from reid.training import trainer as trainer_module
 from reid.training.checkpoints import load_checkpoint, load_model
-from reid.training.distributed import Ranks, join_ranks
 from reid.training.trainer import Interrupted, train
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
-REPOSITORY = Path(__file__).parent.parent.parent
+from tests.training.runs import ALONE, assert_same_run, log_of
 
 
 @pytest.fixture
@@ -28,9 +22,9 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
     return [
         f"data.train=market1501:{tiny_market}",
         f"data.store_dir={tmp_path / 'store'}",
-        "model.backbone=light18",
-        "model.height=64",
-        "model.width=32",
+        "model.backbone=light10",
+        "model.height=32",
+        "model.width=16",
         "augment.pad=2",
         "sampler.batch_size=16",
         "sampler.crops_per_id=2",
@@ -43,33 +37,10 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def numbers(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def same_state(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same_state(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return isinstance(b, list) and len(a) == len(b) and all(map(same_state, a, b))
-    return a == b
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    a, b = load_checkpoint(one / "last.pt"), load_checkpoint(other / "last.pt")
-    for content in (a, b):
-        content["progress"].pop("seconds")
-    for key in a:
-        assert same_state(a[key], b[key]), key
-    assert numbers(one) == numbers(other)
-
-
 def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: Path) -> None:
     config = load_config(None, [*settings, "schedule.epochs=4"])
     progress = train(config, tmp_path / "run", ALONE)
-    lines = [line for line in numbers(tmp_path / "run") if "loss" in line]
+    lines = [line for line in log_of(tmp_path / "run") if "loss" in line]
     assert lines[-1]["loss"] < 0.75 * lines[0]["loss"]
     assert {"triplet", "softmax", "active", "positive", "negative", "norm", "lr"} <= lines[0].keys()
     assert [entry["epoch"] for entry in progress.history] == [1, 2, 3, 4]
@@ -115,11 +86,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
 def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[str], tmp_path: Path) -> None:
     train(load_config(None, settings), tmp_path / "run", ALONE)
-    before = numbers(tmp_path / "run")
+    before = log_of(tmp_path / "run")
     with open(tmp_path / "run/log.jsonl", "a") as log:
         log.write('{"step": 999, "loss": 1}\n{"step": 10')
     train(Config(), tmp_path / "run", ALONE, resume=True)
-    assert numbers(tmp_path / "run") == before
+    assert log_of(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize(
@@ -135,7 +106,7 @@ def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[
 )
 def test_settings_reach_the_loop(settings: list[str], tmp_path: Path, extra: list[str], terms: set[str]) -> None:
     progress = train(load_config(None, [*settings, "schedule.epochs=1", *extra]), tmp_path / "run", ALONE)
-    (line, *_rest) = numbers(tmp_path / "run")
+    (line, *_rest) = log_of(tmp_path / "run")
     assert terms <= line.keys()
     if "loss.triplet_weight=0" in extra:
         assert "triplet" not in line
@@ -191,35 +162,3 @@ def test_resuming_on_other_data_is_refused(settings: list[str], tmp_path: Path, 
         path.unlink()
     with pytest.raises(ReidError, match="started on other data"):
         train(Config(), tmp_path / "run", ALONE, resume=True)
-
-
-def test_two_processes_train_and_score_as_one(settings: list[str], tmp_path: Path) -> None:
-    config = yaml.safe_dump({"model": {"neck": "none"}})
-    (tmp_path / "c.yaml").write_text(config)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(REPOSITORY / "tools/train.py"), "--config", str(tmp_path / "c.yaml"),
-        "--out", str(tmp_path / "two"), *settings,
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    train(load_config(tmp_path / "c.yaml", settings), tmp_path / "one", ALONE)
-    one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
-    assert [line["step"] for line in one] == [line["step"] for line in two]
-    assert [line.keys() for line in one] == [line.keys() for line in two]
-    assert json.loads((tmp_path / "two/environment.json").read_text())["processes"] == 2
-    assert done.stdout.count("epoch 2/2") == 1
-
-
-def test_one_process_needs_no_group() -> None:
-    with join_ranks("cpu") as ranks:
-        assert (ranks.rank, ranks.world_size) == (0, 1)
-        assert ranks.any(True)
-        assert not ranks.any(False)
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(ReidError, match=device), join_ranks(device):
-        pass
