@@ -1,8 +1,8 @@
 """What gradient caching costs and saves: `python -m tests.training.measure_gradient_cache [--device cuda]`.
 
 One training step (light14 at 128×64, batch-hard and softmax, random crops) of 450 × 4 crops, plain and in chunks, each
-in a process of its own: seconds of the processor's clock (the least of `--repeats`; of a GPU, wall time), and the memory
-that the step took at its highest.
+in a process of its own: seconds of the processor's clock (the least of `--repeats`; of a GPU, wall time), and the
+memory that the step took at its highest.
 """
 
 from __future__ import annotations
