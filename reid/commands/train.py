@@ -17,15 +17,26 @@ from reid.errors import ReidError
 @click.option("--out", type=click.Path(), help="Run folder, new or empty.  [default: runs/CONFIG-DATE]")
 @click.option("--resume", type=click.Path(), metavar="RUN", help="Continue the run in this folder, with its settings.")
 @click.option("--show-settings", is_flag=True, help="Print every setting as it would be used, and stop.")
+@click.option("--dry-run", is_flag=True, help="Check data, settings, memory, disk and output in seconds, and stop.")
+@click.option(
+    "--profile", type=click.IntRange(1), metavar="STEPS", help="Print where the time of a step goes, and stop."
+)
 @click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
 def command(
-    config_file: str | None, out: str | None, resume: str | None, show_settings: bool, overrides: tuple[str, ...]
+    config_file: str | None,
+    out: str | None,
+    resume: str | None,
+    show_settings: bool,
+    dry_run: bool,
+    profile: int | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Train a model on one or several data sets.
 
     \b
     reid train data.train=market1501:/data/Market-1501-v15.09.15
     reid train --config configs/market1501_bot.yaml data.train=market1501:/data/Market-1501-v15.09.15
+    reid train --config ... --dry-run
     reid train --resume runs/market1501_bot-20260101-120000
     torchrun --nproc-per-node=2 tools/train.py --config ...
 
@@ -56,6 +67,14 @@ def command(
     with join_ranks(config.device, config.rank_timeout) as ranks:
         now = time.localtime(ranks.first(time.time()))
         folder = Path(resume or out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S', now)}")
+        if dry_run or profile:
+            from reid.training.rehearsal import check_run, profile_run
+
+            if dry_run:
+                check_run(config, folder, ranks)
+            if profile:
+                profile_run(config, ranks, profile)
+            return
         try:
             progress = train(config, folder, ranks, resume=bool(resume))
         except Interrupted as stop:

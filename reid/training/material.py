@@ -121,6 +121,25 @@ def gather_material(config: Config) -> Material:
     return Material(train_pixels, tuple(splits), tuple(left_out))
 
 
+def store_folder(data: DataConfig, of: Crops, size: tuple[int, int]) -> Path:
+    """Where the packed store of these crops at this size stands."""
+    base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
+    digest = hashlib.sha256(os.fsencode("\n".join(of.paths))).hexdigest()[:12]
+    name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
+    return base / f"{name}-{size[0]}x{size[1]}-{digest}"
+
+
+def packed_stores(config: Config) -> dict[Path, int]:
+    """The packed stores that a run reads, and the bytes of each."""
+    sources = load_sources(config.data.train)
+    packed = [merge([benchmark.train for benchmark in sources])]
+    if config.eval.split == "test":
+        targets = load_sources(config.data.test) if config.data.test else sources
+        packed += [_test_crops(benchmark) for benchmark in targets]
+    size = (config.model.height, config.model.width)
+    return {store_folder(config.data, crops, size): len(crops) * size[0] * size[1] * 3 for crops in packed}
+
+
 def open_pixels(
     data: DataConfig, parts: Sequence[Crops], size: tuple[int, int], left_out: list[str], *, of: Crops
 ) -> list[Pixels]:
@@ -133,14 +152,11 @@ def open_pixels(
         left_out: gets a line for each unreadable file.
         of: the crops to pack, which hold all of `parts`.
     """
-    base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
-    digest = hashlib.sha256(os.fsencode("\n".join(of.paths))).hexdigest()[:12]
-    name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
     store = open_store(
         of,
         kind=data.store,
         size=size,
-        folder=base / f"{name}-{size[0]}x{size[1]}-{digest}",
+        folder=store_folder(data, of, size),
         workers=data.workers,
         unreadable=data.unreadable,
     )
@@ -156,7 +172,11 @@ def open_pixels(
 
 def open_test_split(data: DataConfig, benchmark: Benchmark, size: tuple[int, int], left_out: list[str]) -> Split:
     """A benchmark's test split, ready to be read; what will not decode is added to `left_out`."""
-    paths = [*benchmark.query.paths, *benchmark.gallery.paths]
-    both = Crops.of(paths, np.zeros(len(paths), dtype=np.int64), source=f"{benchmark.name}-test")
+    both = _test_crops(benchmark)
     query, gallery = open_pixels(data, [benchmark.query, benchmark.gallery], size, left_out, of=both)
     return Split(f"{benchmark.name} test", query, gallery, benchmark.cross_camera)
+
+
+def _test_crops(benchmark: Benchmark) -> Crops:
+    paths = [*benchmark.query.paths, *benchmark.gallery.paths]
+    return Crops.of(paths, np.zeros(len(paths), dtype=np.int64), source=f"{benchmark.name}-test")

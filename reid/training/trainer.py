@@ -206,7 +206,7 @@ class _Trainer:
                 self.network.train()
                 self.freezer.apply(state.epoch)
                 epoch_began, first, steps = time.monotonic(), state.batch, self.steps
-                for batches in self._grouped():
+                for batches in self.grouped():
                     self.objective.set_progress(share)
                     when = self._when(share)
                     factor = learning_rate_factor(self.config.schedule, *when)
@@ -237,7 +237,7 @@ class _Trainer:
                 self._save_last()
         return state
 
-    def _grouped(self) -> Iterator[list[Batch]]:
+    def grouped(self) -> Iterator[list[Batch]]:
         """The batches of each step of the epoch."""
         batches = iter(self.loader)
         while True:

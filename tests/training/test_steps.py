@@ -34,7 +34,7 @@ def test_a_step_never_waits_for_the_device(
 ) -> None:
     trainer = make_trainer([*small, *extra], tmp_path / "run")
     trainer.network.train()
-    batches = next(iter(trainer._grouped()))
+    batches = next(iter(trainer.grouped()))
     trainer._step(batches)  # what is set up once may wait
 
     def forbidden(*_: object, **__: object) -> None:
@@ -100,7 +100,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
     trainer = make_trainer([*small, "optim.accumulate=3", "optim.weight_decay=0"], tmp_path / "run")
     alone = deepcopy(trainer.model).train()
     trainer.network.train()
-    batches = next(trainer._grouped())
+    batches = next(trainer.grouped())
     assert len(batches) == 3
     losses = []
     for batch in batches:
