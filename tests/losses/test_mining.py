@@ -290,6 +290,15 @@ def test_batch_all_of_one_large_identity_does_not_make_its_triplets():
     assert count == 1000 * 999 * 24
 
 
+def test_batch_all_has_no_second_derivative():
+    """Better refused than wrong: its gradient is kept as numbers."""
+    distances = draw(6, 6).requires_grad_()
+    total = batch_all(distances, repeated([3, 3]), None)[0].square()
+    (gradient,) = torch.autograd.grad(total, distances, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_batch_all_of_nothing():
     distances = torch.zeros(0, 0, requires_grad=True)
     total, violated, count = batch_all(distances, torch.zeros(0, dtype=torch.int64))
