@@ -90,7 +90,7 @@ def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
             squared.diagonal().mul_(0.0)
         pairs = near.nonzero()
         if len(pairs):
-            squared = _mended(squared, pairs, x[rows], y[columns], centre)
+            squared = _mended(squared, pairs, x[rows], y[columns], centre, itself)
         return squared.sqrt_()
 
     if len(x) <= _ROWS:
@@ -104,13 +104,15 @@ def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
     return distances
 
 
-def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
-    """Squared distances with those of the pairs `near [P, 2]` right to the last digit."""
+def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor, leads: bool) -> Tensor:
+    """Squared distances with those of the pairs `near [P, 2]` right to the last digit; `leads`: `y` begins with `x`."""
     if len(near) > squared.numel() * _FEW:
-        a, b = x.double() - centre, y.double() - centre
-        norms = torch.linalg.vecdot(a, a).unsqueeze(1) + torch.linalg.vecdot(b, b)
+        b = y.double().sub_(centre)
+        a = b[: len(x)] if leads else x.double().sub_(centre)
+        b_norms = torch.linalg.vecdot(b, b)
+        norms = (b_norms[: len(x)] if leads else torch.linalg.vecdot(a, a)).unsqueeze(1) + b_norms
         squared = torch.addmm(norms, a, b.T, alpha=-2)
-        return squared.masked_fill_(squared <= norms * _SAME, 0.0)
+        return squared.masked_fill_(squared <= norms.mul_(_SAME), 0.0)
     for some in near.split(_ROWS):
         i, j = some.unbind(dim=1)
         squared[i, j] = (x[i] - y[j]).square().sum(dim=1)
