@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ReidError, did_you_mean
+from reid.losses.distances import at_least_float32
 from reid.losses.family import make_loss
 from reid.losses.triplet import TripletLoss
 
@@ -191,7 +192,7 @@ class Objective(nn.Module):
                     "Build the model with num_classes, or set softmax_weight to 0."
                 )
             targets = labels if logits.ndim == 2 else labels.repeat_interleave(logits.shape[1])
-            logits = logits.flatten(0, -2).float()
+            logits = at_least_float32(logits.flatten(0, -2))
             softmax = functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
             terms.append(self.softmax_weight * softmax)
             measured["softmax"] = softmax.detach()
@@ -203,7 +204,7 @@ class Objective(nn.Module):
             value = term(given, labels, camids)
             terms.append(self.extra_weights[name] * value)
             measured[f"extra.{name}"] = value.detach()
-        loss = torch.stack([term.float() for term in terms]).sum()
+        loss = torch.stack([at_least_float32(term) for term in terms]).sum()
         return loss, {"loss": loss.detach()} | measured
 
 

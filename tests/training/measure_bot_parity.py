@@ -6,7 +6,8 @@ Ours is the trainer itself with configs/market1501_bot.yaml; theirs is their net
 imported from PATH, with their configs/softmax_triplet.yml. Batches are the trainer's own (P × K real crops, flipped,
 padded, cropped, erased), as uint8 arrays that both get. An "epoch" is five steps, so that the warm-up moves in between.
 Their code runs a second time with its network in channels_last memory: the same arithmetic in another order of sums,
-which shows how far rounding alone carries two runs apart.
+which shows how far rounding alone carries two runs apart. With --double both run in float64 (ours: the trainer's model,
+objective and optimiser, as its step itself rounds to float32), where that is next to nothing.
 
 With --embeddings FILE.npz their `eval_func` scores that file's features beside ours.
 """
@@ -105,6 +106,22 @@ def run_ours(trainer: _Trainer, batches: list[Batch], see: Any) -> None:
         see(step, row, {k: v.detach() for k, v in trainer.model.state_dict().items()})
 
 
+def run_ours_double(trainer: _Trainer, batches: list[Batch], see: Any) -> None:
+    """`run_ours` in float64, without the trainer's step around it."""
+    schedule, rate = trainer.config.schedule, trainer.config.optim.lr
+    model = trainer.model.double().train()
+    for step, batch in enumerate(batches):
+        lr = rate * learning_rate_factor(schedule, step // STEPS_AN_EPOCH)
+        set_rate(trainer.optimizer, trainer.rates, lr, trainer.config.optim.momentum)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        features, embeddings, logits = model(normalised(batch.images).double())
+        loss, terms = trainer.objective(features, logits, batch.labels, batch.camids, embeddings)
+        loss.backward()
+        trainer.optimizer.step()
+        row = {"lr": lr} | {key: float(terms[key]) for key in ("triplet", "softmax")} | {"sum": float(terms["loss"])}
+        see(step, row, {k: v.detach() for k, v in model.state_dict().items()})
+
+
 def distance(some: Weights, other: Weights, start: Weights) -> tuple[float, float]:
     """Of two runs' trained weights: ‖a − b‖ / ‖b‖, and ‖a − b‖ over how far b has come from the start."""
     names = [k for k, v in other.items() if v.is_floating_point() and "running_" not in k]
@@ -151,7 +168,15 @@ def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
     print(f"largest difference of a preprocessed pixel: {shift:.1e}")
 
     kept: list[tuple[Row, Weights]] = []
-    run_theirs(code, theirs, batches, normalised, lambda step, row, weights: kept.append((row, copied(weights))))
+    dtype = torch.float64 if args.double else torch.float32
+    theirs.to(dtype)
+    run_theirs(
+        code,
+        theirs,
+        batches,
+        lambda pixels: normalised(pixels).to(dtype),
+        lambda step, row, weights: kept.append((row, copied(weights))),
+    )
 
     def against(title: str) -> Callable[[int, Row, Weights], None]:
         print(f"\n{title}\n| step | lr | triplet | softmax | sum | weights / their size | weights / their way |")
@@ -167,7 +192,9 @@ def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
     print("\nTheirs\n| step | lr | triplet | softmax | sum |")
     for step, (row, _) in enumerate(kept):
         print(f"| {step + 1} | {row['lr']:.4e} | {row['triplet']:.6f} | {row['softmax']:.6f} | {row['sum']:.6f} |")
-    run_ours(trainer, batches, against("Ours to theirs, relative"))
+    (run_ours_double if args.double else run_ours)(trainer, batches, against("Ours to theirs, relative"))
+    if args.double:
+        return
     again = their_network(code, len(trainer.pid_of_label))
     again.to(memory_format=torch.channels_last)
     run_theirs(
@@ -223,6 +250,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--ids", type=int, default=8, help="Identities a batch, of four crops each.")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 64))
+    parser.add_argument("--double", action="store_true", help="Both in float64.")
     parser.add_argument("override", nargs="*", help="Further settings of ours, key.sub=value.")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="(?s)Detected call of|.*This overload of addmm_")  # their older torch
