@@ -137,3 +137,15 @@ def losses(sizes: tuple[int, ...], dimension: int, runs: int) -> None:
     from reid.commands._bench_losses import bench_losses
 
     bench_losses(sizes, dimension, runs)
+
+
+@command.command()
+@click.option("--backbone", default="resnet50", show_default=True)
+@click.option("--size", type=(int, int), default=(256, 128), show_default=True, help="Height and width in pixels.")
+@click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Of which the median counts.")
+@click.option("--torchreid", type=click.Path(), metavar="FOLDER", help="Source tree of torchreid, to time its step.")
+def step(backbone: str, size: tuple[int, int], steps: int, torchreid: str | None) -> None:
+    """A training step of 16 x 4 crops on the CPU against a plain torch loop, and against torchreid's engine."""
+    from reid.commands._bench_step import bench_step
+
+    bench_step(backbone, size, steps, torchreid)
