@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "Turn a checkpoint of torchreid, fast-reid or BoT's code into one of ours.",
     "export": "Write a model as a bundle that runs without torch, with the proof that it is the same.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
+    "compare": "Put runs side by side: scores, settings, curves.",
     "bench": "Measure speed on this machine.",
     "demo": "Make data, train, score, match and draw, in a few minutes.",
 }

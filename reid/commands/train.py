@@ -76,7 +76,8 @@ def command(
                 profile_run(config, ranks, profile)
             return
         try:
-            progress = train(config, folder, ranks, resume=bool(resume))
+            repeats = Path(config_file).parent if config_file else None
+            progress = train(config, folder, ranks, resume=bool(resume), repeats=repeats)
         except Interrupted as stop:
             if ranks.is_first:
                 console.print(str(stop))

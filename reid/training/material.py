@@ -59,6 +59,18 @@ class Material:
             "left_out": list(self.left_out),
         }
 
+    def changed_since(self, fingerprint: dict[str, Any]) -> str:
+        """What is different from an earlier run's fingerprint, in words; empty where nothing is."""
+        now = self.fingerprint()
+        return next(
+            (
+                f"{name} was {fingerprint.get(name)}, and is now {now[name]}"
+                for name in now
+                if now[name] != fingerprint.get(name)
+            ),
+            "",
+        )
+
 
 def _describe(crops: Crops) -> dict[str, Any]:
     digest = hashlib.sha256()

@@ -45,7 +45,7 @@ from reid.wholefile import write_json, write_text
 
 __all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "train"]
 
-LAST, BEST, LOG, SETTINGS = "last.pt", "best.pt", "log.jsonl", "config.yaml"
+LAST, BEST, LOG, SETTINGS, DATA = "last.pt", "best.pt", "log.jsonl", "config.yaml", "data.json"
 
 
 @dataclass
@@ -73,7 +73,9 @@ class Progress:
     """One entry an evaluation."""
 
 
-def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False) -> Progress:
+def train(
+    config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False, repeats: str | Path | None = None
+) -> Progress:
     """Train as `config` says and leave a complete run folder in `out`.
 
     The folder holds `config.yaml` (every setting), `environment.json`, `data.json` (the fingerprint of what was
@@ -85,6 +87,7 @@ def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False
         out: the run folder; must be new or empty unless `resume`.
         ranks: this process among those training; batches are of `sampler.batch_size` crops over all together.
         resume: go on from `out/last.pt`, or from the start where the run ended before there was one.
+        repeats: the folder of a run that this one repeats; a warning says so where the data are not the same.
 
     Raises:
         ReidError: anything wrong with settings, data or folder; a loss that is not finite or above `loss_limit`.
@@ -99,7 +102,12 @@ def train(config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False
         config = from_dict(checkpoint["config"])
     elif ranks.is_first and out.exists() and any(out.iterdir()):
         raise ReidError(f"{out} is not empty: continue that run with --resume {out}, or name another --out.")
-    trainer = _Trainer(config, out, ranks, gather_material(config))
+    material = gather_material(config)
+    trainer = _Trainer(config, out, ranks, material)
+    if repeats is not None and ranks.is_first and (Path(repeats) / DATA).is_file():
+        changed = material.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
+        if changed:
+            warn(f"other data than the run in {repeats} had, so the numbers will differ: {changed}")
     if checkpoint is not None:
         trainer.load(checkpoint)
     elif ranks.is_first:
@@ -163,7 +171,7 @@ class _Trainer:
         config, counts, crops = self.config, self.model.count(), self.material.train.crops
         save_config(config, self.out / SETTINGS)
         write_json(self.out / "environment.json", environment(self.ranks))
-        write_json(self.out / "data.json", self.fingerprint)
+        write_json(self.out / DATA, self.fingerprint)
         write_text(self.out / LOG, "")
         size = self.model.preprocessing.size
         minutes, epochs = config.schedule.minutes, config.schedule.epochs
@@ -510,14 +518,11 @@ class _Trainer:
         Raises:
             ReidError: the data are not those that the run was started on.
         """
-        now, then = self.fingerprint, checkpoint["data"]
-        changed = [name for name in now if now[name] != then.get(name)]
+        changed = self.material.changed_since(checkpoint["data"])
         if changed:
-            name = changed[0]
             raise ReidError(
-                f"{self.out} was started on other data: {name} was {then.get(name)}, and is now {now[name]}. "
-                "Restore the data set, or start a new run with model.weights="
-                f"{self.out / LAST}."
+                f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
+                f"model.weights={self.out / LAST}."
             )
         restore(self.scored, checkpoint, self.out / LAST)
         if self.average:
