@@ -103,7 +103,7 @@ def _with_bytes(path: str | Path, use: Callable[[Buffer], Result], *, map_file: 
             raise _Damaged("is empty (0 bytes)")
         if info.st_size > MAX_BYTES:
             raise _Damaged(f"is a file of {info.st_size:,} bytes; more than {MAX_BYTES:,} is not taken for a crop")
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             if not map_file:
                 return use(file.read())
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:

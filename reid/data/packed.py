@@ -165,7 +165,9 @@ class FileStore:
         _check_size(size)
         self.size = (int(size[0]), int(size[1]))
         self._paths = crops.paths
-        self._pool = ThreadPoolExecutor(_workers(workers), "reid-decode")
+        threads = _workers(workers)
+        self._pool = ThreadPoolExecutor(threads, "reid-decode")
+        self._parts = threads if threads == 1 else 4 * threads  # so that none waits long for the last
         reasons: list[str] = []
         with progress_bar() as bar:
             task = bar.add_task("Checking images", total=len(crops))
@@ -187,7 +189,7 @@ class FileStore:
     def take(self, index: ArrayLike) -> FileStore:
         """A store of these rows (index array or boolean mask)."""
         taken: FileStore = object.__new__(FileStore)
-        taken.size, taken._pool = self.size, self._pool
+        taken.size, taken._pool, taken._parts = self.size, self._pool, self._parts
         rows = _rows(index)
         taken._paths, taken._reasons, taken.kept = self._paths[rows], self._reasons[rows], self.kept[rows]
         taken.unreadable = tuple(
@@ -205,10 +207,12 @@ class FileStore:
         size = size or self.size
         out = np.empty((len(index), *size, 3), np.uint8)
 
-        def one(place: int) -> None:
-            out[place] = decode(self._paths[index[place]], size)
+        def some(places: range) -> None:
+            for place in places:
+                out[place] = decode(self._paths[index[place]], size)
 
-        for _ in self._pool.map(one, range(len(index))):
+        parts = [range(start, len(index), self._parts) for start in range(min(self._parts, len(index)))]
+        for _ in self._pool.map(some, parts):
             pass
         return out
 
