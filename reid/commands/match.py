@@ -68,6 +68,13 @@ if TYPE_CHECKING:
     "--period", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True), metavar="SECONDS",
     help="Of --online: between two decisions; an identity is given within this time and 2 s of a track's end.",
 )  # fmt: skip
+@click.option(
+    "--split", is_flag=True, help="Cut tracks where their appearance changes, as where a tracker swapped two people."
+)
+@click.option(
+    "--join/--no-join", default=True, show_default=True,
+    help="Join tracks that one camera lost and found again, by their walk and looks.",
+)  # fmt: skip
 @click.option("--per-track", default=8, show_default=True, type=click.IntRange(1), help="Crops of a track to embed.")
 @click.option("--pixelate-heads", is_flag=True, help="Blot out heads in the report's crops.")
 @click.option("--device", default="auto", show_default=True, help="For --checkpoint: auto, cpu, cuda, cuda:1 or mps.")
@@ -89,6 +96,8 @@ def command(
     overrides: tuple[str, ...],
     online: bool,
     period: float,
+    split: bool,
+    join: bool,
     per_track: int,
     pixelate_heads: bool,
     device: str,
@@ -117,6 +126,8 @@ def command(
         calibration_path=calibration,
         constraints_path=constraints_path,
         period=period if online else None,
+        split=split,
+        join=join,
         per_track=per_track,
         pixelate_heads=pixelate_heads,
         device=device,
@@ -172,6 +183,8 @@ def match_files(
     calibration_path: Path | None = None,
     constraints_path: Path | None = None,
     period: float | None = None,
+    split: bool = False,
+    join: bool = True,
     per_track: int = 8,
     pixelate_heads: bool = False,
     device: str = "auto",
@@ -215,7 +228,7 @@ def match_files(
         appearance = _embed_videos(videos, checkpoint, tracks, cameras, out, per_track, device, batch_size)
     warnings += appearance.problems
     names = dict(enumerate(tracks.camera_names))
-    tracklets = Tracklets.of_tracks(tracks, appearance.embeddings, cameras, camera_names=names)
+    tracklets = Tracklets.of_tracks(tracks, appearance.embeddings, cameras, camera_names=names, split=split, join=join)
     calibration = _calibration(calibration_path, checkpoint, embeddings_path, appearance.embeddings)
     for text in warnings:
         warn(text)

@@ -26,17 +26,17 @@ from reid.tracks.solvers import (
     agglomerative,
     correlation,
     hungarian,
+    join_broken,
     join_musts,
     reassign,
     single_links,
 )
 from reid.tracks.thresholds import (
     LIMIT,
+    USUAL,
     Choice,
     choose_by_silhouette,
     fit_odds,
-    joins_within,
-    replay,
 )
 from reid.tracks.tracklets import Tracklets, simultaneous_pairs
 from reid.tracks.travel import clock_offsets, evidence_of, learn_ways
@@ -50,6 +50,9 @@ FEWEST = 20
 
 FEW_THRESHOLD = 0.3
 """The cosine distance that then decides."""
+
+EVIDENCE_TO_DISTANCE = 0.2
+"""How much of the distance a log odds of 1 is worth that the gap in time gives."""
 
 SIZE_TO_K1 = 1.5
 """Neighbours in re-ranking for each tracklet that an identity seems to have."""
@@ -167,7 +170,7 @@ def match(
         tracklets: or embeddings with camids, tracks and frames, of which tracklets are made.
         cameras: clocks, overlaps, travel times; nothing is assumed where not given.
         settings: the defaults where not given.
-        calibration: of the model that made the features; the threshold and p(same) then come from it.
+        calibration: of the model that made the features; the threshold then comes from it.
         constraints: what a person laid down.
 
     Raises:
@@ -182,26 +185,28 @@ def match(
     candidates = scored.candidates
     stopped = rules.stops(candidates.first, candidates.second)
     joins = agglomerative(candidates, _fresh(rules), LIMIT * candidates.far)
-    choice = choose_by_silhouette(candidates, _fresh(rules).of, joins)
+    choice = choose_by_silhouette(candidates, _fresh(rules).of, joins, USUAL if scored.reranked else None)
     negatives = distance_of(candidates, *simultaneous_pairs(tracklets))
     threshold, how = _threshold(tracklets, scored, stopped, choice, negatives, settings, calibration)
-    clusters = _fresh(rules)
-    replay(clusters, joins[: joins_within(joins, threshold)])
-    odds = fit_odds(*_outcome(candidates, stopped, clusters), threshold)
+    clusters = _begun(rules)
+    agglomerative(candidates, clusters, threshold)
     ways = learn_ways(tracklets, clusters.of, candidates.first, candidates.second) if settings.travel else {}
     if ways:
         evidence = evidence_of(ways, tracklets, candidates.first, candidates.second)
-        distance = np.maximum(candidates.distance + evidence / odds.slope, 0).astype(np.float32)
+        distance = np.maximum(candidates.distance - EVIDENCE_TO_DISTANCE * evidence, 0).astype(np.float32)
         candidates = replace(candidates, distance=distance)
-        clusters = _fresh(rules)
+        clusters = _begun(rules)
         agglomerative(candidates, clusters, threshold)
+    free = stopped == 0
+    same = clusters.of[candidates.first] == clusters.of[candidates.second]
+    odds = fit_odds(candidates.distance[free], same[free], threshold)
     log_odds = odds.log_odds(candidates.distance)
     if settings.solver == "correlation":
-        clusters = _fresh(rules)
+        clusters = _begun(rules)
         far = float(-odds.log_odds(np.array([candidates.far]))[0])
         correlation(replace(candidates, distance=(-log_odds).astype(np.float32), far=far), clusters)
     elif settings.solver != "agglomerative":
-        clusters = _fresh(rules)
+        clusters = _begun(rules)
         (single_links if settings.solver == "threshold" else hungarian)(candidates, clusters, threshold)
     moves = 0
     wanted = settings.solver in ("threshold", "hungarian") if settings.reassign is None else settings.reassign
@@ -231,11 +236,13 @@ def match(
         "distance": scored.words,
         "threshold": how,
         "sure negatives": len(negatives),
+        "p(same)": "how sharply the distance decides here: fitted to this result, not to labels",
         "silhouette": round(choice.silhouette, 4),
         "moves": moves,
         "tracklets": len(tracklets),
         "without a feature": int((~tracklets.has_feature).sum()),
         "of these left alone": alone,
+        "tracks that go on another": int((tracklets.follows >= 0).sum()),
         "crops left out": len(tracklets.bad_rows),
         "identities": int(identity.max()) if len(identity) else 0,
     }
@@ -246,10 +253,11 @@ def match(
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Candidates with the solver's distance, the features it comes from, and both in words."""
+    """Candidates with the solver's distance, the features it comes from, whether it is re-ranked, and all in words."""
 
     candidates: Candidates
     features: NDArray[np.float32]
+    reranked: bool
     words: str
 
 
@@ -265,7 +273,7 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
     words = "cosine distance"
     if len(rows) < 2:
         none = np.zeros(0, np.int64)
-        return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, words)
+        return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, False, words)
     if settings.camera_bias is not None and not few:
         bias = CameraBias.fit(features[rows], tracklets.camera[rows], settings.camera_bias)
         features[rows] = bias.remove(features[rows], tracklets.camera[rows])
@@ -283,7 +291,7 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
         found = reranked_candidates(features[rows], neighbours, k1)
         words += f"; re-ranked (k1={k1})"
     found = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
-    return Scored(found, features, words)
+    return Scored(found, features, settings.rerank and not few, words)
 
 
 def join_by_time(clusters: Clusters, seconds: float) -> int:
@@ -313,13 +321,11 @@ def _fresh(rules: Rules) -> Clusters:
     return clusters
 
 
-def _outcome(
-    candidates: Candidates, stopped: NDArray[np.int8], clusters: Clusters
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Distances of the candidate pairs that no rule stops, and whether they are together."""
-    free = stopped == 0
-    together = clusters.of[candidates.first] == clusters.of[candidates.second]
-    return candidates.distance[free], together[free]
+def _begun(rules: Rules) -> Clusters:
+    """Fresh clusters with broken tracks joined, which are not to tell how large identities are, or the threshold."""
+    clusters = _fresh(rules)
+    join_broken(clusters)
+    return clusters
 
 
 def _threshold(
@@ -353,7 +359,7 @@ def _threshold(
         return passes, f"{settings.fmr:.2%} of {len(negatives)} sure negatives"
     if int(tracklets.has_feature.sum()) < FEWEST:
         return FEW_THRESHOLD, f"fixed: fewer than {FEWEST} tracklets tell nothing"
-    return choice.threshold, f"largest mean silhouette ({choice.silhouette:.3f})"
+    return choice.threshold, f"about the largest mean silhouette ({choice.silhouette:.3f})"
 
 
 def confidence_of(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from reid.errors import ReidError
 from reid.tracks.candidates import Candidates
 from reid.tracks.constraints import Constraints, Key, Rules, check_matches, compile_rules
 from reid.tracks.matching import Matches, MatchSettings, confidence_of, match
-from reid.tracks.solvers import Clusters, agglomerative
+from reid.tracks.solvers import Clusters, agglomerative, join_broken
 from reid.tracks.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -194,22 +194,16 @@ class OnlineMatcher:
         self._kept, self._identity = _taken(tracklets, kept), identity[kept]
 
 
-_NO_PROTOTYPES: dict[str, Any] = {
-    "prototypes": np.zeros((0, 0), np.float32),
-    "prototype_of": np.zeros(0, np.int64),
-    "prototype_row": np.zeros(0, np.int64),
-    "bad_rows": np.zeros(0, np.int64),
-}
 _COLUMNS = (
     "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",
-    "first_frame", "last_frame", "entry", "exit",
+    "first_frame", "last_frame", "entry", "exit", "follows",
 )  # fmt: skip
 
 
 def _taken(tracklets: Tracklets, rows: NDArray[np.int64]) -> Tracklets:
-    """Some rows, in that order, without prototypes, which nothing here reads."""
+    """Some rows, in that order."""
     columns: dict[str, Any] = {name: getattr(tracklets, name)[rows] for name in _COLUMNS}
-    return replace(tracklets, **columns, **_NO_PROTOTYPES)
+    return replace(tracklets, **columns)
 
 
 def _joined(one: Tracklets, other: Tracklets) -> Tracklets:
@@ -220,7 +214,7 @@ def _joined(one: Tracklets, other: Tracklets) -> Tracklets:
             "Name all cameras from the start, in one order."
         )
     columns: dict[str, Any] = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in _COLUMNS}
-    return replace(one, **columns, **_NO_PROTOTYPES)
+    return replace(one, **columns)
 
 
 class _Fixed(Clusters):
@@ -241,6 +235,11 @@ class _Fixed(Clusters):
             one, other = int(self.of[a]), int(self.of[b])
             if one != other and self.may_join(one, other):
                 self.join(one, other)
+        join_broken(self)
+
+    def may_join(self, a: int, b: int) -> bool:
+        """As `may_join_each`, of one pair."""
+        return bool(self.may_join_each(np.array([a]), np.array([b]))[0])
 
     def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
         """As in `Clusters`; and not two that have identities already, nor one with an identity that it cannot be."""

@@ -9,29 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from reid.tracks.files import write_aicity, write_tracks
 from reid.tracks.matching import Matches
-from reid.tracks.tracklets import Tracklets
+from reid.tracks.tracklets import tracklet_of_boxes
 from reid.tracks.tracks import Tracks
 from reid.wholefile import whole_file, write_json, write_text
-
-
-def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> NDArray[np.int64]:
-    """`[N]`: the tracklet that each box of the tracks belongs to; of a split track, the part that has its frame."""
-    group = np.unique(
-        np.concatenate(
-            [np.stack([tracklets.camera, tracklets.track]), np.stack([tracks.camera, tracks.track])], axis=1
-        ),
-        axis=1,
-        return_inverse=True,
-    )[1].reshape(-1)
-    of_part, of_box = group[: len(tracklets)], group[len(tracklets) :]
-    most = 1 + max(int(tracks.frame.max(initial=0)), int(tracklets.last_frame.max(initial=0)))
-    keys = of_part * most + tracklets.first_frame
-    order = np.argsort(keys, kind="stable")
-    return order[np.searchsorted(keys[order], of_box * most + tracks.frame, "right") - 1]
 
 
 def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:

@@ -29,10 +29,12 @@ class Clusters:
         self.rules = rules
         self.members: list[NDArray[np.int64]] = [np.array([row], np.int64) for row in range(len(rules.tracklets))]
         self.of = np.arange(len(rules.tracklets))
+        self.bound: set[int] = set()
+        """Rows that were joined from the start and are not moved singly."""
 
     def may_join(self, a: int, b: int) -> bool:
         """Whether the rules allow every member of a with every member of b."""
-        return bool(self.may_join_each(np.array([a]), np.array([b]))[0])
+        return self.rules.allow(self.members[a], self.members[b])
 
     def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
         """`may_join` of each of the pairs of clusters `[n]`."""
@@ -78,6 +80,23 @@ def join_musts(clusters: Clusters) -> None:
                 "with them (seen at once, too fast, or split by a constraint). Take one of the two back."
             )
         clusters.join(a, b)
+    clusters.bound.update(clusters.rules.must.reshape(-1).tolist())
+
+
+def join_broken(clusters: Clusters) -> None:
+    """Join each tracklet that goes on another track (`Tracklets.follows`) to that one's last part, where allowed."""
+    t = clusters.rules.tracklets
+    parts: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(t.camera.tolist(), t.track.tolist(), strict=True)):
+        parts.setdefault(key, []).append(row)
+    for row in np.flatnonzero(t.follows >= 0).tolist():
+        earlier = parts.get((int(t.camera[row]), int(t.follows[row])))
+        if earlier:
+            last = max(earlier, key=lambda part: t.end[part])
+            a, b = int(clusters.of[last]), int(clusters.of[row])
+            if a != b and clusters.may_join(a, b):
+                clusters.join(a, b)
+                clusters.bound |= {last, row}
 
 
 def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> list[tuple[float, int, int]]:
@@ -295,14 +314,13 @@ def move_singly(candidates: Candidates, clusters: Clusters, worth: Callable[[flo
         How many moves were made, over 5 passes at most.
     """
     n = candidates.tracklets
-    must = set(clusters.rules.must.reshape(-1).tolist())
     near, start, distance = _neighbour_lists(candidates)
     moves = 0
     for _ in range(_PASSES):
         before = moves
         for row in range(n):
             part = slice(start[row], start[row + 1])
-            if start[row] == start[row + 1] or row in must:
+            if start[row] == start[row + 1] or row in clusters.bound:
                 continue
             own = int(clusters.of[row])
             groups, index = np.unique(clusters.of[near[part]], return_inverse=True)

@@ -14,6 +14,9 @@ from reid.tracks.solvers import Clusters
 LIMIT = 0.96
 """Joins are followed up to this mean distance; features at random have 1."""
 
+USUAL = 0.78
+"""The threshold on re-ranked distances that was good on many small sets: where the silhouette leaves it open, this."""
+
 _STEP = 0.01
 _FROM = 0.2
 _SAMPLE = 10_000
@@ -27,7 +30,8 @@ class Choice:
     Attributes:
         threshold: largest mean distance of a join.
         silhouette: mean silhouette there, −1..1.
-        size: identities' mean number of tracklets, as a tracklet sees it: Σ n² / Σ n.
+        size: identities' mean number of tracklets, as a tracklet sees it, Σ n² / Σ n: the geometric mean of that at
+            `threshold` and that at the largest silhouette.
         tried, values: thresholds and their silhouettes.
     """
 
@@ -51,7 +55,10 @@ def replay(clusters: Clusters, joins: list[tuple[float, int, int]]) -> None:
 
 
 def choose_by_silhouette(
-    candidates: Candidates, start: NDArray[np.int64], joins: list[tuple[float, int, int]]
+    candidates: Candidates,
+    start: NDArray[np.int64],
+    joins: list[tuple[float, int, int]],
+    usual: float | None = None,
 ) -> Choice:
     """The threshold at which clusters are farthest apart for how wide they are (Rousseeuw 1987).
 
@@ -59,13 +66,16 @@ def choose_by_silhouette(
     distance to another cluster, and its silhouette `(b − a) / max(a, b)`; a tracklet that is alone has 0. Pairs that
     are no candidates count as `far`. Of the thresholds 0.20, 0.21, … 0.96, the largest is taken whose mean silhouette
     is within one standard error (σ/√T) of the largest mean: what is alone counts 0 even where it is rightly alone,
-    and so the best mean itself is a little too careful. Above 10,000 tracklets the mean is over that many, evenly
+    and so the best mean itself is a little too careful. Where `usual` is given, it is the one nearest to that within
+    1.5 standard errors: with few tracklets many thresholds are as good, and the largest of them joins too much. Of
+    thresholds that make the same clusters it is the middle. Above 10,000 tracklets the mean is over that many, evenly
     spaced.
 
     Args:
         candidates: distances.
         start: `[T]` cluster of each tracklet before the joins.
         joins: of `agglomerative` up to `LIMIT`.
+        usual: a threshold that is known to be good for such distances.
     """
     n = candidates.tracklets
     with_link = np.unique(np.concatenate([candidates.first, candidates.second]))
@@ -99,8 +109,11 @@ def choose_by_silhouette(
         count = np.bincount(of[with_link], minlength=n)
         sizes[place] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
     top = int(values.argmax())
-    best = int(np.flatnonzero(values >= values[top] - errors[top]).max())
-    return Choice(float(tried[best]), float(values[best]), float(sizes[best]), tried, values)
+    slack = errors[top] if usual is None else 1.5 * errors[top]
+    good = np.flatnonzero(values >= values[top] - slack)
+    best = int(good[-1] if usual is None else good[np.abs(tried[good] - usual).argmin()])
+    threshold = float(tried[lengths == lengths[best]].mean())
+    return Choice(threshold, float(values[best]), float(np.sqrt(sizes[best] * sizes[top])), tried, values)
 
 
 def _silhouettes(

@@ -35,12 +35,11 @@ class Tracklets:
         frames: `[T]` int64, number of boxes.
         features: `[T, D]` float32, pooled over crops and of length 1; zeros where `has_feature` is False.
         has_feature: `[T]` bool.
-        prototypes: `[P, D]` float32 of length 1, up to K crops of each tracklet that differ most.
-        prototype_of: `[P]` int64, the tracklet of each.
-        prototype_row: `[P]` int64, the row of the embeddings that each prototype is.
         quality: `[T]` 0..1, the mean weight of the tracklet's crops (1 where nothing is known of them).
         first_frame, last_frame: `[T]` int64, as in the camera's file.
         entry, exit: `[T, 2]` place on the ground in metres of the first and last box; NaN where unknown.
+        follows: `[T]` int64, the local id of the earlier track of this camera that this one goes on (`broken.py`); −1:
+            none.
         bad_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only zeros.
     """
 
@@ -52,14 +51,12 @@ class Tracklets:
     frames: NDArray[np.int64]
     features: NDArray[np.float32]
     has_feature: NDArray[np.bool_]
-    prototypes: NDArray[np.float32]
-    prototype_of: NDArray[np.int64]
     quality: NDArray[np.float64]
-    prototype_row: NDArray[np.int64]
     first_frame: NDArray[np.int64]
     last_frame: NDArray[np.int64]
     entry: NDArray[np.float64]
     exit: NDArray[np.float64]
+    follows: NDArray[np.int64]
     bad_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -86,7 +83,6 @@ class Tracklets:
         seconds: NDArray[np.float64] | None = None,
         *,
         weights: NDArray[np.float64] | None = None,
-        prototypes: int = 4,
         split: bool = False,
     ) -> Tracklets:
         """Tracklets of N crops that say where and when they were seen; every crop's frame is one box.
@@ -97,8 +93,7 @@ class Tracklets:
             features: `[N, D]`.
             seconds: `[N]` when each crop was seen; frame / 25 where not given.
             weights: `[N]` 0..1, how much each crop is to count; all alike where not given.
-            prototypes: crops kept of each tracklet, at most.
-            split: whether a track whose appearance changes once is cut in two (`change_points`).
+            split: whether a track is cut where its appearance changes (`change_points`).
         """
         if seconds is None:
             seconds = np.asarray(frame, np.float64) / 25.0
@@ -106,7 +101,6 @@ class Tracklets:
             tuple(camera_names),
             (camera, track, frame, seconds),
             _Crops(camera, track, frame, features, weights),
-            prototypes,
             split,
         )
 
@@ -117,7 +111,6 @@ class Tracklets:
         cameras: Cameras | None = None,
         *,
         camera_names: Mapping[int, str] | None = None,
-        prototypes: int = 4,
         split: bool = False,
     ) -> Tracklets:
         """Tracklets of embeddings that have camids, tracks and frames, where no track files are at hand.
@@ -126,7 +119,6 @@ class Tracklets:
             embeddings: one row a crop.
             cameras: frame rates and clock offsets; 25 frames a second and clocks alike where not given.
             camera_names: the name of each camid; `cam01` for 1 and so on where not given.
-            prototypes: crops kept of each tracklet, at most.
             split: as in `of_features`.
 
         Raises:
@@ -143,9 +135,7 @@ class Tracklets:
         frame = np.asarray(columns["frames"])
         seconds = _seconds(names, camera, frame, cameras)
         track = np.asarray(columns["tracks"])
-        return cls.of_features(
-            names, camera, track, frame, embeddings.features, seconds, prototypes=prototypes, split=split
-        )
+        return cls.of_features(names, camera, track, frame, embeddings.features, seconds, split=split)
 
     @classmethod
     def of_tracks(
@@ -156,8 +146,8 @@ class Tracklets:
         *,
         camera_names: Mapping[int, str] | None = None,
         blur: NDArray[np.float64] | None = None,
-        prototypes: int = 4,
         split: bool = False,
+        join: bool = True,
     ) -> Tracklets:
         """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
 
@@ -171,8 +161,8 @@ class Tracklets:
             cameras: frame rates, clocks, sizes, homographies.
             camera_names: the name of each camid of the embeddings; `cam01` for 1 and so on where not given.
             blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
-            prototypes: crops kept of each tracklet, at most.
             split: as in `of_features`; needs embeddings with frames.
+            join: whether tracks that the tracker lost and found again are looked for (`broken.with_broken_tracks`).
 
         Raises:
             ReidError: embeddings without camids or tracks, of cameras or tracks that are not there, or to be split
@@ -186,7 +176,7 @@ class Tracklets:
             none = np.zeros(0, np.int64)
             dimension = 1 if embeddings is None else embeddings.dimension
             empty = _Crops(none, none, none, np.zeros((0, dimension), np.float32), None)
-            return _assemble(names, boxes, empty, prototypes, False, ground)
+            return _assemble(names, boxes, empty, False, ground)
         if embeddings.camids is None or embeddings.tracks is None:
             raise ReidError("The embeddings have no camids or tracks, so they cannot be laid to the tracks.")
         theirs, index = _named_cameras(embeddings.camids, camera_names)
@@ -206,7 +196,28 @@ class Tracklets:
             raise ReidError("To split tracks the embeddings must have frames. Embed with them, or do not split.")
         frames = np.zeros(len(camera), np.int64) if embeddings.frames is None else embeddings.frames
         crops = _Crops(camera, embeddings.tracks, frames, embeddings.features, weights)
-        return _assemble(names, boxes, crops, prototypes, split, ground)
+        tracklets = _assemble(names, boxes, crops, split, ground)
+        if join:
+            from reid.tracks.broken import with_broken_tracks
+
+            tracklets = with_broken_tracks(tracklets, tracks, seconds)
+        return tracklets
+
+
+def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> NDArray[np.int64]:
+    """`[N]`: the tracklet that each box of the tracks belongs to; of a split track, the part that has its frame."""
+    group = np.unique(
+        np.concatenate(
+            [np.stack([tracklets.camera, tracklets.track]), np.stack([tracks.camera, tracks.track])], axis=1
+        ),
+        axis=1,
+        return_inverse=True,
+    )[1].reshape(-1)
+    of_part, of_box = group[: len(tracklets)], group[len(tracklets) :]
+    most = 1 + max(int(tracks.frame.max(initial=0)), int(tracklets.last_frame.max(initial=0)))
+    keys = of_part * most + tracklets.first_frame
+    order = np.argsort(keys, kind="stable")
+    return order[np.searchsorted(keys[order], of_box * most + tracks.frame, "right") - 1]
 
 
 def _quality_of_crops(
@@ -287,7 +298,6 @@ def _assemble(
     names: tuple[str, ...],
     boxes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]],
     crops: _Crops,
-    most_prototypes: int,
     split: bool,
     ground: NDArray[np.float64] | None = None,
 ) -> Tracklets:
@@ -312,19 +322,19 @@ def _assemble(
         first = np.flatnonzero(new_track)
         last = np.append(first[1:], n) - 1
         spans = (keys[0], seconds[first], seconds[last])
-        cuts = change_points(crops.features, of, crops.frame, spans)
-        second_part = frame >= cuts[number]
-        fresh[1:] |= (np.diff(number) == 0) & (np.diff(second_part.astype(np.int8)) != 0)
-        part_of_box = np.cumsum(fresh) - 1
-        base = part_of_box[first]
-        later = np.zeros(len(first), np.int64)
-        np.maximum.at(later, number, part_of_box - base[number])
-        of = base[of] + ((crops.frame >= cuts[of]) & (later[of] > 0))
+        cut_track, cut_frame = change_points(crops.features, of, crops.frame, spans)
+        most = 1 + max(int(array.max(initial=0)) for array in (frame, crops.frame, cut_frame))
+        cuts = cut_track * most + cut_frame
+        passed = np.searchsorted(cuts, number * most + frame, "right")
+        fresh[1:] |= (np.diff(number) == 0) & (np.diff(passed) != 0)
+        begins = (number * most + frame)[fresh]
+        of = np.maximum(
+            np.searchsorted(begins, of * most + crops.frame, "right") - 1, (np.cumsum(fresh) - 1)[first][of]
+        )
     first = np.flatnonzero(fresh)
     last = np.append(first[1:], n) - 1 if n else first
     places = np.full((n, 2), np.nan) if ground is None else ground[order]
     pooled = pool(crops.features, of, len(first), crops.weights)
-    chosen = choose_prototypes(crops.features, of, len(first), pooled.features, pooled.usable, most_prototypes)
     return Tracklets(
         camera_names=names,
         camera=camera[first].astype(np.int64),
@@ -334,24 +344,38 @@ def _assemble(
         frames=(last - first + 1).astype(np.int64),
         features=pooled.features,
         has_feature=pooled.has_feature,
-        prototypes=unit(crops.features[chosen]),
-        prototype_of=of[chosen],
         quality=pooled.quality,
-        prototype_row=chosen,
         first_frame=frame[first].astype(np.int64),
         last_frame=frame[last].astype(np.int64),
         entry=places[first],
         exit=places[last],
+        follows=np.full(len(first), -1),
         bad_rows=np.flatnonzero(~pooled.usable),
     )
 
 
-NEVER = np.iinfo(np.int64).max
-"""The cut of a track that is not cut."""
-
 _FEWEST_CROPS = 3
 _SHUFFLES = 99
 _FEWEST_STRANGERS = 20
+_NEAREST_STRANGERS = 0.1
+
+
+def apart_distance(
+    camera: NDArray[np.int64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    features: NDArray[np.float32],
+    has_feature: NDArray[np.bool_],
+) -> float | None:
+    """The cosine distance that 90 % of tracks `[T]` seen at one time by one camera, which are two people, reach.
+
+    None with fewer than 20 such pairs.
+    """
+    pairs = _simultaneous(camera, start, end, has_feature)
+    if len(pairs) < _FEWEST_STRANGERS:
+        return None
+    distance = 1 - np.einsum("nd,nd->n", features[pairs[:, 0]], features[pairs[:, 1]])
+    return float(np.quantile(distance, _NEAREST_STRANGERS))
 
 
 def change_points(
@@ -359,18 +383,19 @@ def change_points(
     of: NDArray[np.int64],
     frame: NDArray[np.int64],
     spans: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
-) -> NDArray[np.int64]:
-    """The frame from which each track shows somebody else; `NEVER` for nearly all.
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where tracks begin to show somebody else: the track and the frame of each cut, sorted.
 
     A tracker that swaps two people makes a track of two appearances. Of each track with 6 crops or more, in order of
     frames, the cut is looked for, with 3 crops or more on either side, that leaves the least scatter: the largest
     `|Σa|²/n_a + |Σb|²/n_b` of crops of length 1. The track is cut there when both hold:
 
     1. no one of 99 random orders of its crops gives as large a value (p ≤ 0.01; seeded by the track's number);
-    2. the cosine distance between the means of both sides is at least what 10 % of tracks that are seen at one time
-       by one camera, and so are two people, stay below. With fewer than 20 such pairs nothing is cut.
+    2. the cosine distance between the means of both sides is at least `apart_distance`. Where that is not known nothing
+       is cut.
 
-    Crops of one track that follow each other are alike, so the first test alone would cut far too many.
+    Then either side is looked at in the same way. Crops of one track that follow each other are alike, so the first
+    test alone would cut far too many.
 
     Args:
         features: `[N, D]` crops.
@@ -378,31 +403,36 @@ def change_points(
         frame: `[N]`.
         spans: camera, start and end of each track, `[T]` each.
     """
-    camera, start, end = spans
-    tracks = len(camera)
-    cuts = np.full(tracks, NEVER)
-    pooled = pool(features, of, tracks)
-    strangers = _simultaneous(camera, start, end, pooled.has_feature)
-    if len(strangers) < _FEWEST_STRANGERS:
-        return cuts
-    means = pooled.features
-    apart = float(np.quantile(1 - np.einsum("nd,nd->n", means[strangers[:, 0]], means[strangers[:, 1]]), 0.1))
+    pooled = pool(features, of, len(spans[0]))
+    apart = apart_distance(*spans, pooled.features, pooled.has_feature)
+    found: list[tuple[int, int]] = []
     rows = np.flatnonzero(pooled.usable)
     rows = rows[np.lexsort((frame[rows], of[rows]))]
     owners, first = np.unique(of[rows], return_index=True)
-    for owner, part in zip(owners.tolist(), np.split(rows, first[1:]), strict=True):
-        if len(part) < 2 * _FEWEST_CROPS:
-            continue
-        crops = unit(features[part]).astype(np.float64)
-        cut, gain = _best_cut(crops)
-        a, b = crops[:cut].sum(axis=0), crops[cut:].sum(axis=0)
-        lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-        if lengths == 0 or 1 - float(a @ b) / lengths < apart or frame[part[cut]] == frame[part[cut - 1]]:
-            continue
+    for owner, whole in zip(owners.tolist(), np.split(rows, first[1:]), strict=False):
         rng = np.random.default_rng(owner)
-        if all(_best_cut(crops[rng.permutation(len(crops))])[1] < gain for _ in range(_SHUFFLES)):
-            cuts[owner] = frame[part[cut]]
-    return cuts
+        parts = [whole]
+        while apart is not None and parts:
+            part = parts.pop()
+            cut = _cut(unit(features[part]).astype(np.float64), frame[part], apart, rng)
+            if cut:
+                found.append((owner, int(frame[part[cut]])))
+                parts += [part[cut:], part[:cut]]
+    cuts = np.array(sorted(found), np.int64).reshape(-1, 2)
+    return cuts[:, 0], cuts[:, 1]
+
+
+def _cut(crops: NDArray[np.float64], frame: NDArray[np.int64], apart: float, rng: np.random.Generator) -> int:
+    """How many of these crops of one track, in order, stand before a cut; 0 where there is none."""
+    if len(crops) < 2 * _FEWEST_CROPS:
+        return 0
+    cut, gain = _best_cut(crops)
+    a, b = crops[:cut].sum(axis=0), crops[cut:].sum(axis=0)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    if lengths == 0 or 1 - float(a @ b) / lengths < apart or frame[cut] == frame[cut - 1]:
+        return 0
+    by_chance = any(_best_cut(crops[rng.permutation(len(crops))])[1] >= gain for _ in range(_SHUFFLES))
+    return 0 if by_chance else cut
 
 
 def _best_cut(crops: NDArray[np.float64]) -> tuple[int, float]:
@@ -504,42 +534,3 @@ def pool(
         counts = np.diff(np.append(first, len(good)))
         quality[owners] = np.add.reduceat(weight[good], first) / counts
     return Pooled(pooled, has_feature, quality, usable)
-
-
-def choose_prototypes(
-    features: NDArray[np.float32],
-    of: NDArray[np.int64],
-    tracklets: int,
-    pooled: NDArray[np.float32],
-    usable: NDArray[np.bool_],
-    most: int,
-) -> NDArray[np.int64]:
-    """Rows of up to `most` crops of each tracklet, sorted by tracklet: the one nearest its pooled feature, then each
-    time the one farthest from those chosen (ties: the earlier row).
-    """
-    rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(of[rows], kind="stable")]
-    if len(rows) == 0 or most < 1:
-        return np.zeros(0, np.int64)
-    crops, owner = unit(features[rows]), of[rows]
-    owners, first = np.unique(owner, return_index=True)
-    counts = np.diff(np.append(first, len(rows)))
-    group = np.repeat(np.arange(len(owners)), counts)
-    nearest = -np.einsum("nd,nd->n", crops, pooled[owner])
-    chosen, kept = [], np.arange(len(owners))
-    gap = np.full(len(rows), np.inf)
-    score = -nearest
-    for _ in range(most):
-        best = np.maximum.reduceat(score, first)
-        hits = np.flatnonzero(score == best[group])
-        _, one = np.unique(group[hits], return_index=True)
-        pick = hits[one]
-        chosen.append(pick[kept])
-        gap = np.minimum(gap, 1 - np.einsum("nd,nd->n", crops, crops[pick][group]))
-        gap[pick] = -np.inf
-        score = gap
-        kept = np.flatnonzero(np.maximum.reduceat(score, first) > 1e-6)
-        if len(kept) == 0:
-            break
-    positions = np.sort(np.concatenate(chosen))
-    return rows[positions]

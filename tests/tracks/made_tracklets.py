@@ -61,7 +61,6 @@ def plain(camera, start, end, features=None, *, names=None, entry=None, leave=No
     features = np.asarray(features, np.float32)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     names = names or tuple(f"cam{number + 1:02d}" for number in range(int(camera.max(initial=0)) + 1))
-    none = np.zeros(0, np.int64)
     unknown = np.full((n, 2), np.nan)
     return Tracklets(
         camera_names=tuple(names),
@@ -72,12 +71,10 @@ def plain(camera, start, end, features=None, *, names=None, entry=None, leave=No
         frames=np.ones(n, np.int64),
         features=features / np.where(lengths > 0, lengths, 1),
         has_feature=lengths[:, 0] > 0,
-        prototypes=np.zeros((0, features.shape[1]), np.float32),
-        prototype_of=none,
         quality=np.ones(n),
-        prototype_row=none,
         first_frame=np.round(25 * start).astype(np.int64),
         last_frame=np.round(25 * end).astype(np.int64),
         entry=unknown if entry is None else np.array(entry, float),
         exit=unknown if leave is None else np.array(leave, float),
+        follows=np.full(n, -1),
     )

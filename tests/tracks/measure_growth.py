@@ -29,7 +29,6 @@ def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         features[rows] += 1.3 * rng.standard_normal((len(rows), DIMENSION), dtype=np.float32)
     start = rng.uniform(0, DAY, n)
     order = np.lexsort((start, camera))
-    none = np.zeros(0, np.int64)
     names = tuple(f"cam{number:03d}" for number in range(1, CAMERAS + 1))
     unknown = np.full((n, 2), np.nan)
     start = start[order]
@@ -42,14 +41,12 @@ def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         frames=np.full(n, 200),
         features=unit(features[order]),
         has_feature=np.ones(n, bool),
-        prototypes=np.zeros((0, DIMENSION), np.float32),
-        prototype_of=none,
         quality=np.ones(n),
-        prototype_row=none,
         first_frame=np.round(start * 25).astype(np.int64),
         last_frame=np.round(start * 25).astype(np.int64) + 200,
         entry=unknown,
         exit=unknown,
+        follows=np.full(n, -1),
     )
     return tracklets, person[order]
 

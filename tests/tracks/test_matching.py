@@ -117,7 +117,7 @@ def overlap(tracklets, a, b):
 
 
 def test_rules_of_the_cameras_are_kept_and_told():
-    tracklets, _ = made(people=20, noise=0.3)
+    tracklets, _ = made(people=40, noise=2.5)
     names = tracklets.camera_names
     cameras = Cameras(
         {name: Camera(name) for name in names},

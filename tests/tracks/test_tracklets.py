@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reid import Embeddings
 from reid.errors import ReidError
-from reid.tracks import Camera, Cameras, Tracklets, Tracks
+from reid.tracks import Camera, Cameras, Constraints, MatchSettings, Tracklets, Tracks, match
+from reid.tracks.online import match_online
+from reid.tracks.solvers import SOLVERS
 from reid.tracks.tracklets import change_points, pool, simultaneous_pairs
+from tests.tracks.made_tracklets import made as made_tracklets
 
 
 def unit(x):
@@ -34,25 +39,6 @@ def test_pooling_against_a_loop(seed):
         want = unit(sum(weights[row] * unit(features[row]) for row in rows))
         assert got.features[t] == pytest.approx(want, abs=1e-5)
         assert got.quality[t] == pytest.approx(np.mean(weights[rows]))
-
-
-def test_prototypes_are_those_that_differ_most():
-    angles = np.radians([0, 1, 2, 40, 80, 3, 1])
-    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    zero = np.zeros(7, np.int64)
-    made = Tracklets.of_features(["a"], zero, zero, np.arange(7), features, prototypes=3)
-    pooled = np.degrees(np.arctan2(*made.features[0][::-1]))
-    nearest = np.abs(np.degrees(angles) - pooled).argmin()
-    assert nearest in made.prototype_row
-    assert 4 in made.prototype_row
-    assert len(made.prototype_row) == 3
-    assert np.linalg.norm(made.prototypes, axis=1) == pytest.approx(1)
-
-
-def test_equal_crops_give_one_prototype():
-    zero = np.zeros(5, np.int64)
-    made = Tracklets.of_features(["a"], zero, zero, np.arange(5), np.ones((5, 3), np.float32), prototypes=4)
-    assert made.prototype_row.tolist() == [0]
 
 
 def test_rows_are_sorted_and_timed():
@@ -175,9 +161,6 @@ def test_a_track_of_two_people_is_split():
     assert made.first_frame[parts].tolist() == [300, 305]
     assert made.last_frame[parts].tolist() == [304, 311]
     assert made.frames[parts].tolist() == [5, 7]
-    assert (made.track[made.prototype_of] == track[made.prototype_row]).all()
-    inside = made.first_frame[made.prototype_of] <= frame[made.prototype_row]
-    assert (inside & (frame[made.prototype_row] <= made.last_frame[made.prototype_of])).all()
     assert len(Tracklets.of_features(["a"], camera, track, frame, features)) == 40
 
 
@@ -185,5 +168,99 @@ def test_nothing_is_split_where_nothing_changes_or_nothing_is_known():
     assert len(Tracklets.of_features(["a"], *crowd(swapped=set()), split=True)) == 40
     _, track, frame, features = crowd(swapped={0})
     alone = track == 0
-    cut = change_points(features[alone], track[alone], frame[alone], (np.zeros(1, int), np.zeros(1), np.ones(1)))
-    assert cut[0] > frame.max(), "no two tracks at once, so nobody knows how far apart two people are"
+    cuts = change_points(features[alone], track[alone], frame[alone], (np.zeros(1, int), np.zeros(1), np.ones(1)))
+    assert len(cuts[0]) == 0, "no two tracks at once, so nobody knows how far apart two people are"
+
+
+@pytest.mark.parametrize(
+    ("crops", "begins"),
+    [
+        pytest.param(24, [1500, 1508, 1516], id="8 of each of three people"),
+        pytest.param(18, [1500, 1508], id="2 crops of the third are too few for a part"),
+    ],
+)
+def test_a_track_is_cut_more_than_once(crops, begins):
+    _, track, frame, features = crowd(swapped=set())
+    others = track != 30
+    rng = np.random.default_rng(1)
+    faces = np.eye(16)[np.arange(crops) // 8]
+    mixed = faces + 0.05 * rng.normal(size=(crops, 16))
+    made = Tracklets.of_features(
+        ["a"],
+        np.zeros(others.sum() + crops, np.int64),
+        np.append(track[others], np.full(crops, 30)),
+        np.append(frame[others], 1500 + np.arange(crops)),
+        np.concatenate([features[others], mixed.astype(np.float32)]),
+        split=True,
+    )
+    parts = np.flatnonzero(made.track == 30)
+    assert made.first_frame[parts].tolist() == begins
+    assert made.last_frame[parts].tolist() == [*(begin - 1 for begin in begins[1:]), 1499 + crops]
+    assert made.frames[parts].sum() == crops
+    assert len(made) == 39 + len(begins)
+
+
+def walk(track, frames, start, speed, height=100.0):
+    """Boxes of one who walks along x, seen in these frames."""
+    frames = np.asarray(list(frames))
+    x = start + speed * frames / 25
+    boxes = np.stack([x, np.full(len(x), 50.0), np.full(len(x), 40.0), np.full(len(x), height)], axis=1)
+    return np.full(len(frames), track), frames, boxes
+
+
+SECOND_HALF = {
+    "goes on": (walk(2, range(70, 120), 0, 100), True),
+    "goes on, but looks like somebody else": (walk(2, range(70, 120), 0, 100), False),
+    "elsewhere": (walk(2, range(70, 120), 300, 100), False),
+    "the other way": (walk(2, range(70, 120), 560, -100), False),
+    "twice as tall": (walk(2, range(70, 120), 0, 100, 200.0), False),
+    "after too long": (walk(2, range(130, 180), 0, 100), False),
+    "while the first is still there": (walk(2, range(40, 90), 0, 100), False),
+    "of one box": (walk(2, [60], 0, 100), True),
+}
+
+
+@pytest.mark.parametrize("case", SECOND_HALF)
+def test_a_track_that_was_lost_and_found(case):
+    second, joined = SECOND_HALF[case]
+    first = walk(1, range(1, 51), 0, 100)
+    rng = np.random.default_rng(0)
+    crowd = [walk(10 + number, range(1, 200), 1000 + 100 * number, 0) for number in range(8)]
+    track, frame, boxes = (np.concatenate(column) for column in zip(first, second, *crowd, strict=True))
+    looks = {number: unit(rng.normal(size=32)) for number in np.unique(track).tolist()}
+    if "looks" not in case:
+        looks[2] = unit(looks[1] + 0.1 * rng.normal(size=32) / 6)
+    tracks = Tracks.of(("cam01",), np.zeros(len(track), int), track, frame, boxes)
+    rows = np.array([np.flatnonzero(track == number)[0] for number in looks])
+    embeddings = Embeddings(
+        np.array(list(looks.values())), camids=np.zeros(len(rows), int), tracks=track[rows], frames=frame[rows]
+    )
+    options = {"camera_names": {0: "cam01"}}
+    made = Tracklets.of_tracks(tracks, embeddings, **options)
+    want = np.full(len(made), -1)
+    want[made.track == 2] = 1 if joined else -1
+    assert made.follows.tolist() == want.tolist()
+    assert (Tracklets.of_tracks(tracks, embeddings, **options, join=False).follows == -1).all()
+    few = tracks.take(np.flatnonzero(tracks.track < 14))
+    crops = np.isin(embeddings.tracks, few.track)
+    assert (Tracklets.of_tracks(few, embeddings.take(crops), **options).follows == -1).all(), "too few seen at once"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_goes_on_is_one_identity_unless_a_rule_stops_it(solver):
+    tracklets, _ = made_tracklets(people=10, cameras=3, visits=4)
+    key = [(tracklets.camera_names[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
+    settings = MatchSettings(solver=solver, threshold=0.0)
+    apart = match(tracklets, settings=settings)
+    first = int(np.argmin(tracklets.end))
+    later = np.flatnonzero((tracklets.camera == tracklets.camera[first]) & (tracklets.start > tracklets.end[first]))
+    second = int(later[apart.identity[later] != apart.identity[first]][0])
+    follows = tracklets.follows.copy()
+    follows[second] = tracklets.track[first]
+    broken = replace(tracklets, follows=follows)
+    joined = match(broken, settings=settings)
+    assert joined.identity[first] == joined.identity[second]
+    assert joined.protocol["tracks that go on another"] == 1
+    split = match(broken, settings=settings, constraints=Constraints(cannot_link=((key[first], key[second]),)))
+    assert split.identity[first] != split.identity[second]
+    assert match_online(broken, settings=settings).identity[first] > 0
