@@ -20,11 +20,10 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +44,8 @@ STEPS_AN_EPOCH = 5
 
 Row = dict[str, float]
 Weights = dict[str, Tensor]
+Step = tuple[Row, Weights]
+"""Losses and learning rate of a step, and the weights after it (which the next step changes)."""
 
 
 def their_code(folder: Path) -> SimpleNamespace:
@@ -70,8 +71,8 @@ def our_name(name: str) -> str:
 
 
 def run_theirs(
-    code: SimpleNamespace, network: nn.Module, batches: list[Batch], images: Callable[[Tensor], Tensor], see: Any
-) -> None:
+    code: SimpleNamespace, network: nn.Module, batches: list[Batch], images: Callable[[Tensor], Tensor]
+) -> Iterator[Step]:
     """Train as their `tools/train.py` and `engine/trainer.py` do, without ignite around it."""
     solver = code.settings.SOLVER
     optimizer = code.optimizer.make_optimizer(code.settings, network)
@@ -86,40 +87,35 @@ def run_theirs(
         network.train()
         optimizer.zero_grad()
         score, feature = network(images(batch.images))
+        torch.set_default_dtype(score.dtype)  # the type of their smoothed targets
         parts = triplet(feature, batch.labels)[0], softmax(score, batch.labels)
+        torch.set_default_dtype(torch.float32)
         loss = parts[1] + parts[0]
         loss.backward()
         optimizer.step()
         row = {"lr": optimizer.param_groups[0]["lr"], "triplet": parts[0].item(), "softmax": parts[1].item()}
-        see(step, row | {"sum": loss.item()}, {our_name(k): v.detach() for k, v in network.state_dict().items()})
+        yield row | {"sum": loss.item()}, {our_name(k): v.detach() for k, v in network.state_dict().items()}
 
 
-def run_ours(trainer: _Trainer, batches: list[Batch], see: Any) -> None:
-    """The trainer's own steps."""
-    schedule, rate = trainer.config.schedule, trainer.config.optim.lr
+def run_ours(trainer: _Trainer, batches: list[Batch], *, double: bool = False) -> Iterator[Step]:
+    """The trainer's own steps; in float64, to which its step would not keep, its parts called one by one."""
+    schedule, rate, model = trainer.config.schedule, trainer.config.optim.lr, trainer.model
     trainer.network.train()
+    if double:
+        model.double()
     for step, batch in enumerate(batches):
         lr = rate * learning_rate_factor(schedule, step // STEPS_AN_EPOCH)
         set_rate(trainer.optimizer, trainer.rates, lr, trainer.config.optim.momentum)
-        terms = trainer._step([batch])
+        if double:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            features, embeddings, logits = model(normalised(batch.images).double())
+            loss, terms = trainer.objective(features, logits, batch.labels, batch.camids, embeddings)
+            loss.backward()
+            trainer.optimizer.step()
+        else:
+            terms = trainer._step([batch])
         row = {"lr": lr} | {key: float(terms[key]) for key in ("triplet", "softmax")} | {"sum": float(terms["loss"])}
-        see(step, row, {k: v.detach() for k, v in trainer.model.state_dict().items()})
-
-
-def run_ours_double(trainer: _Trainer, batches: list[Batch], see: Any) -> None:
-    """`run_ours` in float64, without the trainer's step around it."""
-    schedule, rate = trainer.config.schedule, trainer.config.optim.lr
-    model = trainer.model.double().train()
-    for step, batch in enumerate(batches):
-        lr = rate * learning_rate_factor(schedule, step // STEPS_AN_EPOCH)
-        set_rate(trainer.optimizer, trainer.rates, lr, trainer.config.optim.momentum)
-        trainer.optimizer.zero_grad(set_to_none=True)
-        features, embeddings, logits = model(normalised(batch.images).double())
-        loss, terms = trainer.objective(features, logits, batch.labels, batch.camids, embeddings)
-        loss.backward()
-        trainer.optimizer.step()
-        row = {"lr": lr} | {key: float(terms[key]) for key in ("triplet", "softmax")} | {"sum": float(terms["loss"])}
-        see(step, row, {k: v.detach() for k, v in model.state_dict().items()})
+        yield row, {k: v.detach() for k, v in model.state_dict().items()}
 
 
 def distance(some: Weights, other: Weights, start: Weights) -> tuple[float, float]:
@@ -167,47 +163,26 @@ def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
     shift = (normalised(batches[0].images) - trainer.model.preprocess(batches[0].images)).abs().max()
     print(f"largest difference of a preprocessed pixel: {shift:.1e}")
 
-    kept: list[tuple[Row, Weights]] = []
     dtype = torch.float64 if args.double else torch.float32
-    theirs.to(dtype)
-    run_theirs(
-        code,
-        theirs,
-        batches,
-        lambda pixels: normalised(pixels).to(dtype),
-        lambda step, row, weights: kept.append((row, copied(weights))),
-    )
-
-    def against(title: str) -> Callable[[int, Row, Weights], None]:
-        print(f"\n{title}\n| step | lr | triplet | softmax | sum | weights / their size | weights / their way |")
-
-        def see(step: int, row: Row, weights: Weights) -> None:
-            there, theirs_now = kept[step]
-            parts = [f"{abs(row[k] - there[k]) / abs(there[k]):.1e}" for k in ("lr", "triplet", "softmax", "sum")]
-            parts += [f"{value:.1e}" for value in distance(weights, theirs_now, start)]
-            print(f"| {step + 1} | " + " | ".join(parts) + " |", flush=True)
-
-        return see
-
-    print("\nTheirs\n| step | lr | triplet | softmax | sum |")
-    for step, (row, _) in enumerate(kept):
-        print(f"| {step + 1} | {row['lr']:.4e} | {row['triplet']:.6f} | {row['softmax']:.6f} | {row['sum']:.6f} |")
-    (run_ours_double if args.double else run_ours)(trainer, batches, against("Ours to theirs, relative"))
-    if args.double:
-        return
-    again = their_network(code, len(trainer.pid_of_label))
-    again.to(memory_format=torch.channels_last)
-    run_theirs(
-        code,
-        again,
-        batches,
-        lambda pixels: normalised(pixels).contiguous(memory_format=torch.channels_last),
-        against("Theirs in channels_last memory to theirs, relative"),
-    )
-
-
-def copied(weights: Weights) -> Weights:
-    return {name: tensor.clone() for name, tensor in weights.items()}
+    runs = {
+        "theirs": run_theirs(code, theirs.to(dtype), batches, lambda pixels: normalised(pixels).to(dtype)),
+        "ours": run_ours(trainer, batches, double=args.double),
+    }
+    if not args.double:
+        again = their_network(code, len(trainer.pid_of_label)).to(memory_format=torch.channels_last)
+        runs["theirs, channels_last"] = run_theirs(
+            code, again, batches, lambda pixels: normalised(pixels).contiguous(memory_format=torch.channels_last)
+        )
+    print("Theirs, and the others' differences relative to it")
+    print("| step | run | lr | triplet | softmax | sum | weights / size | weights / way |\n" + "|---" * 8 + "|")
+    for step, done in enumerate(zip(*runs.values(), strict=True), start=1):
+        there, weights = done[0]
+        parts = [f"{there['lr']:.4e}", *(f"{there[key]:.6f}" for key in ("triplet", "softmax", "sum"))]
+        print(f"| {step} | theirs | {' | '.join(parts)} | | |")
+        for name, (row, own) in list(zip(runs, done, strict=True))[1:]:
+            parts = [f"{abs(row[key] - there[key]) / abs(there[key]):.1e}" for key in there]
+            parts += [f"{value:.1e}" for value in distance(own, weights, start)]
+            print(f"| {step} | {name} | {' | '.join(parts)} |", flush=True)
 
 
 def compare_schedules(code: SimpleNamespace) -> None:

@@ -40,20 +40,32 @@ def test_losses_rates_and_weights_are_theirs(code: SimpleNamespace, tiny_market:
     theirs = parity.their_network(code, len(trainer.pid_of_label))
     start = {parity.our_name(k): v.clone() for k, v in theirs.state_dict().items()}
     trainer.model.load_state_dict(start)
-    seen: list[tuple[parity.Row, parity.Weights]] = []
-
-    def keep(step: int, row: parity.Row, weights: parity.Weights) -> None:
-        seen.append((row, parity.copied(weights)))
-
-    parity.run_theirs(code, theirs, batches, parity.normalised, keep)
-    parity.run_ours(trainer, batches, keep)
-    (first, there), (second, _), (ours, here), (then, _) = seen
+    both = zip(
+        parity.run_theirs(code, theirs, batches, parity.normalised), parity.run_ours(trainer, batches), strict=True
+    )
+    (first, there), (ours, here) = next(both)
     assert ours == pytest.approx(first, rel=1e-4)
-    assert then == pytest.approx(second, rel=2e-2)
     # Adam's first step is the learning rate in the sign of each gradient, rounding's where the true one is near zero
     assert parity.distance(here, there, start)[0] < 1e-3
     running = [k for k in here if "running_" in k]
     assert max(float((here[k] - there[k]).abs().max()) for k in running) < 1e-4
+    (second, _), (then, _) = next(both)
+    assert then == pytest.approx(second, rel=2e-2)
+
+
+def test_in_float64_they_stay_together(code: SimpleNamespace, tiny_market: Path) -> None:
+    trainer = parity.our_trainer(tiny_market, 2, (64, 32))
+    batches = list(islice(trainer.loader, 3))
+    theirs = parity.their_network(code, len(trainer.pid_of_label)).double()
+    start = {parity.our_name(k): v.clone() for k, v in theirs.state_dict().items()}
+    trainer.model.load_state_dict(start)
+    runs = (
+        parity.run_theirs(code, theirs, batches, lambda pixels: parity.normalised(pixels).double()),
+        parity.run_ours(trainer, batches, double=True),
+    )
+    for (there, weights), (here, own) in zip(*runs, strict=True):
+        assert here == pytest.approx(there, rel=1e-6)
+        assert parity.distance(own, weights, start)[1] < 1e-3
 
 
 def test_the_learning_rate_of_every_epoch_is_theirs(code: SimpleNamespace) -> None:
