@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reid.errors import ReidError
 from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
+from reid.evaluation.protocol import column
 
 ROUNDING = 1e-5
 """Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
@@ -44,13 +45,10 @@ class Neighbours:
 
 def camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64]:
     """Camera ids as one column of `items` integers, or a ReidError that names them."""
-    array = np.asarray(camids.cpu() if isinstance(camids, Tensor) else camids)
-    if array.ndim != 1 or array.dtype.kind not in "iub" or len(array) != items:
-        raise ReidError(
-            f"{name} must be one column of {items} integers, one for each item, not shape {array.shape} of type "
-            f"{array.dtype}."
-        )
-    return array.astype(np.int64)
+    cameras = column(camids, name)
+    if len(cameras) != items:
+        raise ReidError(f"{name} must be one column of {items} integers, one for each item, not {len(cameras)}.")
+    return cameras
 
 
 def centred(features: Tensor) -> Tensor:

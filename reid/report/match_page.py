@@ -369,7 +369,7 @@ def _in_words(matches: Matches, hidden: bool) -> str:
             f"; of the pairs of different people, {100 * matches.fmr:.3g} % are expected to lie under it "
             "(the expected false-match rate)"
         )
-    words += "."
+    words += ". p(same) tells how sharply the distance decides here; it is fitted to this result, not to labels."
     if hidden:
         words += f" The upper {100 * HEAD_SHARE:.0f} % of each crop was made of coarse blocks before it was embedded."
     return words
