@@ -60,6 +60,13 @@ def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert picture.std() > 10
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time, and one is enough."""
+    monkeypatch.setattr("reid.report.learning.plot_learning", lambda *given: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_one_run_and_equal_runs(folder: Path, tmp_path: Path) -> None:
     done = call("compare", folder / "one", "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
@@ -73,6 +80,7 @@ def test_one_run_and_equal_runs(folder: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_reid_test_left_and_other_data_are_seen(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder / "one", copy)
@@ -97,8 +105,7 @@ def test_an_unfinished_run_is_read_as_far_as_it_goes(folder: Path, tmp_path: Pat
     assert len(run.lines) == 2
     assert run.minutes is None
     assert run.scores == {}
-    done = call("compare", copy, folder / "other", "--out", tmp_path / "out")
-    assert done.exit_code == 0, done.output
+    assert curves_of([run]).keys() >= {"loss", "lr"}
     (copy / "log.jsonl").write_text("")
     assert curves_of(read_runs([copy])) == {}
     done = call("compare", copy, "--out", tmp_path / "none")

@@ -32,6 +32,7 @@ SHARED = [
     "log_every=1",
 ]
 SMOOTH = ["loss.triplet_weight=0", "loss.extra={}", "model.neck=none"]
+BRIEF = ["eval.split=none", "schedule.epochs=1", "optim.groups={}"]
 TROUBLES = {"die": ["die", 1, 3], "fail": ["fail", 0, 3], "hang": ["hang", 1, 3]}
 
 
@@ -40,10 +41,10 @@ def results(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory)
     """What became of two processes that train together, undisturbed and with each of the troubles."""
     folder = tmp_path_factory.mktemp("ranks")
     tasks: list[dict[str, Any]] = [
-        {"settings": [*small_settings, *SHARED, "schedule.epochs=1"], "out": str(folder / "two")},
+        {"settings": [*small_settings, *SHARED, *BRIEF], "out": str(folder / "two")},
         {"settings": [*small_settings, *SHARED, *SMOOTH], "out": str(folder / "smooth")},
         {
-            "settings": [*small_settings, *SHARED, "schedule.epochs=1", "sync_batchnorm=false"],
+            "settings": [*small_settings, *SHARED, *BRIEF, "sync_batchnorm=false"],
             "out": str(folder / "apart"),
         },
     ]
@@ -81,7 +82,7 @@ def test_two_processes_train_as_one_with_the_same_batch(
 def test_with_everything_on(results: dict[str, Any], small: list[str], tmp_path: Path) -> None:
     """Mining chooses other triplets, and channels with next to no variance are scaled up, at the smallest difference:
     a run of one process whose weights are changed by 1e-7 goes apart as fast. So the first steps are compared."""
-    train(load_config(None, [*small, *SHARED, "schedule.epochs=1"]), tmp_path / "one", ALONE)
+    train(load_config(None, [*small, *SHARED, *BRIEF]), tmp_path / "one", ALONE)
     one, two = log_of(tmp_path / "one"), log_of(results["folder"] / "two")
     for alone, shared in zip(one[:2], two[:2], strict=True):
         assert {"triplet", "softmax", "extra.center"} < alone.keys() == shared.keys()
