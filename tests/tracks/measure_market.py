@@ -1,8 +1,9 @@
-"""The matcher on real tracklets: `python -m tests.tracks.measure_market FILE.npz [...] [--baselines]`.
+"""The matcher on real tracklets: `python -m tests.tracks.measure_market FILE.npz [...] [--baselines] [--halves]`.
 
 Each file holds embeddings of the Market-1501 test split (gallery_features, _pids, _camids, _sequences, _frames). A
 tracklet is the gallery crops of one pid (above 0), camera and sequence, cut where frames jump by more than 250. The pid
-makes the tracklets and the scores; the matcher never sees it. Times are frame / 25 plus 10⁶ s a sequence.
+makes the tracklets and the scores; the matcher never sees it. Times are frame / 25 plus 10⁶ s a sequence. With
+--halves, instead: the tracklets of half of the people, matched with a calibration from the crops of the other half.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.evaluation.calibration import calibrate
 from reid.tracks import MatchSettings, Tracklets, cluster_scores, match
+from reid.tracks.online import _taken
 from reid.tracks.solvers import SOLVERS
 
 JUMP = 250
@@ -64,6 +67,23 @@ def baselines(tracklets: Tracklets, person: np.ndarray) -> None:
         row(f"{name}, best threshold", person, found[best], f"{tried[best]:.3f} (by the truth) | |")
 
 
+def halves(path: str | Path) -> None:
+    tracklets, person = market_tracklets(path)
+    with np.load(path) as arrays:
+        features, pid, camera = (arrays[f"gallery_{name}"] for name in ("features", "pids", "camids"))
+    both = np.array_split(np.random.default_rng(0).permutation(np.unique(person)), 2)
+    for number, (mine, others) in enumerate((both, both[::-1]), start=1):
+        rows = np.flatnonzero(np.isin(person, mine))
+        crops = np.isin(pid, others)
+        part = _taken(tracklets, rows)
+        row(f"half {number}, label-free", person[rows], match(part).identity, "| |")
+        for rate in (1e-2, 1e-3, 1e-4):
+            known = calibrate(features[crops].astype(np.float32), pid[crops], camera[crops], fmr=rate)
+            result = match(part, calibration=known)
+            more = f"{result.threshold:.2f} | {result.fmr:.2%} |"
+            row(f"half {number}, calibrated at {rate:g}", person[rows], result.identity, more)
+
+
 def main() -> None:
     paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     for path in paths:
@@ -71,6 +91,9 @@ def main() -> None:
         print(f"\n{Path(path).stem}: {len(tracklets)} tracklets of {len(np.unique(person))} people\n")
         print("| | F1 | precision | recall | B³ F1 | identities | threshold | FMR | seconds |")
         print("|---|---|---|---|---|---|---|---|---|")
+        if "--halves" in sys.argv:
+            halves(path)
+            continue
         if "--baselines" in sys.argv:
             baselines(tracklets, person)
         for travel in (True, False):
