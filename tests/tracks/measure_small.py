@@ -1,8 +1,8 @@
 """The threshold found without labels, on few people: `python -m tests.tracks.measure_small FILE.npz … [WORLD PARQUET]`.
 
-The files are those of `measure_market`, WORLD and PARQUET those of `measure_streets`. Of the people seen twice or more 10,
-25 and 50 are drawn six times each: mean pairwise F1 and B³ at the threshold found, and by how much the F1 of the best by the
-truth of 0.5, 0.6 … 0.9 is higher, from the least to the most. Of all people likewise, without that.
+The files are those of `measure_market`, WORLD and PARQUET those of `measure_streets`. Of the people seen twice or
+more 10, 25 and 50 are drawn six times each: mean pairwise F1 and B³ at the threshold found, and by how much the F1 of
+the best by the truth of 0.5, 0.6 … 0.9 is higher, from the least to the most. Of all people likewise, without that.
 """
 
 from __future__ import annotations
