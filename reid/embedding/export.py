@@ -483,7 +483,7 @@ def card(name: str, manifest: Mapping[str, Any]) -> str:
         f"# Bundle: {name}",
         "",
         f"- **Model**: `{manifest['model']}`, {manifest['precision']}, {manifest['form']}",
-        f"- **Input**: uint8 [N, {height}, {width}, 3], RGB, 0..255, of crops resized to {height} high, {width} wide",
+        f"- **Input**: uint8 [N, {height}, {width}, 3], RGB, 0..255, of crops resized to {height}×{width} (h × w)",
         f"- **Output**: float32 [N, {manifest['dimension']}], rows of length 1, compared by cosine",
         f"- **Preprocessing**, inside the model: {json.dumps(manifest['preprocessing'])}",
         "- **Made with**: " + ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
