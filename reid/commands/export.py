@@ -122,16 +122,14 @@ def _open(source: Path) -> tuple[ReIDModel | ForeignModel, str, Path, dict[str, 
     """The model, its id, the file it came from, and the settings of its training."""
     from reid.embedding.embedder import Embedder
     from reid.embedding.runtimes import FORMATS, ForeignModel
-    from reid.training.checkpoints import load_checkpoint
+    from reid.training.checkpoints import checkpoint_in, load_checkpoint
 
     if source.suffix.lower() in FORMATS:
         foreign = ForeignModel(source)
         return foreign, foreign.name, source, {}
     if (source / "bundle.json").is_file():
         raise ReidError(f"{source} is a bundle already: export the checkpoint that it was made of.")
-    if source.is_dir():
-        inside = [source / name for name in ("best.pt", "last.pt") if (source / name).is_file()]
-        source = inside[0] if inside else source
+    source = checkpoint_in(source)
     config: dict[str, Any] = load_checkpoint(source).get("config") or {}
     embedder = Embedder(source, device="cpu")
     return embedder.model, embedder.describe()["model"], source, config

@@ -510,12 +510,15 @@ def _why_unreadable(path: str) -> str:
     return found if isinstance(found, str) else ""
 
 
+def cores() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _workers(workers: int) -> int:
     if workers < 0:
         raise ReidError(f"workers is {workers}; it must be 0 (one for each CPU) or more.")
-    if workers:
-        return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return workers or cores()
 
 
 def _refuse(unreadable: Sequence[Odd], n: int) -> None:

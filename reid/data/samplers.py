@@ -154,13 +154,17 @@ class IdentitySampler:
         left = counts.copy()
         ids = np.empty((self._steps, self._ids_per_step), dtype=np.int64)
         for step in range(self._steps):
-            with np.errstate(divide="ignore"):
-                key = rng.standard_exponential(len(left)) / left
-            key[left == self._steps - step] = -1
-            chosen = np.argpartition(key, self._ids_per_step - 1)[: self._ids_per_step]
+            chosen = self._choose(left, left == self._steps - step, rng)
             left[chosen] -= 1
             ids[step] = rng.permutation(chosen)
         return ids[rng.permutation(self._steps)]
+
+    def _choose(self, left: NDArray[np.int64], must: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+        """The G different identities of a step: those that `must` be in it, and others by the groups they have left."""
+        with np.errstate(divide="ignore"):
+            key = rng.standard_exponential(len(left)) / left
+        key[must] = -1
+        return np.argpartition(key, self._ids_per_step - 1)[: self._ids_per_step]
 
 
 class HardIdentitySampler(IdentitySampler):
@@ -225,29 +229,23 @@ class HardIdentitySampler(IdentitySampler):
             )
         self.neighbours = table.astype(np.int64)
 
-    def _pack(self, counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    def _choose(self, left: NDArray[np.int64], must: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
         if self.neighbours is None:
-            return super()._pack(counts, rng)
-        left = counts.copy()
-        ids = np.empty((self._steps, self._ids_per_step), dtype=np.int64)
-        for step in range(self._steps):
-            free = left > 0
-            chosen = np.flatnonzero(left == self._steps - step).tolist()
-            free[chosen] = False
-            with np.errstate(divide="ignore"):
-                order = np.argsort(rng.standard_exponential(len(left)) / left)
-            for anchor in order:
-                if len(chosen) >= self._ids_per_step:
-                    break
-                if free[anchor]:
-                    near = self.neighbours[anchor]
-                    near = near[free[near] & (near != anchor)][: self.lookalikes]
-                    some = [int(anchor), *near.tolist()][: self._ids_per_step - len(chosen)]
-                    chosen += some
-                    free[some] = False
-            left[chosen] -= 1
-            ids[step] = rng.permutation(chosen)
-        return ids[rng.permutation(self._steps)]
+            return super()._choose(left, must, rng)
+        free = (left > 0) & ~must
+        chosen = np.flatnonzero(must).tolist()
+        with np.errstate(divide="ignore"):
+            order = np.argsort(rng.standard_exponential(len(left)) / left)
+        for anchor in order:
+            if len(chosen) >= self._ids_per_step:
+                break
+            if free[anchor]:
+                near = self.neighbours[anchor]
+                near = near[free[near] & (near != anchor)][: self.lookalikes]
+                some = [int(anchor), *near.tolist()][: self._ids_per_step - len(chosen)]
+                chosen += some
+                free[some] = False
+        return np.array(chosen)
 
 
 class RandomSampler:

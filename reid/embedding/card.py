@@ -10,7 +10,7 @@ from typing import Any
 from reid.config import Config, as_dict
 from reid.embedding.embedder import Embedder
 from reid.errors import ReidError
-from reid.training.checkpoints import load_checkpoint
+from reid.training.checkpoints import checkpoint_in, load_checkpoint
 
 TERMS = {
     "market1501": "research use only, by its authors' terms",
@@ -53,12 +53,9 @@ def model_card(run: str | Path) -> str:
         ReidError: no checkpoint, or a damaged one; a JSON file that is none.
     """
     run = Path(run)
-    checkpoint = run
-    if run.is_dir():
-        inside = [run / name for name in ("best.pt", "last.pt") if (run / name).is_file()]
-        if not inside:
-            raise ReidError(f"{run} holds neither best.pt nor last.pt: it is no run folder.")
-        checkpoint = inside[0]
+    checkpoint = checkpoint_in(run)
+    if checkpoint.is_dir():
+        raise ReidError(f"{run} holds neither best.pt nor last.pt: it is no run folder.")
     content = load_checkpoint(checkpoint)
     embedder = Embedder(checkpoint, device="cpu")
     spec, folder, described = content["spec"], checkpoint.parent, embedder.describe()

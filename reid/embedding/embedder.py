@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,9 @@ from reid.data.crops import UNKNOWN, Crops
 from reid.data.images import UnreadableImage, decode, resize
 from reid.data.layouts.folder import IMAGE_SUFFIXES
 from reid.data.loader import ahead
-from reid.data.packed import FileStore
+from reid.data.packed import FileStore, cores
 from reid.data.videos import Video
-from reid.embedding.parts import Batch
+from reid.embedding.parts import Batch, digest_of
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.table import Embeddings
 from reid.errors import ReidError, did_you_mean
@@ -262,8 +261,7 @@ def file_batches(
     Raises:
         ReidError: a file that does not decode, where `unreadable` is "error".
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(threads or cpus, "reid-decode") as pool:
+    with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
         for rows in grid:
             images = np.empty((len(rows), *size, 3), np.uint8)
 
@@ -354,11 +352,6 @@ def list_files(images: Any) -> Crops | None:
     return Crops.of(paths, np.full(len(paths), UNKNOWN))
 
 
-def digest_of(value: Any) -> str:
-    """A hexadecimal SHA-256 of plain JSON values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 class _Network(NamedTuple):
     """What any kind of model is to an `Embedder`. `embed` takes uint8 `[B, h, w, 3]` RGB, and whether to flip."""
 
@@ -416,7 +409,7 @@ def _open_own(model: str | Path | ReIDModel, weights: str | Path | None, device:
 
 
 def _load(model: str | Path, weights: str | Path | None, place: torch.device) -> ReIDModel:
-    from reid.training.checkpoints import load_model
+    from reid.training.checkpoints import checkpoint_in, load_model
 
     path = Path(model)
     if not path.exists() and (str(model) in BACKBONES or str(model).startswith("timm:")):
@@ -429,10 +422,7 @@ def _load(model: str | Path, weights: str | Path | None, place: torch.device) ->
     _refuse_weights(weights)
     if path.name == str(model) and not path.suffix and not path.exists():
         raise ReidError(f"There is no file, folder or backbone {str(model)!r}.{did_you_mean(str(model), BACKBONES)}")
-    if path.is_dir():
-        inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
-        path = inside[0] if inside else path
-    return load_model(path, place)
+    return load_model(checkpoint_in(path), place)
 
 
 def _refuse_weights(weights: str | Path | None) -> None:

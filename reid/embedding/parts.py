@@ -177,8 +177,12 @@ class Parts:
 
 def part_folder(within: Path, name: str, key: object) -> Path:
     """The folder of parts that `key` (plain JSON values) made, by a readable name: another key, another folder."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return within / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{digest[:16]}"
+    return within / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{digest_of(key)[:16]}"
+
+
+def digest_of(value: object) -> str:
+    """A hexadecimal SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def fill(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reid.errors import ReidError
 from reid.losses.distances import Distance, check_distance, pairwise_distances
 from reid.losses.pairs import PairLoss, References, check_batch, masked_mean
+from reid.losses.triplet import check_margin, hinge
 
 
 class CrossBatchMemory(nn.Module):
@@ -125,8 +123,7 @@ class HardTripletPairs(PairLoss):
         self, margin: float | None = 0.3, distance: Distance = "euclidean", camera_aware: bool = False
     ) -> None:
         super().__init__(camera_aware)
-        if margin is not None and not (math.isfinite(margin) and margin >= 0):
-            raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
+        check_margin(margin)
         check_distance(distance)
         self.margin = margin
         self.distance = distance
@@ -140,8 +137,7 @@ class HardTripletPairs(PairLoss):
         farthest = distances.masked_fill(~positives, -torch.inf).max(dim=1).values
         nearest = distances.masked_fill(~negatives, torch.inf).min(dim=1).values
         difference = (farthest - nearest).masked_fill(~valid, 0.0)
-        per_anchor = functional.softplus(difference) if self.margin is None else (difference + self.margin).relu()
-        return masked_mean(per_anchor, valid)
+        return masked_mean(hinge(difference, self.margin), valid)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from reid.errors import ReidError
 from reid.losses.distances import at_least_float32, unit
+from reid.losses.pairs import other_cameras_first
 
 Picked = tuple[Tensor, Tensor, Tensor]
 """`positive`, `negative` (distances) and `valid` (bool), all `[B]`: one triplet an anchor; or all `[B, W]`: one a
@@ -41,8 +42,7 @@ def pair_masks(pids: Tensor, camids: Tensor | None = None) -> tuple[Tensor, Tens
     negatives = ~same
     positives = same.fill_diagonal_(False)
     if camids is not None:
-        across = positives & (camids.unsqueeze(0) != camids.unsqueeze(1))
-        positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
+        positives = other_cameras_first(positives, camids.unsqueeze(0) != camids.unsqueeze(1))
     return positives, negatives
 
 
@@ -84,11 +84,10 @@ def batch_hard(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    valid = positives.any(dim=1) & negatives.any(dim=1)
+    positives, negatives, valid = _anchors(pids, camids)
     positive = _hard(distances, positives, hardness, generator, farthest=True)
     negative = _hard(distances, negatives, hardness, generator, farthest=False)
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 def random(
@@ -107,12 +106,11 @@ def random(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    valid = positives.any(dim=1) & negatives.any(dim=1)
+    positives, negatives, valid = _anchors(pids, camids)
     lots = _uniform(distances.shape, distances, generator)
     drawn = [lots.masked_fill(~mask, -1.0).argmax(dim=1, keepdim=True) for mask in (positives, negatives)]
-    positive, negative = (distances.gather(1, column).squeeze(1).masked_fill(~valid, 0.0) for column in drawn)
-    return positive, negative, valid
+    positive, negative = (distances.gather(1, column).squeeze(1) for column in drawn)
+    return _picked(positive, negative, valid)
 
 
 def easy_positive(
@@ -132,11 +130,10 @@ def easy_positive(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    valid = positives.any(dim=1) & negatives.any(dim=1)
+    positives, negatives, valid = _anchors(pids, camids)
     positive = _hard(distances, positives, 1.0, None, farthest=False)
     negative = _hard(distances, negatives, hardness, generator, farthest=False)
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 def hardest_negative(
@@ -160,9 +157,7 @@ def hardest_negative(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    index, valid = _listed(positives)
-    valid = valid & negatives.any(dim=1, keepdim=True)
+    index, negatives, valid = _pairs(pids, camids)
     positive = distances.gather(1, index)
     if hardness == 1:
         negative = _hard(distances, negatives, 1.0, None, farthest=False).unsqueeze(1).expand_as(positive)
@@ -170,7 +165,7 @@ def hardest_negative(
         count = negatives.sum(dim=1, keepdim=True).expand_as(positive)
         ranked = distances.masked_fill(~negatives, torch.inf).sort(dim=1).values
         negative = ranked.gather(1, _rank(count, hardness, generator))
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 def semi_hard(
@@ -197,9 +192,7 @@ def semi_hard(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    index, valid = _listed(positives)
-    valid = valid & negatives.any(dim=1, keepdim=True)
+    index, negatives, valid = _pairs(pids, camids)
     positive = distances.gather(1, index)
     with torch.no_grad():
         if hardness == 1 and index.shape[1] <= _NARROW:
@@ -211,7 +204,7 @@ def semi_hard(
             place = nearer + _rank(count - nearer, hardness, generator)
             chosen = order.gather(1, place.minimum(count - 1).clamp(min=0))
     negative = distances.gather(1, chosen)
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 def _first_beyond(distances: Tensor, negatives: Tensor, positive: Tensor) -> Tensor:
@@ -264,9 +257,7 @@ def distance_weighted(
         raise ReidError("Distance-weighted mining needs the features [B, D]: chances depend on where they lie.")
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    index, valid = _listed(positives)
-    valid = valid & negatives.any(dim=1, keepdim=True)
+    index, negatives, valid = _pairs(pids, camids)
     positive = distances.gather(1, index)
     with torch.no_grad(), torch.autocast(distances.device.type, enabled=False):
         directions = unit(at_least_float32(features.detach()))
@@ -280,7 +271,7 @@ def distance_weighted(
         drawn = _uniform(positive.shape, distances, generator) * ladder[:, -1:]
         chosen = torch.searchsorted(ladder, drawn, right=True).clamp(max=len(pids) - 1)
     negative = distances.gather(1, chosen)
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 def weighted(
@@ -301,11 +292,10 @@ def weighted(
     _check(distances, pids, camids)
     if len(pids) == 0:
         return _nothing(distances)
-    positives, negatives = pair_masks(pids, camids)
-    valid = positives.any(dim=1) & negatives.any(dim=1)
+    positives, negatives, valid = _anchors(pids, camids)
     positive = (_softmax(distances, positives) * distances).sum(dim=1)
     negative = (_softmax(-distances, negatives) * distances).sum(dim=1)
-    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
+    return _picked(positive, negative, valid)
 
 
 MINERS: dict[str, Miner] = {
@@ -428,6 +418,23 @@ def _check(distances: Tensor, pids: Tensor, camids: Tensor | None) -> None:
 def _nothing(distances: Tensor) -> Picked:
     nothing = distances.sum(dim=1)  # [0], and still differentiable
     return nothing, nothing, torch.zeros_like(nothing, dtype=torch.bool)
+
+
+def _anchors(pids: Tensor, camids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`pair_masks`, and which anchors `[B]` have a positive and a negative."""
+    positives, negatives = pair_masks(pids, camids)
+    return positives, negatives, positives.any(dim=1) & negatives.any(dim=1)
+
+
+def _pairs(pids: Tensor, camids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The columns `[B, W]` of each anchor's positives, its negatives `[B, B]`, and which columns make a triplet."""
+    positives, negatives = pair_masks(pids, camids)
+    index, listed = _listed(positives)
+    return index, negatives, listed & negatives.any(dim=1, keepdim=True)
+
+
+def _picked(positive: Tensor, negative: Tensor, valid: Tensor) -> Picked:
+    return positive.masked_fill(~valid, 0.0), negative.masked_fill(~valid, 0.0), valid
 
 
 def _listed(positives: Tensor) -> tuple[Tensor, Tensor]:

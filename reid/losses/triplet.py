@@ -12,6 +12,7 @@ from torch.nn import functional
 from reid.errors import ReidError, did_you_mean
 from reid.losses.distances import Distance, at_least_float32, check_distance, paired_distances, pairwise_distances
 from reid.losses.mining import GRADED, MINERS, MINING, batch_all, pair_masks
+from reid.losses.pairs import masked_mean
 
 REDUCTIONS = ("mean", "active", "sum")
 
@@ -42,7 +43,7 @@ def triplet_loss(
     Raises:
         ReidError: shapes that do not fit, unknown distance, or a wrong margin.
     """
-    _check_margin(margin)
+    check_margin(margin)
     d_ap = paired_distances(anchor, positive, distance)
     if not nearest:
         d_an = paired_distances(anchor, negative, distance)
@@ -50,7 +51,7 @@ def triplet_loss(
         d_an = pairwise_distances(anchor, negative, distance).min(dim=1).values
     else:
         raise ReidError("There is no negative of which to take the nearest.")
-    return _hinge(d_ap - d_an, margin).sum() / max(1, len(anchor))
+    return hinge(d_ap - d_an, margin).sum() / max(1, len(anchor))
 
 
 class MinkowskiTripletLoss(nn.Module):
@@ -62,7 +63,7 @@ class MinkowskiTripletLoss(nn.Module):
 
     def __init__(self, margin: float | None = 1.0) -> None:
         super().__init__()
-        _check_margin(margin)
+        check_margin(margin)
         self.margin = margin
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, p: float = 2.0) -> Tensor:
@@ -122,7 +123,7 @@ class TripletLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_margin(margin)
+        check_margin(margin)
         if mining not in MINING:
             raise ReidError(f"Unknown mining {mining!r}.{did_you_mean(mining, MINING)}")
         check_distance(distance)
@@ -165,10 +166,10 @@ class TripletLoss(nn.Module):
             valid = positives.any(dim=1) & negatives.any(dim=1)
             measured = {
                 "active": active,
-                "positive": _mean(distances, positives),
-                "negative": _mean(distances, negatives),
-                "norm": _mean(at_least_float32(features).norm(dim=1), torch.ones_like(valid)),
-                "valid": _mean(valid.to(distances.dtype), torch.ones_like(valid)),
+                "positive": masked_mean(distances, positives),
+                "negative": masked_mean(distances, negatives),
+                "norm": masked_mean(at_least_float32(features).norm(dim=1), torch.ones_like(valid)),
+                "valid": masked_mean(valid.to(distances.dtype), torch.ones_like(valid)),
             }
         return loss, measured
 
@@ -213,7 +214,7 @@ class TripletLoss(nn.Module):
                 features=features,
             )
             difference = positive - negative
-            losses = _hinge(difference, self.margin) * valid
+            losses = hinge(difference, self.margin) * valid
             total, count = losses.sum(), valid.sum()
             active = (losses.detach() > 0).sum()
             violated = (valid & (difference.detach() >= 0)).sum() if self.margin is None else active
@@ -231,15 +232,16 @@ class TripletLoss(nn.Module):
         return torch.Generator(device).manual_seed(int(seed))
 
 
-def _hinge(difference: Tensor, margin: float | None) -> Tensor:
+def hinge(difference: Tensor, margin: float | None) -> Tensor:
+    """`max(0, difference + margin)`; without a margin the soft one, `log(1 + exp(difference))`."""
     return functional.softplus(difference) if margin is None else (difference + margin).relu()
 
 
-def _check_margin(margin: float | None) -> None:
+def check_margin(margin: float | None) -> None:
+    """Refuse a margin that is negative or not finite.
+
+    Raises:
+        ReidError: naming it.
+    """
     if margin is not None and not (math.isfinite(margin) and margin >= 0):
         raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the masked values; 0 (and differentiable) when the mask is empty."""
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)

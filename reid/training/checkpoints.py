@@ -55,6 +55,13 @@ def _refuse_odd(value: Any, key: str) -> None:
         raise ReidError(f"A checkpoint holds tensors and plain Python only, but {key} is a {type(value).__name__}.")
 
 
+def checkpoint_in(path: str | Path) -> Path:
+    """Of a run's folder its best.pt, else its last.pt; any other path as it is."""
+    path = Path(path)
+    inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
+    return inside[0] if inside else path
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, onto the CPU. Nothing in the file is executed.
 

@@ -67,7 +67,7 @@ def backward_in_chunks(
     used = [number for number, leaf in enumerate(leaves) if leaf is not None and leaf.grad is not None]
     gradients = [leaves[number].grad.tensor_split(len(parts)) for number in used]  # type: ignore[union-attr]
     for number, part in enumerate(parts):
-        with _without_exchange(network) if number < len(parts) - 1 else contextlib.nullcontext():
+        with without_exchange(network) if number < len(parts) - 1 else contextlib.nullcontext():
             with seeded(images.device, *seed, number):
                 outputs = forward(network, part)
             again = [outputs[place] for place in used]
@@ -82,5 +82,6 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
         yield
 
 
-def _without_exchange(network: nn.Module) -> contextlib.AbstractContextManager[None]:
+def without_exchange(network: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Gradients of several processes stay apart inside: more are to be added before they are shared."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()

@@ -107,7 +107,6 @@ def profile_run(config: Config, ranks: Ranks, steps: int) -> dict[str, float]:
 
     class Counted(_Trainer):
         counted = -WARM_UP
-        began = 0.0
 
         def grouped(self):  # type: ignore[no-untyped-def]
             for group in super().grouped():
@@ -188,9 +187,8 @@ def _output(out: Path) -> tuple[str, bool]:
     place = out
     while not place.exists():
         place = place.parent
-    return f"{out} will be made" if os.access(place, os.W_OK) else f"{place} cannot be written to", os.access(
-        place, os.W_OK
-    )
+    writable = os.access(place, os.W_OK)
+    return f"{out} will be made" if writable else f"{place} cannot be written to", writable
 
 
 def _duration(minutes: float) -> str:

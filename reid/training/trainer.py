@@ -31,7 +31,7 @@ from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.distributed import Ranks
 from reid.training.ema import Average
 from reid.training.environment import environment
-from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded
+from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded, without_exchange
 from reid.training.groups import Freezer, make_optimizer, set_rate
 from reid.training.inference import autocast, score
 from reid.training.loaders import Loaders
@@ -267,8 +267,7 @@ class _Trainer:
             self.objective.zero_grad(set_to_none=True)
         seen = []
         for number, batch in enumerate(batches):
-            more = isinstance(self.network, DistributedDataParallel) and number < len(batches) - 1
-            with self.network.no_sync() if more else nullcontext():  # type: ignore[operator]
+            with without_exchange(self.network) if number < len(batches) - 1 else nullcontext():
                 seen.append(self._backward(batch, number, len(batches)))
         terms = {name: torch.stack([measured[name].float() for measured in seen]).mean() for name in seen[0]}
         with self.clock("optimiser"):
