@@ -162,10 +162,10 @@ def match_settings(given: dict[str, Any], overrides: Sequence[str]) -> MatchSett
 
 @dataclass(frozen=True, eq=False)
 class _Appearance:
-    """Features of boxes, with the pictures of some of them, and what was left out on the way."""
+    """Features of boxes, small pictures by row of these, and what was left out on the way."""
 
     embeddings: Embeddings
-    crops: dict[tuple[int, int], list[tuple[int, bytes]]]
+    pictures: dict[int, bytes]
     problems: list[str]
 
 
@@ -252,7 +252,7 @@ def match_files(
     _print_summary(matches)
     report = write_match_report(
         matches,
-        _crops_by_tracklet(matches.tracklets, appearance.crops),
+        _crops_by_tracklet(matches.tracklets, appearance.pictures),
         out / "report.html",
         scores=scores,
         pixelate_heads=pixelate_heads,
@@ -357,17 +357,13 @@ def _embed_videos(
         embedder,
         quality=quality[rows],
         cache=out / "cache",
-        keep_crops=3,
+        keep_crops=per_track,
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
-    crops: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
-    box_rows = rows[result.rows[result.crop_rows]]
-    for row, jpeg in zip(box_rows.tolist(), result.crop_jpegs, strict=True):
-        key = int(tracks.camera[row]), int(tracks.track[row])
-        crops.setdefault(key, []).append((int(tracks.frame[row]), jpeg))
-    return _Appearance(table, crops, [*found.problems, *result.problems()])
+    pictures = dict(zip(result.crop_rows.tolist(), result.crop_jpegs, strict=True))
+    return _Appearance(table, pictures, [*found.problems, *result.problems()])
 
 
 def _calibration(
@@ -424,16 +420,12 @@ def _print_loss(offline: Matches, live: OnlineMatches) -> None:
     )
 
 
-def _crops_by_tracklet(
-    tracklets: Tracklets, crops: dict[tuple[int, int], list[tuple[int, bytes]]]
-) -> dict[int, list[bytes]]:
+def _crops_by_tracklet(tracklets: Tracklets, pictures: dict[int, bytes]) -> dict[int, list[bytes]]:
+    """The pictures of each tracklet's prototypes, the most typical first."""
     by_row: dict[int, list[bytes]] = {}
-    keys = zip(tracklets.camera.tolist(), tracklets.track.tolist(), strict=True)
-    for row, key in enumerate(keys):
-        low, high = tracklets.first_frame[row], tracklets.last_frame[row]
-        pictures = [jpeg for frame, jpeg in crops.get(key, []) if low <= frame <= high]
-        if pictures:
-            by_row[row] = pictures
+    for row, crop in zip(tracklets.prototype_of.tolist(), tracklets.prototype_row.tolist(), strict=True):
+        if crop in pictures:
+            by_row.setdefault(row, []).append(pictures[crop])
     return by_row
 
 

@@ -201,9 +201,10 @@ _COLUMNS = (
 
 
 def _taken(tracklets: Tracklets, rows: NDArray[np.int64]) -> Tracklets:
-    """Some rows, in that order."""
+    """Some rows, in that order, without their prototypes."""
     columns: dict[str, Any] = {name: getattr(tracklets, name)[rows] for name in _COLUMNS}
-    return replace(tracklets, **columns)
+    none = np.zeros(0, np.int64)
+    return replace(tracklets, **columns, prototype_row=none, prototype_of=none)
 
 
 def _joined(one: Tracklets, other: Tracklets) -> Tracklets:

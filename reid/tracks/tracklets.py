@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from reid.tracks.tracks import Tracks
 
 _LEAST_WEIGHT = 0.05
+PROTOTYPES = 4
+"""Crops of a tracklet that stand for it, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,9 @@ class Tracklets:
         entry, exit: `[T, 2]` place on the ground in metres of the first and last box; NaN where unknown.
         follows: `[T]` int64, the local id of the earlier track of this camera that this one goes on (`broken.py`); −1:
             none.
+        prototype_row: `[P]` int64, rows of the embeddings: up to `PROTOTYPES` crops of each tracklet, the most typical one
+            and those that differ most from it and from each other, in that order (`choose_prototypes`).
+        prototype_of: `[P]` int64, the tracklet of each.
         bad_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only zeros.
     """
 
@@ -57,6 +62,8 @@ class Tracklets:
     entry: NDArray[np.float64]
     exit: NDArray[np.float64]
     follows: NDArray[np.int64]
+    prototype_row: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    prototype_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     bad_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
@@ -335,6 +342,7 @@ def _assemble(
     last = np.append(first[1:], n) - 1 if n else first
     places = np.full((n, 2), np.nan) if ground is None else ground[order]
     pooled = pool(crops.features, of, len(first), crops.weights)
+    prototypes = choose_prototypes(crops.features, of, pooled)
     return Tracklets(
         camera_names=names,
         camera=camera[first].astype(np.int64),
@@ -350,6 +358,8 @@ def _assemble(
         entry=places[first],
         exit=places[last],
         follows=np.full(len(first), -1),
+        prototype_row=prototypes,
+        prototype_of=of[prototypes],
         bad_rows=np.flatnonzero(~pooled.usable),
     )
 
@@ -534,3 +544,38 @@ def pool(
         counts = np.diff(np.append(first, len(good)))
         quality[owners] = np.add.reduceat(weight[good], first) / counts
     return Pooled(pooled, has_feature, quality, usable)
+
+
+def choose_prototypes(
+    features: NDArray[np.float32], of: NDArray[np.int64], pooled: Pooled, most: int = PROTOTYPES
+) -> NDArray[np.int64]:
+    """Rows of up to `most` crops of each tracklet, tracklet by tracklet: the crop nearest the pooled feature, then each
+    time the one farthest (by cosine) from its nearest among those chosen. Of equals the earlier row; crops equal to a
+    chosen one (1e-6) are not taken, so a tracklet of like crops has one. O(N · most).
+
+    Args:
+        features: `[N, D]` of crops.
+        of: `[N]` the tracklet of each.
+        pooled: of the same crops.
+        most: K ≥ 1.
+    """
+    rows = np.flatnonzero(pooled.usable)
+    rows = rows[np.argsort(of[rows], kind="stable")]
+    if len(rows) == 0:
+        return rows
+    crops, owner = unit(features[rows]), of[rows]
+    first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
+    group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
+    score = np.einsum("nd,nd->n", crops, pooled.features[owner])
+    gap = np.full(len(rows), np.inf)
+    open_groups = np.ones(len(first), bool)
+    chosen = []
+    for _ in range(most):
+        hits = np.flatnonzero(score == np.maximum.reduceat(score, first)[group])
+        pick = hits[np.unique(group[hits], return_index=True)[1]]
+        chosen.append(pick[open_groups])
+        gap = np.minimum(gap, 1 - np.einsum("nd,nd->n", crops, crops[pick][group]))
+        score = gap
+        open_groups &= np.maximum.reduceat(score, first) > 1e-6
+    picked = np.concatenate(chosen)
+    return rows[picked[np.argsort(group[picked], kind="stable")]]

@@ -12,7 +12,7 @@ from reid.errors import ReidError
 from reid.tracks import Camera, Cameras, Constraints, MatchSettings, Tracklets, Tracks, match
 from reid.tracks.online import match_online
 from reid.tracks.solvers import SOLVERS
-from reid.tracks.tracklets import change_points, pool, simultaneous_pairs
+from reid.tracks.tracklets import change_points, choose_prototypes, pool, simultaneous_pairs
 from tests.tracks.made_tracklets import made as made_tracklets
 
 
@@ -39,6 +39,53 @@ def test_pooling_against_a_loop(seed):
         want = unit(sum(weights[row] * unit(features[row]) for row in rows))
         assert got.features[t] == pytest.approx(want, abs=1e-5)
         assert got.quality[t] == pytest.approx(np.mean(weights[rows]))
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+@pytest.mark.parametrize("seed", range(4))
+def test_prototypes_against_a_loop(seed, most):
+    rng = np.random.default_rng(seed)
+    n, tracklets = 60, 9
+    of = rng.integers(0, tracklets - 1, n)  # the last one has no crop
+    features = rng.normal(size=(n, 5)).astype(np.float32)
+    features[3], features[4], features[5] = np.nan, 0, np.inf
+    features[of == 0] = features[of == 0][0] * rng.uniform(1, 2, ((of == 0).sum(), 1))  # alike but for their length
+    pooled = pool(features, of, tracklets)
+    want = []
+    for t in range(tracklets):
+        rows = [row for row in range(n) if of[row] == t and pooled.usable[row]]
+        chosen: list[int] = []
+        while rows and len(chosen) < most:
+            if chosen:
+                near = [min(1 - unit(features[row]) @ unit(features[one]) for one in chosen) for row in rows]
+            else:
+                near = [unit(features[row]) @ pooled.features[t] + 1 for row in rows]
+            best = int(np.argmax(np.round(near, 6)))
+            if near[best] <= 1e-6:
+                break
+            chosen.append(rows[best])
+        want += chosen
+    got = choose_prototypes(features, of, pooled, most)
+    assert (np.isin(of[got], 0)).sum() == 1
+    assert len(set(got.tolist())) == len(got)
+    without = of[got] != 0  # of crops alike, which one is the most typical is a matter of rounding
+    assert got[without].tolist() == [row for row in want if of[row] != 0]
+
+
+def test_prototypes_of_nothing():
+    none = np.zeros((0, 3), np.float32)
+    assert choose_prototypes(none, np.zeros(0, np.int64), pool(none, np.zeros(0, np.int64), 2)).tolist() == []
+    zeros, of = np.zeros((2, 3), np.float32), np.array([0, 1])
+    assert choose_prototypes(zeros, of, pool(zeros, of, 2)).tolist() == []
+
+
+def test_tracklets_keep_rows_of_the_embeddings_as_prototypes():
+    features = np.array([[1, 0], [0, 1], [1, 0.1], [1, 0], [0, 1]], np.float32)
+    made = Tracklets.of_features(
+        ["a", "b"], np.array([1, 0, 1, 1, 0]), np.array([7, 2, 7, 7, 2]), np.arange(5), features
+    )
+    assert made.prototype_of.tolist() == [0, 1, 1]  # row 0 is camera a's track 2, whose two crops are alike
+    assert made.prototype_row.tolist() == [1, 2, 3] or made.prototype_row.tolist() == [1, 2, 0]
 
 
 def test_rows_are_sorted_and_timed():
