@@ -42,8 +42,8 @@ class Tracklets:
         entry, exit: `[T, 2]` place on the ground in metres of the first and last box; NaN where unknown.
         follows: `[T]` int64, the local id of the earlier track of this camera that this one goes on (`broken.py`); −1:
             none.
-        prototype_row: `[P]` int64, rows of the embeddings: up to `PROTOTYPES` crops of each tracklet, the most typical one
-            and those that differ most from it and from each other, in that order (`choose_prototypes`).
+        prototype_row: `[P]` int64, rows of the embeddings: up to `PROTOTYPES` crops of each tracklet, the most typical
+            one and those that differ most from it and from each other, in that order (`choose_prototypes`).
         prototype_of: `[P]` int64, the tracklet of each.
         bad_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only zeros.
     """
@@ -550,8 +550,8 @@ def choose_prototypes(
     features: NDArray[np.float32], of: NDArray[np.int64], pooled: Pooled, most: int = PROTOTYPES
 ) -> NDArray[np.int64]:
     """Rows of up to `most` crops of each tracklet, tracklet by tracklet: the crop nearest the pooled feature, then each
-    time the one farthest (by cosine) from its nearest among those chosen. Of equals the earlier row; crops equal to a
-    chosen one (1e-6) are not taken, so a tracklet of like crops has one. O(N · most).
+    time the one farthest (by cosine) from its nearest among those chosen. Of equals (to 1e-6) the earlier row; crops
+    equal to a chosen one are not taken, so a tracklet of like crops has one. O(N · most).
 
     Args:
         features: `[N, D]` of crops.
@@ -566,7 +566,7 @@ def choose_prototypes(
     crops, owner = unit(features[rows]), of[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
-    score = np.einsum("nd,nd->n", crops, pooled.features[owner])
+    score = np.einsum("nd,nd->n", crops, pooled.features[owner]).round(6)
     gap = np.full(len(rows), np.inf)
     open_groups = np.ones(len(first), bool)
     chosen = []
@@ -575,7 +575,7 @@ def choose_prototypes(
         pick = hits[np.unique(group[hits], return_index=True)[1]]
         chosen.append(pick[open_groups])
         gap = np.minimum(gap, 1 - np.einsum("nd,nd->n", crops, crops[pick][group]))
-        score = gap
+        score = gap.round(6)
         open_groups &= np.maximum.reduceat(score, first) > 1e-6
     picked = np.concatenate(chosen)
     return rows[picked[np.argsort(group[picked], kind="stable")]]
