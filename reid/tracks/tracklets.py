@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LEAST_WEIGHT = 0.05
 PROTOTYPES = 4
 """Crops of a tracklet that stand for it, at most."""
+_CROPS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -563,10 +564,24 @@ def choose_prototypes(
     rows = rows[np.argsort(of[rows], kind="stable")]
     if len(rows) == 0:
         return rows
+    first = np.flatnonzero(np.append(True, np.diff(of[rows]) != 0))
+    borders = first[np.flatnonzero(np.append(True, np.diff(first // _CROPS_AT_ONCE) != 0))]
+    blocks = np.split(rows, borders[1:])
+    return np.concatenate([_prototypes_of_some(features, of, block, pooled.features, most) for block in blocks])
+
+
+def _prototypes_of_some(
+    features: NDArray[np.float32],
+    of: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    pooled: NDArray[np.float32],
+    most: int,
+) -> NDArray[np.int64]:
+    """As `choose_prototypes`, among rows that are sorted by tracklet."""
     crops, owner = unit(features[rows]), of[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
-    score = np.einsum("nd,nd->n", crops, pooled.features[owner]).round(6)
+    score = np.einsum("nd,nd->n", crops, pooled[owner]).round(6)
     gap = np.full(len(rows), np.inf)
     open_groups = np.ones(len(first), bool)
     chosen = []
@@ -577,5 +592,7 @@ def choose_prototypes(
         gap = np.minimum(gap, 1 - np.einsum("nd,nd->n", crops, crops[pick][group]))
         score = gap.round(6)
         open_groups &= np.maximum.reduceat(score, first) > 1e-6
+        if not open_groups.any():
+            break
     picked = np.concatenate(chosen)
     return rows[picked[np.argsort(group[picked], kind="stable")]]
