@@ -62,13 +62,17 @@ class Preprocessing:
             )
         if self.channel_order == "bgr":
             images = images.flip(3)
-        x = images.permute(0, 3, 1, 2).float()
-        if x.shape[2:] != self.size:
+        x = images.float()
+        if x.shape[1:3] != self.size:
+            x = x.permute(0, 3, 1, 2)
             x = functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
+            x = x.permute(0, 2, 3, 1)
+        shape = x.shape
+        x = x.reshape(-1, shape[2] * 3)  # long rows, constants repeated along them: three channels a time are slow
         scale = [1 / (255 * s) for s in self.std]
         shift = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
-        constants = torch.tensor([shift, scale]).to(x.device, non_blocking=True).view(2, 1, 3, 1, 1)
-        return torch.addcmul(constants[0], x, constants[1]).contiguous(memory_format=torch.channels_last)
+        constants = torch.tensor([shift, scale]).to(x.device, non_blocking=True).repeat(1, shape[2])
+        return torch.addcmul(constants[0], x, constants[1], out=x).view(shape).permute(0, 3, 1, 2)
 
 
 def _numbers(key: str, values: Sequence[Any], count: int, kind: type) -> tuple[Any, ...]:

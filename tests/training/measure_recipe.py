@@ -1,0 +1,101 @@
+"""What each setting of `configs/market1501_cpu.yaml` is worth: a run without it beside one with it, at the same time.
+
+    python -m tests.training.measure_recipe market1501:ROOT --minutes 5 --out runs/recipe
+    python -m tests.training.measure_recipe market1501:ROOT --only parts,decay --out runs/recipe
+
+Each pair shares the machine, one core a run, so that both have the same wall time in the same hour. Crops of 96×48 (but
+for `sizes`), from scratch, a fifth of the train identities held out and scored. Pairs that already stand in
+`OUT/results.jsonl` are not run again. Compare the two of a pair; how far the base moves from pair to pair is chance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
+BASE = (
+    "model.height=96", "model.width=48", "schedule.sizes=[]", "augment.pad=4", "sampler.crops_per_id=2",
+    "eval.split=validation", "eval.fraction=0.2", "eval.every=1000", "save_minutes=0",
+)  # fmt: skip
+VARIANTS = {
+    "seed": ("the same, another seed", ("seed=1",)),
+    "k4": ("K = 4", ("sampler.crops_per_id=4",)),
+    "k3": ("K = 3", ("sampler.crops_per_id=3", "sampler.batch_size=63")),
+    "random": ("no triplet, random batches", ("loss.triplet_weight=0", "sampler.kind=random", "loss.schedules={}")),
+    "late": ("triplet from the first step", ("loss.schedules={}",)),
+    "weight": ("triplet weight 2", ("loss.schedules={triplet_weight: [[0.35, 0], [0.36, 2]]}",)),
+    "margin": ("margin 0.3 for the soft one", ("loss.margin=0.3",)),
+    "parts": ("no stripes", ("model.parts=0",)),
+    "smoothing": ("no label smoothing", ("loss.label_smoothing=0",)),
+    "decay": ("weight decay 5e-4", ("optim.weight_decay=5e-4",)),
+    "rate": ("rate 0.05", ("optim.lr=0.05",)),
+    "adamw": ("AdamW 2e-3, decay 0.1", ("optim.name=adamw", "optim.lr=2e-3", "optim.weight_decay=0.1")),
+    "batch32": ("batches of 32, rate 0.07", ("sampler.batch_size=32", "optim.lr=0.07")),
+    "erase": ("no erasing", ("augment.erase=0",)),
+    "ema": ("moving average 0.99", ("optim.ema=0.99",)),
+    "sizes": ("128×64 all the way", ("model.height=128", "model.width=64", "augment.pad=5")),
+}  # fmt: skip
+
+
+def start(settings: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """A run of its own process on one core."""
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(CONFIG), *settings, "--out", str(out)]
+    with open(out.with_suffix(".log"), "wb") as log:
+        return subprocess.Popen(
+            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def scores(out: Path) -> dict[str, float]:
+    """What the run scored at its end."""
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    (split,) = [value for value in last.values() if isinstance(value, dict)]
+    return {"mAP": split["mAP"], "rank1": split["rank1"], "steps": last["step"]}
+
+
+def read(path: Path) -> dict[str, dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {row["name"]: row for row in rows}
+
+
+def table(rows: dict[str, dict]) -> str:
+    lines = ["| setting | mAP / rank-1 | base beside it | difference |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        own, base = row["own"], row["base"]
+        both = (f"{100 * one['mAP']:.1f} / {100 * one['rank1']:.1f}" for one in (own, base))
+        lines.append(f"| {VARIANTS[name][0]} | {' | '.join(both)} | {100 * (own['mAP'] - base['mAP']):+.1f} |")
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.argument("data")
+@click.option("--minutes", default=5.0, show_default=True, help="Wall time of each run.")
+@click.option("--only", default=",".join(VARIANTS), help="Names, with commas.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(data: str, minutes: float, only: str, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.jsonl"
+    for name in only.split(","):
+        if name in read(results):
+            continue
+        shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}"]
+        runs = {out / f"{name}-base": shared, out / name: [*shared, *VARIANTS[name][1]]}
+        started = [start(settings, folder) for folder, settings in runs.items()]
+        codes = [process.wait() for process in started]
+        if any(codes):
+            raise click.ClickException(f"A run of {name} failed: see {out}/{name}*.log.")
+        base, own = (scores(folder) for folder in runs)
+        with open(results, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"name": name, "minutes": minutes, "base": base, "own": own}) + "\n")
+        click.echo(table(read(results)))
+
+
+if __name__ == "__main__":
+    main()
