@@ -114,6 +114,7 @@ def profile_run(config: Config, ranks: Ranks, steps: int) -> dict[str, float]:
                     clock.reset()
                     self.first = time.perf_counter()
                 if self.counted == steps:
+                    self.whole = time.perf_counter() - self.first  # before the log and the loader's thread are closed
                     raise Enough
                 self.counted += 1
                 yield group
@@ -128,7 +129,7 @@ def profile_run(config: Config, ranks: Ranks, steps: int) -> dict[str, float]:
             pass
         else:
             raise ReidError(f"The whole run has fewer than {steps} + {WARM_UP} steps: ask for fewer.")
-    whole = time.perf_counter() - trainer.first
+    whole = trainer.whole
     parts = shares(clock.seconds, whole)
     if ranks.is_first:
         table = Table(box=None)
