@@ -18,6 +18,8 @@ from pathlib import Path
 
 import click
 
+from tests.training.measure_losses import read
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
 BASE = (
@@ -60,11 +62,6 @@ def scores(out: Path) -> dict[str, float]:
     return {"mAP": split["mAP"], "rank1": split["rank1"], "steps": last["step"]}
 
 
-def read(path: Path) -> dict[str, dict]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {row["name"]: row for row in rows}
-
-
 def table(rows: dict[str, dict]) -> str:
     lines = ["| setting | mAP / rank-1 | base beside it | difference |", "|---|---|---|---|"]
     for name, row in rows.items():
@@ -83,7 +80,7 @@ def main(data: str, minutes: float, only: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
     for name in only.split(","):
-        if name in read(results):
+        if name in read(out):
             continue
         shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}"]
         runs = {out / f"{name}-base": shared, out / name: [*shared, *VARIANTS[name][1]]}
@@ -94,7 +91,7 @@ def main(data: str, minutes: float, only: str, out: Path) -> None:
         base, own = (scores(folder) for folder in runs)
         with open(results, "a", encoding="utf-8") as lines:
             lines.write(json.dumps({"name": name, "minutes": minutes, "base": base, "own": own}) + "\n")
-        click.echo(table(read(results)))
+        click.echo(table(read(out)))
 
 
 if __name__ == "__main__":
