@@ -1,11 +1,11 @@
 """What each setting of `configs/market1501_cpu.yaml` is worth: a run without it beside one with it, at the same time.
 
     python -m tests.training.measure_recipe market1501:ROOT --minutes 5 --out runs/recipe
-    python -m tests.training.measure_recipe market1501:ROOT --only parts,decay --out runs/recipe
+    python -m tests.training.measure_recipe market1501:ROOT --only parts,decay --jobs 3 --out runs/recipe
 
-Each pair shares the machine, one core a run, so that both have the same wall time in the same hour. Crops of 96×48 (but
-for `sizes`), from scratch, a fifth of the train identities held out and scored. Pairs that already stand in
-`OUT/results.jsonl` are not run again. Compare the two of a pair; how far the base moves from pair to pair is chance.
+One core a run, `--jobs` runs at a time, one of them the base, so that all have the same wall time in the same hour.
+Crops of 96×48 (but for `sizes`), from scratch, a fifth of the train identities held out and scored. Rows that already
+stand in `OUT/results.jsonl` are not run again. Compare a row with the base beside it; how far the base moves is chance.
 """
 
 from __future__ import annotations
@@ -75,22 +75,24 @@ def table(rows: dict[str, dict]) -> str:
 @click.argument("data")
 @click.option("--minutes", default=5.0, show_default=True, help="Wall time of each run.")
 @click.option("--only", default=",".join(VARIANTS), help="Names, with commas.")
+@click.option("--jobs", default=2, type=click.IntRange(2), show_default=True, help="Runs at a time; a core for each.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(data: str, minutes: float, only: str, out: Path) -> None:
+def main(data: str, minutes: float, only: str, jobs: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
-    for name in only.split(","):
-        if name in read(out):
-            continue
-        shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}"]
-        runs = {out / f"{name}-base": shared, out / name: [*shared, *VARIANTS[name][1]]}
+    names = [name for name in only.split(",") if name not in read(out)]
+    shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}"]
+    for at in range(0, len(names), jobs - 1):
+        group = names[at : at + jobs - 1]
+        base = out / f"{group[0]}-base"
+        runs = {base: shared} | {out / name: [*shared, *VARIANTS[name][1]] for name in group}
         started = [start(settings, folder) for folder, settings in runs.items()]
-        codes = [process.wait() for process in started]
-        if any(codes):
-            raise click.ClickException(f"A run of {name} failed: see {out}/{name}*.log.")
-        base, own = (scores(folder) for folder in runs)
+        if any([process.wait() for process in started]):
+            raise click.ClickException(f"A run beside {base} failed: see the logs in {out}.")
         with open(results, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"name": name, "minutes": minutes, "base": base, "own": own}) + "\n")
+            for name in group:
+                row = {"name": name, "minutes": minutes, "base": scores(base), "own": scores(out / name)}
+                lines.write(json.dumps(row) + "\n")
         click.echo(table(read(out)))
 
 
