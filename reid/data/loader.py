@@ -47,6 +47,9 @@ class TrainLoader:
         augment: None for no augmentation.
         prefetch: batches made ahead by one background thread; 0 makes each when it is asked for.
         pin: whether batches stand in page-locked memory, from where a GPU copies them while it works.
+        paced: whether the thread waits for `make_next` before each batch beyond the first `prefetch`. Python runs one
+            thread at a time, so batches are best made while a step is in its backward pass, which is one long call
+            outside of Python. A batch that is asked for and not there is made in any case.
 
     Raises:
         ReidError: store, labels and crops of different lengths, or a negative `prefetch`.
@@ -65,6 +68,7 @@ class TrainLoader:
         world_size: int = 1,
         prefetch: int = 2,
         pin: bool = False,
+        paced: bool = False,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         if not len(store) == len(crops) == len(self.labels):
@@ -78,6 +82,8 @@ class TrainLoader:
         self.seed, self.rank, self.world_size, self.prefetch, self.pin = seed, rank, world_size, prefetch, pin
         self.epoch = 0
         self._start = 0
+        self._paced = paced
+        self._permits = threading.Semaphore(0)
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
@@ -101,7 +107,13 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
-        return ahead(self._batches(self.epoch, list(self.sampler), start), self.prefetch)
+        self._permits = threading.Semaphore(self.prefetch)
+        batches = self._batches(self.epoch, list(self.sampler), start)
+        return ahead(batches, self.prefetch, self._permits if self._paced else None)
+
+    def make_next(self) -> None:
+        """Now is a good time to make one more batch of the latest pass (see `paced`)."""
+        self._permits.release()
 
     def _batches(self, epoch: int, plan: list[NDArray[np.int64]], start: int) -> Iterator[Batch]:
         size = self.augment.size if self.augment is not None and self.store.size is None else None
@@ -146,34 +158,48 @@ class _Failed:
 _END = object()
 
 
-def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, up to `depth` of them made ahead by a thread that ends with this iterator, however it ends."""
+def ahead(items: Iterator[Item], depth: int, permits: threading.Semaphore | None = None) -> Iterator[Item]:
+    """The same items, up to `depth` of them made ahead by a thread that ends with this iterator, however it ends.
+
+    With `permits`, the thread takes one for each item; who asks for an item that is not there gives one.
+    """
     if depth == 0:
         yield from items
         return
     ready: queue.Queue[object] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(item: object) -> bool:
+    def may_go_on() -> bool:
         while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
+            if permits is None or permits.acquire(timeout=0.1):
                 return True
         return False
 
+    def put(item: object) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
     def work() -> None:
         try:
-            for item in items:
-                if not put(item):
+            while may_go_on():
+                item = next(items, _END)
+                put(item)
+                if item is _END:
                     return
-            put(_END)
         except BaseException as error:
             put(_Failed(error))
+
+    def taken() -> object:
+        if permits is not None and ready.empty():
+            permits.release()
+        return ready.get()
 
     thread = threading.Thread(target=work, name="reid-batches", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not _END:
+        while (item := taken()) is not _END:
             if isinstance(item, _Failed):
                 raise item.error
             yield item  # type: ignore[misc]

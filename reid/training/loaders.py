@@ -64,6 +64,7 @@ class Loaders:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             pin=self.ranks.device.type == "cuda",
+            paced=True,
         )
 
     def _sampler(self, batch_size: int) -> Sampler:

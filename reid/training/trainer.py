@@ -316,12 +316,14 @@ class _Trainer:
 
         seed = (config.seed, state.step, self.ranks.rank, number)
         if config.loss.chunk:
+            self.loader.make_next()
             with self.clock("backward"):
                 backward_in_chunks(self.network, images, forward, loss_of, config.loss.chunk, seed)
             return terms
         with seeded(device, *seed):
             outputs = forward(self.network, images)
         loss = loss_of(outputs)
+        self.loader.make_next()
         with self.clock("backward"):
             loss.backward()
         return terms

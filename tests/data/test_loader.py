@@ -69,9 +69,10 @@ def test_a_batch(data: Data) -> None:
     np.testing.assert_array_equal(first.images.numpy(), by_hand)
 
 
+@pytest.mark.parametrize("paced", [False, True])
 @pytest.mark.parametrize("prefetch", [1, 2, 8])
-def test_prefetch_changes_nothing(prefetch: int, data: Data) -> None:
-    plain, ahead = loader(data, prefetch=0), loader(data, prefetch=prefetch)
+def test_prefetch_changes_nothing(prefetch: int, paced: bool, data: Data) -> None:
+    plain, ahead = loader(data, prefetch=0), loader(data, prefetch=prefetch, paced=paced)
     for epoch in (0, 3):
         plain.set_epoch(epoch)
         ahead.set_epoch(epoch)
@@ -146,12 +147,13 @@ def test_an_error_arrives_after_the_batches_before_it(prefetch: int, data: Data)
     assert no_batch_threads()
 
 
+@pytest.mark.parametrize("paced", [False, True])
 @pytest.mark.parametrize("prefetch", [1, 8])
-def test_a_consumer_that_stops_leaves_no_thread(prefetch: int, data: Data) -> None:
-    for _ in loader(data, prefetch=prefetch):
+def test_a_consumer_that_stops_leaves_no_thread(prefetch: int, paced: bool, data: Data) -> None:
+    for _ in loader(data, prefetch=prefetch, paced=paced):
         break
     assert no_batch_threads()
-    batches = iter(loader(data, prefetch=prefetch))
+    batches = iter(loader(data, prefetch=prefetch, paced=paced))
     next(batches)
     del batches
     assert no_batch_threads()
@@ -172,6 +174,25 @@ def test_no_more_is_read_ahead_than_asked(data: Data) -> None:
     time.sleep(0.2)
     assert store.reads <= 3  # one taken, one waiting, one in the hand
     del batches
+
+
+def test_a_paced_batch_is_made_when_told(data: Data) -> None:
+    store = FailingStore(fail_at=-1)
+    paced = loader((data[0], store), prefetch=1, paced=True)
+    batches = iter(paced)
+    next(batches)
+    time.sleep(0.2)
+    read = store.reads
+    assert read <= 2  # the first was asked for and may have been made ahead too
+    paced.make_next()
+    deadline = time.monotonic() + 10
+    while store.reads == read and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert store.reads == read + 1
+    time.sleep(0.2)
+    assert store.reads == read + 1
+    assert len(list(batches)) == 3  # nobody tells it any more, but all arrive
+    assert no_batch_threads()
 
 
 def test_without_augmentation_and_with_random_batches(data: Data) -> None:

@@ -7,10 +7,12 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional
 
 from reid.errors import ReidError
 from reid.models import BACKBONES, build_model
 from reid.models.backbones import build_backbone
+from reid.models.backbones.light import ChainedOmniBlock
 from reid.models.backbones.resnet import IBN
 
 DOCS = Path(__file__).parents[2] / "docs/models.md"
@@ -100,6 +102,37 @@ def test_the_gate_of_an_omni_scale_block_is_shared_by_its_streams() -> None:
     block.gate.register_forward_hook(lambda *_: calls.append(1))
     block(torch.randn(1, 16, 8, 4))
     assert len(calls) == 4
+
+
+def test_a_chained_omni_block_is_its_formula() -> None:
+    block = ChainedOmniBlock(24, 64).eval()
+    for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    x = torch.randn(3, 24, 7, 5)
+
+    def gate(stream: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(functional.linear(stream.mean((2, 3)), block.gate[2].weight, block.gate[2].bias))
+        return torch.sigmoid(functional.linear(hidden, block.gate[4].weight, block.gate[4].bias))[:, :, None, None]
+
+    with torch.no_grad():
+        one = block.streams[0](block.reduce(x))
+        two = block.streams[1](one)
+        three = block.streams[2](two)
+        mixed = one * gate(one) + two * gate(two) + three * gate(three)
+        torch.testing.assert_close(block(x), functional.relu(block.expand(mixed) + block.shortcut(x)))
+        same = ChainedOmniBlock(64, 64).eval()
+        assert isinstance(same.shortcut, nn.Identity)
+        assert same(torch.randn(1, 64, 1, 1)).shape == (1, 64, 1, 1)
+
+
+def test_a_chained_omni_block_sees_seven_by_seven_pixels() -> None:
+    block = ChainedOmniBlock(8, 32).eval()
+    x = torch.randn(1, 8, 15, 15, requires_grad=True)
+    block.gate = nn.Identity()  # the gate sees all
+    block(x)[0, :, 7, 7].sum().backward()
+    rows, columns = x.grad.abs().sum((0, 1)).nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 10, 4, 10)
 
 
 def test_resnet50_is_as_large_as_published() -> None:

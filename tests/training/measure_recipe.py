@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
 BASE = (
     "model.height=96", "model.width=48", "schedule.sizes=[]", "augment.pad=4", "sampler.crops_per_id=2",
-    "eval.split=validation", "eval.fraction=0.2", "eval.every=1000", "save_minutes=0",
+    "eval.split=validation", "eval.fraction=0.2", "eval.every=1000", "save_minutes=0", "device=cpu",
 )  # fmt: skip
 VARIANTS = {
     "seed": ("the same, another seed", ("seed=1",)),
@@ -87,7 +87,8 @@ def main(data: str, minutes: float, only: str, jobs: int, out: Path) -> None:
         base = out / f"{group[0]}-base"
         runs = {base: shared} | {out / name: [*shared, *VARIANTS[name][1]] for name in group}
         started = [start(settings, folder) for folder, settings in runs.items()]
-        if any([process.wait() for process in started]):
+        codes = [process.wait() for process in started]
+        if any(codes):
             raise click.ClickException(f"A run beside {base} failed: see the logs in {out}.")
         with open(results, "a", encoding="utf-8") as lines:
             for name in group:

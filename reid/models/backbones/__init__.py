@@ -7,7 +7,7 @@ from functools import partial
 
 from reid.errors import ReidError, did_you_mean
 from reid.models.backbones.backbone import Backbone, Pretrained
-from reid.models.backbones.light import light_resnet
+from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet
 from reid.models.backbones.osnet import AIN, IBN, osnet
 from reid.models.backbones.resnet import resnet, resnet_bot, resnet_fastreid, resnet_ibn_a
@@ -46,6 +46,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "light14": partial(light_resnet, 0.5, (1, 2, 2, 1)),
     "light14_ibn_a": partial(light_resnet, 0.5, (1, 2, 2, 1), True),
     "light10": partial(light_resnet, 0.5, (1, 1, 1, 1)),
+    "light_osnet": light_osnet,
 }
 
 
