@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
 BASE = (
     "model.height=96", "model.width=48", "schedule.sizes=[]", "augment.pad=4", "sampler.crops_per_id=2",
-    "eval.split=validation", "eval.fraction=0.2", "eval.every=1000", "save_minutes=0", "device=cpu",
+    "eval.split=validation", "eval.fraction=0.2", "eval.every=1000", "save_minutes=0",
 )  # fmt: skip
 VARIANTS = {
     "seed": ("the same, another seed", ("seed=1",)),
@@ -76,12 +76,13 @@ def table(rows: dict[str, dict]) -> str:
 @click.option("--minutes", default=5.0, show_default=True, help="Wall time of each run.")
 @click.option("--only", default=",".join(VARIANTS), help="Names, with commas.")
 @click.option("--jobs", default=2, type=click.IntRange(2), show_default=True, help="Runs at a time; a core for each.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(data: str, minutes: float, only: str, jobs: int, out: Path) -> None:
+def main(data: str, minutes: float, only: str, jobs: int, device: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
     names = [name for name in only.split(",") if name not in read(out)]
-    shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}"]
+    shared = [f"data.train={data}", *BASE, f"schedule.minutes={minutes}", f"device={device}"]
     for at in range(0, len(names), jobs - 1):
         group = names[at : at + jobs - 1]
         base = out / f"{group[0]}-base"
