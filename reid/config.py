@@ -238,6 +238,9 @@ class Config:
     """Memory order of the network; the numbers are the same but for rounding."""
     sync_batchnorm: bool = False
     """Whether processes share batch statistics when several train."""
+    keep_memory: bool = True
+    """On a CPU under Linux: whether memory that a step frees stays with the process for the next one. Else the C
+    library gives large blocks back each time, and the system clears every page anew (docs/benchmarks.md)."""
     compile: bool = False
     """Whether torch.compile makes kernels for the network (needs a C++ compiler; minutes at each new crop size)."""
     log_every: int = _setting(20, low=1)

@@ -1,7 +1,9 @@
-"""What a run ran on."""
+"""What a run runs on."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
 import shlex
 import sys
@@ -28,3 +30,17 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "processes": ranks.world_size,
         "command": shlex.join(sys.argv),
     }
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, until it ends, where its C library is glibc; else do nothing.
+
+    By default glibc asks the system for each block above some megabytes and gives it back when it is freed, so that
+    the activations of every training step are pages that the kernel must first clear.
+    """
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none to open
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            library.mallopt(mmap_max, 0)
+            library.mallopt(trim_threshold, -1)

@@ -30,7 +30,7 @@ from reid.models.backbones.resnet import start_as_identity
 from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.distributed import Ranks
 from reid.training.ema import Average
-from reid.training.environment import environment
+from reid.training.environment import environment, keep_memory
 from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded, without_exchange
 from reid.training.groups import Freezer, make_optimizer, set_rate
 from reid.training.inference import autocast, score
@@ -118,6 +118,8 @@ def train(
 class _Trainer:
     def __init__(self, config: Config, out: Path, ranks: Ranks, material: Material) -> None:
         self.config, self.out, self.ranks, self.material = config, out, ranks, material
+        if config.keep_memory and ranks.device.type == "cpu":
+            keep_memory()
         self.fingerprint = material.fingerprint()
         self.progress = Progress()
         crops = material.train.crops
