@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from reid.models.backbones.backbone import Backbone
+from reid.models.backbones.osnet import linear, unit
 from reid.models.backbones.resnet import IBN
 
 
@@ -45,8 +46,8 @@ class ChainedOmniBlock(nn.Module):
         super().__init__()
         inner = outputs // 4
         hidden = max(8, inner // 4)
-        self.reduce = nn.Sequential(*_unit(inputs, inner, 1, 1))
-        self.streams = nn.ModuleList(nn.Sequential(*_unit(inner, inner, 3, 1)) for _ in range(3))
+        self.reduce = unit(inputs, inner)
+        self.streams = nn.ModuleList(unit(inner, inner, kernel=3) for _ in range(3))
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -56,8 +57,8 @@ class ChainedOmniBlock(nn.Module):
             nn.Sigmoid(),
             nn.Unflatten(1, (inner, 1, 1)),
         )
-        self.expand = nn.Sequential(*_unit(inner, outputs, 1, 1)[:2])
-        self.shortcut = nn.Identity() if inputs == outputs else nn.Sequential(*_unit(inputs, outputs, 1, 1)[:2])
+        self.expand = linear(inner, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else linear(inputs, outputs)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,13 +89,12 @@ def light_osnet(*, last_stride: int, size: tuple[int, int]) -> Backbone:
 
 
 def _stem(channels: int) -> list[nn.Module]:
-    return [*_unit(3, channels // 2, 3, 2), *_unit(channels // 2, channels, 3, 2)]
+    return [*unit(3, channels // 2, kernel=3, stride=2), *unit(channels // 2, channels, kernel=3, stride=2)]
 
 
 def _basic(inputs: int, outputs: int, stride: int) -> BasicBlock:
-    first = stride != 1 or inputs != outputs
-    shortcut = nn.Sequential(*_unit(inputs, outputs, 1, stride)[:2]) if first else None
-    return BasicBlock(inputs, outputs, stride, shortcut)
+    changes = stride != 1 or inputs != outputs
+    return BasicBlock(inputs, outputs, stride, linear(inputs, outputs, stride) if changes else None)
 
 
 def _initialised(layers: list[nn.Module], channels: int) -> Backbone:
@@ -104,8 +104,3 @@ def _initialised(layers: list[nn.Module], channels: int) -> Backbone:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return Backbone(module, channels)
-
-
-def _unit(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

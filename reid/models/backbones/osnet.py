@@ -62,7 +62,7 @@ class OmniScaleBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, instance: str = "") -> None:
         super().__init__()
         inner = outputs // REDUCTION
-        self.reduce = _unit(inputs, inner)
+        self.reduce = unit(inputs, inner)
         self.streams = nn.ModuleList(nn.Sequential(*(_lite(inner) for _ in range(t))) for t in range(1, STREAMS + 1))
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
@@ -71,10 +71,10 @@ class OmniScaleBlock(nn.Module):
             nn.Conv2d(inner // GATE_REDUCTION, inner, 1),
             nn.Sigmoid(),
         )
-        self.expand = _linear(inner, outputs)
+        self.expand = linear(inner, outputs)
         if instance == "inside":
             self.expand[1] = nn.InstanceNorm2d(outputs, affine=True)
-        self.shortcut: nn.Module = nn.Identity() if inputs == outputs else _linear(inputs, outputs)
+        self.shortcut: nn.Module = nn.Identity() if inputs == outputs else linear(inputs, outputs)
         self.norm: nn.Module = nn.InstanceNorm2d(outputs, affine=True) if instance == "outside" else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
@@ -95,14 +95,14 @@ class OSNet(nn.Module):
         super().__init__()
         stem, second, third, fourth = (int(c * width) for c in CHANNELS)
         self.channels = fourth
-        self.conv1 = _unit(3, stem, kernel=7, stride=2)
+        self.conv1 = unit(3, stem, kernel=7, stride=2)
         if instance != PLAIN:
             self.conv1[1] = nn.InstanceNorm2d(stem, affine=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = nn.Sequential(*_stage(stem, second, instance[0]), _unit(second, second), nn.AvgPool2d(2))
-        self.conv3 = nn.Sequential(*_stage(second, third, instance[1]), _unit(third, third), nn.AvgPool2d(2))
+        self.conv2 = nn.Sequential(*_stage(stem, second, instance[0]), unit(second, second), nn.AvgPool2d(2))
+        self.conv3 = nn.Sequential(*_stage(second, third, instance[1]), unit(third, third), nn.AvgPool2d(2))
         self.conv4 = nn.Sequential(*_stage(third, fourth, instance[2]))
-        self.conv5 = _unit(fourth, fourth)
+        self.conv5 = unit(fourth, fourth)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -133,15 +133,15 @@ def _stage(inputs: int, outputs: int, instance: tuple[str, str]) -> list[nn.Modu
     return [OmniScaleBlock(inputs, outputs, instance[0]), OmniScaleBlock(outputs, outputs, instance[1])]
 
 
-def _unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _linear(inputs: int, outputs: int) -> nn.Sequential:
+def linear(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """1×1 convolution and batch norm, no ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def _lite(channels: int) -> nn.Sequential:
