@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "reid/__init__.py").read_text("utf-8"), re.M)
+VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "reid/core/version.py").read_text("utf-8"), re.M)
 
 DEV = [
     "duckdb>=1.0",

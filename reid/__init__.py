@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reid.core.errors import ReidError
     from reid.data.layouts import load_benchmark
     from reid.embedding.embedder import Embedder
     from reid.embedding.table import Embeddings
-    from reid.errors import ReidError
 
-__version__ = "0.1.0"
+from reid.core.version import __version__
+
 __all__ = ["Embedder", "Embeddings", "ReidError", "__version__", "load_benchmark"]
 
 _HOMES = {
     "load_benchmark": "reid.data.layouts",
     "Embedder": "reid.embedding.embedder",
     "Embeddings": "reid.embedding.table",
-    "ReidError": "reid.errors",
+    "ReidError": "reid.core.errors",
 }
 
 

@@ -12,8 +12,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from reid.errors import ReidError, did_you_mean
-from reid.wholefile import write_text
+from reid.core.atomic import write_text
+from reid.core.errors import ReidError, did_you_mean
 
 
 def _setting(default: Any, *, choices: Sequence[str] = (), low: float = -math.inf, high: float = math.inf) -> Any:

@@ -332,7 +332,7 @@ def match_ranks_loop(
 
 
 def camera_pair_loop(distances, query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, a, b):
-    """Ranks of the right matches of the queries of camera a, in the gallery of camera b alone."""
+    """DistributedContext of the right matches of the queries of camera a, in the gallery of camera b alone."""
     queries = [q for q in range(len(query_pids)) if query_camids[q] == a]
     items = [g for g in range(len(gallery_pids)) if gallery_camids[g] == b]
     sub = [[distances[q][g] for g in items] for q in queries]

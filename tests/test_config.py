@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from reid.config import Config, as_dict, from_dict, load_config, save_config
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

@@ -6,8 +6,8 @@ import importlib
 
 import click
 
-from reid import __version__
-from reid.errors import ReidError
+from reid.core.errors import ReidError
+from reid.core.version import __version__
 
 COMMANDS = {
     "train": "Train a model on one or several data sets.",
@@ -24,7 +24,6 @@ COMMANDS = {
     "export": "Write a model as a bundle that runs without torch, with the proof that it is the same.",
     "prepare": "Verify or unpack an archive you downloaded, or make the embedded data set.",
     "compare": "Put runs side by side: scores, settings, curves.",
-    "bench": "Measure speed on this machine.",
     "demo": "Make data, train, score, match and draw, in a few minutes.",
 }
 

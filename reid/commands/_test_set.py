@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.errors import ReidError
 from reid.data.crops import Benchmark
 from reid.data.loader import read_batches
+from reid.data.pixels import Split
 from reid.embedding.calibration_file import calibration_beside, load_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
-from reid.errors import ReidError
 from reid.evaluation import (
     RankingResult,
+    describe_camera_aware_reranking,
+    describe_reranking,
     evaluate,
     evaluate_distances,
     rerank_blocks,
     rerank_camera_aware_blocks,
-    rerank_camera_aware_in_words,
-    rerank_in_words,
     top_matches,
 )
 from reid.evaluation.calibration import Calibration
@@ -40,8 +41,7 @@ from reid.report import (
     plot_embedding_map,
     plot_rank_lists,
 )
-from reid.report.evaluation import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
-from reid.training.material import Split
+from reid.report.evaluation_page import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
 
 LIST_LENGTH = 10
 ACTIVATED = 6
@@ -83,11 +83,11 @@ class Reranking:
             return rerank_camera_aware_blocks(*features, *camids, lambda_value=self.lambda_value)
         return rerank_blocks(*features, k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """The definition, for the protocol."""
         if self.camera_aware:
-            return rerank_camera_aware_in_words(lambda_value=self.lambda_value)
-        return rerank_in_words(k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
+            return describe_camera_aware_reranking(lambda_value=self.lambda_value)
+        return describe_reranking(k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
 
 
 def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[UsedCalibration | None, str]:
@@ -143,7 +143,7 @@ def results_on(
         if rerank_with.camera_aware and not cameras_known:
             raise ReidError(f"{benchmark.name} does not tell cameras, which --camera-aware needs. Leave it out.")
         blocks = rerank_with.blocks(query, gallery)
-        reranked = evaluate_distances(blocks, *labels, **rules, metric=rerank_with.in_words())
+        reranked = evaluate_distances(blocks, *labels, **rules, metric=rerank_with.describe())
     notes = {}
     distractor = DISTRACTOR if benchmark.n_distractors else None
     verification = None

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +47,7 @@ def command(
     calibration.json is written beside the checkpoint if one is named, else beside the first file; `test`, `match` and
     search find it there.
     """
-    from reid.console import console, warn
+    from reid.core.console import console, warn
     from reid.embedding.calibration_file import NAME, save_calibration
     from reid.embedding.table import Embeddings
 

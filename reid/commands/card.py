@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from reid.console import console
+from reid.core.console import console
 
 
 @click.command("card")
@@ -18,8 +18,8 @@ def command(run: Path, out: Path | None) -> None:
     Scores are those that `reid test` left in a folder beside the checkpoint, of this very model. Read it before you
     pass it on: what it was made for, and on whose pictures, only you know.
     """
-    from reid.embedding.card import model_card
-    from reid.wholefile import write_text
+    from reid.core.atomic import write_text
+    from reid.embedding.model_card import model_card
 
     text = model_card(run)
     out = out or (run if run.is_dir() else run.parent) / "card.md"

@@ -10,11 +10,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from reid.console import console
-from reid.data.crops import Odd
-from reid.data.doctor import Bin, Report, examine
+from reid.core.atomic import write_json
+from reid.core.console import console
+from reid.data.check import Bin, Report, examine
+from reid.data.crops import SkippedFile
 from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
-from reid.wholefile import write_json
 
 BAR = 40
 MOST_CAMERAS = 40
@@ -146,16 +146,16 @@ def _show_files(report: Report, most: int) -> None:
     if files.width and files.height:
         console.print(f"Width {_range(files.width)}; height {_range(files.height)} pixels.")
     _list(files.unreadable, most)
-    if report.odd:
-        console.print(f"Not taken: {len(report.odd):,} files.")
-        _list(report.odd, most)
+    if report.skipped:
+        console.print(f"Not taken: {len(report.skipped):,} files.")
+        _list(report.skipped, most)
     if files.duplicates and files.duplicates.groups:
         console.print(f"The same bytes: {files.duplicates.files:,} files in {files.duplicates.groups:,} groups.")
         for first, second in files.duplicates.examples[:most]:
             console.print(f"  {escape(first)} = {escape(second)}")
 
 
-def _list(items: Sequence[Odd], most: int) -> None:
+def _list(items: Sequence[SkippedFile], most: int) -> None:
     for item in items[:most]:
         console.print(f"  {escape(item.path)}: {escape(item.reason)}")
     if len(items) > most:

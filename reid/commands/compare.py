@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,9 @@ def command(runs: tuple[Path, ...], out: Path) -> None:
     """
     from rich.table import Table
 
-    from reid.console import console, warn
+    from reid.core.atomic import write_json
+    from reid.core.console import console, warn
     from reid.report.learning import plot_learning
-    from reid.wholefile import write_json
 
     read = read_runs(runs)
     table = Table(box=None)
@@ -121,7 +121,7 @@ def _read(folder: Path, name: str) -> Run:
 
     import yaml
 
-    from reid.training.checkpoints import load_checkpoint
+    from reid.models.checkpoints import load_checkpoint
     from reid.training.trainer import LAST, LOG, SETTINGS
 
     if not (folder / SETTINGS).is_file():

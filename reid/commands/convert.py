@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from reid.console import console
-from reid.errors import ReidError
+from reid.core.console import console
+from reid.core.errors import ReidError
 
 
 @click.command("convert")
@@ -29,7 +29,7 @@ def command(
     What the file cannot say (its image size, for one) is printed as assumed: compare it with how it was trained.
     """
     from reid.models import import_model
-    from reid.training.checkpoints import save_checkpoint
+    from reid.models.checkpoints import save_checkpoint
 
     if out.exists():
         raise ReidError(f"--out {out} exists already: name a new file.")

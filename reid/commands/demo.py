@@ -44,21 +44,21 @@ def command(out: Path | None, seed: int, epochs: int | None) -> None:
     from reid.commands.match import match_files
     from reid.commands.test import score_checkpoint
     from reid.config import load_config
-    from reid.console import console
-    from reid.streets import make_streets
-    from reid.training.distributed import join_ranks
+    from reid.core.console import console
+    from reid.core.distributed import init_distributed
+    from reid.synthetic import synthesize
     from reid.training.trainer import LAST, train
 
     began = time.monotonic()
     folder = out or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     console.print("[bold]1. Making pedestrians[/bold]")
-    root = make_streets(folder / "streets", seed=seed, stills=CROPS_OF_A_TRACK, workers=os.cpu_count() or 1)
+    root = synthesize(folder / "streets", seed=seed, stills=CROPS_OF_A_TRACK, workers=os.cpu_count() or 1)
     console.print(f"made {root} in {time.monotonic() - began:.0f} s")
     console.print("[bold]2. Training[/bold]")
     overrides = [*SETTINGS, f"data.train=market1501:{root}", f"data.store_dir={folder / 'store'}", f"seed={seed}"]
     if epochs is not None:
         overrides += [f"schedule.epochs={epochs}", f"schedule.warmup_epochs={min(2, epochs / 4)}"]
-    with join_ranks("auto") as ranks:
+    with init_distributed("auto") as ranks:
         train(load_config(None, overrides), folder / "run", ranks)
     console.print("[bold]3. Testing on people never seen[/bold]")
     score_checkpoint(folder / "run" / LAST, [], folder / "test", rerank_with=Reranking())

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
+    from reid.core.distributed import DistributedContext
     from reid.embedding.embedder import Embedder
     from reid.embedding.stream import Streamed
-    from reid.training.distributed import Ranks
 
 SHOWN = 20
 """Lines of what was left out; the file's metadata has all."""
@@ -70,11 +70,11 @@ def command(
     Run it again after a kill: what was finished is not embedded again.
     """
     _check_writable(out)
-    from reid.console import console, warn
+    from reid.core.console import console, warn
+    from reid.core.distributed import init_distributed
     from reid.data.layouts import load_benchmark
     from reid.embedding.embedder import Embedder, find_images
     from reid.embedding.stream import embed_to_parquet
-    from reid.training.distributed import join_ranks
 
     ways = {"images": (images,), "layout": (layout, root, part), "boxes": (videos, boxes)}
     (way, *others) = [name for name, given in ways.items() if any(given)] or [""]
@@ -82,7 +82,7 @@ def command(
         raise click.UsageError(
             "Give --images FOLDER, or all of --layout, --root and --part, or both --video and --boxes."
         )
-    with join_ranks(device, timeout_minutes=7 * 24 * 60) as ranks:
+    with init_distributed(device, timeout_minutes=7 * 24 * 60) as ranks:
         console.quiet = not ranks.is_first
         what = find_images(images) if images else None
         if layout and root and part:
@@ -112,16 +112,16 @@ def command(
 
 
 def _embed_boxes(
-    embedder: Embedder, videos: Path, boxes: Path, first_frame: int, out: Path, ranks: Ranks
+    embedder: Embedder, videos: Path, boxes: Path, first_frame: int, out: Path, ranks: DistributedContext
 ) -> Streamed | None:
     """Every box of the track files, with its quality."""
     import numpy as np
 
-    from reid.console import warn
+    from reid.core.console import warn
+    from reid.data.box_selection import box_quality
     from reid.data.videos import Video, find_videos
     from reid.embedding.boxes import boxes_to_parquet
-    from reid.tracks.choice import box_quality
-    from reid.tracks.files import read_tracks
+    from reid.mtmc.track_files import read_tracks
 
     tracks = read_tracks(boxes)
     problems: tuple[str, ...] = ()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from reid.data.crops import Benchmark, Crops
+    from reid.data.pixels import Split
     from reid.embedding.export import Images
     from reid.embedding.runtimes import ForeignModel
     from reid.models import ReIDModel
-    from reid.training.material import Split
 
 REAL_CROPS = 32
 """Of which parity is proven."""
@@ -65,10 +65,10 @@ def command(
     SOURCE is a checkpoint, the folder of a run, or another's ONNX or OpenVINO file. Nothing is written unless the proof
     holds: cosine to the original at least 0.9999, and for int8 a loss of mAP of at most --max-loss.
     """
-    from reid.console import console, warn
+    from reid.core.console import console, warn
     from reid.data.sources import load_source
-    from reid.embedding.card import model_card
     from reid.embedding.export import Quantisation, export_bundle
+    from reid.embedding.model_card import model_card
     from reid.models import ReIDModel
 
     model, model_id, file, config = _open(source)
@@ -122,7 +122,7 @@ def _open(source: Path) -> tuple[ReIDModel | ForeignModel, str, Path, dict[str, 
     """The model, its id, the file it came from, and the settings of its training."""
     from reid.embedding.embedder import Embedder
     from reid.embedding.runtimes import FORMATS, ForeignModel
-    from reid.training.checkpoints import checkpoint_in, load_checkpoint
+    from reid.models.checkpoints import checkpoint_in, load_checkpoint
 
     if source.suffix.lower() in FORMATS:
         foreign = ForeignModel(source)
@@ -149,7 +149,7 @@ def _folder(images: Path) -> Crops:
     from reid.embedding.embedder import find_images
 
     paths = find_images(images)
-    return Crops.of(paths, [UNKNOWN] * len(paths))
+    return Crops.from_columns(paths, [UNKNOWN] * len(paths))
 
 
 def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:
@@ -167,9 +167,9 @@ def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:
 def _split(benchmark: Benchmark, name: str, size: tuple[int, int], scoring: dict[str, Any]) -> tuple[Split, Crops]:
     """What int8 is scored on, and the train crops of other people; `scoring` are a training's settings `eval`."""
     from reid.config import DataConfig
-    from reid.console import warn
-    from reid.data.split import hold_out
-    from reid.training.material import Split, open_pixels, open_test_split
+    from reid.core.console import warn
+    from reid.data.pixels import Split, open_pixels, open_test_split
+    from reid.data.splits import hold_out
 
     for text in benchmark.warnings:
         warn(text)

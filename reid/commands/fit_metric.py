@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from reid.embedding.metric_file import LearnedMetric
@@ -41,7 +41,7 @@ def command(
     Worth most where a model meets cameras that it was not trained on, and some people there are labelled. Files are
     taken together. Rows of pid -1 and 0 (nobody, anybody) are left out.
     """
-    from reid.console import console, warn
+    from reid.core.console import console, warn
     from reid.embedding.metric_file import save_metric
     from reid.embedding.table import Embeddings
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 
 if TYPE_CHECKING:
     from reid.embedding.table import Embeddings
     from reid.evaluation.calibration import Calibration
-    from reid.tracks import Cameras, Matches, MatchSettings, Tracklets, Tracks
-    from reid.tracks.online import OnlineMatches
+    from reid.mtmc import Cameras, Matches, MatchSettings, Tracklets, Tracks
+    from reid.mtmc.online import OnlineMatches
 
 
 @click.command("match")
@@ -143,7 +143,7 @@ def match_settings(given: dict[str, Any], overrides: Sequence[str]) -> MatchSett
     """
     import yaml
 
-    from reid.tracks import MatchSettings
+    from reid.mtmc import MatchSettings
 
     known = [field.name for field in fields(MatchSettings)]
     values = dict(given)
@@ -195,11 +195,11 @@ def match_files(
     Raises:
         ReidError: a file or setting is wrong; the message says which and what to do.
     """
-    from reid.console import console, warn
+    from reid.core.console import console, warn
+    from reid.mtmc import Tracklets, match, read_constraints
+    from reid.mtmc.results import write_matches
+    from reid.mtmc.track_files import read_cameras, read_tracks
     from reid.report.match_page import write_match_report
-    from reid.tracks import Tracklets, match, read_constraints
-    from reid.tracks.files import read_cameras, read_tracks
-    from reid.tracks.results import write_matches
 
     if (embeddings_path is None) == (videos is None):
         raise ReidError("Say where appearance comes from: --embeddings FILE, or --videos DIR with --checkpoint FILE.")
@@ -228,14 +228,16 @@ def match_files(
         appearance = _embed_videos(videos, checkpoint, tracks, cameras, out, per_track, device, batch_size)
     warnings += appearance.problems
     names = dict(enumerate(tracks.camera_names))
-    tracklets = Tracklets.of_tracks(tracks, appearance.embeddings, cameras, camera_names=names, split=split, join=join)
+    tracklets = Tracklets.from_tracks(
+        tracks, appearance.embeddings, cameras, camera_names=names, split=split, join=join
+    )
     calibration = _calibration(calibration_path, checkpoint, embeddings_path, appearance.embeddings)
     for text in warnings:
         warn(text)
     matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
     offline = None
     if period is not None:
-        from reid.tracks.online import StreamSettings, match_online
+        from reid.mtmc.online import StreamSettings, match_online
 
         live = match_online(
             matches.tracklets,
@@ -279,8 +281,8 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
     """Any model's embeddings, their cameras numbered as the tracks have them, rows of unknown tracks left out."""
     import numpy as np
 
+    from reid.data.tracks import camera_number
     from reid.embedding.table import Embeddings
-    from reid.tracks.tracks import camera_number
 
     table = Embeddings.load(path)
     problems = []
@@ -331,11 +333,11 @@ def _embed_videos(
     """Choose boxes of every track, cut them from the videos, embed them; a killed run goes on where it stopped."""
     import numpy as np
 
-    from reid.console import console
+    from reid.core.console import console
+    from reid.data.box_selection import box_quality, choose_boxes
     from reid.data.videos import find_videos
     from reid.embedding.boxes import embed_boxes
     from reid.embedding.embedder import Embedder
-    from reid.tracks.choice import box_quality, choose_boxes
 
     found = find_videos(videos, tracks.camera_names)
     sizes = np.full((len(tracks.camera_names), 2), np.nan)
@@ -370,7 +372,7 @@ def _calibration(
     path: Path | None, checkpoint: Path | None, embeddings_path: Path | None, embeddings: Embeddings
 ) -> Calibration | None:
     """The calibration to use: the one named, or the one beside the checkpoint or the embeddings; None without any."""
-    from reid.console import console
+    from reid.core.console import console
     from reid.embedding.calibration_file import calibration_beside, load_calibration
 
     found = path
@@ -388,10 +390,10 @@ def _calibration(
 def _score(matches: Matches, offline: Matches | None, tracks: Tracks, truth: Tracks, out: Path) -> dict[str, Any]:
     """Score, print and write; where the result is a stream's, print the offline one's IDF1 and HOTA beside it."""
     from reid.commands.score import show
-    from reid.console import console
-    from reid.tracks import score
-    from reid.tracks.results import global_tracks
-    from reid.wholefile import write_json
+    from reid.core.atomic import write_json
+    from reid.core.console import console
+    from reid.mtmc import score
+    from reid.mtmc.results import global_tracks
 
     result = score(truth, global_tracks(matches, tracks))
     write_json(out / "scores.json", result.as_dict())
@@ -408,8 +410,8 @@ def _score(matches: Matches, offline: Matches | None, tracks: Tracks, truth: Tra
 
 def _print_loss(offline: Matches, live: OnlineMatches) -> None:
     """How far the stream's identities are from those of the whole recording."""
-    from reid.console import console
-    from reid.tracks import cluster_scores
+    from reid.core.console import console
+    from reid.mtmc import cluster_scores
 
     near = cluster_scores(offline.identity, live.identity)
     console.print(
@@ -436,8 +438,8 @@ def _left_out(tracklets: Tracklets) -> dict[str, list[str]]:
 
 
 def _print_summary(matches: Matches) -> None:
-    from reid.console import console
-    from reid.tracks.results import in_several_cameras
+    from reid.core.console import console
+    from reid.mtmc.results import in_several_cameras
 
     t = matches.tracklets
     several = in_several_cameras(matches)

@@ -28,9 +28,9 @@ def command(names: tuple[str, ...], size: tuple[int, int], measure: bool, device
     import torch
     from rich.table import Table
 
-    from reid.console import console, track
+    from reid.core.console import console, track
+    from reid.core.distributed import pick_device
     from reid.models import BACKBONES, build_model
-    from reid.training.distributed import pick_device
 
     if threads:
         torch.set_num_threads(threads)

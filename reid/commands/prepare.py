@@ -6,7 +6,7 @@ import os
 
 import click
 
-from reid.console import console, warn
+from reid.core.console import console, warn
 from reid.data.archives import HOLDS, read_unpacked
 from reid.data.archives import unpack as unpack_archive
 from reid.data.archives import verify as verify_archive
@@ -62,9 +62,9 @@ def unpack(archive: str, destination: str, layout: str | None) -> None:
 )  # fmt: skip
 def make(out: str, seed: int, ids: int, cameras: int, videos: bool, stills: int) -> None:
     """Make the embedded data set at OUT: a Market-1501 tree, and tracks with ground truth."""
-    from reid.streets import make_streets
+    from reid.synthetic import synthesize
 
-    made = make_streets(
+    made = synthesize(
         out, seed=seed, ids=ids, cameras=cameras, videos=videos, stills=stills, workers=os.cpu_count() or 1
     )
     console.print(f"Made {made}. Next: reid check market1501 {made}", markup=False)

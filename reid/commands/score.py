@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from reid.tracks import Tracks, TrackScores
+    from reid.mtmc import Tracks, TrackScores
 
 FORMATS = ("auto", "mot", "aicity", "duke", "parquet")
 _SHARES = ("IDF1", "IDP", "IDR", "HOTA", "DetA", "AssA", "LocA")
@@ -49,10 +49,10 @@ def command(
 
     Both are folders with a file a camera, or single files, of any format of docs/track-files.md.
     """
-    from reid.console import console
-    from reid.tracks import score
-    from reid.tracks.files import read_tracks
-    from reid.wholefile import write_json
+    from reid.core.atomic import write_json
+    from reid.core.console import console
+    from reid.mtmc import score
+    from reid.mtmc.track_files import read_tracks
 
     sides = {
         "truth": read_tracks(truth, format=truth_format, duplicates=duplicates),
@@ -72,7 +72,7 @@ def command(
 def _say(side: str, tracks: Tracks) -> None:
     from rich.markup import escape
 
-    from reid.console import console, warn
+    from reid.core.console import console, warn
 
     cameras = len(tracks.camera_names)
     console.print(
@@ -88,7 +88,7 @@ def show(scores: TrackScores) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from reid.console import console, warn
+    from reid.core.console import console, warn
 
     for text in scores.warnings:
         warn(escape(text))

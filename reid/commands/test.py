@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from reid.commands._test_set import Reranking
@@ -121,25 +121,25 @@ def score_checkpoint(
     page: bool = True,
 ) -> list[Scored]:
     """Embed, rank, print, and write everything to `out`; the rows of the printed table come back."""
-    from reid import __version__
     from reid.commands._test_set import embed_split, find_calibration, numbers_of, results_on
     from reid.config import DataConfig
-    from reid.console import console, warn
-    from reid.data.sources import load_sources
+    from reid.core.atomic import write_json
+    from reid.core.console import console, warn
+    from reid.core.version import __version__
+    from reid.data.pixels import open_test_split
+    from reid.data.sources import load_benchmarks
     from reid.embedding.embedder import Embedder
     from reid.embedding.metric_file import load_metric
     from reid.report import (
         Scored,
         cmc_drawing,
+        describe_protocol,
         find_queries,
-        protocol_in_words,
         read_queries,
         results_table,
         set_drawings,
         write_evaluation,
     )
-    from reid.training.material import open_test_split
-    from reid.wholefile import write_json
 
     wanted = read_queries(queries)
     texts = texts or _sets_of(checkpoint)
@@ -151,7 +151,7 @@ def score_checkpoint(
         warn(unfit)
     data = DataConfig(store="files", unreadable="skip" if skip_unreadable else "error")
     sets: list[SetResults] = []
-    for benchmark in load_sources(texts):
+    for benchmark in load_benchmarks(texts):
         for text in benchmark.warnings:
             warn(text)
         left_out: list[str] = []
@@ -187,7 +187,7 @@ def score_checkpoint(
         {
             "checkpoint": str(checkpoint),
             "model": described,
-            "protocol": protocol_in_words(sets[0].ranking),
+            "protocol": describe_protocol(sets[0].ranking),
             "sets": {found.name: numbers_of(found, used) for found in sets},
         },
     )
@@ -209,7 +209,7 @@ def score_checkpoint(
             "checkpoint": checkpoint,
             "sets": texts,
             "average precision": ap,
-            "re-ranking": None if rerank_with is None else rerank_with.in_words(),
+            "re-ranking": None if rerank_with is None else rerank_with.describe(),
             "own camera": "any camera" if any_camera else "as the set's protocol says",
             "unreadable images": data.unreadable,
             "calibration": None if used is None else used.path,
@@ -226,7 +226,7 @@ def score_checkpoint(
 def _sets_of(checkpoint: Path) -> list[str]:
     """The sets that a checkpoint was meant to be tested on."""
     from reid.embedding.runtimes import FORMATS
-    from reid.training.checkpoints import load_checkpoint
+    from reid.models.checkpoints import load_checkpoint
 
     if checkpoint.suffix.lower() in (*FORMATS, ".bundle"):
         raise ReidError(f"{checkpoint} does not say what it is to be tested on: name a set with --data LAYOUT:ROOT.")

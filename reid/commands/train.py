@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from reid.config import load_config
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -53,8 +53,8 @@ def command(
 
         click.echo(yaml.safe_dump(as_dict(config), sort_keys=False), nl=False)
         return
-    from reid.console import console
-    from reid.training.distributed import join_ranks
+    from reid.core.console import console
+    from reid.core.distributed import init_distributed
     from reid.training.trainer import BEST, LAST, SETTINGS, Interrupted, train
 
     if not out and not resume and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -64,11 +64,11 @@ def command(
     if resume and (Path(resume) / SETTINGS).is_file():
         config = load_config(Path(resume) / SETTINGS)
     name = Path(config_file).stem if config_file else "train"
-    with join_ranks(config.device, config.rank_timeout) as ranks:
+    with init_distributed(config.device, config.rank_timeout) as ranks:
         now = time.localtime(ranks.first(time.time()))
         folder = Path(resume or out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S', now)}")
         if dry_run or profile:
-            from reid.training.rehearsal import check_run, profile_run
+            from reid.training.dry_run import check_run, profile_run
 
             if dry_run:
                 check_run(config, folder, ranks)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from reid.console import progress_bar
+from reid.core.atomic import atomic_folder
+from reid.core.console import progress_bar
+from reid.core.errors import ReidError, did_you_mean
 from reid.data.crops import Benchmark
 from reid.data.layouts import LAYOUTS, cuhk03, dukemtmc, load_benchmark, market1501, msmt17
-from reid.data.layouts.folder import IMAGE_SUFFIXES
-from reid.errors import ReidError, did_you_mean
-from reid.wholefile import whole_folder
+from reid.data.layouts.scanning import IMAGE_SUFFIXES
 
 HOLDS = {
     "market1501": tuple(market1501.FOLDERS.values()),
@@ -120,7 +120,7 @@ def unpack(archive: str | Path, destination: str | Path) -> Path:
     destination = Path(destination).expanduser().absolute()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ReidError(f"{destination} is there already and is not an empty folder. Give a folder that is new.")
-    with _Archive(archive) as opened, whole_folder(destination) as temporary:
+    with _Archive(archive) as opened, atomic_folder(destination) as temporary:
         members = opened.members()
         _check_room(members, destination.parent, archive)
         _write(opened, members, temporary)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.errors import ReidError
 from reid.data.images import resize
-from reid.errors import ReidError
 
 IMAGENET_MEAN = (124, 116, 104)
 """ImageNet's mean colour in uint8 (0.485, 0.456, 0.406 × 255): 0 after normalisation."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 UNKNOWN = -1
 """Stands in `camids`, `tracks` and `frames` where the data set does not tell."""
@@ -38,7 +38,7 @@ class Crops:
     source_names: tuple[str, ...] = ("",)
 
     @classmethod
-    def of(
+    def from_columns(
         cls,
         paths: Sequence[str | Path],
         pids: ArrayLike,
@@ -140,7 +140,7 @@ def merge(parts: Sequence[Crops]) -> Crops:
 
 
 @dataclass(frozen=True)
-class Odd:
+class SkippedFile:
     """A file that is not an image of the set as its rules say, and why."""
 
     path: str
@@ -153,8 +153,8 @@ class Benchmark:
 
     `train` and `gallery` never hold junk (pid -1). `cross_camera` says whether a query's own camera is left out of
     its matches, as the person re-identification protocol asks; it is False for sets without cameras.
-    `odd` lists the files that were not taken, and why. `official` holds the published counts by name ("train images",
-    "train ids", ..., "junk", "distractors"), and is empty where there are none: own data, made data.
+    `skipped` lists the files that were not taken, and why. `official` holds the published counts by name
+    ("train images", "train ids", ..., "junk", "distractors"), and is empty where there are none.
     """
 
     name: str
@@ -165,6 +165,6 @@ class Benchmark:
     cross_camera: bool = True
     n_junk: int = 0
     n_distractors: int = 0
-    odd: tuple[Odd, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
     warnings: tuple[str, ...] = ()
     official: Mapping[str, int] = field(default_factory=dict)

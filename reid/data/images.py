@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 MAX_PIXELS = 50_000_000
 """An image of more pixels than this is refused by its header, before any memory is asked for."""

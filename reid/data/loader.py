@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.errors import ReidError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
-from reid.data.packed import Store
 from reid.data.samplers import Sampler
-from reid.errors import ReidError
+from reid.data.store import Store
 
 Item = TypeVar("Item")
 

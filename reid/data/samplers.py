@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 
 def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
@@ -170,7 +170,7 @@ class IdentitySampler:
 class HardIdentitySampler(IdentitySampler):
     """`IdentitySampler`, but identities that look alike share a batch: hard negatives by choice, not by chance.
 
-    Between epochs somebody finds, for every identity, the others nearest to it (`reid.training.offline`), and hands
+    Between epochs the trainer finds the nearest other identities of each (`reid.training.hard_identity_mining`) and passes
     them to `set_neighbours`. A step is then filled as follows; everything else is as in `IdentitySampler`, and all
     that it promises holds (every image shown, exact length, no identity twice in a step, ranks share one plan):
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from reid.core.errors import ReidError
 from reid.data.crops import Benchmark
 from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
-from reid.errors import ReidError
 
 
 def load_source(text: str) -> Benchmark:
@@ -26,7 +26,7 @@ def load_source(text: str) -> Benchmark:
     return load_benchmark(layout, root, **parse_options(query.split("&") if query else []))
 
 
-def load_sources(texts: Sequence[str]) -> list[Benchmark]:
+def load_benchmarks(texts: Sequence[str]) -> list[Benchmark]:
     """Load several; names that repeat are numbered so that a table can tell them apart."""
     benchmarks = [load_source(text) for text in texts]
     names = [benchmark.name for benchmark in benchmarks]

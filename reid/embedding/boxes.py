@@ -12,15 +12,15 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.console import progress_bar
+from reid.core.console import progress_bar
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
 from reid.data.images import resize
 from reid.data.videos import Video
 from reid.embedding.embedder import Embedder, embed_batches
-from reid.embedding.parts import PART_SIZE, Batch, Keys, Parts, fill, part_folder
+from reid.embedding.shards import PART_SIZE, Batch, Keys, Parts, fill, part_folder
 from reid.embedding.stream import Streamed, close_folder, folder_of, total
 from reid.embedding.table import Embeddings, rows_per_group, save_stream
-from reid.errors import ReidError
-from reid.training.distributed import Ranks
 
 CROP_HEIGHT = 96
 _CROP_MAX_WIDTH = 192
@@ -159,7 +159,7 @@ def boxes_to_parquet(
     *,
     quality: ArrayLike | None = None,
     first_frame: int = 1,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     part_size: int = PART_SIZE,
 ) -> Streamed | None:
     """Cut boxes from videos and embed them into one Parquet file, as `embed_boxes` does and its arguments say.
@@ -170,7 +170,7 @@ def boxes_to_parquet(
     Raises:
         ReidError: as `embed_boxes`.
     """
-    out, ranks = Path(out), ranks or Ranks(0, 1, torch.device("cpu"))
+    out, ranks = Path(out), ranks or DistributedContext(0, 1, torch.device("cpu"))
     plan = _Plan(videos, camera_names, camera, track, frame, boxes, quality, first_frame, 0)
     folder = folder_of(out)
     numbers, amounts = np.unique(plan.camera[plan.reasons == ""], return_counts=True)

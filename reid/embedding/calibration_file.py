@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reid.errors import ReidError
+from reid.core.atomic import write_text
+from reid.core.errors import ReidError
 from reid.evaluation.calibration import Calibration
-from reid.wholefile import write_text
 
 NAME = "calibration.json"
 

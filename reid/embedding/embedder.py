@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.console import track, warn
+from reid.core.console import track, warn
+from reid.core.distributed import pick_device
+from reid.core.errors import ReidError, did_you_mean
 from reid.data.crops import UNKNOWN, Crops
 from reid.data.images import UnreadableImage, decode, resize
-from reid.data.layouts.folder import IMAGE_SUFFIXES
+from reid.data.layouts.scanning import IMAGE_SUFFIXES
 from reid.data.loader import ahead
-from reid.data.packed import FileStore, cores
+from reid.data.store import FileStore, cores
 from reid.data.videos import Video
-from reid.embedding.parts import Batch, digest_of
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
+from reid.embedding.shards import Batch, digest_of
 from reid.embedding.table import Embeddings
-from reid.errors import ReidError, did_you_mean
 from reid.models import BACKBONES, ReIDModel, build_model
 from reid.models.preprocessing import Preprocessing
-from reid.training.distributed import pick_device
 
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 UNREADABLE = ("error", "skip")
@@ -156,7 +156,7 @@ class Embedder:
             kept = np.setdiff1d(np.arange(len(crops)), list(failed))
             crops, features = crops.take(kept), features[kept]
         if isinstance(images, Crops):
-            return Embeddings.of_crops(features, crops, meta)
+            return Embeddings.from_crops(features, crops, meta)
         return Embeddings(features, paths=crops.paths, meta=meta)
 
     def boxes(
@@ -349,7 +349,7 @@ def list_files(images: Any) -> Crops | None:
     if len(images) == 0 or not all(isinstance(image, str | Path) for image in images):
         return None
     paths = [path for image in images for path in (find_images(image) if Path(image).is_dir() else [str(image)])]
-    return Crops.of(paths, np.full(len(paths), UNKNOWN))
+    return Crops.from_columns(paths, np.full(len(paths), UNKNOWN))
 
 
 class _Network(NamedTuple):
@@ -409,7 +409,7 @@ def _open_own(model: str | Path | ReIDModel, weights: str | Path | None, device:
 
 
 def _load(model: str | Path, weights: str | Path | None, place: torch.device) -> ReIDModel:
-    from reid.training.checkpoints import checkpoint_in, load_model
+    from reid.models.checkpoints import checkpoint_in, load_model
 
     path = Path(model)
     if not path.exists() and (str(model) in BACKBONES or str(model).startswith("timm:")):

@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid import __version__
+from reid.core.atomic import atomic_folder
+from reid.core.errors import ReidError, did_you_mean
+from reid.core.version import __version__
 from reid.data.loader import read_batches
+from reid.data.pixels import Pixels, Split
 from reid.embedding import bundle as reader
-from reid.embedding.card import PURPOSE
+from reid.embedding.model_card import PURPOSE
 from reid.embedding.runtimes import ForeignModel, open_bundle
-from reid.errors import ReidError, did_you_mean
 from reid.evaluation import evaluate
 from reid.models import ReIDModel
-from reid.training.material import Pixels, Split
-from reid.wholefile import whole_folder
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.pt"}
 BATCHES = (1, 8)
@@ -106,7 +106,7 @@ def export_bundle(
     real = _patterns(size, 9, seed=1) if crops is None else _checked("crops", crops, size)
     random = np.random.default_rng(0).integers(0, 256, (sum(BATCHES), *size, 3), dtype=np.uint8)
     reference = _reference(model)
-    with whole_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
+    with atomic_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
         path = folder / FILES[to]
         unproven = path if quantisation is None else Path(scratch) / path.name
         if to == "openvino":

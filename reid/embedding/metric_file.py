@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.atomic import atomic_file
+from reid.core.errors import ReidError
 from reid.embedding.table import Embeddings
-from reid.errors import ReidError
-from reid.wholefile import whole_file
 
 FORMAT = 1
 
@@ -88,7 +88,7 @@ def save_metric(metric: LearnedMetric, path: str | Path) -> Path:
     if path.suffix != ".npz":
         raise ReidError(f"A learned metric is an .npz file; got {path}.")
     about = json.dumps({"format": FORMAT, **metric.about}, allow_nan=False)
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         np.savez(temporary, factor=metric.factor.astype(np.float32), about=np.array(about))
     return path
 

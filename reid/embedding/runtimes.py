@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.core.errors import ReidError, did_you_mean
 from reid.embedding.bundle import Bundle
-from reid.errors import ReidError, did_you_mean
 from reid.models.preprocessing import Preprocessing
 
 FORMATS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.console import progress_bar
+from reid.core.console import progress_bar
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
 from reid.data.crops import Crops
 from reid.embedding.embedder import Embedder, Images, check_files, embed_batches, file_batches, list_files
-from reid.embedding.parts import PART_SIZE, Keys, Parts, fill, part_folder
+from reid.embedding.shards import PART_SIZE, Keys, Parts, fill, part_folder
 from reid.embedding.table import Embeddings, check_paths, known_columns, rows_per_group, save_stream
-from reid.errors import ReidError
-from reid.training.distributed import Ranks
 
 _FORMAT = 1
 
@@ -48,7 +48,7 @@ def embed_to_parquet(
     out: str | Path,
     *,
     unreadable: str = "error",
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     part_size: int = PART_SIZE,
 ) -> Streamed | None:
     """Embed files into one Parquet file, as `Embedder.table` does, in little memory and resumable.
@@ -65,7 +65,7 @@ def embed_to_parquet(
         images: `Crops`, a folder, or a list of paths and folders.
         out: the file to write; what was there stays until the new one is whole.
         unreadable: "error", or "skip" to leave out the files that will not decode.
-        ranks: the processes that share the work (`join_ranks`); all must call this with the same arguments.
+        ranks: the processes that share the work (`init_distributed`); all must call this with the same arguments.
         part_size: rows in a part: what a kill loses at most.
 
     Returns:
@@ -75,7 +75,7 @@ def embed_to_parquet(
         ReidError: arrays instead of files, a file that cannot be read (with "error"), none that can, a model whose
             output is not finite, a folder that cannot be written. What was finished until then is kept.
     """
-    ranks = ranks or Ranks(0, 1, embedder.device)
+    ranks = ranks or DistributedContext(0, 1, embedder.device)
     out = Path(out)
     crops = list_files(images)
     if crops is None:
@@ -139,7 +139,7 @@ def embed_to_parquet(
     return Streamed(out, len(kept), finished, tuple(left_out), tuple(notes))
 
 
-def total(ranks: Ranks, number: int) -> int:
+def total(ranks: DistributedContext, number: int) -> int:
     """The sum over the ranks; all must ask."""
     return int(np.concatenate(ranks.gather_rows(np.array([number], np.float32))).sum())
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.atomic import atomic_file
+from reid.core.errors import ReidError
 from reid.data.crops import UNKNOWN, Crops
-from reid.errors import ReidError
-from reid.wholefile import whole_file
 
 FORMAT = 1
 _METADATA_KEY = b"reid"
@@ -77,7 +77,7 @@ class Embeddings:
         self.meta: dict[str, Any] = dict(meta or {})
 
     @classmethod
-    def of_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
+    def from_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
         """Features with the columns of their crops; a column that is unknown throughout is left out."""
         columns = {name: getattr(crops, name) for name in known_columns(crops)}
         return cls(features, paths=crops.paths, meta=meta, **columns)
@@ -268,7 +268,7 @@ def save_stream(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[st
         note = json.dumps({"format": FORMAT, "meta": dict(meta)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ReidError(f"Embeddings.meta must be plain JSON values: {error}.") from error
-    with whole_file(path) as temporary, contextlib.ExitStack() as stack:
+    with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         writer = None
         for chunk in chunks:
             table = chunk._arrow()

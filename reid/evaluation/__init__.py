@@ -5,12 +5,12 @@ from reid.evaluation.expansion import expand_gallery, expand_queries
 from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
 from reid.evaluation.rerank import (
     RerankedPairs,
+    describe_camera_aware_reranking,
+    describe_reranking,
     rerank,
     rerank_blocks,
     rerank_camera_aware,
     rerank_camera_aware_blocks,
-    rerank_camera_aware_in_words,
-    rerank_in_words,
     rerank_within,
 )
 from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
@@ -28,6 +28,8 @@ __all__ = [
     "calibrate",
     "calibrate_tracks",
     "count_pairs",
+    "describe_camera_aware_reranking",
+    "describe_reranking",
     "evaluate",
     "evaluate_distances",
     "expand_gallery",
@@ -37,8 +39,6 @@ __all__ = [
     "rerank_blocks",
     "rerank_camera_aware",
     "rerank_camera_aware_blocks",
-    "rerank_camera_aware_in_words",
-    "rerank_in_words",
     "rerank_within",
     "single_shot_cmc",
     "top_matches",

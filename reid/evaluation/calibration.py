@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric
 from reid.evaluation.verification import BINS, DISTRACTOR, PAIRS_PER_ERROR, Block, LabelledPairs, histogram
 

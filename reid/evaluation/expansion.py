@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features
 from reid.evaluation.neighbours import camera_column, nearest_across, nearest_items
 

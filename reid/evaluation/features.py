@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 
 Metric = Literal["cosine", "euclidean"]
 Features = ArrayLike | Tensor

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
 from reid.evaluation.protocol import column
 

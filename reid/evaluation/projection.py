@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.evaluation.features import Features, prepare_features
 
 Method = Literal["pca", "tsne"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 JUNK = -1
 """The pid of gallery items that count neither as right nor as wrong, and of queries that nobody labelled."""
@@ -203,7 +203,7 @@ class Protocol:
             )
         raise ReidError(message)
 
-    def in_words(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """The rules and the sizes, for `RankingResult.protocol`."""
         words = {
             "cross-camera": (

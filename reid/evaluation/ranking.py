@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.evaluation.features import (
     MEMORY_LIMIT,
     Features,
@@ -425,7 +425,7 @@ def _score(
         first_match=first_match,
         n_matches=n_matches,
         dropped=protocol.dropped(),
-        protocol={"metric": metric, "average precision": f"{ap} ({_AP_IN_WORDS[ap]})", **protocol.in_words()},
+        protocol={"metric": metric, "average precision": f"{ap} ({_AP_IN_WORDS[ap]})", **protocol.describe()},
         pairs=None if by_camera is None else by_camera.scores(ap),
     )
 

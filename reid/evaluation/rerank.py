@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features
 from reid.evaluation.neighbours import (
     Neighbours,
@@ -252,12 +252,12 @@ def rerank_within(
     return encoded.pairs(lambda_value, metric, largest_jaccard)
 
 
-def rerank_in_words(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
+def describe_reranking(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
     """The distance that `rerank` gives, for the protocol: pass it as `metric` to `evaluate_distances`."""
     return _in_words("k-reciprocal", f"k1={k1}, k2={k2}", lambda_value, metric)
 
 
-def rerank_camera_aware_in_words(
+def describe_camera_aware_reranking(
     *,
     k1_intra: int = 5,
     k1_inter: int = 20,

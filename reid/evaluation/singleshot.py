@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks
 from reid.evaluation.protocol import Integers, Pairs, Protocol
 from reid.evaluation.ranking import prepared
@@ -99,7 +99,7 @@ def single_shot_cmc(
         protocol={
             "metric": metric,
             "gallery shots": f"one item of each of {len(identities)} identities, drawn {repeats} times (seed {seed})",
-            **protocol.in_words(),
+            **protocol.describe(),
         },
     )
 

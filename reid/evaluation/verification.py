@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features, prepare_one
 from reid.evaluation.protocol import JUNK, NO_IDENTITY, Protocol, column
 
@@ -788,7 +788,7 @@ def open_set(
         protocol={
             "metric": metric,
             "rank": rank,
-            "cross-camera": labels.in_words()["cross-camera"],
+            "cross-camera": labels.describe()["cross-camera"],
             "gallery": len(labels.kept),
             "junk": int((enrolled == JUNK).sum()),
             "identities taken out of the gallery": len(out),

@@ -6,7 +6,7 @@ from reid.losses.center import CenterLoss
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss
 from reid.losses.distances import DISTANCES, check_finite, paired_distances, pairwise_distances
-from reid.losses.family import LOSSES, make_loss
+from reid.losses.factory import LOSSES, make_loss
 from reid.losses.heads import ArcFaceLoss, CosFaceLoss
 from reid.losses.infonce import InfoNCELoss, SupConLoss
 from reid.losses.mahalanobis import Mahalanobis, kissme, xqda

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import at_least_float32
 from reid.losses.pairs import check_batch, check_labels, nothing
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.pairs import PairLoss, masked_mean, similarities
 
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.losses.distances import Distance, check_distance, pairwise_distances
 from reid.losses.pairs import PairLoss, masked_mean
 

@@ -10,7 +10,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 
 _SAME = 1e-13
 """Squared distance, relative to the squared norms, below which a Gram form in float64 cannot tell two points apart."""

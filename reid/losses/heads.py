@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import at_least_float32
 from reid.losses.pairs import check_batch, check_labels, nothing, similarities
 

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.circle import masked_logsumexp
 from reid.losses.pairs import PairLoss, masked_mean, similarities
 

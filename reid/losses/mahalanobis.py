@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import at_least_float32, euclidean
 
 
@@ -44,7 +44,7 @@ class Mahalanobis(nn.Module):
         """L, `[rank, D]`."""
 
     @classmethod
-    def of_factor(cls, factor: ArrayLike | Tensor) -> Mahalanobis:
+    def from_factor(cls, factor: ArrayLike | Tensor) -> Mahalanobis:
         """With a given L `[rank, D]`, kept in float32.
 
         Raises:
@@ -166,7 +166,7 @@ def _learned(
             f"{method} found no direction in which two people differ more than one person does. Give more identities "
             "with several rows each, or look at whether the labels are right."
         )
-    return Mahalanobis.of_factor((np.sqrt(values[kept]) * vectors[:, kept]).T @ projection)
+    return Mahalanobis.from_factor((np.sqrt(values[kept]) * vectors[:, kept]).T @ projection)
 
 
 def _scatter(

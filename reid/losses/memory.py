@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import Distance, check_distance, pairwise_distances
 from reid.losses.pairs import PairLoss, References, check_batch, masked_mean
 from reid.losses.triplet import check_margin, hinge

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import at_least_float32, unit
 from reid.losses.pairs import other_cameras_first
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.losses.distances import at_least_float32
-from reid.losses.family import make_loss
+from reid.losses.factory import make_loss
 from reid.losses.triplet import TripletLoss
 
 Schedules = Mapping[str, Sequence[Sequence[float]]]

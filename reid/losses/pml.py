@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.losses.pairs import PairLoss, References, check_labels, nothing
 
 PARTS = {

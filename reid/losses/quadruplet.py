@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses.distances import Distance, at_least_float32, check_distance, pairwise_distances
 from reid.losses.mining import pair_masks
 from reid.losses.pairs import check_batch, masked_mean, nothing

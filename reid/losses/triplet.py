@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.losses.distances import Distance, at_least_float32, check_distance, paired_distances, pairwise_distances
 from reid.losses.mining import GRADED, MINERS, MINING, batch_all, pair_masks
 from reid.losses.pairs import masked_mean

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from reid.models.backbones import BACKBONES
-from reid.models.foreign import import_model
+from reid.models.external import import_model
 from reid.models.model import Counts, ModelOutput, ReIDModel, build_model
 from reid.models.preprocessing import Preprocessing
-from reid.models.weights import WeightsReport
+from reid.models.pretrained import WeightsReport
 
 __all__ = [
     "BACKBONES",

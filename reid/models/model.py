@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.models.backbones import Backbone, build_backbone
 from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from reid.models.pooling import POOLINGS, StripePool
 from reid.models.preprocessing import Preprocessing
-from reid.models.weights import WeightsReport, load_weights
+from reid.models.pretrained import WeightsReport, load_weights
 
 NECKS = ("bnneck", "bn_relu", "none")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 
 class AveragePool(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 
 @dataclass(frozen=True)

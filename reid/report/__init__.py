@@ -1,14 +1,14 @@
 """Pictures and tables of results, and one page of all. Takes result objects; computes nothing."""
 
 from reid.report.activations import plot_activations
-from reid.report.cameras import plot_camera_pairs
+from reid.report.camera_pairs import plot_camera_pairs
 from reid.report.curves import plot_cmc
-from reid.report.distances import plot_distances, plot_roc
+from reid.report.distance_histograms import plot_distances, plot_roc
 from reid.report.embedding_map import plot_embedding_map
-from reid.report.evaluation import Applied, SetResults, cmc_drawing, set_drawings, write_evaluation
+from reid.report.evaluation_page import Applied, SetResults, cmc_drawing, set_drawings, write_evaluation
 from reid.report.page import Drawing, Section, Table, write_page
 from reid.report.ranklists import choose_queries, find_queries, plot_rank_lists, read_queries
-from reid.report.tables import Scored, protocol_in_words, results_table
+from reid.report.tables import Scored, describe_protocol, results_table
 
 __all__ = [
     "Applied",
@@ -19,6 +19,7 @@ __all__ = [
     "Table",
     "choose_queries",
     "cmc_drawing",
+    "describe_protocol",
     "find_queries",
     "plot_activations",
     "plot_camera_pairs",
@@ -27,7 +28,6 @@ __all__ = [
     "plot_embedding_map",
     "plot_rank_lists",
     "plot_roc",
-    "protocol_in_words",
     "read_queries",
     "results_table",
     "set_drawings",

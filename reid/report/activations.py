@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.errors import ReidError
 from reid.data.images import resize
-from reid.errors import ReidError
 from reid.report.ranklists import Image, pixels_of
 from reid.report.style import picture
 

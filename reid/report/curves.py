@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import RankingResult
 from reid.report.style import DASHES, MARKERS, picture
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.report.style import MARKERS, picture
 
 _MARKERS = MARKERS + "<>ph*dH8"

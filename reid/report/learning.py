@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.report.style import DASHES, picture
 
 Curve = tuple[Sequence[float], Sequence[float]]

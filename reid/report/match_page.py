@@ -17,15 +17,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.errors import ReidError
+from reid.core.atomic import write_text
+from reid.core.errors import ReidError
+from reid.mtmc.constraints import Constraints, compile_rules
 from reid.report.style import BLUE, GREEN, LIGHT, RED
-from reid.tracks.constraints import Constraints, compile_rules
-from reid.wholefile import write_text
 
 if TYPE_CHECKING:
-    from reid.tracks.cameras import Cameras
-    from reid.tracks.matching import Links, Matches
-    from reid.tracks.tracklets import Tracklets
+    from reid.mtmc.cameras import Cameras
+    from reid.mtmc.matching import Links, Matches
+    from reid.mtmc.tracklets import Tracklets
 
 Crop: TypeAlias = "bytes | NDArray[np.uint8]"
 
@@ -97,7 +97,7 @@ def write_match_report(
     where that does not fit, tracklets of the pairs to review come first. What is missing is said in the page.
 
     Args:
-        matches: what `reid.tracks.match` found.
+        matches: what `reid.mtmc.match` found.
         crops: row of the tracklets → its crops, the best first: files' bytes (JPEG or PNG), or uint8 `[H, W, 3]` RGB.
             A tracklet that has none is shown by its name.
         path: where to write.

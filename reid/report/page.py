@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from reid.wholefile import write_text
+from reid.core.atomic import write_text
 
 
 class Draw(Protocol):

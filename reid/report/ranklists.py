@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.errors import ReidError, did_you_mean
 from reid.data.images import decode
-from reid.errors import ReidError, did_you_mean
 from reid.evaluation import RankingResult
 from reid.evaluation.protocol import JUNK
 from reid.report.style import GREEN, GREY, RED, picture

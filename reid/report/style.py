@@ -12,8 +12,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reid.errors import ReidError
-from reid.wholefile import whole_file
+from reid.core.atomic import atomic_file
+from reid.core.errors import ReidError
 
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#CC3311", "#8C8C8C"
 
@@ -81,5 +81,5 @@ def picture(
         figure = Figure(figsize=size, dpi=dpi, layout="constrained" if constrained else None)
         yield figure, theme
         FigureCanvasAgg(figure)
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             figure.savefig(temporary, format=kind, **_SAVED_WITH.get(kind, {}))

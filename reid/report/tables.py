@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE
 from rich.table import Table
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import RankingResult
 
 
@@ -22,7 +22,7 @@ class Scored:
     reranked: bool = False
 
 
-def protocol_in_words(result: RankingResult) -> str:
+def describe_protocol(result: RankingResult) -> str:
     """The rules the scores were made by, and what became of the queries, in a few sentences."""
     rules = result.protocol
     used = f"{result.n_valid:,} of {rules['queries']:,} queries used"
@@ -47,7 +47,7 @@ def results_table(rows: Sequence[Scored]) -> Table:
         raise ReidError("No results to make a table of.")
     by_protocol: dict[str, list[int]] = {}
     for number, row in enumerate(rows, 1):
-        by_protocol.setdefault(protocol_in_words(row.result), []).append(number)
+        by_protocol.setdefault(describe_protocol(row.result), []).append(number)
     several = len(by_protocol) > 1
     caption = "\n".join(
         (f"Row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: " if several else "") + words

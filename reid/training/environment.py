@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from reid import __version__
-from reid.training.distributed import Ranks
+from reid.core.distributed import DistributedContext
+from reid.core.version import __version__
 
 
-def environment(ranks: Ranks) -> dict[str, Any]:
+def environment(ranks: DistributedContext) -> dict[str, Any]:
     """Versions, hardware, command."""
     device = ranks.device
     return {

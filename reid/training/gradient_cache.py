@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 Outputs = Sequence[Tensor | None]
 """What a network gives for B crops: tensors `[B, …]`, None for what it does not give."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reid.config import ScheduleConfig
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 
 
 def learning_rate_factor(schedule: ScheduleConfig, epoch: int, step: int = 0, steps: int = 1) -> float:

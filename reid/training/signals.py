@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from reid.console import console
-from reid.errors import ReidError
+from reid.core.console import console
+from reid.core.errors import ReidError
 
 
 class Interrupted(ReidError):

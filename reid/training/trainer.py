@@ -19,29 +19,29 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.config import Config, as_dict, from_dict, load_config, save_config
-from reid.console import console, progress_bar, warn
+from reid.core.atomic import write_json, write_text
+from reid.core.console import console, progress_bar, warn
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
 from reid.data.loader import Batch
+from reid.data.pixels import TrainingData, load_training_data
 from reid.data.samplers import HardIdentitySampler
-from reid.errors import ReidError
 from reid.losses import CollapseWatch, Objective
 from reid.losses.objective import in_use
 from reid.models import ReIDModel, build_model
 from reid.models.backbones.resnet import start_as_identity
-from reid.training.checkpoints import load_checkpoint, restore, save_checkpoint
-from reid.training.distributed import Ranks
+from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.ema import Average
 from reid.training.environment import environment, keep_memory
+from reid.training.epoch_loaders import Loaders
 from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded, without_exchange
-from reid.training.groups import Freezer, make_optimizer, set_rate
-from reid.training.inference import autocast, score
-from reid.training.loaders import Loaders
-from reid.training.material import Material, gather_material
+from reid.training.hard_identity_mining import mine_identities
 from reid.training.meter import Meter
-from reid.training.offline import mine_identities
+from reid.training.parameter_groups import Freezer, make_optimizer, set_rate
 from reid.training.schedules import learning_rate_factor, momentum_at
 from reid.training.signals import Interrupted, listen
-from reid.training.syncnorm import share_statistics
-from reid.wholefile import write_json, write_text
+from reid.training.sync_batchnorm import share_statistics
+from reid.training.validation import autocast, score
 
 __all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "train"]
 
@@ -74,7 +74,12 @@ class Progress:
 
 
 def train(
-    config: Config, out: str | Path, ranks: Ranks, *, resume: bool = False, repeats: str | Path | None = None
+    config: Config,
+    out: str | Path,
+    ranks: DistributedContext,
+    *,
+    resume: bool = False,
+    repeats: str | Path | None = None,
 ) -> Progress:
     """Train as `config` says and leave a complete run folder in `out`.
 
@@ -102,7 +107,7 @@ def train(
         config = from_dict(checkpoint["config"])
     elif ranks.is_first and out.exists() and any(out.iterdir()):
         raise ReidError(f"{out} is not empty: continue that run with --resume {out}, or name another --out.")
-    material = gather_material(config)
+    material = load_training_data(config)
     trainer = _Trainer(config, out, ranks, material)
     if repeats is not None and ranks.is_first and (Path(repeats) / DATA).is_file():
         changed = material.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
@@ -116,7 +121,7 @@ def train(
 
 
 class _Trainer:
-    def __init__(self, config: Config, out: Path, ranks: Ranks, material: Material) -> None:
+    def __init__(self, config: Config, out: Path, ranks: DistributedContext, material: TrainingData) -> None:
         self.config, self.out, self.ranks, self.material = config, out, ranks, material
         if config.keep_memory and ranks.device.type == "cpu":
             keep_memory()

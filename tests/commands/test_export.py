@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from reid import Embedder
 from reid.commands import main
 from reid.embedding.runtimes import open_bundle
-from reid.training.checkpoints import save_checkpoint
+from reid.models.checkpoints import save_checkpoint
 from tests.embedding.bundles import bundle, crops, of_model, small_model
 from tests.embedding.test_runtimes import SIDECAR, make_onnx
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reid.commands import main
+from reid.core.errors import ReidError
 from reid.embedding import Embeddings
 from reid.embedding.metric_file import LearnedMetric, load_metric, save_metric
-from reid.errors import ReidError
 from reid.evaluation import evaluate
 from reid.losses import xqda
 from tests.losses.test_mahalanobis import people
@@ -138,7 +138,7 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
 def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
     """The written features are those of the model, transformed; the scores are theirs; the files say so."""
     from reid.models import build_model
-    from reid.training.checkpoints import save_checkpoint
+    from reid.models.checkpoints import save_checkpoint
 
     def call(*arguments: object) -> None:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])

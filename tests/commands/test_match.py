@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from reid.commands import main
 from reid.embedding.table import Embeddings
 from reid.models import build_model
-from reid.tracks import Tracks
-from reid.tracks.files import read_tracks, write_tracks
-from reid.training.checkpoints import save_checkpoint
+from reid.models.checkpoints import save_checkpoint
+from reid.mtmc import Tracks
+from reid.mtmc.track_files import read_tracks, write_tracks
 
 CAMERAS = ("cam01", "cam02", "cam03")
 PEOPLE = 6
@@ -41,8 +41,8 @@ def world(tmp_path):
     """Track files, truth and embeddings that are easy: people are orthogonal, crops differ a little."""
     rows = walks()
     camera, local, frame, person = (rows[:, i].astype(np.int64) for i in (0, 1, 2, 7))
-    write_tracks(Tracks.of(CAMERAS, camera, local, frame, rows[:, 3:7]), tmp_path / "tracks")
-    write_tracks(Tracks.of(CAMERAS, camera, 100 + person, frame, rows[:, 3:7]), tmp_path / "truth")
+    write_tracks(Tracks.from_columns(CAMERAS, camera, local, frame, rows[:, 3:7]), tmp_path / "tracks")
+    write_tracks(Tracks.from_columns(CAMERAS, camera, 100 + person, frame, rows[:, 3:7]), tmp_path / "truth")
     rng = np.random.default_rng(0)
     features = np.eye(PEOPLE, 16)[person] + 0.1 * rng.normal(size=(len(rows), 16))
     features /= np.linalg.norm(features, axis=1, keepdims=True)

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reid.commands import main
-from reid.tracks import Tracks
-from reid.tracks.files import FORMATS, write_tracks
+from reid.mtmc import Tracks
+from reid.mtmc.track_files import FORMATS, write_tracks
 
 
 def run(*arguments: object) -> Result:
@@ -19,7 +19,7 @@ def run(*arguments: object) -> Result:
 def world(in_second: tuple[int, int]) -> Tracks:
     names = np.repeat([1, 2, *in_second], 50)
     columns = [np.repeat([0, 1], 100), names, np.tile(np.arange(1, 51), 4)]
-    return Tracks.of(["cam1", "cam2"], *columns, [[400 * i, 0, 30, 60] for i in np.repeat([0, 1, 0, 1], 50)])
+    return Tracks.from_columns(["cam1", "cam2"], *columns, [[400 * i, 0, 30, 60] for i in np.repeat([0, 1, 0, 1], 50)])
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
@@ -58,6 +58,6 @@ def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
 
 
 def test_no_tracks_at_all(tmp_path: Path) -> None:
-    write_tracks(Tracks.of(["a", "b"], [], [], [], []), tmp_path / "none")
+    write_tracks(Tracks.from_columns(["a", "b"], [], [], [], []), tmp_path / "none")
     result = run(tmp_path / "none", tmp_path / "none")
     assert result.exit_code == 0, result.output

@@ -22,7 +22,7 @@ from reid.embedding.calibration_file import save_calibration
 from reid.evaluation import evaluate
 from reid.evaluation.calibration import calibrate
 from reid.models import build_model
-from reid.training.checkpoints import load_model, save_checkpoint
+from reid.models.checkpoints import load_model, save_checkpoint
 
 SMALL = [
     "model.backbone=light10",
@@ -229,9 +229,9 @@ def test_what_a_user_gets_wrong_ends_in_words(arguments: list[str], words: str, 
 def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from functools import partial
 
-    import reid.streets
+    import reid.synthetic
 
-    monkeypatch.setattr(reid.streets, "make_streets", partial(reid.streets.make_streets, ids=32))
+    monkeypatch.setattr(reid.synthetic, "synthesize", partial(reid.synthetic.synthesize, ids=32))
     done = call("demo", "--out", tmp_path / "demo", "--epochs", "1")
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from reid.core.errors import ReidError
 from reid.data.augment import IMAGENET_MEAN, Augment
 from reid.data.images import resize
-from reid.errors import ReidError
 from tests.oracles import erased_boxes, pad_then_crop, recolour
 
 OFF = {"flip": 0.0, "pad": 0, "erase": 0.0}

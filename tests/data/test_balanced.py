@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reid.core.errors import ReidError
 from reid.data.samplers import BalancedSampler, IdentitySampler, RandomSampler
-from reid.errors import ReidError
 
 SOURCES = np.repeat([0, 1, 2], [240, 36, 90])
 PIDS = np.concatenate([np.arange(240) // 6, 100 + np.arange(36) // 6, 200 + np.arange(90) // 5])

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reid.core.errors import ReidError
 from reid.data.crops import UNKNOWN, Crops, merge
-from reid.errors import ReidError
 
 
 def crops(pids: list[int], camids: list[int] | None = None, source: str = "a") -> Crops:
-    return Crops.of([f"{source}/{n}.jpg" for n in range(len(pids))], pids, camids, source=source)
+    return Crops.from_columns([f"{source}/{n}.jpg" for n in range(len(pids))], pids, camids, source=source)
 
 
 def test_columns_left_out_are_unknown() -> None:
@@ -27,11 +27,11 @@ def test_a_column_of_another_length_is_refused() -> None:
 @pytest.mark.parametrize("pids", [[1.5, 2.0], ["1", "2"], [None, 1], [True, False]], ids=str)
 def test_identities_that_are_not_whole_numbers_are_refused(pids: list[object]) -> None:
     with pytest.raises(ReidError, match=r"'pids'.*whole numbers"):
-        Crops.of(["a", "b"], pids)
+        Crops.from_columns(["a", "b"], pids)
 
 
 def test_no_crops_at_all() -> None:
-    none = Crops.of([], [])
+    none = Crops.from_columns([], [])
     assert len(none) == 0
     assert len(none.take([])) == 0
     assert [len(column) for column in none.labels()] == [0, 0]
@@ -39,7 +39,7 @@ def test_no_crops_at_all() -> None:
 
 @pytest.mark.parametrize("index", [[2, 0], np.array([True, False, True]), np.array([], dtype=bool)], ids=str)
 def test_take_moves_every_column_alike(index: object) -> None:
-    some = Crops.of(list("xyz"), [7, 8, 9], [1, 2, 3], [4, 5, 6], [10, 11, 12])
+    some = Crops.from_columns(list("xyz"), [7, 8, 9], [1, 2, 3], [4, 5, 6], [10, 11, 12])
     taken = some.take(index)
     for path, pid, camid, track, frame in zip(
         taken.paths, taken.pids, taken.camids, taken.tracks, taken.frames, strict=True
@@ -67,7 +67,9 @@ def test_merged_sources_share_no_identity_and_no_camera(seed: int) -> None:
         n = int(rng.integers(0 if number else 1, 30))
         camids = rng.integers(-1 if rng.random() < 0.5 else 0, 7, n) if rng.random() < 0.8 else None
         parts.append(
-            Crops.of([f"{number}/{i}" for i in range(n)], rng.integers(0, 20, n), camids, source=f"set{number}")
+            Crops.from_columns(
+                [f"{number}/{i}" for i in range(n)], rng.integers(0, 20, n), camids, source=f"set{number}"
+            )
         )
     merged = merge(parts)
 

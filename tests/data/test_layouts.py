@@ -12,10 +12,10 @@ import pyarrow.parquet
 import pytest
 from scipy.io import savemat
 
+from reid.core.errors import ReidError
 from reid.data.crops import UNKNOWN, Benchmark, Crops, merge
 from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
 from reid.data.layouts.dukemtmc import WITHDRAWN
-from reid.errors import ReidError
 from tests.data.trees import CUHK, DUKE, market, write_image, write_images
 
 
@@ -110,7 +110,7 @@ def test_market_double_suffixes_and_system_files_are_survived(tmp_path: Path) ->
         (root / folder / ".DS_Store").write_bytes(b"\0")
         (root / folder / "._0002_c1s1_000451_03.jpg").write_bytes(b"\0")
     benchmark = load_benchmark("market1501", root)
-    assert benchmark.odd == ()
+    assert benchmark.skipped == ()
     assert "0003_c4s6_022316_11.jpg.jpg" in names(benchmark.gallery)
     assert benchmark.n_junk == 2
     assert len(benchmark.train) == 5
@@ -142,7 +142,7 @@ def test_a_name_that_does_not_parse_is_listed_not_skipped(tmp_path: Path, name: 
     (root / "bounding_box_train" / name).write_bytes(b"x")
     benchmark = load_benchmark("market1501", root)
     assert len(benchmark.train) == 3
-    (odd,) = benchmark.odd
+    (odd,) = benchmark.skipped
     assert odd.path == str(root / "bounding_box_train" / name)
     assert reason in odd.reason
 
@@ -151,7 +151,7 @@ def test_folders_and_broken_links_among_images_are_listed(tmp_path: Path) -> Non
     root = market(tmp_path)
     (root / "query" / "0001_c1s1_001051_00").mkdir()
     (root / "query" / "0001_c1s1_001051_09.jpg").symlink_to(tmp_path / "gone.jpg")
-    reasons = {os.path.basename(odd.path): odd.reason for odd in load_benchmark("market1501", root).odd}
+    reasons = {os.path.basename(odd.path): odd.reason for odd in load_benchmark("market1501", root).skipped}
     assert "a folder" in reasons["0001_c1s1_001051_00"]
     assert "link" in reasons["0001_c1s1_001051_09.jpg"]
 
@@ -215,7 +215,7 @@ def test_the_real_market(market_root: Path) -> None:
     assert (len(benchmark.train), len(benchmark.query), len(benchmark.gallery)) == (12_936, 3_368, 15_913)
     assert (benchmark.n_junk, benchmark.n_distractors) == (3_819, 2_798)
     assert benchmark.warnings == ()
-    assert benchmark.odd == ()
+    assert benchmark.skipped == ()
     assert sum(name.endswith(".jpg.jpg") for part in (benchmark.query, benchmark.gallery) for name in names(part)) > 0
     assert seconds < 2
 
@@ -515,7 +515,7 @@ def test_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
 def everything(benchmark: Benchmark) -> Crops:
     """All rows of a table, in order of path."""
     parts = [benchmark.train, benchmark.query, benchmark.gallery]
-    whole = Crops.of(
+    whole = Crops.from_columns(
         [path for part in parts for path in part.paths],
         *(np.concatenate([getattr(part, column) for part in parts]) for column in ("pids", "camids", "tracks")),
     )

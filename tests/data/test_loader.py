@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.errors import ReidError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.loader import Batch, TrainLoader, read_batches
-from reid.data.packed import PackedStore
 from reid.data.samplers import IdentitySampler, RandomSampler
-from reid.errors import ReidError
+from reid.data.store import PackedStore
 
 Data = tuple[Crops, PackedStore]
 
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     paths = [folder / f"{i}.png" for i in range(48)]
     for path in paths:
         cv2.imwrite(str(path), rng.integers(0, 256, (32, 16, 3), dtype=np.uint8))
-    crops = Crops.of(paths, np.repeat([7, 30, 31, 40, 41, 50, 60, 90], 6), np.tile([1, 2, 3], 16))
+    crops = Crops.from_columns(paths, np.repeat([7, 30, 31, 40, 41, 50, 60, 90], 6), np.tile([1, 2, 3], 16))
     return crops, PackedStore.build(crops, folder / "store", size=(32, 16))
 
 
@@ -208,7 +208,7 @@ def test_native_crops_of_many_sizes(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(8)]
     for i, path in enumerate(paths):
         cv2.imwrite(str(path), rng.integers(0, 256, (20 + i, 10, 3), dtype=np.uint8))
-    crops = Crops.of(paths, [0, 0, 1, 1, 2, 2, 3, 3])
+    crops = Crops.from_columns(paths, [0, 0, 1, 1, 2, 2, 3, 3])
     store = PackedStore.build(crops, tmp_path / "store", size=None)
     augment = Augment((16, 8), flip=0, pad=0, erase=0)
     for batch in TrainLoader(store, crops.pids, crops, IdentitySampler(crops.pids, None, 2, 2), augment):

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 import reid.data.archives
 from reid.commands import main
+from reid.core.errors import ReidError
 from reid.data.archives import read_unpacked, unpack, verify
 from reid.data.layouts import load_benchmark
-from reid.errors import ReidError
 from tests.data.trees import CUHK, DUKE, market, write_images
 
 KINDS = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"]
@@ -304,16 +304,16 @@ def test_the_commands(tmp_path: Path, tree: Path) -> None:
 
 
 def test_make_hands_its_options_to_the_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reid.streets
+    import reid.synthetic
 
-    default_ids = inspect.signature(reid.streets.make_streets).parameters["ids"].default
+    default_ids = inspect.signature(reid.synthetic.synthesize).parameters["ids"].default
     calls: list[tuple[object, dict[str, object]]] = []
 
-    def make_streets(out: str, **options: object) -> Path:
+    def synthesize(out: str, **options: object) -> Path:
         calls.append((out, options))
         return Path(out)
 
-    monkeypatch.setattr(reid.streets, "make_streets", make_streets, raising=False)
+    monkeypatch.setattr(reid.synthetic, "synthesize", synthesize, raising=False)
     out = str(tmp_path / "made")
     made = CliRunner().invoke(
         main, ["prepare", "make", out, "--seed", "3", "--ids", "40", "--cameras", "8", "--videos"]

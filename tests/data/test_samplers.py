@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from reid.core.errors import ReidError
 from reid.data.samplers import HardIdentitySampler, IdentitySampler, RandomSampler, ids_per_batch
-from reid.errors import ReidError
 from tests.oracles import fewest_steps
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from reid.data.sources import load_source, load_sources
-from reid.errors import ReidError
+from reid.core.errors import ReidError
+from reid.data.sources import load_benchmarks, load_source
 
 
 def test_layout_and_root_in_one_text(tiny_market: Path) -> None:
@@ -24,7 +24,7 @@ def test_options_follow_a_question_mark(tmp_path: Path) -> None:
 
 
 def test_the_same_set_twice_is_numbered(tiny_market: Path) -> None:
-    names = [benchmark.name for benchmark in load_sources([f"market1501:{tiny_market}"] * 2)]
+    names = [benchmark.name for benchmark in load_benchmarks([f"market1501:{tiny_market}"] * 2)]
     assert names == ["market1501#1", "market1501#2"]
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from reid.core.errors import ReidError
 from reid.data.videos import find_videos
-from reid.errors import ReidError
 
 COUNT = 40
 SIZE = (64, 96)  # height, width

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from reid.data.crops import Crops
-from reid.data.packed import PackedStore
+from reid.data.pixels import Pixels, Split
+from reid.data.store import PackedStore
 from reid.embedding.export import Quantisation, export_bundle
 from reid.models import ReIDModel, build_model
-from reid.training.material import Pixels, Split
 
 SIZE = (64, 32)
 NEEDS = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
@@ -60,6 +60,6 @@ def quantisation(folder: Path, largest_loss: float = 100.0) -> Quantisation:
     for number, image in enumerate(crops(12, seed=5)):
         paths.append(folder / f"{number}.png")
         cv2.imwrite(str(paths[-1]), cv2.GaussianBlur(image, (0, 0), 6))
-    people = Crops.of(paths, np.arange(12) // 3, np.arange(12) % 3)
+    people = Crops.from_columns(paths, np.arange(12) // 3, np.arange(12) % 3)
     pixels = Pixels(people, PackedStore.build(people, folder / "store", size=SIZE))
     return Quantisation(crops(20, seed=6), Split("made", pixels, pixels, True), largest_loss)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from reid import Embedder, Embeddings
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
 from reid.data.images import resize
 from reid.data.videos import find_videos
 from reid.embedding.boxes import CROP_HEIGHT, boxes_to_parquet, embed_boxes, sharpness
-from reid.errors import ReidError
 from reid.models import build_model
 from reid.models.preprocessing import Preprocessing
-from reid.training.distributed import Ranks
 
 SIZE = (64, 32)
 WIDE, HIGH, COUNT = 120, 90, 30
@@ -484,7 +484,7 @@ def test_a_file_of_boxes_goes_on_where_it_stopped(embedder, videos, tmp_path):
     equal_file(out, embed_boxes(videos, ["a", "b"], *columns, embedder).embeddings)
 
 
-class Turn(Ranks):
+class Turn(DistributedContext):
     """One of several processes, run one after the other."""
 
     def gather_rows(self, rows):

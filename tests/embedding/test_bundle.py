@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from reid import Embedder, Embeddings
+from reid.core.errors import ReidError
 from reid.embedding import bundle as reader
 from reid.embedding.runtimes import open_bundle
-from reid.errors import ReidError
 from tests.embedding.bundles import SIZE, bundle, crops, of_model, small_model
 
 WITHOUT_US = """

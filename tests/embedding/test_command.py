@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from reid import Embedder, Embeddings
 from reid.commands import main
 from reid.models import build_model
-from reid.training.checkpoints import save_checkpoint
+from reid.models.checkpoints import save_checkpoint
 
 
 @pytest.fixture(scope="module")

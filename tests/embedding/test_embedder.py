@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from reid import Embedder
+from reid.core.errors import ReidError
 from reid.data.crops import Crops
-from reid.errors import ReidError
 from reid.models import build_model
-from reid.training.checkpoints import save_checkpoint
+from reid.models.checkpoints import save_checkpoint
 
 SIZE = (64, 32)
 
@@ -89,7 +89,7 @@ def test_flip_averages_with_the_mirrored_image(embedder, model):
 
 def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folder):
     files = embedder(paths(folder))
-    crops = Crops.of(paths(folder), range(11))
+    crops = Crops.from_columns(paths(folder), range(11))
     close(files, embedder(images()))
     np.testing.assert_array_equal(files, embedder(crops))
     np.testing.assert_array_equal(files, embedder(crops.paths))
@@ -110,7 +110,7 @@ def test_order_is_kept_whatever_the_batch_and_the_threads(embedder, model, folde
     [
         pytest.param([], id="a list"),
         pytest.param(np.zeros((0, 64, 32, 3), np.uint8), id="an array"),
-        pytest.param(Crops.of([], []), id="crops"),
+        pytest.param(Crops.from_columns([], []), id="crops"),
     ],
 )
 def test_nothing_gives_no_rows(embedder, nothing):
@@ -139,7 +139,7 @@ def test_a_checkpoint_gives_what_its_model_gave(embedder, model, folder, tmp_pat
 
 def test_a_table_carries_what_crops_know(model, folder, tmp_path):
     embedder = Embedder(model, flip=True)
-    crops = Crops.of(paths(folder), np.arange(11) // 2, camids=np.arange(11) % 3, frames=np.arange(11))
+    crops = Crops.from_columns(paths(folder), np.arange(11) // 2, camids=np.arange(11) % 3, frames=np.arange(11))
     table = embedder.table(crops)
     np.testing.assert_array_equal(table.features, embedder(crops))
     assert table.pids.tolist() == crops.pids.tolist()
@@ -201,7 +201,7 @@ def test_a_file_that_only_fails_when_decoded_is_named_or_left_out(model, folder,
 def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder, folder, tmp_path):
     bad = tmp_path / "bad.png"
     bad.touch()
-    crops = Crops.of([paths(folder)[0], bad, paths(folder)[1]], [5, 6, 7])
+    crops = Crops.from_columns([paths(folder)[0], bad, paths(folder)[1]], [5, 6, 7])
     table = embedder.table(crops, unreadable="skip")
     assert table.pids.tolist() == [5, 7]
     np.testing.assert_array_equal(table.features, embedder(paths(folder)[:2]))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from reid.core.errors import ReidError
 from reid.embedding import bundle as reader
 from reid.embedding import export
 from reid.embedding.export import Quantisation, card, export_bundle
 from reid.embedding.runtimes import ForeignModel, open_bundle
-from reid.errors import ReidError
 from tests.embedding.bundles import SIZE, bundle, crops, of_model, quantisation, small_model
 from tests.embedding.test_runtimes import SIDECAR, make_onnx
 from tests.embedding.test_runtimes import SIZE as THEIR_SIZE

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from reid import Embedder
+from reid.core.errors import ReidError
 from reid.data.images import decode
 from reid.embedding import runtimes
 from reid.embedding.runtimes import ForeignModel
-from reid.errors import ReidError
 from reid.models.preprocessing import Preprocessing
 
 SIZE = (16, 8)

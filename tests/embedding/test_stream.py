@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from reid import Embedder, Embeddings
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
 from reid.data.crops import Crops
 from reid.embedding import stream
-from reid.embedding.parts import Parts, part_folder
+from reid.embedding.shards import Parts, part_folder
 from reid.embedding.stream import embed_to_parquet, folder_of
-from reid.errors import ReidError
 from reid.models import build_model
+from reid.models.checkpoints import save_checkpoint
 from reid.models.preprocessing import Preprocessing
-from reid.training.checkpoints import save_checkpoint
-from reid.training.distributed import Ranks
 
 N = 23
 REPOSITORY = Path(__file__).parents[2]
@@ -85,8 +85,8 @@ def test_the_file_is_what_the_table_is(tmp_path):
     some = [
         tmp_path / "crops",
         paths,
-        Crops.of(paths, np.arange(9) // 2, camids=np.arange(9) % 3),
-        Crops.of(paths[::-1], np.arange(9), frames=[-1] * 8 + [4]),
+        Crops.from_columns(paths, np.arange(9) // 2, camids=np.arange(9) % 3),
+        Crops.from_columns(paths[::-1], np.arange(9), frames=[-1] * 8 + [4]),
     ]
     for images in some:
         done = embed_to_parquet(embedder, images, tmp_path / "t.parquet")
@@ -248,7 +248,7 @@ def test_what_cannot_be_is_named(tmp_path, images, words):
         embed_to_parquet(Fast(), given, tmp_path / "t.parquet", unreadable="skip")
     assert not (tmp_path / "t.parquet").exists()
     with pytest.raises(ReidError, match="unreadable is 'maybe'; it must be one of"):
-        embed_to_parquet(Fast(), Crops.of([], []), tmp_path / "t.parquet", unreadable="maybe")
+        embed_to_parquet(Fast(), Crops.from_columns([], []), tmp_path / "t.parquet", unreadable="maybe")
 
 
 def test_names_of_any_script_are_kept(tmp_path):
@@ -261,7 +261,7 @@ def test_names_of_any_script_are_kept(tmp_path):
 
 
 def test_no_crops_give_an_empty_file(tmp_path):
-    done = embed_to_parquet(Fast(), Crops.of([], []), tmp_path / "t.parquet")
+    done = embed_to_parquet(Fast(), Crops.from_columns([], []), tmp_path / "t.parquet")
     assert done.rows == 0
     assert Embeddings.load(tmp_path / "t.parquet").features.shape == (0, 16)
 
@@ -276,7 +276,7 @@ def test_a_model_that_gives_nan_is_named_and_what_was_finished_is_kept(paths, tm
     assert embed_to_parquet(Fast(), paths, tmp_path / "t.parquet").finished == 8
 
 
-class Turn(Ranks):
+class Turn(DistributedContext):
     """One of several processes, run one after the other."""
 
     def gather_rows(self, rows):
@@ -342,7 +342,7 @@ def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
 def test_many_rows_are_merged_a_row_group_at_a_time(tmp_path, monkeypatch):
     """All rows are finished already, of files that are not there: only the merge is left."""
     n, fast, out = 200_000, Fast(dimension=4, batch_size=4096), tmp_path / "t.parquet"
-    crops = Crops.of([f"/nowhere/{number:07d}.jpg" for number in range(n)], np.arange(n))
+    crops = Crops.from_columns([f"/nowhere/{number:07d}.jpg" for number in range(n)], np.arange(n))
     keys, _ = stream._keys(crops.paths)
     meta = fast.describe()
     parts = Parts(part_folder(folder_of(out), meta["model"], [stream._FORMAT, meta]), fast.dimension)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from reid import Embeddings
+from reid.core.errors import ReidError
 from reid.embedding.table import save_stream
-from reid.errors import ReidError
 
 META = {
     "model": "resnet50-abc",

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reid.errors import ReidError
+from benchmarks.calibration_market import Tested, halves
+from benchmarks.calibration_market import load as load_rows
+from reid.core.errors import ReidError
 from reid.evaluation import calibration as room
 from reid.evaluation.calibration import Calibration, calibrate, calibrate_tracks
 from reid.evaluation.verification import BINS, count_pairs
-from tests.evaluation.measure_calibration import Tested, halves
-from tests.evaluation.measure_calibration import load as load_rows
 from tests.evaluation.test_real_embeddings import FOLDER
 
 EDGES = np.linspace(0, 2, BINS + 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import evaluate, expand_gallery, expand_queries
 from tests.oracles import expand_loop
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation.projection import choose_identities, project
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import evaluate, evaluate_distances, ranking, top_matches
 from reid.evaluation.features import distance_blocks, prepare_features
 from tests.evaluation.made import UGLY, changed, made, squared_distances

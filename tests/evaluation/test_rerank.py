@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import (
+    describe_camera_aware_reranking,
+    describe_reranking,
     evaluate_distances,
     rerank,
     rerank_blocks,
     rerank_camera_aware,
     rerank_camera_aware_blocks,
-    rerank_camera_aware_in_words,
-    rerank_in_words,
     rerank_within,
 )
 from reid.evaluation.neighbours import centred, nearest_items
@@ -262,7 +262,7 @@ def test_bad_features_are_named():
 
 
 def test_definition_in_words():
-    words = rerank_in_words(k1=30, lambda_value=0.25, metric="cosine")
+    words = describe_reranking(k1=30, lambda_value=0.25, metric="cosine")
     assert "k1=30, k2=6, λ=0.25" in words
     assert "of length 1" in words
 
@@ -378,6 +378,6 @@ def test_within_with_neighbours_found_before():
 
 
 def test_camera_aware_definition_in_words():
-    words = rerank_camera_aware_in_words(k1_intra=4, lambda_value=0.25)
+    words = describe_camera_aware_reranking(k1_intra=4, lambda_value=0.25)
     assert "k1 4 within and 20 across cameras" in words
     assert "λ=0.25" in words

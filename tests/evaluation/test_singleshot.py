@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import evaluate, single_shot_cmc
 from tests.evaluation.made import UGLY, made, squared_distances
 from tests.oracles import single_shot_loop

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import verification
 from reid.evaluation.verification import BINS, PairCounts, count_pairs, open_set, score_counts, verify
 from tests.evaluation.made import UGLY, changed, made, squared_distances

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import CenterLoss
 from tests.oracles import center_loss_loop
 

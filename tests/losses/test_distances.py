@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import DISTANCES, Mahalanobis, check_finite, paired_distances, pairwise_distances
 from reid.losses import distances as module
 from tests.oracles import pairwise_distances_loop

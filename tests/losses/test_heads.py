@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import ArcFaceLoss, CosFaceLoss
 from tests.oracles import angular_head_loop
 

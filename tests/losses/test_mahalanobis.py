@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import evaluate
 from reid.losses import ContrastiveLoss, Mahalanobis, TripletLoss, kissme, pairwise_distances, xqda
 from tests.losses.batches import repeated
@@ -81,7 +81,7 @@ def test_gradient_in_float64_to_features_and_matrix():
 
 def test_at_distance_zero_the_gradient_is_zero():
     """Equal points, and points that differ only where L does not look."""
-    metric = Mahalanobis.of_factor(np.eye(2, 4))
+    metric = Mahalanobis.from_factor(np.eye(2, 4))
     x = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 0.0, 9.0]], requires_grad=True)
     distances = metric(x, x)
     distances.sum().backward()
@@ -108,7 +108,7 @@ def test_wrong_values_of_the_layer_are_named():
     with pytest.raises(ReidError, match=r"made for features \[N, 4\]; got \[2, 3\]"):
         Mahalanobis(4).transform(draw(2, 3))
     with pytest.raises(ReidError, match=r"finite numbers \[rank, D\]; got shape \[3\]"):
-        Mahalanobis.of_factor(np.ones(3))
+        Mahalanobis.from_factor(np.ones(3))
     assert repr(Mahalanobis(4, 2)) == "Mahalanobis(dim=4, rank=2)"
 
 

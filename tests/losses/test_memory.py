@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import CenterLoss, CircleLoss, ContrastiveLoss, CrossBatchMemory, InfoNCELoss, make_loss
 from reid.losses.memory import HardTripletPairs
 from tests.losses.batches import repeated

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import MINERS, MINING, batch_all, batch_hard
 from reid.losses import mining as module
 from reid.losses.mining import GRADED, distance_weighted, pair_masks

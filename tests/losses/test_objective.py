@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import CollapseWatch, Objective, TripletLoss
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import CircleLoss, ContrastiveLoss, InfoNCELoss, SupConLoss, TripletLoss
 from reid.losses.memory import HardTripletPairs
 from tests.losses.batches import PIDS, repeated

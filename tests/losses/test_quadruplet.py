@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import QuadrupletLoss, TripletLoss
 from tests.losses.batches import PIDS, repeated
 from tests.oracles import quadruplet_loss_loop

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import DISTANCES, MINING, Mahalanobis, MinkowskiTripletLoss, TripletLoss, triplet_loss
 from reid.losses.mining import GRADED
 from tests.losses.batches import PIDS, ragged_batch, repeated

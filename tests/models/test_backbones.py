@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.models import BACKBONES, build_model
 from reid.models.backbones import build_backbone
 from reid.models.backbones.light import ChainedOmniBlock

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.models import build_model
 
 SIZE = (32, 16)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.models.pooling import POOLINGS, AveragePool, GeMPool, StripePool
 from tests.oracles import pool_loop
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.models import Preprocessing
 from tests.oracles import preprocess_loop
 

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
+from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.constraints import Constraints
+from reid.mtmc.matching import Links, Matches, MatchSettings, match
+from reid.mtmc.tracklets import Tracklets
 from reid.report.match_page import HEAD_SHARE, pixelate_heads, write_match_report
-from reid.tracks.cameras import Camera, Cameras
-from reid.tracks.constraints import Constraints
-from reid.tracks.matching import Links, Matches, MatchSettings, match
-from reid.tracks.tracklets import Tracklets
 
 
 def made_tracklets(people: int = 6, cameras: int = 3, *, seed: int = 0, names: tuple[str, ...] = ()) -> Tracklets:
@@ -41,7 +41,7 @@ def made_tracklets(people: int = 6, cameras: int = 3, *, seed: int = 0, names: t
     camera_of, track, frame, seconds = (np.array(column) for column in zip(*rows, strict=True))
     names = names or tuple(f"cam{number:02d}" for number in range(1, cameras + 1))
     frame = frame + np.round(seconds * 2.5).astype(np.int64)
-    return Tracklets.of_features(
+    return Tracklets.from_features(
         names, camera_of, track, frame, np.array(features, np.float32), seconds.astype(np.float64)
     )
 
@@ -228,7 +228,7 @@ def test_small_results_have_a_page(people: int, cameras: int, tmp_path: Path) ->
 
 def empty_matches() -> Matches:
     none = np.zeros(0, np.int64)
-    tracklets = Tracklets.of_features(("cam01", "cam02"), none, none, none, np.zeros((0, 4), np.float32))
+    tracklets = Tracklets.from_features(("cam01", "cam02"), none, none, none, np.zeros((0, 4), np.float32))
     floats = np.zeros(0)
     links = Links(none, none, floats.astype(np.float32), floats, np.zeros(0, object), np.zeros(0, bool))
     return Matches(tracklets, none, floats, links, 0.5, 0.01, {})

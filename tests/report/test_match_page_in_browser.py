@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.constraints import Constraints, constraints_of
+from reid.mtmc.matching import Links, Matches, MatchSettings, match
+from reid.mtmc.tracklets import Tracklets
 from reid.report.match_page import write_match_report
-from reid.tracks.cameras import Camera, Cameras
-from reid.tracks.constraints import Constraints, constraints_of
-from reid.tracks.matching import Links, Matches, MatchSettings, match
-from reid.tracks.tracklets import Tracklets
 from tests.report.chromium import Page, browser
 from tests.report.test_match_page import EVIL, empty_matches, made_crop, made_matches, made_tracklets
 
@@ -633,7 +633,7 @@ def big_matches(people: int = 500, each: int = 6, cameras: int = 10, links: int 
     ones = np.ones((count, 4), np.float32) / 2
     names = tuple(f"cam{n:02d}" for n in range(1, cameras + 1))
     track = np.arange(count)
-    small = Tracklets.of_features(names, camera, track, np.ones(count, np.int64), ones, begin)
+    small = Tracklets.from_features(names, camera, track, np.ones(count, np.int64), ones, begin)
     tracklets = replace(small, end=begin + frames / 10, frames=frames)
     first, second = np.sort(rng.integers(0, count, (2, links)), axis=0)
     kept = np.unique(np.stack([first, second])[:, first < second], axis=1)

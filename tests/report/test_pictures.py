@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import CameraPairs, evaluate_distances
 from reid.evaluation.verification import PairCounts, verify
 from reid.report import (
@@ -27,7 +27,7 @@ from reid.report import (
     plot_roc,
     read_queries,
 )
-from reid.report.distances import merged_bins
+from reid.report.distance_histograms import merged_bins
 from reid.report.style import DARK, FORMATS, GREEN, LIGHT, MARKERS, RED, picture
 
 

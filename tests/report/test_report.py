@@ -10,9 +10,9 @@ import pytest
 from matplotlib import pyplot as plt
 from rich.console import Console
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.evaluation import evaluate_distances, top_matches
-from reid.report import Scored, choose_queries, plot_cmc, plot_rank_lists, protocol_in_words, results_table
+from reid.report import Scored, choose_queries, describe_protocol, plot_cmc, plot_rank_lists, results_table
 from reid.report.ranklists import _placed, pixels_of
 from reid.report.style import BLUE, GREEN, GREY, RED
 
@@ -202,7 +202,7 @@ def test_table_tells_protocols_apart():
     assert "Rows 1, 3: Ranked by" in words
     assert "Row 2: Ranked by" in words
     assert "(1 junk items left out)" in words
-    assert protocol_in_words(other) in words
+    assert describe_protocol(other) in words
 
 
 def test_narrow_terminals_lose_no_score():

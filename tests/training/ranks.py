@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from reid.commands import main as reid
-from reid.errors import ReidError
+from reid.core.distributed import pick_device  # noqa: F401  (torch is imported before the fork)
+from reid.core.errors import ReidError
 from reid.training import trainer
-from reid.training.distributed import pick_device  # noqa: F401  (torch is imported before the fork)
 
 
 def make_trouble(kind: str, rank: int, step: int) -> None:

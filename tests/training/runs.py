@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from reid.config import load_config
-from reid.training.checkpoints import load_checkpoint
-from reid.training.distributed import Ranks
-from reid.training.material import gather_material
+from reid.core.distributed import DistributedContext
+from reid.data.pixels import load_training_data
+from reid.models.checkpoints import load_checkpoint
 from reid.training.trainer import _Trainer
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
 def make_trainer(settings: list[str], out: Path) -> _Trainer:
     config = load_config(None, settings)
-    return _Trainer(config, out, ALONE, gather_material(config))
+    return _Trainer(config, out, ALONE, load_training_data(config))
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:

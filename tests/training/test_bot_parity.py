@@ -1,4 +1,4 @@
-"""Our BoT recipe beside BoT's own code, which REID_BOT names; `measure_bot_parity` does it at length on real crops."""
+"""Our BoT recipe beside BoT's own code, which REID_BOT names; `benchmarks.bot_parity` does it at length on real crops."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bot_parity as parity
 from reid.config import load_config
 from reid.evaluation import evaluate_distances
 from reid.training.schedules import learning_rate_factor
-from tests.training import measure_bot_parity as parity
 
 
 @pytest.fixture

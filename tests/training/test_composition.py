@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from reid.config import load_config
-from reid.errors import ReidError
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError
+from reid.models.checkpoints import load_checkpoint
 from reid.training import trainer as trainer_module
-from reid.training.checkpoints import load_checkpoint
-from reid.training.distributed import Ranks
 from reid.training.trainer import train
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from reid.config import load_config
 from reid.models import build_model
-from reid.training.checkpoints import load_checkpoint, load_model
+from reid.models.checkpoints import load_checkpoint, load_model
 from reid.training.ema import Average
 from reid.training.trainer import train
 from tests.training.runs import ALONE, same_state

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from reid.config import Config, load_config
-from reid.errors import ReidError
+from reid.core.errors import ReidError
+from reid.models.checkpoints import load_checkpoint
 from reid.training import trainer as trainer_module
-from reid.training.checkpoints import load_checkpoint
 from reid.training.trainer import _Trainer, train
 from tests.training.runs import ALONE, REPOSITORY, assert_same_run, log_of, make_trainer
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.losses import Objective
 from reid.models import ReIDModel, build_model
 from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from reid.config import load_config
-from reid.errors import ReidError
-from reid.training.checkpoints import load_checkpoint
-from reid.training.distributed import join_ranks
+from reid.core.distributed import init_distributed
+from reid.core.errors import ReidError
+from reid.models.checkpoints import load_checkpoint
 from reid.training.trainer import train
 from tests.training.runs import ALONE, REPOSITORY, log_of
 
@@ -134,7 +134,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(small: list[str], tmp_path: 
 
 
 def test_one_process_needs_no_group() -> None:
-    with join_ranks("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         assert (ranks.rank, ranks.world_size) == (0, 1)
         assert ranks.any(True)
         assert not ranks.any(False)
@@ -142,5 +142,5 @@ def test_one_process_needs_no_group() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(ReidError, match=device), join_ranks(device):
+    with pytest.raises(ReidError, match=device), init_distributed(device):
         pass

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reid.config import ScheduleConfig
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.training.schedules import in_force, learning_rate_factor, momentum_at
 
 

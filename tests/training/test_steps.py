@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reid.config import load_config
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.training import trainer as trainer_module
 from reid.training.meter import Meter
 from reid.training.trainer import _Trainer, train

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from reid.config import Config, load_config
-from reid.errors import ReidError
+from reid.core.errors import ReidError
+from reid.models.checkpoints import load_checkpoint, load_model
 from reid.training import trainer as trainer_module
-from reid.training.checkpoints import load_checkpoint, load_model
 from reid.training.trainer import Interrupted, train
 from tests.training.runs import ALONE, assert_same_run, log_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reid.training.distributed import Ranks
+from reid.core.distributed import DistributedContext
 from tests.training.two_ranks import CASES, run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, t
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one(both, case: str) -> None:
-    whole = run(case, Ranks(0, 1, torch.device("cpu")))
+    whole = run(case, DistributedContext(0, 1, torch.device("cpu")))
     assert float(whole["1 loss"]) > 0
     for found in both:
         assert found[case].keys() == whole.keys()

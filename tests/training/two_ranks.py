@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reid.core.distributed import DistributedContext, init_distributed
 from reid.losses import Objective
 from reid.losses.mining import MINING
-from reid.training.distributed import Ranks, join_ranks
 from reid.training.gradient_cache import backward_in_chunks
 
 B, CLASSES = 24, 6
@@ -47,7 +47,7 @@ class Net(nn.Module):
         return [features, features, None if self.classifier is None else self.classifier(features)]
 
 
-def run(case: str, ranks: Ranks) -> dict[str, Tensor]:
+def run(case: str, ranks: DistributedContext) -> dict[str, Tensor]:
     """Loss and gradients of two batches in turn, this rank holding its part of each."""
     settings = dict(CASES[case])
     chunk = settings.pop("chunk", 0)
@@ -84,5 +84,5 @@ def run(case: str, ranks: Ranks) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with join_ranks("cpu") as ranks:
+    with init_distributed("cpu") as ranks:
         torch.save({case: run(case, ranks) for case in CASES}, f"{sys.argv[1]}.{ranks.rank}")

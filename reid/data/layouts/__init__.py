@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from reid.core.errors import ReidError, did_you_mean
 from reid.data.crops import Benchmark
 from reid.data.layouts import cuhk03, dukemtmc, market1501, msmt17, table
-from reid.errors import ReidError, did_you_mean
 
 LAYOUTS: dict[str, Callable[..., Benchmark]] = {
     "market1501": market1501.read,

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from reid.data.crops import Benchmark, Crops, Odd
-from reid.data.layouts.folder import SUFFIX, find_root, read_lines, scan, what_is_in, with_official
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
+from reid.data.crops import Benchmark, Crops, SkippedFile
+from reid.data.layouts.scanning import SUFFIX, find_root, read_lines, scan, what_is_in, with_official
 
 NAME = "cuhk03"
 PARTS = ("train", "query", "gallery")
@@ -60,7 +60,7 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         looked_for = " or ".join(name.format(variant) for name in SPLITS)
         raise ReidError(f"{folder} has no split file: {looked_for}. In it: {what_is_in(folder)}.")
     rows = _read_mat(split) if split.suffix == ".mat" else _read_json(split)
-    odd: list[Odd] = []
+    odd: list[SkippedFile] = []
     matches = {os.path.basename(path): match for path, match in scan(images, PATTERN, FORM, odd)}
     parts = {part: _crops(rows[part], matches, images, split, part) for part in PARTS}
     official = {
@@ -72,7 +72,7 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         "gallery ids": 700,
     }
     return with_official(
-        Benchmark(NAME, str(folder), parts["train"], parts["query"], parts["gallery"], odd=tuple(odd)), official
+        Benchmark(NAME, str(folder), parts["train"], parts["query"], parts["gallery"], skipped=tuple(odd)), official
     )
 
 
@@ -156,4 +156,4 @@ def _crops(rows: Sequence[Row], matches: dict[str, re.Match[str]], images: Path,
             )
         pids.append(pid)
         camids.append(int(view))
-    return Crops.of([os.path.join(images, name) for name, _ in rows], pids, camids, source=NAME)
+    return Crops.from_columns([os.path.join(images, name) for name, _ in rows], pids, camids, source=NAME)

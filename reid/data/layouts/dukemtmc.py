@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from reid.data.crops import Benchmark, Crops, Odd
-from reid.data.layouts.folder import SUFFIX, find_root, refuse_empty, scan, with_official
+from reid.data.crops import Benchmark, Crops, SkippedFile
+from reid.data.layouts.scanning import SUFFIX, find_root, refuse_empty, scan, with_official
 
 NAME = "dukemtmc"
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -40,12 +40,12 @@ def read(root: str | Path) -> Benchmark:
         ReidError: a folder is missing, or a part has no image.
     """
     folder = find_root(root, list(FOLDERS.values()), ["DukeMTMC-reID", "dukemtmc-reid", "dukemtmc"])
-    odd: list[Odd] = []
+    odd: list[SkippedFile] = []
     parts: dict[str, Crops] = {}
     for part, name in FOLDERS.items():
         found = scan(folder / name, PATTERN, FORM, odd)
         pids, camids, frames = ([int(match[i]) for _, match in found] for i in (1, 2, 3))
-        parts[part] = Crops.of([path for path, _ in found], pids, camids, frames=frames, source=NAME)
+        parts[part] = Crops.from_columns([path for path, _ in found], pids, camids, frames=frames, source=NAME)
         refuse_empty(parts[part], part, folder / name, FORM, odd)
     benchmark = Benchmark(
         NAME,
@@ -53,7 +53,7 @@ def read(root: str | Path) -> Benchmark:
         parts["train"],
         parts["query"],
         parts["gallery"],
-        odd=tuple(odd),
+        skipped=tuple(odd),
         warnings=(WITHDRAWN,),
     )
     return with_official(benchmark, OFFICIAL)

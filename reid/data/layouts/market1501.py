@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from reid.data.crops import Benchmark, Crops, Odd
-from reid.data.layouts.folder import SUFFIX, find_root, refuse_empty, scan, with_official
+from reid.data.crops import Benchmark, Crops, SkippedFile
+from reid.data.layouts.scanning import SUFFIX, find_root, refuse_empty, scan, with_official
 
 NAME = "market1501"
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -45,7 +45,7 @@ def read(root: str | Path) -> Benchmark:
         ReidError: a folder is missing, or a part has no image.
     """
     folder = find_root(root, list(FOLDERS.values()), ["Market-1501-v15.09.15", "market1501", "Market-1501"])
-    odd: list[Odd] = []
+    odd: list[SkippedFile] = []
     parts: dict[str, Crops] = {}
     junk: dict[str, int] = {}
     for part, name in FOLDERS.items():
@@ -54,7 +54,7 @@ def read(root: str | Path) -> Benchmark:
         junk[part] = len(found) - len(kept)
         columns = [[int(groups[i]) for _, groups in kept] for i in range(4)]
         pids, camids, tracks, frames = columns
-        parts[part] = Crops.of([path for path, _ in kept], pids, camids, tracks, frames, source=NAME)
+        parts[part] = Crops.from_columns([path for path, _ in kept], pids, camids, tracks, frames, source=NAME)
         refuse_empty(parts[part], part, folder / name, FORM, odd, junk[part])
     warnings = [
         f"{junk[part]} junk images (pid -1) in {folder / FOLDERS[part]} were left out"
@@ -75,7 +75,7 @@ def read(root: str | Path) -> Benchmark:
         parts["gallery"],
         n_junk=sum(junk.values()),
         n_distractors=n_distractors,
-        odd=tuple(odd),
+        skipped=tuple(odd),
         warnings=tuple(warnings),
     )
     return benchmark if (folder / MADE).exists() else with_official(benchmark, OFFICIAL)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.core.errors import ReidError
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.folder import SUFFIX, find_root, read_lines, what_is_in, with_official
-from reid.errors import ReidError
+from reid.data.layouts.scanning import SUFFIX, find_root, read_lines, what_is_in, with_official
 
 NAME = "msmt17"
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
@@ -102,4 +102,4 @@ def _read_list(file: Path, images: Path) -> list[Row]:
 def _crops(rows: list[Row], shift: int = 0) -> Crops:
     """The rows as columns, their identities moved up by `shift`."""
     paths, pids, camids = zip(*rows, strict=True)
-    return Crops.of(paths, np.array(pids) + shift, camids, source=NAME)
+    return Crops.from_columns(paths, np.array(pids) + shift, camids, source=NAME)

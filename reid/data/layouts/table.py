@@ -16,10 +16,10 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from reid.core.errors import ReidError
 from reid.data.crops import UNKNOWN, Benchmark, Crops
-from reid.data.layouts.folder import what_is_in
-from reid.data.split import hold_out, query_and_gallery
-from reid.errors import ReidError
+from reid.data.layouts.scanning import what_is_in
+from reid.data.splits import hold_out, query_and_gallery
 
 COLUMNS = ("path", "pid", "camid", "track", "frame", "split")
 REQUIRED = ("path", "pid")
@@ -53,7 +53,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     pids = rows.numbers("pid", text=True, required=True)
     columns = (rows.numbers("camid", text=True), rows.numbers("track", text=True), rows.numbers("frame", text=False))
     name = file.parent.name if file.stem == "table" else file.stem
-    crops = Crops.of(rows.paths(pids), pids, *columns, source=name)
+    crops = Crops.from_columns(rows.paths(pids), pids, *columns, source=name)
     split = rows.split()
 
     good = crops.pids != JUNK

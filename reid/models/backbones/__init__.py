@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.models.backbones.backbone import Backbone, Pretrained
 from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from reid.errors import ReidError
+from reid.core.errors import ReidError
 from reid.models.backbones.backbone import Backbone
 
 CHANNELS = (64, 256, 384, 512)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError, did_you_mean
 from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Pretrained
 
 

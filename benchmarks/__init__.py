@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy scripts. Run one with `python -m benchmarks.NAME`."""

@@ -1,0 +1,79 @@
+"""How time and memory of `match` grow with the number of tracklets: `python -m benchmarks.matching_growth [N ...]`.
+
+Made, seeded features: people of 512 numbers seen 10 times each over 100 cameras, with camera bias and noise; times over
+a day. One process a size, so that the peak of memory is its own. No identity information is used but for the score.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
+from reid.mtmc.tracklets import unit
+
+VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
+
+
+def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    person = np.arange(n) // VISITS
+    features = rng.standard_normal((n // VISITS + 1, DIMENSION), dtype=np.float32)[person]
+    camera = rng.integers(0, CAMERAS, n)
+    features += rng.standard_normal((CAMERAS, DIMENSION), dtype=np.float32)[camera]
+    for rows in np.array_split(np.arange(n), max(1, n // 10_000)):
+        features[rows] += 1.3 * rng.standard_normal((len(rows), DIMENSION), dtype=np.float32)
+    start = rng.uniform(0, DAY, n)
+    order = np.lexsort((start, camera))
+    names = tuple(f"cam{number:03d}" for number in range(1, CAMERAS + 1))
+    unknown = np.full((n, 2), np.nan)
+    start = start[order]
+    tracklets = Tracklets(
+        camera_names=names,
+        camera=camera[order],
+        track=np.arange(n),
+        start=start,
+        end=start + 8,
+        frames=np.full(n, 200),
+        features=unit(features[order]),
+        has_feature=np.ones(n, bool),
+        quality=np.ones(n),
+        first_frame=np.round(start * 25).astype(np.int64),
+        last_frame=np.round(start * 25).astype(np.int64) + 200,
+        entry=unknown,
+        exit=unknown,
+        follows=np.full(n, -1),
+    )
+    return tracklets, person[order]
+
+
+def measure(n: int, solver: str) -> None:
+    tracklets, person = made(n)
+    before = time.perf_counter(), time.process_time()
+    result = match(tracklets, settings=MatchSettings(solver=solver))
+    wall, processor = time.perf_counter() - before[0], time.process_time() - before[1]
+    scores = cluster_scores(person, result.identity)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    cells = (f"{n:,}", solver, f"{wall:.1f}", f"{processor:.1f}", f"{peak:.2f}", f"{len(result.links):,}")
+    print(f"| {' | '.join(cells)} | {scores.pair_f1:.3f} |", flush=True)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] == "one":
+        measure(int(arguments[1]), arguments[2])
+        return
+    print("| tracklets | solver | seconds | of processor | peak GiB | candidate pairs | pairwise F1 |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for n in arguments or ["1000", "3000", "10000", "30000"]:
+        size, _, solver = n.partition(":")
+        command = [sys.executable, "-m", "benchmarks.matching_growth", "one", size, solver or "agglomerative"]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""`reid bench rerank`: exact re-ranking against one matrix product of all items, and against the dense form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measure import at_median, peak_above_inputs
+from benchmarks.ranking import made
+from reid.core.console import console
+from reid.evaluation import rerank, rerank_blocks
+from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features, rows_per_block
+
+_LARGEST_RESULT = 2**30
+"""Results of more bytes are taken a block at a time."""
+
+_DENSE_ITEMS = 3000
+"""Items of the comparison with the dense form, whose memory and time grow with their square."""
+
+
+def bench_rerank(size: str, dimension: int, runs: int) -> None:
+    """Print times, ratios and the peak memory of re-ranking made features of length 1 with k1=20, k2=6, λ=0.3.
+
+    Args:
+        size: "market" or "msmt17", as in `_bench_evaluate.SIZES`.
+        dimension: numbers in a feature.
+        runs: rounds of product and re-ranking; medians count.
+    """
+    query, gallery = prepare_features(*made(size, dimension)[:2], "cosine")
+    n = len(query) + len(gallery)
+    together = torch.cat([query, gallery])
+    rows = min(n, rows_per_block(n, MEMORY_LIMIT))
+    out = torch.empty(rows, n)
+    some = min(len(query), _DENSE_ITEMS // 4)
+    few = query[:some].numpy(), gallery[: _DENSE_ITEMS - some].numpy()
+
+    def product() -> None:
+        for start in range(0, n, rows):
+            part = together[start : start + rows]
+            torch.mm(part, together.T, out=out[: len(part)])
+
+    steps: dict[str, Callable[[], object]] = {
+        "product": product,
+        "rerank": lambda: _rerank(query, gallery),
+        "few": lambda: rerank(*few),
+        "dense": lambda: rerank_densely(*few),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(runs):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    median = f"median of {runs} runs" if runs > 1 else "one run"
+    console.print(
+        f"{len(query):,} + {len(gallery):,} items, {dimension}-d, {torch.get_num_threads()} threads, {median}"
+    )
+    console.print(f"  product of all {n:,} items    {at_median(times['product']):8.2f} s")
+    console.print(f"  re-ranking, the whole call   {at_median(times['rerank']):8.2f} s")
+    console.print(
+        f"    of the product             {at_median(times['rerank'], times['product']):8.2f} ×", highlight=False
+    )
+    console.print(f"  {_DENSE_ITEMS:,} of the items            {at_median(times['few']):8.2f} s")
+    console.print(f"  the same in the dense form   {at_median(times['dense']):8.2f} s")
+    console.print(f"    of the sparse one          {at_median(times['dense'], times['few']):8.2f} ×", highlight=False)
+    peak = peak_above_inputs(_rerank_made, size, dimension)
+    held = len(query) * len(gallery) * 4
+    words = "the result held" if held <= _LARGEST_RESULT else "the result in blocks"
+    console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB ({words}: {held / 2**20:,.0f} MiB)")
+
+
+def _rerank(query: Features, gallery: Features) -> None:
+    held = len(query) * len(gallery) * 4  # type: ignore[arg-type]
+    if held <= _LARGEST_RESULT:
+        rerank(query, gallery)
+    else:
+        for _ in rerank_blocks(query, gallery):
+            pass
+
+
+def _rerank_made(size: str, dimension: int) -> Callable[[], object]:
+    query, gallery = prepare_features(*made(size, dimension)[:2], "cosine")
+    return lambda: _rerank(query, gallery)
+
+
+def rerank_densely(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+) -> NDArray[np.float32]:
+    """The definition of `rerank` the usual way: N×N distances, N×N ranks, N×N encodings, a loop over items."""
+    features = np.concatenate([query, gallery])
+    n, n_query = len(features), len(query)
+    squares = (features**2).sum(axis=1)
+    distances = np.maximum(squares[:, None] + squares - 2 * features @ features.T, 0)
+    np.fill_diagonal(distances, 0)
+    distances /= distances.max(axis=1, keepdims=True)
+    ranks = np.argsort(distances, axis=1, kind="stable")
+
+    def reciprocal(item: int, k: int) -> NDArray[np.int64]:
+        forward = ranks[item, : k + 1]
+        return forward[(ranks[forward, : k + 1] == item).any(axis=1)]
+
+    encoding = np.zeros((n, n), dtype=np.float32)
+    for item in range(n):
+        near = reciprocal(item, k1)
+        expanded = near
+        for other in near:
+            theirs = reciprocal(other, round(k1 / 2))
+            if 3 * len(np.intersect1d(theirs, near)) > 2 * len(theirs):
+                expanded = np.append(expanded, theirs)
+        expanded = np.unique(expanded)
+        weights = np.exp(-distances[item, expanded])
+        encoding[item, expanded] = weights / weights.sum()
+    encoding = np.stack([encoding[ranks[item, :k2]].mean(axis=0) for item in range(n)])
+    rows_of = [np.flatnonzero(column) for column in encoding.T]
+    out = np.empty((n_query, n - n_query), dtype=np.float32)
+    for item in range(n_query):
+        overlap = np.zeros(n, dtype=np.float32)
+        for column in np.flatnonzero(encoding[item]):
+            rows = rows_of[column]
+            overlap[rows] += np.minimum(encoding[item, column], encoding[rows, column])
+        out[item] = 1 - (overlap / (2 - overlap))[n_query:]
+    return (1 - lambda_value) * out + lambda_value * distances[:n_query, n_query:]

@@ -1,0 +1,120 @@
+"""What re-ranking and query expansion gain: `python -m benchmarks.reranking_market FILE.npz …`.
+
+Files hold `{query,gallery}_{features,pids,camids}`. Prints a Markdown table for each: cosine or re-ranked distances,
+precision AP, cross-camera, in percent; and the sweep over settings with `--sweep`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from reid.evaluation import (
+    evaluate,
+    evaluate_distances,
+    expand_gallery,
+    expand_queries,
+    rerank,
+    rerank_camera_aware,
+)
+
+
+class Case:
+    def __init__(self, path):
+        with np.load(path) as arrays:
+            self.query, self.gallery = (arrays[f"{part}_features"].astype(np.float32) for part in ("query", "gallery"))
+            self.pids = [arrays[f"{part}_pids"] for part in ("query", "gallery")]
+            self.cameras = [arrays[f"{part}_camids"] for part in ("query", "gallery")]
+
+    def score(self, words, make):
+        """A row of the table; `make` gives (query, gallery) features or a matrix of distances."""
+        start = time.perf_counter()
+        made = make()
+        seconds = time.perf_counter() - start
+        labels = (*self.pids, *self.cameras)
+        result = evaluate(*made, *labels) if isinstance(made, tuple) else evaluate_distances(made, *labels)
+        scores = (result.mAP, result.mINP, *map(result.rank, (1, 5, 10)))
+        numbers = " | ".join(f"{100 * score:.2f}" for score in scores)
+        print(f"| {words} | {numbers} | {seconds:.1f} |", flush=True)
+
+    def own(self):
+        return {"query_camids": self.cameras[0], "gallery_camids": self.cameras[1]}
+
+    def expanded_queries(self, gallery=None, cameras=False, **settings):
+        gallery = self.gallery if gallery is None else gallery
+        return expand_queries(self.query, gallery, **settings, **(self.own() if cameras else {})), gallery
+
+    def expanded(self, **settings):
+        """Gallery first, then the queries towards it."""
+        return self.expanded_queries(expand_gallery(self.gallery, **settings), **settings)
+
+    def expanded_together(self, **settings):
+        """All items towards their neighbours of both sets."""
+        together = expand_gallery(np.concatenate([self.query, self.gallery]), **settings)
+        return together[: len(self.query)], together[len(self.query) :]
+
+    def reranked(self, query=None, gallery=None, **settings):
+        query, gallery = self.query if query is None else query, self.gallery if gallery is None else gallery
+        return rerank(query, gallery, metric="cosine", **settings)
+
+    def by_camera(self, query=None, gallery=None, **settings):
+        query, gallery = self.query if query is None else query, self.gallery if gallery is None else gallery
+        return rerank_camera_aware(query, gallery, *self.cameras, metric="cosine", **settings)
+
+
+def table(case):
+    both = {"k": 5, "alpha": 3.0}
+    average = {"k": 5, "alpha": 0.0}
+    case.score("plain", lambda: (case.query, case.gallery))
+    case.score("average query expansion (AQE)", lambda: case.expanded_queries(**average))
+    case.score("α query expansion (αQE)", lambda: case.expanded_queries(**both))
+    case.score("αQE by camera", lambda: case.expanded_queries(cameras=True, **both))
+    case.score("αQE, gallery too", lambda: case.expanded(**both))
+    case.score("αQE of all items together", lambda: case.expanded_together(**both))
+    case.score("k-reciprocal", case.reranked)
+    case.score("camera-aware (CA-Jaccard)", case.by_camera)
+    case.score("αQE by camera, then k-reciprocal", lambda: case.reranked(*case.expanded_queries(cameras=True, **both)))
+    case.score("αQE, gallery too, then k-reciprocal", lambda: case.reranked(*case.expanded(**both)))
+    case.score("αQE by camera, then CA-Jaccard", lambda: case.by_camera(*case.expanded_queries(cameras=True, **both)))
+    case.score("αQE, gallery too, then CA-Jaccard", lambda: case.by_camera(*case.expanded(**both)))
+
+
+def sweep(case):
+    for k in (2, 5, 10):
+        for alpha in (0.0, 3.0):
+            settings = {"k": k, "alpha": alpha}
+            case.score(
+                f"QE by camera, k={k} α={alpha:g}",
+                lambda settings=settings: case.expanded_queries(cameras=True, **settings),
+            )
+            case.score(f"QE, gallery too, k={k} α={alpha:g}", lambda settings=settings: case.expanded(**settings))
+    for k1, k2, weight in ((20, 6, 0.1), (20, 6, 0.3), (20, 6, 0.5), (10, 3, 0.3), (30, 6, 0.3), (50, 15, 0.3)):
+        settings = {"k1": k1, "k2": k2, "lambda_value": weight}
+        case.score(f"k-reciprocal, k1={k1} k2={k2} λ={weight}", lambda settings=settings: case.reranked(**settings))
+    for k1, k2, weight in (
+        ((5, 20), (3, 3), 0.1),
+        ((5, 20), (3, 3), 0.3),
+        ((5, 20), (3, 3), 0.5),
+        ((2, 20), (3, 3), 0.3),
+        ((10, 20), (3, 3), 0.3),
+        ((5, 30), (3, 3), 0.3),
+        ((5, 20), (1, 3), 0.3),
+        ((5, 20), (2, 4), 0.3),
+    ):
+        names = ("k1_intra", "k1_inter", "k2_intra", "k2_inter", "lambda_value")
+        settings = dict(zip(names, (*k1, *k2, weight), strict=True))
+        case.score(f"CA-Jaccard, k1 {k1} k2 {k2} λ={weight}", lambda settings=settings: case.by_camera(**settings))
+
+
+def main(arguments):
+    for path in (argument for argument in arguments if argument != "--sweep"):
+        print(f"\n{Path(path).stem}\n")
+        print("| method | mAP | mINP | rank-1 | rank-5 | rank-10 | seconds |\n|---|---|---|---|---|---|---|")
+        (sweep if "--sweep" in arguments else table)(Case(path))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Errors, whole-file writes, console output and process groups: what every package uses."""

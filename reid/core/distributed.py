@@ -1,0 +1,169 @@
+"""One process or many by the same lines: `torchrun` sets the environment, everything else asks `DistributedContext`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid.core.errors import ReidError
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """This process among `world_size`; with one process every method is the identity."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """Rows of all ranks, in rank order: `[B, ...]` → `[world_size·B, ...]`.
+
+        Gradients flow back to the rank that a row came from, summed over the ranks that used it; together with
+        DistributedDataParallel's mean over ranks, a loss of the gathered rows gets the gradient of one process with
+        the whole batch.
+        """
+        if self.world_size == 1:
+            return tensor
+        gathered: Tensor = _Gather.apply(tensor, self.rank, self.world_size)
+        return gathered
+
+    def gather_rows(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Every rank's array, in rank order, on every rank. Lengths may differ."""
+        if self.world_size == 1:
+            return [rows]
+        gathered: list[NDArray[np.float32]] = [rows] * self.world_size
+        dist.all_gather_object(gathered, rows)
+        return gathered
+
+    def first(self, number: float) -> float:
+        """The first rank's number, on every rank; all ranks must ask."""
+        if self.world_size == 1:
+            return number
+        said = torch.tensor([number], dtype=torch.float64, device=self.device)
+        dist.broadcast(said, 0)
+        return float(said.item())
+
+    def average(self, tensor: Tensor) -> None:
+        """Put the mean over the ranks in the tensor's place; all ranks must ask."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.world_size
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; all ranks must ask."""
+        if self.world_size == 1:
+            return flag
+        said = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(said)
+        return bool(said.item() > 0)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, rank: int, world_size: int) -> Tensor:
+        ctx.own = slice(rank * len(tensor), (rank + 1) * len(tensor))
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.own], None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """The sum over all processes, on each; gradients are summed likewise. There must be a process group."""
+    total: Tensor = _Sum.apply(tensor)
+    return total
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto`: the GPU of this rank if there is one, else Apple's, else the CPU.
+
+    Raises:
+        ReidError: not a device name, or a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ReidError(f"device={name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ReidError(f"device={name!r}, but torch sees no CUDA GPU here. Use device=cpu or device=auto.")
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise ReidError(f"device={name!r}, but there are only {torch.cuda.device_count()} GPUs, numbered from 0.")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ReidError(f"device={name!r}, but torch sees no Apple GPU here. Use device=cpu or device=auto.")
+    return device
+
+
+@contextlib.contextmanager
+def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[DistributedContext]:
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one.
+
+    A process that waits for the others longer than `timeout_minutes`, or loses one, ends with an error.
+
+    Raises:
+        ReidError: the others are gone, or do not answer.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    place = pick_device(device, local_rank)
+    if world_size == 1:
+        yield DistributedContext(0, 1, place)
+        return
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    try:
+        timeout = timedelta(minutes=timeout_minutes)
+        store, *_ = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store over a restart, with the addresses of the processes that died
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        yield DistributedContext(rank, world_size, place)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error).lower():
+            raise
+        raise ReidError(
+            f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} The cause is the first "
+            f"error of another process, or one that did not answer for rank_timeout={timeout_minutes:g} minutes."
+        ) from error
+    dist.destroy_process_group()  # not after an error: it would wait for the others

@@ -1,0 +1,194 @@
+"""Whole checkpoints of torchreid, fast-reid and BoT's code, recognised by their tensors and rebuilt as our model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reid.core.errors import ReidError
+from reid.models.backbones import BACKBONES
+from reid.models.model import ReIDModel, build_model
+from reid.models.pretrained import read_weights
+
+BOT, FASTREID, TORCHREID = "reid-strong-baseline (BoT)", "fast-reid", "torchreid"
+
+# blocks of stage 3, and whether they are bottlenecks → depth
+_DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}
+_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}
+# What only training needs, and what is no part of the network; BoT's IBN-a network has an ImageNet classifier unused.
+_NOT_FOR_EMBEDDING = r"(classifier|fc)\.(weight|bias)|heads\.(classifier\.)?weight|pixel_(mean|std)"
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the tensors of a checkpoint say: whose code wrote it, and the arguments of `build_model` for it.
+
+    `head` gives the file's name of each tensor after the backbone by our name; `bias` that of a linear layer's bias,
+    which the batch norm after it takes over. `assumed` is what the file cannot say, in words.
+    """
+
+    family: str
+    spec: dict[str, Any]
+    head: dict[str, str]
+    bias: str | None
+    assumed: tuple[str, ...]
+
+
+def import_model(
+    path: str | Path,
+    *,
+    size: Sequence[int] = (256, 128),
+    last_stride: int | None = None,
+    pooling: str | None = None,
+    before_neck: bool = False,
+) -> tuple[ReIDModel, Recognised]:
+    """The model that a checkpoint of another project holds, so that it embeds as the original code does.
+
+    The embedding is what that code compares at test time: BoT's and fast-reid's after the BNNeck, torchreid's before
+    the classifier (of OSNet, after its layer of 512 with batch norm and ReLU). Images come in as there: ImageNet's mean
+    and deviation, RGB; resized by our own antialiased bilinear rule. The classifier is left behind.
+
+    Args:
+        path: .pth, .pt or .safetensors, as `read_weights` takes them.
+        size: height and width that it was trained with; the file does not say.
+        last_stride: of the last stage, likewise; None is the default of that code.
+        pooling: likewise; None is "gem" where the file has a learned exponent, else "avg".
+        before_neck: whether the embedding is the feature before the BNNeck.
+
+    Returns:
+        The model in evaluation mode, its `weights_report` over all tensors, and what was recognised.
+
+    Raises:
+        ReidError: unreadable, not recognised, tensors missing, or parts that our model does not have.
+    """
+    tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in read_weights(path).items()}
+    found = recognise(tensors, str(path))
+    spec = found.spec | {"size": tuple(size)}
+    assumed = [f"size {size[0]}×{size[1]}", *found.assumed]
+    for key, value in (("last_stride", last_stride), ("pooling", pooling)):
+        if value is not None:
+            spec[key] = value
+            assumed = [words for words in assumed if not words.startswith(key)]
+    head = found.head
+    if before_neck:
+        if spec["neck"] != "bnneck":
+            raise ReidError(f"{path} has no BNNeck, so there is nothing before it: leave out before_neck.")
+        spec["neck"] = "none"
+    if spec["pooling"] != "gem":
+        head = {own: name for own, name in head.items() if own != "pool.p"}
+    model = build_model(**spec, weights=path)
+    report = model.weights_report
+    assert report is not None
+    _fill_head(model, head, found.bias, tensors, path)
+    used = {*found.head.values(), found.bias}
+    unused = [name for name in report.unexpected if name not in used]
+    unknown = [name for name in unused if not re.fullmatch(rf"(.*\.)?({_NOT_FOR_EMBEDDING})", name)]
+    if report.missing or report.misshapen or unknown:
+        words = f" It has parts that our model has not: {', '.join(unknown[:3])}." if unknown else ""
+        raise ReidError(f"{path} looks like {spec['backbone']} of {found.family}, but is not. {report}{words}")
+    matched = (*(f"backbone.{name}" for name in report.matched), *(key for key in head if key in model.state_dict()))
+    model.weights_report = replace(report, matched=matched, unexpected=tuple(unused), of="the model")
+    return model.eval(), replace(found, spec=model.spec, assumed=tuple(assumed))
+
+
+def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
+    """Whose checkpoint this is, from names and shapes alone.
+
+    Raises:
+        ReidError: of nobody whom we know, or of a network that we do not have.
+    """
+    family, prefix = TORCHREID, ""
+    if any(name.startswith("base.") for name in tensors):
+        family, prefix = BOT, "base."
+    elif any(name.startswith("backbone.") for name in tensors):
+        family, prefix = FASTREID, "backbone."
+    body = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    backbone = _backbone(body, family)
+    if backbone not in BACKBONES:
+        raise ReidError(
+            f"{source}: {f'this is {backbone} of {family}' if backbone else 'its network is not known'}. Known are "
+            "ResNet-50 and its IBN-a variant of torchreid, BoT and fast-reid, and the OSNet family of torchreid "
+            f"(and {', '.join(BACKBONES)} by weights=FILE). Its first tensors: {', '.join(list(tensors)[:3])}."
+        )
+    if family == TORCHREID and "fc.weight" in tensors:
+        raise ReidError(
+            f"{source} is an ImageNet classifier, not an embedder: train from it, with model.weights={source}."
+        )
+    spec: dict[str, Any] = {
+        "backbone": backbone,
+        "pooling": "avg",
+        "neck": "none",
+        "embedding_dim": 0,
+        "last_stride": 1,
+    }
+    head: dict[str, str] = {}
+    bias = None
+    assumed = []
+    if family == BOT and "bottleneck.weight" in tensors:
+        spec["neck"] = "bnneck"
+        head = {f"neck.{part}": f"bottleneck.{part}" for part in _NORM}
+    elif family == TORCHREID and "fc.0.weight" in tensors:
+        spec |= {"neck": "bn_relu", "embedding_dim": len(tensors["fc.0.weight"])}
+        head = {"embedding.weight": "fc.0.weight"} | {f"neck.0.{part}": f"fc.1.{part}" for part in _NORM}
+        bias = "fc.0.bias"
+    elif family == FASTREID:
+        norm = "heads.bnneck" if "heads.bnneck.weight" in tensors else "heads.bottleneck.0"
+        first = tensors.get("heads.bottleneck.0.weight")
+        if first is not None and first.ndim == 4:
+            spec["embedding_dim"], norm = len(first), "heads.bottleneck.1"
+            head["embedding.weight"] = "heads.bottleneck.0.weight"
+        if f"{norm}.weight" in tensors:
+            spec["neck"] = "bnneck"
+            head |= {f"neck.{part}": f"{norm}.{part}" for part in _NORM}
+        if "heads.pool_layer.p" in tensors:
+            spec["pooling"] = "gem"
+            head["pool.p"] = "heads.pool_layer.p"
+        else:
+            assumed.append("pooling avg (gem, if POOL_LAYER was GeneralizedMeanPooling)")
+        if "pixel_mean" in tensors:
+            spec |= {key: (tensors[f"pixel_{key}"].flatten() / 255).tolist() for key in ("mean", "std")}
+    if backbone.startswith("resnet"):
+        if family == TORCHREID and "fc.0.weight" not in tensors:
+            spec["last_stride"] = 2
+        assumed.append(f"last_stride {spec['last_stride']}, the default there")
+    return Recognised(family, spec, head, bias, tuple(assumed))
+
+
+def _backbone(body: Mapping[str, Tensor], family: str) -> str:
+    """Our name of the network, which `BACKBONES` need not have; "" where nothing is recognised."""
+    if "conv1.conv.weight" in body and "conv5.conv.weight" in body:
+        kind = "ain_" if any(".layers." in name for name in body) else "ibn_" if "conv2.0.IN.weight" in body else ""
+        return f"osnet_{kind}{_WIDTHS.get(len(body['conv1.conv.weight']), 'of another width')}"
+    if "conv1.weight" not in body or "layer4.0.conv1.weight" not in body:
+        return ""
+    blocks = len({name.split(".")[1] for name in body if name.startswith("layer3.")})
+    name = f"resnet{_DEPTHS.get((blocks, 'layer1.0.conv3.weight' in body), ' of another depth')}"
+    name += "_ibn_a" * ("layer1.0.bn1.IN.weight" in body) + "_nl" * any(key.startswith("NL_") for key in body)
+    name += "_ibn_b" * ("layer1.0.IN.weight" in body or "layer1.2.IN.weight" in body)
+    name += "_se" * any(".se." in key or ".se_module." in key for key in body)
+    if family == FASTREID:
+        return f"{name}_fastreid"
+    return f"{name}_bot" if family == BOT and "_ibn_a" not in name else name
+
+
+def _fill_head(
+    model: ReIDModel, head: Mapping[str, str], bias: str | None, tensors: Mapping[str, Tensor], path: str | Path
+) -> None:
+    own = model.state_dict()
+    values = {}
+    for key, name in head.items():
+        if key not in own:  # the neck, where the feature before it is asked for
+            continue
+        if name not in tensors or tensors[name].numel() != own[key].numel():
+            there = list(tensors[name].shape) if name in tensors else "nothing"
+            raise ReidError(f"{path}: {name} is {there}, where {list(own[key].shape)} is needed. It is damaged.")
+        values[key] = tensors[name].reshape(own[key].shape)
+    if bias is not None and bias in tensors:
+        values["neck.0.running_mean"] = values["neck.0.running_mean"] - tensors[bias]
+    model.load_state_dict(values, strict=False)

@@ -1,0 +1,110 @@
+"""What a match leaves on disk: the tracks under global ids, a line for each identity's sighting, every link."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reid.core.atomic import atomic_file, write_json, write_text
+from reid.data.tracks import Tracks
+from reid.mtmc.matching import Matches
+from reid.mtmc.track_files import write_aicity, write_tracks
+from reid.mtmc.tracklets import tracklet_of_boxes
+
+
+def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
+    """The same boxes, each under its identity: one number for one person in every camera."""
+    return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
+
+
+def in_several_cameras(matches: Matches) -> int:
+    """How many identities were seen by two cameras or more."""
+    seen = np.unique(np.stack([matches.identity, matches.tracklets.camera]), axis=1)
+    return int((np.bincount(seen[0]) > 1).sum())
+
+
+def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[str, Path]:
+    """Write all of a match but its report to a folder; what was written comes back by name.
+
+    - `tracks/`: the track files in their own format, ids now global.
+    - `aicity.txt`: all cameras in one, `camera id frame x y w h -1 -1`.
+    - `identities.csv`: a line for each tracklet, by identity and time.
+    - `links.parquet`: every candidate pair, its distance, p(same), what stopped it, whether both are one identity.
+    - `match.json`: settings, threshold, expected false-match rate, travel times, clock offsets, counts.
+
+    Raises:
+        ReidError: cannot be written.
+    """
+    folder = Path(folder)
+    found = global_tracks(matches, tracks)
+    write_tracks(found, folder / "tracks", tracks.format or "mot")
+    numbers = write_aicity(found, folder / "aicity.txt")
+    write_text(folder / "identities.csv", _identities(matches))
+    _write_links(matches, folder / "links.parquet")
+    sizes = np.bincount(matches.identity)[1:]
+    write_json(
+        folder / "match.json",
+        {
+            "threshold": matches.threshold,
+            "expected_false_match_rate": matches.fmr,
+            "identities": len(sizes),
+            "identities_in_several_cameras": in_several_cameras(matches),
+            "tracklets": len(matches.tracklets),
+            "tracklets_without_feature": int((~matches.tracklets.has_feature).sum()),
+            "camera_numbers_in_aicity": numbers,
+            "travel_times": [
+                {"from": a, "to": b, "median_s": median, "spread_s": spread, "links": links}
+                for (a, b), (median, spread, links) in matches.travel.items()
+            ],
+            "clock_offsets_s": matches.offsets,
+            "protocol": matches.protocol,
+        },
+    )
+    names = ("tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json")
+    return {name: folder / name for name in names}
+
+
+def _identities(matches: Matches) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["identity", "camera", "track", "first_time", "last_time", "first_frame", "last_frame", "frames", "confidence"]
+    )
+    t = matches.tracklets
+    for row in np.lexsort((t.camera, t.start, matches.identity)).tolist():
+        writer.writerow(
+            [
+                matches.identity[row],
+                t.camera_names[t.camera[row]],
+                t.track[row],
+                f"{t.start[row]:.3f}",
+                f"{t.end[row]:.3f}",
+                t.first_frame[row],
+                t.last_frame[row],
+                t.frames[row],
+                f"{matches.confidence[row]:.4f}",
+            ]
+        )
+    return text.getvalue()
+
+
+def _write_links(matches: Matches, path: Path) -> None:
+    t, links = matches.tracklets, matches.links
+    names = np.array(t.camera_names, dtype=object)
+    columns: dict[str, pa.Array] = {}
+    for side, rows in (("first", links.first), ("second", links.second)):
+        columns[f"{side}_camera"] = pa.array(names[t.camera[rows]], type=pa.string())
+        columns[f"{side}_track"] = pa.array(t.track[rows])
+        columns[f"{side}_frame"] = pa.array(t.first_frame[rows])
+        columns[f"{side}_identity"] = pa.array(matches.identity[rows])
+    columns["distance"] = pa.array(links.distance)
+    columns["p_same"] = pa.array(links.probability)
+    columns["stopped_by"] = pa.array(links.stopped_by, type=pa.string())
+    columns["joined"] = pa.array(links.joined)
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)

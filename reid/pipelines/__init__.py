@@ -1,0 +1,1 @@
+"""Whole jobs for commands and Python users: train, test, match, embed, demo."""

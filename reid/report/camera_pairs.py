@@ -1,0 +1,50 @@
+"""mAP and rank-1 of every pair of cameras, as a map of numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+
+from reid.core.errors import ReidError
+from reid.report.style import picture
+
+if TYPE_CHECKING:
+    from reid.evaluation.ranking import CameraPairs
+
+
+def plot_camera_pairs(pairs: CameraPairs, path: str | Path, *, dark: bool = False) -> Path:
+    """Draw mAP and rank-1 in percent for queries of one camera (rows) in the gallery of another (columns).
+
+    The number is written in each square; a pair without a scored query is left empty. The colour map (cividis) reads
+    the same in grey and to colour-blind eyes.
+
+    Returns:
+        The path written (.png, .pdf, .svg or .webp).
+
+    Raises:
+        ReidError: no pair of cameras has a scored query, or the file cannot be written.
+    """
+    if not np.isfinite(pairs.mAP).any():
+        raise ReidError("No pair of cameras has a scored query.")
+    rows, columns = pairs.mAP.shape
+    side = max(0.26, min(0.5, 6 / max(rows, columns)))
+    width, height = max(2.2, columns * side) + 0.9, max(1.4, rows * side) + 1.1
+    colours = colormaps["cividis"]
+    with picture(path, (2 * width, height), dark=dark) as (figure, theme):
+        for axes, name, values in zip(figure.subplots(1, 2), ("mAP", "rank-1"), (pairs.mAP, pairs.rank1), strict=True):
+            axes.set_facecolor(theme.paper)
+            axes.imshow(np.ma.masked_invalid(100 * values), cmap=colours, vmin=0, vmax=100)
+            for (row, column), value in np.ndenumerate(values):
+                if np.isfinite(value):
+                    ink = "black" if value > 0.5 else "white"
+                    words = f"{100 * value:.0f}"
+                    axes.text(column, row, words, ha="center", va="center", color=ink, fontsize=min(9, 20 * side))
+            axes.set_xticks(range(columns), [str(camera) for camera in pairs.gallery_cameras])
+            axes.set_yticks(range(rows), [str(camera) for camera in pairs.query_cameras])
+            axes.tick_params(length=0, labelsize=min(9, 24 * side))
+            axes.spines[:].set_visible(False)
+            axes.set(title=f"{name} (%)", xlabel="gallery camera", ylabel="query camera")
+    return Path(path)

@@ -1,0 +1,202 @@
+"""Draws a part of a camera's frame: the scene, those who stand in it back to front, then the camera's faults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.synthetic.body import Mesh, make_mesh, pose
+from reid.synthetic.camera_models import Camera, Image, Occluder, expose, scene_background, smear
+from reid.synthetic.people import Person
+
+Floats = NDArray[np.float64]
+SUBPIXEL = 3
+AMBIENT, HEMISPHERE = 0.56, 0.14
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A person at one moment before one camera: `x`, `y` metres on its ground, `heading` and gait `phase` radians.
+
+    Heading 0 walks away from the camera (+y), π/2 to the left (-x), π towards it.
+    """
+
+    person: int
+    x: float
+    y: float
+    heading: float
+    phase: float
+
+
+class Studio:
+    """One camera's scene with what is drawn once and kept: the background, the occluders, the meshes (shared)."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        people: Sequence[Person],
+        occluders: Sequence[Occluder],
+        meshes: dict[int, Mesh] | None = None,
+    ) -> None:
+        self.camera = camera
+        self.people = people
+        self.background = scene_background(camera)
+        self.occluders = occluders
+        self._meshes: dict[int, Mesh] = {} if meshes is None else meshes
+        self._rotation = camera.rotation()
+        self._whole: Image | None = None
+
+    def mesh(self, person: int) -> Mesh:
+        """The person's mesh, made at first use."""
+        if person not in self._meshes:
+            self._meshes[person] = make_mesh(self.people[person])
+        return self._meshes[person]
+
+    def draw(self, placed: Sequence[Placed], region: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
+        """Draw the frame's `region` (x, y, w, h pixels of the frame) at `size` (w, h) -> `[h, w, 3]` BGR, no faults."""
+        x, y, w, h = region
+        zoom = np.array([size[0] / w, size[1] / h])
+        matrix = np.array([[zoom[0], 0, -x * zoom[0]], [0, zoom[1], -y * zoom[1]]])
+        if region == (0, 0, *self.camera.size):
+            if self._whole is None or self._whole.shape[1::-1] != size:
+                self._whole = cv2.resize(self.background, size)
+            canvas = self._whole.copy()
+        else:
+            canvas = cv2.warpAffine(self.background, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+        things: list[tuple[float, Placed | Occluder]] = [(one.y, one) for one in placed]
+        things += [(thing.depth, thing) for thing in self.occluders]
+        for _, thing in sorted(things, key=lambda pair: -pair[0]):
+            if isinstance(thing, Occluder):
+                self._draw_occluder(canvas, thing, matrix)
+            else:
+                self._draw_shadow(canvas, thing, matrix)
+                if self._reaches(thing, region):
+                    self._draw_person(canvas, thing, matrix)
+        return canvas
+
+    def _reaches(self, one: Placed, region: tuple[float, float, float, float]) -> bool:
+        """Whether any of a person may fall into a region of the frame."""
+        height = self.people[one.person].height
+        ends = self.camera.project(np.array([[one.x, one.y, 0.0], [one.x, one.y, height]]))
+        tall = ends[0, 1] - ends[1, 1]
+        margin = 0.45 * tall
+        x, y, w, h = region
+        return bool(
+            x - margin < ends[0, 0] < x + w + margin
+            and ends[1, 1] - 0.1 * tall < y + h
+            and ends[0, 1] + 0.15 * tall > y
+        )
+
+    def _draw_occluder(self, canvas: Image, thing: Occluder, matrix: Floats) -> None:
+        x, y, w, h = thing.box
+        left, top = matrix @ (x, y, 1)
+        right, bottom = matrix @ (x + w, y + h, 1)
+        x0, y0 = max(0, math.floor(left)), max(0, math.floor(top))
+        x1, y1 = min(canvas.shape[1], math.ceil(right)), min(canvas.shape[0], math.ceil(bottom))
+        if x0 >= x1 or y0 >= y1:
+            return
+        local = np.array([[matrix[0, 0], 0, left - x0], [0, matrix[1, 1], top - y0]])
+        part = (x1 - x0, y1 - y0)
+        picture = cv2.warpAffine(thing.picture, local, part, borderMode=cv2.BORDER_REPLICATE)
+        alpha = cv2.warpAffine(thing.alpha, local, part)
+        cv2.copyTo(picture, (alpha > 127).astype(np.uint8), canvas[y0:y1, x0:x1])
+
+    def _draw_shadow(self, canvas: Image, one: Placed, matrix: Floats) -> None:
+        """Darken the ground under the feet, and along the light's shadow where there is sun."""
+        camera = self.camera
+        angle = np.linspace(0, 2 * math.pi, 12, endpoint=False)
+        foot = np.stack([0.24 * np.cos(angle) + one.x, 0.24 * np.sin(angle) + one.y, 0 * angle], axis=1)
+        shapes = [(foot, 0.72)]
+        if camera.sun > 0.2:
+            reach = min(1.3, 1.0 / max(camera.light[2], 0.3)) * -camera.light[:2]
+            far = foot + np.array([*reach, 0.0])
+            shapes.append((np.concatenate([foot, far]), 1 - 0.5 * camera.sun))
+        for shape, keep in shapes:
+            points = camera.project(shape)[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+            hull = cv2.convexHull(points.astype(np.float32))[:, 0]
+            x0, y0 = np.maximum(np.floor(hull.min(0)).astype(int), 0)
+            x1, y1 = np.minimum(np.ceil(hull.max(0)).astype(int) + 1, canvas.shape[1::-1])
+            if x0 >= x1 or y0 >= y1:
+                continue
+            part = canvas[y0:y1, x0:x1]
+            mask = np.zeros(part.shape[:2], np.uint8)
+            cv2.fillConvexPoly(mask, (hull - (x0, y0)).astype(np.int32), 1)
+            cv2.copyTo(cv2.convertScaleAbs(part, alpha=keep), mask, part)
+
+    def _draw_person(self, canvas: Image, one: Placed, matrix: Floats) -> None:
+        mesh, camera = self.mesh(one.person), self.camera
+        bone_matrix, bone_shift = pose(self.people[one.person], one.phase)
+        c, s = math.cos(one.heading), math.sin(one.heading)
+        to_lens = self._rotation
+        turn = to_lens @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        origin = to_lens @ np.array([one.x, one.y, -camera.height])
+        to_frame, moved = turn @ bone_matrix, bone_shift @ turn.T + origin
+        points = np.empty_like(mesh.vertices)
+        for bone, (first, last) in enumerate(pairwise(mesh.starts)):
+            if first < last:
+                points[first:last] = mesh.vertices[first:last] @ to_frame[bone].T + moved[bone]
+        zoom = np.array([matrix[0, 0], matrix[1, 1]])
+        shift = zoom * (camera.size[0] / 2, camera.size[1] / 2) + matrix[:, 2]
+        pixels = camera.focal * points[:, :2] / np.maximum(points[:, 2:], 0.3)
+        pixels = pixels * zoom + shift
+        flat = pixels[mesh.quads]
+        first, second = flat[:, 2] - flat[:, 0], flat[:, 3] - flat[:, 1]
+        within = np.abs(flat[:, 0] - (canvas.shape[1] / 2, canvas.shape[0] / 2)) < (
+            canvas.shape[1] / 2 + 40,
+            canvas.shape[0] / 2 + 40,
+        )
+        seen = np.flatnonzero((first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0]) & within[:, 0] & within[:, 1])
+        depth = points[:, 2]
+        seen = seen[np.argsort(-(depth[mesh.quads[seen, 0]] + depth[mesh.quads[seen, 2]]), kind="stable")]
+        corners = points[mesh.quads[seen]]
+        (ax, ay, az), (bx, by, bz) = (corners[:, 2] - corners[:, 0]).T, (corners[:, 3] - corners[:, 1]).T
+        normals = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
+        normals /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normals, normals)), 1e-12)[:, None]
+        sun = np.maximum(normals @ (to_lens @ camera.light), 0)
+        up = normals @ to_lens[:, 2]
+        facing = -normals[:, 2]
+        light = (
+            AMBIENT * (1 - 0.3 * camera.sun)
+            + HEMISPHERE * up
+            + 0.16 * facing
+            + 0.85 * camera.sun * sun
+            + 0.2 * (1 - camera.sun)
+        )
+        colours = np.clip(mesh.colours[seen] * light[:, None], 0, 255).tolist()
+        polygons = (flat[seen] * (1 << SUBPIXEL)).astype(np.int32)
+        fill = cv2.fillConvexPoly
+        for polygon, colour in zip(polygons, colours, strict=True):
+            fill(canvas, polygon, colour, 8, SUBPIXEL)
+
+    def crop(
+        self,
+        placed: Sequence[Placed],
+        box: tuple[float, float, float, float],
+        rng: np.random.Generator,
+        *,
+        size: tuple[int, int] = (64, 128),
+        gain: float = 1.0,
+    ) -> Image:
+        """The crop `box` (x, y, w, h pixels of the frame) as this camera sees it, at `size` (w, h), BGR uint8.
+
+        Drawn at twice the size, brought down to the pixels the camera really has, then blurred, coloured, noised
+        and compressed there, then brought to `size`.
+        """
+        camera = self.camera
+        drawn = self.draw(placed, box, (2 * size[0], 2 * size[1]))
+        share = camera.detail * min(1.0, 1.6 * size[1] / box[3])
+        native = max(10, round(box[2] * share)), max(20, round(box[3] * share))
+        native = min(native[0], 2 * size[0]), min(native[1], 2 * size[1])
+        small = cv2.resize(drawn, native, interpolation=cv2.INTER_AREA)
+        small = expose(camera, smear(camera, small, share), rng, gain)
+        _, stream = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
+        decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
+        shrink = native[1] > size[1]
+        final: Image = cv2.resize(decoded, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        return final

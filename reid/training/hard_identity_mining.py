@@ -1,0 +1,198 @@
+"""What is chosen between epochs, from an embedding of the train set: look-alike identities, and triplets."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from reid.config import Config
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ReidError, did_you_mean
+from reid.data.pixels import Pixels
+from reid.evaluation.neighbours import centred, nearest_items
+from reid.models import ReIDModel
+from reid.training.validation import embed_pixels
+
+KINDS = ("hard", "semi_hard", "random")
+MEMORY_LIMIT = 2**28
+"""Bytes that a block of distances may take."""
+
+
+def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[np.int64]:
+    """For each identity the others whose centroids are nearest, the nearest first; exact, in blocks.
+
+    A centroid is the mean of an identity's L2-normalised features, made of length 1 again; distances between them are
+    Euclidean, which orders as the cosine does. Equal distances in the order of identities. An identity whose features
+    cancel out, or are all zeros, has its centroid at the origin.
+
+    Args:
+        features: `[N, D]`, finite.
+        pids: `[N]` identities.
+        k: neighbours wanted.
+
+    Returns:
+        `[C, min(k, C − 1)]` int64, numbers in the order of `np.unique(pids)`.
+
+    Raises:
+        ReidError: columns that do not fit, features that are not finite, or k below 1.
+    """
+    x, labels = _columns(features, pids)
+    if k < 1:
+        raise ReidError(f"k is {k}: ask for 1 neighbour or more.")
+    ids = int(labels.max()) + 1
+    x = torch.nn.functional.normalize(x, eps=1e-12)
+    sums = x.new_zeros(ids, x.shape[1]).index_add_(0, torch.from_numpy(labels), x)
+    centroids = torch.nn.functional.normalize(sums, eps=1e-12)
+    return nearest_items(centred(centroids), k, MEMORY_LIMIT).nearest[:, 1:]
+
+
+def mine_identities(
+    model: ReIDModel, train: Pixels, ranks: DistributedContext, config: Config, epoch: int
+) -> NDArray[np.int64]:
+    """Embed the train set, or `sampler.mining_crops` of each identity, and find the identities nearest to each.
+
+    More of them than the `sampler.lookalikes` that a batch asks for, `4 · lookalikes + 16`, for some are used up late
+    in an epoch. The model is run in evaluation mode and left as it was. Ranks share the pass, and get the same
+    table.
+
+    Args:
+        model: the network as it stands.
+        train: the train crops and their pixels.
+        ranks: those who train.
+        config: `sampler`, `seed`, `precision`, and `eval.batch_size`, in which the pass goes.
+        epoch: with the seed, which crops are drawn.
+
+    Returns:
+        As `nearest_identities`, for `HardIdentitySampler.set_neighbours`.
+
+    Raises:
+        ReidError: the model gives features that are not finite.
+    """
+    rows = _some_of_each(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
+    part = Pixels(train.crops.take(rows), train.store.take(rows))
+    features = embed_pixels(
+        model,
+        part,
+        ranks,
+        batch_size=config.eval.batch_size,
+        flip=False,
+        precision=config.precision,
+        label="look-alikes",
+    )
+    return nearest_identities(features, part.crops.pids, 4 * config.sampler.lookalikes + 16)
+
+
+def _some_of_each(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Rows in order, at most `crops` of each identity; 0: all."""
+    if crops == 0:
+        return np.arange(len(pids))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
+    shuffled = rng.permutation(len(pids))
+    order = shuffled[np.argsort(pids[shuffled], kind="stable")]
+    starts = np.flatnonzero(np.diff(pids[order], prepend=pids[order][:1] - 1))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return np.sort(order[place < crops])
+
+
+def offline_triplets(
+    features: ArrayLike,
+    pids: ArrayLike,
+    kind: str = "hard",
+    *,
+    camids: ArrayLike | None = None,
+    margin: float = 0.3,
+    seed: int = 0,
+    memory_limit: int = MEMORY_LIMIT,
+) -> NDArray[np.int64]:
+    """One triplet for each row of an embedded set that has one: rows (anchor, positive, negative).
+
+    Distances are Euclidean between the features as given, exact, in blocks of anchors.
+
+    - `hard`: the farthest positive and the nearest negative of the whole set.
+    - `semi_hard`: a positive drawn at random, and the nearest negative that is farther than it but inside the margin,
+      `d_ap < d_an < d_ap + margin` (Schroff et al. 2015, section 3.2); an anchor without one is left out.
+    - `random`: both drawn at random.
+
+    The nearest negative of a whole set is often a mislabelled or unreadable crop: training on `hard` alone tends to
+    collapse (FaceNet, section 3.2).
+
+    Behaviour in corner cases: an identity with one row is no anchor; one identity in all gives no triplet; of equal
+    distances the first row is taken; an empty set gives `[0, 3]`.
+
+    Args:
+        features: `[N, D]`, finite.
+        pids: `[N]` identities.
+        kind: one of `KINDS`.
+        camids: `[N]` cameras: positives come from other cameras where the anchor has any there.
+        margin: of `semi_hard`, above 0.
+        seed: of the draws.
+        memory_limit: bytes that a block of distances may take (one row at least); the result does not depend on it.
+
+    Returns:
+        `[T, 3]` int64, anchors in rising order.
+
+    Raises:
+        ReidError: an unknown kind, columns that do not fit, features that are not finite, or a margin of 0 or less.
+    """
+    if kind not in KINDS:
+        raise ReidError(f"Unknown kind of triplets {kind!r}.{did_you_mean(kind, KINDS)}")
+    if not margin > 0:
+        raise ReidError(f"The margin is {margin}: between a positive and a negative there must be room above 0.")
+    x, labels = _columns(features, pids)
+    x = centred(x.clone()) if len(x) else x
+    cameras = None if camids is None else torch.as_tensor(np.asarray(camids))
+    if cameras is not None and len(cameras) != len(x):
+        raise ReidError(f"camids has {len(cameras)} rows and features {len(x)}.")
+    rng = np.random.default_rng(seed)
+    ids = torch.from_numpy(labels)
+    step = max(1, memory_limit // max(1, 16 * len(x)))
+    found = [_triplets_of(x, ids, cameras, start, start + step, kind, margin, rng) for start in range(0, len(x), step)]
+    return np.concatenate(found) if found else np.zeros((0, 3), dtype=np.int64)
+
+
+def _triplets_of(
+    x: torch.Tensor, ids: torch.Tensor, cameras: torch.Tensor | None, start: int, end: int, kind: str, margin: float,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:  # fmt: skip
+    rows = torch.arange(start, min(end, len(x)))
+    positives = ids[rows, None] == ids
+    negatives = ~positives
+    positives[torch.arange(len(rows)), rows] = False
+    if cameras is not None:
+        across = positives & (cameras[rows, None] != cameras)
+        positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
+    drawn = torch.from_numpy(rng.random((len(rows), 2)))
+    positive, negative = _pick(positives, drawn[:, 0]), _pick(negatives, drawn[:, 1])
+    found = positives.any(dim=1) & negatives.any(dim=1)
+    if kind != "random":
+        distances = torch.cdist(x[rows].double(), x.double())
+        if kind == "hard":
+            positive = distances.masked_fill(~positives, -torch.inf).argmax(dim=1)
+            allowed = negatives
+        else:
+            reach = distances.gather(1, positive.unsqueeze(1))
+            allowed = negatives & (distances > reach) & (distances < reach + margin)
+        negative = distances.masked_fill(~allowed, torch.inf).argmin(dim=1)
+        found &= allowed.any(dim=1)
+    return torch.stack([rows, positive, negative], dim=1)[found].numpy()
+
+
+def _pick(mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """In each row the masked-in column that the number 0 ≤ `drawn` < 1 falls on, all alike; the last where none is."""
+    count = mask.sum(dim=1)
+    rank = (drawn * count).long() + 1
+    return torch.searchsorted(mask.cumsum(dim=1), rank.unsqueeze(1)).squeeze(1).clamp(max=mask.shape[1] - 1)
+
+
+def _columns(features: ArrayLike, pids: ArrayLike) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    x, identities = np.asarray(features, dtype=np.float32), np.asarray(pids)
+    if x.ndim != 2 or identities.shape != x.shape[:1]:
+        raise ReidError(f"Features must be [N, D] and pids [N]; got {x.shape} and {identities.shape}.")
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(bad):
+        raise ReidError(
+            f"{len(bad)} of {len(x)} features are not finite, the first in row {bad[0]}. Lower optim.lr, lengthen "
+            "schedule.warmup_epochs, or use precision=fp32."
+        )
+    return torch.from_numpy(x), np.unique(identities, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -1,0 +1,60 @@
+"""BatchNorm over the batch of all processes, on any device; torch's own works on GPUs only."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid.core.distributed import sum_with_gradient
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """`y = γ·(x − μ) / √(σ² + ε) + β` with μ and σ² over the crops of all processes, which must have equally many.
+
+    Gradients flow through the shared statistics, so that with gathered losses a step equals that of one process with
+    the whole batch. Running statistics move as in `nn.BatchNorm2d` (unbiased variance). In evaluation it is that.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        return
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, ...]` → the same shape."""
+        if not self.training:
+            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        others = [0, *range(2, x.ndim)]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        mean = sum_with_gradient(x.sum(others)) / count
+        centred = x - mean.view(shape)
+        variance = sum_with_gradient(centred.square().sum(others)) / count
+        if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        y = centred * scale.view(shape)
+        return y if self.bias is None else y + self.bias.view(shape)
+
+
+def share_statistics(model: nn.Module, device: torch.device) -> None:
+    """Make every BatchNorm of `model` take the statistics of all processes: torch's layer on GPUs, else ours."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(module, name, _shared(child, device))
+
+
+def _shared(norm: nn.BatchNorm1d | nn.BatchNorm2d, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    shared.load_state_dict(norm.state_dict())
+    for name, parameter in norm.named_parameters():
+        shared.get_parameter(name).requires_grad_(parameter.requires_grad)
+    return shared.to(next(norm.parameters()).device)

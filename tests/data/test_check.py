@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.data.check import NO_MATCH, SAME_CAMERA, Report, examine
+from reid.data.crops import UNKNOWN, Benchmark, Crops
+from reid.data.layouts import load_benchmark
+from reid.data.layouts.dukemtmc import WITHDRAWN
+from tests.data.trees import DUKE, market, write_image, write_images
+
+Damage = Callable[[bytes], bytes] | None
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A made Market-1501 tree in which nothing is wrong."""
+    (market(tmp_path / "set") / "made.json").write_text("{}")
+    return tmp_path / "set"
+
+
+def look(root: Path, layout: str = "market1501", **options: bool) -> Report:
+    return examine(load_benchmark(layout, root), **options)
+
+
+def said(report: Report) -> str:
+    return " ".join(f"{finding.what} {finding.mend}" for finding in report.findings)
+
+
+def crops_on_disk(folder: Path, pids: list[int], camids: list[int] | None = None) -> Crops:
+    paths = [write_image(folder / f"{n}.jpg") for n in range(len(pids))]
+    return Crops.from_columns(paths, pids, camids)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_sound_set_has_nothing_to_mend(root: Path, decode: bool) -> None:
+    report = look(root, decode=decode)
+    assert report.findings == ()
+    assert report.made
+    assert any("made data" in note for note in report.notes)
+    assert [(part.name, part.images, part.ids, part.cameras) for part in report.parts] == [
+        ("train", 3, 2, 3),
+        ("query", 2, 2, 2),
+        ("gallery", 3, 2, 2),
+    ]
+    assert (report.junk, report.distractors) == (1, 1)
+    assert report.parts[0].crops_per_id == (1, 1.5, 2)
+    assert report.parts[2].crops_per_id == (1, 1.0, 1)
+    assert (report.files.examined, report.files.width, report.files.height) == (8, (8, 8.0, 8), (16, 16.0, 16))
+    assert report.queries_kept == 2
+
+
+def test_identities_by_camera_leave_the_distractor_out(root: Path) -> None:
+    report = look(root)
+    assert report.cameras == ((1, 1, 1, 1, 1, 2, 1), (2, 1, 1, 1, 1, 1, 1), (3, 1, 1, 0, 0, 0, 0))
+    assert report.ids_by_cameras == ((1, 1, 0), (2, 1, 2))
+
+
+def test_counts_that_differ_from_the_official_ones(tmp_path: Path) -> None:
+    report = look(market(tmp_path))
+    assert (
+        "official market1501: train images 3 (official 12,936), train ids 2 (official 751)" in report.findings[0].what
+    )
+    assert report.parts[0].official_images == 12_936
+    assert len(report.findings) == 1, "told once"
+
+
+def test_the_withdrawal_of_duke_is_a_note_and_no_finding(tmp_path: Path) -> None:
+    report = look(write_images(tmp_path, DUKE), "dukemtmc")
+    assert f"{WITHDRAWN}." in report.notes
+    assert "withdrawn" not in said(report)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(lambda data: b"", "0 bytes", id="zero bytes"),
+        pytest.param(lambda data: b"<html>not found</html>", "not an image", id="a web page"),
+        pytest.param(lambda data: data[: len(data) // 2], "truncated", id="cut short"),
+        pytest.param(lambda data: data[:20], "truncated", id="cut in its head"),
+        pytest.param(
+            lambda data: (
+                b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + b"IEND"
+            ),
+            "60000×60000 pixels",
+            id="a bomb",
+        ),
+        pytest.param(None, "No such file", id="gone"),
+    ],
+)
+@pytest.mark.parametrize("decode", [True, False])
+def test_files_that_cannot_be_read_are_listed(root: Path, damage: Damage, reason: str, decode: bool) -> None:
+    benchmark = load_benchmark("market1501", root)
+    file = root / "query" / "0001_c1s1_001051_00.jpg"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    report = examine(benchmark, decode=decode)
+    (odd,) = report.files.unreadable
+    assert odd.path == str(file)
+    assert reason in odd.reason
+    assert "1 of 8 images cannot be read" in said(report)
+
+
+def test_odd_files_are_a_finding(root: Path) -> None:
+    write_image(root / "query" / "portrait.jpg")
+    report = look(root)
+    assert [Path(odd.path).name for odd in report.skipped] == ["portrait.jpg"]
+    assert "1 files are not of the set" in said(report)
+
+
+def test_the_same_bytes_in_train_and_test(root: Path) -> None:
+    shutil.copy(root / "query" / "0001_c1s1_001051_00.jpg", root / "bounding_box_train" / "0002_c1s1_000451_03.jpg")
+    report = look(root)
+    assert report.files.duplicates is not None
+    duplicates = report.files.duplicates
+    assert (duplicates.groups, duplicates.files, duplicates.between_train_and_test, duplicates.between_identities) == (
+        (1, 2, 1, 1)
+    )
+    assert {Path(path).parent.name for path in duplicates.examples[0]} == {"query", "bounding_box_train"}
+    assert "1 images are in train and in test" in said(report)
+    assert "1 images stand under several identities" in said(report)
+    quick = look(root, decode=False)
+    assert quick.files.duplicates is None
+    assert quick.findings == ()
+
+
+def test_the_same_bytes_of_one_identity_in_one_part_are_told_but_no_fault(root: Path) -> None:
+    shutil.copy(
+        root / "bounding_box_train" / "0002_c1s1_000451_03.jpg", root / "bounding_box_train" / "0002_c1s1_000452_03.jpg"
+    )
+    report = look(root)
+    assert report.files.duplicates is not None
+    assert report.files.duplicates.groups == 1
+    assert report.findings == ()
+
+
+def test_identities_in_train_and_in_test(root: Path) -> None:
+    write_image(root / "bounding_box_train" / "0003_c6s1_000451_03.jpg")
+    assert "1 identities are in train and in test, such as 3." in said(look(root))
+
+
+def test_the_distractor_is_no_identity_of_both(root: Path) -> None:
+    write_image(root / "bounding_box_train" / "0000_c6s1_000451_03.jpg")
+    assert "in train and in test" not in said(look(root))
+
+
+def test_queries_that_will_be_dropped_and_why(root: Path) -> None:
+    write_image(root / "query" / "0020_c1s1_000451_03.jpg")
+    write_image(root / "query" / "0021_c1s1_000451_03.jpg")
+    write_image(root / "bounding_box_test" / "0021_c1s1_000451_04.jpg")
+    report = look(root)
+    assert report.queries_kept == 2
+    assert [(drop.reason, drop.queries, drop.pids) for drop in report.queries_dropped] == [
+        (NO_MATCH, 1, (20,)),
+        (SAME_CAMERA, 1, (21,)),
+    ]
+    assert f"1 of 4 queries will be dropped: {NO_MATCH}" in said(report)
+    assert "from another camera" in said(report)
+
+
+@pytest.mark.parametrize("cross_camera", [True, False])
+@pytest.mark.parametrize("seed", range(10))
+def test_dropped_queries_are_those_of_the_plain_definition(tmp_path: Path, seed: int, cross_camera: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n_query, n_gallery = int(rng.integers(1, 40)), int(rng.integers(1, 40))
+    image = write_image(tmp_path / "a.jpg")
+
+    def draw(n: int) -> Crops:
+        return Crops.from_columns([image] * n, rng.integers(0, 15, n), rng.integers(1, 4, n))
+
+    benchmark = Benchmark("x", str(tmp_path), draw(3), draw(n_query), draw(n_gallery), cross_camera)
+    report = examine(benchmark, decode=False)
+    gallery = list(zip(benchmark.gallery.pids.tolist(), benchmark.gallery.camids.tolist(), strict=True))
+    expected: dict[str, list[int]] = {}
+    for pid, camid in zip(benchmark.query.pids.tolist(), benchmark.query.camids.tolist(), strict=True):
+        cameras = [other for number, other in gallery if number == pid]
+        if not cameras:
+            expected.setdefault(NO_MATCH, []).append(pid)
+        elif cross_camera and set(cameras) == {camid}:
+            expected.setdefault(SAME_CAMERA, []).append(pid)
+    assert {drop.reason: (drop.queries, drop.pids) for drop in report.queries_dropped} == {
+        reason: (len(pids), tuple(sorted(set(pids)))) for reason, pids in expected.items()
+    }
+    assert report.queries_kept == n_query - sum(map(len, expected.values()))
+
+
+def test_cameras_all_equal_says_so_and_what_to_do(root: Path) -> None:
+    for file in [*root.glob("query/*"), *root.glob("bounding_box_test/*")]:
+        file.rename(file.with_name(file.name.replace("_c2", "_c1")))
+    report = look(root)
+    assert report.queries_kept == 0
+    assert "All 2 queries will be dropped" in said(report)
+    assert "All cameras are equal (1)" in said(report)
+    assert "reid test --any-camera" in said(report)
+
+
+def test_a_query_that_finds_itself(tmp_path: Path) -> None:
+    crops = crops_on_disk(tmp_path, [1, 1, 2])
+    benchmark = Benchmark(
+        "faces", str(tmp_path), Crops.from_columns([], []), crops.take([0]), crops.take([0, 1, 2]), False
+    )
+    report = examine(benchmark)
+    assert "1 queries are in the gallery too" in said(report)
+    assert report.files.examined == 3
+    assert report.files.duplicates is not None
+    assert report.files.duplicates.groups == 0, "one file in two parts is no duplicate of itself"
+
+
+@pytest.mark.parametrize("camids", [None, [1, 2, 1, 2]], ids=["no cameras", "cameras"])
+def test_parts_that_are_empty(tmp_path: Path, camids: list[int] | None) -> None:
+    crops = crops_on_disk(tmp_path, [1, 1, 2, 2], camids)
+    none = Crops.from_columns([], [])
+    training = examine(Benchmark("x", str(tmp_path), crops, none, none, camids is not None))
+    assert training.findings == ()
+    assert training.queries_kept == 0
+    assert training.parts[1].crops_per_id == (0, 0.0, 0)
+    scoring = examine(Benchmark("x", str(tmp_path), none, crops.take([0, 2]), crops.take([1, 3]), camids is not None))
+    assert scoring.findings == ()
+    assert scoring.queries_kept == 2
+    assert sum(row.ids for row in scoring.crops_per_train_id) == 0
+    assert scoring.cameras[0][0] == (UNKNOWN if camids is None else 1)
+
+
+def test_histogram_of_crops_per_identity(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.jpg")
+    per_id = [1, 2, 3, 3, 5, 7, 8, 200]
+    pids = np.repeat(np.arange(len(per_id)), per_id)
+    none = Crops.from_columns([], [])
+    report = examine(
+        Benchmark("x", str(tmp_path), Crops.from_columns([image] * len(pids), pids), none, none), decode=False
+    )
+    assert [(row.fewest, row.most, row.ids) for row in report.crops_per_train_id if row.ids] == [
+        (1, 1, 1),
+        (2, 2, 1),
+        (3, 3, 2),
+        (4, 7, 2),
+        (8, 15, 1),
+        (128, None, 1),
+    ]
+    assert any("4 of 8 train identities have fewer than 4 crops" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("pids", "words"),
+    [([5, 5, 5], "Train has one identity only"), ([1, 2, 3, 3], "2 of 3 train identities have a single crop")],
+)
+def test_train_sets_that_teach_nothing(tmp_path: Path, pids: list[int], words: str) -> None:
+    none = Crops.from_columns([], [])
+    report = examine(Benchmark("x", str(tmp_path), crops_on_disk(tmp_path, pids), none, none))
+    assert words in said(report)
+
+
+def test_warnings_of_the_layout_are_findings(root: Path) -> None:
+    benchmark = replace(load_benchmark("market1501", root), warnings=("all is strange",))
+    assert "All is strange." in said(examine(benchmark))
+
+
+def test_the_report_is_plain_json(root: Path) -> None:
+    write_image(root / "query" / "0020_c1s1_000451_03.jpg")
+    written = json.dumps(look(root).as_dict(), allow_nan=False)
+    assert json.loads(written)["queries_dropped"][0]["pids"] == [20]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_threads_changes_nothing(root: Path, workers: int) -> None:
+    (root / "query" / "0001_c1s1_001051_00.jpg").write_bytes(b"")
+    assert examine(load_benchmark("market1501", root), workers=workers) == look(root)
+
+
+def test_the_real_market(market_root: Path) -> None:
+    report = examine(load_benchmark("market1501", market_root), decode=False)
+    assert report.findings == ()
+    assert [(part.images, part.ids) for part in report.parts] == [(12_936, 751), (3_368, 750), (15_913, 750)]
+    assert report.queries_kept == 3_368
+    assert report.parts[0].crops_per_id == (2, 15.0, 72)
+    assert report.files.width == (64, 64.0, 64)
+    assert report.files.height == (128, 128.0, 128)

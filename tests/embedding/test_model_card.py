@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.config import as_dict, load_config
+from reid.core.errors import ReidError
+from reid.embedding.embedder import Embedder
+from reid.embedding.model_card import model_card
+from reid.models import build_model
+from reid.models.checkpoints import save_checkpoint
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder as training and `reid test` leave one."""
+    config = load_config(
+        None, ["data.train=[market1501:/secret/place]", "model.backbone=light10", "optim.lr=0.01", "model.height=64"]
+    )
+    model = build_model("light10", size=(64, 32), num_classes=7, pooling="gem")
+    scores = {"epoch": 2, "step": 20, "market1501 validation": {"mAP": 0.5, "mINP": 0.25, "rank1": 0.75}}
+    save_checkpoint(tmp_path / "best.pt", model, config=as_dict(config), scores=scores)
+    train = {"sources": ["market1501"], "crops": 12936, "identities": 751, "cameras": 6, "sha256": "7b9a" * 16}
+    write(tmp_path / "data.json", {"train": train, "left_out": ["a.jpg: truncated"]})
+    write(tmp_path / "environment.json", {"torch": "2.14.1", "command": "tools/train.py --out /secret/place"})
+    numbers = {"mAP": 0.4378, "mINP": 0.0974, "rank-1": 0.6879, "rank-5": 0.856}
+    described = Embedder(tmp_path / "best.pt", device="cpu").describe()
+    for folder, model_id in (("test", described["model"]), ("other", "light10-000000000000")):
+        (tmp_path / folder).mkdir()
+        content = {"model": described | {"model": model_id}, "protocol": f"protocol of {folder}"}
+        write(tmp_path / folder / "metrics.json", content | {"sets": {"market1501": {"plain": numbers}}})
+    return tmp_path
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+def test_the_card_says_what_the_run_left_behind(run: Path) -> None:
+    card = model_card(run)
+    for words in (
+        "light10 at 64×32, generalised-mean pooling, neck: bnneck",
+        "256 numbers of length 1",
+        "resized to 64×32 pixels without keeping its shape, values over 255, minus (0.485, 0.456, 0.406)",
+        "- train: market1501, 12,936 crops of 751 identities from 6 cameras; fingerprint `7b9a7b9a7b9a7b9a`",
+        "could not be read: 1 images",
+        "**Licence note** (market1501): research use only",
+        "Started from random weights",
+        "- optim.lr: 0.01",
+        "| market1501 test | plain | 43.78 | 9.74 | 68.79 | 85.60 |",
+        "| market1501 validation, during training | plain | 50.00 | 25.00 | 75.00 | |",
+        "protocol of test",
+        "## Intended use",
+        "**Consent.**",
+        "## Limits",
+        "- torch: 2.14.1",
+    ):
+        assert words in card, words
+    assert "protocol of other" not in card  # of another model
+    assert "/secret/place" not in card
+    assert "optim.weight_decay" not in card  # a default
+
+
+def test_what_is_not_known_is_said_to_be_unknown(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "w.pt", build_model("light10", size=(64, 32)))
+    card = model_card(tmp_path / "w.pt")
+    assert "Unknown: the checkpoint does not say." in card
+    assert "Not scored: `reid test" in card
+    assert "Unknown: there is no environment.json" in card
+    assert "## Recipe" not in card
+
+
+def test_a_converted_model_says_where_it_comes_from(tmp_path: Path) -> None:
+    source = {"file": "osnet.pth", "family": "torchreid", "assumed": ["size 256×128"]}
+    save_checkpoint(tmp_path / "w.pt", build_model("light10", size=(64, 32)), source=source)
+    assert "Converted from osnet.pth, a checkpoint of torchreid; assumed, as that file does not say: size 256×128." in (
+        model_card(tmp_path / "w.pt")
+    )
+
+
+def test_no_run_and_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReidError, match=r"empty holds neither best\.pt nor last\.pt"):
+        model_card(tmp_path / "empty")
+    (run / "data.json").write_text("{")
+    with pytest.raises(ReidError, match=r"data\.json cannot be read as JSON"):
+        model_card(run)
+
+
+def test_the_command_writes_it_into_the_run(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["card", str(run)])
+    assert result.exit_code == 0, result.output
+    assert (run / "card.md").read_text("utf-8") == model_card(run)
+    result = CliRunner().invoke(main, ["card", str(run / "best.pt"), "--out", str(tmp_path / "x/mine.md")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "x/mine.md").read_text("utf-8") == model_card(run)

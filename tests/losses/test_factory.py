@@ -1,0 +1,223 @@
+"""Losses by name, and those of pytorch-metric-learning."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from reid.core.errors import ReidError
+from reid.losses import LOSSES, MINING, CircleLoss, CrossBatchMemory, Mahalanobis, Objective, TripletLoss, make_loss
+from reid.losses.factory import THEIRS
+from tests.losses.batches import repeated
+
+NAMES = [*LOSSES, *THEIRS, "pml:NTXentLoss", "pml:SoftTripleLoss"]
+OVER_PAIRS = ["triplet", "contrastive", "circle", "infonce", "supcon", "lifted", "multi_similarity"]
+DOCS = Path(__file__).parents[2] / "docs"
+SIZES = {"dim": 6, "num_classes": 4}
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def labels(counts):
+    return repeated(counts) // 10
+
+
+BATCHES = [
+    pytest.param(labels([4, 4, 4]), id="P x K"),
+    pytest.param(labels([5, 1, 2]), id="ragged"),
+    pytest.param(labels([4]), id="one identity"),
+    pytest.param(labels([1, 1, 1]), id="one crop each"),
+    pytest.param(labels([1]), id="one crop"),
+    pytest.param(torch.zeros(0, dtype=torch.int64), id="no crop"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pids", BATCHES)
+def test_every_loss_takes_every_batch(name, pids):
+    """With cameras given, though no loss asks for them, and gives a finite scalar and gradient."""
+    loss, x = make_loss(name, **SIZES), draw(len(pids), 6).requires_grad_()
+    value = loss(x, pids, torch.zeros_like(pids))
+    value.backward()
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_says_nan_and_takes_half_precision(name):
+    x, pids = draw(12, 6), labels([4, 4, 4])
+    half, bad = x.half().requires_grad_(), x.clone()
+    bad[3, 2] = torch.nan
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = make_loss(name, **SIZES)(half, pids)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(make_loss(name, **SIZES)(half.detach().float(), pids).item(), rel=1e-4)
+    assert half.grad.dtype == torch.float16
+    assert half.grad.isfinite().all()
+    assert math.isnan(make_loss(name, **SIZES)(bad, pids).item())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_settings_make_the_same_loss_and_draw_no_global_number(name):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a, b = make_loss(name, **SIZES), make_loss(name, **SIZES)
+    x, pids = draw(12, 6), labels([4, 4, 4])
+    assert a(x, pids).item() == b(x, pids).item()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_learned_gets_a_gradient_and_is_saved(name):
+    loss, x = make_loss(name, **SIZES), draw(12, 6)
+    loss(x.requires_grad_(), labels([4, 4, 4])).backward()
+    assert all(weight.grad is not None for weight in loss.parameters())
+    copy = make_loss(name, **SIZES)
+    copy.load_state_dict(loss.state_dict())
+    assert copy(x, labels([4, 4, 4])).item() == loss(x, labels([4, 4, 4])).item()
+
+
+@pytest.mark.parametrize("name", OVER_PAIRS)
+def test_a_memory_goes_around_any_loss_over_pairs(name):
+    loss, alone = make_loss(name, **SIZES, memory=16, warmup=1), make_loss(name, **SIZES)
+    assert isinstance(loss, CrossBatchMemory)
+    assert (loss.size, loss.warmup) == (16, 1)
+    x, pids = draw(8, 6), labels([3, 3, 2])
+    for seed in range(2):
+        first = loss(draw(8, 6, seed=seed), pids).item()
+        if seed == 0:
+            assert first == pytest.approx(alone(draw(8, 6), pids).item(), rel=1e-5)
+    value = loss(x.requires_grad_(), pids)
+    value.backward()
+    assert value.item() != pytest.approx(alone(x, pids).item(), rel=1e-5)
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["lifted", "multi_similarity"])
+def test_theirs_may_be_camera_aware(name):
+    x, pids, camids = draw(8, 6), labels([4, 4]), torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+    loss = make_loss(name, **SIZES, camera_aware=True)
+    one_camera = loss(x, pids, torch.zeros(8, dtype=torch.int64)).item()
+    assert one_camera == pytest.approx(make_loss(name, **SIZES)(x, pids).item(), rel=1e-5)
+    assert loss(x, pids, camids).item() != pytest.approx(one_camera, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "options"),
+    [
+        ("lifted", "GeneralizedLiftedStructureLoss", {"neg_margin": 0.7}),
+        ("multi_similarity", "MultiSimilarityLoss", {"alpha": 3}),
+        ("pml:TripletMarginLoss", "TripletMarginLoss", {"margin": 0.5}),
+        ("pml:ProxyNCALoss", "ProxyNCALoss", {"softmax_scale": 3}),
+    ],
+)
+def test_the_value_and_the_gradient_are_theirs(name, theirs, options):
+    from pytorch_metric_learning import losses
+
+    loss = make_loss(name, **SIZES, **options)
+    if name == "pml:ProxyNCALoss":
+        options = {**options, "num_classes": 4, "embedding_size": 6}
+    expected = getattr(losses, theirs)(**options)
+    if name == "pml:ProxyNCALoss":
+        expected.proxies.data = loss.loss.proxies.data.clone()
+    pids = labels([5, 1, 2])
+    mine, other = draw(8, 6).requires_grad_(), draw(8, 6).requires_grad_()
+    (loss(mine, pids) + expected(other, pids)).backward()
+    assert loss(mine, pids).item() == expected(other, pids).item()
+    torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_theirs_take_a_distance_and_a_reducer_by_name():
+    from pytorch_metric_learning import distances, losses, reducers
+
+    loss = make_loss(
+        "pml:ContrastiveLoss", **SIZES, distance="CosineSimilarity", reducer="MeanReducer", pos_margin=1, neg_margin=0
+    )
+    expected = losses.ContrastiveLoss(1, 0, distance=distances.CosineSimilarity(), reducer=reducers.MeanReducer())
+    x, pids = draw(8, 6), labels([4, 4])
+    assert loss(x, pids).item() == expected(x, pids).item()
+
+
+@pytest.mark.parametrize(("distance", "rank"), [("mahalanobis", 6), ("mahalanobis:2", 2)])
+@pytest.mark.parametrize("name", ["triplet", "contrastive", "quadruplet"])
+def test_a_learned_distance_by_name(name, distance, rank):
+    loss = make_loss(name, **SIZES, distance=distance)
+    assert isinstance(loss.distance, Mahalanobis)
+    assert loss.distance.factor.shape == (rank, 6)
+    loss(draw(8, 6), labels([3, 3, 2])).backward()
+    (weight,) = loss.parameters()
+    assert weight.grad.abs().sum() > 0
+
+
+def test_options_reach_the_loss():
+    assert make_loss("triplet", **SIZES, margin=None, mining="semi_hard").mining == "semi_hard"
+    circle = make_loss("circle", **SIZES, gamma=64, camera_aware=True)
+    assert isinstance(circle, CircleLoss)
+    assert (circle.gamma, circle.camera_aware) == (64, True)
+    assert isinstance(make_loss("triplet", **SIZES), TripletLoss)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("circel", {}, r"Unknown loss 'circel'. Did you mean 'circle'\? Known: arcface, .*proxy_nca"),
+        ("multisimilarity", {}, r"Did you mean 'multi_similarity'"),
+        ("circle", {"gama": 1}, r"The loss 'circle' has no option 'gama'. Did you mean 'gamma'\? Known: camera_aware"),
+        ("arcface", {"num_clases": 1}, r"no option 'num_clases'. Known: label_smoothing, margin, scale, seed"),
+        ("pml:TripletMarginLos", {}, r"has no loss 'TripletMarginLos'. Did you mean 'TripletMarginLoss'"),
+        ("pml:CrossBatchMemory", {}, r"has no loss 'CrossBatchMemory'"),
+        ("lifted", {"neg_margn": 1}, r"no option 'neg_margn'. Did you mean 'neg_margin'"),
+        ("proxy_nca", {"embedding_size": 3}, r"no option 'embedding_size'"),
+        ("pml:RankedListLoss", {}, r"does not take \{\}: .*margin"),
+        ("pml:ContrastiveLoss", {"distance": "Cosine"}, r"has no distance 'Cosine'. Did you mean 'CosineSimilarity'"),
+        ("pml:ProxyNCALoss", {"camera_aware": True}, r"does not take pairs"),
+        ("quadruplet", {"memory": 8}, r"QuadrupletLoss is no loss over pairs"),
+        ("center", {"memory": 8}, r"CenterLoss is no loss over pairs"),
+        ("proxy_nca", {"memory": 8}, r"ProxyNCALoss is no loss over pairs"),
+        ("triplet", {"memory": 8, "mining": "semi_hard"}, r"no option 'mining'"),
+        ("circle", {"warmup": 8}, r"warmup=8 is of a memory.*give memory=N too"),
+        ("contrastive", {"distance": "mahalanobis:x"}, r"mahalanobis or mahalanobis:RANK"),
+        ("contrastive", {"distance": "mahalanobis:7"}, r"between 1 and its size 6; got 7"),
+    ],
+)
+def test_wrong_names_options_and_values_are_named(name, options, words):
+    with pytest.raises(ReidError, match=words):
+        make_loss(name, **SIZES, **options)
+
+
+@pytest.mark.parametrize("name", ["proxy_nca", "arcface", "center", "pml:ArcFaceLoss"])
+def test_labels_out_of_range_are_named(name):
+    with pytest.raises(ReidError, match="needs labels 0 to 3; got 9"):
+        make_loss(name, **SIZES)(draw(2, 6), torch.tensor([0, 9]))
+
+
+def test_without_the_package_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
+    with pytest.raises(ReidError, match=r"not installed.*pip install pytorch-metric-learning"):
+        make_loss("proxy_anchor", **SIZES)
+
+
+def test_the_page_names_every_loss_and_miner_and_its_settings_build():
+    page = (DOCS / "losses.md").read_text("utf-8")
+    assert [name for name in (*LOSSES, *THEIRS, *MINING) if f"`{name}`" not in page and name != "triplet"] == []
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        objective = Objective(**yaml.safe_load(block)["loss"], **SIZES)
+        objective.set_progress(0.2)
+        loss, _ = objective(draw(8, 6), draw(8, 4), labels([3, 3, 2]), embeddings=draw(8, 6))
+        assert loss.isfinite()
+    assert len(blocks) == 2
+    pictures = re.findall(r"\]\((pictures/[^)]*)\)", page)
+    assert len(pictures) >= 5
+    assert all((DOCS / name).is_file() for name in pictures)

@@ -1,0 +1,405 @@
+"""Other people's checkpoints, against their own code where it lies at hand.
+
+REID_OSNET_ONNX names a trained OSNet x0.25 of torchreid's (MSMT17) as an ONNX file, REID_OSNET_NPZ its features of the
+Market-1501 test split. REID_TORCHREID, REID_BOT and REID_FASTREID name the folders of deep-person-reid,
+reid-strong-baseline and fast-reid; what they import beside torch must be installed (yacs, termcolor and tabulate for
+fast-reid).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid.commands import main
+from reid.core.errors import ReidError
+from reid.data.layouts import load_benchmark
+from reid.embedding.embedder import Embedder
+from reid.models import Preprocessing, build_model, import_model
+from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
+from tests.models.test_pretrained import published_osnet_names
+
+SIZE = (128, 64)
+
+
+def pictures() -> Tensor:
+    """Four images [4, *SIZE, 3] of random coloured patches, as far apart as the eye sees them."""
+    patches = torch.randint(0, 256, (4, 3, 8, 4), generator=torch.Generator().manual_seed(0)).float()
+    return functional.interpolate(patches, SIZE, mode="bicubic").clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+def randomise(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Weights and running statistics that no two layers share, so that any mix-up shows; in evaluation mode.
+
+    Each batch norm's statistics are those of what it is given, each moved at random, so that features stay in range.
+    """
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(like.shape, generator=generator) * (high - low) + low
+
+    def set_statistics(layer: Any, inputs: tuple[Tensor]) -> None:
+        every = [0, 2, 3] if inputs[0].ndim == 4 else [0]
+        mean, variance = inputs[0].mean(every), inputs[0].var(every).clamp(min=1e-4)
+        layer.running_mean.copy_(mean + draw(mean, -0.3, 0.3) * variance.sqrt())
+        layer.running_var.copy_(variance * draw(mean, 0.5, 2.0))
+
+    hooks = []
+    for layer in network.modules():
+        norms = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+        if norms or isinstance(layer, nn.InstanceNorm2d):
+            layer.weight.data.copy_(draw(layer.weight, 0.5, 1.5))
+            layer.bias.data.copy_(draw(layer.bias, -0.5, 0.5))
+        if norms:
+            hooks.append(layer.register_forward_pre_hook(set_statistics))
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            layer.bias.data.copy_(draw(layer.bias, -0.3, 0.3))
+    with torch.no_grad():
+        network.eval()
+        forward(Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_STD)(pictures()).contiguous())
+    for hook in hooks:
+        hook.remove()
+    return network
+
+
+@pytest.fixture
+def theirs(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+    """A module of their code by name; their packages are gone from `sys.modules` afterwards."""
+    before, path = set(sys.modules), list(sys.path)
+
+    def load(variable: str, package: str, stubs: tuple[str, ...] = ()) -> Any:
+        folder = os.environ.get(variable)
+        if not folder:
+            pytest.skip(f"{variable} does not name a folder with that code")
+        for stub in stubs:  # packages whose __init__ would import a data pipeline
+            module = types.ModuleType(stub)
+            module.__path__ = [str(Path(folder, *stub.split(".")))]  # type: ignore[attr-defined]
+            sys.modules[stub] = module
+        sys.path.insert(0, folder)
+        return importlib.import_module(package)
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("torchreid", "fastreid", "modeling", "layers"):
+            del sys.modules[name]
+
+
+def compare(theirs: nn.Module, forward: Callable[[Tensor], Tensor], path: Path, wrap: str, **options: Any) -> Any:
+    """Save their weights, import them, and hold both embeddings of the same input, of length 1, to 10⁻⁴."""
+    randomise(theirs, forward)
+    state = {f"module.{k}": v for k, v in theirs.state_dict().items()} if wrap == "state_dict" else theirs.state_dict()
+    torch.save({wrap: state, "epoch": 60, "rank1": np.float64(0.9)}, path)
+    model, found = import_model(path, size=SIZE, **options)
+    x = model.preprocess(pictures()).contiguous()
+    with torch.no_grad():
+        wanted, got = functional.normalize(forward(x)), functional.normalize(model(x).embeddings)
+        theirs.double(), model.double()
+        exact = forward(x.double()), model(x.double()).embeddings
+    assert wanted.std(0).mean() > 0.1 * wanted.abs().mean()  # the images do differ
+    assert (got - wanted).abs().max() < 1e-4
+    torch.testing.assert_close(exact[1], exact[0], rtol=1e-5, atol=1e-5)  # it is rounding alone
+    return model, found
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "options"),
+    [
+        ("osnet_x1_0", "osnet_x1_0", {}),
+        ("osnet_x0_75", "osnet_x0_75", {}),
+        ("osnet_x0_5", "osnet_x0_5", {}),
+        ("osnet_x0_25", "osnet_x0_25", {}),
+        ("osnet_ibn_x1_0", "osnet_ibn_x1_0", {}),
+        ("osnet_ain_x1_0", "osnet_ain_x1_0", {}),
+        ("osnet_ain_x0_75", "osnet_ain_x0_75", {}),
+        ("osnet_ain_x0_5", "osnet_ain_x0_5", {}),
+        ("osnet_ain_x0_25", "osnet_ain_x0_25", {}),
+        ("resnet18", "resnet18", {}),
+        ("resnet50", "resnet50", {}),
+        ("resnet50_fc512", "resnet50", {}),
+        ("resnet50_ibn_a", "resnet50_ibn_a", {}),
+    ],
+)
+def test_torchreids_models_embed_as_there(name: str, backbone: str, options: dict, theirs: Any, tmp_path: Path) -> None:
+    stubs = ("torchreid", "torchreid.models")
+    module = name.removesuffix("_fc512") if "ibn_a" in name or not name.startswith("osnet") else "osnet"
+    module = "osnet_ain" if "ain" in name else "resnet" if module in ("resnet18", "resnet50") else module
+    code = theirs("REID_TORCHREID", f"torchreid.models.{module}".replace("resnet50_ibn_a", "resnet_ibn_a"), stubs)
+    network = getattr(code, name)(num_classes=7, pretrained=False)
+    model, found = compare(network, network, tmp_path / "w.pth.tar", "state_dict", **options)
+    assert found.family == "torchreid"
+    assert model.spec["backbone"] == backbone
+    assert set(model.weights_report.unexpected) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [("resnet50", "resnet50_bot"), ("resnet50_ibn_a", "resnet50_ibn_a")],
+)
+@pytest.mark.parametrize("feature", ["after", "before"])
+def test_bots_models_embed_as_there(name: str, backbone: str, feature: str, theirs: Any, tmp_path: Path) -> None:
+    code = theirs("REID_BOT", "modeling.baseline", ("modeling",))
+    network = code.Baseline(7, 1, "", "bnneck", feature, name, "self")
+    options = {"before_neck": feature == "before"}
+    model, found = compare(network, network, tmp_path / "resnet50_model_120.pth", "model", **options)
+    assert found.family.startswith("reid-strong-baseline")
+    assert (model.spec["backbone"], model.embedding_size) == (backbone, 2048)
+
+
+@pytest.mark.parametrize(
+    ("depth", "ibn", "non_local", "pool", "dim", "backbone"),
+    [
+        ("50x", False, False, "GlobalAvgPool", 0, "resnet50_fastreid"),
+        ("50x", True, False, "GlobalAvgPool", 0, "resnet50_ibn_a_fastreid"),
+        ("101x", True, False, "GlobalAvgPool", 0, "resnet101_ibn_a_fastreid"),
+        ("50x", False, True, "GeneralizedMeanPoolingP", 0, "resnet50_nl_fastreid"),
+        ("50x", True, True, "GeneralizedMeanPoolingP", 0, "resnet50_ibn_a_nl_fastreid"),
+        ("50x", False, False, "GeneralizedMeanPooling", 512, "resnet50_fastreid"),
+    ],
+)
+def test_fastreids_models_embed_as_there(
+    depth: str, ibn: bool, non_local: bool, pool: str, dim: int, backbone: str, theirs: Any, tmp_path: Path
+) -> None:
+    modeling = theirs("REID_FASTREID", "fastreid.modeling.meta_arch")
+    config = importlib.import_module("fastreid.config").get_cfg()
+    config.MODEL.DEVICE = "cpu"
+    config.MODEL.BACKBONE.update(DEPTH=depth, WITH_IBN=ibn, WITH_NL=non_local, PRETRAIN=False, LAST_STRIDE=1)
+    config.MODEL.HEADS.update(POOL_LAYER=pool, EMBEDDING_DIM=dim, WITH_BNNECK=True, NUM_CLASSES=7)
+    network = modeling.build_model(config)
+    if pool.endswith("P"):
+        network.heads.pool_layer.p.data.fill_(2.2)
+
+    def forward(x: Tensor) -> Tensor:
+        return network.heads(network.backbone(x))
+
+    options = {"pooling": "gem"} if pool == "GeneralizedMeanPooling" else {}
+    model, found = compare(network, forward, tmp_path / "model_best.pth", "model", **options)
+    assert found.family == "fast-reid"
+    assert model.spec["backbone"] == backbone
+    assert model.spec["pooling"] == ("avg" if pool == "GlobalAvgPool" else "gem")
+
+
+def _osnet_onnx() -> str:
+    path = os.environ.get("REID_OSNET_ONNX")
+    if not path:
+        pytest.skip("REID_OSNET_ONNX does not name torchreid's trained OSNet x0.25 as an ONNX file")
+    return path
+
+
+def onnx_tensors(path: str) -> dict[str, Tensor]:
+    """The tensors of torchreid's OSNet from an ONNX file whose export folded the batch norms into the convolutions.
+
+    A node is called after its module, which gives back the names that the export lost; a folded norm becomes one that
+    only adds the bias.
+    """
+    onnx = pytest.importorskip("onnx", reason="onnx reads the file")
+    graph = onnx.load(path).graph
+    held = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    state = {name: tensor for name, tensor in held.items() if name.startswith("fc.") or ".gate." in name}
+    for node in graph.node:
+        module = node.output[0].strip("/").rpartition("/")[0].split("/")
+        if node.op_type != "Conv" or "gate" in module:
+            continue
+        name = re.sub(r"^(conv\d)\.(\1\.\d)", r"\2", ".".join(module))  # conv2/conv2.0/… → conv2.0.…
+        name = re.sub(r"\.(conv2[b-d])\.(\1\.\d)", r".\2", name)
+        name = re.sub(r"(conv[23]\.2)\.(\1\.\d)", r"\2", name)
+        weight = held[node.input[1]]
+        state[f"{name}.weight"] = weight
+        if len(node.input) == 3:
+            norm = name.rpartition(".")[0] + ".bn"
+            state |= {f"{norm}.weight": torch.ones(len(weight)), f"{norm}.bias": held[node.input[2]]}
+            state[f"{norm}.running_mean"] = torch.zeros(len(weight))
+            state[f"{norm}.running_var"] = torch.full((len(weight),), 1 - 1e-5)
+    return state
+
+
+def trained_osnet(folder: Path) -> Any:
+    torch.save(onnx_tensors(_osnet_onnx()), folder / "w.pth")
+    return import_model(folder / "w.pth")[0]
+
+
+def test_a_trained_osnet_embeds_as_onnxruntime_says(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime runs the file")
+    model = trained_osnet(tmp_path)
+    assert "484 of 484" in str(model.weights_report)
+    x = model.preprocess(pictures()).contiguous()
+    (wanted,) = runtime.InferenceSession(_osnet_onnx()).run(None, {"images": x.numpy()})
+    with torch.no_grad():
+        got = functional.normalize(model(x).embeddings)
+    assert (got - functional.normalize(torch.from_numpy(wanted))).abs().max() < 1e-4
+
+
+def test_a_trained_osnet_gives_the_features_that_others_computed(tmp_path: Path, market_root: Path) -> None:
+    if not os.environ.get("REID_OSNET_NPZ"):
+        pytest.skip("REID_OSNET_NPZ does not name the features of Market-1501's test split")
+    image = pytest.importorskip("PIL.Image", reason="theirs were resized by Pillow")
+    model, query = trained_osnet(tmp_path), load_benchmark("market1501", market_root).query
+    rows = np.arange(0, len(query), 50)
+    pixels = [np.asarray(image.open(path).convert("RGB").resize((128, 256), 2)) for path in query.paths[rows]]
+    got = model.embed(torch.from_numpy(np.stack(pixels)))
+    wanted = torch.from_numpy(np.load(os.environ["REID_OSNET_NPZ"])["query_features"][rows].astype(np.float32))
+    assert (got * functional.normalize(wanted)).sum(1).min() > 0.99999  # those are float16
+
+
+# What follows needs nobody else's code: checkpoints of ours under their names.
+
+
+def shaken(name: str, **options: Any) -> Any:
+    model = build_model(name, size=SIZE, **options)
+    return randomise(model, lambda x: model(x).embeddings)
+
+
+def as_bot(model: Any) -> dict[str, Tensor]:
+    own = model.state_dict()
+    names = {k: k.replace("backbone.", "base.").replace("neck.", "bottleneck.") for k in own}
+    return {names[k]: v for k, v in own.items()} | {"classifier.weight": torch.zeros(7, model.embedding_size)}
+
+
+def as_fastreid(model: Any, norm: str) -> dict[str, Tensor]:
+    own = model.state_dict()
+    pairs = (
+        (r"^neck\.", f"heads.{norm}."),
+        (r"layer(\d)\.attention\.(\d)\.out\.", r"NL_\1.\2.W."),
+        (r"layer(\d)\.attention\.(\d)\.", r"NL_\1.\2."),
+        (r"^pool\.p", "heads.pool_layer.p"),
+        (r"^embedding\.weight", "heads.bottleneck.0.weight"),
+    )
+    state = {"heads.weight": torch.zeros(7, model.embedding_size)}
+    for key, value in own.items():
+        for pattern, replacement in pairs:
+            key = re.sub(pattern, replacement, key)
+        if key.startswith("heads.bottleneck.0.weight") and "embedding.weight" in own:
+            value = value[:, :, None, None]
+        state[key] = value[None] if key.endswith("pool_layer.p") else value
+    return state
+
+
+def as_torchreid(model: Any) -> dict[str, Tensor]:
+    """OSNet's names; its layer has a bias, which the norm after it takes away again."""
+    state = {}
+    for key, value in model.state_dict().items():
+        name = published_osnet_names(key.removeprefix("backbone."))
+        name = name.replace("embedding.", "fc.0.").replace("neck.0.", "fc.1.")
+        if "ain" in model.spec["backbone"]:
+            name = re.sub(r"\.conv2([a-d])\.(\d)\.", lambda m: f".conv2.{'abcd'.index(m[1])}.layers.{m[2]}.", name)
+            name = re.sub(r"\.conv2a\.", ".conv2.0.layers.0.", name)
+            name = re.sub(r"^conv([23])\.2\.0\.", r"pool\1.0.", name)
+            if ".conv3.bn." in name and key.replace("bias", "running_mean").replace("weight", "running_mean") not in (
+                model.state_dict()
+            ):
+                name = name.replace(".conv3.bn.", ".IN.")
+        state[name.replace(".norm.", ".IN.")] = value
+    bias = torch.linspace(-1, 1, model.embedding_size)
+    state["fc.1.running_mean"] = state["fc.1.running_mean"] + bias
+    return state | {"fc.0.bias": bias, "classifier.weight": torch.zeros(7, 512), "classifier.bias": torch.zeros(7)}
+
+
+CASES = {
+    "BoT, ResNet-50": (lambda: shaken("resnet50_bot"), as_bot),
+    "BoT, ResNet-50-IBN-a": (lambda: shaken("resnet50_ibn_a"), as_bot),
+    "BoT without a neck": (lambda: shaken("resnet50_bot", neck="none"), as_bot),
+    "fast-reid, older names": (lambda: shaken("resnet50_fastreid"), lambda m: as_fastreid(m, "bnneck")),
+    "fast-reid, SBS": (
+        lambda: shaken("resnet50_nl_fastreid", pooling="gem"),
+        lambda m: as_fastreid(m, "bottleneck.0"),
+    ),
+    "fast-reid, IBN and a layer of 256": (
+        lambda: shaken("resnet50_ibn_a_fastreid", embedding_dim=256),
+        lambda m: as_fastreid(m, "bottleneck.1"),
+    ),
+    "torchreid, OSNet": (lambda: shaken("osnet_x0_25", embedding_dim=512, neck="bn_relu"), as_torchreid),
+    "torchreid, OSNet-IBN": (lambda: shaken("osnet_ibn_x1_0", embedding_dim=512, neck="bn_relu"), as_torchreid),
+    "torchreid, OSNet-AIN": (lambda: shaken("osnet_ain_x0_25", embedding_dim=512, neck="bn_relu"), as_torchreid),
+    "torchreid, ResNet-50": (
+        lambda: shaken("resnet50", last_stride=2, neck="none"),
+        lambda m: (
+            {k.removeprefix("backbone."): v for k, v in m.state_dict().items()}
+            | {"classifier.weight": torch.zeros(7, 2048), "classifier.bias": torch.zeros(7)}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_under_their_names_is_recognised_and_embeds_the_same(case: str, tmp_path: Path) -> None:
+    build, rename = CASES[case]
+    ours = build()
+    scores = {"rank1": np.float64(0.9), "mAP": np.float32(0.8), "epoch": np.int64(60)}
+    torch.save({"state_dict": {f"module.{k}": v for k, v in rename(ours).items()}, **scores}, tmp_path / "w.pth")
+    model, found = import_model(tmp_path / "w.pth", size=SIZE)
+    assert found.family.startswith({"BoT": "reid-strong", "fas": "fast-reid", "tor": "torchreid"}[case[:3]])
+    assert {k: model.spec[k] for k in ours.spec} == ours.spec
+    torch.testing.assert_close(model.embed(pictures()), ours.embed(pictures()), rtol=0, atol=1e-5)
+    report = model.weights_report
+    assert not report.missing
+    assert len(report.matched) == sum(not k.endswith("num_batches_tracked") for k in ours.state_dict())
+    assert "of the model come from" in str(report)
+
+
+def test_what_the_file_cannot_say_may_be_said_and_the_rest_is_told_as_assumed(tmp_path: Path) -> None:
+    ours = shaken("resnet50_bot")
+    torch.save(as_bot(ours), tmp_path / "w.pth")
+    model, found = import_model(tmp_path / "w.pth", size=(64, 32))
+    assert (model.preprocessing.size, model.spec["last_stride"]) == ((64, 32), 1)
+    assert found.assumed == ("size 64×32", "last_stride 1, the default there")
+    model, found = import_model(tmp_path / "w.pth", size=SIZE, last_stride=2, pooling="gem", before_neck=True)
+    assert {"last_stride": 2, "pooling": "gem", "neck": "none"}.items() <= model.spec.items()
+    assert found.assumed == ("size 128×64",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s | {"b1.0.conv1.weight": torch.zeros(3)}, r"parts that our model has not: b1\.0\.conv1\.weight"),
+        (lambda s: {k: v for k, v in s.items() if "layer4.2.bn3" not in k}, r"1 missing there|4 missing there"),
+        (lambda s: s | {"bottleneck.weight": torch.zeros(512)}, r"bottleneck\.weight is \[512\], where \[2048\]"),
+        (lambda s: {k: v for k, v in s.items() if k != "bottleneck.running_var"}, "running_var is nothing"),
+        (lambda s: s | {"base.layer1.0.se.fc1.weight": torch.zeros(2)}, "this is resnet50_se_bot of reid-strong"),
+        (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "its network is not known"),
+    ],
+    ids=["another head", "tensors missing", "a neck of another size", "half a neck", "SE", "no network"],
+)
+def test_what_does_not_fit_is_refused(change: Callable, words: str, tmp_path: Path) -> None:
+    torch.save(change(as_bot(build_model("resnet50_bot", size=SIZE))), tmp_path / "w.pth")
+    with pytest.raises(ReidError, match=rf"w\.pth.*({words})"):
+        import_model(tmp_path / "w.pth", size=SIZE)
+
+
+def test_an_imagenet_classifier_and_a_missing_neck_are_refused(tmp_path: Path) -> None:
+    state = {k.removeprefix("backbone."): v for k, v in build_model("resnet18", neck="none").state_dict().items()}
+    torch.save(state | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "imagenet.pth")
+    with pytest.raises(ReidError, match=r"an ImageNet classifier, not an embedder: train from it"):
+        import_model(tmp_path / "imagenet.pth")
+    torch.save(state | {"classifier.weight": torch.zeros(7, 512)}, tmp_path / "w.pth")
+    with pytest.raises(ReidError, match="has no BNNeck, so there is nothing before it"):
+        import_model(tmp_path / "w.pth", before_neck=True)
+
+
+def test_the_command_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> None:
+    ours = shaken("osnet_x0_25", embedding_dim=512, neck="bn_relu")
+    torch.save(as_torchreid(ours), tmp_path / "osnet.pth")
+    asked = ["convert", str(tmp_path / "osnet.pth"), "--out", str(tmp_path / "ours.pt"), "--size", "128", "64"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    assert "osnet_x0_25 of torchreid, 512 dimensions" in result.output
+    assert "assumed, as the file does not say: size 128×64" in " ".join(result.output.split())
+    features = Embedder(tmp_path / "ours.pt", device="cpu")(pictures().numpy())
+    np.testing.assert_allclose(features, ours.embed(pictures()).numpy(), atol=1e-5)
+    again = CliRunner().invoke(main, asked)
+    assert again.exit_code
+    assert "exists already" in again.output
+    with pytest.raises(ReidError, match=r"reid convert .*osnet\.pth --out"):
+        Embedder(tmp_path / "osnet.pth", device="cpu")

@@ -1,0 +1,172 @@
+"""Rules against plain loops, the independent check, and the file that a person's decisions come in."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from reid.core.errors import ReidError
+from reid.mtmc import Camera, Cameras, Constraints, check_matches, read_constraints
+from reid.mtmc.constraints import REASONS, compile_rules
+from tests.mtmc.made_tracklets import plain
+
+INF = math.inf
+
+
+def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam02", "cam03")):
+    return Cameras(
+        {name: Camera(name) for name in names},
+        overlapping=frozenset(frozenset(pair) for pair in overlapping),
+        travel=travel or {},
+        overlap_stated=stated,
+    )
+
+
+@pytest.mark.parametrize(
+    ("camera", "times", "cameras", "constraints", "reason"),
+    [
+        pytest.param((0, 0), (0, 5, 3, 9), None, None, "same camera at once", id="one camera, at once"),
+        pytest.param((0, 0), (0, 5, 5, 9), None, None, "same camera at once", id="one camera, one shared frame"),
+        pytest.param((0, 0), (0, 5, 5.04, 9), None, None, "", id="one camera, one after the other: re-entry"),
+        pytest.param((0, 0), (0, 5, 4.5, 9), None, Constraints(tolerance=1), "", id="one camera, within tolerance"),
+        pytest.param((0, 0), (0, 9, 3, 4), None, None, "same camera at once", id="one inside the other"),
+        pytest.param((0, 1), (0, 5, 3, 9), None, None, "", id="two cameras, nobody said whether they overlap"),
+        pytest.param((0, 1), (0, 5, 3, 9), cameras_with(), None, "not overlapping", id="two cameras, apart, at once"),
+        pytest.param(
+            (0, 1), (0, 5, 3, 9), cameras_with(overlapping=[("cam01", "cam02")]), None, "", id="overlapping, at once"
+        ),
+        pytest.param(
+            (0, 1), (0, 5, 8, 9), cameras_with({("cam01", "cam02"): (4, 20)}), None, "too fast", id="3 s for 4 s"
+        ),
+        pytest.param(
+            (0, 1), (8, 9, 0, 5), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="the other way: not known"
+        ),
+        pytest.param(
+            (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="a max stops nothing"
+        ),
+        pytest.param(
+            (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (INF, INF)}), None, "no way", id="unreachable"
+        ),
+        pytest.param(
+            (0, 0), (0, 5, 6, 9), cameras_with({("cam01", "cam01"): (4, 20)}), None, "", id="broken track, same camera"
+        ),
+        pytest.param(
+            (0, 1),
+            (0, 5, 8.5, 9),
+            cameras_with({("cam01", "cam02"): (4, 20)}),
+            Constraints(tolerance=1),
+            "",
+            id="clocks may be a second off",
+        ),
+        pytest.param(
+            (0, 1),
+            (0, 5, 50, 60),
+            None,
+            Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 1, -1)),)),
+            "cannot-link",
+            id="laid down",
+        ),
+    ],
+)
+def test_a_pair(camera, times, cameras, constraints, reason):
+    tracklets = plain(camera, times[::2], times[1::2], names=("cam01", "cam02"))
+    rules = compile_rules(tracklets, cameras, constraints)
+    for first, second in ((0, 1), (1, 0)):
+        assert REASONS[rules.stops(np.array([first]), np.array([second]))[0]] == reason
+    assert bool(check_matches(tracklets, np.array([1, 1]), cameras, constraints)) == bool(reason)
+    assert not check_matches(tracklets, np.array([1, 2]), cameras, constraints)
+
+
+def test_speed_bound():
+    tracklets = plain((0, 1, 1), (0, 12, 12), (2, 20, 20), entry=[(0, 0), (30, 0), (3, 0)], leave=[(0, 0)] * 3)
+    constraints = Constraints(max_speed=2.0)
+    rules = compile_rules(tracklets, None, constraints)
+    stops = rules.stops(np.array([0, 0]), np.array([1, 2]))
+    assert [REASONS[reason] for reason in stops] == ["too far", ""]
+    assert len(check_matches(tracklets, np.array([1, 1, 2]), None, constraints)) == 1
+    assert not check_matches(tracklets, np.array([1, 2, 1]), None, constraints)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rules_and_the_check_agree_on_random_pairs(seed):
+    """Two implementations that share no code, on ugly times: equal starts, points, ends that touch."""
+    rng = np.random.default_rng(seed)
+    n = 40
+    start = rng.integers(0, 30, n) / 2
+    end = start + rng.integers(0, 8, n) / 2
+    camera = rng.integers(0, 3, n)
+    names = ("cam01", "cam02", "cam03")
+    place = rng.uniform(0, 30, (n, 2))
+    place[rng.random(n) < 0.2] = np.nan
+    tracklets = plain(camera, start, end, names=names, entry=place, leave=place)
+    travel = {}
+    for a in names:
+        for b in names:
+            if rng.random() < 0.5:
+                low = float(rng.choice([0.0, 2.0, 5.0, INF]))
+                travel[a, b] = (low, INF)
+    cameras = cameras_with(travel, stated=bool(rng.random() < 0.5))
+    pairs = rng.integers(0, n, (5, 2))
+    keys = [(names[camera[row]], row, -1) for row in range(n)]
+    constraints = Constraints(
+        cannot_link=tuple((keys[a], keys[b]) for a, b in pairs if a != b),
+        tolerance=float(rng.choice([0.0, 0.5, 1.0])),
+        max_speed=float(rng.choice([0.5, 5.0])) if rng.random() < 0.5 else None,
+    )
+    rules = compile_rules(tracklets, cameras, constraints)
+    first, second = np.triu_indices(n, 1)
+    stops = rules.stops(first, second)
+    for a, b, reason in zip(first, second, stops, strict=True):
+        identity = np.arange(1, n + 1)
+        identity[b] = identity[a]
+        # Only the pair is one identity, so the check speaks of it alone.
+        only = check_matches(tracklets, identity, cameras, constraints)
+        assert bool(only) == bool(reason), (a, b, REASONS[reason], only)
+    assert (rules.stops(second, first) == stops).all()
+
+
+def test_must_and_cannot():
+    tracklets = plain((0, 1, 2), (0, 10, 20), (5, 15, 25))
+    must = Constraints(must_link=((("cam01", 0, -1), ("cam02", 1, -1)),))
+    assert check_matches(tracklets, np.array([1, 2, 3]), None, must)
+    assert not check_matches(tracklets, np.array([1, 1, 3]), None, must)
+
+
+def test_a_file_of_decisions(tmp_path):
+    path = tmp_path / "constraints.json"
+    path.write_text(json.dumps({"merge": [[["cam01", 3], ["cam02", 4, 77]]], "reject": [[["cam01", 3], ["cam02", 5]]]}))
+    read = read_constraints(path)
+    assert read.must_link == ((("cam01", 3, -1), ("cam02", 4, 77)),)
+    assert read.cannot_link == ((("cam01", 3, -1), ("cam02", 5, -1)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("{", "cannot be read as JSON", id="no JSON"),
+        pytest.param("[]", "one object", id="a list"),
+        pytest.param('{"mrege": []}', "unknown key 'mrege'", id="a typing error"),
+        pytest.param('{"merge": 3}', "list of pairs", id="no list"),
+        pytest.param('{"merge": [[["cam01", 3]]]}', r"merge\[0\]", id="half a pair"),
+        pytest.param('{"split": [[["cam01", "x"], ["cam02", 5]]]}', r"split\[0\]", id="a track that is no number"),
+        pytest.param('{"format": 9}', "format 9", id="a newer format"),
+        pytest.param('{"tolerance": -1}', "tolerance is -1", id="a negative tolerance"),
+        pytest.param('{"tolerance": "1"}', "must be a number", id="a tolerance in quotes"),
+    ],
+)
+def test_a_bad_file(tmp_path, text, words):
+    path = tmp_path / "constraints.json"
+    path.write_text(text)
+    with pytest.raises(ReidError, match=words):
+        read_constraints(path)
+
+
+def test_a_tracklet_that_is_not_there():
+    tracklets = plain((0, 1), (0, 10), (5, 15))
+    with pytest.raises(ReidError, match="camera 'cam02', track 9"):
+        compile_rules(tracklets, None, Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 9, -1)),)))
+    with pytest.raises(ReidError, match="split from itself"):
+        compile_rules(tracklets, None, Constraints(cannot_link=((("cam01", 0, -1), ("cam01", 0, -1)),)))

@@ -1,0 +1,211 @@
+"""`match` from end to end on made people, and the cases that others crash on."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from reid import Embeddings
+from reid.core.errors import ReidError
+from reid.evaluation.calibration import calibrate
+from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, match
+from reid.mtmc.solvers import SOLVERS
+from tests.mtmc.made_tracklets import made, plain
+
+
+def pairwise_f1(person, identity):
+    return cluster_scores(person, identity).pair_f1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_people_are_found(solver):
+    tracklets, person = made(people=30, cameras=4, visits=6, noise=0.6)
+    result = match(tracklets, settings=MatchSettings(solver=solver))
+    assert pairwise_f1(person, result.identity) > 0.9
+    assert abs(result.identity.max() - 30) <= 5
+    assert set(result.identity) == set(range(1, result.identity.max() + 1))
+    assert (np.diff([result.tracklets.start[result.identity == n].min() for n in range(1, 5)]) >= 0).all()
+    assert ((result.confidence >= 0) & (result.confidence <= 1)).all()
+    links = result.links
+    assert (links.first < links.second).all()
+    assert (links.joined == (result.identity[links.first] == result.identity[links.second])).all()
+    assert (links.probability[links.stopped_by != ""] == 0).all()
+    assert links.probability[links.joined].mean() > 0.8 > 0.2 > links.probability[~links.joined].mean()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_same_again(solver):
+    tracklets, _ = made(noise=1.0)
+    first, second = (match(tracklets, settings=MatchSettings(solver=solver)) for _ in range(2))
+    assert (first.identity == second.identity).all()
+    for column in fields(first.links):
+        assert (getattr(first.links, column.name) == getattr(second.links, column.name)).all()
+
+
+def test_what_a_match_says_of_itself():
+    tracklets, _ = made(people=30)
+    result = match(tracklets)
+    assert "re-ranked (k1=" in result.protocol["distance"]
+    assert "silhouette" in result.protocol["threshold"]
+    assert result.protocol["settings"]["solver"] == "agglomerative"
+    assert result.protocol["identities"] == result.identity.max()
+    assert 0 <= result.fmr < 0.2
+    given = match(tracklets, settings=MatchSettings(threshold=0.4))
+    assert (given.threshold, given.protocol["threshold"]) == (0.4, "given")
+    rate = match(tracklets, settings=MatchSettings(fmr=0.1))
+    assert rate.fmr <= 0.11
+    assert rate.threshold <= 0.96
+
+
+def test_embeddings_go_straight_in():
+    tracklets, person = made(people=20)
+    embeddings = Embeddings(
+        tracklets.features, camids=tracklets.camera + 1, tracks=tracklets.track, frames=tracklets.first_frame
+    )
+    result = match(embeddings)
+    assert pairwise_f1(person, result.identity) > 0.9
+
+
+def test_a_calibration_gives_the_threshold():
+    tracklets, person = made(people=30, noise=0.6)
+    calibration = calibrate(tracklets.features, person, tracklets.camera, fmr=0.01)
+    result = match(tracklets, calibration=calibration)
+    assert result.protocol["threshold"].startswith("calibration")
+    assert pairwise_f1(person, result.identity) > 0.7
+
+
+def test_travel_times_help_where_looks_do_not():
+    travel = [[40, 10, 60, 25], [10, 40, 20, 45], [60, 20, 40, 15], [25, 45, 15, 40]]
+    gains = []
+    for seed in range(3):
+        tracklets, person = made(people=60, visits=8, noise=2.5, travel=travel, speed=0.05, seed=seed)
+        with_time = match(tracklets)
+        without = match(tracklets, settings=MatchSettings(travel=False))
+        assert with_time.travel
+        assert not without.travel
+        gains.append(pairwise_f1(person, with_time.identity) - pairwise_f1(person, without.identity))
+    assert min(gains) > 0.01
+
+
+def test_clocks_that_disagree_are_reported():
+    way = [[30, 20], [20, 30]]
+    tracklets, _ = made(people=80, cameras=2, visits=8, travel=way, speed=0.05, noise=0.4)
+    result = match(tracklets.shifted({"cam02": 5.0}))
+    assert result.offsets["cam02"] == pytest.approx(5, abs=1)
+
+
+def test_a_person_in_the_loop():
+    tracklets, _ = made(people=20)
+    first = match(tracklets)
+    names = tracklets.camera_names
+    key = [(names[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
+    one = np.flatnonzero(first.identity == 1)
+    other = np.flatnonzero(first.identity == 2)
+    constraints = Constraints(cannot_link=((key[one[0]], key[one[1]]),))
+    split = match(tracklets, constraints=constraints)
+    assert split.identity[one[0]] != split.identity[one[1]]
+    free = [(a, b) for a in one for b in other if not overlap(tracklets, a, b)]
+    joined = match(tracklets, constraints=Constraints(must_link=((key[free[0][0]], key[free[0][1]]),)))
+    assert joined.identity[free[0][0]] == joined.identity[free[0][1]]
+
+
+def overlap(tracklets, a, b):
+    shared = min(tracklets.end[a], tracklets.end[b]) - max(tracklets.start[a], tracklets.start[b])
+    return tracklets.camera[a] == tracklets.camera[b] and shared >= 0
+
+
+def test_rules_of_the_cameras_are_kept_and_told():
+    tracklets, _ = made(people=40, noise=2.5)
+    names = tracklets.camera_names
+    cameras = Cameras(
+        {name: Camera(name) for name in names},
+        travel={(a, b): (30.0, 90.0) for a in names for b in names if a != b},
+        overlap_stated=True,
+    )
+    result = match(tracklets, cameras=cameras)
+    assert {"too fast", "not overlapping"} <= set(result.links.stopped_by)
+    assert not result.links.joined[result.links.stopped_by != ""].any()
+
+
+ONE = made(people=1, cameras=3, visits=6)[0]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "tracklets",
+    [
+        pytest.param(plain([], [], [], np.zeros((0, 4)), names=("cam01",)), id="nothing at all"),
+        pytest.param(plain([0], [0], [1]), id="one tracklet"),
+        pytest.param(plain([0, 1], [0, 5], [0, 5], np.eye(2)), id="two of one frame each"),
+        pytest.param(ONE, id="one person only"),
+        pytest.param(plain([0] * 30, np.arange(30) * 9.0, np.arange(30) * 9.0 + 3), id="one camera only"),
+        pytest.param(plain([0, 2], [0, 9], [3, 12], names=("cam01", "empty", "cam03")), id="a camera without tracks"),
+        pytest.param(plain([0] * 25, [0.0] * 25, [9.0] * 25), id="all at once"),
+        pytest.param(plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.ones((30, 4))), id="all alike"),
+        pytest.param(plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.zeros((30, 4))), id="no feature at all"),
+        pytest.param(
+            plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.eye(30)[:, :5]), id="most without a feature"
+        ),
+        pytest.param(replace(ONE, track=np.zeros(len(ONE), np.int64)), id="one id for all: parts of one track"),
+    ],
+)
+def test_edge_cases_end_well(tracklets, solver):
+    result = match(tracklets, settings=MatchSettings(solver=solver))
+    assert len(result.identity) == len(tracklets)
+    assert not np.isnan(result.confidence).any()
+    assert set(result.identity) == set(range(1, result.identity.max(initial=0) + 1))
+
+
+def test_one_person_is_one_identity():
+    assert match(ONE).identity.max() == 1
+
+
+def test_bad_crops_are_left_out_and_listed():
+    tracklets, _ = made(people=5, visits=4)
+    camera, track, frame = (np.repeat(column, 2) for column in (tracklets.camera, tracklets.track, tracklets.start))
+    features = np.repeat(tracklets.features, 2, axis=0)
+    features[3] = np.nan
+    features[6:8] = 0
+    again = Tracklets.from_features(tracklets.camera_names, camera, track, (25 * frame).astype(np.int64), features)
+    assert again.bad_rows.tolist() == [3, 6, 7]
+    result = match(again)
+    assert result.protocol["crops left out"] == 3
+    assert result.protocol["without a feature"] == 1
+    assert (result.identity == result.identity[3]).sum() == 1
+
+
+def test_without_a_feature_by_time():
+    """A broken track: its second part has no feature and begins a second after the first ends."""
+    features = np.eye(4)[[0, 1, 2, 3]].copy()
+    features[1] = 0
+    tracklets = plain([0, 0, 0, 1], [0, 11, 60, 90], [10, 20, 70, 99], features)
+    assert match(tracklets).identity[1] not in match(tracklets).identity[[0, 2, 3]]
+    result = match(tracklets, settings=MatchSettings(by_time=2.0))
+    assert result.identity[1] == result.identity[0]
+    assert result.protocol["of these left alone"] == 0
+    two = plain([0, 0, 0], [0, 11, 3], [10, 20, 10], np.array([[1, 0], [0, 0], [0, 1.0]]))
+    assert len(set(match(two, settings=MatchSettings(by_time=2.0)).identity)) == 3, "two could go on; neither does"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"solver": "agglomerativ"}, "Did you mean 'agglomerative'"),
+        ({"threshold": -1.0}, "threshold is -1.0"),
+        ({"fmr": 0.0}, "fmr is 0.0"),
+        ({"neighbours": 0}, "neighbours and k1"),
+        ({"camera_bias": 0.0}, "camera_bias"),
+        ({"by_time": -2.0}, "by_time"),
+    ],
+)
+def test_settings_out_of_range(settings, words):
+    with pytest.raises(ReidError, match=words):
+        MatchSettings(**settings)
+
+
+def test_a_rate_that_too_few_pairs_can_tell():
+    tracklets = plain([0, 1] * 15, np.arange(30.0) * 9, np.arange(30.0) * 9)
+    with pytest.raises(ReidError, match="only 0 pairs"):
+        match(tracklets, settings=MatchSettings(fmr=0.01))

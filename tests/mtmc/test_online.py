@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reid.core.errors import ReidError
+from reid.mtmc import Cameras, Constraints, MatchSettings, Tracklets, check_matches, cluster_scores, match
+from reid.mtmc.online import OnlineMatcher, StreamSettings, _taken, match_online
+
+NAMES = ("cam01", "cam02", "cam03")
+
+
+def walks(people=30, cameras=3, noise=0.25, seed=0, dim=32, gap=20.0):
+    """People pass the cameras in order, a tracklet of four crops in each, some seconds apart; (tracklets, who)."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(people, dim))
+    camera, track, frame, features, who = [], [], [], [], []
+    for c in range(cameras):
+        for person in range(people):
+            first = int(25 * (4 * person + gap * c))
+            for step in range(4):
+                camera.append(c)
+                track.append(100 * c + (7 * person) % people)
+                frame.append(first + 10 * step)
+                features.append(centres[person] + noise * np.sqrt(dim) * rng.normal(size=dim) / 4)
+            who.append((c, 100 * c + (7 * person) % people, person))
+    tracklets = Tracklets.from_features(
+        NAMES[:cameras], np.array(camera), np.array(track), np.array(frame), np.array(features, np.float32)
+    )
+    person_of = {(c, t): person for c, t, person in who}
+    keys = zip(tracklets.camera.tolist(), tracklets.track.tolist(), strict=True)
+    return tracklets, np.array([person_of[key] for key in keys])
+
+
+def test_clear_people_are_found_nearly_as_offline():
+    """In its first minutes a stream has seen nobody twice, and some of what it joins there is wrong."""
+    found = []
+    for gap in (3.0, 6.0, 12.0):
+        tracklets, who = walks(gap=gap)
+        online = match_online(tracklets)
+        assert cluster_scores(who, match(tracklets).identity).pair_f1 == 1
+        found.append(cluster_scores(who, online.identity).pair_f1)
+    assert np.mean(found) > 0.85
+    assert online.delay == 62
+
+
+def test_no_decision_knows_what_comes_after_it():
+    tracklets, _ = walks(noise=1.5, seed=1)
+    stream = StreamSettings(period=20)
+    whole = match_online(tracklets, stream=stream).identity
+    tick = np.ceil((tracklets.end + stream.close_after) / stream.period)
+    for until in np.quantile(tick, [0.2, 0.5, 0.8]):
+        early = tick <= until
+        part = match_online(_taken(tracklets, np.flatnonzero(early)), stream=stream).identity
+        np.testing.assert_array_equal(part, whole[early])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("noise", [0.3, 1.5, 6.0], ids=["clear", "unclear", "hopeless"])
+def test_no_rule_is_broken(seed, noise):
+    tracklets, _ = walks(people=20, noise=noise, seed=seed, gap=3.0)
+    rng = np.random.default_rng(seed)
+    keys = [(NAMES[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
+    pairs = [tuple(keys[i] for i in rng.choice(len(keys), 2, replace=False)) for _ in range(40)]
+    constraints = Constraints(cannot_link=tuple(pairs))
+    cameras = Cameras.from_names(NAMES)
+    stream = StreamSettings(period=10, memory=30, members=2, most=15)
+    online = match_online(tracklets, cameras=cameras, constraints=constraints, stream=stream)
+    assert check_matches(tracklets, online.identity, cameras, constraints) == []
+    assert (online.identity > 0).all()
+    assert sorted(set(online.identity.tolist())) == list(range(1, online.identity.max() + 1))
+
+
+@pytest.mark.parametrize("memory", [1e9, 25.0], ids=["remembered", "forgotten"])
+def test_people_are_joined_where_they_must_be_even_when_forgotten(memory):
+    tracklets, who = walks(people=12, noise=0.3)
+    first = np.flatnonzero((who == 0) & (tracklets.camera == 0))[0]
+    last = np.flatnonzero((who == 5) & (tracklets.camera == 2))[0]
+    key = [(NAMES[tracklets.camera[row]], int(tracklets.track[row]), -1) for row in (first, last)]
+    free = match_online(tracklets, stream=StreamSettings(period=10, memory=memory))
+    assert free.identity[first] != free.identity[last]
+    bound = match_online(
+        tracklets,
+        constraints=Constraints(must_link=((key[0], key[1]),)),
+        stream=StreamSettings(period=10, memory=memory),
+    )
+    assert bound.identity[first] == bound.identity[last]
+
+
+def test_what_must_and_cannot_be_is_refused_in_words():
+    tracklets, who = walks(people=12, noise=0.3)
+    rows = [np.flatnonzero((who == person) & (tracklets.camera == camera))[0] for person, camera in ((0, 0), (0, 2))]
+    a, b = ((NAMES[tracklets.camera[row]], int(tracklets.track[row]), -1) for row in rows)
+    with pytest.raises(ReidError, match="constraint"):
+        match_online(
+            tracklets,
+            constraints=Constraints(must_link=((a, b),), cannot_link=((a, b),)),
+            stream=StreamSettings(period=10),
+        )
+
+
+def test_memory_is_bounded():
+    tracklets, _ = walks(people=40, noise=0.3)
+    stream = StreamSettings(period=20, members=2, most=30)
+    matcher = OnlineMatcher(stream=stream)
+    tick = np.ceil((tracklets.end + stream.close_after) / stream.period)
+    for now in np.unique(tick):
+        matcher.push(_taken(tracklets, np.flatnonzero(tick == now)))
+        assert len(matcher) <= 30
+        assert np.bincount(matcher._identity).max() <= 2
+    assert match_online(tracklets, stream=stream).remembered <= 30
+    short = match_online(tracklets, stream=StreamSettings(period=20, memory=5))
+    assert short.remembered < 20
+
+
+def test_a_recording_without_features_gives_everybody_a_number():
+    tracklets, _ = walks(people=4)
+    blind = Tracklets.from_features(
+        NAMES,
+        tracklets.camera,
+        tracklets.track,
+        tracklets.first_frame,
+        np.zeros_like(tracklets.features),
+    )
+    online = match_online(blind)
+    assert sorted(online.identity.tolist()) == list(range(1, len(blind) + 1))
+
+
+def test_cameras_that_change_are_refused():
+    matcher = OnlineMatcher()
+    matcher.push(walks(people=3)[0])
+    with pytest.raises(ReidError, match="stream's cameras were cam01, cam02, cam03"):
+        matcher.push(walks(people=3, cameras=2)[0])
+
+
+@pytest.mark.parametrize("name", ["period", "memory", "members", "most"])
+def test_settings_of_zero_are_refused(name):
+    with pytest.raises(ReidError, match=f"{name} is 0"):
+        StreamSettings(**{name: 0})
+
+
+def test_a_given_threshold_is_used():
+    tracklets, who = walks()
+    never = match_online(tracklets, settings=MatchSettings(threshold=0.0))
+    assert never.identity.max() == len(who)

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reid.core.errors import ReidError
+from reid.mtmc import Tracks
+from reid.mtmc.track_files import FORMATS, read_tracks, write_aicity, write_tracks
+
+MOT = "1,7,10,20,30,40,0.5,-1,-1,-1\n2,7,11,20,30,40,0.75,-1,-1,-1\n"
+
+
+def put(folder: Path, **files: str | bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def rows(tracks: Tracks) -> list[tuple]:
+    names = [tracks.camera_names[i] for i in tracks.camera]
+    columns = (names, tracks.track.tolist(), tracks.frame.tolist(), tracks.boxes.tolist(), tracks.confidence.tolist())
+    return list(zip(*columns, strict=True))
+
+
+TWO = [("cam01", 7, 1, [10, 20, 30, 40], 0.5), ("cam01", 7, 2, [11, 20, 30, 40], 0.75)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(MOT, id="as written by most"),
+        pytest.param(MOT.rstrip("\n"), id="no line end at the end"),
+        pytest.param(MOT.replace("\n", "\r\n"), id="Windows line ends"),
+        pytest.param(MOT.replace("\n", "\r"), id="old Macintosh line ends"),
+        pytest.param("\ufeff" + MOT, id="byte order mark"),
+        pytest.param("# frame,id,…\n" + MOT, id="a comment"),
+        pytest.param(MOT.replace("\n", "\n\n%\n  \n"), id="blank lines and comments between"),
+        pytest.param(MOT.replace(",", ", "), id="spaces after commas"),
+        pytest.param(MOT.replace(",", " "), id="spaces"),
+        pytest.param(MOT.replace(",", "   "), id="several spaces"),
+        pytest.param(MOT.replace(",", "\t"), id="tabs"),
+        pytest.param(MOT.replace(",", ";"), id="semicolons"),
+        pytest.param(MOT.replace("\n", ",\n"), id="a comma at each end"),
+        pytest.param(MOT.replace(",7,", ",7.0,"), id="ids with a point, as pandas writes them"),
+        pytest.param(MOT.replace(",7,", ",7.000000000000000000e+00,"), id="as numpy.savetxt writes them"),
+        pytest.param("".join(reversed(MOT.splitlines(keepends=True))), id="in another order"),
+        pytest.param(MOT.replace(",-1,-1,-1", ""), id="7 columns"),
+        pytest.param(MOT.replace(",-1,-1,-1", ",-1,-1"), id="9 columns, of which 8 and 9 say nothing"),
+        pytest.param(MOT.replace("-1,-1,-1", "2.5,3.5,0"), id="world coordinates"),
+    ],
+)
+def test_mot_text_however_it_is_written(tmp_path, text):
+    tracks = read_tracks(put(tmp_path / "t", cam01=text))
+    assert rows(tracks) == TWO
+    assert (tracks.format, tracks.warnings) == ("mot", ())
+
+
+GT = "1,7,10,20,30,40,1,1,0.5\n2,7,11,20,30,40,0,1,1\n3,7,11,20,30,40,1,7,0\n"
+AICITY = "41 7 1 10 20 30 40 -1 -1\n42 7 2 11 20 30 40 -1 -1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "why", "expected"),
+    [
+        pytest.param(MOT, "mot", "mot: 10 columns", TWO, id="10 columns"),
+        pytest.param("1,7,10,20,30,40\n", "mot", "6 columns", [(*TWO[0][:4], 1)], id="no confidence: 1"),
+        pytest.param(MOT.replace("0.5", "-1"), "mot", "10", [(*TWO[0][:4], 1), TWO[1]], id="confidence -1: not given"),
+        pytest.param(
+            GT, "mot", "consider, class, visibility: 9 columns",
+            [(*TWO[0][:4], 1), ("cam01", 7, 3, [11, 20, 30, 40], 1)], id="ground truth; a row not to consider",
+        ),
+        pytest.param(
+            AICITY, "aicity", "no confidence but a height; spaces",
+            [("41", 7, 1, [10, 20, 30, 40], 1), ("42", 7, 2, [11, 20, 30, 40], 1)], id="AI City",
+        ),
+        pytest.param(
+            AICITY.replace(" ", ","), "duke", "no confidence but a height; commas",
+            [("41", 7, 1, [10, 20, 30, 40], 1), ("42", 7, 2, [11, 20, 30, 40], 1)], id="DukeMTMC",
+        ),
+        pytest.param(
+            "41 7 1 10 20 30 40\n", "aicity", "height", [("41", 7, 1, [10, 20, 30, 40], 1)], id="AI City, 7 columns"
+        ),
+    ],
+)  # fmt: skip
+def test_formats_are_known_by_their_content(tmp_path, text, format, why, expected):
+    put(tmp_path / "t", cam01=text)
+    for path in (tmp_path / "t", tmp_path / "t" / "cam01.txt"):
+        tracks = read_tracks(path)
+        assert tracks.format == format
+        assert why in tracks.why
+        assert rows(tracks) == expected
+
+
+def test_rows_not_to_consider_are_counted(tmp_path):
+    assert read_tracks(put(tmp_path / "t", a=GT)).warnings == (
+        "1 rows of ground truth left out: their 7th column says not to consider them.",
+    )
+
+
+def test_a_format_may_be_told(tmp_path):
+    logits = "1,7,10,20,30,40,5.5\n"  # looks like camera 1, id 7, frame 10, of height 5.5
+    folder = put(tmp_path / "t", cam01=logits)
+    assert read_tracks(folder).format == "duke"
+    told = read_tracks(folder, format="mot")
+    assert rows(told) == [("cam01", 7, 1, [10, 20, 30, 40], 5.5)]
+    assert told.why.startswith("mot: as told")
+    with pytest.raises(ReidError, match="Did you mean 'aicity'"):
+        read_tracks(folder, format="aic")
+    with pytest.raises(ReidError, match="not a Parquet file"):
+        read_tracks(folder, format="parquet")
+
+
+def test_empty_files_are_cameras_without_tracks(tmp_path):
+    folder = put(tmp_path / "t", cam2=MOT, cam10="", cam1="\n# nothing\n")
+    tracks = read_tracks(folder)
+    assert tracks.camera_names == ("cam1", "cam2", "cam10")
+    assert set(tracks.camera.tolist()) == {1}
+    nothing = read_tracks(put(tmp_path / "none", a="", b=""))
+    assert (len(nothing), nothing.camera_names, nothing.format) == (0, ("a", "b"), "mot")
+    assert read_tracks(folder / "cam10.txt", format="aicity").camera_names == ()
+
+
+def test_what_lies_beside_track_files_is_left_alone(tmp_path):
+    folder = put(tmp_path / "t", cam01=MOT)
+    for name in ("cameras.yaml", ".cam02.txt", "seqinfo.ini", "cam01.mp4", "scores.json"):
+        (folder / name).write_text("not tracks")
+    (folder / "videos.txt").mkdir()
+    assert rows(read_tracks(folder)) == TWO
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        pytest.param({"a": MOT + "3,7,10,x,30,40,1,-1,-1,-1\n"}, r"a\.txt, line 3: '3,7,10,x.*holds 'x'", id="a word"),
+        pytest.param({"a": "frame,id,x,y,w,h\n" + MOT}, r"line 1.*Put # before a line of headings", id="headings"),
+        pytest.param({"a": MOT + "\n3,7,10\n"}, r"line 4: '3,7,10' has 3 values where the first line has 10", id="cut"),
+        pytest.param({"a": MOT + "3,7,,20,30,40,1,-1,-1,-1\n"}, r"line 3.*holds ''", id="an empty field"),
+        pytest.param({"a": "1,7,10,20,30\n"}, "5 columns, which are too few", id="too few columns"),
+        pytest.param({"a": MOT + "3,-1,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the id is -1 \(1 such.*tracker", id="-1"),
+        pytest.param({"a": "#\n" + MOT + "3,-2,1,2,3,4,1,-1,-1,-1\n"}, r"line 4: the id is -2", id="negative id"),
+        pytest.param({"a": MOT + "-3,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the frame is -3", id="negative frame"),
+        pytest.param({"a": MOT + "\n3.5,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 4: the frame is 3.5", id="half a frame"),
+        pytest.param({"a": MOT + "nan,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the frame is nan", id="no frame"),
+        pytest.param({"a": MOT + "3,1e17,1,2,3,4,1,-1,-1,-1\n"}, r"the id is 1e\+17", id="an id too large for floats"),
+        pytest.param({"a": MOT, "b": AICITY}, r"different formats: a\.txt is mot.*b\.txt is aicity", id="two formats"),
+        pytest.param({"a": MOT, "b": GT}, r"different formats: .*b\.txt is mot with consider", id="truth and results"),
+        pytest.param({"a": MOT.encode("utf-16")}, r"not plain text", id="UTF-16"),
+        pytest.param({"a": b"1,7\0\0\0"}, r"not plain text", id="not text"),
+        pytest.param({}, r"holds no \.txt and no \.parquet", id="an empty folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(tmp_path, files, message):
+    folder = put(tmp_path / "t", **files)
+    with pytest.raises(ReidError, match=message):
+        read_tracks(folder)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ReidError, match="There are no tracks at"):
+        read_tracks(tmp_path / "none")
+    (tmp_path / "gt").mkdir()
+    with pytest.raises(ReidError, match="has the folders gt"):
+        read_tracks(tmp_path)
+
+
+def test_boxes_of_no_use_are_left_out_and_listed(tmp_path):
+    bad = "3,7,1,2,0,40,1,-1,-1,-1\n4,7,1,2,30,-1,1,-1,-1,-1\n5,7,nan,2,3,4,1,-1,-1,-1\n6,7,1,2,inf,4,1,-1,-1,-1\n"
+    tracks = read_tracks(put(tmp_path / "t", cam01=MOT + "\n" + bad + "7,7,-50,2,3,4,nan,-1,-1,-1\n"))
+    assert rows(tracks) == TWO
+    assert tracks.warnings == (
+        "5 boxes left out, without area or not finite: cam01.txt line 4, cam01.txt line 5, cam01.txt line 6, "
+        "cam01.txt line 7, cam01.txt line 8.",
+    )
+
+
+def test_frame_0_and_boxes_outside_the_image_stay(tmp_path):
+    tracks = read_tracks(put(tmp_path / "t", a="0,0,-100,-50,30,40,1,-1,-1,-1\n"))
+    assert rows(tracks) == [("a", 0, 0, [-100, -50, 30, 40], 1)]
+    assert "Frames count from 0" in tracks.warnings[0]
+
+
+TWICE = (
+    "1,7,10,20,30,40,0.5,-1,-1,-1\n"
+    "1,7,10,20,30,40,0.9,-1,-1,-1\n"
+    "2,7,11,20,30,40,0.5,-1,-1,-1\n"
+    "2,7,12,20,30,40,0.9,-1,-1,-1\n"
+    "2,7,13,20,30,40,0.9,-1,-1,-1\n"
+)
+
+
+def test_one_id_twice_in_a_frame(tmp_path):
+    folder = put(tmp_path / "t", cam01=TWICE)
+    with pytest.raises(ReidError, match=r"cam01\.txt line 4 and cam01\.txt line 3 both give id 7 in frame 2 of camera"):
+        read_tracks(folder)
+    first = read_tracks(folder, duplicates="first")
+    assert [row[3:] for row in rows(first)] == [([10, 20, 30, 40], 0.5), ([11, 20, 30, 40], 0.5)]
+    assert first.warnings == (
+        "3 rows left out whose id was in that frame already, 1 that repeat a box, 2 with another box (kept: the "
+        "first): cam01.txt line 2, cam01.txt line 4, cam01.txt line 5.",
+    )
+    confident = read_tracks(folder, duplicates="confident")
+    assert [row[3:] for row in rows(confident)] == [([10, 20, 30, 40], 0.9), ([12, 20, 30, 40], 0.9)]
+    assert "cam01.txt line 1, cam01.txt line 3, cam01.txt line 5" in confident.warnings[0]
+    with pytest.raises(ReidError, match="duplicates='last' is not known"):
+        read_tracks(folder, duplicates="last")
+
+
+def test_repeated_boxes_are_one_and_counted(tmp_path):
+    tracks = read_tracks(put(tmp_path / "t", cam01=MOT + MOT))
+    assert rows(tracks) == TWO
+    assert tracks.warnings == (
+        "2 rows left out whose id was in that frame already, 2 that repeat a box: cam01.txt line 3, cam01.txt line 4.",
+    )
+
+
+def test_the_same_id_in_two_cameras_is_no_duplicate(tmp_path):
+    assert len(read_tracks(put(tmp_path / "t", a=MOT, b=MOT))) == 4
+
+
+def ugly(rng: np.random.Generator) -> Tracks:
+    n = 400
+    boxes = 10.0 ** rng.uniform(-5, 6, (n, 4))
+    boxes[:, :2] *= rng.choice([-1, 1], (n, 2))
+    frames = rng.choice(10_000_000, n, replace=False)
+    return Tracks.from_columns(
+        ["cam1", "cam2", "cam3"], rng.choice([0, 2], n), rng.integers(0, 2**52, n), frames, boxes, rng.random(n)
+    )
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_what_is_written_reads_back_equal(tmp_path, format):
+    tracks = ugly(np.random.default_rng(0))
+    write_tracks(tracks, tmp_path / "out", format)
+    again = read_tracks(tmp_path / "out")
+    assert again.format == format
+    for name in ("track", "frame", "boxes"):
+        assert np.array_equal(getattr(again, name), getattr(tracks, name)), name
+    if format in ("mot", "parquet"):
+        assert again.camera_names == tracks.camera_names  # the camera without boxes too
+        assert np.array_equal(again.camera, tracks.camera)
+        assert np.array_equal(again.confidence, tracks.confidence)
+    else:
+        assert again.camera_names == ("1", "3")
+        assert (again.confidence == 1).all()
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_no_boxes_at_all_can_be_written(tmp_path, format):
+    write_tracks(Tracks.from_columns(["a"], [], [], [], []), tmp_path / "out", format)
+    assert len(read_tracks(tmp_path / "out")) == 0
+
+
+def test_the_text_that_is_written(tmp_path):
+    tracks = Tracks.from_columns(["cam01", "cam02"], [1], [7], [3], [[10, 20.25, 30, 40]], [0.1])
+    files = write_tracks(tracks, tmp_path / "mot")
+    assert [file.name for file in files] == ["cam01.txt", "cam02.txt"]
+    assert [file.read_text() for file in files] == ["", "3,7,10,20.25,30,40,0.1,-1,-1,-1\n"]
+    assert write_aicity(tracks, tmp_path / "aic.txt") == {"cam01": 1, "cam02": 2}
+    assert (tmp_path / "aic.txt").read_text() == "2 7 3 10 20.25 30 40 -1 -1\n"
+    (duke,) = write_tracks(tracks, tmp_path / "duke", "duke")
+    assert duke.read_text() == "2,7,3,10,20.25,30,40,-1,-1\n"
+    named = Tracks.from_columns(["door", "hall"], [1], [7], [3], [[10, 20, 30, 40]])
+    assert write_aicity(named, tmp_path / "named.txt") == {"door": 1, "hall": 2}
+
+
+def test_writing_refuses_what_would_be_misread(tmp_path):
+    tracks = Tracks.from_columns(["a"], [0], [7], [3], [[10, 20, 30, 40]])
+    write_tracks(tracks, tmp_path / "out")
+    write_tracks(tracks, tmp_path / "out")  # the same files again
+    with pytest.raises(ReidError, match=r"other track files \(a\.txt\)"):
+        write_tracks(Tracks.from_columns(["b"], [], [], [], []), tmp_path / "out")
+    with pytest.raises(ReidError, match="cannot be a file name"):
+        write_tracks(Tracks.from_columns(["../a"], [], [], [], []), tmp_path / "new")
+    with pytest.raises(ReidError, match="no track format 'motchallenge'"):
+        write_tracks(tracks, tmp_path / "new", "motchallenge")
+    assert not (tmp_path / "new").exists()
+
+
+def table(**columns) -> pa.Table:
+    whole = {"camera": ["a", "a"], "track": [7, 7], "frame": [1, 2]}
+    return pa.table(whole | {name: [1.0, 2.0] for name in "xywh"} | columns)
+
+
+def test_parquet_of_others(tmp_path):
+    for camera in (pa.array([12, 3]), pa.array(["12", "3"]), pa.array(["12", "3"]).dictionary_encode()):
+        pq.write_table(table(camera=camera, more=["x", "y"]), tmp_path / "t.parquet")
+        tracks = read_tracks(tmp_path / "t.parquet")
+        assert rows(tracks) == [("3", 7, 2, [2] * 4, 1), ("12", 7, 1, [1] * 4, 1)]
+    pq.write_table(table(track=[7.0, 8.0], confidence=[0.5, 0.25]), tmp_path / "t.parquet")
+    assert [row[1::3] for row in rows(read_tracks(tmp_path))] == [(7, 0.5), (8, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        pytest.param(table().drop(["w", "h"]), "has no column 'w', 'h'", id="columns missing"),
+        pytest.param(table(track=[7, None]), "'track' has no value in row 1", id="a value missing"),
+        pytest.param(table(track=[7, -1]), "'track' is -1 in row 1.*nobody tracked", id="no id"),
+        pytest.param(table(frame=[1.5, 2]), "'frame' is 1.5 in row 0", id="half a frame"),
+        pytest.param(table(x=["1", "2"]), "'x' must hold numbers; it holds string", id="text for numbers"),
+        pytest.param(table(camera=[0.5, 1]), "'camera' must hold names", id="half a camera"),
+        pytest.param(table(frame=[1, 1]), r"t\.parquet row 1 \(from 0\) and .* row 0", id="one id twice in a frame"),
+    ],
+)
+def test_parquet_that_cannot_be_read(tmp_path, made, message):
+    pq.write_table(made, tmp_path / "t.parquet")
+    with pytest.raises(ReidError, match=message):
+        read_tracks(tmp_path / "t.parquet")
+
+
+def test_parquet_that_is_cut(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ReidError, match="cannot be read as Parquet"):
+        read_tracks(tmp_path)
+
+
+def test_columns_are_checked():
+    good = {"camera": [0, 0], "track": [1, 2], "frame": [1, 1], "boxes": np.ones((2, 4))}
+    assert len(Tracks.from_columns(["a"], **good)) == 2
+    for wrong, message in (
+        ({"camera": [0, 1]}, "must hold 0 to 0"),
+        ({"track": [1, 1]}, "id 1 is twice in frame 1 of camera 'a'"),
+        ({"track": [1, -1]}, "track is -1 in row 1"),
+        ({"track": [1.0, 2.0]}, "must hold integers"),
+        ({"frame": [1]}, r"'frame' has shape \[1\]"),
+        ({"boxes": np.ones((2, 3))}, r"must be \[2, 4\]"),
+        ({"boxes": [[1, 1, 1, 1], [1, 1, 0, 1]]}, "row 1 has box"),
+        ({"confidence": [1]}, "'confidence' has shape"),
+    ):
+        with pytest.raises(ReidError, match=message):
+            Tracks.from_columns(["a"], **(good | wrong))
+    with pytest.raises(ReidError, match="'a' is named twice"):
+        Tracks.from_columns(["a", "a"], **good)
+
+
+def test_taking_and_naming_anew():
+    tracks = Tracks.from_columns(["a", "b"], [1, 0, 0], [5, 6, 5], [1, 2, 2], np.arange(12).reshape(3, 4) + 1)
+    assert rows(tracks.take([2, 0])) == [rows(tracks)[0], rows(tracks)[2]]
+    assert len(tracks.take([])) == 0
+    renamed = tracks.with_ids([9, 3, 4])
+    assert renamed.track.tolist() == [3, 9, 4]
+    assert renamed.boxes[:, 0].tolist() == [5, 9, 1]
+    with pytest.raises(ReidError, match="twice in frame 2"):
+        tracks.with_ids([9, 9, 9])
+
+
+def test_the_made_world_can_be_read(tmp_path):
+    from reid.mtmc.track_files import read_cameras
+    from reid.synthetic import synthesize
+
+    root = synthesize(tmp_path / "streets", ids=10, cameras=3, crops_per_pass=(2, 2), track_seconds=60)
+    truth, tracks = read_tracks(root / "truth"), read_tracks(root / "tracks")
+    assert truth.camera_names == tracks.camera_names == ("cam01", "cam02", "cam03")
+    assert len(tracks)
+    cameras = read_cameras(root / "cameras.yaml", tracks.camera_names)
+    assert (cameras.stated, cameras.warnings) == (True, ())
+    fps = json.loads((root / "made.json").read_text())["fps"]
+    assert cameras["cam02"].seconds(1 + fps) == cameras["cam02"].offset + 1
+    # `least` holds between any two walks of one person, in the truth.
+    for person in np.unique(truth.track).tolist():
+        spans = []
+        for camera, name in enumerate(truth.camera_names):
+            times = cameras.seconds(name, truth.frame[(truth.track == person) & (truth.camera == camera)])
+            for walk in np.split(times, np.flatnonzero(np.diff(times) > cameras.least(name, name)) + 1):
+                spans += [(walk[0], walk[-1], name)] if len(walk) else []
+        for one in spans:
+            for other in spans:
+                if other[0] > one[1]:
+                    assert other[0] - one[1] >= cameras.least(one[2], other[2])

@@ -1,0 +1,179 @@
+"""The plan of the made world: who walks where, and which crops are taken."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from reid.synthetic import Difficulty, Streets
+from reid.synthetic.rendering import Studio
+from reid.synthetic.trajectories import Pass, placed_at
+from reid.synthetic.world import TEST, World, plan
+
+NAME = re.compile(r"^(-?\d{1,4})_c(\d+)s(\d+)_(\d+)_(\d+)\.jpe?g$")
+PLANS = {
+    "the default": Streets(),
+    "the smallest": Streets(ids=4, cameras=2),
+    "two cameras": Streets(ids=20, cameras=2, seed=5),
+    "many cameras, a crowd": Streets(ids=30, cameras=11, difficulty=Difficulty(crowd=8.0)),
+    "a walk gives few crops": Streets(ids=30, cameras=3, crops_per_pass=(2, 2), seed=2),
+    "nearly all for training": Streets(ids=12, train_share=0.99),
+    "twenty-five frames a second": Streets(ids=12, fps=25.0, seed=9),
+    "many come back": Streets(ids=24, cameras=4, difficulty=Difficulty(reentry=0.6)),
+}
+
+
+@pytest.fixture(scope="module", params=PLANS.values(), ids=PLANS.keys())
+def world(request: pytest.FixtureRequest) -> World:
+    return plan(request.param)
+
+
+def by_person(world: World) -> dict[tuple[int, int], list[Pass]]:
+    """Each person's passes of a recording, by time."""
+    found: dict[tuple[int, int], list[Pass]] = defaultdict(list)
+    for recording, cameras in enumerate(world.passes):
+        for passes in cameras:
+            for one in passes:
+                found[recording, one.person].append(one)
+    return {key: sorted(passes, key=lambda one: one.start) for key, passes in found.items()}
+
+
+def test_names_are_unique_and_read_by_the_market_rule(world: World) -> None:
+    names = [shot.name for shot in world.shots]
+    assert len(set(names)) == len(names)
+    for shot in world.shots:
+        pid, camera, sequence, frame, box = (int(part) for part in NAME.match(shot.name).groups())  # type: ignore[union-attr]
+        assert (camera, frame) == (shot.camera + 1, shot.frame)
+        assert sequence >= 1
+        assert frame >= 1
+        assert box >= 1
+        assert -1 <= pid <= world.streets.ids
+
+
+def test_train_and_test_share_no_identity(world: World) -> None:
+    pids = defaultdict(set)
+    for shot in world.shots:
+        pids[shot.folder].add(int(shot.name.split("_")[0]))
+    assert pids["bounding_box_train"] <= set(range(1, world.n_train + 1))
+    assert pids["query"] <= set(range(world.n_train + 1, world.streets.ids + 1))
+    assert pids["query"] <= pids["bounding_box_test"]
+    assert len(pids["bounding_box_train"]) >= 2
+    assert pids["query"]
+
+
+def test_a_query_is_one_crop_of_its_identity_and_camera_and_has_a_match_elsewhere(world: World) -> None:
+    queries, gallery = Counter(), defaultdict(set)
+    for shot in world.shots:
+        pid = int(shot.name.split("_")[0])
+        if shot.folder == "query":
+            queries[pid, shot.camera] += 1
+        elif shot.folder == "bounding_box_test":
+            gallery[pid].add(shot.camera)
+    assert max(queries.values()) == 1
+    assert all(gallery[pid] - {camera} for pid, camera in queries)
+
+
+def test_junk_and_distractors_are_as_many_as_asked(world: World) -> None:
+    kinds = Counter(int(shot.name.split("_")[0]) for shot in world.shots if shot.folder == "bounding_box_test")
+    good = sum(count for pid, count in kinds.items() if pid > 0)
+    assert kinds[-1] == round(world.streets.junk * good)
+    assert kinds[0] == round(world.streets.distractors * good)
+
+
+def test_boxes_lie_inside_the_frame(world: World) -> None:
+    for shot in world.shots:
+        x, y, w, h = shot.box
+        width, height = world.cameras[shot.camera].size
+        assert x >= 0
+        assert y >= 0
+        assert w > 0
+        assert h > 0
+        assert x + w <= width + 1e-6
+        assert y + h <= height + 1e-6
+
+
+def test_travel_times_are_kept(world: World) -> None:
+    table = {(t.source, t.target): t for t in world.travels}
+    assert len(table) == world.streets.cameras**2
+    gaps = 0
+    for passes in by_person(world).values():
+        for a, b in pairwise(passes):
+            most = table[a.camera, b.camera].most
+            assert most is not None
+            assert b.start - a.end <= most
+            gaps += 1
+        for i, a in enumerate(passes):
+            for b in passes[i + 1 :]:
+                assert b.start - a.end >= table[a.camera, b.camera].least > 0
+    assert gaps > 0
+
+
+def test_nobody_is_in_two_places_at_once_and_visits_are_counted(world: World) -> None:
+    for passes in by_person(world).values():
+        seen: Counter[int] = Counter()
+        for a, b in pairwise(passes):
+            assert a.end < b.start
+        for one in passes:
+            seen[one.camera] += 1
+            assert one.visit == seen[one.camera]
+
+
+def test_most_people_walk_before_several_cameras() -> None:
+    world = plan(Streets())
+    cameras = [len({one.camera for one in passes}) for (_, person), passes in by_person(world).items() if person < 350]
+    assert min(cameras) >= 2
+    assert 3.5 < np.mean(cameras) < 5.5
+    come_back = sum(one.visit > 1 for passes in by_person(world).values() for one in passes)
+    assert come_back > 20
+
+
+def test_people_are_seen_from_all_sides() -> None:
+    world = plan(Streets())
+    quarters = Counter()
+    for cameras in world.passes:
+        for passes in cameras:
+            for one in passes:
+                x, y, heading, _ = one.at(world.people[one.person], np.array([one.start + one.seconds / 2]))
+                seen_from = (heading[0] - math.atan2(-x[0], y[0])) % (2 * math.pi)
+                quarters[int(((seen_from + math.pi / 4) % (2 * math.pi)) // (math.pi / 2))] += 1
+    shares = np.array([quarters[q] for q in range(4)]) / quarters.total()
+    assert shares.min() > 0.1
+
+
+def test_the_true_box_holds_the_drawn_person() -> None:
+    world = plan(Streets(ids=30, difficulty=Difficulty(occluders=0, crowd=0.05)))
+    overlaps = []
+    for c, camera in enumerate(world.cameras):
+        studio = Studio(camera, world.people, [])
+        for sighting in [s for s in world.sightings[TEST][c] if (s.inside > 0.999).any()][:4]:
+            t = int(np.flatnonzero(sighting.inside > 0.999)[0])
+            (placed,) = placed_at([sighting.one], world.people, float(sighting.times[t]))
+            whole = (0.0, 0.0, float(camera.size[0]), float(camera.size[1]))
+            empty = studio.draw([], whole, camera.size).astype(int)
+            # The shadow is no part of the person.
+            studio._draw_shadow = lambda *_: None  # type: ignore[method-assign]
+            changed = np.abs(studio.draw([placed], whole, camera.size).astype(int) - empty).sum(-1) > 12
+            ys, xs = np.nonzero(changed)
+            x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+            x, y, w, h = sighting.boxes[t]
+            both = max(0, min(x1, x + w) - max(x0, x)) * max(0, min(y1, y + h) - max(y0, y))
+            overlaps.append(both / ((x1 - x0) * (y1 - y0) + w * h - both))
+    assert len(overlaps) >= 12
+    assert min(overlaps) > 0.5
+    assert np.mean(overlaps) > 0.72
+
+
+def test_cameras_differ_in_every_fault() -> None:
+    cameras = plan(Streets()).cameras
+    for name in ("height", "tilt", "far", "street", "sun", "gamma", "blur", "noise", "detail", "quality", "offset"):
+        values = [getattr(camera, name) for camera in cameras]
+        assert len(set(values)) == len(values), name
+    gains = np.stack([camera.matrix[:, :3].sum(1) for camera in cameras])
+    apart = np.abs(gains[:, None] - gains[None]).sum(-1)[np.triu_indices(len(cameras), 1)]
+    assert apart.min() > 0.05
+    assert len({camera.ground for camera in cameras}) == 6

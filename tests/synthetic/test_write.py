@@ -1,0 +1,288 @@
+"""What is written: the tree, the tracks, the videos; whole, the same each time, refused in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from reid.core.errors import ReidError
+from reid.data.box_selection import choose_boxes
+from reid.data.layouts import load_benchmark
+from reid.mtmc.track_files import read_tracks
+from reid.synthetic import Difficulty, Streets, TrackerFaults, synthesize, writer
+from reid.synthetic.trajectories import Sighting
+from reid.synthetic.world import TEST, plan
+from tests.synthetic.baselines import score
+
+SMALL: dict[str, Any] = {"ids": 10, "train_share": 0.6, "cameras": 3, "crops_per_pass": (2, 3), "seed": 4}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize(tmp_path_factory.mktemp("streets") / "made", **SMALL)
+
+
+def digest(root: Path) -> dict[str, str]:
+    """The hash of every file by its path."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def read_mot(path: Path) -> np.ndarray:
+    return np.loadtxt(path, delimiter=",", ndmin=2)
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(made: Path, tmp_path: Path) -> None:
+    again = synthesize(tmp_path / "again", **SMALL, workers=2)
+    assert digest(again) == digest(made)
+
+
+def test_another_seed_gives_other_people(made: Path, tmp_path: Path) -> None:
+    other = synthesize(tmp_path / "other", **{**SMALL, "seed": 5})
+    same = set(digest(other).items()) & set(digest(made).items())
+    assert not same
+
+
+def test_the_tree_is_a_market_tree(made: Path) -> None:
+    benchmark = load_benchmark("market1501", made)
+    counts = json.loads((made / "made.json").read_text())["counts"]
+    assert len(benchmark.train) == counts["bounding_box_train"]
+    assert len(benchmark.query) == counts["query"]
+    assert len(benchmark.gallery) == counts["bounding_box_test"] - counts["junk"]
+    assert benchmark.n_junk == counts["junk"] > 0
+    assert benchmark.n_distractors == counts["distractors"] > 0
+    assert not benchmark.skipped
+    assert set(benchmark.train.camids) == {1, 2, 3}
+    for path in [*benchmark.train.paths, *benchmark.query.paths, *benchmark.gallery.paths]:
+        image = cv2.imread(path)
+        assert image is not None
+        assert image.shape == (128, 64, 3)
+        assert image.std() > 2
+
+
+def test_the_truth_has_one_box_inside_the_frame_per_identity_and_frame(made: Path) -> None:
+    cameras = yaml.safe_load((made / "cameras.yaml").read_text())["cameras"]
+    assert sorted(cameras) == ["cam01", "cam02", "cam03"]
+    seen = defaultdict(set)
+    for name, camera in cameras.items():
+        for folder in ("truth", "tracks"):
+            rows = read_mot(made / folder / f"{name}.txt")
+            assert rows.shape[1] == 10
+            frames, ids, x, y, w, h, conf = rows[:, :7].T
+            assert frames.min() >= 1
+            assert ids.min() >= 1
+            assert not [key for key, count in Counter(zip(frames, ids, strict=True)).items() if count > 1]
+            width, height = camera["size"]
+            assert x.min() >= 0
+            assert y.min() >= 0
+            assert (x + w).max() <= width + 0.02
+            assert (y + h).max() <= height + 0.02
+            assert w.min() > 0
+            assert h.min() > 0
+            assert conf.min() > 0
+            assert conf.max() <= 1
+            assert (rows[:, 7:] == -1).all()
+            assert list(frames) == sorted(frames)
+        for identity in read_mot(made / "truth" / f"{name}.txt")[:, 1]:
+            seen[int(identity)].add(name)
+    assert all(len(seen[pid]) >= 2 for pid in range(7, 11)), "every test identity walks before several cameras"
+    assert not set(seen) & set(range(1, 7)), "train identities are of another recording"
+
+
+def test_crops_of_the_gallery_are_where_the_truth_says(made: Path) -> None:
+    gallery = load_benchmark("market1501", made).gallery
+    for pid, camera, frame in zip(gallery.pids, gallery.camids, gallery.frames, strict=True):
+        rows = read_mot(made / "truth" / f"cam{camera:02d}.txt")
+        if pid > 0:
+            assert ((rows[:, 0] == frame) & (rows[:, 1] == pid)).any()
+
+
+def test_the_tracks_err_as_asked() -> None:
+    world = plan(Streets(ids=60))
+    perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false=0)
+    rng = np.random.default_rng
+    camera, seen = world.cameras[0], world.sightings[TEST][0]
+    truth = writer.true_rows(camera, seen, world.pids)
+    clean = writer.tracked_rows(camera, seen, perfect, rng(0))
+    assert 0.98 * len(truth) < len(clean) <= len(truth), "only slivers at the border are lost"
+    assert len({t for _, t, _, _ in clean}) == len([s for s in seen if len(s.frames)])
+
+    def tracks(**faults: float) -> list[Any]:
+        return writer.tracked_rows(camera, seen, TrackerFaults(**{**vars(perfect), **faults}), rng(0))
+
+    assert 0.7 * len(truth) < len(tracks(miss=0.2)) < 0.9 * len(truth)
+    n = len({t for _, t, _, _ in clean})
+    assert len({t for _, t, _, _ in tracks(split=1.0)}) > 1.8 * n
+    assert len({t for _, t, _, _ in tracks(false=1.0)}) > 1.4 * n
+    moved = [row[:2] for row in tracks(switch=1.0)]
+    assert len(moved) == len(clean)
+    assert moved != [row[:2] for row in clean]
+
+
+def test_no_frame_has_a_made_track_twice_however_often_ids_are_swapped() -> None:
+    world = plan(Streets(ids=120, train_share=0.1))
+    swapping = TrackerFaults(switch=1.0, split=0.5)
+    for camera, seen in zip(world.cameras, world.sightings[TEST], strict=True):
+        rows = [row[:2] for row in writer.tracked_rows(camera, seen, swapping, np.random.default_rng(1))]
+        assert len(set(rows)) == len(rows)
+
+
+def test_tracks_can_be_cut_short_and_all_cameras_stop_together(tmp_path: Path) -> None:
+    root = synthesize(tmp_path / "short", **{**SMALL, "ids": 6}, track_seconds=40.0)
+    cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
+    for name, camera in cameras.items():
+        text = (root / "truth" / f"{name}.txt").read_text()
+        for line in text.splitlines():
+            assert camera["offset"] + (int(line.split(",")[0]) - 1) / camera["fps"] <= 40.0 + 1e-6
+
+
+def test_travel_times_of_cameras_yaml_hold_in_the_truth(made: Path) -> None:
+    settings = yaml.safe_load((made / "cameras.yaml").read_text())
+    least = {(pair["from"], pair["to"]): pair["min"] for pair in settings["pairs"]}
+    assert len(least) == 9
+    spans = defaultdict(list)
+    for name, camera in settings["cameras"].items():
+        rows = read_mot(made / "truth" / f"{name}.txt")
+        for identity in np.unique(rows[:, 1]):
+            times = camera["offset"] + (rows[rows[:, 1] == identity, 0] - 1) / camera["fps"]
+            for part in np.split(times, np.flatnonzero(np.diff(times) > 1.5) + 1):
+                spans[identity].append((part[0], part[-1], name))
+    for walks in spans.values():
+        walks.sort()
+        for i, (_, end, source) in enumerate(walks):
+            for start, _, target in walks[i + 1 :]:
+                assert start - end >= least[source, target]
+
+
+def test_videos_show_the_people_where_the_truth_says(tmp_path: Path) -> None:
+    root = synthesize(
+        tmp_path / "filmed",
+        **{**SMALL, "ids": 4, "cameras": 2},
+        videos=True,
+        track_seconds=11.0,
+        difficulty=Difficulty(occluders=0),
+    )
+    checked = 0
+    for name, camera in yaml.safe_load((root / "cameras.yaml").read_text())["cameras"].items():
+        video = cv2.VideoCapture(str(root / "videos" / f"{name}.mp4"))
+        assert video.isOpened()
+        assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(camera["fps"])
+        frames = []
+        while (read := video.read())[0]:
+            frames.append(read[1])
+        assert frames[0].shape[1::-1] == tuple(camera["size"])
+        assert len(frames) == int((11.0 - camera["offset"]) * camera["fps"] + 1e-6) + 1
+        text = (root / "truth" / f"{name}.txt").read_text()
+        if not text:
+            continue
+        rows = np.array([[float(v) for v in line.split(",")] for line in text.splitlines()])
+        busy = set(rows[:, 0].astype(int))
+        empty = np.mean([f for i, f in enumerate(frames, start=1) if i not in busy][:20], axis=0)
+        for frame in sorted(busy)[3::8]:
+            change = np.abs(frames[frame - 1] - empty).mean(-1)
+            inside = np.zeros(change.shape, bool)
+            for x, y, w, h in rows[rows[:, 0] == frame, 2:6]:
+                inside[int(y) : int(y + h), int(x) : int(x + w)] = True
+            assert change[inside].mean() > 2 * change[~inside].mean()
+            checked += 1
+    assert checked > 3
+
+
+def test_without_faults_of_the_cameras_colour_tells_people_apart(tmp_path: Path) -> None:
+    """The same identity has the same look in every camera, so neutral cameras make colour a good guess."""
+    asked: dict[str, Any] = {"ids": 24, "cameras": 3, "train_share": 0.1, "seed": 1}
+    neutral = Difficulty(lookalikes=0, colour=0, degrade=0, occluders=0, crowd=0.3, bad_boxes=0)
+    hard = Difficulty(lookalikes=0.5)
+    easy_scores = score(str(synthesize(tmp_path / "easy", **asked, difficulty=neutral)))
+    hard_scores = score(str(synthesize(tmp_path / "hard", **asked, difficulty=hard)))
+    assert easy_scores["HSV histogram"].mAP > 0.4
+    assert hard_scores["HSV histogram"].mAP < 0.6 * easy_scores["HSV histogram"].mAP
+
+
+def test_a_set_that_is_there_is_returned_at_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "plan", lambda streets: pytest.fail("drew it again"))
+    assert synthesize(made, **SMALL) == made
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, shot: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer._Draughtsman, "draw", full)
+    with pytest.raises(ReidError, match="No space left on device"):
+        synthesize(tmp_path / "out", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        pytest.param({"cameras": 1}, "cameras is 1", id="one camera: no match can cross"),
+        pytest.param({"ids": 3}, "ids is 3", id="too few people to train and to test"),
+        pytest.param({"ids": 10000}, "ids is 10000", id="five digits do not fit a name"),
+        pytest.param({"seed": -1}, "seed is -1", id="a negative seed"),
+        pytest.param({"train_share": 1.5}, "train_share is a share", id="a share above one"),
+        pytest.param({"crops_per_pass": (1, 3)}, "crops_per_pass", id="one crop a walk leaves none for the gallery"),
+        pytest.param({"crops_per_pass": (4, 2)}, "crops_per_pass", id="more at least than at most"),
+        pytest.param({"junk": -0.1}, "junk is -0.1", id="less than no junk"),
+        pytest.param({"fps": 0}, "fps", id="no frames a second"),
+        pytest.param({"track_seconds": 0}, "track_seconds is 0", id="tracks of no length"),
+        pytest.param({"size": (8, 16)}, "size is", id="crops too small to show anything"),
+        pytest.param({"difficulty": Difficulty(crowd=0)}, "crowd", id="nobody in view"),
+        pytest.param({"difficulty": Difficulty(occluders=-1)}, "occluders", id="less than no occluders"),
+        pytest.param({"difficulty": Difficulty(hidden=1.5)}, "hidden is a share", id="hidden more than whole"),
+    ],
+)
+def test_a_value_out_of_range_is_named(tmp_path: Path, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        synthesize(tmp_path / "out", **{**SMALL, **asked})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(ReidError, match=r"not empty and holds no made\.json"):
+        synthesize(tmp_path, **SMALL)
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+    with pytest.raises(ReidError, match="holds a set made with ids = 10, but 12 is asked for"):
+        synthesize(made, **{**SMALL, "ids": 12})
+    with pytest.raises(ReidError, match="is a file"):
+        synthesize(tmp_path / "mine.txt", **SMALL)
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert (synthesize(tmp_path / "empty", **{**SMALL, "ids": 4}) / "made.json").is_file()
+
+
+def test_a_sighting_can_be_cut_at_a_frame() -> None:
+    seen: Sighting = next(s for s in plan(Streets(ids=10)).sightings[TEST][0] if len(s.frames) > 5)
+    part = seen.until(int(seen.frames[3]))
+    assert len(part.frames) == len(part.boxes) == len(part.hidden) == 4
+
+
+def test_stills_are_the_frames_that_a_match_asks_for_and_look_like_the_video(tmp_path: Path) -> None:
+    root = synthesize(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=40)
+    tracks = read_tracks(root / "tracks")
+    cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
+    sizes = np.array([camera["size"] for camera in cameras.values()])
+    rows = choose_boxes(tracks.camera, tracks.track, tracks.frame, tracks.boxes, tracks.confidence, sizes, per_track=3)
+    assert len(rows)
+    for number, name in enumerate(tracks.camera_names):
+        wanted = np.unique(tracks.frame[rows[tracks.camera[rows] == number]])
+        assert sorted(int(path.stem) for path in (root / "stills" / name).glob("*.jpg")) == wanted.tolist()
+        film = cv2.VideoCapture(str(root / "videos" / f"{name}.mp4"))
+        film.set(cv2.CAP_PROP_POS_FRAMES, int(wanted[0]) - 1)
+        still = cv2.imread(str(root / "stills" / name / f"{wanted[0]:06d}.jpg"))
+        same = np.abs(film.read()[1].astype(int) - still).mean()
+        film.set(cv2.CAP_PROP_POS_FRAMES, max(0, int(wanted[0]) - 12))
+        assert same < np.abs(film.read()[1].astype(int) - still).mean()
+        assert same < 8

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.config import OptimConfig, load_config
+from reid.core.errors import ReidError
+from reid.models import build_model
+from reid.training.parameter_groups import make_optimizer, pattern_of, set_rate
+from reid.training.trainer import train
+from tests.training.runs import ALONE, make_trainer
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "fits"),
+    [
+        ("backbone.3.conv1.weight", ["backbone"], "backbone"),  # a beginning
+        ("backbone.3.conv1.weight", ["back"], None),  # not a whole part of the name
+        ("backbone.3.conv1.weight", ["backbone.[12]", "backbone.[3-9]"], "backbone.[3-9]"),  # a class
+        ("backbone.3.conv1.weight", ["*.weight", "backbone"], "*.weight"),  # the first that fits
+        ("backbone.3.conv1.weight", ["backbone.3.conv1.weight"], "backbone.3.conv1.weight"),  # the whole name
+        ("neck.weight", ["backbone"], None),
+    ],
+)
+def test_a_pattern_is_the_beginning_of_a_name(name: str, patterns: list[str], fits: str | None) -> None:
+    assert pattern_of(name, patterns) == fits
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: str, decay_norms: bool) -> None:
+    model = build_model("light10", num_classes=3, size=(32, 16))
+    loss_weight = torch.nn.Parameter(torch.ones(3, 2))
+    groups = {
+        "backbone.0": {"lr": 0.5},
+        "backbone": {"lr": 0.1, "weight_decay": 0.3},
+        "classifier": {"weight_decay": 0},
+    }
+    settings = OptimConfig(name=kind, lr=2.0, weight_decay=0.01, decay_norms=decay_norms, groups=groups)
+    optimizer, factors = make_optimizer(settings, model, [loss_weight])
+    set_rate(optimizer, factors, lr=4.0, momentum=0.7)
+    found = {}
+    for group in optimizer.param_groups:
+        assert group["momentum" if kind == "sgd" else "betas"] == (0.7 if kind == "sgd" else (0.7, 0.999))
+        assert group["fused"]
+        for parameter in group["params"]:
+            assert id(parameter) not in found
+            found[id(parameter)] = (group["lr"], group["weight_decay"])
+    for name, parameter in [*model.named_parameters(), ("", loss_weight)]:
+        if not parameter.requires_grad:
+            assert id(parameter) not in found
+            continue
+        lr, decay = 4.0, 0.01
+        if name.startswith("backbone.0."):
+            lr = 2.0
+        elif name.startswith("backbone."):
+            lr, decay = 0.4, 0.3
+        elif name.startswith("classifier."):
+            decay = 0.0
+        if parameter.ndim == 1 and not decay_norms:
+            decay = 0.0
+        assert found[id(parameter)] == pytest.approx((lr, decay)), name
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ({"head": {"lr": 0.1}}, "'head' is the beginning of no parameter"),
+        ({"backbone": {"rate": 0.1}}, "unknown key 'rate'"),
+        ({"backbone": {"lr": -1}}, "0 or more"),
+        ({"backbone": {"lr": "slow"}}, "must be a number"),
+        ({"backbone": 0.1}, "say what is different"),
+    ],
+)
+def test_wrong_groups_are_named(groups: dict, words: str) -> None:
+    with pytest.raises(ReidError, match=words):
+        make_optimizer(OptimConfig(groups=groups), build_model("light10", size=(32, 16)))
+
+
+def test_nesterov_needs_momentum() -> None:
+    model = build_model("light10", size=(32, 16))
+    assert make_optimizer(OptimConfig(name="sgd", nesterov=True), model)[0].defaults["nesterov"]
+    with pytest.raises(ReidError, match="momentum"):
+        make_optimizer(OptimConfig(name="sgd", nesterov=True, momentum=0.0), model)
+
+
+def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path: Path) -> None:
+    frozen = ["optim.groups={backbone.0: {freeze_epochs: 2}, backbone: {freeze_epochs: 1}}", "schedule.epochs=1"]
+    trainer = make_trainer([*small, *frozen], tmp_path / "one")
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.run()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("backbone.") or name == "neck.bias", name
+    trainer = make_trainer([*small, *frozen, "schedule.epochs=2"], tmp_path / "two")
+    trainer.run()
+    for name, tensor in trainer.model.state_dict().items():
+        still = name.startswith("backbone.0.") or name == "neck.bias"
+        assert torch.equal(tensor, before[name]) == still, name
+
+
+def test_no_graph_is_kept_of_what_is_frozen(small: list[str], tmp_path: Path) -> None:
+    trainer = make_trainer([*small, "optim.groups={backbone: {freeze_epochs: 1}}"], tmp_path / "run")
+    trainer.network.train()
+    assert trainer.freezer.apply(0)
+    images = torch.zeros(4, 3, 32, 16)
+    assert trainer.model(images).features.grad_fn is None
+    assert trainer.freezer.apply(1)
+    assert trainer.model(images).features.grad_fn is not None
+    assert all(module.training for module in trainer.model.modules())
+    assert not trainer.freezer.apply(2), "nothing changed"
+
+
+def test_a_group_at_rate_0_stays(small: list[str], tmp_path: Path) -> None:
+    train(load_config(None, [*small, "optim.groups={classifier: {lr: 0}}", "schedule.epochs=1"]), tmp_path / "a", ALONE)
+    trainer = make_trainer(small, tmp_path / "b")
+    now = torch.load(tmp_path / "a/last.pt", weights_only=True)["model"]
+    assert torch.equal(now["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
+    assert not torch.equal(now["backbone.0.weight"], trainer.model.state_dict()["backbone.0.weight"])
