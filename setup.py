@@ -46,6 +46,7 @@ setup(
         "opencv-python>=4.9",
         "pillow>=10",
         "pyarrow>=15",
+        "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
         "scikit-learn>=1.4",

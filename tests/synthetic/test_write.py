@@ -208,7 +208,7 @@ def test_without_faults_of_the_cameras_colour_tells_people_apart(tmp_path: Path)
 
 
 def test_a_set_that_is_there_is_returned_at_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "plan", lambda streets: pytest.fail("drew it again"))
+    monkeypatch.setattr(writer, "plan", lambda streets: pytest.fail("drew it again"))
     assert synthesize(made, **SMALL) == made
 
 

@@ -1,4 +1,4 @@
-"""Our BoT recipe beside BoT's own code, which REID_BOT names; `benchmarks.bot_parity` does it at length on real crops."""
+"""Our BoT recipe next to the code of its authors (REID_BOT); `benchmarks.bot_parity` does the same on real crops."""
 
 from __future__ import annotations
 

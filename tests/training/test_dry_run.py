@@ -94,7 +94,7 @@ def test_too_little_of_anything_is_told_after_the_table(
     if what == "disk":
         monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     elif what == "memory":
-        monkeypatch.setattr(rehearsal, "_memory", lambda device: (99, 100))
+        monkeypatch.setattr(dry_run, "_memory", lambda device: (99, 100))
     elif what == "run":
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.yaml").write_text("")
