@@ -1,4 +1,4 @@
-"""The one error that users meet, and the suggestion of the nearest real name."""
+"""Errors that users meet, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,35 @@ from collections.abc import Iterable
 
 
 class ReidError(ValueError):
-    """Something the user can mend. The message names the file, row or key, the value, and the mend."""
+    """Error caused by user input. The message says what is wrong and how to fix it.
+
+    Catch it to handle every user error of this package; catch a subclass to handle one cause.
+
+    Example:
+        >>> import reid
+        >>> try:
+        ...     reid.load_benchmark("market1501:/nowhere")
+        ... except reid.ReidError as error:
+        ...     print(type(error).__name__)
+        DataError
+    """
+
+
+class DataError(ReidError):
+    """A file, folder, image, table or array that cannot be used as it is."""
+
+
+class ConfigError(ReidError):
+    """A setting, option or argument that is unknown, out of range or contradicts another."""
+
+
+class ModelError(ReidError):
+    """A model, checkpoint, export or runtime that cannot be loaded, built or run."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'? Known: x, y."`, with the question only where a known name is near."""
+    """Return `" Did you mean 'x'? Known: x, y."`; the question only if a known name is similar."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    question = f" Did you mean {near[0]!r}?" if near else ""
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    question = f" Did you mean {similar[0]!r}?" if similar else ""
     return f"{question} Known: {', '.join(known)}."

@@ -171,8 +171,9 @@ class HardIdentitySampler(IdentitySampler):
     """`IdentitySampler`, but identities that look alike share a batch: hard negatives by choice, not by chance.
 
     Between epochs the trainer finds the nearest other identities of each (`reid.training.hard_identity_mining`) and
-    passes them to `set_neighbours`. A step is then filled as follows; everything else is as in `IdentitySampler`, and all
-    that it promises holds (every image shown, exact length, no identity twice in a step, ranks share one plan):
+    passes them to `set_neighbours`. A step is then filled as follows; everything else is as in `IdentitySampler`,
+    and all that it promises holds (every image shown, exact length, no identity twice in a step, ranks share one
+    plan):
 
     1. An identity that must be in every step left is taken first.
     2. An anchor identity is drawn in proportion to the groups it still has to place, and with it come its
