@@ -1,11 +1,11 @@
-# make demo: from nothing to a trained, scored model and matched tracks. make test: everything CI runs.
+# make demo: from nothing to a trained, scored model and matched tracks. make test: everything that CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install install-dev demo test lint clean
+.PHONY: install install-dev demo test test-fast lint docs clean
 
-$(VENV)/.installed: setup.py pyproject.toml
+$(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	touch $@
@@ -20,17 +20,20 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/reid demo
 
-# a process a room: one process with every room's native libraries in it crashed near its end
-ROOMS := $(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py)))
+test: lint docs
+	$(BIN)/python -m pytest
 
-test: lint
-	set -e; for room in $(ROOMS); do $(BIN)/python -m pytest $$room; done
+test-fast: install-dev
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: install-dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs
