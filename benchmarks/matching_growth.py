@@ -46,7 +46,7 @@ def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         last_frame=np.round(start * 25).astype(np.int64) + 200,
         entry=unknown,
         exit=unknown,
-        follows=np.full(n, -1),
+        previous_track=np.full(n, -1),
     )
     return tracklets, person[order]
 

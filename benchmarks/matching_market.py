@@ -16,7 +16,6 @@ import numpy as np
 
 from reid.evaluation.calibration import calibrate
 from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
-from reid.mtmc.online import _taken
 from reid.mtmc.solvers import SOLVERS
 
 JUMP = 250
@@ -75,7 +74,7 @@ def halves(path: str | Path) -> None:
     for number, (mine, others) in enumerate((both, both[::-1]), start=1):
         rows = np.flatnonzero(np.isin(person, mine))
         crops = np.isin(pid, others)
-        part = _taken(tracklets, rows)
+        part = tracklets.take(rows)
         row(f"half {number}, label-free", person[rows], match(part).identity, "| |")
         for rate in (1e-2, 1e-3, 1e-4):
             known = calibrate(features[crops].astype(np.float32), pid[crops], camera[crops], fmr=rate)
@@ -99,7 +98,7 @@ def main() -> None:
         for travel in (True, False):
             for solver in SOLVERS:
                 before = time.perf_counter()
-                result = match(tracklets, settings=MatchSettings(solver=solver, travel=travel))
+                result = match(tracklets, settings=MatchSettings(solver=solver, transitions=travel))
                 seconds = time.perf_counter() - before
                 name = solver + ("" if travel else ", without travel times")
                 row(name, person, result.identity, f"{result.threshold:.2f} | {result.fmr:.2%} | {seconds:.1f}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.mtmc import Tracks, score
+from reid.mtmc import Tracks, score_tracks
 from reid.mtmc.track_files import read_tracks, write_tracks
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         cpu, begin = time.process_time(), time.perf_counter()
         truth, predicted = read_tracks(Path(folder) / "truth"), read_tracks(Path(folder) / "predicted")
         read = time.perf_counter()
-        scores = score(truth, predicted)
+        scores = score_tracks(truth, predicted)
         end, cpu = time.perf_counter(), time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

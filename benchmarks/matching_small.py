@@ -17,7 +17,6 @@ from benchmarks.matching_market import market_tracklets
 from benchmarks.matching_synthetic import true_identities
 from reid.embedding.table import Embeddings
 from reid.mtmc import Cameras, MatchSettings, Tracklets, cluster_scores, match
-from reid.mtmc.online import _taken
 from reid.mtmc.track_files import read_cameras, read_tracks
 
 People = tuple[str, Tracklets, np.ndarray, Cameras | None]
@@ -46,7 +45,7 @@ def main() -> None:
                 if people:
                     who = np.random.default_rng(seed).permutation(who)[:people]
                 rows = np.flatnonzero(np.isin(person, who))
-                part = _taken(tracklets, rows)
+                part = tracklets.take(rows)
                 scores = cluster_scores(person[rows], match(part, cameras=cameras).identity)
                 found.append((scores.pair_f1, scores.b3_f1))
                 if people is None:

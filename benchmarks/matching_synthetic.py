@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.embedding.table import Embeddings
-from reid.mtmc import MatchSettings, Tracklets, Tracks, match, score, true_ids
+from reid.mtmc import MatchSettings, Tracklets, Tracks, match, score_tracks, true_ids
 from reid.mtmc.online import StreamSettings, match_online
 from reid.mtmc.results import tracklet_of_boxes
 from reid.mtmc.solvers import SOLVERS
@@ -26,7 +26,7 @@ def show(words: str, truth: Tracks, tracks: Tracks, tracklets: Tracklets, identi
     ids = identity[tracklet_of_boxes(tracklets, tracks)]
     # Only the true identities can meet in a frame: where a tracker swapped ids, two tracks are mostly one person.
     _, once = np.unique(np.stack([tracks.camera, tracks.frame, ids]), axis=1, return_index=True)
-    found = score(truth, tracks.take(np.sort(once)).with_ids(ids[np.sort(once)]))
+    found = score_tracks(truth, tracks.take(np.sort(once)).with_ids(ids[np.sort(once)]))
     print(
         f"| {words} | {100 * found.overall.IDF1:.1f} | {100 * found.overall.HOTA:.1f} | "
         f"{100 * found.multi_camera.IDF1:.1f} | {found.tracklets.pair_f1:.3f} | {found.tracklets.b3_f1:.3f} | "
@@ -57,7 +57,7 @@ def main(world: Path, embeddings: Path) -> None:
     print("|---|---|---|---|---|---|---|---|")
     show("local ids as they are", truth, tracks, tracklets, np.arange(1, len(tracklets) + 1), 0)
     show("true identity of each tracklet", truth, tracks, tracklets, true_identities(truth, tracks, tracklets), 0)
-    for words, known in (("with travel times", cameras), ("without", replace(cameras, travel={}))):
+    for words, known in (("with travel times", cameras), ("without", replace(cameras, transition_times={}))):
         for solver in SOLVERS:
             began = time.perf_counter()
             found = match(tracklets, cameras=known, settings=MatchSettings(solver=solver))

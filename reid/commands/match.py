@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     help="Track files with the true global ids, to score against.",
 )  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results.")
-@click.option("--solver", help="agglomerative (the default), correlation, hungarian or threshold.")
+@click.option("--solver", help="agglomerative (the default), correlation, hungarian or single_linkage.")
 @click.option("--threshold", type=float, help="Join below this distance, instead of the one found.")
 @click.option("--fmr", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="False-match rate to aim at.")
 @click.option(
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     "--split", is_flag=True, help="Cut tracks where their appearance changes, as where a tracker swapped two people."
 )
 @click.option(
-    "--join/--no-join", default=True, show_default=True,
+    "--stitch/--no-stitch", default=True, show_default=True,
     help="Join tracks that one camera lost and found again, by their walk and looks.",
 )  # fmt: skip
 @click.option("--per-track", default=8, show_default=True, type=click.IntRange(1), help="Crops of a track to embed.")
@@ -97,7 +97,7 @@ def command(
     online: bool,
     period: float,
     split: bool,
-    join: bool,
+    stitch: bool,
     per_track: int,
     pixelate_heads: bool,
     device: str,
@@ -127,7 +127,7 @@ def command(
         constraints_path=constraints_path,
         period=period if online else None,
         split=split,
-        join=join,
+        stitch=stitch,
         per_track=per_track,
         pixelate_heads=pixelate_heads,
         device=device,
@@ -184,7 +184,7 @@ def match_files(
     constraints_path: Path | None = None,
     period: float | None = None,
     split: bool = False,
-    join: bool = True,
+    stitch: bool = True,
     per_track: int = 8,
     pixelate_heads: bool = False,
     device: str = "auto",
@@ -229,7 +229,7 @@ def match_files(
     warnings += appearance.problems
     names = dict(enumerate(tracks.camera_names))
     tracklets = Tracklets.from_tracks(
-        tracks, appearance.embeddings, cameras, camera_names=names, split=split, join=join
+        tracks, appearance.embeddings, cameras, camera_names=names, split=split, stitch=stitch
     )
     calibration = _calibration(calibration_path, checkpoint, embeddings_path, appearance.embeddings)
     for text in warnings:
@@ -248,7 +248,7 @@ def match_files(
             stream=StreamSettings(period=period),
         )
         _print_loss(matches, live)
-        offline, matches = matches, live.instead_of(matches)
+        offline, matches = matches, live.as_matches(matches)
     written = write_matches(matches, tracks, out)
     scores = None if true_tracks is None else _score(matches, offline, tracks, true_tracks, out)
     _print_summary(matches)
@@ -392,14 +392,14 @@ def _score(matches: Matches, offline: Matches | None, tracks: Tracks, truth: Tra
     from reid.commands.score import show
     from reid.core.atomic import write_json
     from reid.core.console import console
-    from reid.mtmc import score
+    from reid.mtmc import score_tracks
     from reid.mtmc.results import global_tracks
 
-    result = score(truth, global_tracks(matches, tracks))
+    result = score_tracks(truth, global_tracks(matches, tracks))
     write_json(out / "scores.json", result.as_dict())
     show(result)
     if offline is not None:
-        now, before = result.overall, score(truth, global_tracks(offline, tracks)).overall
+        now, before = result.overall, score_tracks(truth, global_tracks(offline, tracks)).overall
         console.print(
             f"IDF1 {100 * now.IDF1:.1f} online, {100 * before.IDF1:.1f} offline; HOTA {100 * now.HOTA:.1f}, "
             f"{100 * before.HOTA:.1f}",
@@ -425,7 +425,7 @@ def _print_loss(offline: Matches, live: OnlineMatches) -> None:
 def _crops_by_tracklet(tracklets: Tracklets, pictures: dict[int, bytes]) -> dict[int, list[bytes]]:
     """The pictures of each tracklet's prototypes, the most typical first."""
     by_row: dict[int, list[bytes]] = {}
-    for row, crop in zip(tracklets.prototype_of.tolist(), tracklets.prototype_row.tolist(), strict=True):
+    for row, crop in zip(tracklets.prototype_tracklet.tolist(), tracklets.prototype_row.tolist(), strict=True):
         if crop in pictures:
             by_row.setdefault(row, []).append(pictures[crop])
     return by_row
@@ -439,10 +439,10 @@ def _left_out(tracklets: Tracklets) -> dict[str, list[str]]:
 
 def _print_summary(matches: Matches) -> None:
     from reid.core.console import console
-    from reid.mtmc.results import in_several_cameras
+    from reid.mtmc.results import count_multi_camera_identities
 
     t = matches.tracklets
-    several = in_several_cameras(matches)
+    several = count_multi_camera_identities(matches)
     console.print(
         f"{int(matches.identity.max(initial=0)):,} identities from {len(t):,} tracklets, {several:,} of them in two or "
         "more cameras",

@@ -51,7 +51,7 @@ def command(
     """
     from reid.core.atomic import write_json
     from reid.core.console import console
-    from reid.mtmc import score
+    from reid.mtmc import score_tracks
     from reid.mtmc.track_files import read_tracks
 
     sides = {
@@ -60,7 +60,7 @@ def command(
     }
     for side, tracks in sides.items():
         _say(side, tracks)
-    scores = score(sides["truth"], sides["predicted"], iou=iou)
+    scores = score_tracks(sides["truth"], sides["predicted"], iou=iou)
     show(scores)
     out = out or (predicted if predicted.is_dir() else predicted.parent) / "scores.json"
     read = {side: {"path": str(path), "format": sides[side].format, "warnings": list(sides[side].warnings)}
@@ -119,7 +119,7 @@ def show(scores: TrackScores) -> None:
     console.print(second)
     several, tracklets = scores.multi_camera, scores.tracklets
     console.print(
-        f"People seen in 2 or more cameras ({scores.people_in_several_cameras:,} of {scores.overall.truth_ids:,}): "
+        f"People seen in 2 or more cameras ({scores.multi_camera_people:,} of {scores.overall.truth_ids:,}): "
         f"IDF1 {100 * several.IDF1:.1f}, IDP {100 * several.IDP:.1f}, IDR {100 * several.IDR:.1f}."
     )
     if tracklets.items:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from reid.data.tracks import Tracks
 from reid.mtmc.cameras import Camera, Cameras
-from reid.mtmc.constraints import Constraints, check_matches, read_constraints
-from reid.mtmc.scores import BoxScores, ClusterScores, IdScores, TrackScores, cluster_scores, score, true_ids
+from reid.mtmc.constraints import Constraints, find_violations, read_constraints
+from reid.mtmc.scores import BoxScores, ClusterScores, IdScores, TrackScores, cluster_scores, score_tracks, true_ids
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ __all__ = [
     "TrackScores",
     "Tracklets",
     "Tracks",
-    "check_matches",
     "cluster_scores",
+    "find_violations",
     "match",
     "read_constraints",
-    "score",
+    "score_tracks",
     "true_ids",
 ]
 

@@ -78,32 +78,35 @@ class Camera:
 class Cameras:
     """All cameras, and what is known of the ways between them.
 
-    **Travel times.** `travel[a, b] = (min, max)` in seconds, from the end of a person's walk before camera a to the
+    **Travel times.** `transition_times[a, b] = (min, max)` in seconds, from the end of a person's walk before camera a
+    to the
     start of the walk before camera b; a may be b. The two numbers are not alike:
 
     - `min` holds for **any** two walks of one person in that order, whatever lies between them. Take it as a hard
-      rule, with `least`.
+      rule, with `min_transition_time`.
     - `max` holds only for two walks **with none between them**. Two sightings in a cluster may have a third between
       them that no camera, tracker or matcher has found yet, so it never rules out that two tracklets are one person.
-      It is evidence about consecutive sightings, and `most` gives it as that. Infinite where nobody said.
+      It is evidence about consecutive sightings, and `max_transition_time` gives it as that. Infinite where nobody
+      said.
 
-    A broken track makes two tracklets of one walk: `least(a, a)` holds for walks, not for such parts.
+    A broken track makes two tracklets of one walk: `min_transition_time(a, a)` holds for walks, not for such parts.
 
     Attributes:
         cameras: by name.
         overlapping: pairs of names that may see one person at once.
-        travel: windows of ordered pairs; a pair that is not in it is unknown, not impossible. Both infinite: nobody
+        transition_times: windows of ordered pairs; a pair that is not in it is unknown, not impossible. Both infinite:
+            nobody
             goes from a to b.
         stated: False when nobody said anything (`from_names`): all values are defaults.
-        overlap_stated: whether someone said which cameras overlap, if only that none do.
+        overlaps_known: whether someone said which cameras overlap, if only that none do.
         warnings: what the reader found odd, in words.
     """
 
     cameras: dict[str, Camera]
     overlapping: frozenset[frozenset[str]] = frozenset()
-    travel: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    transition_times: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     stated: bool = True
-    overlap_stated: bool = False
+    overlaps_known: bool = False
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class Cameras:
                 self._known(name, "overlapping")
             if len(pair) != 2:
                 raise ReidError(f"overlapping: {sorted(pair)} is not a pair of two cameras.")
-        for (a, b), (low, high) in self.travel.items():
+        for (a, b), (low, high) in self.transition_times.items():
             self._known(a, "pairs")
             self._known(b, "pairs")
             if math.isnan(low) or math.isnan(high) or low > high:
@@ -145,21 +148,21 @@ class Cameras:
         """When a camera took its frames, seconds on the shared clock: offset + (frame − 1) / fps · (1 + drift)."""
         return self[name].seconds(frames)
 
-    def least(self, first: str, second: str) -> float:
+    def min_transition_time(self, first: str, second: str) -> float:
         """Seconds that any person needs from `first` to `second`; −inf where nobody said, inf where nobody goes.
 
         End of one walk to start of another. A hard rule for any two sightings in that order (see the class).
         """
-        return self.travel.get((first, second), (-math.inf, math.inf))[0]
+        return self.transition_times.get((first, second), (-math.inf, math.inf))[0]
 
-    def most(self, first: str, second: str) -> float:
+    def max_transition_time(self, first: str, second: str) -> float:
         """Seconds after which a person who went straight from `first` to `second` has come; inf where nobody said.
 
         Only for sightings with none between them: evidence, never a rule (see the class).
         """
-        return self.travel.get((first, second), (-math.inf, math.inf))[1]
+        return self.transition_times.get((first, second), (-math.inf, math.inf))[1]
 
-    def apart(self, first: str, second: str) -> bool:
+    def non_overlapping(self, first: str, second: str) -> bool:
         """Whether two different cameras are known not to see one person at once.
 
         They are, when someone said which cameras overlap and these do not; or when both ways between them are given
@@ -167,7 +170,10 @@ class Cameras:
         """
         if first == second or frozenset((first, second)) in self.overlapping:
             return False
-        return self.overlap_stated or min(self.least(first, second), self.least(second, first)) >= 0
+        return (
+            self.overlaps_known
+            or min(self.min_transition_time(first, second), self.min_transition_time(second, first)) >= 0
+        )
 
 
 _CAMERA_KEYS = ("fps", "offset", "drift", "size", "homography")
@@ -233,7 +239,7 @@ def parse_cameras(values: Any, names: Sequence[str], where: str) -> Cameras:
             raise ReidError(f"{place} is {both!r}; give two cameras, like [cam01, cam02].")
         overlapping.add(frozenset(camera(name, place) for name in both))
     return Cameras(
-        cameras, frozenset(overlapping), travel, overlap_stated="overlapping" in content, warnings=tuple(warnings)
+        cameras, frozenset(overlapping), travel, overlaps_known="overlapping" in content, warnings=tuple(warnings)
     )
 
 

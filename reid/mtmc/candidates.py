@@ -131,7 +131,7 @@ def find_neighbours(features: NDArray[np.float32], k: int, *, memory_limit: int 
     return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
 
 
-def plain_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> Candidates:
+def cosine_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> Candidates:
     """Pairs of which one is among the nearest of the other, by cosine distance; `far` is 1, that of features at random
     once the means are taken out.
     """
@@ -142,7 +142,7 @@ def plain_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> C
     keep = rows != other
     code = np.unique(np.minimum(rows, other)[keep] * n + np.maximum(rows, other)[keep])
     first, second = code // n, code % n
-    return Candidates(first, second, cosine_of_pairs(features, first, second), 1.0, n)
+    return Candidates(first, second, cosine_distances(features, first, second), 1.0, n)
 
 
 def reranked_candidates(
@@ -173,7 +173,7 @@ def reranked_candidates(
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)
 
 
-def cosine_of_pairs(
+def cosine_distances(
     features: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """`1 − f_i · f_j` of each pair, in blocks."""
@@ -185,7 +185,7 @@ def cosine_of_pairs(
     return distance
 
 
-def distance_of(candidates: Candidates, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+def pair_distances(candidates: Candidates, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
     """The distance of each pair of rows; `far` for those that are no candidates."""
     if len(candidates) == 0:
         return np.full(len(first), candidates.far)

@@ -17,7 +17,15 @@ from reid.mtmc.tracklets import Tracklets
 if TYPE_CHECKING:
     from reid.mtmc.cameras import Cameras
 
-REASONS = ("", "same camera at once", "not overlapping", "too fast", "no way", "too far", "cannot-link")
+REASONS = (
+    "",
+    "same camera, same time",
+    "cameras do not overlap",
+    "shorter than the transition time",
+    "no transition",
+    "faster than the maximum speed",
+    "cannot-link",
+)
 """Why two tracklets cannot be one person; "" where nothing forbids it. `Rules.stops` gives indices into this."""
 
 _SAME_CAMERA, _APART, _TOO_FAST, _NO_WAY, _TOO_FAR, _CANNOT = range(1, 7)
@@ -75,10 +83,10 @@ def read_constraints(path: str | Path) -> Constraints:
         raise ReidError(f"There is no constraints file {path}.") from None
     except (OSError, ValueError) as error:
         raise ReidError(f"{path} cannot be read as JSON: {error}.") from error
-    return constraints_of(given, str(path))
+    return parse_constraints(given, str(path))
 
 
-def constraints_of(given: Any, where: str = "constraints") -> Constraints:
+def parse_constraints(given: Any, where: str = "constraints") -> Constraints:
     """`Constraints` from the plain values of the JSON file (see `read_constraints`)."""
     known = ("format", "merge", "accept", "split", "reject", "tolerance", "max_speed")
     if not isinstance(given, dict):
@@ -134,8 +142,8 @@ class Rules:
 
     tracklets: Tracklets
     tolerance: float
-    apart: NDArray[np.bool_]
-    least: NDArray[np.float64]
+    non_overlapping: NDArray[np.bool_]
+    min_transition_time: NDArray[np.float64]
     max_speed: float | None
     cannot: NDArray[np.int64]
     must: NDArray[np.int64] = field(repr=False)
@@ -154,10 +162,10 @@ class Rules:
             way = np.linalg.norm(t.entry[j] - t.exit[i], axis=-1)
             with np.errstate(invalid="ignore"):
                 reason[way > self.max_speed * (np.maximum(gap, 0) + self.tolerance)] = _TOO_FAR
-        least = self.least[a, b]
+        least = self.min_transition_time[a, b]
         reason[~same & (gap < least - self.tolerance)] = _TOO_FAST
         reason[~same & np.isposinf(least)] = _NO_WAY
-        reason[~same & together & self.apart[a, b]] = _APART
+        reason[~same & together & self.non_overlapping[a, b]] = _APART
         reason[same & together] = _SAME_CAMERA
         if len(self.cannot):
             code = np.minimum(i, j) * len(t) + np.maximum(i, j)
@@ -189,8 +197,8 @@ def compile_rules(
         for a, first in enumerate(names):
             for b, second in enumerate(names):
                 if first in cameras.cameras and second in cameras.cameras:
-                    apart[a, b] = cameras.apart(first, second)
-                    least[a, b] = cameras.least(first, second)
+                    apart[a, b] = cameras.non_overlapping(first, second)
+                    least[a, b] = cameras.min_transition_time(first, second)
     cannot = _rows_of(tracklets, constraints.cannot_link)
     must = _rows_of(tracklets, constraints.must_link)
     t = len(tracklets)
@@ -225,7 +233,7 @@ def _named(tracklets: Tracklets, row: int) -> str:
     return f"camera {tracklets.camera_names[tracklets.camera[row]]}, track {tracklets.track[row]}"
 
 
-def check_matches(
+def find_violations(
     tracklets: Tracklets,
     identity: NDArray[np.int64],
     cameras: Cameras | None = None,
@@ -264,9 +272,9 @@ def check_matches(
                 if camera == other and shared >= tolerance:
                     found.append(f"{pair} are in one camera at once (for {shared:.2f} s)")
                 elif camera != other and cameras is not None and {camera, other} <= set(cameras.cameras):
-                    if cameras.apart(camera, other) and shared >= tolerance:
+                    if cameras.non_overlapping(camera, other) and shared >= tolerance:
                         found.append(f"{pair} are at once in cameras that do not overlap (for {shared:.2f} s)")
-                    least = cameras.least(camera, other)
+                    least = cameras.min_transition_time(camera, other)
                     if math.isinf(least) and least > 0:
                         found.append(f"{pair}: nobody goes from {camera} to {other}")
                     elif gap < least - tolerance:

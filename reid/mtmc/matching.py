@@ -13,30 +13,30 @@ from reid.embedding.table import Embeddings
 from reid.mtmc.candidates import (
     CameraWhitening,
     Candidates,
-    cosine_of_pairs,
-    distance_of,
+    cosine_candidates,
+    cosine_distances,
     find_neighbours,
-    plain_candidates,
+    pair_distances,
     reranked_candidates,
 )
-from reid.mtmc.constraints import REASONS, Constraints, Rules, check_matches, compile_rules
+from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.solvers import (
     SOLVERS,
     Clusters,
     agglomerative,
+    apply_must_links,
+    apply_stitching,
     correlation,
     hungarian,
-    join_broken,
-    join_musts,
     reassign,
-    single_links,
+    single_linkage,
 )
 from reid.mtmc.thresholds import (
     LIMIT,
     USUAL,
     Choice,
-    choose_by_silhouette,
     fit_odds,
+    select_threshold,
 )
 from reid.mtmc.tracklets import Tracklets, simultaneous_pairs
 from reid.mtmc.transitions import clock_offsets, evidence_of, learn_ways
@@ -68,11 +68,12 @@ class MatchSettings:
         fmr: chooses the threshold under which this part of sure negatives lies (tracklets of one camera that share
             time), where `threshold` is None; None: by silhouette.
         neighbours: nearest tracklets that are looked at for each.
-        camera_bias: λ of `CameraWhitening`; None leaves the features as they are.
+        camera_whitening: λ of `CameraWhitening`; None leaves the features as they are.
         rerank: whether distances are re-ranked.
         k1: neighbours in re-ranking; None: 1.5 times the size that identities seem to have, within 4..15.
-        travel: whether ways between cameras are learned from a first result and used as evidence in a second one.
-        by_time: a tracklet without a feature joins the one identity that another tracklet of its camera belongs to
+        transitions: whether ways between cameras are learned from a first result and used as evidence in a second one.
+        featureless_max_gap: a tracklet without a feature joins the one identity that another tracklet of its camera
+            belongs to
             which ends before or begins after it within so many seconds, if there is just one; 0: it stays alone.
         reassign: whether single tracklets may move to a better identity at the end; None: after `threshold` and
             `hungarian` only. `correlation` has such moves of its own.
@@ -82,11 +83,11 @@ class MatchSettings:
     threshold: float | None = None
     fmr: float | None = None
     neighbours: int = 30
-    camera_bias: float | None = 1.0
+    camera_whitening: float | None = 1.0
     rerank: bool = True
     k1: int | None = None
-    travel: bool = True
-    by_time: float = 0.0
+    transitions: bool = True
+    featureless_max_gap: float = 0.0
     reassign: bool | None = None
 
     def __post_init__(self) -> None:
@@ -96,12 +97,12 @@ class MatchSettings:
             raise ReidError(f"threshold is {self.threshold}; it is a distance, 0 or more.")
         if self.fmr is not None and not 0 < self.fmr < 1:
             raise ReidError(f"fmr is {self.fmr}; it is a part of pairs, between 0 and 1.")
-        if not self.by_time >= 0:
-            raise ReidError(f"by_time is {self.by_time}; it is seconds, 0 or more.")
+        if not self.featureless_max_gap >= 0:
+            raise ReidError(f"featureless_max_gap is {self.featureless_max_gap}; it is seconds, 0 or more.")
         if self.neighbours < 1 or (self.k1 is not None and self.k1 < 1):
             raise ReidError(f"neighbours and k1 must be at least 1, not {self.neighbours} and {self.k1}.")
-        if self.camera_bias is not None and not self.camera_bias > 0:
-            raise ReidError(f"camera_bias is {self.camera_bias}; it must be above 0, or None for none.")
+        if self.camera_whitening is not None and not self.camera_whitening > 0:
+            raise ReidError(f"camera_whitening is {self.camera_whitening}; it must be above 0, or None for none.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class Links:
         first, second: rows of the tracklets.
         distance: float32, that of the solver.
         probability: float64, of being one person.
-        stopped_by: str objects, "" or one of `constraints.REASONS`: what forbids the pair.
+        forbidden_by: str objects, "" or one of `constraints.REASONS`: what forbids the pair.
         joined: bool, whether both ended in one identity.
     """
 
@@ -120,7 +121,7 @@ class Links:
     second: NDArray[np.int64]
     distance: NDArray[np.float32]
     probability: NDArray[np.float64]
-    stopped_by: NDArray[np.object_]
+    forbidden_by: NDArray[np.object_]
     joined: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -140,8 +141,9 @@ class Matches:
         threshold: the distance that decided.
         fmr: the expected part of different people's pairs that lie under it.
         protocol: settings and what was done, plain JSON values.
-        travel: learned travel times, {(from, to): (median seconds, spread, links it rests on)}.
-        offsets: seconds by which camera clocks seem ahead (`travel.clock_offsets`), by name; empty where they seem to
+        transition_times: learned travel times, {(from, to): (median seconds, spread, links it rests on)}.
+        clock_offsets: seconds by which camera clocks seem ahead (`travel.clock_offsets`), by name; empty where they
+            seem to
             agree or nothing tells. They are not applied: give them in `Cameras`.
     """
 
@@ -152,8 +154,8 @@ class Matches:
     threshold: float
     fmr: float
     protocol: dict[str, Any]
-    travel: dict[tuple[str, str], tuple[float, float, int]] = field(default_factory=dict)
-    offsets: dict[str, float] = field(default_factory=dict)
+    transition_times: dict[tuple[str, str], tuple[float, float, int]] = field(default_factory=dict)
+    clock_offsets: dict[str, float] = field(default_factory=dict)
 
 
 def match(
@@ -185,12 +187,12 @@ def match(
     candidates = scored.candidates
     stopped = rules.stops(candidates.first, candidates.second)
     joins = agglomerative(candidates, _fresh(rules), LIMIT * candidates.far)
-    choice = choose_by_silhouette(candidates, _fresh(rules).of, joins, USUAL if scored.reranked else None)
-    negatives = distance_of(candidates, *simultaneous_pairs(tracklets))
+    choice = select_threshold(candidates, _fresh(rules).of, joins, USUAL if scored.reranked else None)
+    negatives = pair_distances(candidates, *simultaneous_pairs(tracklets))
     threshold, how = _threshold(tracklets, scored, stopped, choice, negatives, settings, calibration)
     clusters = _begun(rules)
     agglomerative(candidates, clusters, threshold)
-    ways = learn_ways(tracklets, clusters.of, candidates.first, candidates.second) if settings.travel else {}
+    ways = learn_ways(tracklets, clusters.of, candidates.first, candidates.second) if settings.transitions else {}
     if ways:
         evidence = evidence_of(ways, tracklets, candidates.first, candidates.second)
         distance = np.maximum(candidates.distance - EVIDENCE_TO_DISTANCE * evidence, 0).astype(np.float32)
@@ -207,14 +209,14 @@ def match(
         correlation(replace(candidates, distance=(-log_odds).astype(np.float32), far=far), clusters)
     elif settings.solver != "agglomerative":
         clusters = _begun(rules)
-        (single_links if settings.solver == "threshold" else hungarian)(candidates, clusters, threshold)
+        (single_linkage if settings.solver == "single_linkage" else hungarian)(candidates, clusters, threshold)
     moves = 0
-    wanted = settings.solver in ("threshold", "hungarian") if settings.reassign is None else settings.reassign
+    wanted = settings.solver in ("single_linkage", "hungarian") if settings.reassign is None else settings.reassign
     if wanted and settings.solver != "correlation":
         moves = reassign(candidates, clusters, threshold)
-    alone = join_by_time(clusters, settings.by_time)
+    alone = join_by_time(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets, clusters.of)
-    broken = check_matches(tracklets, identity, cameras, constraints)
+    broken = find_violations(tracklets, identity, cameras, constraints)
     if broken:
         raise RuntimeError(f"{len(broken)} rules are broken by the solver {settings.solver}: {'; '.join(broken[:3])}")
     probability = np.where(stopped == 0, 1 / (1 + np.exp(-log_odds)), 0.0)
@@ -228,7 +230,7 @@ def match(
         joined,
     )
     names = tracklets.camera_names
-    travel = {(names[a], names[b]): (way.median, way.spread, way.links) for (a, b), way in ways.items()}
+    transition_times = {(names[a], names[b]): (way.median, way.spread, way.links) for (a, b), way in ways.items()}
     offsets = clock_offsets(tracklets, identity, cameras)
     fmr = float((negatives <= threshold).mean()) if len(negatives) else float("nan")
     protocol = {
@@ -242,12 +244,20 @@ def match(
         "tracklets": len(tracklets),
         "without a feature": int((~tracklets.has_feature).sum()),
         "of these left alone": alone,
-        "tracks that go on another": int((tracklets.follows >= 0).sum()),
-        "crops left out": len(tracklets.bad_rows),
+        "tracks that go on another": int((tracklets.previous_track >= 0).sum()),
+        "crops left out": len(tracklets.invalid_rows),
         "identities": int(identity.max()) if len(identity) else 0,
     }
     return Matches(
-        tracklets, identity, confidence_of(identity, links), links, threshold, fmr, protocol, travel, offsets
+        tracklets,
+        identity,
+        tracklet_confidence(identity, links),
+        links,
+        threshold,
+        fmr,
+        protocol,
+        transition_times,
+        offsets,
     )
 
 
@@ -274,18 +284,18 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
     if len(rows) < 2:
         none = np.zeros(0, np.int64)
         return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, False, words)
-    if settings.camera_bias is not None and not few:
-        bias = CameraWhitening.fit(features[rows], tracklets.camera[rows], settings.camera_bias)
+    if settings.camera_whitening is not None and not few:
+        bias = CameraWhitening.fit(features[rows], tracklets.camera[rows], settings.camera_whitening)
         features[rows] = bias.remove(features[rows], tracklets.camera[rows])
-        words += f" after camera bias is removed (λ={settings.camera_bias:g})"
+        words += f" after camera bias is removed (λ={settings.camera_whitening:g})"
     neighbours = find_neighbours(features[rows], max(settings.neighbours, settings.k1 or 15))
-    found = plain_candidates(features[rows], neighbours)
+    found = cosine_candidates(features[rows], neighbours)
     if settings.rerank and not few:
         k1 = settings.k1
         if k1 is None:
             there = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
             joins = agglomerative(there, _fresh(rules), LIMIT * there.far)
-            size = choose_by_silhouette(there, _fresh(rules).of, joins).size
+            size = select_threshold(there, _fresh(rules).of, joins).size
             k1 = int(np.clip(round(SIZE_TO_K1 * size), 4, 15))
             words += f"; identities seem to have {size:.1f} tracklets"
         found = reranked_candidates(features[rows], neighbours, k1)
@@ -295,7 +305,8 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
 
 
 def join_by_time(clusters: Clusters, seconds: float) -> int:
-    """Join tracklets without a feature to what stands next to them in time, as `MatchSettings.by_time` says.
+    """Join tracklets without a feature to what stands next to them in time, as `MatchSettings.featureless_max_gap`
+    says.
 
     In order of start; ties by row. Returns how many of them stay alone.
     """
@@ -317,14 +328,14 @@ def join_by_time(clusters: Clusters, seconds: float) -> int:
 
 def _fresh(rules: Rules) -> Clusters:
     clusters = Clusters(rules)
-    join_musts(clusters)
+    apply_must_links(clusters)
     return clusters
 
 
 def _begun(rules: Rules) -> Clusters:
     """Fresh clusters with broken tracks joined, which are not to tell how large identities are, or the threshold."""
     clusters = _fresh(rules)
-    join_broken(clusters)
+    apply_stitching(clusters)
     return clusters
 
 
@@ -343,7 +354,7 @@ def _threshold(
         return settings.threshold, "given"
     if calibration is not None and len(candidates):
         # The calibration knows the plain distance; as many candidates are to pass as pass by it.
-        plain = cosine_of_pairs(tracklets.features, candidates.first, candidates.second)
+        plain = cosine_distances(tracklets.features, candidates.first, candidates.second)
         free = stopped == 0
         share = float((plain[free] <= calibration.threshold()).mean()) if free.any() else 0.0
         passes = float(np.quantile(candidates.distance[free], share)) if free.any() else 0.0
@@ -362,7 +373,7 @@ def _threshold(
     return choice.threshold, f"about the largest mean silhouette ({choice.silhouette:.3f})"
 
 
-def confidence_of(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
+def tracklet_confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
     """Of a tracklet with others in its identity: the mean of p(same) over its candidates there. Alone: 1 − the largest
     p(same) of any candidate; 1 without candidates. Joined without being a candidate of any of them: 0.5.
     """

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.core.errors import ReidError
 from reid.mtmc.candidates import Candidates
-from reid.mtmc.constraints import Constraints, Key, Rules, check_matches, compile_rules
-from reid.mtmc.matching import Matches, MatchSettings, confidence_of, match
-from reid.mtmc.solvers import Clusters, agglomerative, join_broken
+from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations
+from reid.mtmc.matching import Matches, MatchSettings, match, tracklet_confidence
+from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class OnlineMatcher:
             ReidError: other cameras than before, or constraints that contradict what was already given out.
         """
         known = len(self._identity)
-        both = tracklets if self._kept is None else _joined(self._kept, tracklets)
+        both = tracklets if self._kept is None else self._kept.append(tracklets)
         constraints = self._constraints_among(both)
         rules = compile_rules(both, self._cameras, constraints)
         fixed = np.concatenate([self._identity, np.zeros(len(tracklets), np.int64)])
@@ -191,31 +191,7 @@ class OnlineMatcher:
             if count[number] <= self._stream.members and len(rows) < self._stream.most:
                 rows.append(row)
         kept = np.sort(np.array(rows, np.int64))
-        self._kept, self._identity = _taken(tracklets, kept), identity[kept]
-
-
-_COLUMNS = (
-    "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",
-    "first_frame", "last_frame", "entry", "exit", "follows",
-)  # fmt: skip
-
-
-def _taken(tracklets: Tracklets, rows: NDArray[np.int64]) -> Tracklets:
-    """Some rows, in that order, without their prototypes."""
-    columns: dict[str, Any] = {name: getattr(tracklets, name)[rows] for name in _COLUMNS}
-    none = np.zeros(0, np.int64)
-    return replace(tracklets, **columns, prototype_row=none, prototype_of=none)
-
-
-def _joined(one: Tracklets, other: Tracklets) -> Tracklets:
-    """The rows of both."""
-    if one.camera_names != other.camera_names:
-        raise ReidError(
-            f"The stream's cameras were {', '.join(one.camera_names)}; now they are {', '.join(other.camera_names)}. "
-            "Name all cameras from the start, in one order."
-        )
-    columns: dict[str, Any] = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in _COLUMNS}
-    return replace(one, **columns)
+        self._kept, self._identity = tracklets.take(kept), identity[kept]
 
 
 class _Fixed(Clusters):
@@ -236,7 +212,7 @@ class _Fixed(Clusters):
             one, other = int(self.of[a]), int(self.of[b])
             if one != other and self.may_join(one, other):
                 self.join(one, other)
-        join_broken(self)
+        apply_stitching(self)
 
     def may_join(self, a: int, b: int) -> bool:
         """As `may_join_each`, of one pair."""
@@ -276,13 +252,13 @@ class OnlineMatches:
     remembered: int
     delay: float
 
-    def instead_of(self, offline: Matches) -> Matches:
+    def as_matches(self, offline: Matches) -> Matches:
         """The offline result of the same tracklets with these identities; its links keep their distances."""
         joined = self.identity[offline.links.first] == self.identity[offline.links.second]
         links = replace(offline.links, joined=joined)
         protocol = {**offline.protocol, "online": {"delay": self.delay, "remembered": self.remembered}}
         protocol["identities"] = int(self.identity.max(initial=0))
-        confidence = confidence_of(self.identity, links)
+        confidence = tracklet_confidence(self.identity, links)
         return replace(offline, identity=self.identity, links=links, confidence=confidence, protocol=protocol)
 
 
@@ -310,9 +286,9 @@ def match_online(
     tick = np.ceil((tracklets.end + stream.close_after) / stream.period).astype(np.int64)
     for now in np.unique(tick):
         rows = np.flatnonzero(tick == now)
-        identity[rows] = matcher.push(_taken(tracklets, rows))
+        identity[rows] = matcher.push(tracklets.take(rows))
         remembered = max(remembered, len(matcher))
-    broken = check_matches(tracklets, identity, cameras, constraints)
+    broken = find_violations(tracklets, identity, cameras, constraints)
     if broken:
         raise RuntimeError(f"{len(broken)} rules are broken by online matching: {'; '.join(broken[:3])}")
     return OnlineMatches(identity, remembered, stream.delay)

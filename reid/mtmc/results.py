@@ -22,7 +22,7 @@ def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
     return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
 
 
-def in_several_cameras(matches: Matches) -> int:
+def count_multi_camera_identities(matches: Matches) -> int:
     """How many identities were seen by two cameras or more."""
     seen = np.unique(np.stack([matches.identity, matches.tracklets.camera]), axis=1)
     return int((np.bincount(seen[0]) > 1).sum())
@@ -53,15 +53,15 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
             "threshold": matches.threshold,
             "expected_false_match_rate": matches.fmr,
             "identities": len(sizes),
-            "identities_in_several_cameras": in_several_cameras(matches),
+            "multi_camera_identities": count_multi_camera_identities(matches),
             "tracklets": len(matches.tracklets),
             "tracklets_without_feature": int((~matches.tracklets.has_feature).sum()),
             "camera_numbers_in_aicity": numbers,
-            "travel_times": [
+            "transition_times": [
                 {"from": a, "to": b, "median_s": median, "spread_s": spread, "links": links}
-                for (a, b), (median, spread, links) in matches.travel.items()
+                for (a, b), (median, spread, links) in matches.transition_times.items()
             ],
-            "clock_offsets_s": matches.offsets,
+            "clock_offsets_s": matches.clock_offsets,
             "protocol": matches.protocol,
         },
     )
@@ -104,7 +104,7 @@ def _write_links(matches: Matches, path: Path) -> None:
         columns[f"{side}_identity"] = pa.array(matches.identity[rows])
     columns["distance"] = pa.array(links.distance)
     columns["p_same"] = pa.array(links.probability)
-    columns["stopped_by"] = pa.array(links.stopped_by, type=pa.string())
+    columns["forbidden_by"] = pa.array(links.forbidden_by, type=pa.string())
     columns["joined"] = pa.array(links.joined)
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

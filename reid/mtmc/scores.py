@@ -180,7 +180,7 @@ class TrackScores:
             with the person on whom most of its boxes lie (IoU at or above the threshold; in a tie, with one who is
             kept). Identities that go with a person seen in one camera are left out whole, with that person; all
             others stay whole, false ones too. Then as in `IdScores`, with an assignment of its own.
-        people_in_several_cameras: how many people that is.
+        multi_camera_people: how many people that is.
         tracklets: `ClusterScores` over the predicted tracks of each camera, (camera, id) an item: who each one is,
             against the identity that it has. One that lies on nobody is left out.
         false_tracklets: how many those are.
@@ -191,7 +191,7 @@ class TrackScores:
     overall: BoxScores
     per_camera: dict[str, BoxScores]
     multi_camera: IdScores
-    people_in_several_cameras: int
+    multi_camera_people: int
     tracklets: ClusterScores
     false_tracklets: int
     iou: float
@@ -202,14 +202,14 @@ class TrackScores:
         return {
             "iou": self.iou,
             "overall": self.overall.as_dict(),
-            "people in several cameras": {"people": self.people_in_several_cameras, **asdict(self.multi_camera)},
+            "multi_camera": {"people": self.multi_camera_people, **asdict(self.multi_camera)},
             "tracklets": {**self.tracklets.as_dict(), "false_tracklets": self.false_tracklets},
-            "per camera": {name: scores.as_dict() for name, scores in self.per_camera.items()},
+            "per_camera": {name: scores.as_dict() for name, scores in self.per_camera.items()},
             "warnings": list(self.warnings),
         }
 
 
-def score(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> TrackScores:
+def score_tracks(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> TrackScores:
     """Score predicted tracks with global ids against the truth; equals trackeval 1.3.0 on the quantities it has.
 
     An id means one person in all cameras, on both sides. Cameras are the same by name, else by the number in their
@@ -223,7 +223,7 @@ def score(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> TrackScores:
         ReidError: the two have no camera in common; `iou` outside (0, 1].
     """
     if not 0 < iou <= 1:
-        raise ReidError(f"score: iou is {iou}; it must be above 0 and at most 1.")
+        raise ReidError(f"score_tracks: iou is {iou}; it must be above 0 and at most 1.")
     names, cameras, warnings = _common_cameras(truth, predicted)
     boxes = _pair_boxes(truth, predicted, cameras)
     per_camera = {name: _box_scores(boxes.of_camera(camera), iou) for camera, name in enumerate(names)}
@@ -235,7 +235,7 @@ def score(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> TrackScores:
         overall=overall,
         per_camera=per_camera,
         multi_camera=several,
-        people_in_several_cameras=people,
+        multi_camera_people=people,
         tracklets=cluster_scores(labels[true], tracklet_ids[true]),
         false_tracklets=int((~true).sum()),
         iou=iou,

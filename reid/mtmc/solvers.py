@@ -15,7 +15,7 @@ from reid.core.errors import ReidError
 from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Rules
 
-SOLVERS = ("agglomerative", "threshold", "hungarian", "correlation")
+SOLVERS = ("agglomerative", "single_linkage", "hungarian", "correlation")
 
 _PASSES = 5
 _BETTER = 1e-9
@@ -63,7 +63,7 @@ class Clusters:
         self.of[row] = to
 
 
-def join_musts(clusters: Clusters) -> None:
+def apply_must_links(clusters: Clusters) -> None:
     """Join what must be joined.
 
     Raises:
@@ -83,14 +83,15 @@ def join_musts(clusters: Clusters) -> None:
     clusters.bound.update(clusters.rules.must.reshape(-1).tolist())
 
 
-def join_broken(clusters: Clusters) -> None:
-    """Join each tracklet that goes on another track (`Tracklets.follows`) to that one's last part, where allowed."""
+def apply_stitching(clusters: Clusters) -> None:
+    """Join each tracklet that goes on another track (`Tracklets.previous_track`) to that one's last part, where
+    allowed."""
     t = clusters.rules.tracklets
     parts: dict[tuple[int, int], list[int]] = {}
     for row, key in enumerate(zip(t.camera.tolist(), t.track.tolist(), strict=True)):
         parts.setdefault(key, []).append(row)
-    for row in np.flatnonzero(t.follows >= 0).tolist():
-        earlier = parts.get((int(t.camera[row]), int(t.follows[row])))
+    for row in np.flatnonzero(t.previous_track >= 0).tolist():
+        earlier = parts.get((int(t.camera[row]), int(t.previous_track[row])))
         if earlier:
             last = max(earlier, key=lambda part: t.end[part])
             a, b = int(clusters.of[last]), int(clusters.of[row])
@@ -173,7 +174,7 @@ def correlation(costs: Candidates, clusters: Clusters) -> None:
     then single tracklets move where they lower the sum most, or out, until none does (5 passes at most).
     """
     _contract(costs, clusters)
-    move_singly(costs, clusters, lambda total, count: -total)
+    move_single_tracklets(costs, clusters, lambda total, count: -total)
 
 
 def reassign(candidates: Candidates, clusters: Clusters, threshold: float) -> int:
@@ -182,10 +183,10 @@ def reassign(candidates: Candidates, clusters: Clusters, threshold: float) -> in
     Returns:
         How many moves were made.
     """
-    return move_singly(candidates, clusters, lambda total, count: threshold - total / count)
+    return move_single_tracklets(candidates, clusters, lambda total, count: threshold - total / count)
 
 
-def single_links(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
+def single_linkage(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
     """Threshold and components: join over every candidate pair of at most `threshold`, nearest first, where allowed."""
     near = np.flatnonzero(candidates.distance <= threshold)
     for row in near[np.argsort(candidates.distance[near], kind="stable")]:
@@ -230,7 +231,7 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
     if not links:
         return
     kept = near[np.concatenate(links)]
-    single_links(
+    single_linkage(
         replace(
             candidates,
             first=candidates.first[kept],
@@ -301,7 +302,7 @@ def _contract(costs: Candidates, clusters: Clusters) -> None:
         push_best(keep)
 
 
-def move_singly(candidates: Candidates, clusters: Clusters, worth: Callable[[float, int], float]) -> int:
+def move_single_tracklets(candidates: Candidates, clusters: Clusters, worth: Callable[[float, int], float]) -> int:
     """Let one tracklet after the other (in row order) go where it is worth most, as far as the rules allow.
 
     Args:

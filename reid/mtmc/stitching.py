@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.data.tracks import Tracks
-from reid.mtmc.tracklets import Tracklets, apart_distance, tracklet_of_boxes
+from reid.mtmc.tracklets import Tracklets, certain_negative_distance, tracklet_of_boxes
 
 LONGEST_GAP = 3.0
 """Seconds for which a track may have been lost."""
@@ -23,8 +23,8 @@ MOST_GROWTH = 0.25
 """How far the logarithms of the heights may differ."""
 
 
-def with_broken_tracks(tracklets: Tracklets, tracks: Tracks, seconds: NDArray[np.float64]) -> Tracklets:
-    """The same tracklets with `follows` filled in: the local track that each goes on, if any.
+def stitch_tracks(tracklets: Tracklets, tracks: Tracks, seconds: NDArray[np.float64]) -> Tracklets:
+    """The same tracklets with `previous_track` filled in: the local track that each goes on, if any.
 
     A tracklet j goes on as i did, both of one camera, when all hold:
 
@@ -42,7 +42,9 @@ def with_broken_tracks(tracklets: Tracklets, tracks: Tracks, seconds: NDArray[np
         tracks: the boxes.
         seconds: `[N]` when each box was seen.
     """
-    limit = apart_distance(tracklets.camera, tracklets.start, tracklets.end, tracklets.features, tracklets.has_feature)
+    limit = certain_negative_distance(
+        tracklets.camera, tracklets.start, tracklets.end, tracklets.features, tracklets.has_feature
+    )
     if limit is None:
         return tracklets
     earlier, later = _pairs(tracklets)
@@ -60,9 +62,9 @@ def with_broken_tracks(tracklets: Tracklets, tracks: Tracks, seconds: NDArray[np
     earlier, later = earlier[order], later[order]
     best = np.zeros(len(order), bool)
     best[np.intersect1d(np.unique(earlier, return_index=True)[1], np.unique(later, return_index=True)[1])] = True
-    follows = tracklets.follows.copy()
-    follows[later[best]] = tracklets.track[earlier[best]]
-    return replace(tracklets, follows=follows)
+    previous_track = tracklets.previous_track.copy()
+    previous_track[later[best]] = tracklets.track[earlier[best]]
+    return replace(tracklets, previous_track=previous_track)
 
 
 def _pairs(tracklets: Tracklets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

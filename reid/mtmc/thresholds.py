@@ -54,7 +54,7 @@ def replay(clusters: Clusters, joins: list[tuple[float, int, int]]) -> None:
         clusters.join(keep, gone)
 
 
-def choose_by_silhouette(
+def select_threshold(
     candidates: Candidates,
     start: NDArray[np.int64],
     joins: list[tuple[float, int, int]],

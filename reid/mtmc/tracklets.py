@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ _LEAST_WEIGHT = 0.05
 PROTOTYPES = 4
 """Crops of a tracklet that stand for it, at most."""
 _CROPS_AT_ONCE = 16_384
+_COLUMNS = (
+    "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",
+    "first_frame", "last_frame", "entry", "exit", "previous_track",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +45,14 @@ class Tracklets:
         quality: `[T]` 0..1, the mean weight of the tracklet's crops (1 where nothing is known of them).
         first_frame, last_frame: `[T]` int64, as in the camera's file.
         entry, exit: `[T, 2]` place on the ground in metres of the first and last box; NaN where unknown.
-        follows: `[T]` int64, the local id of the earlier track of this camera that this one goes on (`broken.py`); −1:
+        previous_track: `[T]` int64, the local id of the earlier track of this camera that this one goes on
+            (`broken.py`); −1:
             none.
         prototype_row: `[P]` int64, rows of the embeddings: up to `PROTOTYPES` crops of each tracklet, the most typical
-            one and those that differ most from it and from each other, in that order (`choose_prototypes`).
-        prototype_of: `[P]` int64, the tracklet of each.
-        bad_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only zeros.
+            one and those that differ most from it and from each other, in that order (`select_prototypes`).
+        prototype_tracklet: `[P]` int64, the tracklet of each.
+        invalid_rows: `[B]` int64, rows of the embeddings that were left out because they hold NaN, infinity or only
+            zeros.
     """
 
     camera_names: tuple[str, ...]
@@ -62,10 +68,10 @@ class Tracklets:
     last_frame: NDArray[np.int64]
     entry: NDArray[np.float64]
     exit: NDArray[np.float64]
-    follows: NDArray[np.int64]
+    previous_track: NDArray[np.int64]
     prototype_row: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    prototype_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    bad_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    prototype_tracklet: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    invalid_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         """T."""
@@ -79,6 +85,29 @@ class Tracklets:
         """The same tracklets with each camera's clock moved by seconds, by name."""
         seconds = np.array([offsets.get(name, 0.0) for name in self.camera_names])[self.camera]
         return replace(self, start=self.start + seconds, end=self.end + seconds)
+
+    def take(self, rows: NDArray[np.int64]) -> Tracklets:
+        """Return the given rows in that order, without prototypes."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        none = np.zeros(0, np.int64)
+        return replace(self, **columns, prototype_row=none, prototype_tracklet=none)
+
+    def append(self, other: Tracklets) -> Tracklets:
+        """Return the rows of both, without prototypes.
+
+        Raises:
+            ReidError: the camera names differ.
+        """
+        if self.camera_names != other.camera_names:
+            raise ReidError(
+                f"Tracklets of cameras {', '.join(self.camera_names)} cannot be joined with tracklets of cameras "
+                f"{', '.join(other.camera_names)}. Name all cameras in both, in one order."
+            )
+        none = np.zeros(0, np.int64)
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS
+        }
+        return replace(self, **columns, prototype_row=none, prototype_tracklet=none)
 
     @classmethod
     def from_features(
@@ -155,7 +184,7 @@ class Tracklets:
         camera_names: Mapping[int, str] | None = None,
         blur: NDArray[np.float64] | None = None,
         split: bool = False,
-        join: bool = True,
+        stitch: bool = True,
     ) -> Tracklets:
         """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
 
@@ -170,7 +199,7 @@ class Tracklets:
             camera_names: the name of each camid of the embeddings; `cam01` for 1 and so on where not given.
             blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
             split: as in `from_features`; needs embeddings with frames.
-            join: whether tracks that the tracker lost and found again are looked for (`broken.with_broken_tracks`).
+            stitch: whether tracks that the tracker lost and found again are looked for (`broken.stitch_tracks`).
 
         Raises:
             ReidError: embeddings without camids or tracks, of cameras or tracks that are not there, or to be split
@@ -205,10 +234,10 @@ class Tracklets:
         frames = np.zeros(len(camera), np.int64) if embeddings.frames is None else embeddings.frames
         crops = _Crops(camera, embeddings.tracks, frames, embeddings.features, weights)
         tracklets = _assemble(names, boxes, crops, split, ground)
-        if join:
-            from reid.mtmc.stitching import with_broken_tracks
+        if stitch:
+            from reid.mtmc.stitching import stitch_tracks
 
-            tracklets = with_broken_tracks(tracklets, tracks, seconds)
+            tracklets = stitch_tracks(tracklets, tracks, seconds)
         return tracklets
 
 
@@ -343,7 +372,7 @@ def _assemble(
     last = np.append(first[1:], n) - 1 if n else first
     places = np.full((n, 2), np.nan) if ground is None else ground[order]
     pooled = pool(crops.features, of, len(first), crops.weights)
-    prototypes = choose_prototypes(crops.features, of, pooled)
+    prototypes = select_prototypes(crops.features, of, pooled)
     return Tracklets(
         camera_names=names,
         camera=camera[first].astype(np.int64),
@@ -358,10 +387,10 @@ def _assemble(
         last_frame=frame[last].astype(np.int64),
         entry=places[first],
         exit=places[last],
-        follows=np.full(len(first), -1),
+        previous_track=np.full(len(first), -1),
         prototype_row=prototypes,
-        prototype_of=of[prototypes],
-        bad_rows=np.flatnonzero(~pooled.usable),
+        prototype_tracklet=of[prototypes],
+        invalid_rows=np.flatnonzero(~pooled.usable),
     )
 
 
@@ -371,7 +400,7 @@ _FEWEST_STRANGERS = 20
 _NEAREST_STRANGERS = 0.1
 
 
-def apart_distance(
+def certain_negative_distance(
     camera: NDArray[np.int64],
     start: NDArray[np.float64],
     end: NDArray[np.float64],
@@ -402,7 +431,8 @@ def change_points(
     `|Σa|²/n_a + |Σb|²/n_b` of crops of length 1. The track is cut there when both hold:
 
     1. no one of 99 random orders of its crops gives as large a value (p ≤ 0.01; seeded by the track's number);
-    2. the cosine distance between the means of both sides is at least `apart_distance`. Where that is not known nothing
+    2. the cosine distance between the means of both sides is at least `certain_negative_distance`. Where that is not
+    known nothing
        is cut.
 
     Then either side is looked at in the same way. Crops of one track that follow each other are alike, so the first
@@ -415,7 +445,7 @@ def change_points(
         spans: camera, start and end of each track, `[T]` each.
     """
     pooled = pool(features, of, len(spans[0]))
-    apart = apart_distance(*spans, pooled.features, pooled.has_feature)
+    apart = certain_negative_distance(*spans, pooled.features, pooled.has_feature)
     found: list[tuple[int, int]] = []
     rows = np.flatnonzero(pooled.usable)
     rows = rows[np.lexsort((frame[rows], of[rows]))]
@@ -547,7 +577,7 @@ def pool(
     return Pooled(pooled, has_feature, quality, usable)
 
 
-def choose_prototypes(
+def select_prototypes(
     features: NDArray[np.float32], of: NDArray[np.int64], pooled: Pooled, most: int = PROTOTYPES
 ) -> NDArray[np.int64]:
     """Rows of up to `most` crops of each tracklet, tracklet by tracklet: the crop nearest the pooled feature, then each
@@ -577,7 +607,7 @@ def _prototypes_of_some(
     pooled: NDArray[np.float32],
     most: int,
 ) -> NDArray[np.int64]:
-    """As `choose_prototypes`, among rows that are sorted by tracklet."""
+    """As `select_prototypes`, among rows that are sorted by tracklet."""
     crops, owner = unit(features[rows]), of[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))

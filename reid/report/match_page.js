@@ -170,8 +170,8 @@ function forbidden(a, b) {
   const together = Math.min(T.end[i], T.end[j]) - T.start[j] >= rules.tolerance;
   if (from === to && together) return "in one camera at once";
   if (from !== to) {
-    if (together && rules.apart[from][to]) return "at once in cameras that do not overlap";
-    const least = rules.least[from][to];
+    if (together && rules.non_overlapping[from][to]) return "at once in cameras that do not overlap";
+    const least = rules.min_transition_time[from][to];
     if (least >= rules.never) return "on a way that nobody goes";
     if (gap < least - rules.tolerance) return `${lasting(Math.max(gap, 0))} apart, and the way takes ${lasting(least)}`;
   }

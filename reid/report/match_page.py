@@ -216,7 +216,7 @@ def _most_doubtful(links: Links, identity: NDArray[np.int64], most: int) -> NDAr
 
 
 def _link_columns(links: Links, rows: NDArray[np.int64]) -> dict[str, list[Any]]:
-    reasons, reason = np.unique(links.stopped_by[rows].astype(str), return_inverse=True)
+    reasons, reason = np.unique(links.forbidden_by[rows].astype(str), return_inverse=True)
     return {
         "first": links.first[rows].tolist(),
         "second": links.second[rows].tolist(),
@@ -241,8 +241,10 @@ def _rules(matches: Matches, cameras: Cameras | None, constraints: Constraints |
     }
     return {
         "tolerance": rules.tolerance,
-        "apart": rules.apart.astype(int).tolist(),
-        "least": [[max(-_NEVER, min(_NEVER, float(value))) for value in row] for row in rules.least],
+        "non_overlapping": rules.non_overlapping.astype(int).tolist(),
+        "min_transition_time": [
+            [max(-_NEVER, min(_NEVER, float(value))) for value in row] for row in rules.min_transition_time
+        ],
         "never": _NEVER,
         "must": rules.must.tolist(),
         "cannot": [[int(code) // t, int(code) % t] for code in rules.cannot],
@@ -395,15 +397,15 @@ def _left_out(lines: Mapping[str, Sequence[str]]) -> str:
 def _made(matches: Matches) -> str:
     """The protocol, learned travel times and clock offsets as tables."""
     tables = [_two_columns(_flat(matches.protocol))]
-    if matches.travel:
+    if matches.transition_times:
         head = ("from", "to", "median s", "spread s", "links")
         rows = [
             (*pair, f"{median:.1f}", f"{spread:.1f}", f"{links:,}")
-            for pair, (median, spread, links) in sorted(matches.travel.items())
+            for pair, (median, spread, links) in sorted(matches.transition_times.items())
         ]
         tables.append(_table("Travel times learned from confident links", head, rows))
-    if matches.offsets:
-        rows_of_offsets = [(name, f"{seconds:+.2f}") for name, seconds in sorted(matches.offsets.items())]
+    if matches.clock_offsets:
+        rows_of_offsets = [(name, f"{seconds:+.2f}") for name, seconds in sorted(matches.clock_offsets.items())]
         tables.append(_table("Clocks: seconds ahead of the others, estimated", ("camera", "s"), rows_of_offsets))
     return "".join(tables)
 

@@ -75,9 +75,9 @@ def test_every_person_gets_one_identity_and_all_files_say_so(world):
                     if person == (PEOPLE - local if name == "cam02" else local - 1)}) == 1  # fmt: skip
     links = pq.read_table(out / "links.parquet").to_pandas()
     assert (links.first_identity == links.second_identity).equals(links.joined)
-    assert set(links.stopped_by[links.first_camera == links.second_camera]) >= {"same camera at once"}
+    assert set(links.forbidden_by[links.first_camera == links.second_camera]) >= {"same camera, same time"}
     match = json.loads((out / "match.json").read_text())
-    assert match["identities"] == match["identities_in_several_cameras"] == PEOPLE
+    assert match["identities"] == match["multi_camera_identities"] == PEOPLE
     assert match["tracklets"] == 18
     for written in (read_tracks(out / "tracks"), read_tracks(out / "aicity.txt")):
         assert len(written) == len(truth)
@@ -129,7 +129,7 @@ def test_clocks_and_travel_times_come_from_cameras_yaml_beside_the_tracks(world)
     assert all(found["cam03", 1 + i] in (found["cam01", 1 + i], found["cam02", PEOPLE - i]) for i in range(PEOPLE))
 
 
-@pytest.mark.parametrize("solver", ["agglomerative", "correlation", "hungarian", "threshold"])
+@pytest.mark.parametrize("solver", ["agglomerative", "correlation", "hungarian", "single_linkage"])
 def test_every_solver_runs(world, solver):
     result = run(*options(world, "--solver", solver, "--threshold", 0.5))
     assert result.exit_code == 0, result.output

@@ -34,9 +34,9 @@ def test_the_swap_in_every_format(tmp_path: Path, format: str) -> None:
     assert ["all", "200", "2", "50.0", "50.0", "50.0", "57.7", "100.0", "33.3", "100.0"] in lines
     assert any(line[:4] in (["cam1", "100", "2", "100.0"], ["1", "100", "2", "100.0"]) for line in lines)
     numbers = json.loads((tmp_path / "found" / "scores.json").read_text())
-    assert numbers["overall"]["IDF1"] == numbers["people in several cameras"]["IDF1"] == 0.5
+    assert numbers["overall"]["IDF1"] == numbers["multi_camera"]["IDF1"] == 0.5
     assert numbers["predicted"]["format"] == format
-    assert {row["IDF1"] for row in numbers["per camera"].values()} == {1.0}
+    assert {row["IDF1"] for row in numbers["per_camera"].values()} == {1.0}
 
 
 def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:

@@ -10,28 +10,28 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from reid.core.errors import ReidError
-from reid.mtmc import Camera, Cameras, Constraints, check_matches
+from reid.mtmc import Camera, Cameras, Constraints, find_violations
 from reid.mtmc.candidates import (
     CameraWhitening,
     Candidates,
-    distance_of,
+    cosine_candidates,
     find_neighbours,
-    plain_candidates,
+    pair_distances,
     reranked_candidates,
 )
 from reid.mtmc.constraints import compile_rules
 from reid.mtmc.solvers import (
     Clusters,
     agglomerative,
+    apply_must_links,
     correlation,
     hungarian,
-    join_musts,
-    move_singly,
+    move_single_tracklets,
     reassign,
-    single_links,
+    single_linkage,
 )
-from reid.mtmc.thresholds import choose_by_silhouette, fit_odds, joins_within, replay
-from tests.mtmc.made_tracklets import plain
+from reid.mtmc.thresholds import fit_odds, joins_within, replay, select_threshold
+from tests.mtmc.synthetic_tracklets import plain
 
 
 def rules_of(n, *, camera=None, start=None, end=None, cameras=None, constraints=None):
@@ -106,7 +106,7 @@ def test_a_join_of_three_needs_all_pairs_to_be_allowed():
     """0 and 2 are seen at once; 1 is near both. One compatible pair is not enough."""
     rules = rules_of(3, start=np.array([0.0, 20.0, 1.0]), end=np.array([5.0, 25.0, 6.0]))
     matrix = np.array([[0, 0.1, 0.3], [0.1, 0, 0.2], [0.3, 0.2, 0]])
-    for solve in (agglomerative, single_links, hungarian):
+    for solve in (agglomerative, single_linkage, hungarian):
         clusters = Clusters(rules)
         solve(candidates_of(matrix), clusters, 0.9)
         assert partition(clusters.of) == [[0, 1], [2]], solve.__name__
@@ -132,7 +132,9 @@ def random_world(seed, n=60):
     place = rng.uniform(0, 30, (n, 2))
     tracklets = plain(camera, start, start + rng.integers(0, 10, n) / 2, names=names, entry=place, leave=place)
     travel = {(a, b): (float(rng.uniform(0, 8)), 30.0) for a in names for b in names if rng.random() < 0.4}
-    cameras = Cameras({name: Camera(name) for name in names}, travel=travel, overlap_stated=bool(rng.random() < 0.5))
+    cameras = Cameras(
+        {name: Camera(name) for name in names}, transition_times=travel, overlaps_known=bool(rng.random() < 0.5)
+    )
     keys = [(names[camera[row]], row, -1) for row in range(n)]
     pairs = rng.integers(0, n, (6, 2))
     cannot = tuple((keys[a], keys[b]) for a, b in pairs[:5] if a != b)
@@ -158,10 +160,10 @@ def solve_correlation(candidates, clusters):
 
 SOLVE = {
     "agglomerative": lambda c, k: agglomerative(c, k, 0.5),
-    "threshold": lambda c, k: single_links(c, k, 0.5),
+    "single_linkage": lambda c, k: single_linkage(c, k, 0.5),
     "hungarian": lambda c, k: hungarian(c, k, 0.5),
     "correlation": solve_correlation,
-    "threshold, reassigned": lambda c, k: (single_links(c, k, 0.5), reassign(c, k, 0.4)),
+    "single_linkage, reassigned": lambda c, k: (single_linkage(c, k, 0.5), reassign(c, k, 0.4)),
     "hungarian, reassigned": lambda c, k: (hungarian(c, k, 0.5), reassign(c, k, 0.4)),
     "agglomerative, reassigned": lambda c, k: (agglomerative(c, k, 0.7), reassign(c, k, 0.4)),
 }
@@ -173,15 +175,15 @@ def test_no_solver_breaks_a_rule(solver):
     for seed in range(25):
         tracklets, cameras, constraints, candidates = random_world(seed)
         clusters = Clusters(compile_rules(tracklets, cameras, constraints))
-        join_musts(clusters)
+        apply_must_links(clusters)
         SOLVE[solver](candidates, clusters)
-        assert check_matches(tracklets, clusters.of + 1, cameras, constraints) == []
+        assert find_violations(tracklets, clusters.of + 1, cameras, constraints) == []
         assert sorted(row for rows in clusters.members for row in rows) == list(range(len(tracklets)))
         assert all((clusters.of[rows] == number).all() for number, rows in enumerate(clusters.members) if len(rows))
         together += len(tracklets) - len(np.unique(clusters.of))
         # The same again is the same.
         again = Clusters(compile_rules(tracklets, cameras, constraints))
-        join_musts(again)
+        apply_must_links(again)
         SOLVE[solver](candidates, again)
         assert (again.of == clusters.of).all()
     assert together > 200, "they do join"
@@ -191,7 +193,7 @@ def test_what_must_be_joined_but_cannot():
     constraints = Constraints(must_link=((("cam01", 0, -1), ("cam01", 1, -1)),))
     rules = compile_rules(plain([0, 0], [0, 3], [5, 9]), None, constraints)
     with pytest.raises(ReidError, match="camera cam01, track 0 and camera cam01, track 1 are to be one person"):
-        join_musts(Clusters(rules))
+        apply_must_links(Clusters(rules))
 
 
 def test_hungarian_gives_each_one_successor():
@@ -235,7 +237,7 @@ def test_correlation_clustering_of_few_is_near_the_best_of_all_partitions(seed):
     assert got <= 0
     assert got <= 0.85 * best
     before = clusters.of.copy()
-    assert move_singly(costs, clusters, lambda total, count: -total) == 0
+    assert move_single_tracklets(costs, clusters, lambda total, count: -total) == 0
     assert (clusters.of == before).all()
 
 
@@ -247,7 +249,7 @@ def test_silhouettes_are_scikit_learns(seed):
     np.fill_diagonal(matrix, 0)
     found = candidates_of(matrix)
     joins = agglomerative(found, Clusters(rules_of(40)), 0.96)
-    choice = choose_by_silhouette(found, np.arange(40), joins)
+    choice = select_threshold(found, np.arange(40), joins)
     for place in range(0, len(choice.tried), 8):
         clusters = Clusters(rules_of(40))
         replay(clusters, joins[: joins_within(joins, choice.tried[place])])
@@ -272,7 +274,7 @@ def test_neighbours_and_plain_candidates_against_a_full_matrix(n, k):
     features = rng.normal(size=(n, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     matrix = 1 - features @ features.T
-    found = plain_candidates(features, find_neighbours(features, k))
+    found = cosine_candidates(features, find_neighbours(features, k))
     want = {
         (min(i, int(j)), max(i, int(j)))
         for i in range(n)
@@ -281,7 +283,7 @@ def test_neighbours_and_plain_candidates_against_a_full_matrix(n, k):
     assert set(zip(found.first.tolist(), found.second.tolist(), strict=True)) == want
     assert found.distance == pytest.approx(matrix[found.first, found.second], abs=1e-5)
     first, second = np.triu_indices(n, 1)
-    there = distance_of(found, second, first)
+    there = pair_distances(found, second, first)
     known = [(a, b) in want for a, b in zip(first.tolist(), second.tolist(), strict=True)]
     assert there == pytest.approx(np.where(known, matrix[first, second], found.far), abs=1e-5)
 

@@ -43,20 +43,26 @@ overlapping: [[cam03, cam01]]
     assert cameras.seconds("cam01", [1, 11, 10001]).tolist() == pytest.approx([3.5, 4.501, 1004.5])
     assert cameras["cam01"].ground([[1, 2, 3, 4]]) is None
     assert cameras["cam02"].ground([[10, 20, 40, 80]])[0] == pytest.approx([3, 10])
-    assert (cameras.least("cam01", "cam02"), cameras.most("cam01", "cam02")) == (5, 60)
-    assert (cameras.least("cam02", "cam01"), cameras.most("cam02", "cam01")) == (6, math.inf)
-    assert cameras.least("cam02", "cam03") == math.inf  # nobody goes there
-    assert (cameras.least("cam03", "cam02"), cameras.most("cam03", "cam02")) == (-math.inf, math.inf)  # nobody said
+    assert (cameras.min_transition_time("cam01", "cam02"), cameras.max_transition_time("cam01", "cam02")) == (5, 60)
+    assert (cameras.min_transition_time("cam02", "cam01"), cameras.max_transition_time("cam02", "cam01")) == (
+        6,
+        math.inf,
+    )
+    assert cameras.min_transition_time("cam02", "cam03") == math.inf  # nobody goes there
+    assert (cameras.min_transition_time("cam03", "cam02"), cameras.max_transition_time("cam03", "cam02")) == (
+        -math.inf,
+        math.inf,
+    )  # nobody said
     assert cameras.overlapping == {frozenset(("cam01", "cam03"))}
-    assert (cameras.apart("cam01", "cam02"), cameras.apart("cam01", "cam03")) == (True, False)
-    assert (cameras.stated, cameras.overlap_stated, cameras.warnings) == (True, True, ())
+    assert (cameras.non_overlapping("cam01", "cam02"), cameras.non_overlapping("cam01", "cam03")) == (True, False)
+    assert (cameras.stated, cameras.overlaps_known, cameras.warnings) == (True, True, ())
 
 
 def test_the_example_of_the_documents_can_be_read(tmp_path):
     page = Path(__file__).parents[2] / "docs" / "track-files.md"
     example = page.read_text("utf-8").split("```yaml\n")[1].split("```")[0]
     cameras = read(tmp_path, example)
-    assert cameras.least("cam01", "cam02") == 12
+    assert cameras.min_transition_time("cam01", "cam02") == 12
     assert cameras.overlapping == {frozenset(("cam02", "cam03"))}
 
 
@@ -64,30 +70,34 @@ def test_nothing_said():
     cameras = Cameras.from_names(NAMES)
     assert not cameras.stated
     assert cameras.seconds("cam01", 26) == 1
-    assert cameras.travel == {}
-    assert not cameras.apart("cam01", "cam02")
+    assert cameras.transition_times == {}
+    assert not cameras.non_overlapping("cam01", "cam02")
 
 
 def test_cameras_are_apart_only_where_someone_said_so(tmp_path):
-    assert not read(tmp_path, LISTED).apart("cam01", "cam02")
-    assert read(tmp_path, LISTED + "overlapping: []").apart("cam01", "cam02")
+    assert not read(tmp_path, LISTED).non_overlapping("cam01", "cam02")
+    assert read(tmp_path, LISTED + "overlapping: []").non_overlapping("cam01", "cam02")
     one_way = LISTED + "pairs:\n- {from: cam01, to: cam02, min: 3}\n"
-    assert not read(tmp_path, one_way).apart("cam01", "cam02")
-    assert read(tmp_path, one_way + "- {from: cam02, to: cam01, min: 3}\n").apart("cam02", "cam01")
-    assert not read(tmp_path, LISTED + "overlapping: []").apart("cam01", "cam01")
+    assert not read(tmp_path, one_way).non_overlapping("cam01", "cam02")
+    assert read(tmp_path, one_way + "- {from: cam02, to: cam01, min: 3}\n").non_overlapping("cam02", "cam01")
+    assert not read(tmp_path, LISTED + "overlapping: []").non_overlapping("cam01", "cam01")
 
 
 def test_a_file_without_cameras_leaves_defaults(tmp_path):
     assert set(read(tmp_path, "").cameras) == set(NAMES)
     cameras = read(tmp_path, "pairs:\n- {from: cam01, to: cam02, min: 3}\n")
-    assert cameras.least("cam01", "cam02") == 3
+    assert cameras.min_transition_time("cam01", "cam02") == 3
 
 
 def test_cameras_meet_by_number_where_no_name_is_equal(tmp_path):
     text = "cameras: {c001: {fps: 10}, c002: , 3: }\npairs:\n- {from: c001, to: 3, min: 3}\noverlapping: [[c001, c002]]"
     cameras = read(tmp_path, text)
     assert set(cameras.cameras) == set(NAMES)
-    assert (cameras["cam01"].name, cameras["cam01"].fps, cameras.least("cam01", "cam03")) == ("cam01", 10, 3)
+    assert (cameras["cam01"].name, cameras["cam01"].fps, cameras.min_transition_time("cam01", "cam03")) == (
+        "cam01",
+        10,
+        3,
+    )
     assert cameras.overlapping == {frozenset(("cam01", "cam02"))}
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.mtmc import Camera, Cameras, Constraints, check_matches, read_constraints
+from reid.mtmc import Camera, Cameras, Constraints, find_violations, read_constraints
 from reid.mtmc.constraints import REASONS, compile_rules
-from tests.mtmc.made_tracklets import plain
+from tests.mtmc.synthetic_tracklets import plain
 
 INF = math.inf
 
@@ -20,26 +20,33 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
     return Cameras(
         {name: Camera(name) for name in names},
         overlapping=frozenset(frozenset(pair) for pair in overlapping),
-        travel=travel or {},
-        overlap_stated=stated,
+        transition_times=travel or {},
+        overlaps_known=stated,
     )
 
 
 @pytest.mark.parametrize(
     ("camera", "times", "cameras", "constraints", "reason"),
     [
-        pytest.param((0, 0), (0, 5, 3, 9), None, None, "same camera at once", id="one camera, at once"),
-        pytest.param((0, 0), (0, 5, 5, 9), None, None, "same camera at once", id="one camera, one shared frame"),
+        pytest.param((0, 0), (0, 5, 3, 9), None, None, "same camera, same time", id="one camera, at once"),
+        pytest.param((0, 0), (0, 5, 5, 9), None, None, "same camera, same time", id="one camera, one shared frame"),
         pytest.param((0, 0), (0, 5, 5.04, 9), None, None, "", id="one camera, one after the other: re-entry"),
         pytest.param((0, 0), (0, 5, 4.5, 9), None, Constraints(tolerance=1), "", id="one camera, within tolerance"),
-        pytest.param((0, 0), (0, 9, 3, 4), None, None, "same camera at once", id="one inside the other"),
+        pytest.param((0, 0), (0, 9, 3, 4), None, None, "same camera, same time", id="one inside the other"),
         pytest.param((0, 1), (0, 5, 3, 9), None, None, "", id="two cameras, nobody said whether they overlap"),
-        pytest.param((0, 1), (0, 5, 3, 9), cameras_with(), None, "not overlapping", id="two cameras, apart, at once"),
+        pytest.param(
+            (0, 1), (0, 5, 3, 9), cameras_with(), None, "cameras do not overlap", id="two cameras, apart, at once"
+        ),
         pytest.param(
             (0, 1), (0, 5, 3, 9), cameras_with(overlapping=[("cam01", "cam02")]), None, "", id="overlapping, at once"
         ),
         pytest.param(
-            (0, 1), (0, 5, 8, 9), cameras_with({("cam01", "cam02"): (4, 20)}), None, "too fast", id="3 s for 4 s"
+            (0, 1),
+            (0, 5, 8, 9),
+            cameras_with({("cam01", "cam02"): (4, 20)}),
+            None,
+            "shorter than the transition time",
+            id="3 s for 4 s",
         ),
         pytest.param(
             (0, 1), (8, 9, 0, 5), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="the other way: not known"
@@ -48,7 +55,12 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
             (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="a max stops nothing"
         ),
         pytest.param(
-            (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (INF, INF)}), None, "no way", id="unreachable"
+            (0, 1),
+            (0, 5, 99, 100),
+            cameras_with({("cam01", "cam02"): (INF, INF)}),
+            None,
+            "no transition",
+            id="unreachable",
         ),
         pytest.param(
             (0, 0), (0, 5, 6, 9), cameras_with({("cam01", "cam01"): (4, 20)}), None, "", id="broken track, same camera"
@@ -76,8 +88,8 @@ def test_a_pair(camera, times, cameras, constraints, reason):
     rules = compile_rules(tracklets, cameras, constraints)
     for first, second in ((0, 1), (1, 0)):
         assert REASONS[rules.stops(np.array([first]), np.array([second]))[0]] == reason
-    assert bool(check_matches(tracklets, np.array([1, 1]), cameras, constraints)) == bool(reason)
-    assert not check_matches(tracklets, np.array([1, 2]), cameras, constraints)
+    assert bool(find_violations(tracklets, np.array([1, 1]), cameras, constraints)) == bool(reason)
+    assert not find_violations(tracklets, np.array([1, 2]), cameras, constraints)
 
 
 def test_speed_bound():
@@ -85,9 +97,9 @@ def test_speed_bound():
     constraints = Constraints(max_speed=2.0)
     rules = compile_rules(tracklets, None, constraints)
     stops = rules.stops(np.array([0, 0]), np.array([1, 2]))
-    assert [REASONS[reason] for reason in stops] == ["too far", ""]
-    assert len(check_matches(tracklets, np.array([1, 1, 2]), None, constraints)) == 1
-    assert not check_matches(tracklets, np.array([1, 2, 1]), None, constraints)
+    assert [REASONS[reason] for reason in stops] == ["faster than the maximum speed", ""]
+    assert len(find_violations(tracklets, np.array([1, 1, 2]), None, constraints)) == 1
+    assert not find_violations(tracklets, np.array([1, 2, 1]), None, constraints)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -123,7 +135,7 @@ def test_rules_and_the_check_agree_on_random_pairs(seed):
         identity = np.arange(1, n + 1)
         identity[b] = identity[a]
         # Only the pair is one identity, so the check speaks of it alone.
-        only = check_matches(tracklets, identity, cameras, constraints)
+        only = find_violations(tracklets, identity, cameras, constraints)
         assert bool(only) == bool(reason), (a, b, REASONS[reason], only)
     assert (rules.stops(second, first) == stops).all()
 
@@ -131,8 +143,8 @@ def test_rules_and_the_check_agree_on_random_pairs(seed):
 def test_must_and_cannot():
     tracklets = plain((0, 1, 2), (0, 10, 20), (5, 15, 25))
     must = Constraints(must_link=((("cam01", 0, -1), ("cam02", 1, -1)),))
-    assert check_matches(tracklets, np.array([1, 2, 3]), None, must)
-    assert not check_matches(tracklets, np.array([1, 1, 3]), None, must)
+    assert find_violations(tracklets, np.array([1, 2, 3]), None, must)
+    assert not find_violations(tracklets, np.array([1, 1, 3]), None, must)
 
 
 def test_a_file_of_decisions(tmp_path):

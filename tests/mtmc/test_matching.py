@@ -12,7 +12,7 @@ from reid.core.errors import ReidError
 from reid.evaluation.calibration import calibrate
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, match
 from reid.mtmc.solvers import SOLVERS
-from tests.mtmc.made_tracklets import made, plain
+from tests.mtmc.synthetic_tracklets import made, plain
 
 
 def pairwise_f1(person, identity):
@@ -31,7 +31,7 @@ def test_people_are_found(solver):
     links = result.links
     assert (links.first < links.second).all()
     assert (links.joined == (result.identity[links.first] == result.identity[links.second])).all()
-    assert (links.probability[links.stopped_by != ""] == 0).all()
+    assert (links.probability[links.forbidden_by != ""] == 0).all()
     assert links.probability[links.joined].mean() > 0.8 > 0.2 > links.probability[~links.joined].mean()
 
 
@@ -82,9 +82,9 @@ def test_travel_times_help_where_looks_do_not():
     for seed in range(3):
         tracklets, person = made(people=60, visits=8, noise=2.5, travel=travel, speed=0.05, seed=seed)
         with_time = match(tracklets)
-        without = match(tracklets, settings=MatchSettings(travel=False))
-        assert with_time.travel
-        assert not without.travel
+        without = match(tracklets, settings=MatchSettings(transitions=False))
+        assert with_time.transition_times
+        assert not without.transition_times
         gains.append(pairwise_f1(person, with_time.identity) - pairwise_f1(person, without.identity))
     assert min(gains) > 0.01
 
@@ -93,7 +93,7 @@ def test_clocks_that_disagree_are_reported():
     way = [[30, 20], [20, 30]]
     tracklets, _ = made(people=80, cameras=2, visits=8, travel=way, speed=0.05, noise=0.4)
     result = match(tracklets.shifted({"cam02": 5.0}))
-    assert result.offsets["cam02"] == pytest.approx(5, abs=1)
+    assert result.clock_offsets["cam02"] == pytest.approx(5, abs=1)
 
 
 def test_a_person_in_the_loop():
@@ -121,12 +121,12 @@ def test_rules_of_the_cameras_are_kept_and_told():
     names = tracklets.camera_names
     cameras = Cameras(
         {name: Camera(name) for name in names},
-        travel={(a, b): (30.0, 90.0) for a in names for b in names if a != b},
-        overlap_stated=True,
+        transition_times={(a, b): (30.0, 90.0) for a in names for b in names if a != b},
+        overlaps_known=True,
     )
     result = match(tracklets, cameras=cameras)
-    assert {"too fast", "not overlapping"} <= set(result.links.stopped_by)
-    assert not result.links.joined[result.links.stopped_by != ""].any()
+    assert {"shorter than the transition time", "cameras do not overlap"} <= set(result.links.forbidden_by)
+    assert not result.links.joined[result.links.forbidden_by != ""].any()
 
 
 ONE = made(people=1, cameras=3, visits=6)[0]
@@ -169,7 +169,7 @@ def test_bad_crops_are_left_out_and_listed():
     features[3] = np.nan
     features[6:8] = 0
     again = Tracklets.from_features(tracklets.camera_names, camera, track, (25 * frame).astype(np.int64), features)
-    assert again.bad_rows.tolist() == [3, 6, 7]
+    assert again.invalid_rows.tolist() == [3, 6, 7]
     result = match(again)
     assert result.protocol["crops left out"] == 3
     assert result.protocol["without a feature"] == 1
@@ -182,11 +182,13 @@ def test_without_a_feature_by_time():
     features[1] = 0
     tracklets = plain([0, 0, 0, 1], [0, 11, 60, 90], [10, 20, 70, 99], features)
     assert match(tracklets).identity[1] not in match(tracklets).identity[[0, 2, 3]]
-    result = match(tracklets, settings=MatchSettings(by_time=2.0))
+    result = match(tracklets, settings=MatchSettings(featureless_max_gap=2.0))
     assert result.identity[1] == result.identity[0]
     assert result.protocol["of these left alone"] == 0
     two = plain([0, 0, 0], [0, 11, 3], [10, 20, 10], np.array([[1, 0], [0, 0], [0, 1.0]]))
-    assert len(set(match(two, settings=MatchSettings(by_time=2.0)).identity)) == 3, "two could go on; neither does"
+    assert len(set(match(two, settings=MatchSettings(featureless_max_gap=2.0)).identity)) == 3, (
+        "two could go on; neither does"
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_without_a_feature_by_time():
         ({"threshold": -1.0}, "threshold is -1.0"),
         ({"fmr": 0.0}, "fmr is 0.0"),
         ({"neighbours": 0}, "neighbours and k1"),
-        ({"camera_bias": 0.0}, "camera_bias"),
-        ({"by_time": -2.0}, "by_time"),
+        ({"camera_whitening": 0.0}, "camera_whitening"),
+        ({"featureless_max_gap": -2.0}, "featureless_max_gap"),
     ],
 )
 def test_settings_out_of_range(settings, words):

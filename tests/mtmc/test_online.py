@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.mtmc import Cameras, Constraints, MatchSettings, Tracklets, check_matches, cluster_scores, match
-from reid.mtmc.online import OnlineMatcher, StreamSettings, _taken, match_online
+from reid.mtmc import Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, find_violations, match
+from reid.mtmc.online import OnlineMatcher, StreamSettings, match_online
 
 NAMES = ("cam01", "cam02", "cam03")
 
@@ -51,7 +51,7 @@ def test_no_decision_knows_what_comes_after_it():
     tick = np.ceil((tracklets.end + stream.close_after) / stream.period)
     for until in np.quantile(tick, [0.2, 0.5, 0.8]):
         early = tick <= until
-        part = match_online(_taken(tracklets, np.flatnonzero(early)), stream=stream).identity
+        part = match_online(tracklets.take(np.flatnonzero(early)), stream=stream).identity
         np.testing.assert_array_equal(part, whole[early])
 
 
@@ -66,7 +66,7 @@ def test_no_rule_is_broken(seed, noise):
     cameras = Cameras.from_names(NAMES)
     stream = StreamSettings(period=10, memory=30, members=2, most=15)
     online = match_online(tracklets, cameras=cameras, constraints=constraints, stream=stream)
-    assert check_matches(tracklets, online.identity, cameras, constraints) == []
+    assert find_violations(tracklets, online.identity, cameras, constraints) == []
     assert (online.identity > 0).all()
     assert sorted(set(online.identity.tolist())) == list(range(1, online.identity.max() + 1))
 
@@ -105,7 +105,7 @@ def test_memory_is_bounded():
     matcher = OnlineMatcher(stream=stream)
     tick = np.ceil((tracklets.end + stream.close_after) / stream.period)
     for now in np.unique(tick):
-        matcher.push(_taken(tracklets, np.flatnonzero(tick == now)))
+        matcher.push(tracklets.take(np.flatnonzero(tick == now)))
         assert len(matcher) <= 30
         assert np.bincount(matcher._identity).max() <= 2
     assert match_online(tracklets, stream=stream).remembered <= 30
@@ -129,7 +129,7 @@ def test_a_recording_without_features_gives_everybody_a_number():
 def test_cameras_that_change_are_refused():
     matcher = OnlineMatcher()
     matcher.push(walks(people=3)[0])
-    with pytest.raises(ReidError, match="stream's cameras were cam01, cam02, cam03"):
+    with pytest.raises(ReidError, match="Tracklets of cameras cam01, cam02, cam03"):
         matcher.push(walks(people=3, cameras=2)[0])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.mtmc import Tracks, cluster_scores, score, scores, true_ids
+from reid.mtmc import Tracks, cluster_scores, score_tracks, scores, true_ids
 from reid.mtmc.track_files import read_tracks
 from tests.oracles import box_iou_loop, cluster_scores_loop, multi_camera_loop, trackeval_scores
 
@@ -76,7 +76,7 @@ def test_equals_trackeval_on_random_tracks(seed):
         grid=[None, 5, 20][seed % 3],
     )
     iou = float(rng.choice([0.5, 0.3, 0.75]))
-    result = score(truth, predicted, iou=iou)
+    result = score_tracks(truth, predicted, iou=iou)
     agrees(result.overall, trackeval_scores(truth, predicted, iou))
     for number, name in enumerate(truth.camera_names):
         theirs = trackeval_scores(truth.take(truth.camera == number), predicted.take(predicted.camera == number), iou)
@@ -134,17 +134,17 @@ ONE = tracks((0, 1, 1, 0))
     ],
 )
 def test_equals_trackeval_on_corner_cases(truth, predicted):
-    result = score(truth, predicted)
+    result = score_tracks(truth, predicted)
     agrees(result.overall, trackeval_scores(truth, predicted))
     json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_equals_trackeval_where_blocks_are_cut(monkeypatch):
     truth, predicted = crowd(np.random.default_rng(3), frames=30)
-    whole = score(truth, predicted)
+    whole = score_tracks(truth, predicted)
     monkeypatch.setattr(scores, "_CELLS", 7)
-    agrees(score(truth, predicted).overall, trackeval_scores(truth, predicted))
-    assert score(truth, predicted).as_dict() == whole.as_dict()
+    agrees(score_tracks(truth, predicted).overall, trackeval_scores(truth, predicted))
+    assert score_tracks(truth, predicted).as_dict() == whole.as_dict()
 
 
 def test_ids_swapped_in_the_second_camera_cost_half():
@@ -155,7 +155,7 @@ def test_ids_swapped_in_the_second_camera_cost_half():
             ["cam1", "cam2"], *columns, [[400 * i, 0, 30, 60] for i in np.repeat([0, 1, 0, 1], 50)]
         )
 
-    result = score(world((1, 2)), world((2, 1)))
+    result = score_tracks(world((1, 2)), world((2, 1)))
     assert result.overall.IDF1 == result.multi_camera.IDF1 == 0.5
     assert [row.IDF1 for row in result.per_camera.values()] == [1, 1]
     hota = result.overall.HOTA
@@ -174,7 +174,7 @@ def test_published_numbers_of_the_mot_fixtures(name, idf1, mota):
     if found is None or found.origin is None:
         pytest.skip("motmetrics, whose files these are, is not installed (pip install -e .[dev])")
     folder = Path(found.origin).parent / "data" / name
-    result = score(read_tracks(folder / "gt.txt"), read_tracks(folder / "test.txt"))
+    result = score_tracks(read_tracks(folder / "gt.txt"), read_tracks(folder / "test.txt"))
     assert round(100 * result.overall.IDF1, 1) == idf1
     assert round(100 * result.overall.MOTA, 1) == mota
     assert result.warnings == ("Taken for one camera: gt (truth) and test.",)
@@ -189,8 +189,8 @@ def test_people_in_several_cameras(seed):
         for t in (truth, predicted)
     ]
     right, true, found, people = multi_camera_loop(*sides, 0.5)
-    result = score(truth, predicted)
-    assert result.people_in_several_cameras == people
+    result = score_tracks(truth, predicted)
+    assert result.multi_camera_people == people
     several = result.multi_camera
     counts = (several.IDTP, several.IDTP + several.IDFN, several.IDTP + several.IDFP)
     assert counts == (right, true, found)
@@ -202,11 +202,11 @@ def test_whom_the_score_over_several_cameras_leaves_out():
     passer_by = [(0, 9, f, 50) for f in range(5)]
     truth = tracks((0, 1, 1, 0), (1, 1, 1, 0), *passer_by)
     right = tracks((0, 4, 1, 0), (1, 4, 1, 0), *((0, 7, f, 50) for f in range(5)))
-    assert score(truth, right).multi_camera.IDF1 == 1  # the passer-by's identity is neither right nor wrong
+    assert score_tracks(truth, right).multi_camera.IDF1 == 1  # the passer-by's identity is neither right nor wrong
     false = tracks((0, 4, 1, 0), (1, 4, 1, 0), (0, 8, 1, 200))
-    assert score(truth, false).multi_camera.IDFP == 1  # one on nobody is false
+    assert score_tracks(truth, false).multi_camera.IDFP == 1  # one on nobody is false
     merged = tracks((0, 4, 1, 0), (1, 4, 1, 0), (0, 4, 2, 50), (0, 4, 3, 50))
-    assert score(truth, merged).multi_camera.IDFP == 2  # a passer-by within someone's identity is false
+    assert score_tracks(truth, merged).multi_camera.IDFP == 2  # a passer-by within someone's identity is false
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -253,7 +253,7 @@ def test_true_ids_of_local_tracks():
     assert np.stack(true_ids(truth, local)).T.tolist() == [[0, 1, 70], [0, 2, -1], [1, 1, 80], [1, 5, 70]]
     assert np.stack(true_ids(truth, other_order)).T.tolist() == [[0, 1, 80], [0, 5, 70], [1, 1, 70], [1, 2, -1]]
     assert np.stack(true_ids(NOBODY, ONE)).T.tolist() == [[0, 1, -1]]
-    assert score(truth, local).false_tracklets == 1
+    assert score_tracks(truth, local).false_tracklets == 1
 
 
 def test_iou_of_boxes():
@@ -266,17 +266,17 @@ def test_iou_of_boxes():
 
 def test_cameras_meet_by_name_or_number():
     truth, predicted = crowd(np.random.default_rng(1))
-    same = score(truth, predicted)
+    same = score_tracks(truth, predicted)
     numbered = replace(predicted, camera_names=("1", "2"))
-    assert score(truth, numbered).as_dict() == same.as_dict()
+    assert score_tracks(truth, numbered).as_dict() == same.as_dict()
     turned = Tracks.from_columns(["2", "1"], 1 - predicted.camera, predicted.track, predicted.frame, predicted.boxes)
-    assert score(truth, turned).as_dict() == same.as_dict()
+    assert score_tracks(truth, turned).as_dict() == same.as_dict()
 
 
 def test_cameras_that_one_side_lacks():
     truth, predicted = crowd(np.random.default_rng(1))
     other = replace(predicted, camera_names=("cam1", "cam3"))
-    result = score(truth, other)
+    result = score_tracks(truth, other)
     assert [text.split(":")[0] for text in result.warnings] == [
         "The truth has no camera cam3",
         "The predicted tracks have no camera cam2",
@@ -286,7 +286,7 @@ def test_cameras_that_one_side_lacks():
     assert missed == (truth.camera == 1).sum()
     agrees(result.overall, trackeval_scores(replace(truth, camera_names=("cam1", "cam2")), _shifted(predicted)))
     with pytest.raises(ReidError, match="no name or number in common"):
-        score(truth, replace(predicted, camera_names=("cam7", "cam8")))
+        score_tracks(truth, replace(predicted, camera_names=("cam7", "cam8")))
 
 
 def _shifted(predicted):
@@ -298,4 +298,4 @@ def _shifted(predicted):
 @pytest.mark.parametrize("iou", [0, -0.5, 1.5, float("nan")])
 def test_an_iou_that_cannot_be(iou):
     with pytest.raises(ReidError, match="above 0 and at most 1"):
-        score(ONE, ONE, iou=iou)
+        score_tracks(ONE, ONE, iou=iou)

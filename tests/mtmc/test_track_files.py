@@ -367,9 +367,9 @@ def test_the_made_world_can_be_read(tmp_path):
         spans = []
         for camera, name in enumerate(truth.camera_names):
             times = cameras.seconds(name, truth.frame[(truth.track == person) & (truth.camera == camera)])
-            for walk in np.split(times, np.flatnonzero(np.diff(times) > cameras.least(name, name)) + 1):
+            for walk in np.split(times, np.flatnonzero(np.diff(times) > cameras.min_transition_time(name, name)) + 1):
                 spans += [(walk[0], walk[-1], name)] if len(walk) else []
         for one in spans:
             for other in spans:
                 if other[0] > one[1]:
-                    assert other[0] - one[1] >= cameras.least(one[2], other[2])
+                    assert other[0] - one[1] >= cameras.min_transition_time(one[2], other[2])

@@ -12,8 +12,8 @@ from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, Tracks, match
 from reid.mtmc.online import match_online
 from reid.mtmc.solvers import SOLVERS
-from reid.mtmc.tracklets import change_points, choose_prototypes, pool, simultaneous_pairs
-from tests.mtmc.made_tracklets import made as made_tracklets
+from reid.mtmc.tracklets import change_points, pool, select_prototypes, simultaneous_pairs
+from tests.mtmc.synthetic_tracklets import made as made_tracklets
 
 
 def unit(x):
@@ -68,7 +68,7 @@ def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
                 break
             chosen.append(rows[best])
         want += chosen
-    got = choose_prototypes(features, of, pooled, most)
+    got = select_prototypes(features, of, pooled, most)
     assert (of[got] == 0).sum() == 1
     assert len(set(got.tolist())) == len(got)
     assert got.tolist() == want
@@ -76,9 +76,9 @@ def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
 
 def test_prototypes_of_nothing():
     none = np.zeros((0, 3), np.float32)
-    assert choose_prototypes(none, np.zeros(0, np.int64), pool(none, np.zeros(0, np.int64), 2)).tolist() == []
+    assert select_prototypes(none, np.zeros(0, np.int64), pool(none, np.zeros(0, np.int64), 2)).tolist() == []
     zeros, of = np.zeros((2, 3), np.float32), np.array([0, 1])
-    assert choose_prototypes(zeros, of, pool(zeros, of, 2)).tolist() == []
+    assert select_prototypes(zeros, of, pool(zeros, of, 2)).tolist() == []
 
 
 def test_tracklets_keep_rows_of_the_embeddings_as_prototypes():
@@ -86,7 +86,7 @@ def test_tracklets_keep_rows_of_the_embeddings_as_prototypes():
     made = Tracklets.from_features(
         ["a", "b"], np.array([1, 0, 1, 1, 0]), np.array([7, 2, 7, 7, 2]), np.arange(5), features
     )
-    assert made.prototype_of.tolist() == [0, 1, 1]  # the first is camera a's track 2, whose two crops are alike
+    assert made.prototype_tracklet.tolist() == [0, 1, 1]  # the first is camera a's track 2, whose two crops are alike
     assert made.prototype_row.tolist() == [1, 0, 2]
 
 
@@ -288,11 +288,13 @@ def test_a_track_that_was_lost_and_found(case):
     made = Tracklets.from_tracks(tracks, embeddings, **options)
     want = np.full(len(made), -1)
     want[made.track == 2] = 1 if joined else -1
-    assert made.follows.tolist() == want.tolist()
-    assert (Tracklets.from_tracks(tracks, embeddings, **options, join=False).follows == -1).all()
+    assert made.previous_track.tolist() == want.tolist()
+    assert (Tracklets.from_tracks(tracks, embeddings, **options, stitch=False).previous_track == -1).all()
     few = tracks.take(np.flatnonzero(tracks.track < 14))
     crops = np.isin(embeddings.tracks, few.track)
-    assert (Tracklets.from_tracks(few, embeddings.take(crops), **options).follows == -1).all(), "too few seen at once"
+    assert (Tracklets.from_tracks(few, embeddings.take(crops), **options).previous_track == -1).all(), (
+        "too few seen at once"
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -304,9 +306,9 @@ def test_what_goes_on_is_one_identity_unless_a_rule_stops_it(solver):
     first = int(np.argmin(tracklets.end))
     later = np.flatnonzero((tracklets.camera == tracklets.camera[first]) & (tracklets.start > tracklets.end[first]))
     second = int(later[apart.identity[later] != apart.identity[first]][0])
-    follows = tracklets.follows.copy()
-    follows[second] = tracklets.track[first]
-    broken = replace(tracklets, follows=follows)
+    previous_track = tracklets.previous_track.copy()
+    previous_track[second] = tracklets.track[first]
+    broken = replace(tracklets, previous_track=previous_track)
     joined = match(broken, settings=settings)
     assert joined.identity[first] == joined.identity[second]
     assert joined.protocol["tracks that go on another"] == 1

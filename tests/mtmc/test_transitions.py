@@ -7,7 +7,7 @@ import pytest
 
 from reid.mtmc import Camera, Cameras
 from reid.mtmc.transitions import clock_offsets, consecutive, evidence_of, learn_ways
-from tests.mtmc.made_tracklets import made, plain
+from tests.mtmc.synthetic_tracklets import made, plain
 
 
 def all_pairs(n):

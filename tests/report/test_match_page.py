@@ -47,7 +47,7 @@ def made_tracklets(people: int = 6, cameras: int = 3, *, seed: int = 0, names: t
 
 
 def made_matches(people: int = 6, cameras: int = 3, **more: Any) -> Matches:
-    settings = MatchSettings(threshold=0.5, camera_bias=None)
+    settings = MatchSettings(threshold=0.5, camera_whitening=None)
     return match(made_tracklets(people, cameras, **more), settings=settings)
 
 
@@ -106,7 +106,7 @@ def test_the_page_holds_the_tracklets_and_links_as_they_are(tmp_path: Path) -> N
         d, p, joined, reason = shown[int(links.first[row]), int(links.second[row])]
         assert d == pytest.approx(links.distance[row], abs=1e-4)
         assert p == pytest.approx(links.probability[row], abs=1e-4)
-        assert (joined, reason) == (links.joined[row], links.stopped_by[row])
+        assert (joined, reason) == (links.joined[row], links.forbidden_by[row])
     assert held(page, "crops") == [[] for _ in range(len(t))]
 
 
@@ -132,12 +132,14 @@ def test_an_unknown_false_match_rate_is_not_made_up(tmp_path: Path) -> None:
 
 def test_scores_warnings_travel_clocks_and_what_was_left_out_are_shown(tmp_path: Path) -> None:
     matches = replace(
-        made_matches(), travel={("cam01", "cam02"): (42.5, 3.25, 17)}, offsets={"cam02": -1.5, "cam01": 1.5}
+        made_matches(),
+        transition_times={("cam01", "cam02"): (42.5, 3.25, 17)},
+        clock_offsets={"cam02": -1.5, "cam01": 1.5},
     )
     scores = {
         "iou": 0.5,
         "overall": {"IDF1": 0.8123, "HOTA": 0.7, "IDTP": 1234},
-        "per camera": {"cam01": {"IDF1": 0.9}, "cam02": {"IDF1": 0.95, "MOTA": 0.5}},
+        "per_camera": {"cam01": {"IDF1": 0.9}, "cam02": {"IDF1": 0.95, "MOTA": 0.5}},
         "warnings": ["cam03 has no truth"],
     }
     page = write_match_report(
@@ -169,8 +171,8 @@ def test_no_text_from_outside_becomes_markup(tmp_path: Path) -> None:
     matches = replace(
         matches,
         protocol={EVIL: {EVIL: EVIL}},
-        travel={(EVIL, "a & b"): (1.0, 1.0, 1)},
-        offsets={EVIL: 1.0},
+        transition_times={(EVIL, "a & b"): (1.0, 1.0, 1)},
+        clock_offsets={EVIL: 1.0},
     )
     page = write_match_report(
         matches,
@@ -270,8 +272,8 @@ def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> 
     cameras = Cameras(
         {name: Camera(name) for name in ("cam01", "cam02", "cam03")},
         overlapping=frozenset({frozenset({"cam01", "cam03"})}),
-        travel={("cam01", "cam02"): (20.0, 90.0), ("cam03", "cam02"): (math.inf, math.inf)},
-        overlap_stated=True,
+        transition_times={("cam01", "cam02"): (20.0, 90.0), ("cam03", "cam02"): (math.inf, math.inf)},
+        overlaps_known=True,
     )
     tracklets = made_tracklets()
     frame = int(tracklets.first_frame[0])
@@ -280,15 +282,15 @@ def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> 
         cannot_link=((("cam01", 0, -1), ("cam03", 20, -1)),),
         tolerance=0.5,
     )
-    settings = MatchSettings(threshold=0.5, camera_bias=None)
+    settings = MatchSettings(threshold=0.5, camera_whitening=None)
     matches = match(tracklets, cameras=cameras, settings=settings, constraints=constraints)
     page = write_match_report(matches, None, tmp_path / "r.html", cameras=cameras, constraints=constraints)
     rules = held(page, "data")["rules"]
     assert rules["tolerance"] == 0.5
-    assert rules["apart"] == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
-    assert rules["least"][0][1] == 20.0
-    assert rules["least"][2][1] == rules["never"]
-    assert rules["least"][1][0] == -rules["never"]
+    assert rules["non_overlapping"] == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    assert rules["min_transition_time"][0][1] == 20.0
+    assert rules["min_transition_time"][2][1] == rules["never"]
+    assert rules["min_transition_time"][1][0] == -rules["never"]
     assert rules["kept"] == {
         "merge": [[["cam01", int(tracklets.track[0]), frame], ["cam02", 11]]],
         "split": [[["cam01", 0], ["cam03", 20]]],

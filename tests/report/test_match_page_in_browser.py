@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from reid.mtmc.cameras import Camera, Cameras
-from reid.mtmc.constraints import Constraints, constraints_of
+from reid.mtmc.constraints import Constraints, parse_constraints
 from reid.mtmc.matching import Links, Matches, MatchSettings, match
 from reid.mtmc.tracklets import Tracklets
 from reid.report.match_page import write_match_report
 from tests.report.chromium import Page, browser
 from tests.report.test_match_page import EVIL, empty_matches, made_crop, made_matches, made_tracklets
 
-SETTINGS = MatchSettings(threshold=0.5, camera_bias=None)
+SETTINGS = MatchSettings(threshold=0.5, camera_whitening=None)
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +262,9 @@ def test_the_queue_begins_with_the_least_certain_pair(page: Page, matches: Match
     rng = np.random.default_rng(5)
     t, links = matches.tracklets, matches.links
     at_home = t.camera[links.first] == t.camera[links.second]
-    stopped_by = np.where(at_home, "same camera at once", "").astype(object)
+    forbidden_by = np.where(at_home, "same camera, same time", "").astype(object)
     links = replace(
-        links, stopped_by=stopped_by, probability=rng.permutation(np.linspace(0.01, 0.97, len(matches.links)))
+        links, forbidden_by=forbidden_by, probability=rng.permutation(np.linspace(0.01, 0.97, len(matches.links)))
     )
     matches = replace(matches, links=links)
     show(page, tmp_path, matches)
@@ -273,7 +273,7 @@ def test_the_queue_begins_with_the_least_certain_pair(page: Page, matches: Match
     def queue() -> list[str]:
         return page.js("[...document.querySelectorAll('#queue .row')].map((row) => row.dataset.pair)")
 
-    open_ = np.flatnonzero(links.stopped_by == "")
+    open_ = np.flatnonzero(links.forbidden_by == "")
     certain = sorted(open_, key=lambda row: (round(abs(links.probability[row] - 0.5), 9), row))
     assert page.text("#queue-counted") == f"{len(open_)} pairs"
     pairs = [f"{i} {j}" for i, j in pairs_of(matches)]
@@ -285,7 +285,7 @@ def test_the_queue_begins_with_the_least_certain_pair(page: Page, matches: Match
     assert queue()[0] == pairs[max(open_, key=lambda row: wrong[row])]
     page.choose("#kind", "stopped")
     assert page.text("#queue-counted") == f"{at_home.sum()} pairs"
-    assert "stopped: same camera at once" in page.text("#fact-run")
+    assert "stopped: same camera, same time" in page.text("#fact-run")
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -400,7 +400,7 @@ def test_decisions_are_written_as_the_next_run_reads_them_and_it_obeys(
     written = download(page)
     assert written == {"format": 1, "merge": must, "split": cannot}
 
-    again = match(t, settings=SETTINGS, constraints=constraints_of(written))
+    again = match(t, settings=SETTINGS, constraints=parse_constraints(written))
     assert again.identity[joined[0]] == again.identity[joined[1]]
     assert again.identity[apart[0]] != again.identity[apart[1]]
     assert again.identity[three[1]] != again.identity[three[0]]
@@ -425,7 +425,7 @@ def test_two_identities_are_merged_and_the_next_run_keeps_them_one(page: Page, t
     assert page.text("#counted") == "16 of 16 identities"
     assert "3 tracklets in 3 cameras" in page.text("#detail")
     written = download(page)
-    again = match(tracklets, settings=settings, constraints=constraints_of(written))
+    again = match(tracklets, settings=settings, constraints=parse_constraints(written))
     assert len(set(again.identity[rows])) == 1
     assert again.identity.max() == 16
     page.click("#undo")
@@ -538,7 +538,7 @@ def test_a_decision_that_contradicts_another_is_refused_in_words(page: Page, mat
     written = download(page)
     assert len(written["merge"]) == 2
     assert written["split"] == []
-    match(t, settings=SETTINGS, constraints=constraints_of(written))
+    match(t, settings=SETTINGS, constraints=parse_constraints(written))
 
 
 def test_two_who_are_in_one_camera_at_once_cannot_be_merged(page: Page, tmp_path: Path) -> None:
@@ -560,7 +560,9 @@ def test_two_who_are_in_one_camera_at_once_cannot_be_merged(page: Page, tmp_path
 def test_what_cameras_and_former_decisions_forbid_is_refused_and_kept(page: Page, tmp_path: Path) -> None:
     """The way from cam01 to cam03 takes 500 s by cameras.yaml; a former run was told that two are different."""
     tracklets = made_tracklets()
-    cameras = Cameras({n: Camera(n) for n in tracklets.camera_names}, travel={("cam01", "cam03"): (500.0, np.inf)})
+    cameras = Cameras(
+        {n: Camera(n) for n in tracklets.camera_names}, transition_times={("cam01", "cam03"): (500.0, np.inf)}
+    )
     former = Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 11, -1)),), tolerance=0.25)
     matches = match(tracklets, cameras=cameras, settings=SETTINGS, constraints=former)
     show(page, tmp_path, matches, cameras=cameras, constraints=former)
@@ -576,7 +578,7 @@ def test_what_cameras_and_former_decisions_forbid_is_refused_and_kept(page: Page
     assert "the way takes 8.3 min" in page.text("#message")
     written = download(page)
     assert written == {"format": 1, "merge": [], "split": [[["cam01", 0], ["cam02", 11]]], "tolerance": 0.25}
-    assert constraints_of(written) == former
+    assert parse_constraints(written) == former
 
 
 def test_rejecting_a_pair_inside_an_identity_says_that_it_will_be_divided(
@@ -613,7 +615,7 @@ def test_parts_of_one_track_are_named_by_a_frame(page: Page, tmp_path: Path) -> 
     written = download(page)
     part = ["cam01", 0, int(tracklets.first_frame[two])]
     assert [part, key_of(tracklets, other)] in written["split"]
-    again = match(tracklets, settings=SETTINGS, constraints=constraints_of(written))
+    again = match(tracklets, settings=SETTINGS, constraints=parse_constraints(written))
     assert again.identity[two] != again.identity[other]
     page.click("#undo")
 

@@ -76,5 +76,5 @@ def plain(camera, start, end, features=None, *, names=None, entry=None, leave=No
         last_frame=np.round(25 * end).astype(np.int64),
         entry=unknown if entry is None else np.array(entry, float),
         exit=unknown if leave is None else np.array(leave, float),
-        follows=np.full(n, -1),
+        previous_track=np.full(n, -1),
     )
