@@ -14,7 +14,6 @@ With --embeddings FILE.npz their `eval_func` scores that file's features beside 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import tempfile
@@ -24,7 +23,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import click
 import numpy as np
 import torch
 import yaml
@@ -155,7 +156,7 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels.permute(0, 3, 1, 2).contiguous().float().div(255) - mean) / std
 
 
-def compare_steps(code: SimpleNamespace, args: argparse.Namespace) -> None:
+def compare_steps(code: SimpleNamespace, args: SimpleNamespace) -> None:
     trainer = our_trainer(args.market, args.ids, args.size, *args.override)
     batches = list(islice(trainer.loader, args.steps))
     theirs = their_network(code, len(trainer.pid_of_label))
@@ -221,17 +222,20 @@ def compare_evaluation(code: SimpleNamespace, path: Path) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bot", required=True, type=Path)
-    parser.add_argument("--market", type=Path)
-    parser.add_argument("--embeddings", type=Path)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--ids", type=int, default=8, help="Identities a batch, of four crops each.")
-    parser.add_argument("--size", type=int, nargs=2, default=(128, 64))
-    parser.add_argument("--double", action="store_true", help="Both in float64.")
-    parser.add_argument("override", nargs="*", help="Further settings of ours, key.sub=value.")
-    args = parser.parse_args()
+@click.command()
+@click.option(
+    "--bot", required=True, type=click.Path(exists=True, path_type=Path), help="Source of reid-strong-baseline."
+)
+@click.option("--market", type=click.Path(exists=True, path_type=Path), help="Folder of Market-1501: compare steps.")
+@click.option("--embeddings", type=click.Path(exists=True, path_type=Path), help="NPZ file: compare the evaluation.")
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--ids", default=8, show_default=True, type=click.IntRange(1), help="Identities per batch, 4 crops each.")
+@click.option("--size", type=(int, int), default=(128, 64), show_default=True, help="Height and width in pixels.")
+@click.option("--double", is_flag=True, help="Run both in float64.")
+@click.argument("override", nargs=-1, metavar="[KEY=VALUE...]")
+def main(**options: Any) -> None:
+    """Compare this project's BoT recipe with the authors' code, step by step on a CPU."""
+    args = SimpleNamespace(**options)
     warnings.filterwarnings("ignore", message="(?s)Detected call of|.*This overload of addmm_")  # their older torch
     code = their_code(args.bot)
     compare_schedules(code)

@@ -8,10 +8,10 @@ frames. Every number in docs/calibration.md is from here.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 
@@ -118,9 +118,12 @@ def measure_verification(path, features, pids, camids):
         print(f"  DIR at FAR {point.far:g}: {100 * point.dir:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
 
 
-def main(paths):
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
+def main(files: tuple[Path, ...]) -> None:
+    """Calibrate on half of the identities and test on the other half, with labels and without."""
     torch.set_num_threads(1)
-    for path in paths:
+    for path in files:
         features, pids, camids, times = load(path)
         print(f"\n{Path(path).stem}")
         measure_verification(path, features, pids, camids)
@@ -188,4 +191,4 @@ def main(paths):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -6,9 +6,9 @@ arrows are the negative gradients of our losses on points in the plane.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from matplotlib.patches import Circle
@@ -253,10 +253,13 @@ def circle(path):
 PICTURES = {"triplet": triplet, "distances": distances, "mining": mining, "family": gradients, "circle": circle}
 
 
-def main(folder):
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def main(folder: Path) -> None:
+    """Draw the pictures of docs/losses.md into FOLDER."""
     for name, draw in PICTURES.items():
-        draw(Path(folder) / f"losses-{name}.svg")
+        draw(folder / f"losses-{name}.svg")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

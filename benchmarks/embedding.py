@@ -1,4 +1,7 @@
-"""`reid bench embed`: from JPEG files to embeddings, by torchreid's extractor and by our runtimes, on one CPU."""
+"""Speed from JPEG files to embeddings on the CPU: torchreid's extractor (or a plain loop) and this project's runtimes.
+
+Weights are random. int8 is timed whatever it does to the embeddings.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import torch
@@ -34,27 +38,37 @@ MODELS = {"resnet50": "resnet50", "osnet_x1_0": "osnet_x1_0", "osnet_x0_25": "os
 SIZE = (256, 128)
 BATCH = 32
 
-Way = Callable[[list[str]], object]
+Contender = Callable[[list[str]], object]
 
 
-def bench_embed(
-    source: str | None, models: Sequence[str], peer: Path | None, threads: int, seconds: float, rounds: int
+@click.command()
+@click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
+@click.option(
+    "--model", "models", multiple=True, type=click.Choice(list(MODELS)), default=tuple(MODELS), show_default=True,
+    help="Network; may be repeated.",
+)  # fmt: skip
+@click.option("--peer", type=click.Path(path_type=Path), help="Source tree of deep-person-reid, the baseline.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads of each contender.")
+@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0), help="Time per contender, round.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds; the median counts.")
+def main(
+    source: str | None, models: tuple[str, ...], peer: Path | None, threads: int, seconds: float, rounds: int
 ) -> None:
-    """Print crops a second of every way, and the median of its ratios to the baseline of the same round."""
+    """Print crops/s of each contender and the median ratio to the baseline of the same round."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paths = [str(path) for path in load_source(source).train.paths[:512]] if source else _made(folder)
         for name in models:
-            base, ways = _ways(name, paths, peer, threads, folder)
-            rates = _measure(ways, paths, seconds, rounds)
+            base, contenders = _contenders(name, paths, peer, threads, folder)
+            rates = _measure(contenders, paths, seconds, rounds)
             cpu = torch.backends.cpu.get_cpu_capability()
             console.print(
                 f"{name}, {SIZE[0]}×{SIZE[1]}, {threads} threads ({cpu}), batches of {BATCH}, {rounds} rounds"
             )
-            for way, found in rates.items():
+            for name_, found in rates.items():
                 ratio = statistics.median(a / b for a, b in zip(found, rates[base], strict=True))
-                console.print(f"  {way:<34} {statistics.median(found):8.1f} crops/s  {ratio:6.2f} ×", highlight=False)
+                console.print(f"  {name_:<34} {statistics.median(found):8.1f} crops/s  {ratio:6.2f} ×", highlight=False)
 
 
 def _made(folder: Path, n: int = 256) -> list[str]:
@@ -68,13 +82,15 @@ def _made(folder: Path, n: int = 256) -> list[str]:
     return paths
 
 
-def _ways(name: str, paths: list[str], peer: Path | None, threads: int, folder: Path) -> tuple[str, dict[str, Way]]:
-    """The baseline's name, and all ways from files to embeddings."""
+def _contenders(
+    name: str, paths: list[str], peer: Path | None, threads: int, folder: Path
+) -> tuple[str, dict[str, Contender]]:
+    """The baseline's name, and all contenders from files to embeddings."""
     model = build_model(MODELS[name], neck="none", size=SIZE)
     base = "torchreid FeatureExtractor" if peer else "plain loop: PIL, eager torch"
-    ways: dict[str, Way] = {base: _torchreid(name, peer, folder) if peer else _plain(model)}
+    contenders: dict[str, Contender] = {base: _torchreid(name, peer, folder) if peer else _plain(model)}
     eager = build_model(MODELS[name], neck="none", size=SIZE)
-    ways["torch, channels_last"] = _embedder(eager.to(memory_format=torch.channels_last), "auto", threads)
+    contenders["torch, channels_last"] = _embedder(eager.to(memory_format=torch.channels_last), "auto", threads)
     crops = Crops.from_columns(paths, np.arange(len(paths)) // 4, np.arange(len(paths)) % 2)
     store = FileStore(crops, size=SIZE)
     for form, int8 in (("onnx", False), ("openvino", False), ("openvino", True)):
@@ -84,15 +100,15 @@ def _ways(name: str, paths: list[str], peer: Path | None, threads: int, folder: 
         quantisation = Quantisation(store.read(few), Split("made", pixels, pixels, True), 100.0) if int8 else None
         export_bundle(model, bundle, to=form, model_id=name, crops=store.read(few[:8]), quantisation=quantisation)
         runtime = {"onnx": "onnxruntime", "openvino": "OpenVINO"}[form]
-        ways[f"{runtime}, {'int8' if int8 else 'float32'}"] = _embedder(bundle, form, threads)
-    return base, ways
+        contenders[f"{runtime}, {'int8' if int8 else 'float32'}"] = _embedder(bundle, form, threads)
+    return base, contenders
 
 
-def _embedder(model: Any, runtime: str, threads: int) -> Way:
+def _embedder(model: Any, runtime: str, threads: int) -> Contender:
     return Embedder(model, device="cpu", runtime=runtime, batch_size=BATCH, threads=threads)
 
 
-def _plain(model: torch.nn.Module) -> Way:
+def _plain(model: torch.nn.Module) -> Contender:
     """What extractors commonly do: Pillow, torchvision's transforms one image at a time, then the network."""
     steps = transforms.Compose(
         [
@@ -114,7 +130,7 @@ def _plain(model: torch.nn.Module) -> Way:
     return way
 
 
-def _torchreid(name: str, peer: Path, folder: Path) -> Way:
+def _torchreid(name: str, peer: Path, folder: Path) -> Contender:
     """torchreid's own extractor with random weights, in batches; its ResNet-50 with a last stride of 1, as ours."""
     if not (peer / "torchreid").is_dir():
         raise ReidError(f"--peer {peer} holds no torchreid: name a copy of the source of deep-person-reid.")
@@ -139,20 +155,24 @@ def _torchreid(name: str, peer: Path, folder: Path) -> Way:
     return way
 
 
-def _measure(ways: dict[str, Way], paths: list[str], seconds: float, rounds: int) -> dict[str, list[float]]:
+def _measure(contenders: dict[str, Contender], paths: list[str], seconds: float, rounds: int) -> dict[str, list[float]]:
     """Crops a second `[rounds]` by way; in each round every way runs about `seconds`, one after another."""
     counts = {}
-    for name, way in ways.items():
+    for name, way in contenders.items():
         way(paths[:BATCH])
         start = time.perf_counter()
         way(paths[: 2 * BATCH])
         rate = len(paths[: 2 * BATCH]) / (time.perf_counter() - start)
         counts[name] = BATCH * max(2, round(rate * seconds / BATCH))
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, way in contenders.items():
             some = [paths[row % len(paths)] for row in range(counts[name])]
             start = time.perf_counter()
             way(some)
             rates[name].append(len(some) / (time.perf_counter() - start))
     return rates
+
+
+if __name__ == "__main__":
+    main()

@@ -7,9 +7,9 @@ exchanged and the mean is printed. Precision AP, cross-camera, in percent.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 
@@ -51,8 +51,11 @@ def score(arrays, fit, metric):
     return 100 * np.mean(scores, axis=0)
 
 
-def main(paths):
-    for path in paths:
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
+def main(files: tuple[Path, ...]) -> None:
+    """Print what KISSME and XQDA gain on real embeddings."""
+    for path in files:
         print(f"\n{Path(path).stem}\n")
         print("| metric | Euclidean: mAP | rank-1 | cosine: mAP | rank-1 |\n|---|---|---|---|---|")
         with np.load(path) as file:
@@ -63,4 +66,4 @@ def main(paths):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

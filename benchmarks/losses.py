@@ -1,4 +1,4 @@
-"""`reid bench losses`: the triplet loss against pytorch-metric-learning and against loops over anchors."""
+"""Speed of the triplet loss against pytorch-metric-learning and loops over anchors, on synthetic features."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
@@ -36,17 +37,15 @@ WORDS = {
 }
 
 
-def bench_losses(sizes: Sequence[int], dimension: int, runs: int) -> None:
-    """Print times of forward and backward, ratios and peak memory.
-
-    Args:
-        sizes: crops in a batch, four of each identity.
-        dimension: numbers in a feature.
-        runs: rounds, of which the median counts; a round runs what is compared in turn.
-
-    Raises:
-        ReidError: pytorch-metric-learning is not installed.
-    """
+@click.command()
+@click.option(
+    "--size", "sizes", default=(64, 512, 4096), show_default=True, multiple=True, type=click.IntRange(5),
+    help="Crops in a batch, four of each identity; may be repeated.",
+)  # fmt: skip
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Rounds; the median counts.")
+def main(sizes: tuple[int, ...], dimension: int, runs: int) -> None:
+    """Time forward and backward of the triplet loss on synthetic features."""
     _pml("batch-hard")
     for size in sizes:
         console.print(
@@ -157,3 +156,7 @@ def _loop(mining: str) -> Loss:
         return losses.sum() / (losses > 0).sum().clamp(min=1)
 
     return loss
+
+
+if __name__ == "__main__":
+    main()

@@ -260,7 +260,7 @@ def run_all(names, root, out, minutes, device, jobs, threads, more, stop_after):
             ]  # fmt: skip
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(
-                command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment, check=False
+                command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment, check=False
             )
             (out / f"{name}.txt").write_text(done.stdout + done.stderr)
             last = (done.stdout.splitlines() or [""])[-1]

@@ -10,9 +10,9 @@ enough to try things on, no truth.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 
@@ -129,5 +129,13 @@ def write_tracks(path, rows):
     path.write_text("".join(f"{frame},{track},{box}\n" for frame, track, box in rows))
 
 
+@click.command()
+@click.argument("avi", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def main(avi: Path, out: Path) -> None:
+    """Cut AVI into two virtual cameras in OUT: videos, tracks and cameras.yaml."""
+    make(avi, out)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

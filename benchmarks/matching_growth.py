@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 
 from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
@@ -62,16 +63,19 @@ def measure(n: int, solver: str) -> None:
     print(f"| {' | '.join(cells)} | {scores.pair_f1:.3f} |", flush=True)
 
 
-def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments and arguments[0] == "one":
-        measure(int(arguments[1]), arguments[2])
+@click.command()
+@click.argument("sizes", nargs=-1, metavar="[TRACKLETS[:SOLVER]...]")
+@click.option("--one", type=(int, str), default=None, hidden=True)
+def main(sizes: tuple[str, ...], one: tuple[int, str] | None) -> None:
+    """Time matching at several numbers of tracklets, 1000 to 30000 by default."""
+    if one is not None:
+        measure(*one)
         return
     print("| tracklets | solver | seconds | of processor | peak GiB | candidate pairs | pairwise F1 |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for n in arguments or ["1000", "3000", "10000", "30000"]:
+    for n in sizes or ["1000", "3000", "10000", "30000"]:
         size, _, solver = n.partition(":")
-        command = [sys.executable, "-m", "benchmarks.matching_growth", "one", size, solver or "agglomerative"]
+        command = [sys.executable, "-m", "benchmarks.matching_growth", "--one", size, solver or "agglomerative"]
         subprocess.run(command, check=True)
 
 

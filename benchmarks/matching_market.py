@@ -8,10 +8,10 @@ makes the tracklets and the scores; the matcher never sees it. Times are frame /
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 
 from reid.evaluation.calibration import calibrate
@@ -51,7 +51,7 @@ def row(name: str, person: np.ndarray, identity: np.ndarray, more: str) -> None:
     )
 
 
-def baselines(tracklets: Tracklets, person: np.ndarray) -> None:
+def score_baselines(tracklets: Tracklets, person: np.ndarray) -> None:
     """Mean-pooled features, at the threshold that is best by the truth."""
     from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -83,18 +83,22 @@ def halves(path: str | Path) -> None:
             row(f"half {number}, calibrated at {rate:g}", person[rows], result.identity, more)
 
 
-def main() -> None:
-    paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    for path in paths:
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
+@click.option("--baselines", is_flag=True, help="Add baselines whose threshold is the best by the truth.")
+@click.option("--halves", "by_halves", is_flag=True, help="Match half of the people, calibrated on the other half.")
+def main(files: tuple[Path, ...], baselines: bool, by_halves: bool) -> None:
+    """Match real tracklets of the Market-1501 test gallery with every solver."""
+    for path in files:
         tracklets, person = market_tracklets(path)
         print(f"\n{Path(path).stem}: {len(tracklets)} tracklets of {len(np.unique(person))} people\n")
         print("| | F1 | precision | recall | B³ F1 | identities | threshold | FMR | seconds |")
         print("|---|---|---|---|---|---|---|---|---|")
-        if "--halves" in sys.argv:
+        if by_halves:
             halves(path)
             continue
-        if "--baselines" in sys.argv:
-            baselines(tracklets, person)
+        if baselines:
+            score_baselines(tracklets, person)
         for travel in (True, False):
             for solver in SOLVERS:
                 before = time.perf_counter()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 
 from reid.mtmc import Tracks, score_tracks
@@ -40,17 +40,17 @@ def made(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, T
     return truth, predicted
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--boxes", type=int, default=1_000_000)
-    parser.add_argument("--cameras", type=int, default=20)
-    parser.add_argument("--crowd", type=int, default=10, help="people in a frame")
-    parser.add_argument("--format", default="mot")
-    wanted = parser.parse_args()
+@click.command()
+@click.option("--boxes", default=1_000_000, show_default=True, type=click.IntRange(1))
+@click.option("--cameras", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--crowd", default=10, show_default=True, type=click.IntRange(1), help="People in a frame.")
+@click.option("--format", "form", default="mot", show_default=True, help="Track file format.")
+def main(boxes: int, cameras: int, crowd: int, form: str) -> None:
+    """Time reading and scoring many boxes."""
     with tempfile.TemporaryDirectory() as folder:
-        truth, predicted = made(wanted.boxes, wanted.cameras, wanted.crowd)
-        write_tracks(truth, Path(folder) / "truth", wanted.format)
-        write_tracks(predicted, Path(folder) / "predicted", wanted.format)
+        truth, predicted = made(boxes, cameras, crowd)
+        write_tracks(truth, Path(folder) / "truth", form)
+        write_tracks(predicted, Path(folder) / "predicted", form)
         cpu, begin = time.process_time(), time.perf_counter()
         truth, predicted = read_tracks(Path(folder) / "truth"), read_tracks(Path(folder) / "predicted")
         read = time.perf_counter()
@@ -58,8 +58,8 @@ def main() -> None:
         end, cpu = time.perf_counter(), time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{len(truth):,} true and {len(predicted):,} predicted boxes, {wanted.cameras} cameras, "
-        f"{wanted.crowd} people a frame, {scores.overall.truth_ids:,} people: "
+        f"{len(truth):,} true and {len(predicted):,} predicted boxes, {cameras} cameras, "
+        f"{crowd} people a frame, {scores.overall.truth_ids:,} people: "
         f"read {read - begin:.1f} s, scored {end - read:.1f} s "
         f"({cpu:.1f} s of processor time together), "
         f"peak {peak:.2f} GiB. IDF1 {scores.overall.IDF1:.3f}, HOTA {scores.overall.HOTA:.3f}."

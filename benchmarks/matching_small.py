@@ -7,10 +7,10 @@ the best by the truth of 0.5, 0.6 … 0.9 is higher, from the least to the most.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 
 from benchmarks.matching_market import market_tracklets
@@ -35,9 +35,12 @@ def sources(paths: list[str]) -> Iterator[People]:
             yield "streets", tracklets, true_identities(truth, tracks, tracklets), cameras
 
 
-def main() -> None:
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE.npz... [WORLD PARQUET]")
+def main(files: tuple[str, ...]) -> None:
+    """Match small groups of people and compare the automatic threshold with the best one."""
     print("| | people | F1 | B³ F1 | best threshold's F1 is higher by |\n|---|---|---|---|---|")
-    for name, tracklets, person, cameras in sources(sys.argv[1:]):
+    for name, tracklets, person, cameras in sources(list(files)):
         for people in (10, 25, 50, None):
             found, missed = [], []
             for seed in range(6 if people else 1):

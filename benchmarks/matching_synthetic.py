@@ -7,11 +7,11 @@ python -m benchmarks.matching_synthetic WORLD MATCHED/embeddings.parquet
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 
 from reid.embedding.table import Embeddings
@@ -44,7 +44,11 @@ def true_identities(truth: Tracks, tracks: Tracks, tracklets: Tracklets) -> np.n
     return np.array([p if (p := whose.get(key, -1)) >= 0 else free[row] for row, key in enumerate(keys)])
 
 
+@click.command()
+@click.argument("world", type=click.Path(exists=True, path_type=Path))
+@click.argument("embeddings", type=click.Path(exists=True, path_type=Path))
 def main(world: Path, embeddings: Path) -> None:
+    """Match synthetic tracks with every solver, offline and online."""
     tracks, truth = read_tracks(world / "tracks"), read_tracks(world / "truth")
     cameras = read_cameras(world / "cameras.yaml", tracks.camera_names)
     table = Embeddings.load(embeddings)
@@ -72,4 +76,4 @@ def main(world: Path, embeddings: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -10,9 +10,10 @@ The uncut ids are a tracker's, not the truth.
 from __future__ import annotations
 
 import csv
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+
+import click
 
 from reid.mtmc import Tracks
 from reid.mtmc.track_files import read_tracks
@@ -24,7 +25,11 @@ def ids_of_boxes(tracks: Tracks) -> dict[tuple[str, int, tuple[float, ...]], int
     return dict(zip(zip(names, tracks.frame.tolist(), boxes, strict=True), tracks.track.tolist(), strict=True))
 
 
+@click.command()
+@click.argument("made", type=click.Path(exists=True, path_type=Path))
+@click.argument("matched", type=click.Path(exists=True, path_type=Path))
 def main(made: Path, matched: Path) -> None:
+    """Compare matched identities of both halves with the ids of the uncut video."""
     uncut = ids_of_boxes(read_tracks(made / "whole"))
     whose: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)
     for (camera, frame, box), track in ids_of_boxes(read_tracks(made / "tracks")).items():
@@ -42,4 +47,4 @@ def main(made: Path, matched: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -1,4 +1,4 @@
-"""`reid bench evaluate`: ranking against one matrix product and against sorting every row."""
+"""Speed of ranking against one matrix product and against sorting every row, on synthetic features."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,8 +65,12 @@ def evaluate_by_sorting(
     return float(np.mean(aps)), float(np.mean(first))
 
 
-def bench_evaluate(size: str, dimension: int, runs: int) -> None:
-    """Print times, ratios and the peak memory."""
+@click.command()
+@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs; the median counts.")
+def main(size: str, dimension: int, runs: int) -> None:
+    """Time ranking on synthetic features."""
     arrays = made(size, dimension)
     query, gallery = prepare_features(arrays[0], arrays[1], "cosine")
     rows = rows_per_block(len(gallery), MEMORY_LIMIT)
@@ -124,3 +129,7 @@ def bench_evaluate(size: str, dimension: int, runs: int) -> None:
 def _evaluate_made(size: str, dimension: int) -> Callable[[], object]:
     arrays = made(size, dimension)
     return lambda: evaluate(*arrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ import click
 
 from benchmarks.losses_market import read
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
 BASE = (
     "model.height=96", "model.width=48", "schedule.sizes=[]", "augment.pad=4", "sampler.crops_per_id=2",

@@ -1,10 +1,11 @@
-"""`reid bench rerank`: exact re-ranking against one matrix product of all items, and against the dense form."""
+"""Speed of exact re-ranking against one product of all items and against the dense form, on synthetic features."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,14 +23,12 @@ _DENSE_ITEMS = 3000
 """Items of the comparison with the dense form, whose memory and time grow with their square."""
 
 
-def bench_rerank(size: str, dimension: int, runs: int) -> None:
-    """Print times, ratios and the peak memory of re-ranking made features of length 1 with k1=20, k2=6, λ=0.3.
-
-    Args:
-        size: "market" or "msmt17", as in `_bench_evaluate.SIZES`.
-        dimension: numbers in a feature.
-        runs: rounds of product and re-ranking; medians count.
-    """
+@click.command()
+@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs; the median counts.")
+def main(size: str, dimension: int, runs: int) -> None:
+    """Time re-ranking on synthetic features with k1=20, k2=6, lambda=0.3."""
     query, gallery = prepare_features(*made(size, dimension)[:2], "cosine")
     n = len(query) + len(gallery)
     together = torch.cat([query, gallery])
@@ -124,3 +123,7 @@ def rerank_densely(
             overlap[rows] += np.minimum(encoding[item, column], encoding[rows, column])
         out[item] = 1 - (overlap / (2 - overlap))[n_query:]
     return (1 - lambda_value) * out + lambda_value * distances[:n_query, n_query:]
+
+
+if __name__ == "__main__":
+    main()

@@ -6,10 +6,10 @@ precision AP, cross-camera, in percent; and the sweep over settings with `--swee
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 
 from reid.evaluation import (
@@ -109,12 +109,16 @@ def sweep(case):
         case.score(f"CA-Jaccard, k1 {k1} k2 {k2} λ={weight}", lambda settings=settings: case.by_camera(**settings))
 
 
-def main(arguments):
-    for path in (argument for argument in arguments if argument != "--sweep"):
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
+@click.option("--sweep", "sweeping", is_flag=True, help="Sweep over settings instead.")
+def main(files: tuple[Path, ...], sweeping: bool) -> None:
+    """Print what re-ranking and query expansion gain on real embeddings."""
+    for path in files:
         print(f"\n{Path(path).stem}\n")
         print("| method | mAP | mINP | rank-1 | rank-5 | rank-10 | seconds |\n|---|---|---|---|---|---|---|")
-        (sweep if "--sweep" in arguments else table)(Case(path))
+        (sweep if sweeping else table)(Case(path))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,4 +1,9 @@
-"""`reid bench step`: a training step, ours beside a plain loop, and beside torchreid's where a copy is at hand."""
+"""Speed of a training step against a plain torch loop and, where a source tree is given, against torchreid's engine.
+
+All contenders do the same arithmetic in float32: the same network (last stride 2, no neck), batch-hard triplet and
+label-smoothed softmax over 751 classes, Adam with weight decay. This project starts from uint8 crops, the others from
+normalised float ones. Steps run in turn on one thread; processor time, medians.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import torch
@@ -32,13 +38,13 @@ from reid.training.trainer import _Trainer
 IDS, CROPS, CLASSES = 16, 4, 751
 
 
-def bench_step(backbone: str, size: tuple[int, int], steps: int, torchreid: str | None) -> None:
-    """Time steps of 16 × 4 crops of noise in turn, on one thread, by the processor's clock; print medians and ratios.
-
-    All contenders do the same arithmetic in float32: the same network (a last stride of 2, no neck), batch-hard triplet
-    and label-smoothed softmax over 751 classes, Adam with weight decay. Ours starts from uint8 crops, the others from
-    normalised float ones.
-    """
+@click.command()
+@click.option("--backbone", default="resnet50", show_default=True)
+@click.option("--size", type=(int, int), default=(256, 128), show_default=True, help="Height and width in pixels.")
+@click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Steps; the median counts.")
+@click.option("--torchreid", type=click.Path(), metavar="FOLDER", help="Source tree of torchreid, to time its step.")
+def main(backbone: str, size: tuple[int, int], steps: int, torchreid: str | None) -> None:
+    """Time a training step of 16 x 4 crops of noise on the CPU."""
     torch.set_num_threads(1)
     contenders = {"reid": _ours(backbone, size)}
     contenders["plain torch loop"] = _plain(backbone, size)
@@ -153,3 +159,7 @@ def _import_with_stubs(name: str) -> Any:
     for loaded in [module for module in sys.modules if module.split(".")[0] == name]:
         del sys.modules[loaded]
     return _import_with_stubs(name)
+
+
+if __name__ == "__main__":
+    main()

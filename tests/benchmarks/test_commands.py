@@ -1,0 +1,46 @@
+"""Every benchmark has the same command style, and is listed in benchmarks/README.md."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import benchmarks
+
+FOLDER = Path(benchmarks.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "measure"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_benchmark_is_a_click_command_with_help(name: str) -> None:
+    command = importlib.import_module(f"benchmarks.{name}").main
+    assert isinstance(command, click.Command)
+    done = CliRunner().invoke(command, ["--help"])
+    assert done.exit_code == 0
+    assert command.help
+
+
+def test_readme_lists_every_benchmark() -> None:
+    text = (FOLDER / "README.md").read_text("utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "printed"),
+    [
+        ("losses", ["--size", "16", "--dimension", "8", "--runs", "1"], "pytorch-metric-learning"),
+        ("loader", ["--epochs", "1", "--crops", "128"], "crops a second"),
+        ("matching_scale", ["--boxes", "2000", "--cameras", "2"], "IDF1"),
+        ("matching_growth", ["100"], "| 100 | agglomerative |"),
+    ],
+)
+def test_benchmark_runs_on_a_small_input(
+    name: str, arguments: list[str], printed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = importlib.import_module(f"benchmarks.{name}").main
+    command.main(arguments, standalone_mode=False)
+    assert printed in capfd.readouterr().out
