@@ -115,7 +115,6 @@ def _embed_boxes(
     embedder: Embedder, videos: Path, boxes: Path, first_frame: int, out: Path, ranks: DistributedContext
 ) -> Streamed | None:
     """Every box of the track files, with its quality."""
-    import numpy as np
 
     from reid.core.console import warn
     from reid.data.box_selection import box_quality
@@ -137,14 +136,9 @@ def _embed_boxes(
         found, problems = searched.videos, searched.problems
     for text in (*tracks.warnings, *problems):
         warn(text)
-    sizes = np.full((len(tracks.camera_names), 2), np.nan)
-    for number, name in enumerate(tracks.camera_names):
-        if name in found:
-            sizes[number] = found[name].info()[:2]
-    box = (tracks.frame, tracks.boxes)
-    quality = box_quality(tracks.camera, *box, tracks.confidence, sizes)
+    quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.items()})
     return boxes_to_parquet(
-        found, tracks.camera_names, tracks.camera, tracks.track, *box, embedder, out,
+        found, tracks.camera_names, tracks.camera, tracks.track, tracks.frame, tracks.boxes, embedder, out,
         quality=quality, first_frame=first_frame, ranks=ranks,
     )  # fmt: skip
 

@@ -145,7 +145,8 @@ def _first_there(config: dict[str, Any]) -> str | None:
 
 
 def _folder(images: Path) -> Crops:
-    from reid.data.crops import UNKNOWN, Crops
+    from reid.core.arrays import UNKNOWN
+    from reid.data.crops import Crops
     from reid.embedding.embedder import find_images
 
     paths = find_images(images)

@@ -209,7 +209,7 @@ def match_files(
     warnings += tracks.warnings
     true_tracks = None if truth is None else read_tracks(truth)
     console.print(
-        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.why})",
+        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})",
         highlight=False,
     )
     cameras_path = cameras_path or _beside(tracks_path, "cameras.yaml")
@@ -331,7 +331,6 @@ def _embed_videos(
     batch_size: int,
 ) -> _Appearance:
     """Choose boxes of every track, cut them from the videos, embed them; a killed run goes on where it stopped."""
-    import numpy as np
 
     from reid.core.console import console
     from reid.data.box_selection import box_quality, choose_boxes
@@ -340,14 +339,8 @@ def _embed_videos(
     from reid.embedding.embedder import Embedder
 
     found = find_videos(videos, tracks.camera_names)
-    sizes = np.full((len(tracks.camera_names), 2), np.nan)
-    for number, name in enumerate(tracks.camera_names):
-        if name in found.videos:
-            info = found.videos[name].info()
-            sizes[number] = info.width, info.height
-    box = (tracks.camera, tracks.frame, tracks.boxes, tracks.confidence)
-    quality = box_quality(*box, sizes)
-    rows = choose_boxes(tracks.camera, tracks.track, *box[1:], sizes, per_track=per_track)
+    quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.videos.items()})
+    rows = choose_boxes(tracks, quality, per_track=per_track)
     embedder = Embedder(checkpoint, device=device, batch_size=batch_size)
     result = embed_boxes(
         found.videos,

@@ -76,7 +76,8 @@ def _say(side: str, tracks: Tracks) -> None:
 
     cameras = len(tracks.camera_names)
     console.print(
-        f"{side}: {len(tracks):,} boxes, {cameras} camera{'s' * (cameras != 1)}, read as {tracks.why}", markup=False
+        f"{side}: {len(tracks):,} boxes, {cameras} camera{'s' * (cameras != 1)}, read as {tracks.format_reason}",
+        markup=False,
     )
     for text in tracks.warnings:
         warn(escape(text))

@@ -20,9 +20,8 @@ from typing import IO
 from reid.core.atomic import atomic_folder
 from reid.core.console import progress_bar
 from reid.core.errors import ReidError, did_you_mean
-from reid.data.crops import Benchmark
+from reid.data.crops import IMAGE_SUFFIXES, Benchmark
 from reid.data.layouts import LAYOUTS, cuhk03, dukemtmc, load_benchmark, market1501, msmt17
-from reid.data.layouts.scanning import IMAGE_SUFFIXES
 
 HOLDS = {
     "market1501": tuple(market1501.FOLDERS.values()),

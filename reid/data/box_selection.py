@@ -1,140 +1,125 @@
-"""Which boxes of a track are worth a look: the quality of a box from geometry alone, and a choice spread over time."""
+"""Select boxes of a track to embed: the expected quality of each box from geometry, and a choice spread over time."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError
+from reid.core.arrays import float_column
+from reid.core.errors import ConfigError, DataError
+from reid.data.tracks import Tracks
 
 _BORDER = 2.0
-"""Pixels from the picture's border within which a box counts as touching it: trackers clip and round."""
+"""Distance in pixels from the image border within which a box touches it. Trackers clip and round."""
 
 
 def box_quality(
-    camera: ArrayLike,
-    frame: ArrayLike,
-    boxes: ArrayLike,
-    confidence: ArrayLike | None = None,
-    frame_size: ArrayLike | None = None,
+    tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """How good a picture of a person each box promises, 0..1; the pixels are not looked at.
+    """Estimate how well each box shows a person, 0..1, from geometry alone; pixels are not read.
 
     quality = size × visible × (1 − covered) × (1 + c) / 2, with
 
-    - size = min(1, √(area / median area of the camera's boxes)), of the parts inside the picture;
-    - visible = share of the box inside the picture; a box that touches the border may have been clipped there by the
-      tracker, so there it is at most the share that is left of a person of the camera's median shape (of boxes that
-      touch no border): height / (width × median height-to-width) at the upper and lower border, its inverse at the
-      left and right one;
-    - covered = 1 − Π (1 − sⱼ), where sⱼ is the share of the box under box j of the same camera and frame whose lower
-      edge is lower, which is nearer to the camera (equal edges: both count as in front of the other);
-    - c = confidence; of a camera whose confidences leave 0..1 they are first stretched to 0..1 (all equal: 1).
+    - size = min(1, √(area / median area of the camera's boxes)), where area is the area inside the image;
+    - visible = fraction of the box inside the image. A box that touches the border may have been clipped there by the
+      tracker, so visible is at most the fraction of a person of the camera's median aspect ratio (over boxes that
+      touch no border): height / (width × median height-to-width) at the upper and lower border, and its inverse at
+      the left and right border;
+    - covered = 1 − Π (1 − fⱼ), where fⱼ is the fraction of the box under box j of the same camera and frame whose lower
+      edge is lower, that is, closer to the camera (with equal edges, each covers the other);
+    - c = confidence. If the confidences of a camera leave 0..1, they are scaled to 0..1 first (all equal: 1).
 
     Args:
-        camera, frame: `[N]` integers; boxes of equal values are in one picture. All boxes of a picture should be given,
-            or what covers a box is not known.
-        boxes: `[N, 4]` x, y, width, height in pixels.
-        confidence: `[N]` of the detector; None is 1 for all.
-        frame_size: `[2]` width, height, of all cameras, or `[C, 2]` by camera number, NaN where unknown; None where
-            all are unknown. Where it is unknown, every box counts as inside.
+        tracks: all boxes of each frame; a box that is missing here cannot cover another one.
+        frame_sizes: width and height of the frames in pixels, for all cameras or by camera name. A camera without a
+            size has no border: all its boxes are inside.
 
     Returns:
-        `[N]` float64. 0 for a box without area, wholly outside the picture, or with a number that is not finite.
+        `[N]` float64. 0 for a box outside the image.
 
     Raises:
-        ReidError: columns of different lengths, a camera without a row in `frame_size`.
+        DataError: a size that is not two numbers.
+
+    Example:
+        >>> tracks = Tracks.from_columns(["door"], [0, 0], [1, 2], [1, 1], [[50, 50, 20, 60], [-10, 50, 20, 60]])
+        >>> box_quality(tracks, (640, 480)).round(2).tolist()
+        [1.0, 0.41]
     """
-    camera, frame, boxes, confidence = _columns(camera, frame, boxes, confidence)
-    if len(boxes) == 0:
+    if len(tracks) == 0:
         return np.zeros(0)
-    size = _sizes(camera, frame_size)
-    with np.errstate(invalid="ignore"):
-        good = np.isfinite(boxes).all(axis=1) & np.isfinite(confidence) & (boxes[:, 2:] > 0).all(axis=1)
-        low = np.maximum(boxes[:, :2], 0)
-        low = np.where(np.isnan(size), boxes[:, :2], low)
-        high = np.fmin(boxes[:, :2] + boxes[:, 2:], size)
-        good &= (high > low).all(axis=1)
-    quality = np.zeros(len(boxes))
-    rows = np.flatnonzero(good)
-    camera, frame, low, high, size = camera[rows], frame[rows], low[rows], high[rows], size[rows]
+    size = _sizes(tracks, frame_sizes)
+    low = np.where(np.isnan(size), tracks.boxes[:, :2], np.maximum(tracks.boxes[:, :2], 0))
+    high = np.fmin(tracks.boxes[:, :2] + tracks.boxes[:, 2:], size)
+    rows = np.flatnonzero((high > low).all(axis=1))
+    camera, low, high, size = tracks.camera[rows], low[rows], high[rows], size[rows]
     sides = high - low
     area = sides.prod(axis=1)
     shape = sides[:, 1] / sides[:, 0]
-    visible = area / boxes[rows, 2:].prod(axis=1)
-    # NaN compares false: no border where the size is unknown.
-    known = ~np.isnan(size)
-    touches = ((low <= _BORDER) & known) | (high >= size - _BORDER)
+    visible = area / tracks.boxes[rows, 2:].prod(axis=1)
+    # Comparisons with NaN are false: no border where the size is unknown.
+    touches = ((low <= _BORDER) & ~np.isnan(size)) | (high >= size - _BORDER)
     scale = np.empty(len(rows))
-    sure = np.empty(len(rows))
+    confidence = np.empty(len(rows))
     for number in np.unique(camera):
-        own = camera == number
-        whole = own & ~touches.any(axis=1)
-        typical = np.median(shape[whole if whole.any() else own])
-        scale[own] = np.minimum(1, np.sqrt(area[own] / np.median(area[own])))
-        left = np.where(touches[own, 1], shape[own] / typical, 1), np.where(touches[own, 0], typical / shape[own], 1)
-        visible[own] = np.minimum(visible[own], np.minimum(*left))
-        sure[own] = _unit(confidence[rows][own])
-    quality[rows] = scale * visible * (1 - _covered(camera, frame, low, high)) * (1 + sure) / 2
+        mask = camera == number
+        whole = mask & ~touches.any(axis=1)
+        typical = np.median(shape[whole if whole.any() else mask])
+        scale[mask] = np.minimum(1, np.sqrt(area[mask] / np.median(area[mask])))
+        vertical = np.where(touches[mask, 1], shape[mask] / typical, 1)
+        horizontal = np.where(touches[mask, 0], typical / shape[mask], 1)
+        visible[mask] = np.minimum(visible[mask], np.minimum(vertical, horizontal))
+        confidence[mask] = _scaled_to_unit(tracks.confidence[rows][mask])
+    quality = np.zeros(len(tracks))
+    quality[rows] = scale * visible * (1 - _covered(camera, tracks.frame[rows], low, high)) * (1 + confidence) / 2
     return quality
 
 
-def choose_boxes(
-    camera: ArrayLike,
-    track: ArrayLike,
-    frame: ArrayLike,
-    boxes: ArrayLike,
-    confidence: ArrayLike | None = None,
-    frame_size: ArrayLike | None = None,
-    *,
-    per_track: int = 8,
-    quality: ArrayLike | None = None,
-) -> NDArray[np.int64]:
-    """Up to `per_track` boxes of every (camera, track), spread over its time, each the best of its stretch.
+def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> NDArray[np.int64]:
+    """Choose up to `per_track` boxes of each (camera, track), spread over time, each the best of its interval.
 
-    The track's boxes of quality above 0, in order of time, are cut into `per_track` stretches of equally many boxes;
-    of each the box of highest quality is taken, the earliest of equal ones. A track of no more boxes than `per_track`
-    gives all of them; one whose boxes are all of quality 0 gives none.
+    The boxes of quality above 0, sorted by time, are divided into `per_track` intervals with equal numbers of boxes.
+    From each interval the box of highest quality is taken, the earliest of equal ones. A track with at most
+    `per_track` such boxes keeps all of them. A track whose boxes all have quality 0 keeps none.
 
     Args:
-        camera, track, frame, boxes, confidence, frame_size: as in `box_quality`; `track` `[N]` integers.
-        quality: `[N]`, where `box_quality` has been called already.
+        tracks: boxes.
+        quality: `[N]`, from `box_quality`.
+        per_track: 1 or more.
 
     Returns:
-        `[M]` int64, ascending rows of the arrays given.
+        `[M]` int64, ascending rows of `tracks`.
 
     Raises:
-        ReidError: `per_track` below 1; columns of different lengths.
+        ConfigError: `per_track` below 1.
+        DataError: `quality` of another length.
     """
     if per_track < 1:
-        raise ReidError(f"per_track is {per_track}: it must be 1 box or more.")
-    camera, frame, boxes, confidence = _columns(camera, frame, boxes, confidence)
-    track = _column("track", track, len(boxes))
-    if quality is None:
-        quality = box_quality(camera, frame, boxes, confidence, frame_size)
-    quality = _column("quality", quality, len(boxes)).astype(np.float64)
+        raise ConfigError(f"per_track is {per_track}; it must be 1 or more.")
+    quality = float_column("quality", quality, len(tracks))
     rows = np.flatnonzero(quality > 0)
     if len(rows) == 0:
         return rows
-    rows = rows[np.lexsort((frame[rows], track[rows], camera[rows]))]
-    first = np.r_[True, (np.diff(camera[rows]) != 0) | (np.diff(track[rows]) != 0)]
+    rows = rows[np.lexsort((tracks.frame[rows], tracks.track[rows], tracks.camera[rows]))]
+    first = np.r_[True, (np.diff(tracks.camera[rows]) != 0) | (np.diff(tracks.track[rows]) != 0)]
     group = np.cumsum(first) - 1
     count = np.bincount(group)
     place = np.arange(len(rows)) - np.flatnonzero(first)[group]
-    stretches = np.minimum(count, per_track)[group]
-    stretch = place * stretches // count[group]
-    order = np.lexsort((place, -quality[rows], stretch, group))
-    best = np.r_[True, (np.diff(group[order]) != 0) | (np.diff(stretch[order]) != 0)]
+    interval = place * np.minimum(count, per_track)[group] // count[group]
+    order = np.lexsort((place, -quality[rows], interval, group))
+    best = np.r_[True, (np.diff(group[order]) != 0) | (np.diff(interval[order]) != 0)]
     return np.sort(rows[order[best]])
 
 
 def _covered(
     camera: NDArray[np.int64], frame: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Row i meets row i + 1, i + 2, … of the same picture: as many steps as the fullest picture has boxes."""
+    """Fraction of each box that others cover. Rows are sorted by (camera, frame).
+
+    Row i is compared with row i + 1, i + 2, … of the same image: as many steps as the fullest image has boxes.
+    """
     n = len(camera)
-    order = np.lexsort((frame, camera))
-    camera, frame, low, high = camera[order], frame[order], low[order], high[order]
     area = (high - low).prod(axis=1)
     last = np.flatnonzero(np.r_[(np.diff(camera) != 0) | (np.diff(frame) != 0), True])
     end = last[np.searchsorted(last, np.arange(n))]
@@ -144,53 +129,27 @@ def _covered(
     while len(a):
         b = a + step
         common = np.clip(np.minimum(high[a], high[b]) - np.maximum(low[a], low[b]), 0, None).prod(axis=1)
-        b_in_front = high[b, 1] >= high[a, 1]
-        a_in_front = high[a, 1] >= high[b, 1]
-        clear[a] *= np.where(b_in_front, 1 - common / area[a], 1)
-        clear[b] *= np.where(a_in_front, 1 - common / area[b], 1)
+        clear[a] *= np.where(high[b, 1] >= high[a, 1], 1 - common / area[a], 1)
+        clear[b] *= np.where(high[a, 1] >= high[b, 1], 1 - common / area[b], 1)
         step += 1
         a = a[end[a] >= a + step]
-    covered = np.empty(n)
-    covered[order] = 1 - clear
-    return covered
+    return 1 - clear
 
 
-def _unit(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scaled_to_unit(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = confidence.min(), confidence.max()
     if low >= 0 and high <= 1:
         return confidence
     return np.ones_like(confidence) if low == high else (confidence - low) / (high - low)
 
 
-def _sizes(camera: NDArray[np.int64], frame_size: ArrayLike | None) -> NDArray[np.float64]:
+def _sizes(tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None) -> NDArray[np.float64]:
     """`[N, 2]` width and height for each box, NaN where unknown."""
-    if frame_size is None:
-        return np.full((len(camera), 2), np.nan)
-    size = np.asarray(frame_size, dtype=np.float64)
-    if size.shape == (2,):
-        return np.broadcast_to(size, (len(camera), 2))
-    if size.ndim != 2 or size.shape[1] != 2:
-        raise ReidError(f"frame_size has shape {list(size.shape)}: it must be [2] or [cameras, 2].")
-    if camera.min() < 0 or camera.max() >= len(size):
-        raise ReidError(f"frame_size has {len(size)} rows, but the cameras are {camera.min()} to {camera.max()}.")
-    return size[camera]
-
-
-def _columns(
-    camera: ArrayLike, frame: ArrayLike, boxes: ArrayLike, confidence: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    boxes = np.asarray(boxes, dtype=np.float64)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ReidError(f"Boxes have shape {list(boxes.shape)}: they must be [N, 4], x, y, width, height.")
-    n = len(boxes)
-    sure = np.ones(n) if confidence is None else _column("confidence", confidence, n).astype(np.float64)
-    return _column("camera", camera, n).astype(np.int64), _column("frame", frame, n).astype(np.int64), boxes, sure
-
-
-def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.generic]:
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise ReidError(f"{name} has shape {list(array.shape)}, but there are {n} boxes.")
-    return array
+    unknown = (np.nan, np.nan)
+    sizes = np.empty((len(tracks.camera_names), 2))
+    for number, name in enumerate(tracks.camera_names):
+        size = frame_sizes.get(name, unknown) if isinstance(frame_sizes, Mapping) else frame_sizes or unknown
+        if len(size) != 2:
+            raise DataError(f"frame_sizes: {tuple(size)!r} of camera {name!r} must be two numbers, width and height.")
+        sizes[number] = size
+    return sizes[tracks.camera]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import UNKNOWN
 from reid.core.console import progress_bar
 from reid.data import images
-from reid.data.crops import UNKNOWN, Benchmark, Crops, SkippedFile
+from reid.data.crops import Benchmark, Crops, SkippedFile
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from reid.data.layouts.market1501 import MADE
 from reid.data.layouts.scanning import counted, difference, distinct_ids

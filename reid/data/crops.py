@@ -1,4 +1,4 @@
-"""Crops as columns, and a benchmark as three of them. No object per image."""
+"""`Crops`: images of persons as columns, and `Benchmark`: a data set divided into train, query and gallery."""
 
 from __future__ import annotations
 
@@ -9,24 +9,37 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError
+from reid.core.arrays import UNKNOWN, integer_column, text_column
+from reid.core.errors import DataError
 
-UNKNOWN = -1
-"""Stands in `camids`, `tracks` and `frames` where the data set does not tell."""
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Suffixes of image files, compared in lower case."""
+
+SPLITS = ("train", "query", "gallery")
+"""Names of the splits of a `Benchmark`."""
+
+_COLUMNS = ("paths", "pids", "camids", "tracks", "frames", "sources")
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """`N` images of one person (or object) each, in columns of length `N`.
+    """`N` images, each of one person (or object), as columns of length `N`.
 
     Attributes:
         paths: `[N]` str objects, absolute file paths.
-        pids: `[N]` int64, identity as the data set numbers it (0 is Market's distractor).
-        camids: `[N]` int64, camera as the data set numbers it; `UNKNOWN` (-1) without cameras.
+        pids: `[N]` int64, identity numbers of the data set (0 is a distractor in Market-1501).
+        camids: `[N]` int64, camera numbers of the data set; `UNKNOWN` (-1) where unknown.
         tracks: `[N]` int64, tracklet or sequence; -1 where unknown.
-        frames: `[N]` int64, frame within the camera's video; -1 where unknown.
-        sources: `[N]` int64, index into `source_names`; which data set a row came from.
-        source_names: one name a source.
+        frames: `[N]` int64, frame number in the camera's video; -1 where unknown.
+        sources: `[N]` int64, index into `source_names`: the data set that the row comes from.
+        source_names: names of the data sets.
+
+    Example:
+        >>> crops = Crops.from_columns(["a.jpg", "b.jpg", "c.jpg"], pids=[7, 7, 9], camids=[1, 2, 1])
+        >>> crops.take(crops.pids == 7).paths.tolist()
+        ['a.jpg', 'b.jpg']
+        >>> crops.labels()[0].tolist()
+        [0, 0, 1]
     """
 
     paths: NDArray[np.object_]
@@ -47,48 +60,32 @@ class Crops:
         frames: ArrayLike | None = None,
         source: str = "",
     ) -> Crops:
-        """Make crops of one source; a column left out is `UNKNOWN` throughout.
+        """Create crops of one source. A column that is None is `UNKNOWN` for all rows.
 
         Raises:
-            ReidError: a column's length differs from the number of paths, or it does not hold integers.
+            DataError: a column whose length differs from the number of paths, or that does not contain integers.
         """
         n = len(paths)
-
-        def column(name: str, values: ArrayLike | None) -> NDArray[np.int64]:
-            array = np.full(n, UNKNOWN) if values is None else np.asarray(values)
-            if array.shape != (n,):
-                raise ReidError(f"Column {name!r} has shape {array.shape}, but there are {n} paths.")
-            if n and array.dtype.kind not in "iu":
-                words = f"{array.dtype}, such as {array[0]!r}"
-                raise ReidError(f"Column {name!r} holds {words}; it must hold whole numbers.")
-            return array.astype(np.int64)
-
-        names = np.empty(n, dtype=object)
-        names[:] = [str(path) for path in paths]
-        return cls(
-            names,
-            column("pids", pids),
-            column("camids", camids),
-            column("tracks", tracks),
-            column("frames", frames),
-            np.zeros(n, dtype=np.int64),
-            (source,),
-        )
+        columns = {"pids": pids, "camids": camids, "tracks": tracks, "frames": frames}
+        integers = {
+            name: np.full(n, UNKNOWN) if values is None else integer_column(f"Crops.{name}", values, n)
+            for name, values in columns.items()
+        }
+        return cls(text_column("Crops.paths", paths), **integers, sources=np.zeros(n, np.int64), source_names=(source,))
 
     def __len__(self) -> int:
         """The number of crops."""
         return len(self.paths)
 
     def take(self, index: ArrayLike) -> Crops:
-        """The rows of an index array or boolean mask, in that order."""
+        """Return the rows of an index array or boolean mask, in that order."""
         index = np.asarray(index)
         if index.size == 0:
             index = index.astype(np.int64)
-        columns = ("paths", "pids", "camids", "tracks", "frames", "sources")
-        return replace(self, **{name: getattr(self, name)[index] for name in columns})
+        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
 
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Train labels `[N]`, 0-based in sorted order of pid, and the pid of each label `[C]`."""
+        """Return training labels `[N]`, counted from 0 in sorted order of pid, and the pid of each label `[C]`."""
         pid_of_label, labels = np.unique(self.pids, return_inverse=True)
         return labels.reshape(-1).astype(np.int64), pid_of_label
 
@@ -99,22 +96,27 @@ class Crops:
 
 
 def merge(parts: Sequence[Crops]) -> Crops:
-    """Put several sources in one, shifting positive pids and known camids so that none collide.
+    """Concatenate several data sets. Identities and cameras are renumbered so that no number occurs in two of them.
 
-    One part is returned as it is. The first part keeps its numbers; pids of part `i` are shifted by one more than
-    the largest pid before it, and cameras likewise. Tracks and frames keep their numbers: they count within a camera,
-    or within a source that has none. Junk has no place in a train set, so a pid below 0 is refused.
+    One part is returned unchanged. The first part keeps its numbers; the pids of part `i` are shifted by one more than
+    the largest pid before it, and known cameras in the same way. Tracks and frames keep their numbers: they count
+    within a camera, or within a source that has none.
 
     Raises:
-        ReidError: no parts, or a negative pid.
+        DataError: no parts, or a negative pid (junk cannot be trained on).
+
+    Example:
+        >>> both = merge([Crops.from_columns(["a.jpg"], [5]), Crops.from_columns(["b.jpg"], [5])])
+        >>> both.pids.tolist()
+        [5, 11]
     """
     if not parts:
-        raise ReidError("No data set to merge: name at least one.")
+        raise DataError("No data set to merge. Pass at least one.")
     for part in parts:
         if (part.pids < 0).any():
-            raise ReidError(
-                f"{', '.join(part.source_names)}: {int((part.pids < 0).sum())} crops have a negative pid, the mark of "
-                "junk. Train sets hold identities from 0 on: leave these crops out."
+            raise DataError(
+                f"{', '.join(part.source_names)}: {int((part.pids < 0).sum())} crops have a negative pid, which marks "
+                "junk. Remove these crops; training needs identities from 0 on."
             )
     if len(parts) == 1:
         return parts[0]
@@ -122,11 +124,10 @@ def merge(parts: Sequence[Crops]) -> Crops:
     next_pid = next_cam = next_source = 0
     names: list[str] = []
     for part in parts:
-        known = part.camids != UNKNOWN
         moved = replace(
             part,
             pids=part.pids + next_pid,
-            camids=np.where(known, part.camids + next_cam, UNKNOWN),
+            camids=np.where(part.camids != UNKNOWN, part.camids + next_cam, UNKNOWN),
             sources=part.sources + next_source,
         )
         next_pid = int(moved.pids.max(initial=next_pid - 1)) + 1
@@ -134,14 +135,13 @@ def merge(parts: Sequence[Crops]) -> Crops:
         next_source += len(part.source_names)
         names.extend(part.source_names)
         shifted.append(moved)
-    columns = ("paths", "pids", "camids", "tracks", "frames", "sources")
-    joined = {name: np.concatenate([getattr(part, name) for part in shifted]) for name in columns}
+    joined = {name: np.concatenate([getattr(part, name) for part in shifted]) for name in _COLUMNS}
     return Crops(**joined, source_names=tuple(names))
 
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is not an image of the set as its rules say, and why."""
+    """A file that was not read as an image of the data set, and the reason."""
 
     path: str
     reason: str
@@ -149,12 +149,19 @@ class SkippedFile:
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """A data set with its protocol: train on one part, rank `gallery` for every `query`.
+    """A data set with its protocol: train on `train`, rank `gallery` for every `query`.
 
-    `train` and `gallery` never hold junk (pid -1). `cross_camera` says whether a query's own camera is left out of
-    its matches, as the person re-identification protocol asks; it is False for sets without cameras.
-    `skipped` lists the files that were not taken, and why. `official` holds the published counts by name
-    ("train images", "train ids", ..., "junk", "distractors"), and is empty where there are none.
+    Attributes:
+        name: of the layout, or of the table; "synthetic" for synthetic data.
+        root: folder of the data set.
+        train, query, gallery: without junk (pid -1).
+        cross_camera: whether gallery images of the query's identity and camera are excluded, as the person
+            re-identification protocol requires; False for sets without cameras.
+        n_junk: images with pid -1 that were dropped.
+        n_distractors: gallery images with pid 0 where the layout uses it for distractors.
+        skipped: files that were not read as images of the set.
+        warnings: problems to know about, such as counts that differ from the official ones.
+        official: published counts by name ("train images", "train ids", ..., "junk", "distractors"); empty if none.
     """
 
     name: str

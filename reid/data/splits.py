@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Crops
+from reid.data.crops import Crops
 
 
 def hold_out(

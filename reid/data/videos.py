@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.errors import ReidError, did_you_mean
+from reid.data.crops import IMAGE_SUFFIXES
 from reid.data.images import UnreadableImage, decode, probe
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 _MOST_BAD = 100
 """So many pictures in a row that do not decode are taken for the end of a video."""

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.arrays import UNKNOWN
 from reid.core.console import track, warn
 from reid.core.distributed import pick_device
 from reid.core.errors import ReidError, did_you_mean
-from reid.data.crops import UNKNOWN, Crops
+from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
-from reid.data.layouts.scanning import IMAGE_SUFFIXES
 from reid.data.loader import ahead
 from reid.data.store import FileStore, cores
 from reid.data.videos import Video

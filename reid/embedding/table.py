@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.arrays import UNKNOWN
 from reid.core.atomic import atomic_file
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Crops
+from reid.data.crops import Crops
 
 FORMAT = 1
 _METADATA_KEY = b"reid"

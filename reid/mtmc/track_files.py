@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import ReidError, did_you_mean
-from reid.data.tracks import Floats, Integers, Tracks, camera_number, natural, sorting_order, usable
+from reid.data.tracks import Floats, Integers, Tracks, camera_number, natural_sort_key, sorting_order, valid_boxes
 from reid.mtmc.cameras import Cameras, parse_cameras
 
 FORMATS = {
@@ -71,8 +71,8 @@ def read_tracks(path: str | Path, *, format: str = "auto", duplicates: str = "er
             highest confidence (the first of equals).
 
     Returns:
-        The tracks; `.format`, `.why` and `.warnings` say what was found. Left out and counted in `.warnings`: boxes
-        without area or with NaN, repeated rows, ground-truth rows that say not to consider them (7th column 0).
+        The tracks; `.format`, `.format_reason` and `.warnings` say what was found. Left out and counted in `.warnings`:
+        boxes without area or with NaN, repeated rows, ground-truth rows that say not to consider them (7th column 0).
 
     Raises:
         ReidError: nothing to read; files of different formats; a bad line, named with its number and text; ids of −1
@@ -100,7 +100,9 @@ def read_tracks(path: str | Path, *, format: str = "auto", duplicates: str = "er
     if format != "auto":
         why = f"as told; {why}" if why and why != "as told" else "as told"
     return replace(
-        _joined(path, parts, duplicates), format="mot" if layout == _GROUND_TRUTH else layout, why=f"{layout}: {why}"
+        _joined(path, parts, duplicates),
+        format="mot" if layout == _GROUND_TRUTH else layout,
+        format_reason=f"{layout}: {why}",
     )
 
 
@@ -111,10 +113,10 @@ def _files(path: Path) -> list[Path]:
         raise ReidError(f"There are no tracks at {path}: give a folder of track files, or one file.")
     files = [p for p in path.iterdir() if p.suffix.lower() in (".txt", ".parquet") and p.name[0] != "." and p.is_file()]
     if not files:
-        folders = sorted((p.name for p in path.iterdir() if p.is_dir()), key=natural)
+        folders = sorted((p.name for p in path.iterdir() if p.is_dir()), key=natural_sort_key)
         hint = f" It has the folders {', '.join(folders[:5])}: give one of them." if folders else ""
         raise ReidError(f"{path} holds no .txt and no .parquet file, so there are no tracks to read.{hint}")
-    return sorted(files, key=lambda file: natural(file.name))
+    return sorted(files, key=lambda file: natural_sort_key(file.name))
 
 
 def _read_file(file: Path, format: str) -> _Part:
@@ -367,7 +369,7 @@ def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[l
             listed = [str(name) for name in json.loads(note)["cameras"]]
         except (ValueError, KeyError, TypeError):
             listed = []
-    names = listed + sorted(set(seen) - set(listed), key=natural)
+    names = listed + sorted(set(seen) - set(listed), key=natural_sort_key)
     place = {name: number for number, name in enumerate(names)}
     return names, np.array([place[name] for name in seen], dtype=np.int64)[codes.astype(np.int64)]
 
@@ -377,7 +379,7 @@ def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[l
 
 def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
     """All parts as one, without the rows that are of no use."""
-    names = sorted({name for part in parts for name in part.names}, key=natural)
+    names = sorted({name for part in parts for name in part.names}, key=natural_sort_key)
     place = {name: number for number, name in enumerate(names)}
     cameras = [np.array([place[n] for n in part.names], dtype=np.int64)[part.camera] for part in parts]
     start = np.cumsum([0, *(len(part.track) for part in parts)])
@@ -398,7 +400,7 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
     ignored = sum(part.ignored for part in parts)
     if ignored:
         warnings.append(f"{ignored:,} rows of ground truth left out: their 7th column says not to consider them.")
-    good = usable(boxes, confidence)
+    good = valid_boxes(boxes, confidence)
     if not good.all():
         bad = np.flatnonzero(~good)
         warnings.append(f"{len(bad):,} boxes left out, without area or not finite: {named(bad)}.")
@@ -465,7 +467,7 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
         files = [folder / ("tracks.parquet" if format == "parquet" else "tracks.txt")]
     if folder.is_dir():
         others = [p.name for p in folder.iterdir() if p.suffix.lower() in (".txt", ".parquet") and p.name[0] != "."]
-        others = sorted(set(others) - {file.name for file in files}, key=natural)
+        others = sorted(set(others) - {file.name for file in files}, key=natural_sort_key)
         if others:
             raise ReidError(
                 f"{folder} holds other track files ({', '.join(others[:5])}), which a reader would take for a part of "

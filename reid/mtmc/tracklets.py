@@ -189,7 +189,7 @@ class Tracklets:
         """Tracklets of track files, with the appearance that the embeddings give to some of their boxes.
 
         A track none of whose boxes has an embedding is a tracklet without a feature. Crops count by the quality of
-        their boxes (`choice.box_quality`, 0.05 at least). A ground place is that of the middle of a box's lower edge,
+        their boxes (`box_quality`, 0.05 at least). A ground place is that of the middle of a box's lower edge,
         where the camera has a homography.
 
         Args:
@@ -265,12 +265,8 @@ def _quality_of_crops(
     frame: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """The quality of the box that each crop is of; 1 for a crop of which there is no box."""
-    sizes = np.full((len(tracks.camera_names), 2), np.nan)
-    for number, name in enumerate(tracks.camera_names):
-        size = cameras[name].size if cameras is not None and name in cameras.cameras else None
-        if size is not None:
-            sizes[number] = size
-    quality = box_quality(tracks.camera, tracks.frame, tracks.boxes, tracks.confidence, sizes)
+    known = {} if cameras is None else cameras.cameras
+    quality = box_quality(tracks, {name: camera.size for name, camera in known.items() if camera.size is not None})
     keys = np.concatenate(
         [np.stack([tracks.camera, tracks.track, tracks.frame]), np.stack([camera, track, frame])], axis=1
     )

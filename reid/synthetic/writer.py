@@ -19,7 +19,7 @@ import yaml
 from reid.core.atomic import atomic_folder, write_json, write_text
 from reid.core.console import progress_bar
 from reid.core.errors import ReidError
-from reid.data.box_selection import choose_boxes
+from reid.data.box_selection import box_quality, choose_boxes
 from reid.mtmc.track_files import read_tracks
 from reid.synthetic.body import Mesh
 from reid.synthetic.camera_models import Image, expose, smear
@@ -208,9 +208,8 @@ def _write_tracks(world: World, root: Path) -> None:
 def _still_jobs(world: World, root: Path) -> Iterator[tuple[int, list[int]]]:
     """(camera, frames) of the boxes that a match would look at, some frames a job; makes the folders."""
     tracks = read_tracks(root / "tracks")
-    sizes = np.array([camera.size for camera in world.cameras])
-    box = (tracks.frame, tracks.boxes, tracks.confidence)
-    rows = choose_boxes(tracks.camera, tracks.track, *box, sizes, per_track=world.streets.stills)
+    sizes = {camera.name: camera.size for camera in world.cameras}
+    rows = choose_boxes(tracks, box_quality(tracks, sizes), per_track=world.streets.stills)
     for number, camera in enumerate(world.cameras):
         (root / "stills" / camera.name).mkdir(parents=True)
         frames = np.unique(tracks.frame[rows[tracks.camera[rows] == number]]).tolist()

@@ -5,16 +5,27 @@ import pytest
 
 from reid.core.errors import ReidError
 from reid.data.box_selection import box_quality, choose_boxes
+from reid.data.tracks import Tracks
 
 SIZE = (640, 480)
 
 
-def one(box, others=(), confidence=1.0, size=SIZE):
-    """The quality of a box among plenty of 40×100 boxes far from it, and among `others` in its picture."""
-    plenty = [[300, 200, 40, 100]] * 21
-    boxes = [box, *others, *plenty]
+def make_tracks(camera, frame, boxes, confidence=None, track=None):
+    """Tracks in which, unless ids are given, every box has its own id; the rows must be sorted."""
+    names = [f"cam{number}" for number in range(max([*camera, 0]) + 1)]
+    tracks = Tracks.from_columns(names, camera, range(len(boxes)) if track is None else track, frame, boxes, confidence)
+    if track is None:
+        assert tracks.track.tolist() == list(range(len(boxes)))
+    return tracks
+
+
+def quality_of(box, others=(), confidence=1.0, size=SIZE):
+    """The quality of a box among 21 separate 40×100 boxes, and `others` in its image."""
+    separate = [[300, 200, 40, 100]] * 21
+    boxes = [box, *others, *separate]
     frame = [1] * (1 + len(others)) + list(range(2, 23))
-    return box_quality([0] * len(boxes), frame, boxes, [confidence] + [1] * (len(boxes) - 1), size)[0]
+    tracks = make_tracks([0] * len(boxes), frame, boxes, [confidence] + [1] * (len(boxes) - 1))
+    return box_quality(tracks, size)[0]
 
 
 @pytest.mark.parametrize(
@@ -31,21 +42,16 @@ def one(box, others=(), confidence=1.0, size=SIZE):
         pytest.param([100, 380, 40, 100], 1, id="touches the bottom but has a whole shape"),
         pytest.param([-50, 100, 40, 100], 0, id="outside"),
         pytest.param([700, 100, 40, 100], 0, id="beyond the right"),
-        pytest.param([100, 100, 0, 100], 0, id="no width"),
-        pytest.param([100, 100, 40, -5], 0, id="negative height"),
-        pytest.param([np.nan, 100, 40, 100], 0, id="NaN"),
-        pytest.param([100, 100, np.inf, 100], 0, id="infinite"),
     ],
 )
-def test_size_and_border(box, expected):
-    assert one(box) == pytest.approx(expected)
+def test_quality_depends_on_size_and_border(box, expected):
+    assert quality_of(box) == pytest.approx(expected)
 
 
-def test_where_the_picture_ends_is_not_guessed():
-    assert one([-20, 100, 40, 100], size=None) == 1
-    sizes = [[np.nan, np.nan], [640, 480]]
-    boxes = [[-20, 100, 40, 100]] * 2
-    assert box_quality([0, 1], [1, 1], boxes, None, sizes).tolist() == [1, 0.5]
+def test_without_a_frame_size_no_box_is_outside():
+    assert quality_of([-20, 100, 40, 100], size=None) == 1
+    tracks = make_tracks([0, 1], [1, 1], [[-20, 100, 40, 100]] * 2)
+    assert box_quality(tracks, {"cam1": (640, 480)}).tolist() == [1, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -53,31 +59,30 @@ def test_where_the_picture_ends_is_not_guessed():
     [
         pytest.param([[120, 110, 40, 100]], 1 - 20 * 90 / 4000, id="one in front, lower"),
         pytest.param([[120, 90, 40, 100]], 1, id="one behind, higher"),
-        pytest.param([[120, 100, 40, 100]], 0.5, id="one as near counts as in front"),
+        pytest.param([[120, 100, 40, 100]], 0.5, id="equal lower edges count as in front"),
         pytest.param([[100, 100, 40, 100]], 0, id="a double"),
         pytest.param([[120, 110, 40, 100], [80, 110, 40, 100]], (1 - 0.45) ** 2, id="two in front"),
         pytest.param([[200, 110, 40, 100]], 1, id="one aside"),
     ],
 )
-def test_what_others_cover(others, expected):
-    assert one([100, 100, 40, 100], others) == pytest.approx(expected)
+def test_boxes_in_front_lower_the_quality(others, expected):
+    assert quality_of([100, 100, 40, 100], others) == pytest.approx(expected)
 
 
-def test_boxes_of_other_pictures_and_cameras_cover_nothing():
-    boxes = [[100, 100, 40, 100]] * 3
-    assert box_quality([0, 0, 1], [1, 2, 1], boxes).tolist() == [1, 1, 1]
+def test_boxes_of_other_frames_and_cameras_cover_nothing():
+    tracks = make_tracks([0, 0, 1], [1, 2, 1], [[100, 100, 40, 100]] * 3)
+    assert box_quality(tracks).tolist() == [1, 1, 1]
 
 
-def test_confidence_counts_half_and_odd_scales_are_stretched():
-    assert one([100, 100, 40, 100], confidence=0.4) == pytest.approx(0.7)
+def test_confidence_changes_quality_by_half_and_is_scaled_per_camera():
+    assert quality_of([100, 100, 40, 100], confidence=0.4) == pytest.approx(0.7)
     boxes = [[0, 0, 40, 100]] * 4
-    by_camera = box_quality([0, 0, 1, 1], [1, 2, 3, 4], boxes, [-1, 3, 0.5, 1])
+    by_camera = box_quality(make_tracks([0, 0, 1, 1], [1, 2, 3, 4], boxes, [-1, 3, 0.5, 1]))
     assert by_camera.tolist() == pytest.approx([0.5, 1, 0.75, 1])
-    assert box_quality([0, 0], [1, 2], boxes[:2], [90, 90]).tolist() == [1, 1]
-    assert box_quality([0, 0], [1, 2], boxes[:2], [np.nan, 1]).tolist() == [0, 1]
+    assert box_quality(make_tracks([0, 0], [1, 2], boxes[:2], [90, 90])).tolist() == [1, 1]
 
 
-def obvious_covered(frame, boxes):
+def naive_covered(frame, boxes):
     covered = []
     for i, (x, y, w, h) in enumerate(boxes):
         clear = 1.0
@@ -91,82 +96,72 @@ def obvious_covered(frame, boxes):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_covering_is_that_of_the_obvious_loop(seed):
+def test_covered_fraction_equals_a_naive_loop(seed):
     rng = np.random.default_rng(seed)
     n = 120
-    frame = rng.integers(1, 12, n)
-    boxes = np.c_[rng.integers(0, 100, (n, 2)), rng.integers(20, 60, (n, 2))].astype(float)
-    same = np.tile([40.0, 40.0], (n, 1))
-    boxes[:, 2:] = same  # of one size, or size would count too
-    got = box_quality(np.zeros(n, int), frame, boxes)
-    np.testing.assert_allclose(got, 1 - obvious_covered(frame, boxes), atol=1e-12)
-    order = rng.permutation(n)
-    np.testing.assert_allclose(box_quality(np.zeros(n, int), frame[order], boxes[order]), got[order], atol=1e-12)
+    frame = np.sort(rng.integers(1, 12, n))
+    boxes = np.c_[rng.integers(0, 100, (n, 2)), np.full((n, 2), 40)].astype(float)  # equal sizes: only covering counts
+    quality = box_quality(make_tracks([0] * n, frame, boxes))
+    np.testing.assert_allclose(quality, 1 - naive_covered(frame, boxes), atol=1e-12)
+    order = np.lexsort((rng.permutation(n), frame))
+    shuffled = box_quality(make_tracks([0] * n, frame[order], boxes[order]))
+    np.testing.assert_allclose(shuffled, quality[order], atol=1e-12)
 
 
-def test_the_best_of_each_stretch_is_chosen():
+def test_the_best_box_of_each_interval_is_chosen():
     quality = [0.1, 0.9, 0.5, 0.5, 0.3, 0.2, 0.1, 0.4]
-    boxes = np.tile([0.0, 0, 10, 10], (8, 1))
-    chosen = choose_boxes([0] * 8, [7] * 8, range(8), boxes, quality=quality, per_track=4)
-    assert chosen.tolist() == [1, 2, 4, 7]  # of 2 and 3 the earlier
-    shuffled = [5, 3, 7, 0, 1, 6, 4, 2]
-    again = choose_boxes([0] * 8, [7] * 8, shuffled, boxes, quality=[quality[i] for i in shuffled], per_track=4)
-    assert sorted(shuffled[i] for i in again) == [1, 2, 4, 7]
-    assert (np.diff(again) > 0).all()
+    tracks = make_tracks([0] * 8, range(8), np.tile([0.0, 0, 10, 10], (8, 1)), track=[7] * 8)
+    assert choose_boxes(tracks, quality, per_track=4).tolist() == [1, 2, 4, 7]  # of 2 and 3 the earlier
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_track_of_every_camera_gets_its_share(seed):
+def test_choice_equals_a_naive_loop_over_tracks(seed):
     rng = np.random.default_rng(seed)
     n = 500
-    camera, track, frame = rng.integers(0, 3, n), rng.integers(1, 12, n), rng.integers(1, 10**6, n)
+    boxes = np.tile([0.0, 0, 10, 10], (n, 1))
+    tracks = Tracks.from_columns(
+        ["a", "b", "c"], rng.integers(0, 3, n), rng.integers(1, 12, n), rng.choice(10**6, n, replace=False), boxes
+    )
     quality = rng.random(n).round(1)
-    chosen = choose_boxes(camera, track, frame, rng.random((n, 4)), quality=quality, per_track=5)
+    chosen = choose_boxes(tracks, quality, per_track=5)
     assert len(np.unique(chosen)) == len(chosen)
-    for key in {*zip(camera.tolist(), track.tolist(), strict=True)}:
-        own = np.flatnonzero((camera == key[0]) & (track == key[1]) & (quality > 0))
-        mine = chosen[(camera[chosen] == key[0]) & (track[chosen] == key[1])]
-        assert len(mine) == min(5, len(own))
-        assert set(mine) <= set(own)
-        order = own[np.argsort(frame[own], kind="stable")]
-        for stretch in range(len(mine)):
-            rows = [row for place, row in enumerate(order) if place * len(mine) // len(order) == stretch]
-            best = max(rows, key=lambda row: (quality[row], -rows.index(row)))
-            assert best in mine
+    assert (np.diff(chosen) > 0).all()
+    for camera, track in {*zip(tracks.camera.tolist(), tracks.track.tolist(), strict=True)}:
+        candidates = np.flatnonzero((tracks.camera == camera) & (tracks.track == track) & (quality > 0))
+        kept = chosen[(tracks.camera[chosen] == camera) & (tracks.track[chosen] == track)]
+        assert len(kept) == min(5, len(candidates))
+        assert set(kept) <= set(candidates)
+        for interval in range(len(kept)):
+            rows = [row for place, row in enumerate(candidates) if place * len(kept) // len(candidates) == interval]
+            assert max(rows, key=lambda row: (quality[row], -rows.index(row))) in kept
 
 
 @pytest.mark.parametrize(
-    ("boxes", "count"),
+    ("quality", "count"),
     [
-        pytest.param([[0, 0, 10, 10]] * 3, 3, id="fewer than asked for"),
-        pytest.param([[0, 0, 0, 10]] * 3, 0, id="none with an area"),
-        pytest.param(np.zeros((0, 4)), 0, id="no box"),
-        pytest.param([], 0, id="an empty list"),
+        pytest.param([1, 1, 1], 3, id="fewer than per_track"),
+        pytest.param([0, 0, 0], 0, id="none of quality above 0"),
+        pytest.param([], 0, id="no box"),
     ],
 )
-def test_short_and_bad_tracks(boxes, count):
-    n = len(boxes)
-    chosen = choose_boxes([0] * n, [1] * n, range(1, n + 1), boxes, per_track=8)
+def test_short_tracks_keep_all_usable_boxes(quality, count):
+    n = len(quality)
+    tracks = make_tracks([0] * n, range(1, n + 1), [[0, 0, 10, 10]] * n, track=[1] * n)
+    assert len(box_quality(tracks)) == n
+    chosen = choose_boxes(tracks, quality, per_track=8)
     assert chosen.dtype == np.int64
     assert len(chosen) == count
 
 
-def test_without_quality_it_is_worked_out():
-    boxes = [[100, 100, 40, 100], [-30, 100, 40, 100]]
-    assert choose_boxes([0, 0], [1, 1], [1, 2], boxes, None, SIZE, per_track=1).tolist() == [0]
-
-
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
-        pytest.param(lambda: choose_boxes([0], [1], [1], [[0, 0, 1, 1]], per_track=0), "per_track is 0", id="none"),
-        pytest.param(lambda: choose_boxes([0], [1, 2], [1], [[0, 0, 1, 1]]), "track has shape", id="track"),
-        pytest.param(lambda: box_quality([0, 0], [1], [[0, 0, 1, 1]]), "camera has shape", id="camera"),
-        pytest.param(lambda: box_quality([0], [1], [[0, 0, 1]]), "Boxes have shape", id="boxes"),
-        pytest.param(lambda: box_quality([3], [1], [[0, 0, 1, 1]], None, [[9, 9]]), "has 1 rows", id="sizes"),
-        pytest.param(lambda: box_quality([0], [1], [[0, 0, 1, 1]], None, [9]), "frame_size has shape", id="size"),
+        pytest.param(lambda tracks: choose_boxes(tracks, [1], per_track=0), "per_track is 0", id="per_track"),
+        pytest.param(lambda tracks: choose_boxes(tracks, [1, 1]), "quality must be one column of 1 rows", id="quality"),
+        pytest.param(lambda tracks: box_quality(tracks, [9]), r"\(9,\)|\[9\] of camera 'cam0'", id="frame size"),
+        pytest.param(lambda tracks: box_quality(tracks, {"cam0": [9]}), "of camera 'cam0' must be two", id="mapping"),
     ],
 )
-def test_what_cannot_be_is_named(call, words):
-    with pytest.raises(ReidError, match=words):
-        call()
+def test_bad_arguments_raise_errors(call, message):
+    with pytest.raises(ReidError, match=message):
+        call(make_tracks([0], [1], [[0, 0, 1, 1]]))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reid.core.arrays import UNKNOWN
 from reid.data.check import NO_MATCH, SAME_CAMERA, Report, examine
-from reid.data.crops import UNKNOWN, Benchmark, Crops
+from reid.data.crops import Benchmark, Crops
 from reid.data.layouts import load_benchmark
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from tests.data.trees import DUKE, market, write_image, write_images

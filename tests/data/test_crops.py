@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Crops, merge
+from reid.data.crops import Crops, merge
 
 
 def crops(pids: list[int], camids: list[int] | None = None, source: str = "a") -> Crops:
@@ -12,35 +13,35 @@ def crops(pids: list[int], camids: list[int] | None = None, source: str = "a") -
 
 
 def test_columns_left_out_are_unknown() -> None:
-    some = crops([3, 1])
-    assert (some.camids == UNKNOWN).all()
-    assert (some.tracks == UNKNOWN).all()
-    assert not some.has_cameras
-    assert some.pids.dtype == np.int64
+    sample = crops([3, 1])
+    assert (sample.camids == UNKNOWN).all()
+    assert (sample.tracks == UNKNOWN).all()
+    assert not sample.has_cameras
+    assert sample.pids.dtype == np.int64
 
 
-def test_a_column_of_another_length_is_refused() -> None:
-    with pytest.raises(ReidError, match=r"'camids'.*2 paths"):
+def test_a_column_of_another_length_raises_an_error() -> None:
+    with pytest.raises(ReidError, match=r"Crops.camids must be one column of 2 rows; got shape \[3\]"):
         crops([1, 2], [1, 2, 3])
 
 
 @pytest.mark.parametrize("pids", [[1.5, 2.0], ["1", "2"], [None, 1], [True, False]], ids=str)
-def test_identities_that_are_not_whole_numbers_are_refused(pids: list[object]) -> None:
-    with pytest.raises(ReidError, match=r"'pids'.*whole numbers"):
+def test_identities_that_are_not_integers_raise_an_error(pids: list[object]) -> None:
+    with pytest.raises(ReidError, match=r"Crops.pids must contain integers"):
         Crops.from_columns(["a", "b"], pids)
 
 
-def test_no_crops_at_all() -> None:
-    none = Crops.from_columns([], [])
-    assert len(none) == 0
-    assert len(none.take([])) == 0
-    assert [len(column) for column in none.labels()] == [0, 0]
+def test_crops_can_be_empty() -> None:
+    empty = Crops.from_columns([], [])
+    assert len(empty) == 0
+    assert len(empty.take([])) == 0
+    assert [len(column) for column in empty.labels()] == [0, 0]
 
 
 @pytest.mark.parametrize("index", [[2, 0], np.array([True, False, True]), np.array([], dtype=bool)], ids=str)
-def test_take_moves_every_column_alike(index: object) -> None:
-    some = Crops.from_columns(list("xyz"), [7, 8, 9], [1, 2, 3], [4, 5, 6], [10, 11, 12])
-    taken = some.take(index)
+def test_take_selects_the_same_rows_of_every_column(index: object) -> None:
+    sample = Crops.from_columns(list("xyz"), [7, 8, 9], [1, 2, 3], [4, 5, 6], [10, 11, 12])
+    taken = sample.take(index)
     for path, pid, camid, track, frame in zip(
         taken.paths, taken.pids, taken.camids, taken.tracks, taken.frames, strict=True
     ):
@@ -54,7 +55,7 @@ def test_labels_count_from_0_in_order_of_identity() -> None:
     assert pids.tolist() == [2, 7, 1501]
 
 
-def test_one_source_is_merged_to_itself() -> None:
+def test_merging_one_source_returns_it_unchanged() -> None:
     one = crops([4, 5])
     assert merge([one]) is one
 
@@ -84,10 +85,10 @@ def test_merged_sources_share_no_identity_and_no_camera(seed: int) -> None:
                 assert new == UNKNOWN
                 continue
             assert number_of.setdefault((int(source), old), int(new)) == new
-        assert len(set(number_of.values())) == len(number_of), "two of different sources got one number"
+        assert len(set(number_of.values())) == len(number_of), "two sources share a number"
 
 
-def test_merging_what_was_merged_keeps_its_sources_apart() -> None:
+def test_merging_merged_crops_keeps_sources_separate() -> None:
     twice = merge([merge([crops([0], [1], "a"), crops([0], [1], "b")]), crops([0], [1], "c")])
     assert twice.source_names == ("a", "b", "c")
     assert twice.sources.tolist() == [0, 1, 2]
@@ -95,11 +96,11 @@ def test_merging_what_was_merged_keeps_its_sources_apart() -> None:
 
 
 @pytest.mark.parametrize("others", [[], [crops([1], source="b")]], ids=["alone", "with another"])
-def test_junk_is_refused_in_train_sets(others: list[Crops]) -> None:
+def test_merging_junk_raises_an_error(others: list[Crops]) -> None:
     with pytest.raises(ReidError, match="a: 1 crops have a negative pid"):
         merge([crops([3, -1]), *others])
 
 
-def test_nothing_to_merge_is_an_error() -> None:
+def test_merging_nothing_raises_an_error() -> None:
     with pytest.raises(ReidError, match="No data set"):
         merge([])

@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 from scipy.io import savemat
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Benchmark, Crops, merge
+from reid.data.crops import Benchmark, Crops, merge
 from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from tests.data.trees import CUHK, DUKE, market, write_image, write_images

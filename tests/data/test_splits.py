@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Crops
+from reid.data.crops import Crops
 from reid.data.splits import hold_out, query_and_gallery
 
 

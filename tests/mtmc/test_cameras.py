@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.data.tracks import camera_number, natural, same_cameras
+from reid.data.tracks import camera_number, natural_sort_key, same_cameras
 from reid.mtmc import Camera, Cameras
 from reid.mtmc.track_files import read_cameras
 
@@ -184,5 +184,5 @@ def test_which_cameras_are_the_same(names, others, expected):
 
 
 def test_names_in_the_order_that_people_expect():
-    assert sorted(["cam10", "cam2", "a", "10", "9"], key=natural) == ["9", "10", "a", "cam2", "cam10"]
+    assert sorted(["cam10", "cam2", "a", "10", "9"], key=natural_sort_key) == ["9", "10", "a", "cam2", "cam10"]
     assert [camera_number(name) for name in ("cam01", "s02_c041", "door")] == [1, 41, None]

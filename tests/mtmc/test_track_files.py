@@ -93,7 +93,7 @@ def test_formats_are_known_by_their_content(tmp_path, text, format, why, expecte
     for path in (tmp_path / "t", tmp_path / "t" / "cam01.txt"):
         tracks = read_tracks(path)
         assert tracks.format == format
-        assert why in tracks.why
+        assert why in tracks.format_reason
         assert rows(tracks) == expected
 
 
@@ -109,7 +109,7 @@ def test_a_format_may_be_told(tmp_path):
     assert read_tracks(folder).format == "duke"
     told = read_tracks(folder, format="mot")
     assert rows(told) == [("cam01", 7, 1, [10, 20, 30, 40], 5.5)]
-    assert told.why.startswith("mot: as told")
+    assert told.format_reason.startswith("mot: as told")
     with pytest.raises(ReidError, match="Did you mean 'aicity'"):
         read_tracks(folder, format="aic")
     with pytest.raises(ReidError, match="not a Parquet file"):
@@ -318,36 +318,6 @@ def test_parquet_that_is_cut(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ReidError, match="cannot be read as Parquet"):
         read_tracks(tmp_path)
-
-
-def test_columns_are_checked():
-    good = {"camera": [0, 0], "track": [1, 2], "frame": [1, 1], "boxes": np.ones((2, 4))}
-    assert len(Tracks.from_columns(["a"], **good)) == 2
-    for wrong, message in (
-        ({"camera": [0, 1]}, "must hold 0 to 0"),
-        ({"track": [1, 1]}, "id 1 is twice in frame 1 of camera 'a'"),
-        ({"track": [1, -1]}, "track is -1 in row 1"),
-        ({"track": [1.0, 2.0]}, "must hold integers"),
-        ({"frame": [1]}, r"'frame' has shape \[1\]"),
-        ({"boxes": np.ones((2, 3))}, r"must be \[2, 4\]"),
-        ({"boxes": [[1, 1, 1, 1], [1, 1, 0, 1]]}, "row 1 has box"),
-        ({"confidence": [1]}, "'confidence' has shape"),
-    ):
-        with pytest.raises(ReidError, match=message):
-            Tracks.from_columns(["a"], **(good | wrong))
-    with pytest.raises(ReidError, match="'a' is named twice"):
-        Tracks.from_columns(["a", "a"], **good)
-
-
-def test_taking_and_naming_anew():
-    tracks = Tracks.from_columns(["a", "b"], [1, 0, 0], [5, 6, 5], [1, 2, 2], np.arange(12).reshape(3, 4) + 1)
-    assert rows(tracks.take([2, 0])) == [rows(tracks)[0], rows(tracks)[2]]
-    assert len(tracks.take([])) == 0
-    renamed = tracks.with_ids([9, 3, 4])
-    assert renamed.track.tolist() == [3, 9, 4]
-    assert renamed.boxes[:, 0].tolist() == [5, 9, 1]
-    with pytest.raises(ReidError, match="twice in frame 2"):
-        tracks.with_ids([9, 9, 9])
 
 
 def test_the_made_world_can_be_read(tmp_path):

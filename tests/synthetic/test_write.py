@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from reid.core.errors import ReidError
-from reid.data.box_selection import choose_boxes
+from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.layouts import load_benchmark
 from reid.mtmc.track_files import read_tracks
 from reid.synthetic import Difficulty, Streets, TrackerFaults, synthesize, writer
@@ -273,8 +273,8 @@ def test_stills_are_the_frames_that_a_match_asks_for_and_look_like_the_video(tmp
     root = synthesize(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=40)
     tracks = read_tracks(root / "tracks")
     cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
-    sizes = np.array([camera["size"] for camera in cameras.values()])
-    rows = choose_boxes(tracks.camera, tracks.track, tracks.frame, tracks.boxes, tracks.confidence, sizes, per_track=3)
+    sizes = {name: camera["size"] for name, camera in cameras.items()}
+    rows = choose_boxes(tracks, box_quality(tracks, sizes), per_track=3)
     assert len(rows)
     for number, name in enumerate(tracks.camera_names):
         wanted = np.unique(tracks.frame[rows[tracks.camera[rows] == number]])

@@ -11,10 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.core.errors import ReidError
-from reid.data.crops import Benchmark, Crops, SkippedFile
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What counts as an image file, in any case of letters."""
+from reid.data.crops import IMAGE_SUFFIXES, Benchmark, Crops, SkippedFile
 
 SUFFIX = r"(?:\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp))+"
 """Ends the pattern of an image's name; repeated because 38 names of Market-1501 end in `.jpg.jpg`."""

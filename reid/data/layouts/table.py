@@ -16,8 +16,9 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
-from reid.data.crops import UNKNOWN, Benchmark, Crops
+from reid.data.crops import Benchmark, Crops
 from reid.data.layouts.scanning import what_is_in
 from reid.data.splits import hold_out, query_and_gallery
 

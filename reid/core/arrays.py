@@ -1,0 +1,156 @@
+"""Checks of columns and features: one definition for crops, tracks, embeddings, samplers and evaluation.
+
+The functions accept NumPy arrays, sequences and torch tensors on any device. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reid.core.errors import DataError
+
+UNKNOWN = -1
+"""Value of `camids`, `tracks` and `frames` where the data set has no information."""
+
+
+def integer_column(name: str, values: ArrayLike, n: int | None = None, *, minimum: int | None = None) -> NDArray[Any]:
+    """Return `values` as an int64 column `[n]`.
+
+    Args:
+        name: of the column, as the error message calls it, such as `Tracks.camera` or `query_pids`.
+        values: integers.
+        n: required number of rows; None accepts any.
+        minimum: smallest value allowed; None accepts any.
+
+    Raises:
+        DataError: wrong shape, values that are not integers, or a value below `minimum`.
+
+    Example:
+        >>> integer_column("pids", [3, 5], 2)
+        array([3, 5])
+    """
+    column = _column(name, values, n)
+    if len(column) and column.dtype.kind not in "iu":
+        raise DataError(f"{name} must contain integers; it contains {column.dtype}, such as {column[0]!r}.")
+    column = column.astype(np.int64)
+    if minimum is not None and len(column) and column.min() < minimum:
+        row = int(np.argmin(column))
+        raise DataError(f"{name} is {column[row]} in row {row}; it must be {minimum} or more.")
+    return column
+
+
+def float_column(
+    name: str, values: ArrayLike, n: int | None = None, *, low: float | None = None, high: float | None = None
+) -> NDArray[np.float64]:
+    """Return `values` as a float64 column `[n]`.
+
+    Args:
+        name: of the column, as the error message calls it.
+        values: integers or floats.
+        n: required number of rows; None accepts any.
+        low, high: inclusive limits. NaN is an error where either is given.
+
+    Raises:
+        DataError: wrong shape, values that are not numbers, or a value outside the limits.
+
+    Example:
+        >>> float_column("quality", [0, 0.5], 2, low=0, high=1)
+        array([0. , 0.5])
+    """
+    column = _column(name, values, n)
+    if len(column) and column.dtype.kind not in "iuf":
+        raise DataError(f"{name} must contain numbers; it contains {column.dtype}, such as {column[0]!r}.")
+    column = column.astype(np.float64)
+    bottom, top = -np.inf if low is None else low, np.inf if high is None else high
+    inside = (column >= bottom) & (column <= top)
+    if (low is not None or high is not None) and not inside.all():
+        row = int(np.argmin(inside))
+        raise DataError(f"{name} is {column[row]} in row {row}; it must be from {bottom:g} to {top:g}.")
+    return column
+
+
+def text_column(name: str, values: Sequence[Any] | NDArray[np.object_], n: int | None = None) -> NDArray[np.object_]:
+    """Return `values`, each converted to str, as an object column `[n]`.
+
+    Raises:
+        DataError: wrong number of rows.
+
+    Example:
+        >>> text_column("paths", ["a.jpg", "b.jpg"]).tolist()
+        ['a.jpg', 'b.jpg']
+    """
+    column = np.empty(len(values), dtype=object)
+    column[:] = [str(value) for value in values]
+    return _column(name, column, n)
+
+
+def box_array(name: str, boxes: ArrayLike) -> NDArray[np.float64]:
+    """Return boxes as float64 `[N, 4]`: x, y, width, height in pixels. An empty list gives `[0, 4]`.
+
+    Raises:
+        DataError: another shape.
+    """
+    array = np.asarray(boxes, dtype=np.float64)
+    array = array.reshape(0, 4) if array.size == 0 else array
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise DataError(f"{name} must be [N, 4] (x, y, width, height); got shape {list(array.shape)}.")
+    return array
+
+
+def check_finite(
+    features: Any,
+    name: str = "features",
+    *,
+    labels: Sequence[str] | NDArray[np.object_] | None = None,
+    fix: str = "Check the model and those images, or remove these rows.",
+) -> None:
+    """Raise an error if a row contains NaN or infinity.
+
+    Args:
+        features: `[N, D]`, NumPy or torch. A tensor on a GPU makes the host wait for the device.
+        name: what the rows are, in the plural, for the error message.
+        labels: `[N]`, what each row is of (its image file); the error names the first one.
+        fix: last sentence of the error message.
+
+    Raises:
+        DataError: with the number of such rows and the first ten.
+
+    Example:
+        >>> check_finite(np.zeros((2, 3)))
+    """
+    if hasattr(features, "detach"):
+        finite = features.detach().isfinite().all(dim=1).cpu().numpy()
+    else:
+        finite = np.isfinite(features).all(axis=1)
+    bad = np.flatnonzero(~finite)
+    if len(bad):
+        rows = ", ".join(map(str, bad[:10].tolist())) + (", …" if len(bad) > 10 else "")
+        first = "" if labels is None else f"; the first is {labels[int(bad[0])]}"
+        raise DataError(f"{len(bad)} of {len(finite)} {name} contain NaN or infinity: rows {rows}{first}. {fix}")
+
+
+def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each row by its Euclidean length; a row of zeros stays zero.
+
+    Example:
+        >>> unit_rows(np.array([[3, 4], [0, 0]], dtype=np.float32)).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (features / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    return scaled
+
+
+def _column(name: str, values: Any, n: int | None) -> NDArray[Any]:
+    try:
+        array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    except ValueError as error:
+        raise DataError(f"{name} must be one column; its rows differ in length.") from error
+    if array.ndim != 1 or n not in (None, len(array)):
+        rows = "" if n is None else f" of {n} rows"
+        raise DataError(f"{name} must be one column{rows}; got shape {list(array.shape)}.")
+    return array
