@@ -76,6 +76,7 @@ def high(place: torch.device) -> float:
 @click.option("--chunks", default="0,450,225,64")
 @click.option("--one", default=-1, hidden=True)
 def main(device, repeats, threads, chunks, one):
+    """Compare time and memory of one training step, plain and in chunks."""
     if one >= 0:
         print(*measure(one, device, repeats, threads))
         return

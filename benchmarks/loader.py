@@ -27,7 +27,7 @@ from reid.data.store import FileStore, PackedStore
 @click.command()
 @click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
 @click.option("--epochs", default=5, show_default=True, type=click.IntRange(1), help="Epochs; the median counts.")
-@click.option("--crops", "n_crops", default=4000, show_default=True, type=click.IntRange(64), help="Crops of noise.")
+@click.option("--crops", "n_crops", default=4000, show_default=True, type=click.IntRange(256), help="Crops of noise.")
 def main(source: str | None, epochs: int, n_crops: int) -> None:
     """Time packing, reading and augmenting crops on one core (on noise without a data set)."""
 

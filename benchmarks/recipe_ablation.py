@@ -79,6 +79,7 @@ def table(rows: dict[str, dict]) -> str:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(data: str, minutes: float, only: str, jobs: int, device: str, out: Path) -> None:
+    """Train without each setting next to a base run and compare their scores."""
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
     names = [name for name in only.split(",") if name not in read(out)]
