@@ -1,387 +1,503 @@
-"""Every setting: its unit, its default, its range. YAML files and `key.sub=value` overrides go on top."""
+"""Settings of a training run: types, units, defaults and ranges; YAML files and `key=value` overrides.
+
+Every group of settings is a pydantic model derived from `Settings`. Ranges and choices are declared on the field and
+nowhere else. Other packages derive their own settings from `Settings` and read them with `load_settings`.
+"""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Optional
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from reid.core.atomic import write_text
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0)]
+"""A whole number, 0 or more."""
+Positive = Annotated[int, Field(ge=1)]
+"""A whole number, 1 or more."""
+OneOrMore = Annotated[list[T], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value])]
+"""A list; a single item stands for a list of one."""
 
 
-def _setting(default: Any, *, choices: Sequence[str] = (), low: float = -math.inf, high: float = math.inf) -> Any:
-    """A dataclass field whose range is known: one of `choices`, or `low <= value <= high` (each item of a list)."""
-    metadata = {"choices": tuple(choices), "low": low, "high": high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+class Settings(BaseModel):
+    """Base class of all groups of settings: unknown keys and values out of range are errors.
+
+    Construction and assignment raise `ConfigError`, which names the key, the value and the valid values.
+
+    Example:
+        >>> class Filter(Settings):
+        ...     size: Positive = 3
+        >>> Filter(size=5).as_dict()
+        {'size': 5}
+        >>> Filter(sise=5)
+        Traceback (most recent call last):
+        reid.core.errors.ConfigError: Unknown setting sise. Did you mean 'size'? Known: size.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            _raise(error, type(self))
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # nested groups are validated without it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            _raise(error, type(self))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "") -> Self:
+        """Validate nested dicts of settings.
+
+        Raises:
+            ConfigError: an unknown key or an invalid value; `source` is named in the message.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            _raise(error, cls, source)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings, defaults included, as plain Python (dicts, lists, numbers, strings)."""
+        return self.model_dump(mode="json")
 
 
-@dataclass
-class DataConfig:
-    """Which data sets, and how their pixels are kept."""
+def _stages(stages: list[Any]) -> list[Any]:
+    starts = [stage[0] for stage in stages]
+    if starts and (starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1):
+        raise ConfigError(f"the fractions must rise from 0 and stay below 1; got {starts}")
+    return stages
 
-    train: list[str] = _setting([])
+
+def _curve(points: list[Any]) -> list[Any]:
+    if not points or any(a[0] >= b[0] for a, b in pairwise(points)):
+        raise ConfigError("must be [[fraction, value], …] with rising fractions, e.g. [[0, 0], [0.5, 0.3]]")
+    return points
+
+
+SizeStages = Annotated[list[tuple[float, Positive, Positive]], AfterValidator(_stages)]
+BatchStages = Annotated[list[tuple[float, Positive]], AfterValidator(_stages)]
+Curve = Annotated[list[tuple[Fraction, NonNegative]], AfterValidator(_curve)]
+
+
+class DataConfig(Settings):
+    """Data sets, and how their pixels are stored."""
+
+    train: OneOrMore[str] = []
     """`LAYOUT:ROOT` of each train source, e.g. `market1501:/data/Market-1501-v15.09.15`."""
-    test: list[str] = _setting([])
-    """`LAYOUT:ROOT` of each set to score on; empty: those of `train`."""
-    store: str = _setting("packed", choices=("packed", "files"))
-    """`packed`: every crop decoded once into one array on disk; `files`: decoded anew each time it is used."""
+    test: OneOrMore[str] = []
+    """`LAYOUT:ROOT` of each data set to evaluate on; empty: those of `train`."""
+    store: Literal["packed", "files"] = "packed"
+    """`packed`: all crops decoded once into one array on disk; `files`: decoded each time they are used."""
     store_dir: str = ""
-    """Where packed stores are kept; empty: `$REID_CACHE`, else `~/.cache/reid`."""
-    unreadable: str = _setting("error", choices=("error", "skip"))
-    """What an image that will not decode does: stop with a list, or be listed and left out."""
-    workers: int = _setting(0, low=0, high=1024)
-    """Threads that decode images; 0: one a core."""
+    """Folder of the packed stores; empty: `$REID_CACHE`, else `~/.cache/reid`."""
+    unreadable: Literal["error", "skip"] = "error"
+    """How to handle images that cannot be decoded: stop with a list of them, or list and skip them."""
+    workers: int = Field(default=0, ge=0, le=1024)
+    """Threads that decode images; 0: one per core."""
 
 
-@dataclass
-class AugmentConfig:
-    """What happens to a train crop (BoT, Luo et al. 2019, section 3)."""
+class AugmentConfig(Settings):
+    """Random changes of train crops (BoT, Luo et al. 2019, section 3)."""
 
-    flip: float = _setting(0.5, low=0, high=1)
-    """Probability of a mirror image."""
-    pad: int = _setting(10, low=0, high=1000)
-    """Pixels of black added on each side before a random crop back to size."""
-    erase: float = _setting(0.5, low=0, high=1)
-    """Probability that a rectangle is filled with the mean colour (Zhong et al. 2020)."""
-    erase_area: list[float] = _setting([0.02, 0.4], low=0, high=1)
-    """Smallest and largest share of the crop that is erased."""
-    erase_ratio: float = _setting(0.3, low=0.01, high=1)
+    flip: Fraction = 0.5
+    """Probability of mirroring the image."""
+    pad: int = Field(default=10, ge=0, le=1000)
+    """Black pixels added on each side before a random crop back to the image size."""
+    erase: Fraction = 0.5
+    """Probability that a rectangle is filled with the mean colour (random erasing, Zhong et al. 2020)."""
+    erase_area: tuple[Fraction, Fraction] = (0.02, 0.4)
+    """Smallest and largest erased fraction of the image."""
+    erase_ratio: float = Field(default=0.3, ge=0.01, le=1)
     """Smallest height-to-width ratio of the rectangle; the largest is its inverse."""
-    brightness: float = _setting(0.0, low=0, high=1)
-    """Brightness is multiplied by a number drawn from 1 ± this; 0: off."""
-    contrast: float = _setting(0.0, low=0, high=1)
-    """As `brightness`, about the crop's mean."""
-    saturation: float = _setting(0.0, low=0, high=1)
-    """As `brightness`, about the pixel's grey."""
+    brightness: Fraction = 0.0
+    """Brightness is multiplied by a random factor in 1 ± this value; 0: off."""
+    contrast: Fraction = 0.0
+    """Like `brightness`, around the mean of the crop."""
+    saturation: Fraction = 0.0
+    """Like `brightness`, around the grey value of each pixel."""
 
 
-@dataclass
-class SamplerConfig:
-    """What a batch is made of."""
+class SamplerConfig(Settings):
+    """Composition of a batch."""
 
-    kind: str = _setting("identity", choices=("identity", "random", "hard_identity"))
-    """`identity`: P identities × K crops; `random`: shuffled crops (softmax alone); `hard_identity`: as `identity`, but
-    look-alikes share a batch, as an embedding pass over the train set before each epoch but the first finds them."""
-    batch_size: int = _setting(64, low=1, high=1_000_000)
-    """Crops a step, over all processes together."""
-    crops_per_id: int = _setting(4, low=1, high=1_000_000)
+    kind: Literal["identity", "random", "hard_identity"] = "identity"
+    """`identity`: P identities × K crops; `random`: shuffled crops (for softmax alone); `hard_identity`: like
+    `identity`, but similar identities share a batch. They are found by embedding the train set between epochs."""
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
+    """Crops per batch, summed over all processes."""
+    crops_per_id: int = Field(default=4, ge=1, le=1_000_000)
     """K; the batch size must be a multiple of it."""
-    balance: str = _setting("none", choices=("none", "source"))
-    """`source`: each batch holds as many identities of each source of `data.train`."""
-    lookalikes: int = _setting(3, low=1, high=100_000)
-    """`hard_identity`: how many of its nearest identities follow an identity drawn at random into a batch."""
-    mining_crops: int = _setting(4, low=0, high=1_000_000)
-    """`hard_identity`: crops of each identity that the pass embeds, drawn anew each time; 0: all."""
-    mining_every: int = _setting(1, low=1, high=1_000_000)
-    """`hard_identity`: epochs between two passes."""
+    balance: Literal["none", "source"] = "none"
+    """`source`: each batch contains equally many identities of each source of `data.train`."""
+    lookalikes: int = Field(default=3, ge=1, le=100_000)
+    """`hard_identity`: number of similar identities that join each randomly drawn identity in a batch."""
+    mining_crops: int = Field(default=4, ge=0, le=1_000_000)
+    """`hard_identity`: randomly drawn crops embedded per identity; 0: all."""
+    mining_every: int = Field(default=1, ge=1, le=1_000_000)
+    """`hard_identity`: epochs between two searches for similar identities."""
 
 
-@dataclass
-class ModelConfig:
-    """The network."""
+class ModelConfig(Settings):
+    """The network. `reid.models.build_model` takes these settings."""
 
     backbone: str = "resnet50"
-    """A name from `reid.models.BACKBONES`, or `timm:NAME`."""
+    """A key of `reid.models.BACKBONES`, or `timm:NAME`."""
     weights: str = "none"
-    """What the backbone starts from: `none`, `imagenet` (torchvision's loader), or a file."""
-    pooling: str = _setting("avg", choices=("avg", "max", "gem"))
-    """From the feature map to one vector."""
-    neck: str = _setting("bnneck", choices=("bnneck", "none"))
-    """`bnneck`: batch normalisation with frozen bias between the triplet and the softmax feature."""
-    embedding_dim: int = _setting(0, low=0, high=100_000)
-    """Size of a linear layer after pooling; 0: none, the backbone's own width."""
-    parts: int = _setting(0, low=0, high=64)
-    """Horizontal stripes pooled beside the whole, each classified by itself; 0: none. The feature grows by as many."""
-    last_stride: int = _setting(1, low=1, high=2)
-    """Stride of the last stage, where the backbone has one."""
+    """Initial weights of the backbone: `none`, `imagenet` (from torchvision), or a file."""
+    pooling: Literal["avg", "max", "gem"] = "avg"
+    """How the feature map becomes one vector."""
+    neck: Literal["bnneck", "bn_relu", "none"] = "bnneck"
+    """`bnneck`: batch normalisation with frozen bias between feature and classifier; `bn_relu`: batch normalisation
+    and ReLU (torchreid's OSNet)."""
+    embedding_dim: int = Field(default=0, ge=0, le=100_000)
+    """Size of a linear layer after pooling; 0: none, the feature has the backbone's channels."""
+    num_stripes: int = Field(default=0, ge=0, le=64)
+    """Horizontal stripes that are pooled and classified separately, in addition to the whole map; 0: none. The feature
+    is 1 + `num_stripes` times as long."""
+    last_stride: int = Field(default=1, ge=1, le=2)
+    """Stride of the backbone's last stage; 1 doubles the resolution of the feature map."""
     zero_residual: bool = False
-    """Whether residual blocks start as the identity: γ of their last norm at 0 (Goyal et al. 2017, section 5.1)."""
-    height: int = _setting(256, low=8, high=4096)
-    """Pixels."""
-    width: int = _setting(128, low=8, high=4096)
-    """Pixels."""
+    """Whether residual blocks start as the identity: γ of their last norm is 0 (Goyal et al. 2017, section 5.1)."""
+    height: int = Field(default=256, ge=8, le=4096)
+    """Pixels that images are resized to."""
+    width: int = Field(default=128, ge=8, le=4096)
+    """Pixels that images are resized to."""
 
 
-@dataclass
-class LossConfig:
-    """The weighted sum of triplet, softmax and any further losses; see `reid.losses.Objective`."""
+class ExtraLossConfig(Settings):
+    """A further loss of the objective. All other keys are options of that loss; `reid.losses.make_loss` checks them."""
 
-    triplet_weight: float = _setting(1.0, low=0)
-    softmax_weight: float = _setting(1.0, low=0)
-    label_smoothing: float = _setting(0.1, low=0, high=1)
-    """ε of the softmax term."""
-    margin: Optional[float] = _setting(0.3, low=0)  # noqa: UP045  (OmegaConf reads typing.Optional)
-    """Of the triplet term, in units of `distance`; `null`: soft margin, log(1 + exp(d_ap − d_an))."""
+    model_config = ConfigDict(extra="allow")
+
+    weight: NonNegative
+    """Factor in the sum of losses."""
+    input: Literal["features", "embeddings"] | None = None
+    """`features` (before the neck) or `embeddings` (after it); `null`: embeddings for losses that classify."""
+    lr: NonNegative | None = None
+    """Learning rate of the loss's own weights (plain SGD); `null`: they are trained like the network."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the loss itself."""
+        return dict(self.model_extra or {})
+
+
+SCHEDULED = ("triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness")
+"""Settings of `LossConfig` that `schedules` can change during training."""
+
+
+class LossConfig(Settings):
+    """The weighted sum of triplet, softmax and any further losses. `reid.losses.Objective` takes these settings."""
+
+    triplet_weight: NonNegative = 1.0
+    softmax_weight: NonNegative = 1.0
+    label_smoothing: Fraction = 0.1
+    """ε of the softmax loss."""
+    margin: NonNegative | None = 0.3
+    """Margin of the triplet loss, in units of `distance`; `null`: soft margin, log(1 + exp(d_ap − d_an))."""
     distance: str = "euclidean"
-    """Of the triplet term: a name that `reid.losses.pairwise_distances` knows."""
+    """Distance of the triplet loss: a name accepted by `reid.losses.pairwise_distances`, or `mahalanobis[:RANK]`."""
     mining: str = "batch_hard"
-    """Which triplets of a batch count: a key of `reid.losses.MINING`."""
-    reduction: str = _setting("auto", choices=("auto", "mean", "active", "sum"))
-    """Of the triplet term: mean over all triplets, mean over those above 0, or sum; `auto`: active for batch_all, else
-    mean."""
+    """Triplets of a batch that count: a key of `reid.losses.MINING`."""
+    reduction: Literal["auto", "mean", "active", "sum"] = "auto"
+    """Of the triplet loss: mean over all triplets, mean over triplets with a positive loss, or sum; `auto`: `active`
+    for batch_all, else `mean`."""
     camera_aware: bool = False
-    """Whether an anchor's positives come from other cameras, where it has any there."""
-    hardness: float = _setting(1.0, low=0, high=1)
-    """1: triplets as mined; towards 0: easier ones in their place (see `TripletLoss`)."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Further losses: `{NAME: {weight: w, …}}` with a NAME of `reid.losses.LOSSES` or `pml:ClassName`, and that loss's
-    options; `input: embeddings` gives it the feature after the neck, `lr` its own weights a rate (plain SGD)."""
-    schedules: dict[str, Any] = field(default_factory=dict)
-    """`{KEY: [[share, value], …]}`: piecewise linear over the share of training done, 0..1. A KEY is triplet_weight,
-    softmax_weight, margin, hardness, label_smoothing, or NAME.weight of an extra loss."""
-    chunk: int = _setting(0, low=0, high=1_000_000)
-    """Crops that pass through the network at once, with the loss of the whole batch (gradient caching; see
-    `reid.training.gradient_cache`); 0: the whole batch at once."""
+    """Whether the positives of an anchor come from other cameras, where there are any."""
+    hardness: Fraction = 1.0
+    """1: triplets as mined; smaller values: easier triplets in their place (see `TripletLoss`)."""
+    extra: dict[str, ExtraLossConfig] = {}
+    """Further losses: `{NAME: {weight: w, option: value}}` with a NAME of `reid.losses.LOSSES` or `pml:ClassName`."""
+    schedules: dict[str, Curve] = {}
+    """`{KEY: [[fraction, value], …]}`: piecewise linear over the fraction of training done, 0..1. A KEY is
+    triplet_weight, softmax_weight, label_smoothing, margin, hardness, or NAME.weight of an extra loss."""
+    chunk: Natural = Field(default=0, le=1_000_000)
+    """Crops that pass through the network at a time while the loss is that of the whole batch (gradient caching, see
+    `reid.training.gradient_cache`); 0: the whole batch; 1 is not possible."""
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> Self:
+        known = [*SCHEDULED, *(f"{name}.weight" for name in self.extra)]
+        for key, points in self.schedules.items():
+            if key not in known:
+                raise ConfigError(f"Unknown key {key!r} of schedules.{did_you_mean(key, known)}")
+            if key == "margin" and self.margin is None:
+                raise ConfigError("schedules.margin needs a margin to start from. Set margin to a number.")
+            if key in ("label_smoothing", "hardness") and max(value for _, value in points) > 1:
+                raise ConfigError(f"schedules.{key} has a value above 1. Use values between 0 and 1.")
+        return self
+
+    def in_use(self, term: Literal["triplet", "softmax"]) -> bool:
+        """Whether the weight of a term is above 0, now or later in its schedule."""
+        key = f"{term}_weight"
+        return getattr(self, key) > 0 or any(value > 0 for _, value in self.schedules.get(key, ()))
 
 
-@dataclass
-class OptimConfig:
-    """How weights move."""
+class ParameterGroup(Settings):
+    """Optimiser settings of the parameters that match a pattern."""
 
-    name: str = _setting("adam", choices=("adam", "adamw", "sgd"))
-    lr: float = _setting(3.5e-4, low=0)
-    """Base learning rate, before the schedule's factor."""
-    weight_decay: float = _setting(5e-4, low=0)
-    """L2 added to the gradient (adam, sgd) or decoupled (adamw)."""
+    lr: NonNegative = 1.0
+    """Factor of the learning rate."""
+    weight_decay: NonNegative | None = None
+    """Replaces `optim.weight_decay`."""
+    freeze_epochs: NonNegative = 0.0
+    """Epochs at the start during which the parameters and their BatchNorm statistics do not change."""
+
+
+class OptimConfig(Settings):
+    """The optimiser."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: NonNegative = 3.5e-4
+    """Base learning rate; the schedule multiplies it."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty added to the gradient (adam, sgd), or decoupled (adamw)."""
     decay_norms: bool = True
-    """Whether biases and normalisation weights decay too."""
-    momentum: float = _setting(0.9, low=0, high=1)
-    """Of sgd; Adam's β₁."""
+    """Whether weight decay also applies to biases and normalisation weights."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd; β₁ of Adam."""
     nesterov: bool = False
-    """Whether sgd looks ahead along its momentum (Nesterov 1983)."""
-    clip_norm: float = _setting(0.0, low=0)
-    """Largest global gradient norm; 0: not clipped."""
-    ema: float = _setting(0.0, low=0, high=0.999999)
-    """Decay a step of the moving average of all weights, which is then what is scored and saved (see
-    `reid.training.ema`); 0: none."""
-    accumulate: int = _setting(1, low=1, high=100_000)
-    """Batches whose mean gradient makes one step; triplets are mined within each batch. The last step of an epoch takes
-    what is left."""
-    groups: dict[str, Any] = field(default_factory=dict)
-    """`{PATTERN: {lr: factor, weight_decay: value, freeze_epochs: epochs}}`: parameters treated apart. A PATTERN is the
-    beginning of a dotted name, `*`, `?` and `[…]` as in file names (`backbone`, `backbone.layer[12]`); the first that
-    fits counts. While frozen, weights and BatchNorm statistics stand still."""
+    """Whether sgd uses Nesterov momentum."""
+    clip_norm: NonNegative = 0.0
+    """Largest global gradient norm; 0: no clipping."""
+    ema: float = Field(default=0.0, ge=0, le=0.999999)
+    """Decay per step of the moving average of all weights, which is then evaluated and saved (see `reid.training.ema`);
+    0: none."""
+    accumulate: int = Field(default=1, ge=1, le=100_000)
+    """Batches whose mean gradient makes one step; triplets are mined within each batch. The last step of an epoch uses
+    the remaining batches."""
+    groups: dict[str, ParameterGroup] = {}
+    """`{PATTERN: {lr: factor, weight_decay: value, freeze_epochs: epochs}}`. A PATTERN is the beginning of a dotted
+    parameter name, with `*`, `?` and `[…]` as in file names (`backbone`, `backbone.layer[12]`). The first match
+    counts."""
 
 
-@dataclass
-class ScheduleConfig:
-    """The learning rate's factor over time; see `reid.training.schedules`."""
+class ScheduleConfig(Settings):
+    """Length of training, and what changes over it; see `reid.training.schedules`."""
 
-    epochs: int = _setting(120, low=1, high=1_000_000)
-    minutes: float = _setting(0.0, low=0, high=1_000_000)
-    """Wall time after which the run ends, whatever the number of its epochs; `epochs`, `milestones` and `warmup_epochs`
-    then only divide that time, from which the learning rate follows. Such runs do not repeat bit for bit. 0: none."""
-    kind: str = _setting("multistep", choices=("multistep", "cosine", "linear", "onecycle"))
-    milestones: list[int] = _setting([40, 70], low=1)
-    """Epochs at which `multistep` multiplies by `gamma`."""
-    gamma: float = _setting(0.1, low=0, high=1)
-    warmup_epochs: float = _setting(10.0, low=0)
-    warmup_start: float = _setting(0.01, low=0, high=1)
-    """Factor at the start of the warm-up (linear; a half cosine in `onecycle`)."""
-    final: float = _setting(0.0, low=0, high=1)
+    epochs: int = Field(default=120, ge=1, le=1_000_000)
+    minutes: float = Field(default=0.0, ge=0, le=1_000_000)
+    """Wall time after which training ends, regardless of `epochs`; `epochs`, `milestones` and `warmup_epochs` then only
+    divide that time. Such runs cannot be repeated bit for bit. 0: no time limit."""
+    kind: Literal["multistep", "cosine", "linear", "onecycle"] = "multistep"
+    """Course of the learning rate."""
+    milestones: OneOrMore[Positive] = [40, 70]
+    """Epochs at which `multistep` multiplies the learning rate by `gamma`."""
+    gamma: Fraction = 0.1
+    warmup_epochs: NonNegative = 10.0
+    warmup_start: Fraction = 0.01
+    """Factor at the start of the warm-up (linear; half a cosine in `onecycle`)."""
+    final: Fraction = 0.0
     """Factor at the end of `cosine`, `linear` and `onecycle`."""
-    peak_momentum: Optional[float] = _setting(None, low=0, high=1)  # noqa: UP045
-    """`onecycle`: the momentum where the rate is highest; it moves against the rate from `optim.momentum` there and
-    back. `null`: it stays."""
-    per: str = _setting("epoch", choices=("epoch", "step"))
-    """`epoch`: constant within an epoch (BoT); `step`: moves at every step."""
-    sizes: list[Any] = field(default_factory=list)
-    """`[[share, height, width], …]`: from that share of the run on (0..1; the first 0), epochs train on crops resized
-    so; `augment.pad` shrinks along. Scored at `model.height` × `model.width`. Empty: that size throughout."""
-    batch_sizes: list[Any] = field(default_factory=list)
-    """`[[share, crops], …]`: as `sizes`, for `sampler.batch_size`."""
+    peak_momentum: Fraction | None = None
+    """`onecycle`: momentum where the learning rate is highest; it starts and ends at `optim.momentum`. `null`: no
+    change."""
+    per: Literal["epoch", "step"] = "epoch"
+    """`epoch`: the learning rate is constant within an epoch (BoT); `step`: it changes at every step."""
+    sizes: SizeStages = []
+    """`[[fraction, height, width], …]`: size of the train crops from that fraction of training on (0..1; the first 0).
+    `augment.pad` is scaled with it. Evaluation uses `model.height` × `model.width`. Empty: that size throughout."""
+    batch_sizes: BatchStages = []
+    """`[[fraction, crops], …]`: like `sizes`, for `sampler.batch_size`."""
 
 
-@dataclass
-class EvalConfig:
-    """How the model is scored while it trains."""
+class EvalConfig(Settings):
+    """Evaluation during training."""
 
-    split: str = _setting("validation", choices=("validation", "test", "none"))
-    """`validation`: identities held out of the train set; `test`: the benchmark's own test split; `none`."""
-    fraction: float = _setting(0.1, low=0.001, high=0.9)
-    """Share of the train identities that `validation` holds out."""
-    every: int = _setting(10, low=1)
-    """Epochs between evaluations; the last epoch is always scored."""
-    batch_size: int = _setting(128, low=1, high=1_000_000)
+    split: Literal["validation", "test", "none"] = "validation"
+    """`validation`: identities held out of the train split; `test`: the benchmark's own test split; `none`."""
+    fraction: float = Field(default=0.1, ge=0.001, le=0.9)
+    """Fraction of the train identities that `validation` holds out."""
+    every: Positive = 10
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     flip: bool = False
-    """Whether a crop's feature is the mean with its mirror image's."""
+    """Whether the embedding of a crop is averaged with that of its mirror image."""
 
 
-@dataclass
-class Config:
-    """A whole run."""
+class Config(Settings):
+    """All settings of a training run.
 
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    seed: int = _setting(0, low=0)
-    """All random draws follow from it."""
+    Example:
+        >>> config = Config(seed=7)
+        >>> config.optim.lr
+        0.00035
+        >>> config.sampler.batch_size = 32
+    """
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    eval: EvalConfig = EvalConfig()
+    seed: Natural = 0
+    """Seed of all random draws."""
     device: str = "auto"
-    """`auto`: a GPU if there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
-    precision: str = _setting("fp32", choices=("fp32", "bf16", "fp16"))
-    """Of the forward pass (autocast); weights stay float32."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward pass (autocast); weights stay float32."""
     channels_last: bool = True
-    """Memory order of the network; the numbers are the same but for rounding."""
+    """Memory order of the network; results differ by rounding only."""
     sync_batchnorm: bool = False
-    """Whether processes share batch statistics when several train."""
+    """Whether several processes share their batch statistics."""
     keep_memory: bool = True
-    """On a CPU under Linux: whether memory that a step frees stays with the process for the next one. Else the C
-    library gives large blocks back each time, and the system clears every page anew (docs/benchmarks.md)."""
+    """On a CPU under Linux: whether freed memory stays with the process for the next step. Otherwise the C library
+    returns large blocks each time, and the system has to clear every page again (docs/benchmarks.md)."""
     compile: bool = False
-    """Whether torch.compile makes kernels for the network (needs a C++ compiler; minutes at each new crop size)."""
-    log_every: int = _setting(20, low=1)
+    """Whether torch.compile generates kernels for the network (needs a C++ compiler; takes minutes per crop size)."""
+    log_every: Positive = 20
     """Steps between log lines."""
-    save_every: int = _setting(0, low=0)
-    """Steps between checkpoints within an epoch, beside the one at its end; 0: see `save_minutes`."""
-    save_minutes: float = _setting(10.0, low=0)
-    """The same by the clock; 0: none."""
-    on_nan: str = _setting("stop", choices=("stop", "skip"))
-    """What a loss or gradient that is not finite, or a loss above `loss_limit`, does: end the run, or leave that step
-    out (each step then waits for the device)."""
-    loss_limit: float = _setting(1e6, low=0)
-    max_skipped: int = _setting(100, low=0)
-    """Steps that `on_nan=skip` may leave out before the run ends."""
-    rank_timeout: float = _setting(30.0, low=0.01, high=10_000)
-    """Minutes that a process waits for the others before the run ends."""
+    save_every: Natural = 0
+    """Steps between checkpoints within an epoch, besides the one at its end; 0: see `save_minutes`."""
+    save_minutes: NonNegative = 10.0
+    """Minutes between checkpoints within an epoch; 0: none."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """How to handle a loss or gradient that is not finite, or a loss above `loss_limit`: end training, or skip the step
+    (every step then waits for the device)."""
+    loss_limit: float = Field(default=1e6, ge=0, allow_inf_nan=True)
+    max_skipped: Natural = 100
+    """Steps that `on_nan=skip` may skip before training ends."""
+    rank_timeout: float = Field(default=30.0, ge=0.01, le=10_000)
+    """Minutes that a process waits for the others before training ends."""
 
 
-def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read the defaults, a YAML file over them, and `key.sub=value` overrides over that.
+S = TypeVar("S", bound=Settings)
 
-    Values are read as YAML: `loss.margin=null`, `data.train=[market1501:/data/Market-1501-v15.09.15]`. A lone
-    string stands for a list of one.
+
+def load_settings(cls: type[S], file: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
+    """Read settings: the defaults of `cls`, then a YAML file, then `key.sub=value` overrides.
+
+    Values are read as YAML: `loss.margin=null`, `data.train=[market1501:/data/Market-1501-v15.09.15]`. Groups and other
+    mappings are merged key by key.
 
     Raises:
-        ReidError: file missing or not YAML, unknown key (the nearest is named), wrong type, value out of range.
+        ConfigError: the file is missing or not YAML, a key is unknown (the nearest one is suggested), or a value has
+            the wrong type or is out of range.
+
+    Example:
+        >>> load_settings(OptimConfig, overrides=["lr=1e-3", "name=sgd"]).lr
+        0.001
     """
-    config = OmegaConf.structured(Config)
+    merged: dict[str, Any] = {}
     if file is not None:
         try:
-            text = Path(file).read_text("utf-8")
-            content = yaml.safe_load(text) or {}
+            content = _parse(Path(file).read_text("utf-8"), str(file))
         except OSError as error:
-            raise ReidError(f"Cannot read the config {file}: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ReidError(f"{file} is not valid YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise ReidError(f"{file} must hold `key: value` settings, not a {type(content).__name__}.")
-        config = _merged(config, content, str(file))
+            raise ConfigError(f"Cannot read the settings file {file}: {error.strerror}.") from error
+        if not isinstance(content or {}, dict):
+            raise ConfigError(f"{file} must contain `key: value` settings, not a {type(content).__name__}.")
+        _merge(merged, content or {})
+    sources: list[tuple[str, str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ReidError(f"{override!r} is not of the form key.sub=value, e.g. optim.lr=0.001.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ReidError(f"The value of {override!r} is not valid YAML: {error}") from error
-        if isinstance(value, str):
-            value = _number(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        config = _merged(config, value, f"the override {override!r}")
-    result: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
-    _check_ranges(result, "")
-    return result
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads `1e-3` as a string; people mean a number."""
+            raise ConfigError(f"{override!r} is not of the form key.sub=value, e.g. optim.lr=0.001.")
+        value = _parse(text, f"the value of {override!r}")
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        _merge(merged, value)
+        sources.append((key, f"the override {override!r}"))
     try:
-        return float(text)
-    except ValueError:
-        return text
+        return cls.model_validate(merged)
+    except ValidationError as error:
+        _raise(error, cls, str(file or ""), sources)
 
 
-def _numbers(value: Any) -> Any:
-    """The same for the values of free-form settings, however deep."""
-    if isinstance(value, dict):
-        return {str(key): _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return _number(value) if isinstance(value, str) else value
+def load_config(file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read the settings of a training run; see `load_settings`."""
+    return load_settings(Config, file, overrides)
 
 
-def _merged(config: DictConfig, content: dict[str, Any], where: str) -> DictConfig:
-    content = _tidy(content, Config, "", where)
+def save_settings(settings: Settings, path: str | Path) -> None:
+    """Write all settings, defaults included, as YAML that `load_settings` reads."""
+    write_text(path, yaml.safe_dump(settings.as_dict(), sort_keys=False))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as a string; this loader reads it as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str, source: str) -> Any:
     try:
-        return OmegaConf.merge(config, content)  # type: ignore[return-value]
-    except ConfigKeyError as error:
-        raise ReidError(f"Unknown key in {where}: {error.full_key}.") from error
-    except OmegaConfBaseException as error:
-        words = str(error.msg or error).splitlines()[0]
-        raise ReidError(f"Wrong value for {error.full_key!r} in {where}: {words}.") from error
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
 
 
-def _tidy(content: dict[str, Any], schema: Any, prefix: str, where: str) -> dict[str, Any]:
-    """Check keys against the schema and make a list of a lone item where a list is meant."""
-    known, defaults = [item.name for item in fields(schema)], schema()
-    result = {}
+def _merge(target: dict[str, Any], content: dict[str, Any]) -> None:
     for key, value in content.items():
-        if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise ReidError(f"Unknown key {prefix}{key!s} in {where}.{hint}")
-        default = getattr(defaults, key)
-        if is_dataclass(default):
-            if not isinstance(value, dict):
-                names = ", ".join(f"{key}.{item.name}" for item in fields(default))
-                raise ReidError(f"{prefix}{key} in {where} is a group of settings, not a value. Known: {names}.")
-            value = _tidy(value, type(default), f"{prefix}{key}.", where)
-        elif isinstance(default, list) and not isinstance(value, list):
-            value = [value]
-        elif isinstance(value, str) and isinstance(default, float):
-            value = _number(value)
-        elif isinstance(default, dict):
-            value = _numbers(value)
-        result[key] = value
-    return result
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[str(key)] = value
 
 
-def _check_ranges(settings: Any, prefix: str) -> None:
-    for item in fields(settings):
-        value = getattr(settings, item.name)
-        key = f"{prefix}{item.name}"
-        if is_dataclass(value):
-            _check_ranges(value, f"{key}.")
-            continue
-        choices = item.metadata.get("choices", ())
-        low, high = item.metadata.get("low", -math.inf), item.metadata.get("high", math.inf)
-        if choices and value not in choices:
-            raise ReidError(f"{key}={value!r} is not a choice.{did_you_mean(str(value), choices)}")
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                continue
-            if not low <= number <= high:
-                raise ReidError(f"{key}={value} is out of range: it must lie between {low} and {high}.")
+def _raise(
+    error: ValidationError, cls: type[Settings], file: str = "", overrides: Sequence[tuple[str, str]] = ()
+) -> NoReturn:
+    """Raise pydantic's error as a `ConfigError` with one sentence per problem."""
+    problems = []
+    for entry in error.errors():
+        key = ".".join(str(name) for name in entry["loc"])
+        given = [source for name, source in overrides if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+        source = given[-1] if given else file
+        problems.append(_describe(key, source and f" in {source}", entry, cls))
+    raise ConfigError("\n".join(problems)) from error
 
 
-def as_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain Python."""
-    return asdict(config)
+def _describe(key: str, place: str, error: Any, cls: type[BaseModel]) -> str:
+    kind, value, context, names = error["type"], error["input"], error.get("ctx", {}), list(error["loc"])
+    if kind == "extra_forbidden":
+        return f"Unknown setting {key}{place}.{did_you_mean(str(names[-1]), _group(cls, names[:-1]).model_fields)}"
+    if kind == "model_type":
+        known = ", ".join(f"{key}.{name}" for name in _group(cls, names).model_fields)
+        return f"{key}{place} is a group of settings and cannot be set to {value!r}. Known: {known}."
+    if kind == "missing":
+        return f"{key}{place} is missing: add it."
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        return f"{key}={value!r}{place} is not a valid choice.{did_you_mean(str(value), choices)}"
+    if kind == "value_error":  # raised by a validator of this project
+        return f"{key}{place}: {context['error']}" if key else f"{context['error']}"
+    return f"{key}={value!r}{place} is invalid: {error['msg'].replace('Input should', 'it must')}."
 
 
-def from_dict(content: dict[str, Any]) -> Config:
-    """Settings that `as_dict` gave."""
-    result: Config = OmegaConf.to_object(  # type: ignore[assignment]
-        _merged(OmegaConf.structured(Config), content, "the saved settings")
-    )
-    _check_ranges(result, "")
-    return result
-
-
-def save_config(config: Config, path: str | Path) -> None:
-    """Write every setting, defaults included, as YAML that `load_config` reads."""
-    write_text(path, yaml.safe_dump(as_dict(config), sort_keys=False))
+def _group(cls: type[BaseModel], names: Sequence[Any]) -> type[BaseModel]:
+    """Return the group of settings that `names` lead to; keys of a mapping, such as `optim.groups`, are skipped."""
+    for name in names:
+        if name in cls.model_fields:
+            annotation: Any = cls.model_fields[name].annotation
+            cls = annotation if hasattr(annotation, "model_fields") else annotation.__args__[-1]
+    return cls

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reid.config import Config, as_dict, from_dict, load_config, save_config
-from reid.core.errors import ReidError
+from reid.config import Config, DataConfig, Settings, load_config, load_settings, save_settings
+from reid.core.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -26,11 +26,11 @@ def test_defaults_are_the_bot_recipe() -> None:
     assert (schedule.epochs, schedule.milestones, schedule.gamma) == (120, [40, 70], 0.1)
     assert (schedule.warmup_epochs, schedule.warmup_start) == (10, 0.01)
     assert (config.loss.margin, config.loss.label_smoothing) == (0.3, 0.1)
-    assert (config.augment.erase, config.augment.erase_area, config.augment.erase_ratio) == (0.5, [0.02, 0.4], 0.3)
+    assert (config.augment.erase, config.augment.erase_area, config.augment.erase_ratio) == (0.5, (0.02, 0.4), 0.3)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_recipe_loads_and_says_where_it_aims(path: Path) -> None:
+def test_every_config_file_loads_and_has_a_comment(path: Path) -> None:
     assert load_config(path).data.train
     assert path.read_text("utf-8").startswith("#")
 
@@ -45,51 +45,104 @@ def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
-        ("optm.lr=1", "optm.*Did you mean 'optim'"),  # a group misspelt
-        ("optim.lrr=1", "optim.lrr.*Did you mean 'lr'"),  # a key misspelt
-        ("optim.lr=abc", "optim.lr.*abc"),  # a word for a number
-        ("optim=3", "optim.*group of settings"),  # a value for a group
-        ("sampler.kind=identty", "Did you mean 'identity'"),  # a choice misspelt
-        ("augment.flip=2", "augment.flip.*between 0 and 1"),  # out of range
-        ("augment.erase_area=[0.1,7]", "augment.erase_area"),  # out of range inside a list
-        ("schedule.epochs=1.5", "schedule.epochs.*1.5"),  # a fraction for a count
-        ("schedule.epochs=0", "schedule.epochs=0"),  # nothing to do
-        ("epochs", "key.sub=value"),  # no value
-        ("optim.lr=[", "not valid YAML"),  # broken YAML
-        ("optim.lr=.nan", "optim.lr"),  # not a number in YAML's own words
+        ("optm.lr=1", "optm.*Did you mean 'optim'"),  # misspelt group
+        ("optim.lrr=1", "optim.lrr.*Did you mean 'lr'"),  # misspelt key
+        ("optim.lr=abc", "optim.lr.*abc"),  # text for a number
+        ("optim=3", "optim.*group of settings.*optim.lr"),  # a value for a group
+        ("sampler.kind=identty", "Did you mean 'identity'"),  # misspelt choice
+        ("augment.flip=2", "augment.flip=2.*less than or equal to 1"),  # out of range
+        ("augment.erase_area=[0.1,7]", "augment.erase_area"),  # out of range inside a pair
+        ("schedule.epochs=1.5", "schedule.epochs.*1.5"),  # fraction for a count
+        ("schedule.epochs=0", "schedule.epochs=0"),  # below the range
+        ("epochs", "key.sub=value"),  # no equals sign
+        ("optim.lr=[", "not valid YAML"),  # invalid YAML
+        ("optim.lr=.nan", "optim.lr"),  # not a number in YAML's notation
+        ("optim.groups.backbone.lrr=1", "optim.groups.backbone.lrr.*Did you mean 'lr'"),
+        ("optim.groups.backbone.lr=-1", "optim.groups.backbone.lr=-1.*greater than or equal to 0"),
+        ("optim.groups.backbone=0.1", "optim.groups.backbone.*group of settings.*freeze_epochs"),
+        ("loss.extra.center.lr=1", "loss.extra.center.weight is missing"),
+        ("loss.extra.center={weight: 1, input: logits}", "center.input='logits'.*Known: embeddings, features"),
+        ("loss.schedules={margn: [[0, 1]]}", "Did you mean 'margin'"),
+        ("loss.schedules={margin: [[0.5, 1], [0, 2]]}", "loss.schedules.margin.*rising fractions"),
+        ("loss.schedules={hardness: [[0, 2]]}", "hardness has a value above 1"),
+        ("schedule.sizes=[[0.5, 16, 8]]", "schedule.sizes.*rise from 0"),
+        ("schedule.sizes=[[0, 16]]", "schedule.sizes.0.2 .*missing"),
+        ("schedule.batch_sizes=[[0, 1.5]]", "schedule.batch_sizes.0.1=1.5"),
     ],
 )
-def test_a_wrong_override_is_named(override: str, words: str) -> None:
-    with pytest.raises(ReidError, match=words):
+def test_invalid_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_config(None, [override])
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("optim: {lr: [1", "not valid YAML"),  # cut off
         ("- 1\n- 2\n", "key: value"),  # a list
         ("modle: {backbone: resnet18}", "Did you mean 'model'"),  # misspelt
     ],
 )
-def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(ReidError, match=words) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ReidError, match=r"nowhere\.yaml"):
+def test_missing_files_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config("nowhere.yaml")
 
 
-def test_saved_settings_come_back(tmp_path: Path) -> None:
-    config = load_config(None, ["loss.margin=null", "data.train=[a:b,c:d]", "seed=7"])
-    save_config(config, tmp_path / "c.yaml")
+def test_saved_settings_are_read_back_unchanged(tmp_path: Path) -> None:
+    config = load_config(
+        None, ["loss.margin=null", "data.train=[a:b,c:d]", "seed=7", "schedule.sizes=[[0,16,8]]", "loss_limit=.inf"]
+    )
+    save_settings(config, tmp_path / "c.yaml")
     assert load_config(tmp_path / "c.yaml") == config
-    assert from_dict(as_dict(config)) == config
+    assert Config.from_dict(config.as_dict()) == config
     assert yaml.safe_load((tmp_path / "c.yaml").read_text())["loss"]["margin"] is None
+
+
+def test_extra_losses_and_parameter_groups_are_merged_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("loss: {extra: {center: {weight: 1e-3, alpha: 0.5}}}\noptim: {groups: {backbone: {lr: 0.1}}}\n")
+    config = load_config(path, ["loss.extra.center.lr=2", "optim.groups.backbone.freeze_epochs=1"])
+    center, group = config.loss.extra["center"], config.optim.groups["backbone"]
+    assert (center.weight, center.lr, center.options) == (1e-3, 2, {"alpha": 0.5})
+    assert (group.lr, group.freeze_epochs, group.weight_decay) == (0.1, 1, None)
+
+
+def test_construction_and_assignment_raise_config_errors() -> None:
+    config = Config()
+    with pytest.raises(ConfigError, match=r"store='disk'.*Known: files, packed"):
+        DataConfig(store="disk")
+    with pytest.raises(ConfigError, match=r"data\.store='disk'"):
+        Config(data={"store": "disk"})
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        config.sampler.batch_size = 0
+    assert Config().sampler is not config.sampler
+
+
+def test_every_problem_is_reported_with_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optim: {lr: -1}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["seed=-1"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"optim.lr=-1 in {path} ")
+    assert second.startswith("seed=-1 in the override 'seed=-1' ")
+
+
+def test_other_packages_use_the_same_loader(tmp_path: Path) -> None:
+    save_settings(Filter(size=5), tmp_path / "f.yaml")
+    assert load_settings(Filter, tmp_path / "f.yaml", ["name=2"]) == Filter(size=5, name="2")
+
+
+class Filter(Settings):
+    size: int = 3
+    name: str = ""

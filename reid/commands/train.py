@@ -49,9 +49,7 @@ def command(
     if show_settings:
         import yaml
 
-        from reid.config import as_dict
-
-        click.echo(yaml.safe_dump(as_dict(config), sort_keys=False), nl=False)
+        click.echo(yaml.safe_dump(config.as_dict(), sort_keys=False), nl=False)
         return
     from reid.core.console import console
     from reid.core.distributed import init_distributed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reid.config import Config, as_dict
+from reid.config import Config
 from reid.core.errors import ReidError
 from reid.embedding.embedder import Embedder
 from reid.models.checkpoints import checkpoint_in, load_checkpoint
@@ -134,7 +134,7 @@ def _recipe(content: Mapping[str, Any]) -> list[str]:
     if not config:
         return []
     lines = ["## Recipe", "", "Settings that are not the defaults (config.yaml beside the checkpoint has all):", ""]
-    changed = _differing(config, as_dict(Config()), "")
+    changed = _differing(config, Config().as_dict(), "")
     lines += [f"- {key}: {value}" for key, value in changed if not key.startswith("data.")]
     progress = content.get("progress")
     if progress:

@@ -58,8 +58,8 @@ class ReIDModel(nn.Module):
     e = ReLU(BN(f)) where it is "bn_relu" (with the layer before it, the head of torchreid's OSNet);
     logits = W e, without bias. Build it with `build_model`.
 
-    With `parts` stripes, f is the pooled feature of the whole map and those of its stripes end to end (`StripePool`),
-    and each of these 1 + `parts` slices of e has a W of its own: logits are [B, 1 + parts, C] then.
+    With `num_stripes` > 0, f is the concatenation of the pooled whole map and its pooled stripes (`StripePool`). Each
+    of these 1 + `num_stripes` slices of e has a separate W, and logits are [B, 1 + num_stripes, C].
 
     Attributes:
         spec: plain Python from which `build_model(**spec)` makes the same structure, with `weights` "none".
@@ -77,17 +77,17 @@ class ReIDModel(nn.Module):
         pooling: str,
         neck: str,
         embedding_dim: int,
-        parts: int,
+        num_stripes: int,
         spec: dict[str, Any],
     ) -> None:
         super().__init__()
         self.spec = spec
         self.preprocessing = preprocessing
-        self.embedding_size = embedding_dim or backbone.channels * (1 + parts)
+        self.embedding_size = embedding_dim or backbone.channels * (1 + num_stripes)
         self.weights_report: WeightsReport | None = None
         self.backbone = backbone.module
         pool = POOLINGS[pooling]()
-        self.pool = StripePool(pool, parts) if parts else pool
+        self.pool = StripePool(pool, num_stripes) if num_stripes else pool
         self.embedding: nn.Module = nn.Identity()
         if embedding_dim:
             self.embedding = nn.Linear(backbone.channels, embedding_dim, bias=False)
@@ -101,14 +101,14 @@ class ReIDModel(nn.Module):
         self.classifier: nn.Linear | _SliceClassifier | None = None
         if num_classes:
             self.classifier = (
-                _SliceClassifier(1 + parts, backbone.channels, num_classes)
-                if parts
+                _SliceClassifier(1 + num_stripes, backbone.channels, num_classes)
+                if num_stripes
                 else nn.Linear(self.embedding_size, num_classes, bias=False)
             )
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> ModelOutput:
-        """Preprocessed images, float [B, 3, H, W] → features and embeddings [B, D]; logits [B, C], of parts [B, n, C].
+        """Preprocessed images, float [B, 3, H, W] → features and embeddings [B, D]; logits [B, C] (stripes: [B, n, C]).
 
         Logits are given in evaluation too, and None where there is no classifier. In training mode B must be at least
         2 with a BNNeck (a batch norm of one sample has no variance).
@@ -174,7 +174,7 @@ def build_model(
     pooling: str = "avg",
     neck: str = "bnneck",
     embedding_dim: int = 0,
-    parts: int = 0,
+    num_stripes: int = 0,
     weights: str | Path = "none",
     last_stride: int = 1,
     size: Sequence[int] = (256, 128),
@@ -191,7 +191,7 @@ def build_model(
         pooling: "avg", "max" or "gem".
         neck: "bnneck", "bn_relu" or "none" (see `ReIDModel`).
         embedding_dim: size of a linear layer before the neck; 0 builds none and the backbone's channels are the size.
-        parts: horizontal stripes pooled beside the whole map, each with a classifier of its own; 0: none.
+        num_stripes: horizontal stripes pooled beside the whole map, each with a classifier of its own; 0: none.
         weights: "none", "imagenet", or a file of weights for the backbone (see `load_weights`).
         last_stride: 1 or 2, of the backbone's last stage (1 doubles the resolution of the feature map).
         size: (height, width) in pixels that images are resized to.
@@ -206,13 +206,13 @@ def build_model(
     for key, value, known in (("pooling", pooling, tuple(POOLINGS)), ("neck", neck, NECKS)):
         if value not in known:
             raise ReidError(f"{key} is {value!r}.{did_you_mean(str(value), known)}")
-    for key, number in (("num_classes", num_classes), ("embedding_dim", embedding_dim), ("parts", parts)):
+    for key, number in (("num_classes", num_classes), ("embedding_dim", embedding_dim), ("num_stripes", num_stripes)):
         if number < 0:
             raise ReidError(f"{key} is {number}: it must be 0 (none) or more.")
-    if parts and embedding_dim:
+    if num_stripes and embedding_dim:
         raise ReidError(
-            f"parts={parts} and embedding_dim={embedding_dim} exclude each other: a linear layer would mix the slices "
-            "that the parts' classifiers stand on. Set one of them to 0."
+            f"num_stripes={num_stripes} and embedding_dim={embedding_dim} exclude each other: a linear layer "
+            "would mix the slices that are classified separately. Set one of them to 0."
         )
     if last_stride not in (1, 2):
         raise ReidError(f"last_stride is {last_stride}: it must be 1 or 2.")
@@ -231,13 +231,13 @@ def build_model(
             "pooling": pooling,
             "neck": neck,
             "embedding_dim": int(embedding_dim),
-            "parts": int(parts),
+            "num_stripes": int(num_stripes),
             "weights": "none",
             "last_stride": int(last_stride),
             **preprocessing.as_dict(),
             "seed": int(seed),
         }
-        _check_size(built, backbone, checked, parts)
+        _check_size(built, backbone, checked, num_stripes)
         model = ReIDModel(
             built,
             preprocessing=preprocessing,
@@ -245,7 +245,7 @@ def build_model(
             pooling=pooling,
             neck=neck,
             embedding_dim=embedding_dim,
-            parts=parts,
+            num_stripes=num_stripes,
             spec=spec,
         )
         model.weights_report = load_weights(built, backbone, weights)
@@ -272,7 +272,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _check_size(backbone: Backbone, name: str, size: tuple[int, int], parts: int) -> None:
+def _check_size(backbone: Backbone, name: str, size: tuple[int, int], num_stripes: int) -> None:
     try:
         with torch.no_grad(), evaluating(backbone.module):
             shape = list(_on_meta(backbone.module, "forward", size).shape)
@@ -280,9 +280,10 @@ def _check_size(backbone: Backbone, name: str, size: tuple[int, int], parts: int
         raise ReidError(f"size is {size}, which {name} cannot take: {error}.") from error
     if len(shape) != 4 or shape[1] != backbone.channels or 0 in shape:
         raise ReidError(f"size is {size}: the feature map of {name} would be {shape[1:]}. Give a larger size.")
-    if shape[2] < parts:
+    if shape[2] < num_stripes:
         raise ReidError(
-            f"parts is {parts}, but the feature map of {name} has {shape[2]} rows at {size[0]}×{size[1]}: lower it."
+            f"num_stripes is {num_stripes}, but the feature map of {name} has {shape[2]} rows at {size[0]}×{size[1]}. "
+            "Lower num_stripes or increase the height."
         )
 
 

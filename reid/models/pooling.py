@@ -47,25 +47,25 @@ class GeMPool(nn.Module):
 
 
 class StripePool(nn.Module):
-    """The whole map and each of its `parts` horizontal stripes, pooled alike and laid end to end, the whole first.
+    """Pool the whole map and each of its `num_stripes` horizontal stripes, and concatenate them, the whole first.
 
     People stand upright, so a stripe shows head, legs or what is between in nearly every crop (Sun et al. 2018, "Beyond
-    Part Models", section 3.1). Where h is no multiple of `parts`, the upper stripes are a row taller.
+    Part Models", section 3.1). Where h is no multiple of `num_stripes`, the upper stripes are a row taller.
     """
 
-    def __init__(self, pool: nn.Module, parts: int) -> None:
+    def __init__(self, pool: nn.Module, num_stripes: int) -> None:
         super().__init__()
         self.pool = pool
-        self.parts = parts
+        self.num_stripes = num_stripes
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] with h of at least `parts` → [B, (1 + parts) · C]."""
-        if x.shape[2] < self.parts:
+        """[B, C, h, w] with h of at least `num_stripes` → [B, (1 + num_stripes) · C]."""
+        if x.shape[2] < self.num_stripes:
             raise ReidError(
-                f"A feature map of {x.shape[2]} rows cannot be cut into {self.parts} stripes: lower model.parts, or "
-                "give larger images."
+                f"A feature map of {x.shape[2]} rows cannot be cut into {self.num_stripes} stripes. "
+                "Lower model.num_stripes or use larger images."
             )
-        return torch.cat([self.pool(part) for part in (x, *x.tensor_split(self.parts, dim=2))], dim=1)
+        return torch.cat([self.pool(part) for part in (x, *x.tensor_split(self.num_stripes, dim=2))], dim=1)
 
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {"avg": AveragePool, "max": MaxPool, "gem": GeMPool}

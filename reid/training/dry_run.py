@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ def check_run(config: Config, out: Path, ranks: DistributedContext) -> None:
     """
     rows: list[tuple[str, str, bool]] = []
     missing = {path: size for path, size in packed_stores(config).items() if not (path / "index.parquet").is_file()}
-    material = load_training_data(replace(config, data=replace(config.data, store="files")))
+    material = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"store": "files"})}))
     crops = material.train.crops
     rows.append(
         ("data", f"{len(crops):,} train crops of {len(set(crops.pids.tolist())):,} identities, all readable", True)
@@ -120,7 +119,7 @@ def profile_run(config: Config, ranks: DistributedContext, steps: int) -> dict[s
                 yield group
 
     with tempfile.TemporaryDirectory() as folder:
-        quiet = replace(config, save_every=0, save_minutes=0.0)
+        quiet = config.model_copy(update={"save_every": 0, "save_minutes": 0.0})
         trainer = Counted(quiet, Path(folder), ranks, load_training_data(config))
         trainer.clock = clock
         try:

@@ -49,16 +49,14 @@ class Loaders:
         self.config, self.ranks, self.train, self.labels = config, ranks, train, labels
         self.preprocessing = preprocessing
         self.sampler = cache(self._sampler)
-        for stage in config.schedule.batch_sizes or [[0]]:
-            self.at(stage[0])
-        for stage in config.schedule.sizes:
+        for stage in [(0.0,), *config.schedule.batch_sizes]:
             self.at(stage[0])
 
     def at(self, share: float) -> TrainLoader:
         """The loader of an epoch that begins at `share` (0..1) of the run."""
         schedule = self.config.schedule
-        sizes = in_force("schedule.sizes", schedule.sizes, share)
-        sized = in_force("schedule.batch_sizes", schedule.batch_sizes, share)
+        sizes = in_force(schedule.sizes, share)
+        sized = in_force(schedule.batch_sizes, share)
         return TrainLoader(
             self.train.store,
             self.labels,

@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import nn
 
-from reid.config import OptimConfig
+from reid.config import OptimConfig, ParameterGroup
 from reid.core.errors import ReidError, did_you_mean
 
 FUSED = ("cpu", "cuda")
 """Devices where one kernel moves all weights of a group."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """What `optim.groups` says of the parameters that fit a pattern."""
-
-    lr: float = 1.0
-    """Factor of the learning rate."""
-    weight_decay: float | None = None
-    """Instead of `optim.weight_decay`."""
-    freeze_epochs: float = 0.0
-    """Epochs at the start during which they stand still."""
-
-
-def read_groups(content: dict[str, Any]) -> dict[str, Group]:
-    """`optim.groups`, checked.
-
-    Raises:
-        ReidError: an unknown key, or a value that is not a number from 0.
-    """
-    known = [item.name for item in fields(Group)]
-    groups = {}
-    for pattern, values in content.items():
-        where = f"optim.groups: {pattern}"
-        if not isinstance(values, dict):
-            raise ReidError(
-                f"{where} is {values!r}: say what is different, e.g. {{lr: 0.1}}. Known: {', '.join(known)}."
-            )
-        for key, value in values.items():
-            if key not in known:
-                raise ReidError(f"{where} has an unknown key {key!r}.{did_you_mean(str(key), known)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise ReidError(f"{where}.{key} is {value!r}; it must be a number, 0 or more.")
-        groups[str(pattern)] = Group(**{key: float(value) for key, value in values.items()})
-    return groups
 
 
 def pattern_of(name: str, patterns: Sequence[str]) -> str | None:
@@ -69,7 +32,7 @@ def make_optimizer(
     Raises:
         ReidError: `optim.groups` is wrong, or a pattern in it fits no parameter.
     """
-    groups = read_groups(settings.groups)
+    groups = settings.groups
     # what starts to move at another time stands apart: SGD's kernel starts all momenta of a group at once
     sorted_out: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     met = set()
@@ -78,7 +41,7 @@ def make_optimizer(
         met.add(pattern)
         if not parameter.requires_grad:
             continue
-        group = groups[pattern] if pattern is not None else Group()
+        group = groups[pattern] if pattern is not None else ParameterGroup()
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         if not settings.decay_norms and parameter.ndim <= 1:
             decay = 0.0
@@ -121,7 +84,7 @@ class Freezer:
     """
 
     def __init__(self, settings: OptimConfig, model: nn.Module) -> None:
-        groups = read_groups(settings.groups)
+        groups = settings.groups
         self.model = model
         self.until: dict[str, float] = {}
         for name, parameter in model.named_parameters():

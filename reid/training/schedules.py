@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
 
 from reid.config import ScheduleConfig
-from reid.core.errors import ReidError
 
 
 def learning_rate_factor(schedule: ScheduleConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
@@ -64,29 +62,9 @@ def _fall(share: float) -> float:
     return (1 + math.cos(math.pi * share)) / 2
 
 
-def in_force(key: str, stages: Sequence[Any], share: float) -> tuple[int, ...] | None:
-    """The values of the last of `stages` (`[from share, value, …]`, sorted, the first from 0) that began by `share`.
-
-    None where there are no stages.
-
-    Raises:
-        ReidError: stages that are not so; `key` names the setting.
-    """
+def in_force(stages: Sequence[Sequence[float]], progress: float) -> tuple[int, ...] | None:
+    """Return the values of the last stage (`[fraction, value, …]`) that began by `progress`; None without stages."""
     if not stages:
         return None
-    form = {"schedule.sizes": "share, height, width"}.get(key, "share, crops")
-    length = form.count(",") + 1
-    right = all(
-        isinstance(stage, Sequence)
-        and len(stage) == length
-        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in stage)
-        and all(value >= 1 and value == int(value) for value in stage[1:])
-        for stage in stages
-    )
-    begins = [stage[0] for stage in stages] if right else []
-    if not right or begins[0] != 0 or begins != sorted(set(begins)) or begins[-1] >= 1:
-        raise ReidError(
-            f"{key}={list(stages)} must be a list of [{form}], with whole numbers after the share, and shares that "
-            "rise from 0 and stay below 1."
-        )
-    return tuple(int(value) for value in stages[bisect_right(begins, share) - 1][1:])
+    begins = [stage[0] for stage in stages]
+    return tuple(int(value) for value in stages[bisect_right(begins, progress) - 1][1:])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.config import Config, as_dict, from_dict, load_config, save_config
+from reid.config import Config, load_config, save_settings
 from reid.core.atomic import write_json, write_text
 from reid.core.console import console, progress_bar, warn
 from reid.core.distributed import DistributedContext
@@ -27,7 +27,6 @@ from reid.data.loader import Batch
 from reid.data.pixels import TrainingData, load_training_data
 from reid.data.samplers import HardIdentitySampler
 from reid.losses import CollapseWatch, Objective
-from reid.losses.objective import in_use
 from reid.models import ReIDModel, build_model
 from reid.models.backbones.resnet import start_as_identity
 from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
@@ -104,7 +103,7 @@ def train(
         config = load_config(out / SETTINGS)
     elif resume:
         checkpoint = load_checkpoint(out / LAST)
-        config = from_dict(checkpoint["config"])
+        config = Config.from_dict(checkpoint["config"])
     elif ranks.is_first and out.exists() and any(out.iterdir()):
         raise ReidError(f"{out} is not empty: continue that run with --resume {out}, or name another --out.")
     material = load_training_data(config)
@@ -176,7 +175,7 @@ class _Trainer:
     def describe(self) -> None:
         """Start the run folder, and print what is about to happen."""
         config, counts, crops = self.config, self.model.count(), self.material.train.crops
-        save_config(config, self.out / SETTINGS)
+        save_settings(config, self.out / SETTINGS)
         write_json(self.out / "environment.json", environment(self.ranks))
         write_json(self.out / DATA, self.fingerprint)
         write_text(self.out / LOG, "")
@@ -487,7 +486,7 @@ class _Trainer:
         if mean > state.best:
             state.best = mean
             if self.ranks.is_first:
-                save_checkpoint(self.out / BEST, self.scored, config=as_dict(config), scores=entry)
+                save_checkpoint(self.out / BEST, self.scored, config=config.as_dict(), scores=entry)
 
     def _line(self, content: dict[str, Any]) -> None:
         if self.ranks.is_first:
@@ -507,7 +506,7 @@ class _Trainer:
             save_checkpoint(
                 self.out / LAST,
                 self.scored,
-                config=as_dict(self.config),
+                config=self.config.as_dict(),
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
                 objective=self.objective.state_dict(),
@@ -573,14 +572,14 @@ def _logged_step(line: str) -> float:
 
 def _make_model(config: Config, num_classes: int) -> ReIDModel:
     settings, loss = config.model, config.loss
-    softmax = in_use("softmax_weight", loss.softmax_weight, loss.schedules)
+    softmax = loss.in_use("softmax")
     model = build_model(
         settings.backbone,
         num_classes=num_classes if softmax else 0,
         pooling=settings.pooling,
         neck=settings.neck,
         embedding_dim=settings.embedding_dim,
-        parts=settings.parts,
+        num_stripes=settings.num_stripes,
         weights=settings.weights,
         last_stride=settings.last_stride,
         size=(settings.height, settings.width),
@@ -606,7 +605,7 @@ def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objec
         None if settings.reduction == "auto" else settings.reduction,
         settings.camera_aware,
         settings.hardness,
-        settings.extra,
+        {name: extra.model_dump(exclude_none=True) for name, extra in settings.extra.items()},
         settings.schedules,
         dim=model.embedding_size,
         num_classes=num_classes,

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from reid.commands import main
-from reid.config import as_dict, load_config
+from reid.config import load_config
 from reid.core.errors import ReidError
 from reid.embedding.embedder import Embedder
 from reid.embedding.model_card import model_card
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
     )
     model = build_model("light10", size=(64, 32), num_classes=7, pooling="gem")
     scores = {"epoch": 2, "step": 20, "market1501 validation": {"mAP": 0.5, "mINP": 0.25, "rank1": 0.75}}
-    save_checkpoint(tmp_path / "best.pt", model, config=as_dict(config), scores=scores)
+    save_checkpoint(tmp_path / "best.pt", model, config=config.as_dict(), scores=scores)
     train = {"sources": ["market1501"], "crops": 12936, "identities": 751, "cameras": 6, "sha256": "7b9a" * 16}
     write(tmp_path / "data.json", {"train": train, "left_out": ["a.jpg: truncated"]})
     write(tmp_path / "environment.json", {"torch": "2.14.1", "command": "tools/train.py --out /secret/place"})

@@ -55,7 +55,7 @@ def test_the_parts_follow_the_formulas() -> None:
 
 
 def test_stripes_have_features_and_classifiers_of_their_own() -> None:
-    model = small(num_classes=5, parts=2).eval()
+    model = small(num_classes=5, num_stripes=2).eval()
     model.neck.running_mean.normal_()
     x = model.preprocess(images())
     out = model(x)
@@ -76,9 +76,9 @@ def test_stripes_have_features_and_classifiers_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        pytest.param({"parts": 3}, "3, but the feature map of light18 has 2 rows at 32×16", id="more than rows"),
-        pytest.param({"parts": 2, "embedding_dim": 8}, "exclude each other", id="and a linear layer"),
-        pytest.param({"parts": -1}, "parts is -1", id="below 0"),
+        pytest.param({"num_stripes": 3}, "3, but the feature map of light18 has 2 rows at 32×16", id="more than rows"),
+        pytest.param({"num_stripes": 2, "embedding_dim": 8}, "exclude each other", id="and a linear layer"),
+        pytest.param({"num_stripes": -1}, "num_stripes is -1", id="below 0"),
     ],
 )
 def test_stripes_that_cannot_be(options: dict[str, int], words: str) -> None:

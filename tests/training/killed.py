@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from reid.config import load_config
+from reid.config import load_config, save_settings
 from reid.training import trainer
 from tests.training.runs import ALONE
 
@@ -44,7 +44,7 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
 
         def describe(self):
             self.out.mkdir(exist_ok=True)
-            trainer.save_config(self.config, self.out / trainer.SETTINGS)
+            save_settings(self.config, self.out / trainer.SETTINGS)
             die_if("before anything")
             super().describe()
 

@@ -64,19 +64,9 @@ def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: 
         assert found[id(parameter)] == pytest.approx((lr, decay)), name
 
 
-@pytest.mark.parametrize(
-    ("groups", "words"),
-    [
-        ({"head": {"lr": 0.1}}, "'head' is the beginning of no parameter"),
-        ({"backbone": {"rate": 0.1}}, "unknown key 'rate'"),
-        ({"backbone": {"lr": -1}}, "0 or more"),
-        ({"backbone": {"lr": "slow"}}, "must be a number"),
-        ({"backbone": 0.1}, "say what is different"),
-    ],
-)
-def test_wrong_groups_are_named(groups: dict, words: str) -> None:
-    with pytest.raises(ReidError, match=words):
-        make_optimizer(OptimConfig(groups=groups), build_model("light10", size=(32, 16)))
+def test_a_pattern_without_any_parameter_is_an_error() -> None:
+    with pytest.raises(ReidError, match="'head' is the beginning of no parameter"):
+        make_optimizer(OptimConfig(groups={"head": {"lr": 0.1}}), build_model("light10", size=(32, 16)))
 
 
 def test_nesterov_needs_momentum() -> None:

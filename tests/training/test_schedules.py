@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reid.config import ScheduleConfig
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 from reid.training.schedules import in_force, learning_rate_factor, momentum_at
 
 
@@ -76,26 +76,26 @@ def test_momentum_moves_in_one_cycle_only_where_asked(kind: str) -> None:
 
 def test_the_stage_in_force_is_the_last_that_began() -> None:
     stages = [[0, 96, 48], [0.5, 128, 64], [0.9, 256, 128]]
-    found = [in_force("schedule.sizes", stages, share) for share in (0, 0.49, 0.5, 0.89, 0.9, 1)]
+    found = [in_force(stages, share) for share in (0, 0.49, 0.5, 0.89, 0.9, 1)]
     assert found == [(96, 48), (96, 48), (128, 64), (128, 64), (256, 128), (256, 128)]
-    assert in_force("schedule.batch_sizes", [[0, 32], [0.5, 64]], 0.7) == (64,)
-    assert in_force("schedule.sizes", [], 0.3) is None
+    assert in_force([[0, 32], [0.5, 64]], 0.7) == (64,)
+    assert in_force([], 0.3) is None
 
 
 @pytest.mark.parametrize(
     "stages",
     [
         [0, 96, 48],  # one stage without its own brackets
-        [[0.1, 96, 48]],  # nothing in force at the start
+        [[0.1, 96, 48]],  # no stage at the start
         [[0, 96]],  # no width
-        [[0, 96, 48.5]],  # half a pixel
+        [[0, 96, 48.5]],  # a fraction of a pixel
         [[0, 96, 0]],  # no pixels
-        [[0, 96, 48], [0.5, 64, 32], [0.4, 128, 64]],  # back in time
-        [[0, 96, 48], [0, 128, 64]],  # two at once
+        [[0, 96, 48], [0.5, 64, 32], [0.4, 128, 64]],  # not in order
+        [[0, 96, 48], [0, 128, 64]],  # two at the same time
         [[0, 96, 48], [1, 128, 64]],  # never reached
-        [["0", 96, 48]],  # a word
+        [["start", 96, 48]],  # text for a number
     ],
 )
-def test_stages_that_make_no_sense_are_refused(stages: list) -> None:
-    with pytest.raises(ReidError, match=r"schedule.sizes=.*share, height, width"):
-        in_force("schedule.sizes", stages, 0.5)
+def test_invalid_stages_are_refused(stages: list) -> None:
+    with pytest.raises(ConfigError, match="sizes"):
+        ScheduleConfig(sizes=stages)
