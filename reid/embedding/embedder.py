@@ -1,68 +1,70 @@
-"""Images in, one feature each out."""
+"""`Embedder`: from images to features with any kind of model."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from reid.core.arrays import UNKNOWN
-from reid.core.console import track, warn
+from reid.core.console import track
 from reid.core.distributed import pick_device
-from reid.core.errors import ReidError, did_you_mean
-from reid.data.crops import IMAGE_SUFFIXES, Crops
-from reid.data.images import UnreadableImage, decode, resize
-from reid.data.loader import ahead
-from reid.data.store import FileStore, cores
-from reid.data.videos import Video
+from reid.core.errors import ConfigError, ModelError, did_you_mean
+from reid.data.crops import Crops
+from reid.embedding.batches import (
+    ImageBatch,
+    Images,
+    array_batches,
+    check_arrays,
+    check_files,
+    embed_batches,
+    file_batches,
+    list_files,
+)
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
-from reid.embedding.shards import Batch, digest_of
+from reid.embedding.shards import json_digest
 from reid.embedding.table import Embeddings
 from reid.models import BACKBONES, ReIDModel, build_model
+from reid.models.checkpoints import checkpoint_in, load_model
 from reid.models.preprocessing import Preprocessing
 
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
-UNREADABLE = ("error", "skip")
-
-Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
 
 
 class Embedder:
-    """A trained model as a function from images to features.
+    """Turn images into features with a trained model.
 
     Args:
-        model: a checkpoint of this package, the folder of a run (its best.pt, else its last.pt), a `ReIDModel`, an
-            exported bundle, an `.onnx` file, the `.xml` of an OpenVINO model (see `ForeignModel`), or the name of a
-            backbone (a key of `BACKBONES`, or "timm:NAME") with `weights`; a file or folder so called goes before it.
-        device: "auto" (a CUDA GPU, under torchrun the one of this process; else an Apple one, else the CPU; a
-            `ReIDModel` stays where it is), or a torch device by name, to which the model is moved. Bundles and files
-            run on the CPU; with onnxruntime-gpu, and bundles of TorchScript, also on "cuda".
-        runtime: "auto" (of a bundle the fastest that passes its check), or by name: "torch" for our own models, "onnx"
-            (onnxruntime) or "openvino" for files and bundles.
-        weights: of a backbone that was named: "imagenet", "none" (random ones, from seed 0), or a file of weights. Its
-            embedding is the pooled last feature map, without a neck.
-        preprocessing: of an ONNX or OpenVINO file, in place of the `NAME.reid.json` beside it.
-        batch_size: images a forward pass; changes memory and speed, and nothing else beyond rounding.
-        flip: average with the embedding of the mirrored image before normalising (of a bundle, whose output is
-            normalised inside, after). Twice the work.
-        threads: that decode images while the model works, and that the runtime of a file may use; 0 is one for each
-            CPU. torch counts its own (`OMP_NUM_THREADS`).
+        model: a checkpoint, the folder of a run (its best.pt, else its last.pt), a `ReIDModel`, an exported bundle, an
+            `.onnx` file, the `.xml` file of an OpenVINO model (see `ForeignModel`), or the name of a backbone (a key of
+            `BACKBONES`, or "timm:NAME") together with `weights`. A file or folder with that name takes precedence.
+        device: "auto" or the name of a torch device, such as "cuda:1". "auto" uses a CUDA GPU (under torchrun the one
+            of this process), else an Apple GPU, else the CPU; a `ReIDModel` stays on its device. Bundles and files run
+            on "cpu"; with onnxruntime-gpu and as TorchScript also on "cuda".
+        runtime: "auto", "torch" (checkpoints), "onnx" (onnxruntime) or "openvino". For a bundle, "auto" is the fastest
+            one that passes its check.
+        weights: of a backbone given by name: "imagenet", "none" (random, seed 0) or a file. The feature is the pooled
+            last feature map, without a neck.
+        preprocessing: of an ONNX or OpenVINO file; replaces the file `NAME.reid.json`.
+        batch_size: images in a forward pass. It affects memory and speed, and features only by rounding.
+        flip: average with the embedding of the mirrored image before normalisation (for a bundle, which normalises
+            its output, after it). Takes twice the time.
+        threads: threads that decode images while the model works, and of the runtime of a bundle; 0 uses one for each
+            CPU. torch has its own setting (`OMP_NUM_THREADS`).
 
     Attributes:
-        device: the torch device it runs on.
-        preprocessing: what is done to an image first.
+        device: the torch device of the model.
+        preprocessing: how images are prepared.
         dimension: D.
 
     Raises:
-        ReidError: unknown runtime, a device that is not there, a file that does not load, weights that cannot be had, a
-            number out of range.
+        ConfigError: an unknown runtime or device, a number out of range, or arguments that do not fit the model.
+        ModelError: a file that cannot be loaded, or weights that are not available.
     """
 
     def __init__(
@@ -78,79 +80,88 @@ class Embedder:
         threads: int = 0,
     ) -> None:
         if runtime not in RUNTIMES:
-            raise ReidError(f"There is no runtime {runtime!r}.{did_you_mean(runtime, RUNTIMES)}")
+            raise ConfigError(f"There is no runtime {runtime!r}.{did_you_mean(runtime, RUNTIMES)}")
         if batch_size < 1:
-            raise ReidError(f"batch_size must be 1 or more; got {batch_size}.")
+            raise ConfigError(f"batch_size must be 1 or more; got {batch_size}.")
         if threads < 0:
-            raise ReidError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
+            raise ConfigError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
-        self._what = str(model)
-        if isinstance(model, ReIDModel) or not _is_file_of_others(Path(model)):
+        self._name = str(model)
+        if isinstance(model, ReIDModel) or not _is_exported(Path(model)):
             if runtime not in ("auto", "torch"):
-                raise ReidError(
-                    f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files and bundles; this model runs in torch."
+                raise ConfigError(
+                    f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files and bundles, but this model runs in "
+                    "torch. Export it with `reid model export`, or use runtime 'auto'."
                 )
             if preprocessing is not None:
-                raise ReidError("A model of this package brings its own preprocessing: give none.")
-            self._network = _open_own(model, weights, device)
+                raise ConfigError("This model contains its preprocessing. Remove the argument preprocessing.")
+            self._network = _open_reid_model(model, weights, device)
+        elif weights is not None:
+            raise _unused_weights(weights)
+        elif Path(model).suffix.lower() in FORMATS:
+            self._network = _open_file(Path(model), device, runtime, preprocessing)
+        elif preprocessing is not None:
+            raise ConfigError(f"{model} is a bundle and contains its preprocessing. Remove the argument preprocessing.")
         else:
-            _refuse_weights(weights)
-            opener = _open_foreign if Path(model).suffix.lower() in FORMATS else _open_bundle
-            self._network = opener(Path(model), device, runtime, preprocessing, threads)
+            self._network = _open_bundle(Path(model), device, runtime, threads)
         self.device = self._network.device
         self.preprocessing: Preprocessing = self._network.preprocessing
         self.dimension: int = self._network.dimension
 
     @property
     def model(self) -> ReIDModel:
-        """The `ReIDModel`. Its mode does not matter: it is put in evaluation for each pass, and then back.
+        """The `ReIDModel`. It is put in evaluation mode for each pass, and then back in its own mode.
 
         Raises:
-            ReidError: the features come from a file of another format, which holds none.
+            ModelError: the features come from a bundle or a file of another format.
         """
-        if self._network.own is None:
-            raise ReidError(f"{self._what} is not a checkpoint of this package: name one, such as best.pt.")
-        return self._network.own
+        if self._network.model is None:
+            raise ModelError(f"{self._name} is not a checkpoint of this package. Use a checkpoint, such as best.pt.")
+        return self._network.model
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
-        """Features of images, in their order.
+        """Return the features of images, in their order.
 
-        Files are decoded by threads while the model works; arrays are taken as they are. Images of any size: each is
-        resized to the model's own, in the same way for files and arrays.
+        Files are decoded by threads while the model works. Images can have any size; files and arrays are resized to
+        the model's input size in the same way.
 
         Args:
-            images: `Crops`; a folder (see `find_images`), or a list of paths of image files and such folders; uint8
-                `[N, H, W, 3]` in RGB; or a list of uint8 `[H, W, 3]` in RGB, each of its own size.
+            images: `Crops`; a folder (see `find_images`) or a list of image files and folders; uint8 `[N, H, W, 3]` in
+                RGB; or a list of uint8 `[H, W, 3]` in RGB of different sizes.
 
         Returns:
-            `[N, D]` float32, L2-normalised; `[0, D]` for no images.
+            `[N, D]` float32, L2-normalised; `[0, D]` without images.
 
         Raises:
-            ReidError: an image that cannot be read (its path is named) or is not uint8 RGB (its number is named), a
-                folder without images, a model whose output is not finite.
+            DataError: an image that cannot be read (gives its path) or is not uint8 RGB (gives its number), or a
+                folder without images.
+            ModelError: the output of the model is not finite.
         """
         crops = list_files(images)
         if crops is not None:
-            return self._of_files(crops, "error")[0]
-        arrays = _checked(images)
-        return self._collect(len(arrays), self._array_batches(arrays))[0]
+            return self._embed_files(crops, "error")[0]
+        arrays = check_arrays(images)
+        return self._collect(len(arrays), array_batches(arrays, self.batch_size, self.preprocessing.size))[0]
 
     def table(self, images: Images, *, unreadable: str = "error") -> Embeddings:
-        """The features with the columns that the images bring, and `meta` that says how they were made.
+        """Return the features with the columns of the images, and with `describe()` as `meta`.
 
-        Of `Crops`, cameras, tracks and frames that are unknown throughout are left out. Paths give the column
-        `paths`; arrays give none. All of it is in memory: see `embed_to_parquet` for more than fits there. Arguments
-        and errors as in a call, and:
+        `Crops` give their identities, paths, and the cameras, tracks and frames that are known. Paths give `paths`;
+        arrays give no column. Everything is in memory; see `embed_to_parquet` for larger sets.
 
         Args:
-            unreadable: "error", or "skip" to leave out the files that will not decode; `meta["left_out"]` lists them
+            images: as in a call.
+            unreadable: "error", or "skip" to leave out files that cannot be decoded; `meta["left_out"]` lists them
                 with the reasons.
+
+        Raises:
+            DataError, ModelError: as in a call.
         """
         crops = list_files(images)
         meta = self.describe()
         if crops is None:
             return Embeddings(self(images), meta=meta)
-        features, failed = self._of_files(crops, unreadable)
+        features, failed = self._embed_files(crops, unreadable)
         if failed:
             meta["left_out"] = [f"{crops.paths[row]}: {reason}" for row, reason in failed.items()]
             kept = np.setdiff1d(np.arange(len(crops)), list(failed))
@@ -159,45 +170,18 @@ class Embedder:
             return Embeddings.from_crops(features, crops, meta)
         return Embeddings(features, paths=crops.paths, meta=meta)
 
-    def boxes(
-        self, video: str | Path, frame: ArrayLike, boxes: ArrayLike, *, first_frame: int = 1
-    ) -> NDArray[np.float32]:
-        """Features of boxes in one video, in their order. See `reid.embedding.boxes` for many videos and a cache.
-
-        Args:
-            video: a video file.
-            frame: `[N]` integers, in any order.
-            boxes: `[N, 4]` x, y, width, height in pixels, as MOT text has them; clipped to the picture.
-            first_frame: the number of the first picture.
-
-        Returns:
-            `[N, D]` float32, L2-normalised.
-
-        Raises:
-            ReidError: boxes that cannot be had (outside the picture, without area, of a frame after the end), by
-                reason and row; columns of different lengths; a model whose output is not finite.
-        """
-        from reid.embedding.boxes import embed_boxes
-
-        nobody, name = np.zeros(np.asarray(boxes).size // 4, np.int64), str(video)
-        videos = {name: Video(Path(video))}
-        done = embed_boxes(videos, [name], nobody, nobody, frame, boxes, self, first_frame=first_frame)
-        if len(done.left_out):
-            raise ReidError("; ".join(done.problems()) + ". Leave these boxes out.")
-        return done.embeddings.features
-
     def describe(self) -> dict[str, Any]:
-        """What `Embeddings.meta` says of features made here, as plain Python.
+        """Return `Embeddings.meta` for features of this model, as plain Python.
 
-        `model` is the backbone's name and a digest of the weights that shape an embedding, so that equal ids mean
-        comparable features, whatever the file was called. Of a file of another format it is the file's stem and a
-        digest of its content and preprocessing. `preprocessing_hash` is a digest of `preprocessing`.
+        `model` identifies the weights: features with the same id can be compared. It is the name of the backbone with
+        a digest of the weights that affect an embedding, or the stem of a file with a digest of its content and
+        preprocessing. `preprocessing_hash` is a digest of `preprocessing`.
         """
         preprocessing = self.preprocessing.as_dict()
         return {
             "model": self._network.id,
             "preprocessing": preprocessing,
-            "preprocessing_hash": digest_of(preprocessing)[:12],
+            "preprocessing_hash": json_digest(preprocessing)[:12],
             "dimension": self.dimension,
             "metric": "cosine",
             "normalised": True,
@@ -205,169 +189,47 @@ class Embedder:
         }
 
     def embed_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features of one batch, in one forward pass, without checks or progress.
+        """Return the features of one batch, in one forward pass, without checks or progress.
 
-        uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised; NaN or infinite
-        where the model is broken (see `check_finite`).
+        uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised. The result contains
+        NaN or infinity if the weights are damaged.
         """
         return self._network.embed(images, self.flip)
 
-    def _of_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
-        rows = np.arange(len(crops))
-        check_files(crops, self.preprocessing.size, unreadable)
-        grid = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        return self._collect(
-            len(rows), file_batches(crops.paths, grid, self.preprocessing.size, unreadable, self.threads)
-        )
+    def _embed_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
+        rows, size = np.arange(len(crops)), self.preprocessing.size
+        check_files(crops, size, unreadable)
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return self._collect(len(rows), file_batches(crops.paths, batches, size, unreadable, self.threads))
 
-    def _array_batches(self, arrays: Sequence[NDArray[np.uint8]]) -> Iterator[Batch]:
-        for start in range(0, len(arrays), self.batch_size):
-            rows = list(range(start, min(start + self.batch_size, len(arrays))))
-            images = np.stack([resize(arrays[row], self.preprocessing.size) for row in rows])
-            yield Batch(rows, images, [f"number {row}" for row in rows], {})
-
-    def _collect(self, n: int, batches: Iterator[Batch]) -> tuple[NDArray[np.float32], dict[int, str]]:
+    def _collect(self, n: int, batches: Iterator[ImageBatch]) -> tuple[NDArray[np.float32], dict[int, str]]:
         features = np.zeros((n, self.dimension), dtype=np.float32)
         failed: dict[int, str] = {}
-        for batch, own in track(embed_batches(self, batches), "Embedding", total=-(-n // self.batch_size)):
-            features[batch.rows] = own
+        embedded = embed_batches(self.embed_batch, self.dimension, batches)
+        for batch, rows in track(embedded, "Embedding", total=-(-n // self.batch_size)):
+            features[batch.rows] = rows
             failed |= batch.failed
         return features, failed
 
 
-def embed_batches(embedder: Embedder, batches: Iterator[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Each batch and the features of its images, the next ones made ahead by a thread while the model works.
-
-    Raises:
-        ReidError: a model whose output is not finite.
-    """
-    for batch in ahead(batches, 2):
-        features = np.zeros((0, embedder.dimension), np.float32)
-        if batch.rows:
-            features = embedder.embed_batch(batch.images)
-            check_finite(features, batch.names)
-        yield batch, features
-
-
-def file_batches(
-    paths: Sequence[str] | NDArray[np.object_],
-    grid: Iterable[NDArray[np.int64]],
-    size: tuple[int, int],
-    unreadable: str,
-    threads: int = 0,
-) -> Iterator[Batch]:
-    """Image files, decoded by threads and resized to `size`; a batch for each array of rows in `grid`.
-
-    Raises:
-        ReidError: a file that does not decode, where `unreadable` is "error".
-    """
-    with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
-        for rows in grid:
-            images = np.empty((len(rows), *size, 3), np.uint8)
-
-            def one(place: int, rows: NDArray[np.int64] = rows, images: NDArray[np.uint8] = images) -> str:
-                try:
-                    images[place] = decode(paths[rows[place]], size)
-                except UnreadableImage as error:
-                    if unreadable == "error":
-                        raise ReidError(f"{error}. Mend or remove it, or say unreadable 'skip'.") from error
-                    return error.reason
-                return ""
-
-            reasons = list(pool.map(one, range(len(rows))))
-            good = [place for place, reason in enumerate(reasons) if not reason]
-            yield Batch(
-                rows[good].tolist(),
-                images[good] if len(good) < len(rows) else images,
-                [str(paths[row]) for row in rows[good]],
-                {int(row): reason for row, reason in zip(rows, reasons, strict=True) if reason},
-            )
-
-
-def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
-    """Where unreadable files are an error, look at the header and end of each before any work is done.
-
-    Raises:
-        ReidError: files that cannot be read, the first ten by name; `unreadable` is neither "error" nor "skip".
-    """
-    if unreadable not in UNREADABLE:
-        raise ReidError(f"unreadable is {unreadable!r}; it must be one of {', '.join(map(repr, UNREADABLE))}.")
-    if unreadable == "error":
-        FileStore(crops, size=size)
-
-
-def check_finite(features: NDArray[np.float32], names: Sequence[str] | NDArray[np.object_]) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        ReidError: with the number of such features and the name of the first.
-    """
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise ReidError(
-            f"The model gives NaN or infinity for {len(bad)} of {len(features)} images, the first {names[bad[0]]}. "
-            "Its weights are damaged, or its training diverged: use another checkpoint."
-        )
-
-
-def find_images(folder: str | Path) -> list[str]:
-    """The image files under a folder and its subfolders, as absolute paths in sorted order.
-
-    An image is what has one of the suffixes in `IMAGE_SUFFIXES`; hidden files are passed over, other files are counted
-    aloud.
-
-    Raises:
-        ReidError: not a folder, or no image in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ReidError(f"{folder} is not a folder of images.")
-    files = sorted(path for path in folder.absolute().rglob("*") if path.is_file() and not path.name.startswith("."))
-    found = [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise ReidError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}) among its {len(files)} files.")
-    if len(found) < len(files):
-        other = next(path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)
-        warn(f"Not images, left out of {folder}: {len(files) - len(found)} of {len(files)} files, e.g. {other.name}.")
-    return found
-
-
-def list_files(images: Any) -> Crops | None:
-    """Crops as they are, paths and folders as crops of nobody; None for arrays.
-
-    Raises:
-        ReidError: one path that is no folder where a list is asked; a folder without images.
-    """
-    if isinstance(images, Crops):
-        return images
-    if isinstance(images, str | Path):
-        if not Path(images).is_dir():
-            raise ReidError(f"{images} is not a folder. Of single files give a list of paths: [{str(images)!r}].")
-        images = [images]
-    if isinstance(images, np.ndarray) and images.dtype != object:
-        return None
-    if len(images) == 0 or not all(isinstance(image, str | Path) for image in images):
-        return None
-    paths = [path for image in images for path in (find_images(image) if Path(image).is_dir() else [str(image)])]
-    return Crops.from_columns(paths, np.full(len(paths), UNKNOWN))
-
-
 class _Network(NamedTuple):
-    """What any kind of model is to an `Embedder`. `embed` takes uint8 `[B, h, w, 3]` RGB, and whether to flip."""
+    """A model of any kind. `embed` takes uint8 `[B, h, w, 3]` RGB, and whether to average with the mirrored image."""
 
     id: str
     preprocessing: Preprocessing
     dimension: int
     device: torch.device
     embed: Callable[[NDArray[np.uint8], bool], NDArray[np.float32]]
-    own: ReIDModel | None = None
+    model: ReIDModel | None = None
 
 
-def _is_file_of_others(path: Path) -> bool:
+def _is_exported(path: Path) -> bool:
     return path.suffix.lower() in FORMATS or (path / "bundle.json").is_file()
 
 
-def _open_foreign(path: Path, device: str, runtime: str, preprocessing: Any, threads: int) -> _Network:
+def _open_file(
+    path: Path, device: str, runtime: str, preprocessing: Preprocessing | Mapping[str, Any] | None
+) -> _Network:
     model = ForeignModel(path, preprocessing=preprocessing, device=device, runtime=runtime)
 
     def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
@@ -376,9 +238,7 @@ def _open_foreign(path: Path, device: str, runtime: str, preprocessing: Any, thr
     return _Network(model.name, model.preprocessing, model.embedding_size, model.device, embed)
 
 
-def _open_bundle(path: Path, device: str, runtime: str, preprocessing: Any, threads: int) -> _Network:
-    if preprocessing is not None:
-        raise ReidError(f"{path} is a bundle and has its preprocessing inside: give none.")
+def _open_bundle(path: Path, device: str, runtime: str, threads: int) -> _Network:
     device = "cpu" if device == "auto" else device
     bundle = open_bundle(path, runtime, threads or None, device)
 
@@ -393,41 +253,43 @@ def _open_bundle(path: Path, device: str, runtime: str, preprocessing: Any, thre
     return _Network(bundle.model_id, preprocessing, bundle.dimension, torch.device(device), embed)
 
 
-def _open_own(model: str | Path | ReIDModel, weights: str | Path | None, device: str) -> _Network:
-    place = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if not isinstance(model, ReIDModel):
-        own = _load(model, weights, place)
+def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, device: str) -> _Network:
+    target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if not isinstance(given, ReIDModel):
+        model = _load(given, weights, target)
+    elif weights is not None:
+        raise _unused_weights(weights)
     else:
-        _refuse_weights(weights)
-        own = model if device == "auto" else model.to(place)
-        place = next(own.parameters()).device
+        model = given if device == "auto" else given.to(target)
+        target = next(model.parameters()).device
 
     def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
-        return own.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
+        return model.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
 
-    return _Network(_model_id(own), own.preprocessing, own.embedding_size, place, embed, own)
+    return _Network(_model_id(model), model.preprocessing, model.embedding_size, target, embed, model)
 
 
-def _load(model: str | Path, weights: str | Path | None, place: torch.device) -> ReIDModel:
-    from reid.models.checkpoints import checkpoint_in, load_model
-
-    path = Path(model)
-    if not path.exists() and (str(model) in BACKBONES or str(model).startswith("timm:")):
+def _load(name: str | Path, weights: str | Path | None, device: torch.device) -> ReIDModel:
+    path = Path(name)
+    if not path.exists() and (str(name) in BACKBONES or str(name).startswith("timm:")):
         if weights is None:
-            raise ReidError(
-                f"{model} is a backbone: say its weights, 'imagenet', a file, or 'none' for random ones. A trained "
-                "model is a file, such as best.pt."
+            raise ConfigError(
+                f"{name} is a backbone. Pass its weights: 'imagenet', a file, or 'none' for random ones. For a trained "
+                "model pass its file, such as best.pt."
             )
-        return build_model(str(model), weights=weights, neck="none").to(place).eval()
-    _refuse_weights(weights)
-    if path.name == str(model) and not path.suffix and not path.exists():
-        raise ReidError(f"There is no file, folder or backbone {str(model)!r}.{did_you_mean(str(model), BACKBONES)}")
-    return load_model(checkpoint_in(path), place)
-
-
-def _refuse_weights(weights: str | Path | None) -> None:
+        return build_model(str(name), weights=weights, neck="none").to(device).eval()
     if weights is not None:
-        raise ReidError(f"weights={weights} is for a backbone that is named, such as resnet50; this model has its own.")
+        raise _unused_weights(weights)
+    if path.name == str(name) and not path.suffix and not path.exists():
+        raise ModelError(f"There is no file, folder or backbone {str(name)!r}.{did_you_mean(str(name), BACKBONES)}")
+    return load_model(checkpoint_in(path), device)
+
+
+def _unused_weights(weights: str | Path) -> ConfigError:
+    return ConfigError(
+        f"weights={weights} is only used with the name of a backbone, such as resnet50; this model contains its "
+        "weights. Remove the argument weights."
+    )
 
 
 def _model_id(model: ReIDModel) -> str:
@@ -437,14 +299,3 @@ def _model_id(model: ReIDModel) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return f"{model.spec['backbone']}-{digest.hexdigest()[:12]}"
-
-
-def _checked(images: Any) -> list[NDArray[np.uint8]]:
-    arrays = [np.asarray(image) for image in images]
-    for number, array in enumerate(arrays):
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-            raise ReidError(
-                f"Image {number} is {array.dtype} of shape {list(array.shape)}; an image is a uint8 array [H, W, 3] "
-                "in RGB, 0..255. Several are a list of them, or one array [N, H, W, 3]. Or give paths alone."
-            )
-    return arrays

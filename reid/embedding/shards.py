@@ -1,4 +1,4 @@
-"""Features that are finished, kept as they come: Parquet files in a folder, each written once and never changed."""
+"""Shards: finished features in Parquet files of about a thousand rows, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -7,62 +7,49 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
+from reid.embedding.batches import EmbeddedBatch
 
-PART_SIZE = 1024
-"""Rows in a part: what a kill loses at most."""
+SHARD_SIZE = 1024
+"""Default number of rows in a shard: the most that an interruption loses."""
 
 Keys = NDArray[np.bytes_]
-"""`[N]` byte strings of one length (dtype S): what a row is known by, whatever run it was embedded in."""
+"""`[N]` byte strings of one length (dtype S) that identify rows across runs."""
 
 
-class Batch(NamedTuple):
-    """Images ready for the model, and what else is known of them.
+class Shards:
+    """Finished rows, found by key. If a key occurs more than once, the row written last is used.
 
-    Attributes:
-        rows: the row of each of the B images, as its source counts.
-        images: uint8 `[B, h, w, 3]` RGB, of the model's size.
-        names: of each image, for messages.
-        failed: the rows that have no image, and why.
-        columns: further values of the images, B each.
-    """
+    A shard has the columns `key`, `features` (zeros if the row failed), `reason` (why it failed, else empty) and those
+    that the caller adds (null if the row failed).
 
-    rows: list[int]
-    images: NDArray[np.uint8]
-    names: list[str]
-    failed: dict[int, str]
-    columns: Mapping[str, pa.Array] = {}
-
-
-class Parts:
-    """Finished rows by key; of a key that comes twice the last one written counts.
-
-    A part has the columns `key`, `features` (zeros where there are none), `reason` (why not; else empty) and any that
-    the caller adds. Without a folder the parts stay in memory.
+    Args:
+        folder: where the shards are stored; None keeps them in memory.
+        dimension: D of the features.
 
     Attributes:
-        folder: where the parts lie, or None.
-        notes: in words, the parts that cannot be read, which count as absent.
+        notes: messages about shards that cannot be read. Their rows count as missing.
     """
 
     def __init__(self, folder: Path | None, dimension: int) -> None:
         self.folder, self.dimension = folder, dimension
         self.notes: list[str] = []
-        self._parts: list[Path | pa.Table] = []
+        self._shards: list[Path | pa.Table] = []
         self._keys: list[Keys] = []
         self._failed: list[NDArray[np.bool_]] = []
         self._next = 0
-        for path in sorted(folder.glob("[0-9]*.parquet")) if folder else ():  # hidden ones were never finished
+        for path in sorted(folder.glob("[0-9]*.parquet")) if folder else ():  # unfinished files are hidden
             try:
                 table = pq.read_table(path, columns=["key", "reason"])
                 if pq.read_schema(path).field("features").type.list_size != dimension:
@@ -73,164 +60,134 @@ class Parts:
             self._next = max(self._next, int(path.name.split("-")[0]) + 1)
 
     def __len__(self) -> int:
-        """The number of rows, failed ones and repeated keys included."""
+        """Return the number of rows, including failed rows and repeated keys."""
         return sum(map(len, self._keys))
 
     def find(self, keys: Keys, *, failed: bool = True) -> NDArray[np.int64]:
-        """The place `[N]` of each key, for `read`; -1 where it is not there, or failed and `failed` is False."""
-        if not len(self):
+        """Return the position `[N]` of each key, for `read`; -1 if it is missing.
+
+        With `failed=False`, rows that failed count as missing.
+        """
+        known = np.concatenate([np.zeros(0, keys.dtype), *self._keys])
+        rows = np.arange(len(known)) if failed else np.flatnonzero(~np.concatenate([np.zeros(0, bool), *self._failed]))
+        if not len(rows):
             return np.full(len(keys), -1)
-        own = np.concatenate(self._keys)
-        if not failed:
-            kept = np.flatnonzero(~np.concatenate(self._failed))
-            own = own[kept]
-            if not len(own):
-                return np.full(len(keys), -1)
-        order = np.argsort(own, kind="stable")
-        at = order[np.searchsorted(own, keys, side="right", sorter=order) - 1]  # of equal keys the last
-        place = np.where(own[at] == keys, at, -1)
-        return place if failed else np.where(place >= 0, kept[place], -1)
+        order = np.argsort(known[rows], kind="stable")
+        rows = rows[order]
+        last = np.searchsorted(known[rows], keys, side="right") - 1
+        return np.where(known[rows[last]] == keys, rows[last], -1)
 
-    def others(self, keys: Keys) -> int:
-        """How many rows have a key that is none of these."""
-        return int(np.isin(np.concatenate(self._keys), keys, invert=True).sum()) if len(self) else 0
+    def count_others(self, keys: Keys) -> int:
+        """Return the number of rows whose key is not among `keys`."""
+        return int(sum(np.isin(known, keys, invert=True).sum() for known in self._keys))
 
-    def read(self, places: NDArray[np.int64], columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """These columns of the rows at `places [M]`, in that order; one part at a time is in memory.
+    def read(self, positions: NDArray[np.int64], column: str) -> NDArray[Any]:
+        """Return one column at `positions [M]`, in that order; one shard at a time is in memory.
 
-        `features` is float32 `[M, D]`, text and bytes are objects.
+        Returns:
+            `features` as float32 `[M, D]`; other columns as `[M]`, text and bytes as objects.
 
         Raises:
-            ReidError: a part that was whole when it was found cannot be read now.
+            DataError: a shard that was complete when it was found cannot be read now.
         """
         starts = np.cumsum([0, *map(len, self._keys)])
-        part = np.searchsorted(starts, places, side="right") - 1
-        found: dict[str, NDArray[Any]] = {}
-        for number in np.unique(part).tolist():
-            own = part == number
-            rows = places[own] - starts[number]
-            for name, values in self._values(number, columns).items():
-                if name not in found:
-                    found[name] = np.empty((len(places), *values.shape[1:]), values.dtype)
-                found[name][own] = values[rows]
-        if not len(places):
-            return {name: np.zeros((0, self.dimension) if name == "features" else 0, np.float32) for name in columns}
-        return found
+        shard_of = np.searchsorted(starts, positions, side="right") - 1
+        result = np.zeros((0, self.dimension) if column == "features" else 0, np.float32)
+        for number in np.unique(shard_of).tolist():
+            values = self._read_shard(self._shards[number], column)
+            if len(result) < len(positions):
+                result = np.empty((len(positions), *values.shape[1:]), values.dtype)
+            chosen = shard_of == number
+            result[chosen] = values[positions[chosen] - starts[number]]
+        return result
 
-    def write(
-        self,
-        keys: Keys,
-        features: NDArray[np.float32],
-        reasons: Sequence[str],
-        columns: Mapping[str, pa.Array],
-    ) -> None:
-        """Add a part: keys `[n]`, features `[n, D]`, reasons and further columns of n values, whole or not at all."""
-        flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1))
-        table = pa.table(
-            {
-                "key": pa.Array.from_buffers(
-                    pa.binary(keys.dtype.itemsize), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))]
-                ),
-                "features": pa.FixedSizeListArray.from_arrays(flat, self.dimension),
-                "reason": pa.array(reasons, type=pa.string()),
-                **columns,
-            }
-        )
+    def write(self, shard: pa.Table) -> None:
+        """Add the rows of `make_shard`. The file is written completely or not at all."""
         if self.folder is None:
-            self._add(table, table)
+            self._add(shard, shard)
             return
         path = self.folder / f"{self._next:06d}-{secrets.token_hex(4)}.parquet"  # several processes may write
         with atomic_file(path) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(shard, temporary)
         self._next += 1
-        self._add(path, table)
+        self._add(path, shard)
 
     def remove(self) -> None:
         """Delete the folder."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _add(self, part: Path | pa.Table, table: pa.Table) -> None:
-        key = table.column("key").combine_chunks()
-        width = key.type.byte_width
-        raw = np.frombuffer(key.buffers()[1], np.uint8)[key.offset * width : (key.offset + len(key)) * width]
-        self._keys.append(raw.view(f"S{width}").copy())
-        self._failed.append(np.array([bool(reason) for reason in table.column("reason").to_pylist()], dtype=bool))
-        self._parts.append(part)
+    def _add(self, shard: Path | pa.Table, table: pa.Table) -> None:
+        key = table["key"].combine_chunks()
+        width, end = key.type.byte_width, key.offset + len(key)
+        self._keys.append(np.frombuffer(key.buffers()[1], f"S{width}", count=end)[key.offset :].copy())
+        self._failed.append(pc.not_equal(table["reason"], "").to_numpy())
+        self._shards.append(shard)
 
-    def _values(self, number: int, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-        part = self._parts[number]
+    def _read_shard(self, shard: Path | pa.Table, column: str) -> NDArray[Any]:
         try:
-            table = part.select(columns) if isinstance(part, pa.Table) else pq.read_table(part, columns=list(columns))
-            return {name: self._array(name, table.column(name)) for name in columns}
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ReidError(
-                f"{part} cannot be read: {str(error).splitlines()[0]}. Delete it and run again: its rows are "
-                "embedded anew."
+            values = (shard if isinstance(shard, pa.Table) else pq.read_table(shard, columns=[column]))[column]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DataError(
+                f"{shard} cannot be read: {str(error).splitlines()[0]}. Delete it and run the command again: its rows "
+                "are embedded again."
             ) from error
-
-    def _array(self, name: str, column: pa.ChunkedArray) -> NDArray[Any]:
-        if name == "features":
-            return column.combine_chunks().flatten().to_numpy().reshape(-1, self.dimension)
-        return column.to_numpy()
+        return pc.list_flatten(values).to_numpy().reshape(-1, self.dimension) if column == "features" else values.to_numpy()
 
 
-def part_folder(within: Path, name: str, key: object) -> Path:
-    """The folder of parts that `key` (plain JSON values) made, by a readable name: another key, another folder."""
-    return within / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{digest_of(key)[:16]}"
+def make_shard(keys: Keys, features: NDArray[np.float32], reasons: Sequence[str], **columns: pa.Array) -> pa.Table:
+    """Return a table for `Shards.write`: keys `[n]`, features `[n, D]`, reasons and other columns of n values."""
+    buffer = pa.py_buffer(np.ascontiguousarray(keys))
+    flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1))
+    return pa.table(
+        {
+            "key": pa.Array.from_buffers(pa.binary(keys.dtype.itemsize), len(keys), [None, buffer]),
+            "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+            "reason": pa.array(reasons, type=pa.string()),
+            **columns,
+        }
+    )
 
 
-def digest_of(value: object) -> str:
-    """A hexadecimal SHA-256 of plain JSON values."""
+def shard_folder(parent: Path, name: str, identity: object) -> Path:
+    """Return the folder for shards made with `identity` (plain JSON values): a readable name and a digest."""
+    return parent / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}-{json_digest(identity)[:16]}"
+
+
+def json_digest(value: object) -> str:
+    """Return the hexadecimal SHA-256 of plain JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def fill(
-    parts: Parts,
-    keys: Keys,
-    batches: Iterator[tuple[Batch, NDArray[np.float32]]],
-    part_size: int = PART_SIZE,
+    shards: Shards, keys: Keys, batches: Iterator[EmbeddedBatch], shard_size: int = SHARD_SIZE
 ) -> Iterator[list[int]]:
-    """Write what comes to parts of at least `part_size` rows; the rows of each batch come out once they are embedded.
+    """Write batches to shards of at least `shard_size` rows, and yield the rows of each batch.
 
-    What is finished when it ends, however it ends, is written.
+    Rows that are finished when the iteration ends, also by an exception, are written.
 
     Args:
-        parts: what is filled.
-        keys: `[N]`, of the rows that the batches count.
-        batches: each with the features of its images.
-        part_size: rows in a part.
+        shards: where to write.
+        keys: `[N]`, the key of each row that the batches refer to.
+        batches: image batches and the features of their images.
+        shard_size: number of rows in a shard.
     """
-    waiting: list[tuple[Batch, NDArray[np.float32]]] = []
-
-    def write() -> None:
-        if not waiting:
-            return
-        rows = [row for batch, _ in waiting for row in (*batch.rows, *batch.failed)]
-        reasons = [why for batch, _ in waiting for why in (*[""] * len(batch.rows), *batch.failed.values())]
-        features = np.zeros((len(rows), parts.dimension), np.float32)
-        columns: dict[str, list[pa.Array]] = {name: [] for name in waiting[0][0].columns}
-        start = 0
-        for batch, own in waiting:
-            features[start : start + len(own)] = own
-            start += len(own) + len(batch.failed)
-            for name, values in batch.columns.items():
-                columns[name] += [values, pa.nulls(len(batch.failed), values.type).fill_null(_nothing(values.type))]
-        waiting.clear()
-        parts.write(keys[rows], features, reasons, {name: pa.concat_arrays(some) for name, some in columns.items()})
-
+    waiting: list[pa.Table] = []
     try:
-        count = 0
         for batch, features in batches:
-            waiting.append((batch._replace(images=batch.images[:0]), features))
-            count += len(batch.rows) + len(batch.failed)
-            if count >= part_size:
-                write()
-                count = 0
-            yield [*batch.rows, *batch.failed]
+            rows, failed = [*batch.rows, *batch.failed], len(batch.failed)
+            columns = {
+                name: pa.concat_arrays([values, pa.nulls(failed, values.type)])
+                for name, values in batch.columns.items()
+            }
+            padded = np.concatenate([features, np.zeros((failed, shards.dimension), np.float32)])
+            waiting.append(
+                make_shard(keys[rows], padded, [""] * len(batch.rows) + list(batch.failed.values()), **columns)
+            )
+            if sum(map(len, waiting)) >= shard_size:
+                shards.write(pa.concat_tables(waiting))
+                waiting.clear()
+            yield rows
     finally:
-        write()
-
-
-def _nothing(kind: pa.DataType) -> Any:
-    return b"" if pa.types.is_binary(kind) else 0
+        if waiting:
+            shards.write(pa.concat_tables(waiting))

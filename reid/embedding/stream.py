@@ -1,11 +1,11 @@
-"""From any number of images or boxes to one Parquet file, a part at a time: nothing of size N × D is ever in memory."""
+"""Embed any number of image files into one Parquet file: in little memory, resumable, with several processes."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,25 +14,26 @@ from numpy.typing import NDArray
 
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.data.crops import Crops
-from reid.embedding.embedder import Embedder, Images, check_files, embed_batches, file_batches, list_files
-from reid.embedding.shards import PART_SIZE, Keys, Parts, fill, part_folder
-from reid.embedding.table import Embeddings, check_paths, known_columns, rows_per_group, save_stream
+from reid.embedding.batches import Images, check_files, embed_batches, file_batches, list_files
+from reid.embedding.embedder import Embedder
+from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
+from reid.embedding.table import Embeddings, check_paths, known_columns, save_rows
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """What became of the rows.
+class WrittenEmbeddings:
+    """A file of embeddings and how it was made.
 
     Attributes:
         path: the Parquet file.
-        rows: in it.
-        finished: how many files, or boxes, had been embedded by an earlier run.
-        left_out: in words, what has no row, and why.
-        notes: what else was met, in words.
+        rows: number of its rows.
+        finished: number of images or boxes that an earlier run had embedded.
+        left_out: what has no row, and the reason.
+        notes: other messages.
     """
 
     path: Path
@@ -48,123 +49,116 @@ def embed_to_parquet(
     out: str | Path,
     *,
     unreadable: str = "error",
-    ranks: DistributedContext | None = None,
-    part_size: int = PART_SIZE,
-) -> Streamed | None:
-    """Embed files into one Parquet file, as `Embedder.table` does, in little memory and resumable.
+    distributed: DistributedContext | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> WrittenEmbeddings | None:
+    """Embed image files into one Parquet file with the content of `Embedder.table`.
 
-    Finished rows are kept in `OUT.parts/` while it runs: in a folder for each model with its preprocessing and flip, a
-    file known by its path, size and time of change. A later run, after a kill for instance, embeds only what is
-    missing: other files and changed ones too, but none twice. When the file is whole, the parts are removed.
+    While it runs, finished rows are stored in `OUT.shards/`, in a folder for each model, preprocessing and flip. A file
+    is identified by its path, size and modification time. A later run, for instance after a crash, embeds only what
+    is missing. When the file is complete, the shards are removed.
 
-    The batches are the same whatever was finished before and however many processes share the work, so the features
-    are too, where the model gives the same for the same batch.
+    The batches do not depend on the rows that were finished before or on the number of processes. The features are
+    therefore the same if the model gives the same output for the same batch.
 
     Args:
         embedder: the model.
         images: `Crops`, a folder, or a list of paths and folders.
-        out: the file to write; what was there stays until the new one is whole.
-        unreadable: "error", or "skip" to leave out the files that will not decode.
-        ranks: the processes that share the work (`init_distributed`); all must call this with the same arguments.
-        part_size: rows in a part: what a kill loses at most.
+        out: the file to write. An existing file stays until the new one is complete.
+        unreadable: "error", or "skip" to leave out files that cannot be decoded.
+        distributed: the processes that share the work (`init_distributed`). All must make this call with the same
+            arguments.
+        shard_size: rows in a shard: the most that an interruption loses.
 
     Returns:
-        What became of the rows; None in all processes but the first.
+        The result; None in all processes except the first.
 
     Raises:
-        ReidError: arrays instead of files, a file that cannot be read (with "error"), none that can, a model whose
-            output is not finite, a folder that cannot be written. What was finished until then is kept.
+        DataError: arrays instead of files, a file that cannot be read (with "error"), no file that can be read, a
+            folder that cannot be written. Rows finished before the error are kept.
+        ModelError: the output of the model is not finite.
     """
-    ranks = ranks or DistributedContext(0, 1, embedder.device)
+    distributed = distributed or DistributedContext(0, 1, embedder.device)
     out = Path(out)
     crops = list_files(images)
     if crops is None:
-        raise ReidError("embed_to_parquet takes files: Crops, a folder or a list of paths. Arrays: Embedder.table.")
-    meta = embedder.describe()
+        raise DataError("embed_to_parquet takes files: Crops, a folder or a list of paths. Use Embedder.table for arrays.")
+    meta, size = embedder.describe(), embedder.preprocessing.size
     check_paths(crops.paths)
-    folder = part_folder(folder_of(out), meta["model"], [_FORMAT, meta])
-    keys, first = _keys(crops.paths)
-    parts = Parts(folder, embedder.dimension)
-    others = parts.others(keys)
-    found = parts.find(keys, failed=False) >= 0
-    starts = np.arange(0, len(first), embedder.batch_size)
-    own = np.array_split(starts, ranks.world_size)[ranks.rank].tolist()
-    batches = [first[start : start + embedder.batch_size] for start in own]
-    grid = [rows[~found[rows]] for rows in batches if not found[rows].all()]
-    missing = np.concatenate([np.zeros(0, np.int64), *grid])
-    check_files(crops.take(missing), embedder.preprocessing.size, unreadable)
-    decoded = file_batches(crops.paths, grid, embedder.preprocessing.size, unreadable, embedder.threads)
+    folder = shard_folder(temporary_folder(out), meta["model"], [_FORMAT, meta])
+    keys, first_rows = _file_keys(crops.paths)
+    shards = Shards(folder, embedder.dimension)
+    unused = shards.count_others(keys)
+    found = shards.find(keys, failed=False) >= 0
+    starts = np.arange(0, len(first_rows), embedder.batch_size)
+    own_starts = np.array_split(starts, distributed.world_size)[distributed.rank].tolist()
+    batches = [first_rows[start : start + embedder.batch_size] for start in own_starts]
+    unfinished = [rows[~found[rows]] for rows in batches if not found[rows].all()]
+    missing = np.concatenate([np.zeros(0, np.int64), *unfinished])
+    check_files(crops.take(missing), size, unreadable)
+    decoded = file_batches(crops.paths, unfinished, size, unreadable, embedder.threads)
     with progress_bar() as bar:
-        task = bar.add_task("Embedding", total=len(missing), visible=ranks.is_first)
-        for done in fill(parts, keys, embed_batches(embedder, decoded), part_size):
+        task = bar.add_task("Embedding", total=len(missing), visible=distributed.is_first)
+        for done in fill(shards, keys, embed_batches(embedder.embed_batch, embedder.dimension, decoded), shard_size):
             bar.advance(task, len(done))
-    shared = np.concatenate([np.zeros(0, np.int64), *batches])
-    finished = total(ranks, int(found[shared].sum()))  # and all have written their parts
-    if not ranks.is_first:
+    finished = sum_over_processes(distributed, sum(int(found[rows].sum()) for rows in batches))
+    if not distributed.is_first:
         return None
-    if ranks.world_size > 1:
-        parts = Parts(folder, embedder.dimension)
-    places = parts.find(keys)
-    if (places < 0).any():
-        row = int(np.argmax(places < 0))
-        raise ReidError(
-            f"{int((places < 0).sum())} of {len(crops)} rows are missing from {folder}, the first {crops.paths[row]}: "
-            "did files change, or another run end, while this one ran? Run it again: finished rows are kept."
+    if distributed.world_size > 1:
+        shards = Shards(folder, embedder.dimension)
+    positions = shards.find(keys)
+    if (positions < 0).any():
+        lost = np.flatnonzero(positions < 0)
+        raise DataError(
+            f"{len(lost)} of {len(crops)} rows are missing from {folder}, the first {crops.paths[lost[0]]}. Files were "
+            "changed, or another run ended, during this one. Run it again: finished rows are kept."
         )
-    reasons = parts.read(places, ["reason"])["reason"]
+    reasons = shards.read(positions, "reason")
     left_out = [f"{crops.paths[row]}: {reasons[row]}" for row in np.flatnonzero(reasons != "")]
     kept = np.flatnonzero(reasons == "")
     if len(crops) and not len(kept):
-        raise ReidError(f"None of the {len(crops)} images can be read. The first: {left_out[0]}.")
+        raise DataError(f"None of the {len(crops)} images can be read. The first: {left_out[0]}.")
     if left_out:
         meta["left_out"] = left_out
     columns = known_columns(crops) if isinstance(images, Crops) else ()
 
-    size = rows_per_group(embedder.dimension)
+    def read(rows: NDArray[np.int64]) -> Embeddings:
+        values = {name: getattr(crops, name)[rows] for name in columns}
+        return Embeddings(shards.read(positions[rows], "features"), paths=crops.paths[rows], **values)
 
-    def chunks() -> Iterator[Embeddings]:
-        for start in range(0, max(len(kept), 1), size):
-            rows = kept[start : start + size]
-            features = parts.read(places[rows], ["features"])["features"]
-            yield Embeddings(
-                features, paths=crops.paths[rows], **{name: getattr(crops, name)[rows] for name in columns}
-            )
-
-    save_stream(out, chunks(), meta)
-    notes = [*parts.notes, *close_folder(folder_of(out), [parts])]
-    if others:
-        notes.append(
-            f"{others:,} rows that an earlier run had finished are of files that changed, or are not asked for."
-        )
-    return Streamed(out, len(kept), finished, tuple(left_out), tuple(notes))
+    save_rows(out, kept, read, embedder.dimension, meta)
+    notes = [*shards.notes, *remove_shards(temporary_folder(out), [shards])]
+    if unused:
+        notes.append(f"{unused:,} rows of an earlier run were not used: their files changed or are not in this run.")
+    return WrittenEmbeddings(out, len(kept), finished, tuple(left_out), tuple(notes))
 
 
-def total(ranks: DistributedContext, number: int) -> int:
-    """The sum over the ranks; all must ask."""
-    return int(np.concatenate(ranks.gather_rows(np.array([number], np.float32))).sum())
+def sum_over_processes(distributed: DistributedContext, number: int) -> int:
+    """Return the sum over all processes. It waits for all of them; afterwards their shards are complete."""
+    return int(np.concatenate(distributed.gather_rows(np.array([number], np.float32))).sum())
 
 
-def folder_of(out: Path) -> Path:
-    """Where the parts of `out` lie while it is made."""
-    return out.with_name(f"{out.name}.parts")
+def temporary_folder(out: Path) -> Path:
+    """Return the folder for the shards of `out`."""
+    return out.with_name(f"{out.name}.shards")
 
 
-def close_folder(folder: Path, used: Sequence[Parts]) -> list[str]:
-    """Remove the parts that became the file, and the folder when nothing else is in it; words on what else is."""
-    for parts in used:
-        parts.remove()
+def remove_shards(folder: Path, used: Sequence[Shards]) -> list[str]:
+    """Remove the shards that are now in the file. Return messages about other contents of the folder."""
+    for shards in used:
+        shards.remove()
     with contextlib.suppress(OSError):
         folder.rmdir()
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [
-        f"{folder / name} was made by another model, preprocessing or flip, or of another video, and was not used: "
-        "delete it if nobody will."
+        f"{folder / name} was not used: it belongs to another model, preprocessing, flip or video. "
+        "Delete it if it is not needed."
         for name in others
     ]
 
 
-def _keys(paths: NDArray[np.object_]) -> tuple[Keys, NDArray[np.int64]]:
-    """What each file is known by `[N]`: path, size and time of change. And the first row of each, ascending."""
+def _file_keys(paths: NDArray[np.object_]) -> tuple[Keys, NDArray[np.int64]]:
+    """Return a key `[N]` of each file's path, size and modification time, and the first row of each key, ascending."""
     digests = []
     for path in paths:
         try:

@@ -1,49 +1,63 @@
-"""`Embeddings`: features and who, where and when they are of. What stands after it needs no model."""
+"""`Embeddings`: features with the columns that say what they are of. Evaluation, matching and search start here."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import UNKNOWN
+from reid.core.arrays import UNKNOWN, check_finite, float_column, integer_column, text_column
 from reid.core.atomic import atomic_file
-from reid.core.errors import ReidError
+from reid.core.errors import DataError, ModelError
 from reid.data.crops import Crops
 
 FORMAT = 1
 _METADATA_KEY = b"reid"
 _FEATURES = "features"
-_INTEGERS = {"pids": "pid", "camids": "camid", "tracks": "track", "frames": "frame"}
-_PATHS = "path"
-_QUALITY = "quality"
 _CAMERA = "camera"
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
-_GROUP_BYTES = 2**24
+_ROW_GROUP_BYTES = 2**24
+_COLUMNS = {
+    "pids": ("pid", pa.int64()),
+    "camids": ("camid", pa.int64()),
+    "tracks": ("track", pa.int64()),
+    "frames": ("frame", pa.int64()),
+    "paths": ("path", pa.string()),
+    "quality": ("quality", pa.float32()),
+}
+"""Name in the file and Arrow type of each optional attribute of `Embeddings`."""
 
 
 class Embeddings:
-    """`N` features of one model, with any of the columns that say what they are of.
+    """Table of N features of one model, with optional columns that describe them.
 
-    On disk it is one Parquet file that any reader opens: `features` (fixed-size list of float32), and, where known,
-    `pid`, `camid`, `track`, `frame` (int64), `path` (string) and `quality` (float32). `meta` and the format's version
-    lie in the schema's metadata under the key `reid`, as JSON. Other columns in a file are left unread.
+    It is stored as one Parquet file: `features` (fixed-size list of float32) and, where known, `pid`, `camid`, `track`,
+    `frame` (int64), `path` (string) and `quality` (float32). The schema metadata contains, under the key `reid`, the
+    format version and `meta` as JSON. Other columns of a file are ignored.
 
     Attributes:
         features: `[N, D]` float32.
-        pids, camids, tracks, frames: `[N]` int64, or None when the table does not have the column.
-        paths: `[N]` str objects, or None.
-        quality: `[N]` float32 in 0..1, how good a picture each feature is of (its weight in a mean), or None.
+        pids, camids, tracks, frames: `[N]` int64, or None if unknown.
+        paths: `[N]` str objects, or None if unknown.
+        quality: `[N]` float32 in 0..1, the weight of a feature in a mean, or None.
         meta: plain JSON values. `Embedder` writes `model` (an id of the weights), `preprocessing`, `dimension`,
-            `metric` (the one the features are meant for), `normalised` and `flip`.
+            `metric` (the metric the features are meant for), `normalised` and `flip`.
+
+    Example:
+        >>> import tempfile
+        >>> table = Embeddings([[1.0, 0.0], [0.6, 0.8]], pids=[7, 8], camids=[1, 2])
+        >>> table
+        Embeddings(2 × 2, columns: pids, camids)
+        >>> path = table.save(tempfile.mkdtemp() + "/query.parquet")
+        >>> Embeddings.load(path).take([1]).pids
+        array([8])
     """
 
     def __init__(
@@ -57,344 +71,321 @@ class Embeddings:
         meta: Mapping[str, Any] | None = None,
         quality: ArrayLike | None = None,
     ) -> None:
-        """Check and take the columns; float features become float32, integer columns int64.
+        """Check the columns and convert them to float32, int64 and str.
 
         Raises:
-            ReidError: features that are not `[N, D]` numbers, or a column of another length or kind, by name.
+            DataError: features that are not `[N, D]` numbers, or a column of another length or type.
         """
         self.features = _matrix(features)
         n = len(self.features)
-        self.pids = _integers("pids", pids, n)
-        self.camids = _integers("camids", camids, n)
-        self.tracks = _integers("tracks", tracks, n)
-        self.frames = _integers("frames", frames, n)
-        self.paths: NDArray[np.object_] | None = None
-        if paths is not None:
-            if len(paths) != n:
-                raise ReidError(f"Embeddings: column 'paths' has {len(paths)} rows, but there are {n} features.")
-            self.paths = np.empty(n, dtype=object)
-            self.paths[:] = [str(path) for path in paths]
-        self.quality = _shares(quality, n)
+
+        def integers(name: str, values: ArrayLike | None) -> NDArray[np.int64] | None:
+            return None if values is None else integer_column(f"Embeddings.{name}", values, n)
+
+        self.pids, self.camids = integers("pids", pids), integers("camids", camids)
+        self.tracks, self.frames = integers("tracks", tracks), integers("frames", frames)
+        self.paths = None if paths is None else text_column("Embeddings.paths", paths, n)
+        self.quality: NDArray[np.float32] | None = None
+        if quality is not None:
+            self.quality = float_column("Embeddings.quality", quality, n, low=0, high=1).astype(np.float32)
         self.meta: dict[str, Any] = dict(meta or {})
 
     @classmethod
     def from_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
-        """Features with the columns of their crops; a column that is unknown throughout is left out."""
+        """Return features with the columns of their crops. Columns without any known value are left out."""
         columns = {name: getattr(crops, name) for name in known_columns(crops)}
         return cls(features, paths=crops.paths, meta=meta, **columns)
 
     def __len__(self) -> int:
-        """The number of features."""
+        """Return the number of features."""
         return len(self.features)
 
     def __repr__(self) -> str:
-        columns = [name for name, values in self._columns().items() if values is not None]
-        return f"Embeddings({len(self)} × {self.dimension}, columns: {', '.join(columns) or 'none'})"
+        return f"Embeddings({len(self)} × {self.dimension}, columns: {', '.join(self._columns()) or 'none'})"
 
     @property
     def dimension(self) -> int:
-        """`D`."""
+        """D, the length of a feature."""
         return int(self.features.shape[1])
 
     def take(self, index: ArrayLike) -> Embeddings:
-        """The rows of an index array or boolean mask, in that order."""
+        """Return the rows of an index array or boolean mask, in that order."""
         index = np.asarray(index)
         if index.size == 0:
             index = index.astype(np.int64)
-        columns = {name: None if values is None else values[index] for name, values in self._columns().items()}
+        columns = {name: values[index] for name, values in self._columns().items()}
         return Embeddings(self.features[index], **columns, meta=self.meta)
 
     def check_same_model(self, other: Embeddings, names: tuple[str, str] = ("one", "the other")) -> None:
-        """Refuse features between which no distance means anything.
+        """Raise an error if distances between the two tables are meaningless.
 
-        Where one side does not say its model, as features of others may not, the dimension alone is compared.
+        If the model of one table is unknown, only the dimension is compared.
 
         Args:
-            other: what this is to be compared with.
-            names: of the two, for the message: files, for instance.
+            other: the table to compare with.
+            names: of the two tables, for the error message, such as their files.
 
         Raises:
-            ReidError: another dimension, another model (`meta["model"]`), or another preprocessing for one model.
+            ModelError: another dimension, another model (`meta["model"]`), or another preprocessing of one model.
         """
-        here, there = names
         if self.dimension != other.dimension:
-            raise ReidError(
-                f"Cannot join embeddings of {self.dimension} dimensions ({here}) with {other.dimension} ({there}): "
-                "they come from different models. Embed both with one model."
+            raise ModelError(
+                f"Cannot join embeddings of {self.dimension} dimensions ({names[0]}) with {other.dimension} "
+                f"({names[1]}): they come from different models. Embed both with one model."
             )
-        for key, what in (("model", "model"), ("preprocessing_hash", "preprocessing")):
-            own, given = self.meta.get(key), other.meta.get(key)
-            if None not in (own, given) and own != given:
-                raise ReidError(
-                    f"Cannot join embeddings of {what} {own!r} ({here}) with those of {given!r} ({there}): distances "
-                    f"between them mean nothing. Embed both with one {what}."
+        for key, text in (("model", "model"), ("preprocessing_hash", "preprocessing")):
+            a, b = self.meta.get(key), other.meta.get(key)
+            if None not in (a, b) and a != b:
+                raise ModelError(
+                    f"Cannot join embeddings of {text} {a!r} ({names[0]}) with those of {b!r} ({names[1]}): distances "
+                    f"between them have no meaning. Embed both with one {text}."
                 )
 
     @classmethod
-    def concat(cls, parts: Sequence[Embeddings], names: Sequence[str] = ()) -> Embeddings:
-        """All rows of the parts, in order. `meta` keeps what all parts say alike.
+    def concat(cls, tables: Sequence[Embeddings], names: Sequence[str] = ()) -> Embeddings:
+        """Return all rows of the tables, in order. `meta` keeps the values on which all tables agree.
 
         Args:
-            parts: one or more.
-            names: of the parts, for messages: their files, for instance; else they are counted.
+            tables: one or more tables.
+            names: of the tables, for error messages, such as their files; by default their numbers.
 
         Raises:
-            ReidError: no part; parts that are not comparable (see `check_same_model`); a column that only some have.
+            DataError: no table, or a column that only some tables have.
+            ModelError: tables that cannot be compared, see `check_same_model`.
         """
-        if not parts:
-            raise ReidError("No embeddings to join: give at least one part.")
-        first = parts[0]
-        called = list(names) or [f"part {number}" for number in range(1, len(parts) + 1)]
-        for part, name in zip(parts[1:], called[1:], strict=True):
-            first.check_same_model(part, (called[0], name))
+        if not tables:
+            raise DataError("No embeddings to join: pass at least one table.")
+        first = tables[0]
+        names = list(names) or [f"table {number}" for number in range(1, len(tables) + 1)]
+        for table, name in zip(tables[1:], names[1:], strict=True):
+            first.check_same_model(table, (names[0], name))
         columns: dict[str, Any] = {}
-        for name in first._columns():
-            values = [part._columns()[name] for part in parts]
-            have = [one for one, value in zip(called, values, strict=True) if value is not None]
-            if have and len(have) < len(parts):
-                raise ReidError(
-                    f"Cannot join embeddings: only {', '.join(have)} of {len(parts)} have the column {name!r}."
+        for column in dict.fromkeys(column for table in tables for column in table._columns()):
+            values = [getattr(table, column) for table in tables]
+            having = [name for name, value in zip(names, values, strict=True) if value is not None]
+            if len(having) < len(tables):
+                raise DataError(
+                    f"Cannot join embeddings: only {', '.join(having)} of {len(tables)} have the column {column!r}. "
+                    "Add the column to all tables, or remove it from these."
                 )
-            columns[name] = np.concatenate(values) if have else None
+            columns[column] = np.concatenate(values)
         meta = {
             key: value
             for key, value in first.meta.items()
-            if all(key in part.meta and part.meta[key] == value for part in parts)
+            if all(key in table.meta and table.meta[key] == value for table in tables)
         }
-        return cls(np.concatenate([part.features for part in parts]), **columns, meta=meta)
+        return cls(np.concatenate([table.features for table in tables]), **columns, meta=meta)
 
     def check(self) -> Embeddings:
-        """The table itself, when every feature is a finite number.
+        """Return the table if every feature is finite.
 
         Raises:
-            ReidError: naming the rows (from 0) that hold NaN or infinity, and the path of the first where known.
+            DataError: lists the rows (from 0) that contain NaN or infinity, and the first path if known.
         """
-        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
-        if len(bad):
-            shown = ", ".join(map(str, bad[:10])) + (", …" if len(bad) > 10 else "")
-            where = "" if self.paths is None else f" (the first is of {self.paths[bad[0]]})"
-            raise ReidError(
-                f"{len(bad)} of {len(self)} features hold NaN or infinity, in rows {shown}{where}. "
-                "Embed those crops anew, or leave the rows out with take()."
-            )
+        fix = "Embed those crops again, or leave the rows out with take()."
+        check_finite(self.features, labels=self.paths, fix=fix)
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write the table as Parquet, whole or not at all, and return the path.
+        """Write the table as Parquet, completely or not at all, and return the path.
 
         Raises:
-            ReidError: cannot be written, or `meta` holds what JSON cannot.
+            DataError: the file cannot be written, or `meta` contains values that JSON cannot represent.
         """
-        return save_stream(path, [self], self.meta)
+        return save_chunks(path, [self], self.meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
-        """Read a table written by `save`, or by anyone who writes the columns named above.
+        """Read a table that `save`, or any other program, wrote with the columns listed above.
 
-        `features` may be a fixed-size list or a list of any float type, if all rows are of one length. NaN is not
-        looked for: see `check`. A column `camera` of names, where there is no `camid`, is numbered in their order, and
-        the names go into `meta["camera_names"]`.
+        `features` may be a fixed-size list or a list of any numeric type if all rows have the same length. NaN is
+        accepted; see `check`. If there is a column `camera` with names and no `camid`, cameras are numbered in the
+        order of their names, and the names are stored in `meta["camera_names"]`.
 
         Raises:
-            ReidError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
+            DataError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
                 wrong type in a column; a newer format.
         """
         path = Path(path)
         if not path.is_file():
-            raise ReidError(f"There is no embeddings file {path}.")
+            raise DataError(f"There is no embeddings file {path}.")
         try:
             schema = pq.read_schema(path)
-            known = [
-                name for name in (_FEATURES, *_INTEGERS.values(), _CAMERA, _PATHS, _QUALITY) if name in schema.names
-            ]
-            if _FEATURES not in known:
-                raise ReidError(
-                    f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
-                    f"It has: {', '.join(schema.names) or 'none'}."
-                )
-            table = pq.read_table(path, columns=known)
+            wanted = (_FEATURES, _CAMERA, *(name for name, _ in _COLUMNS.values()))
+            table = pq.read_table(path, columns=[name for name in wanted if name in schema.names])
         except (pa.ArrowException, OSError) as error:
-            raise ReidError(
-                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it anew with `reid embed`."
+            raise DataError(
+                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it again with `reid embed`."
             ) from error
-        meta = _read_meta(path, (schema.metadata or {}).get(_METADATA_KEY))
-        columns: dict[str, Any] = {}
-        for name, column in _INTEGERS.items():
-            if column in known:
-                columns[name] = _read_integers(path, column, table.column(column))
-        if _CAMERA in known and "camids" not in columns:
-            names, camids = _read_names(path, table.column(_CAMERA))
-            columns["camids"], meta = camids, {**meta, "camera_names": names}
-        if _PATHS in known:
-            columns["paths"] = _whole(path, _PATHS, table.column(_PATHS)).to_pylist()
-        if _QUALITY in known:
-            columns["quality"] = _read_quality(path, table.column(_QUALITY))
-        return cls(_read_features(path, table.column(_FEATURES)), **columns, meta=meta)
+        if _FEATURES not in schema.names:
+            raise DataError(
+                f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
+                f"It has: {', '.join(schema.names) or 'none'}."
+            )
+        try:
+            meta = _read_meta((schema.metadata or {}).get(_METADATA_KEY))
+            columns: dict[str, Any] = {
+                attribute: _read_column(table, name, kind)
+                for attribute, (name, kind) in _COLUMNS.items()
+                if name in table.column_names
+            }
+            if _CAMERA in table.column_names and "camids" not in columns:
+                names, columns["camids"] = np.unique(_read_column(table, _CAMERA, pa.string()), return_inverse=True)
+                meta["camera_names"] = names.tolist()
+            return cls(_read_features(table), **columns, meta=meta)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
-    def _columns(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*_INTEGERS, "paths", "quality")}
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns that the table has, by attribute."""
+        return {name: getattr(self, name) for name in _COLUMNS if getattr(self, name) is not None}
 
-    def _arrow(self) -> pa.Table:
+    def _to_arrow(self) -> pa.Table:
         flat = pa.array(np.ascontiguousarray(self.features).reshape(-1), type=pa.float32())
         columns = {_FEATURES: pa.FixedSizeListArray.from_arrays(flat, self.dimension)}
-        for name, column in _INTEGERS.items():
-            values = self._columns()[name]
-            if values is not None:
-                columns[column] = pa.array(values, type=pa.int64())
         if self.paths is not None:
             check_paths(self.paths)
-            columns[_PATHS] = pa.array(self.paths, type=pa.string())
-        if self.quality is not None:
-            columns[_QUALITY] = pa.array(self.quality, type=pa.float32())
+        for attribute, values in self._columns().items():
+            name, kind = _COLUMNS[attribute]
+            columns[name] = pa.array(values, type=kind)
         return pa.table(columns)
 
 
-def rows_per_group(dimension: int) -> int:
-    """Rows of a row group in a file: what is read or written at a time."""
-    return max(1, _GROUP_BYTES // (4 * dimension))
-
-
-def save_stream(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[str, Any]) -> Path:
-    """Write tables of equal columns one after the other as one file, whole or not at all; one at a time is in memory.
+def save_chunks(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[str, Any]) -> Path:
+    """Write tables with the same columns to one file, completely or not at all; one table at a time is in memory.
 
     Args:
         path: the Parquet file.
-        chunks: at least one; their own `meta` is not looked at. Each begins a new row group.
+        chunks: at least one table; their `meta` is ignored. Each begins a new row group.
         meta: of the file.
 
     Raises:
-        ReidError: as `Embeddings.save`.
+        DataError: as `Embeddings.save`.
     """
     try:
         note = json.dumps({"format": FORMAT, "meta": dict(meta)}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ReidError(f"Embeddings.meta must be plain JSON values: {error}.") from error
+        raise DataError(f"Embeddings.meta must contain plain JSON values: {error}.") from error
     with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
         writer = None
         for chunk in chunks:
-            table = chunk._arrow()
+            table = chunk._to_arrow()
             if writer is None:
                 schema = table.schema.with_metadata({_METADATA_KEY: note.encode()})
-                writer = stack.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=[_PATHS]))
-            writer.write_table(table.cast(writer.schema), row_group_size=rows_per_group(chunk.dimension))
+                writer = stack.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=["path"]))
+            writer.write_table(table.cast(writer.schema), row_group_size=_rows_per_group(chunk.dimension))
     return Path(path)
 
 
+def save_rows(
+    path: str | Path,
+    rows: NDArray[np.int64],
+    read: Callable[[NDArray[np.int64]], Embeddings],
+    dimension: int,
+    meta: Mapping[str, Any],
+) -> Path:
+    """Write the rows that `read` returns to one file, one row group at a time.
+
+    Args:
+        path: the Parquet file.
+        rows: `[M]`, what `read` is called with, in pieces; with an empty array if M is 0.
+        read: from row numbers to a table.
+        dimension: D of the features.
+        meta: of the file.
+
+    Raises:
+        DataError: as `Embeddings.save`.
+    """
+    size = _rows_per_group(dimension)
+    pieces = (rows[start : start + size] for start in range(0, max(len(rows), 1), size))
+    return save_chunks(path, map(read, pieces), meta)
+
+
 def known_columns(crops: Crops) -> list[str]:
-    """The columns of a table that crops fill: `pids`, and those that are not unknown throughout."""
+    """Return the columns that crops fill: `pids`, and the others that have at least one known value."""
     return ["pids", *(name for name in ("camids", "tracks", "frames") if (getattr(crops, name) != UNKNOWN).any())]
 
 
 def check_paths(paths: NDArray[np.object_]) -> None:
-    """Refuse names that are no Unicode text, as a file system may hold.
+    """Raise an error for a path that is not Unicode text, which some file systems allow and Parquet does not.
 
     Raises:
-        ReidError: with the first such row.
+        DataError: gives the first such row.
     """
-    odd = next((row for row, path in enumerate(paths) if _NO_TEXT.search(path)), None)
-    if odd is not None:
-        raise ReidError(
-            f"The path in row {odd}, {paths[odd]!r}, is not Unicode text, which Parquet needs. Rename the file."
-        )
+    for row, path in enumerate(paths):
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"The path in row {row}, {path!r}, is not Unicode text, which Parquet requires. Rename the file."
+            ) from error
+
+
+def _rows_per_group(dimension: int) -> int:
+    return max(1, _ROW_GROUP_BYTES // (4 * dimension))
 
 
 def _matrix(features: ArrayLike) -> NDArray[np.float32]:
     try:
         array = np.asarray(features, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ReidError(f"Features must be numbers [N, D], every row of one length: {error}.") from error
+        raise DataError(f"Features must be numbers [N, D] with rows of the same length: {error}.") from error
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ReidError(f"Features must be [N, D] with D of 1 or more; got shape {list(array.shape)}.")
+        raise DataError(f"Features must be [N, D] with D of 1 or more; got shape {list(array.shape)}.")
     return array
 
 
-def _integers(name: str, values: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise ReidError(f"Embeddings: column {name!r} has shape {list(array.shape)}, but there are {n} features.")
-    if n and not np.issubdtype(array.dtype, np.integer):
-        raise ReidError(f"Embeddings: column {name!r} must hold integers; it holds {array.dtype}.")
-    return array.astype(np.int64)
-
-
-def _shares(values: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise ReidError(f"Embeddings: column 'quality' has shape {list(array.shape)}, but there are {n} features.")
-    if n and not (np.issubdtype(array.dtype, np.number) and ((array >= 0) & (array <= 1)).all()):
-        raise ReidError("Embeddings: column 'quality' must hold numbers from 0 to 1, without NaN.")
-    return array.astype(np.float32)
-
-
-def _read_meta(path: Path, note: bytes | None) -> dict[str, Any]:
+def _read_meta(note: bytes | None) -> dict[str, Any]:
     if note is None:
         return {}
     try:
         stored = json.loads(note)
         version, meta = int(stored["format"]), dict(stored["meta"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ReidError(f"{path}: the schema metadata under 'reid' is not what `Embeddings.save` writes.") from error
+        raise DataError("the schema metadata 'reid' was not written by `Embeddings.save`.") from error
     if version > FORMAT:
-        raise ReidError(f"{path} is of format {version}; this version reads up to {FORMAT}. Install a newer one.")
+        raise DataError(f"the file has format {version}; this version reads up to {FORMAT}. Install a newer version.")
     return meta
 
 
-def _whole(path: Path, column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    if values.null_count:
-        row = next(i for i, missing in enumerate(values.is_null().to_pylist()) if missing)
-        raise ReidError(f"{path}: column {column!r} has no value in row {row} (of {values.null_count} such rows).")
-    return values
+def _read_column(table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
+    """Return a column without missing values as int64, float32 or text."""
+    column, types = table[name], pa.types
+    accepts, text = {
+        pa.int64(): (types.is_integer, "integers"),
+        pa.float32(): (types.is_floating, "floats"),
+        pa.string(): (lambda given: types.is_string(given) or types.is_large_string(given), "text"),
+    }[kind]
+    if not accepts(column.type):
+        raise DataError(f"column {name!r} must contain {text}; it contains {column.type}.")
+    if column.null_count:
+        row = pc.index(column.is_null(), True).as_py()
+        raise DataError(f"column {name!r} has no value in row {row} ({column.null_count} such rows).")
+    return column.cast(kind).to_numpy()
 
 
-def _read_integers(path: Path, column: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
-    if not pa.types.is_integer(values.type):
-        raise ReidError(f"{path}: column {column!r} must hold integers; it holds {values.type}.")
-    numbers: NDArray[np.int64] = _whole(path, column, values).to_numpy().astype(np.int64)
-    return numbers
-
-
-def _read_names(path: Path, values: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise ReidError(f"{path}: column {_CAMERA!r} must hold names; it holds {values.type}. Numbers go in 'camid'.")
-    names, numbers = np.unique(np.array(_whole(path, _CAMERA, values).to_pylist(), dtype=object), return_inverse=True)
-    return [str(name) for name in names], numbers.astype(np.int64)
-
-
-def _read_quality(path: Path, values: pa.ChunkedArray) -> NDArray[np.float32]:
-    if not pa.types.is_floating(values.type):
-        raise ReidError(f"{path}: column {_QUALITY!r} must hold floats from 0 to 1; it holds {values.type}.")
-    numbers: NDArray[np.float32] = _whole(path, _QUALITY, values).to_numpy().astype(np.float32)
-    if len(numbers) and not ((numbers >= 0) & (numbers <= 1)).all():
-        row = int(np.flatnonzero(~((numbers >= 0) & (numbers <= 1)))[0])
-        raise ReidError(f"{path}: column {_QUALITY!r} is {numbers[row]} in row {row}; it must be from 0 to 1.")
-    return numbers
-
-
-def _read_features(path: Path, values: pa.ChunkedArray) -> NDArray[np.float32]:
-    kind = values.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise ReidError(f"{path}: column {_FEATURES!r} must hold a list of floats in each row; it holds {kind}.")
-    _whole(path, _FEATURES, values)
-    if pa.types.is_fixed_size_list(kind):
+def _read_features(table: pa.Table) -> NDArray[np.float32]:
+    column = table[_FEATURES]
+    kind, types = column.type, pa.types
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)) or not (
+        types.is_floating(kind.value_type) or types.is_integer(kind.value_type)
+    ):
+        raise DataError(f"column {_FEATURES!r} must contain a list of floats in each row; it contains {kind}.")
+    if column.null_count:
+        raise DataError(f"column {_FEATURES!r} has no value in row {pc.index(column.is_null(), True)}.")
+    if types.is_fixed_size_list(kind):
         dimension = kind.list_size
-    elif len(values) == 0:
-        raise ReidError(f"{path} has no rows, and its lists do not tell the dimension; use a fixed-size list.")
+    elif len(column) == 0:
+        raise DataError("the file has no rows, and its lists do not define the dimension. Use a fixed-size list.")
     else:
-        lengths = np.concatenate([chunk.value_lengths().to_numpy() for chunk in values.chunks])
+        lengths = pc.list_value_length(column).to_numpy()
         dimension = int(lengths[0])
-        odd = np.flatnonzero(lengths != dimension)
-        if len(odd):
-            raise ReidError(
-                f"{path}: features differ in length: {dimension} in row 0, {lengths[odd[0]]} in row {odd[0]}."
-            )
-    flat = pa.chunked_array([chunk.flatten() for chunk in values.chunks], type=kind.value_type)
+        row = int(np.argmax(lengths != dimension))
+        if row:
+            raise DataError(f"features differ in length: {dimension} in row 0, {lengths[row]} in row {row}.")
+    flat = pc.list_flatten(column)
     if flat.null_count:
-        row = next(i for i, missing in enumerate(flat.is_null().to_pylist()) if missing) // dimension
-        raise ReidError(f"{path}: the features of row {row} have a missing value.")
-    # A copy of its own: Arrow's memory cannot be written to, which torch complains of.
-    return np.array(flat.to_numpy(), dtype=np.float32).reshape(len(values), dimension)
+        row = pc.index(flat.is_null(), True).as_py() // dimension
+        raise DataError(f"the features of row {row} contain a missing value.")
+    # A copy, because torch warns about Arrow's memory, which is read-only.
+    return np.array(flat.to_numpy(), dtype=np.float32).reshape(len(column), dimension)

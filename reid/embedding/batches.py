@@ -1,0 +1,194 @@
+"""Batches of images for a model: image files found and decoded, arrays resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reid.core.arrays import UNKNOWN
+from reid.core.console import warn
+from reid.core.errors import ConfigError, DataError, ModelError
+from reid.data.crops import Crops
+from reid.data.images import UnreadableImage, decode, resize
+from reid.data.layouts.scanning import IMAGE_SUFFIXES
+from reid.data.loader import ahead
+from reid.data.store import FileStore, cores
+
+Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
+
+_UNREADABLE = ("error", "skip")
+
+
+class ImageBatch(NamedTuple):
+    """Images of the size that the model takes.
+
+    Attributes:
+        rows: row number of each of the B images.
+        images: uint8 `[B, h, w, 3]` RGB.
+        names: of the images, for error messages.
+        failed: rows without an image, and the reason.
+        columns: other values of the images, B each.
+    """
+
+    rows: list[int]
+    images: NDArray[np.uint8]
+    names: list[str]
+    failed: dict[int, str]
+    columns: Mapping[str, pa.Array] = {}
+
+
+EmbeddedBatch: TypeAlias = tuple[ImageBatch, NDArray[np.float32]]
+"""A batch and the features `[B, D]` of its images."""
+
+
+def embed_batches(
+    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]], dimension: int, batches: Iterator[ImageBatch]
+) -> Iterator[EmbeddedBatch]:
+    """Yield each batch with its features. A thread prepares the next batches while the model works.
+
+    Args:
+        embed: from uint8 `[B, h, w, 3]` to float32 `[B, D]`, such as `Embedder.embed_batch`.
+        dimension: D.
+        batches: the images.
+
+    Raises:
+        ModelError: the output of the model is not finite.
+    """
+    for batch in ahead(batches, 2):
+        features = np.zeros((0, dimension), np.float32)
+        if batch.rows:
+            features = embed(batch.images)
+            bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+            if len(bad):
+                raise ModelError(
+                    f"The model gives NaN or infinity for {len(bad)} of {len(features)} images, the first "
+                    f"{batch.names[bad[0]]}. Use another checkpoint: its weights are damaged or its training diverged."
+                )
+        yield batch, features
+
+
+def file_batches(
+    paths: NDArray[np.object_],
+    batches: Iterable[NDArray[np.int64]],
+    size: tuple[int, int],
+    unreadable: str,
+    threads: int = 0,
+) -> Iterator[ImageBatch]:
+    """Decode image files with several threads and resize them to `size`.
+
+    Args:
+        paths: `[N]` image files.
+        batches: the rows of each batch.
+        size: height and width in pixels.
+        unreadable: "error", or "skip" to report files that cannot be decoded in `ImageBatch.failed`.
+        threads: number of threads; 0 uses one for each CPU.
+
+    Raises:
+        DataError: a file cannot be decoded and `unreadable` is "error".
+    """
+
+    def load(path: str) -> NDArray[np.uint8] | str:
+        try:
+            return decode(path, size)
+        except UnreadableImage as error:
+            if unreadable == "error":
+                raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
+            return error.reason
+
+    with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
+        for rows in batches:
+            loaded = dict(zip(rows.tolist(), pool.map(load, paths[rows]), strict=True))
+            images = {row: image for row, image in loaded.items() if not isinstance(image, str)}
+            yield ImageBatch(
+                list(images),
+                np.stack(list(images.values())) if images else np.zeros((0, *size, 3), np.uint8),
+                [str(paths[row]) for row in images],
+                {row: reason for row, reason in loaded.items() if isinstance(reason, str)},
+            )
+
+
+def array_batches(
+    arrays: Sequence[NDArray[np.uint8]], batch_size: int, size: tuple[int, int]
+) -> Iterator[ImageBatch]:
+    """Resize arrays uint8 `[H, W, 3]` to `size`, in batches."""
+    for start in range(0, len(arrays), batch_size):
+        rows = list(range(start, min(start + batch_size, len(arrays))))
+        images = np.stack([resize(arrays[row], size) for row in rows])
+        yield ImageBatch(rows, images, [f"number {row}" for row in rows], {})
+
+
+def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
+    """Check the header and the end of each file before embedding starts, if unreadable files are an error.
+
+    Raises:
+        ConfigError: `unreadable` is neither "error" nor "skip".
+        DataError: files that cannot be read; lists the first ten.
+    """
+    if unreadable not in _UNREADABLE:
+        raise ConfigError(f"unreadable is {unreadable!r}; it must be one of {', '.join(map(repr, _UNREADABLE))}.")
+    if unreadable == "error":
+        FileStore(crops, size=size)
+
+
+def check_arrays(images: Any) -> list[NDArray[np.uint8]]:
+    """Return images as a list of arrays.
+
+    Raises:
+        DataError: an image that is not uint8 `[H, W, 3]`.
+    """
+    arrays = [np.asarray(image) for image in images]
+    for number, array in enumerate(arrays):
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise DataError(
+                f"Image {number} is {array.dtype} of shape {list(array.shape)}; it must be a uint8 array [H, W, 3] in "
+                "RGB. Pass a list of such arrays, one array [N, H, W, 3], or a list that contains only paths."
+            )
+    return arrays
+
+
+def find_images(folder: str | Path) -> list[str]:
+    """Return the image files in a folder and its subfolders, as absolute paths in sorted order.
+
+    A file is an image if its suffix is in `IMAGE_SUFFIXES`. Hidden files are ignored; for other files a warning is
+    printed.
+
+    Raises:
+        DataError: not a folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder of images.")
+    files = sorted(path for path in folder.absolute().rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataError(f"{folder} contains no image ({', '.join(IMAGE_SUFFIXES)}) among its {len(files)} files.")
+    if len(found) < len(files):
+        other = next(path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)
+        warn(f"{len(files) - len(found)} of {len(files)} files in {folder} are not images, such as {other.name}.")
+    return found
+
+
+def list_files(images: Any) -> Crops | None:
+    """Return `Crops` unchanged, and paths and folders as crops of unknown identity; None for arrays.
+
+    Raises:
+        DataError: a single path that is not a folder, or a folder without images.
+    """
+    if isinstance(images, Crops):
+        return images
+    if isinstance(images, str | Path):
+        if not Path(images).is_dir():
+            raise DataError(f"{images} is not a folder. Pass single files as a list of paths: [{str(images)!r}].")
+        images = [images]
+    if isinstance(images, np.ndarray) and images.dtype != object:
+        return None
+    if len(images) == 0 or not all(isinstance(image, str | Path) for image in images):
+        return None
+    paths = [path for image in images for path in (find_images(image) if Path(image).is_dir() else [str(image)])]
+    return Crops.from_columns(paths, np.full(len(paths), UNKNOWN))
