@@ -14,7 +14,7 @@ from reid.core.errors import ReidError
 if TYPE_CHECKING:
     from reid.core.distributed import DistributedContext
     from reid.embedding.embedder import Embedder
-    from reid.embedding.stream import Streamed
+    from reid.embedding.stream import WrittenEmbeddings
 
 SHOWN = 20
 """Lines of what was left out; the file's metadata has all."""
@@ -73,7 +73,8 @@ def command(
     from reid.core.console import console, warn
     from reid.core.distributed import init_distributed
     from reid.data.layouts import load_benchmark
-    from reid.embedding.embedder import Embedder, find_images
+    from reid.embedding.batches import find_images
+    from reid.embedding.embedder import Embedder
     from reid.embedding.stream import embed_to_parquet
 
     ways = {"images": (images,), "layout": (layout, root, part), "boxes": (videos, boxes)}
@@ -95,7 +96,9 @@ def command(
             done = _embed_boxes(embedder, videos, boxes, first_frame, out, ranks)
         else:
             unreadable = "skip" if skip_unreadable else "error"
-            done = embed_to_parquet(embedder, [] if what is None else what, out, unreadable=unreadable, ranks=ranks)
+            done = embed_to_parquet(
+                embedder, [] if what is None else what, out, unreadable=unreadable, distributed=ranks
+            )
         if done is None:
             return
         rate = max(done.rows - done.finished, 0) / max(time.perf_counter() - start, 1e-9)
@@ -113,7 +116,7 @@ def command(
 
 def _embed_boxes(
     embedder: Embedder, videos: Path, boxes: Path, first_frame: int, out: Path, ranks: DistributedContext
-) -> Streamed | None:
+) -> WrittenEmbeddings | None:
     """Every box of the track files, with its quality."""
 
     from reid.core.console import warn
@@ -137,10 +140,7 @@ def _embed_boxes(
     for text in (*tracks.warnings, *problems):
         warn(text)
     quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.items()})
-    return boxes_to_parquet(
-        found, tracks.camera_names, tracks.camera, tracks.track, tracks.frame, tracks.boxes, embedder, out,
-        quality=quality, first_frame=first_frame, ranks=ranks,
-    )  # fmt: skip
+    return boxes_to_parquet(embedder, found, tracks, out, quality=quality, first_frame=first_frame, distributed=ranks)
 
 
 def _check_writable(out: Path) -> None:

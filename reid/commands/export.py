@@ -147,7 +147,7 @@ def _first_there(config: dict[str, Any]) -> str | None:
 def _folder(images: Path) -> Crops:
     from reid.core.arrays import UNKNOWN
     from reid.data.crops import Crops
-    from reid.embedding.embedder import find_images
+    from reid.embedding.batches import find_images
 
     paths = find_images(images)
     return Crops.from_columns(paths, [UNKNOWN] * len(paths))

@@ -343,13 +343,9 @@ def _embed_videos(
     rows = choose_boxes(tracks, quality, per_track=per_track)
     embedder = Embedder(checkpoint, device=device, batch_size=batch_size)
     result = embed_boxes(
-        found.videos,
-        tracks.camera_names,
-        tracks.camera[rows],
-        tracks.track[rows],
-        tracks.frame[rows],
-        tracks.boxes[rows],
         embedder,
+        found.videos,
+        tracks.take(rows),
         quality=quality[rows],
         cache=out / "cache",
         keep_crops=per_track,

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError, ModelError
-from reid.data.crops import Crops
+from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
-from reid.data.layouts.scanning import IMAGE_SUFFIXES
 from reid.data.loader import ahead
 from reid.data.store import FileStore, cores
 
@@ -113,9 +112,7 @@ def file_batches(
             )
 
 
-def array_batches(
-    arrays: Sequence[NDArray[np.uint8]], batch_size: int, size: tuple[int, int]
-) -> Iterator[ImageBatch]:
+def array_batches(arrays: Sequence[NDArray[np.uint8]], batch_size: int, size: tuple[int, int]) -> Iterator[ImageBatch]:
     """Resize arrays uint8 `[H, W, 3]` to `size`, in batches."""
     for start in range(0, len(arrays), batch_size):
         rows = list(range(start, min(start + batch_size, len(arrays))))

@@ -132,7 +132,11 @@ class Shards:
                 f"{shard} cannot be read: {str(error).splitlines()[0]}. Delete it and run the command again: its rows "
                 "are embedded again."
             ) from error
-        return pc.list_flatten(values).to_numpy().reshape(-1, self.dimension) if column == "features" else values.to_numpy()
+        return (
+            pc.list_flatten(values).to_numpy().reshape(-1, self.dimension)
+            if column == "features"
+            else values.to_numpy()
+        )
 
 
 def make_shard(keys: Keys, features: NDArray[np.float32], reasons: Sequence[str], **columns: pa.Array) -> pa.Table:

@@ -82,7 +82,9 @@ def embed_to_parquet(
     out = Path(out)
     crops = list_files(images)
     if crops is None:
-        raise DataError("embed_to_parquet takes files: Crops, a folder or a list of paths. Use Embedder.table for arrays.")
+        raise DataError(
+            "embed_to_parquet takes files: Crops, a folder or a list of paths. Use Embedder.table for arrays."
+        )
     meta, size = embedder.describe(), embedder.preprocessing.size
     check_paths(crops.paths)
     folder = shard_folder(temporary_folder(out), meta["model"], [_FORMAT, meta])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _METADATA_KEY = b"reid"
 _FEATURES = "features"
 _CAMERA = "camera"
 _ROW_GROUP_BYTES = 2**24
+_SURROGATE = re.compile("[\ud800-\udfff]")  # bytes of a file name that are not UTF-8
 _COLUMNS = {
     "pids": ("pid", pa.int64()),
     "camids": ("camid", pa.int64()),
@@ -312,13 +314,11 @@ def check_paths(paths: NDArray[np.object_]) -> None:
     Raises:
         DataError: gives the first such row.
     """
-    for row, path in enumerate(paths):
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"The path in row {row}, {path!r}, is not Unicode text, which Parquet requires. Rename the file."
-            ) from error
+    row = next((row for row, path in enumerate(paths) if _SURROGATE.search(path)), None)
+    if row is not None:
+        raise DataError(
+            f"The path in row {row}, {paths[row]!r}, is not Unicode text, which Parquet requires. Rename the file."
+        )
 
 
 def _rows_per_group(dimension: int) -> int:

@@ -16,9 +16,9 @@ from reid import Embedder, Embeddings
 from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.data.crops import Crops
-from reid.embedding import stream
-from reid.embedding.shards import Parts, part_folder
-from reid.embedding.stream import embed_to_parquet, folder_of
+from reid.embedding import stream, table
+from reid.embedding.shards import Shards, make_shard, shard_folder
+from reid.embedding.stream import embed_to_parquet, temporary_folder
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
 from reid.models.preprocessing import Preprocessing
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class Fast:
-    """As an `Embedder` to `embed_to_parquet`; a feature is a random projection of the mean colours of a 4×2 grid."""
+    """Stand-in for an `Embedder`; a feature is a random projection of the mean colours of a 4×2 grid."""
 
     device, threads = "cpu", 2
 
@@ -64,7 +64,7 @@ def paths(tmp_path):
 
 
 def whole(paths, **options):
-    """What one uninterrupted run gives, by a file of its own."""
+    """Return the embeddings of one uninterrupted run."""
     out = Path(paths[0]).parent.parent / "whole.parquet"
     embed_to_parquet(Fast(), paths, out, **options)
     return Embeddings.load(out)
@@ -78,39 +78,39 @@ def same(a, b):
         assert left is None or left.tolist() == right.tolist()
 
 
-def test_the_file_is_what_the_table_is(tmp_path):
+def test_file_equals_embedder_table(tmp_path):
     model = build_model("light10", size=(64, 32))
     embedder = Embedder(model, batch_size=4)
     paths = draw(tmp_path / "crops", 9)
-    some = [
+    sources = [
         tmp_path / "crops",
         paths,
         Crops.from_columns(paths, np.arange(9) // 2, camids=np.arange(9) % 3),
         Crops.from_columns(paths[::-1], np.arange(9), frames=[-1] * 8 + [4]),
     ]
-    for images in some:
+    for images in sources:
         done = embed_to_parquet(embedder, images, tmp_path / "t.parquet")
         got, table = Embeddings.load(tmp_path / "t.parquet"), embedder.table(images)
         same(got, table)
         assert got.meta == table.meta
         assert (done.rows, done.finished, done.left_out, done.notes) == (9, 0, (), ())
-        assert not folder_of(tmp_path / "t.parquet").exists()
+        assert not temporary_folder(tmp_path / "t.parquet").exists()
 
 
 @pytest.mark.parametrize("groups", [1, 3, 100], ids=lambda rows: f"{rows} rows at a time")
-@pytest.mark.parametrize("part_size", [1, 7, 1024], ids=lambda rows: f"parts of {rows}")
-def test_sizes_of_parts_and_row_groups_change_nothing(paths, tmp_path, monkeypatch, groups, part_size):
+@pytest.mark.parametrize("shard_size", [1, 7, 1024], ids=lambda rows: f"shards of {rows}")
+def test_result_does_not_depend_on_shard_and_row_group_size(paths, tmp_path, monkeypatch, groups, shard_size):
     expected = whole(paths)
-    monkeypatch.setattr(stream, "rows_per_group", lambda dimension: groups)
-    embed_to_parquet(Fast(), paths, tmp_path / "t.parquet", part_size=part_size)
+    monkeypatch.setattr(table, "_rows_per_group", lambda dimension: groups)
+    embed_to_parquet(Fast(), paths, tmp_path / "t.parquet", shard_size=shard_size)
     same(Embeddings.load(tmp_path / "t.parquet"), expected)
 
 
 @pytest.mark.parametrize("after", [0, 4, 12, 20])
-def test_an_interrupted_run_goes_on_to_the_same_bits(paths, tmp_path, after):
+def test_interrupted_run_resumes_to_identical_features(paths, tmp_path, after):
     out = tmp_path / "t.parquet"
     with pytest.raises(KeyboardInterrupt):
-        embed_to_parquet(Fast(fail_after=after), paths, out, part_size=8)
+        embed_to_parquet(Fast(fail_after=after), paths, out, shard_size=8)
     assert not out.exists()
     second = Fast()
     done = embed_to_parquet(second, paths, out)
@@ -128,20 +128,20 @@ class Slow(Fast):
         time.sleep(0.3)
         return super().embed_batch(images)
 
-embed_to_parquet(Slow(), sys.argv[1], sys.argv[2], part_size=4)
+embed_to_parquet(Slow(), sys.argv[1], sys.argv[2], shard_size=4)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a POSIX signal")
-def test_a_killed_run_goes_on(paths, tmp_path):
+def test_killed_run_resumes(paths, tmp_path):
     out = tmp_path / "t.parquet"
     command = [sys.executable, "-c", KILLED, str(tmp_path / "crops"), str(out)]
     run = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ))
     try:
-        patience = time.monotonic() + 60
-        while len(list(tmp_path.rglob("[0-9]*.parquet"))) < 2 and run.poll() is None and time.monotonic() < patience:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.rglob("[0-9]*.parquet"))) < 2 and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert run.poll() is None, "it ended before it could be killed"
+        assert run.poll() is None, "the run ended before it could be killed"
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()
@@ -159,7 +159,7 @@ def stopped(paths, out, **options):
         embed_to_parquet(Fast(fail_after=16, **options), paths, out)
 
 
-def test_only_files_that_changed_or_are_new_are_embedded(paths, tmp_path):
+def test_only_new_and_changed_files_are_embedded(paths, tmp_path):
     out = tmp_path / "t.parquet"
     stopped(paths, out)
     cv2.imwrite(paths[3], np.full((9, 9, 3), 7, np.uint8))
@@ -168,28 +168,28 @@ def test_only_files_that_changed_or_are_new_are_embedded(paths, tmp_path):
     done = embed_to_parquet(second, more, out)
     assert second.images == N - 15 + 2
     assert done.finished == 15
-    assert done.notes == ("1 rows that an earlier run had finished are of files that changed, or are not asked for.",)
+    assert done.notes == ("1 rows of an earlier run were not used: their files changed or are not in this run.",)
     np.testing.assert_allclose(Embeddings.load(out).features, whole(more).features, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"name": "other"}, {"flip": True}, {"dimension": 8}], ids=str)
-def test_parts_of_another_model_are_neither_used_nor_deleted_and_that_is_said(paths, tmp_path, change):
+def test_shards_of_another_model_are_kept_and_reported(paths, tmp_path, change):
     out = tmp_path / "t.parquet"
     stopped(paths, out)
-    left = list(folder_of(out).iterdir())
+    left = list(temporary_folder(out).iterdir())
     second = Fast(**change)
     done = embed_to_parquet(second, paths, out)
     assert (second.images, done.finished) == (N, 0)
-    assert list(folder_of(out).iterdir()) == left
+    assert list(temporary_folder(out).iterdir()) == left
     assert done.notes == (
-        f"{left[0]} was made by another model, preprocessing or flip, or of another video, and was not used: "
-        "delete it if nobody will.",
+        f"{left[0]} was not used: it belongs to another model, preprocessing, flip or video. "
+        "Delete it if it is not needed.",
     )
     assert embed_to_parquet(Fast(), paths, out).finished == 16
-    assert not folder_of(out).exists()
+    assert not temporary_folder(out).exists()
 
 
-def test_a_path_that_comes_twice_is_embedded_once_and_has_every_row(paths, tmp_path):
+def test_repeated_path_is_embedded_once_and_keeps_its_rows(paths, tmp_path):
     order = [3, 0, 3, 3, 1, 0]
     fast = Fast()
     done = embed_to_parquet(fast, [paths[i] for i in order], tmp_path / "t.parquet")
@@ -199,7 +199,7 @@ def test_a_path_that_comes_twice_is_embedded_once_and_has_every_row(paths, tmp_p
     np.testing.assert_allclose(table.features, whole(paths).features[order], atol=1e-6)
 
 
-def test_unreadable_files_stop_it_before_the_work_or_are_listed(paths, tmp_path):
+def test_unreadable_files_are_an_error_before_embedding_or_skipped(paths, tmp_path):
     out = tmp_path / "t.parquet"
     Path(paths[2]).write_bytes(b"")
     Path(paths[9]).write_bytes(b"no image")
@@ -215,7 +215,7 @@ def test_unreadable_files_stop_it_before_the_work_or_are_listed(paths, tmp_path)
     assert table.paths.tolist() == [path for i, path in enumerate(paths) if i not in (2, 9)]
 
 
-def test_a_file_that_failed_is_tried_again(paths, tmp_path):
+def test_failed_file_is_tried_again(paths, tmp_path):
     out = tmp_path / "t.parquet"
     content = Path(paths[1]).read_bytes()
     Path(paths[1]).write_bytes(content[: len(content) // 2])
@@ -228,30 +228,30 @@ def test_a_file_that_failed_is_tried_again(paths, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "words"),
+    ("images", "message"),
     [
         pytest.param([np.zeros((4, 4, 3), np.uint8)], "takes files", id="arrays"),
         pytest.param("{tmp}/none", "is not a folder", id="no folder"),
-        pytest.param("{tmp}/empty", "holds no image", id="an empty folder"),
+        pytest.param("{tmp}/empty", "contains no image", id="an empty folder"),
         pytest.param(["{tmp}/a.png", "{tmp}/b.png"], "None of the 2 images can be read. The first: .*a.png", id="none"),
         pytest.param(["a.png", "b\udce9.png"], r"row 1, 'b\\udce9.png', is not Unicode", id="bytes as a name"),
     ],
 )
-def test_what_cannot_be_is_named(tmp_path, images, words):
+def test_invalid_input_is_an_error(tmp_path, images, message):
     (tmp_path / "empty").mkdir()
     given = (
         [image.format(tmp=tmp_path) if isinstance(image, str) else image for image in images]
         if isinstance(images, list)
         else images.format(tmp=tmp_path)
     )
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         embed_to_parquet(Fast(), given, tmp_path / "t.parquet", unreadable="skip")
     assert not (tmp_path / "t.parquet").exists()
     with pytest.raises(ReidError, match="unreadable is 'maybe'; it must be one of"):
         embed_to_parquet(Fast(), Crops.from_columns([], []), tmp_path / "t.parquet", unreadable="maybe")
 
 
-def test_names_of_any_script_are_kept(tmp_path):
+def test_unicode_file_names(tmp_path):
     names = ["ünï cødé", "日本", "a,\"b'", "#100% \n"]
     paths = []
     for name in names:
@@ -266,7 +266,7 @@ def test_no_crops_give_an_empty_file(tmp_path):
     assert Embeddings.load(tmp_path / "t.parquet").features.shape == (0, 16)
 
 
-def test_a_model_that_gives_nan_is_named_and_what_was_finished_is_kept(paths, tmp_path):
+def test_nan_output_is_an_error_and_finished_rows_are_kept(paths, tmp_path):
     class Breaking(Fast):
         def embed_batch(self, images):
             return super().embed_batch(images) * (np.nan if self.images >= 12 else 1)
@@ -276,24 +276,24 @@ def test_a_model_that_gives_nan_is_named_and_what_was_finished_is_kept(paths, tm
     assert embed_to_parquet(Fast(), paths, tmp_path / "t.parquet").finished == 8
 
 
-class Turn(DistributedContext):
-    """One of several processes, run one after the other."""
+class OneAfterAnother(DistributedContext):
+    """One of several processes that run one after the other."""
 
     def gather_rows(self, rows):
         return [rows]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])
-@pytest.mark.parametrize("after", [None, 12], ids=["anew", "resumed"])
-def test_the_work_is_shared_whatever_was_finished(paths, tmp_path, world_size, after):
+@pytest.mark.parametrize("after", [None, 12], ids=["from scratch", "resumed"])
+def test_processes_share_unfinished_files(paths, tmp_path, world_size, after):
     out = tmp_path / "t.parquet"
     if after:
         with pytest.raises(KeyboardInterrupt):
             embed_to_parquet(Fast(fail_after=after), paths, out)
     images = []
-    for rank in reversed(range(world_size)):  # the first comes last, as it waits for the others
+    for rank in reversed(range(world_size)):  # the first process runs last because it waits for the others
         fast = Fast()
-        done = embed_to_parquet(fast, paths, out, ranks=Turn(rank, world_size, "cpu"))
+        done = embed_to_parquet(fast, paths, out, distributed=OneAfterAnother(rank, world_size, "cpu"))
         images.append(fast.images)
         assert (done is None) == (rank > 0)
     assert sum(images) == N - (after or 0)
@@ -302,7 +302,7 @@ def test_the_work_is_shared_whatever_was_finished(paths, tmp_path, world_size, a
     same(Embeddings.load(out), whole(paths))
 
 
-def test_two_processes_under_torchrun_give_the_bits_of_one(tmp_path):
+def test_two_torchrun_processes_equal_one_process(tmp_path):
     save_checkpoint(tmp_path / "best.pt", build_model("light10", size=(32, 16)))
     draw(tmp_path / "crops", 30)
     (tmp_path / "crops" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -325,44 +325,44 @@ def test_two_processes_under_torchrun_give_the_bits_of_one(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
-    """With 8,192 numbers a feature, the features are what counts: 3.1 MB of the first run, 12.6 MB of the second."""
-    monkeypatch.setattr(stream, "rows_per_group", lambda dimension: 16)
+    """The features take 3.1 MB in the first run and 12.6 MB in the second."""
+    monkeypatch.setattr(table, "_rows_per_group", lambda dimension: 16)
     paths = draw(tmp_path / "crops", 384)
     peaks = []
     for n in (96, 384):
         fast = Fast(dimension=8192, batch_size=8)
         tracemalloc.start()
-        embed_to_parquet(fast, paths[:n], tmp_path / "t.parquet", part_size=16)
+        embed_to_parquet(fast, paths[:n], tmp_path / "t.parquet", shard_size=16)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
     assert peaks[1] < 384 * 8192 * 4 / 2
 
 
-def test_many_rows_are_merged_a_row_group_at_a_time(tmp_path, monkeypatch):
-    """All rows are finished already, of files that are not there: only the merge is left."""
+def test_merge_reads_one_row_group_at_a_time(tmp_path, monkeypatch):
+    """All rows are finished and the image files do not exist, so only the merge is left."""
     n, fast, out = 200_000, Fast(dimension=4, batch_size=4096), tmp_path / "t.parquet"
     crops = Crops.from_columns([f"/nowhere/{number:07d}.jpg" for number in range(n)], np.arange(n))
-    keys, _ = stream._keys(crops.paths)
+    keys, _ = stream._file_keys(crops.paths)
     meta = fast.describe()
-    parts = Parts(part_folder(folder_of(out), meta["model"], [stream._FORMAT, meta]), fast.dimension)
+    shards = Shards(shard_folder(temporary_folder(out), meta["model"], [stream._FORMAT, meta]), fast.dimension)
     features = np.arange(n, dtype=np.float32)[:, None] * np.ones(4, np.float32)
     for start in range(0, n, 10_000):
         rows = slice(start, start + 10_000)
-        parts.write(keys[rows], features[rows], [""] * 10_000, {})
-    asked, read = [], Parts.read
+        shards.write(make_shard(keys[rows], features[rows], [""] * 10_000))
+    asked, read = [], Shards.read
 
-    def watch(self, places, columns):
-        if "features" in columns:
-            asked.append(len(places))
-        return read(self, places, columns)
+    def watch(self, positions, column):
+        if column == "features":
+            asked.append(len(positions))
+        return read(self, positions, column)
 
-    monkeypatch.setattr(Parts, "read", watch)
-    monkeypatch.setattr(stream, "rows_per_group", lambda dimension: 3_000)
+    monkeypatch.setattr(Shards, "read", watch)
+    monkeypatch.setattr(table, "_rows_per_group", lambda dimension: 3_000)
     done = embed_to_parquet(fast, crops, out)
     assert (done.rows, done.finished, fast.images) == (n, n, 0)
     assert max(asked) == 3_000
     assert sum(asked) == n
-    table = Embeddings.load(out)
-    np.testing.assert_array_equal(table.features[:, 0], np.arange(n))
-    np.testing.assert_array_equal(table.pids, np.arange(n))
+    loaded = Embeddings.load(out)
+    np.testing.assert_array_equal(loaded.features[:, 0], np.arange(n))
+    np.testing.assert_array_equal(loaded.pids, np.arange(n))
