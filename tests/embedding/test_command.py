@@ -107,7 +107,7 @@ def test_it_goes_on_after_a_kill_and_says_so(checkpoint, folder, tmp_path, monke
     arguments = ("--model", checkpoint, "--images", images, "--out", out, "--batch-size", 1, "--device", "cpu")
     monkeypatch.setattr(Embedder, "embed_batch", stop)
     assert run(*arguments).exit_code != 0
-    assert sorted(os.listdir(tmp_path)) == ["crops", "t.parquet.parts"]
+    assert sorted(os.listdir(tmp_path)) == ["crops", "t.parquet.shards"]
     monkeypatch.undo()
     ran = run(*arguments)
     assert ran.exit_code == 0, ran.output
@@ -119,7 +119,7 @@ def test_it_goes_on_after_a_kill_and_says_so(checkpoint, folder, tmp_path, monke
 def test_a_backbone_by_name(folder, tmp_path):
     arguments = ("--images", folder[0], "--out", tmp_path / "t.parquet", "--device", "cpu")
     ran = run("--model", "light10", *arguments)
-    assert "light10 is a backbone: say its weights" in " ".join(ran.output.split())
+    assert "light10 is a backbone. Pass its weights" in " ".join(ran.output.split())
     ran = run("--model", "light10", "--weights", "none", *arguments)
     assert ran.exit_code == 0, ran.output
     assert Embeddings.load(tmp_path / "t.parquet").meta["model"].startswith("light10-")
@@ -167,7 +167,7 @@ def test_boxes_in_videos(checkpoint, filmed):
             ["--out", "{out}", "--images", "{images}", "--part", "query"], "--images FOLDER, or all of", id="both"
         ),
         pytest.param(["--out", "{out}", "--images", "{out}"], "t.parquet is not a folder", id="images absent"),
-        pytest.param(["--out", "{out}", "--images", "{empty}"], "holds no image", id="no images"),
+        pytest.param(["--out", "{out}", "--images", "{empty}"], "contains no image", id="no images"),
         pytest.param(["--out", "{empty}", "--images", "{images}"], "Cannot write --out", id="--out is a folder"),
         pytest.param(
             ["--out", "{images}/b.jpeg/t.parquet", "--images", "{images}"], "Cannot write --out", id="--out in a file"

@@ -22,7 +22,7 @@ SIZE = (64, 32)
 
 @pytest.fixture(scope="module")
 def model():
-    """Untrained, but with statistics and scales that are not the neutral ones, as after training."""
+    """Untrained model whose batch-norm statistics and scales differ from their initial values."""
     model = build_model("light18", size=SIZE, num_classes=3)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def embedder(model):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eleven images of four sizes, in PNG so that what is read is what was written."""
+    """Eleven images of four sizes, in PNG because it is lossless."""
     folder = tmp_path_factory.mktemp("crops")
     for number, image in enumerate(images()):
         cv2.imwrite(str(folder / f"{number:02d}.png"), image[..., ::-1])
@@ -59,7 +59,7 @@ def close(a, b):
     np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-def test_features_are_the_models_own_one_image_at_a_time(embedder, model):
+def test_features_equal_single_forward_passes(embedder, model):
     at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
     got = embedder(at_size)
     assert got.dtype == np.float32
@@ -87,7 +87,7 @@ def test_flip_averages_with_the_mirrored_image(embedder, model):
     assert np.abs(flipping(image) - embedder(image)).max() > 1e-4
 
 
-def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folder):
+def test_files_crops_and_arrays_give_the_same_features(embedder, folder):
     files = embedder(paths(folder))
     crops = Crops.from_columns(paths(folder), range(11))
     close(files, embedder(images()))
@@ -97,7 +97,7 @@ def test_files_crops_and_arrays_of_the_same_images_give_the_same(embedder, folde
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 11, 64], ids=lambda size: f"batches of {size}")
-def test_order_is_kept_whatever_the_batch_and_the_threads(embedder, model, folder, batch_size):
+def test_order_does_not_depend_on_batch_size_and_threads(embedder, model, folder, batch_size):
     order = [7, 0, 3, 3, 10, 1]
     whole = embedder(images())
     other = Embedder(model, batch_size=batch_size, threads=3)
@@ -106,19 +106,19 @@ def test_order_is_kept_whatever_the_batch_and_the_threads(embedder, model, folde
 
 
 @pytest.mark.parametrize(
-    "nothing",
+    "images",
     [
         pytest.param([], id="a list"),
         pytest.param(np.zeros((0, 64, 32, 3), np.uint8), id="an array"),
         pytest.param(Crops.from_columns([], []), id="crops"),
     ],
 )
-def test_nothing_gives_no_rows(embedder, nothing):
-    assert embedder(nothing).shape == (0, embedder.model.embedding_size)
-    assert embedder.table(nothing).features.shape == (0, embedder.model.embedding_size)
+def test_no_images_give_no_rows(embedder, images):
+    assert embedder(images).shape == (0, embedder.model.embedding_size)
+    assert embedder.table(images).features.shape == (0, embedder.model.embedding_size)
 
 
-def test_a_model_in_training_is_embedded_in_evaluation_and_left_in_training(model, folder):
+def test_training_mode_of_the_model_is_restored(model, folder):
     expected = Embedder(model)(paths(folder)[:2])
     statistics = model.neck.running_mean.clone()
     model.train()
@@ -130,14 +130,14 @@ def test_a_model_in_training_is_embedded_in_evaluation_and_left_in_training(mode
         model.eval()
 
 
-def test_a_checkpoint_gives_what_its_model_gave(embedder, model, folder, tmp_path):
+def test_checkpoint_gives_the_features_of_its_model(embedder, model, folder, tmp_path):
     save_checkpoint(tmp_path / "best.pt", model)
     loaded = Embedder(tmp_path / "best.pt", device="cpu")
     np.testing.assert_array_equal(loaded(paths(folder)), embedder(paths(folder)))
     assert loaded.describe() == embedder.describe()
 
 
-def test_a_table_carries_what_crops_know(model, folder, tmp_path):
+def test_table_has_the_known_columns_of_crops(model, folder, tmp_path):
     embedder = Embedder(model, flip=True)
     crops = Crops.from_columns(paths(folder), np.arange(11) // 2, camids=np.arange(11) % 3, frames=np.arange(11))
     table = embedder.table(crops)
@@ -154,14 +154,14 @@ def test_a_table_carries_what_crops_know(model, folder, tmp_path):
     table.save(tmp_path / "t.parquet")
 
 
-def test_a_table_of_paths_knows_paths_and_one_of_arrays_nothing(embedder, folder):
+def test_table_of_paths_and_of_arrays(embedder, folder):
     table = embedder.table(paths(folder))
     assert table.paths.tolist() == paths(folder)
     assert table.pids is None
     assert embedder.table(images()).paths is None
 
 
-def test_the_model_id_follows_the_weights_and_not_the_classifier(model):
+def test_model_id_depends_on_weights_but_not_on_the_classifier(model):
     own = Embedder(model).describe()["model"]
     assert own.startswith("light18-")
     copy = build_model(**model.spec)
@@ -174,7 +174,7 @@ def test_the_model_id_follows_the_weights_and_not_the_classifier(model):
 
 
 @pytest.mark.parametrize("how", ["absent", "empty", "text", "cut short"])
-def test_a_file_that_cannot_be_read_is_named(embedder, folder, tmp_path, how):
+def test_unreadable_file_is_an_error(embedder, folder, tmp_path, how):
     bad = tmp_path / "bad.png"
     whole = (folder / "01.png").read_bytes()
     content = {"empty": b"", "text": b"not an image", "cut short": whole[: len(whole) // 2]}
@@ -184,13 +184,13 @@ def test_a_file_that_cannot_be_read_is_named(embedder, folder, tmp_path, how):
         embedder([*paths(folder), str(bad)])
 
 
-def test_a_file_that_only_fails_when_decoded_is_named_or_left_out(model, folder, tmp_path):
+def test_file_that_fails_while_decoding(model, folder, tmp_path):
     bad = tmp_path / "bad.png"
     content = bytearray((folder / "01.png").read_bytes())
     content[60:600] = bytes(540)
     bad.write_bytes(content)
     some = [paths(folder)[0], str(bad), *paths(folder)[1:]]
-    with pytest.raises(ReidError, match=r"bad\.png: will not decode.*Mend or remove it"):
+    with pytest.raises(ReidError, match=r"bad\.png: will not decode.*Repair or remove it"):
         Embedder(model, batch_size=4)(some)
     table = Embedder(model, batch_size=4).table(some, unreadable="skip")
     close(table.features, Embedder(model)(paths(folder)))
@@ -198,7 +198,7 @@ def test_a_file_that_only_fails_when_decoded_is_named_or_left_out(model, folder,
     assert len(table.meta["left_out"]) == 1
 
 
-def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder, folder, tmp_path):
+def test_unreadable_files_are_skipped_and_listed(embedder, folder, tmp_path):
     bad = tmp_path / "bad.png"
     bad.touch()
     crops = Crops.from_columns([paths(folder)[0], bad, paths(folder)[1]], [5, 6, 7])
@@ -211,49 +211,49 @@ def test_unreadable_files_are_left_out_of_a_table_when_asked_and_listed(embedder
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
         pytest.param([np.zeros((4, 4, 3))], r"Image 0 is float64 of shape \[4, 4, 3\]", id="floats"),
         pytest.param([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)], "Image 1 .*[4, 4]", id="gray"),
         pytest.param(np.zeros((2, 4, 4, 4), np.uint8), r"shape \[4, 4, 4\]", id="four channels"),
-        pytest.param(np.zeros((4, 4, 3), np.uint8), r"Several are a list", id="one image without its N"),
+        pytest.param(np.zeros((4, 4, 3), np.uint8), r"Pass a list", id="one image without its N"),
         pytest.param([np.zeros((0, 4, 3), np.uint8)], r"shape \[0, 4, 3\]", id="no pixels"),
-        pytest.param("a.jpg", r"give a list of paths: \['a\.jpg'\]", id="one path"),
-        pytest.param(["a.jpg", np.zeros((4, 4, 3), np.uint8)], "Image 0 .*paths alone", id="a path among arrays"),
+        pytest.param("a.jpg", r"as a list of paths: \['a\.jpg'\]", id="one path"),
+        pytest.param(["a.jpg", np.zeros((4, 4, 3), np.uint8)], "Image 0 .*only paths", id="a path among arrays"),
     ],
 )
-def test_what_is_not_images_is_named(embedder, given, words):
-    with pytest.raises(ReidError, match=words):
+def test_invalid_images_are_errors(embedder, given, message):
+    with pytest.raises(ReidError, match=message):
         embedder(given)
 
 
 @pytest.mark.parametrize(
-    ("runtime", "words"),
+    ("runtime", "message"),
     [
         pytest.param("torchh", r"no runtime 'torchh'.*'torch'.*Known: auto, onnx, openvino", id="unknown"),
         pytest.param("onnx", r"'onnx' reads \.onnx and \.xml", id="onnx"),
         pytest.param("openvino", r"'openvino' reads \.onnx and \.xml", id="openvino"),
     ],
 )
-def test_a_runtime_must_be_known_and_fit_the_model(model, runtime, words):
-    with pytest.raises(ReidError, match=words):
+def test_runtime_must_be_known_and_fit_the_model(model, runtime, message):
+    with pytest.raises(ReidError, match=message):
         Embedder(model, runtime=runtime)
     assert Embedder(model, runtime="torch").device.type == "cpu"
 
 
-def test_a_model_of_ours_takes_no_other_preprocessing(model):
-    with pytest.raises(ReidError, match="brings its own preprocessing"):
+def test_checkpoint_accepts_no_other_preprocessing(model):
+    with pytest.raises(ReidError, match="contains its preprocessing"):
         Embedder(model, preprocessing={"size": [64, 32]})
 
 
 @pytest.mark.parametrize(
     ("names", "taken"),
     [
-        pytest.param(["last.pt"], "last.pt", id="last alone"),
+        pytest.param(["last.pt"], "last.pt", id="only last"),
         pytest.param(["last.pt", "best.pt"], "best.pt", id="best before last"),
     ],
 )
-def test_the_folder_of_a_run_gives_its_checkpoint(model, tmp_path, names, taken):
+def test_run_folder_gives_its_checkpoint(model, tmp_path, names, taken):
     other = build_model(**{**model.spec, "seed": 1})
     for name in names:
         save_checkpoint(tmp_path / name, model if name == taken else other)
@@ -262,18 +262,18 @@ def test_the_folder_of_a_run_gives_its_checkpoint(model, tmp_path, names, taken)
     assert (loaded.dimension, loaded.preprocessing.size) == (model.embedding_size, SIZE)
 
 
-def test_a_folder_without_checkpoint_is_named(tmp_path):
+def test_folder_without_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ReidError, match="is a folder: name the checkpoint"):
         Embedder(tmp_path)
 
 
-def test_one_batch_gives_what_the_call_gives(model):
+def test_embed_batch_equals_the_call(model):
     at_size = np.stack([image for image in images() if image.shape[:2] == SIZE])
     flipping = Embedder(model, flip=True)
     close(flipping.embed_batch(at_size), flipping(at_size))
 
 
-def test_a_backbone_by_name_pools_its_last_map(tmp_path):
+def test_backbone_by_name_pools_its_last_feature_map(tmp_path):
     random = Embedder("light10", weights="none", device="cpu")
     bare = build_model("light10", neck="none")
     np.testing.assert_array_equal(random(images()), Embedder(bare)(images()))
@@ -284,25 +284,29 @@ def test_a_backbone_by_name_pools_its_last_map(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "words"),
+    ("model", "weights", "message"),
     [
         pytest.param(
-            "resnet50", None, "resnet50 is a backbone: say its weights, 'imagenet', a file, or 'none'", id="no"
+            "resnet50", None, "resnet50 is a backbone. Pass its weights: 'imagenet', a file, or 'none'", id="no"
         ),
         pytest.param("light18", "imagenet", "no ImageNet weights of light18.*Give a local file", id="unpublished"),
         pytest.param("light18", "none.pth", r"none\.pth: no such file", id="no file"),
         pytest.param("resnet5", None, "no file, folder or backbone 'resnet5'. Did you mean 'resnet50'", id="misspelt"),
         pytest.param("none/best.pt", None, "no checkpoint none/best.pt", id="a path"),
-        pytest.param("best.pt", "none", "weights=none is for a backbone that is named", id="weights of a file"),
-        pytest.param("best.onnx", "none", "weights=none is for a backbone that is named", id="weights of ONNX"),
+        pytest.param(
+            "best.pt", "none", "weights=none is only used with the name of a backbone", id="weights of a file"
+        ),
+        pytest.param(
+            "best.onnx", "none", "weights=none is only used with the name of a backbone", id="weights of ONNX"
+        ),
     ],
 )
-def test_names_that_are_no_model_are_told_apart(model, weights, words):
-    with pytest.raises(ReidError, match=words):
+def test_invalid_model_names_are_errors(model, weights, message):
+    with pytest.raises(ReidError, match=message):
         Embedder(model, weights=weights)
 
 
-def test_imagenet_weights_without_a_network_say_what_to_do(monkeypatch):
+def test_imagenet_weights_without_a_connection_are_an_error(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -311,14 +315,14 @@ def test_imagenet_weights_without_a_network_say_what_to_do(monkeypatch):
         Embedder("resnet18", weights="imagenet")
 
 
-def test_a_folder_called_as_a_backbone_goes_before_it(model, tmp_path, monkeypatch):
+def test_folder_takes_precedence_over_a_backbone_name(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path / "resnet50" / "best.pt", model)
     assert Embedder("resnet50").describe() == Embedder(model).describe()
 
 
-def test_a_bundle_embeds_and_flips(tmp_path, monkeypatch, model):
-    """Of a bundle the Embedder needs these attributes; that real ones have them is tested with the export."""
+def test_bundle_embeds_and_flips(tmp_path, monkeypatch, model):
+    """Test with a stand-in for a bundle; the tests of the export use real ones."""
 
     class Bundle:
         model_id, dimension = "m-1", model.embedding_size
@@ -338,11 +342,11 @@ def test_a_bundle_embeds_and_flips(tmp_path, monkeypatch, model):
     both = plain(images()) + plain(mirrored)
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     np.testing.assert_allclose(Embedder(tmp_path, flip=True)(images()), both, atol=2e-6)
-    with pytest.raises(ReidError, match="is a bundle and has its preprocessing inside"):
+    with pytest.raises(ReidError, match="is a bundle and contains its preprocessing"):
         Embedder(tmp_path, preprocessing={"size": [64, 32]})
 
 
-def test_a_folder_is_searched_with_its_subfolders_in_order(embedder, folder, tmp_path, capsys):
+def test_folder_is_searched_with_subfolders_in_sorted_order(embedder, folder, tmp_path, capsys):
     for number, name in enumerate(["b/2.png", "a/10.PNG", "a/ü/1.png", "c.png"]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((folder / f"{number:02d}.png").read_bytes())
@@ -351,7 +355,7 @@ def test_a_folder_is_searched_with_its_subfolders_in_order(embedder, folder, tmp
     order = ["a/10.PNG", "a/ü/1.png", "b/2.png", "c.png"]
     table = embedder.table(tmp_path)
     assert table.paths.tolist() == [str(tmp_path / name) for name in order]
-    assert "1 of 5 files, e.g. notes.txt" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 5 files" in " ".join(capsys.readouterr().out.split())
     np.testing.assert_array_equal(table.features, embedder(str(tmp_path)))
     close(embedder([tmp_path / "c.png", tmp_path / "a"]), table.features[[3, 0, 1]])
 
@@ -361,9 +365,9 @@ def saved(path, image, **options):
     return str(path)
 
 
-def turned():
+def rotated_exif():
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90° to show"
+    exif[0x0112] = 6  # "rotate by 90° for display"
     return exif
 
 
@@ -384,22 +388,22 @@ GRAY = np.asarray(Image.fromarray(SMOOTH).convert("L"))
         pytest.param("c.tif", Image.fromarray(SMOOTH).convert("CMYK"), {}, SMOOTH, 1, id="CMYK TIFF"),
         pytest.param("w.tif", GRAY.astype(np.uint16) * 257, {}, np.dstack([GRAY] * 3), 1, id="16 bits: the upper 8"),
         pytest.param(
-            "e.jpg", SMOOTH, {"quality": 100, "exif": turned()}, SMOOTH, 0.99, id="EXIF: as stored, not turned"
+            "e.jpg", SMOOTH, {"quality": 100, "exif": rotated_exif()}, SMOOTH, 0.99, id="EXIF: as stored, not rotated"
         ),
         pytest.param("b.bmp", SMOOTH, {}, SMOOTH, 1, id="BMP"),
     ],
 )
-def test_images_of_any_kind_mean_their_rgb(embedder, tmp_path, name, image, options, meant, likeness):
+def test_image_formats_are_read_as_rgb(embedder, tmp_path, name, image, options, meant, likeness):
     got = embedder([saved(tmp_path / name, image, **options)])[0]
     assert got @ embedder([np.ascontiguousarray(meant)])[0] >= likeness - 1e-6
 
 
-def test_sixteen_bits_of_colour_mean_their_upper_eight(embedder, tmp_path):
+def test_sixteen_bit_colour_keeps_the_upper_eight_bits(embedder, tmp_path):
     cv2.imwrite(str(tmp_path / "w.png"), SMOOTH[..., ::-1].astype(np.uint16) * 257)
     close(embedder([tmp_path / "w.png"]), embedder([SMOOTH]))
 
 
-def test_a_decompression_bomb_is_refused_by_its_header_or_listed(embedder, folder, tmp_path):
+def test_decompression_bomb_is_rejected_by_its_header(embedder, folder, tmp_path):
     bomb = bytearray((folder / "00.png").read_bytes())
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
     (tmp_path / "bomb.png").write_bytes(bomb)
@@ -414,7 +418,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_or_listed(embedder, folde
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
-def test_a_device_that_is_not_there_is_named(model, device):
+def test_unavailable_device_is_an_error(model, device):
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has an Apple GPU")
     with pytest.raises(ReidError, match=device):
@@ -422,7 +426,7 @@ def test_a_device_that_is_not_there_is_named(model, device):
 
 
 @pytest.mark.parametrize("content", [None, b"not a checkpoint"])
-def test_a_checkpoint_that_does_not_load_is_named(tmp_path, content):
+def test_invalid_checkpoint_is_an_error(tmp_path, content):
     path = tmp_path / "best.pt"
     if content:
         path.write_bytes(content)
@@ -431,20 +435,22 @@ def test_a_checkpoint_that_does_not_load_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         pytest.param({"batch_size": 0}, "batch_size must be 1 or more; got 0", id="no batch"),
         pytest.param({"batch_size": -1}, "batch_size must be 1 or more; got -1", id="a negative batch"),
         pytest.param({"threads": -1}, "threads must be 0 .* or more; got -1", id="negative threads"),
-        pytest.param({"weights": "none"}, "weights=none is for a backbone that is named", id="weights of a model"),
+        pytest.param(
+            {"weights": "none"}, "weights=none is only used with the name of a backbone", id="weights of a model"
+        ),
     ],
 )
-def test_numbers_out_of_range_are_named(model, options, words):
-    with pytest.raises(ReidError, match=words):
+def test_numbers_out_of_range_are_errors(model, options, message):
+    with pytest.raises(ReidError, match=message):
         Embedder(model, **options)
 
 
-def test_a_model_that_gives_nan_is_named(model, folder):
+def test_nan_output_is_an_error(model, folder):
     broken = build_model(**model.spec)
     with torch.no_grad():
         broken.neck.weight[0] = torch.nan
@@ -452,7 +458,7 @@ def test_a_model_that_gives_nan_is_named(model, folder):
         Embedder(broken)(paths(folder)[:2])
 
 
-def test_no_random_number_is_drawn(model, folder):
+def test_random_number_generators_are_not_used(model, folder):
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
@@ -461,7 +467,7 @@ def test_no_random_number_is_drawn(model, folder):
     assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
-def test_the_table_alone_costs_no_torch():
+def test_embeddings_do_not_import_torch():
     code = "import sys; import reid; reid.Embeddings([[1.0]]); print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert ran.stdout.strip() == "False"
