@@ -15,7 +15,7 @@ from reid.core.errors import ReidError
 from reid.data.crops import Benchmark
 from reid.data.loader import read_batches
 from reid.data.pixels import Split
-from reid.embedding.calibration_file import calibration_beside, load_calibration
+from reid.embedding.calibration_file import load_calibration, stored_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
 from reid.evaluation import (
@@ -96,7 +96,7 @@ def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[
     Raises:
         ReidError: the given file is missing or of another model, or either file is damaged.
     """
-    path = given or calibration_beside(checkpoint)
+    path = given or stored_calibration(checkpoint)
     if path is None:
         return None, ""
     calibration = load_calibration(path)

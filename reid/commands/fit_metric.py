@@ -11,7 +11,7 @@ import numpy as np
 from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
-    from reid.embedding.metric_file import LearnedMetric
+    from reid.embedding.learned_metric import LearnedMetric
     from reid.embedding.table import Embeddings
 
 
@@ -42,14 +42,13 @@ def command(
     taken together. Rows of pid -1 and 0 (nobody, anybody) are left out.
     """
     from reid.core.console import console, warn
-    from reid.embedding.metric_file import save_metric
     from reid.embedding.table import Embeddings
 
     if out.suffix != ".npz":
         raise ReidError(f"--out {out} must end in .npz.")
     table = Embeddings.concat([Embeddings.load(path) for path in embeddings])
     metric = fit_table(table, method, dimensions=dimensions, ridge=ridge, any_camera=any_camera)
-    save_metric(metric, out)
+    metric.save(out)
     about = metric.about
     console.print(
         f"{method}: {about['rows']:,} embeddings of {about['identities']:,} identities, {about['pairs']}; "
@@ -68,7 +67,8 @@ def fit_table(
     Raises:
         ReidError: no pid or camid column, a feature that is not finite, or as `kissme` and `xqda`.
     """
-    from reid.embedding.metric_file import LearnedMetric, unit
+    from reid.core.arrays import unit_rows
+    from reid.embedding.learned_metric import LearnedMetric
     from reid.evaluation.verification import DISTRACTOR
     from reid.losses import kissme, xqda
 
@@ -83,7 +83,7 @@ def fit_table(
     assert known.pids is not None
     fit = {"kissme": kissme, "xqda": xqda}[method]
     camids = None if any_camera else known.camids
-    layer = fit(unit(known.features), known.pids, camids, dimensions=dimensions, ridge=ridge)
+    layer = fit(unit_rows(known.features), known.pids, camids, dimensions=dimensions, ridge=ridge)
     about = {
         "method": method,
         "model": str(table.meta.get("model") or ""),

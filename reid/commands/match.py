@@ -362,12 +362,12 @@ def _calibration(
 ) -> Calibration | None:
     """The calibration to use: the one named, or the one beside the checkpoint or the embeddings; None without any."""
     from reid.core.console import console
-    from reid.embedding.calibration_file import calibration_beside, load_calibration
+    from reid.embedding.calibration_file import load_calibration, stored_calibration
 
     found = path
     for beside in (checkpoint, embeddings_path):
         if found is None and beside is not None:
-            found = calibration_beside(beside)
+            found = stored_calibration(beside)
     if found is None:
         return None
     calibration = load_calibration(found)

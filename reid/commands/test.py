@@ -129,7 +129,7 @@ def score_checkpoint(
     from reid.data.pixels import open_test_split
     from reid.data.sources import load_benchmarks
     from reid.embedding.embedder import Embedder
-    from reid.embedding.metric_file import load_metric
+    from reid.embedding.learned_metric import LearnedMetric
     from reid.report import (
         Scored,
         cmc_drawing,
@@ -144,7 +144,7 @@ def score_checkpoint(
     wanted = read_queries(queries)
     texts = texts or _sets_of(checkpoint)
     embedder = Embedder(checkpoint, device=device, batch_size=batch_size, flip=flip)
-    metric = None if learned_metric is None else load_metric(learned_metric)
+    metric = None if learned_metric is None else LearnedMetric.load(learned_metric)
     described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     used, unfit = find_calibration(checkpoint, calibration, described["model"])
     if unfit:

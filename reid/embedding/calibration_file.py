@@ -1,4 +1,4 @@
-"""A calibration on disk: a small JSON beside the checkpoint or the embeddings that it is of."""
+"""Calibrations as JSON files, stored next to the checkpoint or the embeddings that they belong to."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 
 from reid.core.atomic import write_text
-from reid.core.errors import ReidError
+from reid.core.errors import DataError, ReidError
 from reid.evaluation.calibration import Calibration
 
 NAME = "calibration.json"
 
 
 def save_calibration(calibration: Calibration, path: str | Path) -> Path:
-    """Write it as JSON, a line for each key, whole or not at all, and return the path.
+    """Write JSON with one line for each key, completely or not at all, and return the path.
 
     Raises:
-        ReidError: it cannot be written.
+        DataError: the file cannot be written.
     """
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in calibration.as_dict().items()]
     write_text(path, "{\n  " + ",\n  ".join(lines) + "\n}\n")
@@ -24,26 +24,24 @@ def save_calibration(calibration: Calibration, path: str | Path) -> Path:
 
 
 def load_calibration(path: str | Path) -> Calibration:
-    """Read what `save_calibration` wrote.
+    """Read a file that `save_calibration` wrote.
 
     Raises:
-        ReidError: missing, no JSON, or no calibration of a format known here; the file and key are named.
+        DataError: missing, not JSON, or not a calibration of a known format; gives the file and the key.
     """
     path = Path(path)
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        return Calibration.from_dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError as error:
-        raise ReidError(f"There is no calibration {path}. Make one with `reid calibrate`.") from error
-    except (OSError, ValueError) as error:
-        raise ReidError(f"{path} cannot be read as JSON: {error}. Make it anew with `reid calibrate`.") from error
-    try:
-        return Calibration.from_dict(stored)
+        raise DataError(f"There is no calibration {path}. Create one with `reid calibrate`.") from error
     except ReidError as error:
-        raise ReidError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. Create it again with `reid calibrate`.") from error
 
 
-def calibration_beside(path: str | Path) -> Path | None:
-    """The `calibration.json` in the folder of a checkpoint or of embeddings (or in a folder given), if it is there."""
+def stored_calibration(path: str | Path) -> Path | None:
+    """Return the `calibration.json` in a folder, or in the folder of a file, if it exists."""
     path = Path(path)
     found = (path if path.is_dir() else path.parent) / NAME
     return found if found.is_file() else None

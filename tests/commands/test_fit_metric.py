@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from reid.commands import main
 from reid.core.errors import ReidError
 from reid.embedding import Embeddings
-from reid.embedding.metric_file import LearnedMetric, load_metric, save_metric
+from reid.embedding.learned_metric import LearnedMetric
 from reid.evaluation import evaluate
 from reid.losses import xqda
 from tests.losses.test_mahalanobis import people
@@ -37,7 +37,7 @@ def test_fitted_on_a_file_it_ranks_other_people_better(labelled: Path, tmp_path:
     assert result.exit_code == 0, result.output
     assert f"{method}: 234 embeddings of 39 identities, pairs across cameras; 6 → " in result.output
     assert f"learned metric: {out}" in result.output
-    metric = load_metric(out)
+    metric = LearnedMetric.load(out)
     assert {"method": method, "model": "net-1", "rows": 234, "identities": 39, "ridge": 1e-3}.items() <= dict(
         metric.about
     ).items()
@@ -72,7 +72,7 @@ def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_funct
     known = table.take(table.pids > 0)
     unit = known.features / np.linalg.norm(known.features, axis=1, keepdims=True)
     expected = xqda(unit, known.pids, dimensions=2)
-    got = load_metric(tmp_path / "m.npz").factor
+    got = LearnedMetric.load(tmp_path / "m.npz").factor
     np.testing.assert_allclose(got.T @ got, expected.matrix.detach(), rtol=1e-3, atol=1e-5)
     assert len(got) == 2
 
@@ -80,7 +80,7 @@ def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_funct
 def test_a_row_of_zeros_stays_and_features_that_do_not_fit_are_named() -> None:
     metric = LearnedMetric(np.eye(2, 3, dtype=np.float32), {"method": "xqda", "model": "net-1"})
     assert (metric.transform(np.zeros((1, 3), dtype=np.float32)) == 0).all()
-    with pytest.raises(ReidError, match=r"fitted on features of 3 numbers, and these have 4"):
+    with pytest.raises(ReidError, match=r"fitted on features of dimension 3, but these have 4"):
         metric.apply(Embeddings(np.ones((2, 4))))
     with pytest.raises(ReidError, match=r"features of model 'net-1', and these are of 'net-2'"):
         metric.apply(Embeddings(np.ones((2, 3)), meta={"model": "net-2"}))
@@ -109,30 +109,30 @@ def test_nan_features_and_a_wrong_name_are_named(tmp_path: Path) -> None:
     features = np.eye(3)
     features[1, 1] = np.nan
     file = Embeddings(features, pids=[1, 1, 2], camids=[1, 2, 1]).save(tmp_path / "x.parquet")
-    assert "1 of 3 features hold NaN or infinity, in rows 1" in fit(file, "--out", tmp_path / "m.npz").output
+    assert "1 of 3 features contain NaN or infinity: rows 1" in fit(file, "--out", tmp_path / "m.npz").output
     assert "must end in .npz" in fit(file, "--out", tmp_path / "m.json").output
 
 
-def test_files_that_are_none_are_named(tmp_path: Path) -> None:
+def test_invalid_metric_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ReidError, match="There is no learned metric"):
-        load_metric(tmp_path / "none.npz")
+        LearnedMetric.load(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", x=np.ones(3))
     np.savez(tmp_path / "objects.npz", factor=np.ones((2, 2)), about=np.array({}, dtype=object))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:100])
     for name in ("text", "other", "objects", "cut"):
-        with pytest.raises(ReidError, match=f"{name}.npz is no learned metric.*reid fit-metric"):
-            load_metric(tmp_path / f"{name}.npz")
+        with pytest.raises(ReidError, match=f"{name}.npz is not a learned metric.*reid metric fit"):
+            LearnedMetric.load(tmp_path / f"{name}.npz")
     factor = np.eye(2, dtype=np.float32)
-    for about, words in (({"format": 2, "method": "xqda"}, "of format 2"), ({"format": 1}, "by which method")):
+    for about, words in (({"format": 2, "method": "xqda"}, "has format 2"), ({"format": 1}, "name of a method")):
         np.savez(tmp_path / "m.npz", factor=factor, about=np.array(json.dumps(about)))
         with pytest.raises(ReidError, match=words):
-            load_metric(tmp_path / "m.npz")
+            LearnedMetric.load(tmp_path / "m.npz")
     np.savez(tmp_path / "m.npz", factor=factor * np.nan, about=np.array('{"format": 1, "method": "xqda"}'))
-    with pytest.raises(ReidError, match="does not hold finite"):
-        load_metric(tmp_path / "m.npz")
-    with pytest.raises(ReidError, match=r"is an \.npz file"):
-        save_metric(LearnedMetric(factor, {"method": "xqda"}), tmp_path / "m.bin")
+    with pytest.raises(ReidError, match="must contain finite"):
+        LearnedMetric.load(tmp_path / "m.npz")
+    with pytest.raises(ReidError, match=r"is stored as \.npz"):
+        LearnedMetric(factor, {"method": "xqda"}).save(tmp_path / "m.bin")
 
 
 def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
@@ -156,7 +156,7 @@ def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
     call("test", "--checkpoint", checkpoint, "--data", data, *settings)
     plain = Embeddings.load(tmp_path / "query.parquet")
     learned = Embeddings.load(next((tmp_path / "test").glob("*-query.parquet")))
-    metric = load_metric(npz)
+    metric = LearnedMetric.load(npz)
     np.testing.assert_allclose(learned.features, metric.transform(plain.features), rtol=1e-3, atol=1e-4)
     numbers = json.loads((tmp_path / "test/metrics.json").read_text())
     assert numbers["model"]["learned_metric"] == metric.id

@@ -112,7 +112,7 @@ def test_other_sets_than_trained_on_stand_in_one_table(checkpoint: Path, tmp_pat
     assert not (tmp_path / "out/evaluation.html").exists()
 
 
-def test_the_calibration_beside_the_checkpoint_is_used(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
+def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     shutil.copy(checkpoint, tmp_path / "best.pt")
     embeddings = reid.Embedder(load_model(checkpoint)).table(reid.load_benchmark("market1501", tiny_market).train)
     made = calibrate(embeddings.features, embeddings.pids, embeddings.camids, fmr=0.01, model=embeddings.meta["model"])

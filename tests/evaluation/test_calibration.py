@@ -156,11 +156,11 @@ def test_a_pair_of_cameras_with_few_pairs_leans_on_all():
 
 
 def test_json_and_back(made, tmp_path):
-    from reid.embedding.calibration_file import calibration_beside, load_calibration, save_calibration
+    from reid.embedding.calibration_file import load_calibration, save_calibration, stored_calibration
 
-    assert calibration_beside(tmp_path / "best.pt") is None
+    assert stored_calibration(tmp_path / "best.pt") is None
     path = save_calibration(made, tmp_path / "calibration.json")
-    assert calibration_beside(tmp_path / "best.pt") == calibration_beside(tmp_path) == path
+    assert stored_calibration(tmp_path / "best.pt") == stored_calibration(tmp_path) == path
     assert path.stat().st_size < 20_000
     again = load_calibration(path)
     assert again.as_dict() == {**made.as_dict(), "threshold": again.threshold()}
