@@ -1,7 +1,7 @@
-"""A person as a mesh on a skeleton: tubes of coloured quads in the body's own coordinates, posed by a gait phase.
+"""A pedestrian as a mesh on a skeleton: tubes of coloured quads, posed by a gait phase.
 
-Body coordinates are metres: x to the person's right, y forward, z up, the ground under the pelvis at the origin.
-Every vertex hangs on one bone; a pose is one matrix and one shift a bone.
+Body coordinates are in metres: x to the person's right, y forward, z up; the origin is on the ground below the pelvis.
+Every vertex belongs to one bone. A pose is one matrix and one shift per bone.
 """
 
 from __future__ import annotations
@@ -15,42 +15,36 @@ from numpy.typing import NDArray
 from reid.synthetic.people import Colour, Person
 
 Floats = NDArray[np.float64]
+Columns = tuple[Floats | float, ...]
 
-(
-    PELVIS,
-    CHEST,
-    HEAD,
-    R_ARM,
-    L_ARM,
-    R_FOREARM,
-    L_FOREARM,
-    R_THIGH,
-    L_THIGH,
-    R_SHIN,
-    L_SHIN,
-    R_FOOT,
-    L_FOOT,
-    SKIRT,
-) = range(14)
+PELVIS, CHEST, HEAD, R_ARM, L_ARM, R_FOREARM, L_FOREARM = range(7)
+R_THIGH, L_THIGH, R_SHIN, L_SHIN, R_FOOT, L_FOOT, SKIRT = range(7, 14)
 N_BONES = 14
 
-# Joints of a standing body, as shares of the height.
+# Joints of a standing body, as fractions of the body height.
 HIP_Z, KNEE, SHIN, ANKLE_Z = 0.500, 0.232, 0.228, 0.040
 WAIST_Z, SHOULDER_Z, UPPER_ARM = 0.600, 0.805, 0.160
 HIP_X, SHOULDER_X, NECK_Z = 0.050, 0.112, 0.850
 
 FINE, COARSE = 24, 10
+"""Segments around a torso, and around a limb."""
+
+# Extra radius of loose clothes, and the height of their hem, as fractions of the body height.
+_LOOSE_TORSO = {"jacket": 0.009, "open_jacket": 0.009, "coat": 0.012, "hoodie": 0.009, "shirt": 0.004}
+_LOOSE_ARM = {"jacket": 0.006, "open_jacket": 0.006, "coat": 0.007, "hoodie": 0.006}
+_HEMS = {"tshirt": 0.505, "shirt": 0.490, "jacket": 0.520, "open_jacket": 0.500, "hoodie": 0.510, "vest": 0.52}
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """A person's mesh. `V` vertices, `Q` quads.
+    """Mesh of a person with `V` vertices and `Q` quads.
 
     Attributes:
-        vertices: `[V, 3]` metres, in the frame of the vertex's bone.
-        bones: `[V]` int, the bone of each vertex, ascending; `starts [15]` cuts the vertices by bone.
-        quads: `[Q, 4]` int, vertex indices, in an order whose normal points outward.
-        colours: `[Q, 3]` BGR 0..255, before light.
+        vertices: `[V, 3]` metres, in the coordinates of the vertex's bone.
+        bones: `[V]` int, bone of each vertex, ascending.
+        starts: 15 indices; the vertices of bone `b` are `starts[b]` to `starts[b + 1]`.
+        quads: `[Q, 4]` int, vertex indices, ordered so that the normal points outward.
+        colours: `[Q, 3]` BGR 0..255, before lighting.
     """
 
     vertices: Floats
@@ -60,85 +54,80 @@ class Mesh:
     colours: Floats
 
 
-class _Builder:
-    def __init__(self) -> None:
-        self.vertices: list[Floats] = []
-        self.bones: list[NDArray[np.int64]] = []
-        self.quads: list[NDArray[np.int64]] = []
-        self.colours: list[Floats] = []
+class _MeshBuilder:
+    """Collects tubes; all lengths are given as fractions of the body height."""
+
+    def __init__(self, height: float) -> None:
+        self.height = height
+        self.parts: list[tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]] = []
         self.count = 0
 
     def tube(
         self,
-        centres: Floats,
-        radii: Floats,
-        bones: NDArray[np.int64],
+        centres: Columns,
+        radii: Columns,
+        bones: NDArray[np.int64] | int,
         colours: Floats,
         *,
         axes: tuple[int, int] = (0, 1),
         power: float = 2.0,
-        cover: bool = True,
+        closed: bool = True,
     ) -> None:
-        """Add a tube: `centres [R, 3]`, half axes `radii [R, 2]`, `bones [R]`, `colours [R - 1, S, 3]`.
+        """Add a tube of `R` rings with `S` segments.
 
-        Ring angle 0 points along body axis `axes[0]`, a quarter turn along `axes[1]`. `power` above 2 squares the
-        section (a superellipse). The ends are closed by shrinking rings when `cover` is true.
+        Args:
+            centres: x, y, z of the rings, each `[R]` or a scalar.
+            radii: the two half axes of the rings, each `[R]` or a scalar.
+            bones: bone of each ring, `[R]` or a scalar.
+            colours: `[R - 1, S, 3]` BGR.
+            axes: body axes of ring angle 0 and of a quarter turn.
+            power: exponent of the cross-section (a superellipse); above 2 it becomes square.
+            closed: close both ends with a shrunken ring.
         """
         segments = colours.shape[1]
-        if cover:
-            centres = np.concatenate([centres[:1], centres, centres[-1:]])
-            radii = np.concatenate([radii[:1] * 0.02, radii, radii[-1:] * 0.02])
+        points = np.stack(np.broadcast_arrays(*centres), axis=1) * self.height
+        half_axes = np.broadcast_to(np.stack(np.broadcast_arrays(*radii), axis=-1) * self.height, (len(points), 2))
+        bones = np.broadcast_to(bones, len(points))
+        if closed:
+            points = np.concatenate([points[:1], points, points[-1:]])
+            half_axes = np.concatenate([half_axes[:1] * 0.02, half_axes, half_axes[-1:] * 0.02])
             bones = np.concatenate([bones[:1], bones, bones[-1:]])
             colours = np.concatenate([colours[:1], colours, colours[-1:]])
         angle = 2 * math.pi * np.arange(segments) / segments
         cos, sin = np.cos(angle), np.sin(angle)
         cos = np.sign(cos) * np.abs(cos) ** (2 / power)
         sin = np.sign(sin) * np.abs(sin) ** (2 / power)
-        rings = np.repeat(centres[:, None, :], segments, axis=1).astype(float)
-        rings[:, :, axes[0]] += radii[:, :1] * cos
-        rings[:, :, axes[1]] += radii[:, 1:] * sin
-        n_rings = len(centres)
-        ring, segment = np.meshgrid(np.arange(n_rings - 1), np.arange(segments), indexing="ij")
-        after = (segment + 1) % segments
-        quads = np.stack(
-            [
-                ring * segments + segment,
-                ring * segments + after,
-                (ring + 1) * segments + after,
-                (ring + 1) * segments + segment,
-            ],
-            axis=-1,
-        ).reshape(-1, 4)
+        rings = np.repeat(points[:, None, :], segments, axis=1).astype(float)
+        rings[:, :, axes[0]] += half_axes[:, :1] * cos
+        rings[:, :, axes[1]] += half_axes[:, 1:] * sin
+        ring, segment = np.meshgrid(np.arange(len(points) - 1), np.arange(segments), indexing="ij")
+        here, after = ring * segments + segment, ring * segments + (segment + 1) % segments
+        quads = np.stack([here, after, after + segments, here + segments], axis=-1).reshape(-1, 4)
         u, v = np.eye(3)[axes[0]], np.eye(3)[axes[1]]
-        if float(np.cross(u, v) @ (centres[-1] - centres[0])) < 0:
+        if float(np.cross(u, v) @ (points[-1] - points[0])) < 0:
             quads = quads[:, ::-1]
-        self.vertices.append(rings.reshape(-1, 3))
-        self.bones.append(np.repeat(bones, segments))
-        self.quads.append(quads + self.count)
-        self.colours.append(colours.reshape(-1, 3))
-        self.count += n_rings * segments
+        self.parts.append(
+            (rings.reshape(-1, 3), np.repeat(bones, segments), quads + self.count, colours.reshape(-1, 3))
+        )
+        self.count += len(points) * segments
 
     def mesh(self) -> Mesh:
-        bones = np.concatenate(self.bones).astype(np.int64)
+        """Return everything that was added, with the vertices sorted by bone."""
+        vertices, bones, quads, colours = (np.concatenate(column) for column in zip(*self.parts, strict=True))
         order = np.argsort(bones, kind="stable")
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        return Mesh(
-            np.concatenate(self.vertices)[order],
-            bones[order],
-            np.searchsorted(bones[order], np.arange(N_BONES + 1)).tolist(),
-            place[np.concatenate(self.quads)],
-            np.concatenate(self.colours),
-        )
+        new_index = np.empty_like(order)
+        new_index[order] = np.arange(len(order))
+        starts = np.searchsorted(bones[order], np.arange(N_BONES + 1)).tolist()
+        return Mesh(vertices[order], bones[order].astype(np.int64), starts, new_index[quads], colours)
 
 
 def _angles(segments: int) -> Floats:
-    """Middle of each segment in degrees: 0 right, 90 front, 180 left, 270 back."""
+    """Return the middle of each segment in degrees: 0 right, 90 front, 180 left, 270 back."""
     return (np.arange(segments) + 0.5) * 360 / segments
 
 
 def _off_front(segments: int, centre: float = 90.0) -> Floats:
-    """Absolute angle from `centre`, 0..180 degrees."""
+    """Return each segment's absolute angle from `centre`, 0..180 degrees."""
     return np.abs((_angles(segments) - centre + 180) % 360 - 180)
 
 
@@ -147,7 +136,7 @@ def _fill(rows: int, segments: int, colour: Colour) -> Floats:
 
 
 def _folds(rng: np.random.Generator, colours: Floats, depth: float = 0.07) -> Floats:
-    """Brighten and darken quads a little, in smooth patches: the folds of cloth."""
+    """Brighten and darken quads slightly, in smooth patches, like folds of cloth."""
     noise = rng.normal(0, 1, colours.shape[:2])
     noise = 0.5 * noise + 0.5 * np.roll(noise, 1, axis=1) + 0.4 * np.roll(noise, 1, axis=0)
     shaded: Floats = np.clip(colours * (1 + depth * noise[..., None]), 4, 252)
@@ -155,7 +144,7 @@ def _folds(rng: np.random.Generator, colours: Floats, depth: float = 0.07) -> Fl
 
 
 def _pattern(person: Person, rows: Floats, columns: int, rng: np.random.Generator, *, sleeve: bool = False) -> Floats:
-    """The upper garment's cloth: `rows` are heights as shares of body height `[R]` -> colours `[R, columns, 3]`."""
+    """Return the colours `[R, columns, 3]` of the upper garment at heights `rows [R]` (fractions of body height)."""
     base, other = np.asarray(person.upper_colour), np.asarray(person.texture_colour)
     z = rows[:, None] * np.ones((1, columns))
     angle = np.tile(_angles(columns), (len(rows), 1))
@@ -188,8 +177,8 @@ def _pattern(person: Person, rows: Floats, columns: int, rng: np.random.Generato
     return colours.astype(float)
 
 
-def _torso(build: _Builder, person: Person, rng: np.random.Generator) -> None:
-    h, g = person.height, person.girth
+def _torso(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
+    g = person.girth
     #             z      half width             half depth  forward
     profile = np.array(
         [
@@ -208,12 +197,8 @@ def _torso(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         ]
     )
     z = np.linspace(0.455, 0.858, 26)
-    shape = np.stack([np.interp(z, profile[:, 0], profile[:, i]) for i in (1, 2, 3)], axis=1)
-    loose = {"jacket": 0.009, "open_jacket": 0.009, "coat": 0.012, "hoodie": 0.009, "shirt": 0.004}.get(
-        person.upper, 0.002
-    )
-    radii = shape[:, :2] * g**0.75 + loose
-    centres = np.stack([np.zeros_like(z), shape[:, 2], z], axis=1)
+    wide, deep, forward = (np.interp(z, profile[:, 0], column) for column in profile.T[1:])
+    loose = _LOOSE_TORSO.get(person.upper, 0.002)
     rows = (z[1:] + z[:-1]) / 2
     front, back = _off_front(FINE)[None, :], _off_front(FINE, 270.0)[None, :]
     height = rows[:, None]
@@ -223,17 +208,14 @@ def _torso(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         opening = _off_front(FINE, 90 + 12 * person.bag_side)[None, :] < 34
         cloth[opening & (height < 0.80)] = inner
     elif person.upper in ("jacket", "coat"):
-        cloth[(front < 8) & (height < 0.82)] = (
-            inner if person.texture_seed % 2 else np.asarray(person.upper_colour) * 0.5
-        )
+        lining = inner if person.texture_seed % 2 else np.asarray(person.upper_colour) * 0.5
+        cloth[(front < 8) & (height < 0.82)] = lining
         cloth[(height > 0.805) & (height < 0.84) & (front < 60)] *= 0.8
     elif person.upper in ("shirt", "hoodie"):
         cloth[(front < 8) & (height < 0.80)] *= 0.82
         if person.upper == "shirt":
             cloth[height[:, 0] > 0.835] = np.asarray(person.upper_colour) * 1.08
-    hem = {"tshirt": 0.505, "shirt": 0.490, "jacket": 0.520, "open_jacket": 0.500, "hoodie": 0.510, "vest": 0.52}.get(
-        person.upper, 0.0
-    )
+    hem = _HEMS.get(person.upper, 0.0)
     if person.upper in ("tshirt", "shirt") and person.texture_seed % 4 == 0:
         hem = 0.585
         cloth[(height[:, 0] > 0.575) & (height[:, 0] < 0.6)] = (30, 34, 42)
@@ -252,12 +234,11 @@ def _torso(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         line = 0.70 + across * 1.15
         cloth[(np.abs(height - line) < 0.014) & (height > 0.52)] = strap
     bones = np.where(z < WAIST_Z, PELVIS, CHEST)
-    build.tube(centres * h, radii * h, bones, cloth, power=2.3)
+    build.tube((0, forward, z), (wide * g**0.75 + loose, deep * g**0.75 + loose), bones, cloth, power=2.3)
 
 
-def _tail(build: _Builder, person: Person, rng: np.random.Generator) -> None:
-    """The part of a coat, dress or skirt that hangs over the legs."""
-    h, g = person.height, person.girth
+def _tail(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
+    """Add the part of a coat, dress or skirt that covers the legs."""
     if person.upper in ("coat", "dress"):
         low = 0.36 - 0.08 * (person.texture_scale - 1) - (0.04 if person.upper == "dress" else 0.0)
         z = np.linspace(low, 0.53, 10)
@@ -269,14 +250,12 @@ def _tail(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         cloth = _fill(len(z) - 1, FINE, person.lower_colour)
     else:
         return
-    flare = np.linspace(1.12, 1.0, len(z))[:, None]
-    radii = np.array([[0.102 * person.hips, 0.076]]) * g**0.75 * flare + 0.008
-    centres = np.stack([np.zeros_like(z), np.full_like(z, -0.004), z], axis=1)
-    build.tube(centres * h, radii * h, np.full(len(z), SKIRT), _folds(rng, cloth, 0.1))
+    flare, girth = np.linspace(1.12, 1.0, len(z)), person.girth**0.75
+    radii = (0.102 * person.hips * girth * flare + 0.008, 0.076 * girth * flare + 0.008)
+    build.tube((0, -0.004, z), radii, SKIRT, _folds(rng, cloth, 0.1))
 
 
-def _arm(build: _Builder, person: Person, side: int, rng: np.random.Generator) -> None:
-    h, g = person.height, person.girth
+def _arm(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generator) -> None:
     upper, fore = (R_ARM, R_FOREARM) if side > 0 else (L_ARM, L_FOREARM)
     along = np.array(
         [0.018, 0.0, -0.03, -0.06, -0.09, -0.125, -0.155, -0.19, -0.225, -0.265, -0.305, -0.335, -0.37, -0.392]
@@ -286,20 +265,17 @@ def _arm(build: _Builder, person: Person, side: int, rng: np.random.Generator) -
     sleeve = {"tshirt": -0.085, "dress": -0.05, "vest": 0.02}.get(person.upper, -0.315)
     rows = (along[1:] + along[:-1]) / 2
     clothed = rows > sleeve
-    loose = {"jacket": 0.006, "open_jacket": 0.006, "coat": 0.007, "hoodie": 0.006}.get(person.upper, 0.002)
-    thick = thick * g**0.5 + loose * (along > sleeve)
+    loose = _LOOSE_ARM.get(person.upper, 0.002)
+    thick = thick * person.girth**0.5 + loose * (along > sleeve)
     cloth = _pattern(person, rows + SHOULDER_Z, COARSE, rng, sleeve=True)
     cloth = _folds(rng, cloth, 0.06)
     cloth[~clothed] = np.asarray(person.skin)
     cloth[rows < -0.32] = np.asarray(person.skin) * 0.97
-    local = np.where(is_fore, along + UPPER_ARM, along)
-    centres = np.stack([np.zeros_like(local), np.zeros_like(local), local], axis=1)
-    radii = np.stack([thick * np.where(along < -0.32, 0.6, 1.0), thick], axis=1)
-    build.tube(centres * h, radii * h, np.where(is_fore, fore, upper), cloth)
+    radii = (thick * np.where(along < -0.32, 0.6, 1.0), thick)
+    build.tube((0, 0, np.where(is_fore, along + UPPER_ARM, along)), radii, np.where(is_fore, fore, upper), cloth)
 
 
-def _leg(build: _Builder, person: Person, side: int, rng: np.random.Generator) -> None:
-    h, g = person.height, person.girth
+def _leg(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generator) -> None:
     thigh, shin, foot = (R_THIGH, R_SHIN, R_FOOT) if side > 0 else (L_THIGH, L_SHIN, L_FOOT)
     along = np.array(
         [0.02, -0.02, -0.06, -0.10, -0.14, -0.18, -0.215, -0.25, -0.28, -0.32, -0.36, -0.40, -0.43, -0.458]
@@ -308,13 +284,11 @@ def _leg(build: _Builder, person: Person, side: int, rng: np.random.Generator) -
         [0.050, 0.051, 0.049, 0.046, 0.042, 0.038, 0.034, 0.032, 0.033, 0.034, 0.030, 0.025, 0.021, 0.020]
     )
     bare = person.upper == "dress" or person.lower == "skirt"
-    hem = {"shorts": -0.20, "skirt": 0.1}.get(person.lower, -0.445)
-    if person.upper == "dress":
-        hem = 0.1
+    hem = 0.1 if bare else -0.20 if person.lower == "shorts" else -0.445
     loose = {"trousers": 0.007, "slim": 0.002, "wide": 0.017, "shorts": 0.009, "skirt": 0.0}[person.lower]
     rows = (along[1:] + along[:-1]) / 2
     taper = np.interp(along, [-0.46, -0.2, 0.0], [1.6 if person.lower in ("trousers", "wide") else 1.0, 1.0, 0.4])
-    thick = skin_thick * g**0.6 * person.hips**0.5 + loose * taper * (along > hem)
+    thick = skin_thick * person.girth**0.6 * person.hips**0.5 + loose * taper * (along > hem)
     cloth = _fill(len(rows), COARSE, person.lower_colour)
     if person.side_stripe and not bare:
         outside = _off_front(COARSE, 0.0 if side > 0 else 180.0) < 20
@@ -326,28 +300,25 @@ def _leg(build: _Builder, person: Person, side: int, rng: np.random.Generator) -
         cloth[rows < (-0.40 if person.lower == "shorts" else -0.445)] = np.asarray(person.socks)
     is_shin = along < -KNEE
     local = np.where(is_shin, along + KNEE, along)
-    centres = np.stack([np.zeros_like(local), np.zeros_like(local), local], axis=1)
-    build.tube(centres * h, np.stack([thick, thick * 1.06], axis=1) * h, np.where(is_shin, shin, thigh), cloth)
+    build.tube((0, 0, local), (thick, thick * 1.06), np.where(is_shin, shin, thigh), cloth)
     y = np.array([-0.030, -0.020, 0.02, 0.06, 0.095, 0.108])
     z = np.array([-0.018, -0.012, -0.012, -0.020, -0.026, -0.030])
-    shoe = np.stack([[0.014, 0.022], [0.024, 0.030], [0.026, 0.028], [0.028, 0.020], [0.025, 0.014], [0.014, 0.008]])
+    wide = np.array([0.014, 0.024, 0.026, 0.028, 0.025, 0.014])
+    high = np.array([0.022, 0.030, 0.028, 0.020, 0.014, 0.008])
     sole = _fill(len(y) - 1, COARSE, person.shoes)
     sole[:, _off_front(COARSE, 270.0) < 50] *= 0.6
-    build.tube(np.stack([np.zeros_like(y), y, z], axis=1) * h, shoe * h, np.full(len(y), foot), sole, axes=(0, 2))
+    build.tube((0, y, z), (wide, high), foot, sole, axes=(0, 2))
 
 
-def _head(build: _Builder, person: Person, rng: np.random.Generator) -> None:
-    h = person.height
+def _head(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
     segments = 20
     polar = np.linspace(0.06, 0.97, 14) * math.pi
     z = 0.927 - 0.070 * np.cos(polar)
     wide = np.sin(polar) ** 0.8
     jaw = np.where(z < 0.915, 0.88, 1.0)
     covered = z > 0.925
-    thick = 0.004 if person.hair_style != "bald" else 0.0
-    if person.hat != "none":
-        thick = 0.007
-    radii = np.stack([0.044 * wide * jaw + thick * covered, 0.054 * wide * jaw + thick * covered], axis=1)
+    thick = 0.007 if person.hat != "none" else 0.004 if person.hair_style != "bald" else 0.0
+    radii = (0.044 * wide * jaw + thick * covered, 0.054 * wide * jaw + thick * covered)
     rows = (z[1:] + z[:-1]) / 2
     skin, hair = np.asarray(person.skin), np.asarray(person.hair)
     colours = _fill(len(rows), segments, person.skin)
@@ -372,50 +343,52 @@ def _head(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         colours[rows > 0.945] = hat
         colours[(rows > 0.945) & (rows < 0.958)] = hat * 0.8
     colours = _folds(rng, colours, 0.03)
-    centres = np.stack([np.zeros_like(z), np.where(z < 0.9, 0.004, 0.006), z - NECK_Z], axis=1)
-    build.tube(centres * h, radii * h, np.full(len(z), HEAD), colours)
-    neck = np.array([[0, 0, -0.02], [0, 0.0, 0.02], [0, 0.004, 0.045]])
-    build.tube(
-        neck * h, np.full((3, 2), 0.029) * h, np.full(3, HEAD), _fill(2, COARSE, person.skin) * 0.85, cover=False
-    )
+    build.tube((0, np.where(z < 0.9, 0.004, 0.006), z - NECK_Z), radii, HEAD, colours)
+    neck = (0, np.array([0, 0.0, 0.004]), np.array([-0.02, 0.02, 0.045]))
+    build.tube(neck, (0.029, 0.029), HEAD, _fill(2, COARSE, person.skin) * 0.85, closed=False)
+    _hair(build, person, rng)
+    _hat(build, person)
+    if person.upper == "hoodie":
+        y, z = np.array([-0.062, -0.058, -0.048, -0.040]), np.array([0.805, 0.825, 0.850, 0.868])
+        radii = (np.array([0.040, 0.062, 0.062, 0.048]), np.array([0.014, 0.030, 0.034, 0.028]))
+        build.tube((0, y, z), radii, CHEST, _folds(rng, _fill(3, COARSE, person.upper_colour) * 0.92))
+
+
+def _hair(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
+    """Add hair that hangs or stands out from the head."""
     if person.hair_style in ("bob", "long"):
         low = 0.868 if person.hair_style == "bob" else 0.76 - 0.05 * (person.texture_scale - 1)
         z = np.linspace(low, 0.955, 7)
         width = np.interp(z, [low, 0.87, 0.93, 0.955], [0.036, 0.050, 0.050, 0.036])
         y = np.interp(z, [low, 0.85, 0.93], [-0.060 if low < 0.8 else -0.024, -0.034, -0.016])
         deep = np.interp(z, [low, 0.86, 0.95], [0.018 if low < 0.8 else 0.036, 0.034, 0.042])
-        centres = np.stack([np.zeros_like(z), y, z - NECK_Z], axis=1)
         cloth = _folds(rng, _fill(6, COARSE + 4, person.hair), 0.12)
-        build.tube(centres * h, np.stack([width, deep], axis=1) * h, np.full(7, HEAD), cloth)
+        build.tube((0, y, z - NECK_Z), (width, deep), HEAD, cloth)
     elif person.hair_style == "ponytail":
         z = np.array([0.80, 0.84, 0.88, 0.92, 0.945])
         y = np.array([-0.082, -0.080, -0.078, -0.068, -0.048])
-        centres = np.stack([np.zeros(5), y, z - NECK_Z], axis=1)
-        radii = np.array([0.006, 0.013, 0.016, 0.015, 0.010])[:, None].repeat(2, axis=1)
-        build.tube(centres * h, radii * h, np.full(5, HEAD), _folds(rng, _fill(4, COARSE, person.hair), 0.1))
+        thick = np.array([0.006, 0.013, 0.016, 0.015, 0.010])
+        build.tube((0, y, z - NECK_Z), (thick, thick), HEAD, _folds(rng, _fill(4, COARSE, person.hair), 0.1))
     elif person.hair_style == "bun" and person.hat == "none":
         polar = np.linspace(0.1, 0.9, 5) * math.pi
-        centres = np.stack([np.zeros(5), np.full(5, -0.045), 0.985 - 0.026 * np.cos(polar) - NECK_Z], axis=1)
-        radii = 0.027 * np.sin(polar)[:, None].repeat(2, axis=1)
-        build.tube(centres * h, radii * h, np.full(5, HEAD), _folds(rng, _fill(4, COARSE, person.hair), 0.1))
+        thick, z = 0.027 * np.sin(polar), 0.985 - 0.026 * np.cos(polar) - NECK_Z
+        build.tube((0, -0.045, z), (thick, thick), HEAD, _folds(rng, _fill(4, COARSE, person.hair), 0.1))
+
+
+def _hat(build: _MeshBuilder, person: Person) -> None:
+    """Add the peak of a cap or the brim of a sun hat."""
     if person.hat == "cap":
-        y = np.array([0.045, 0.075, 0.105])
-        centres = np.stack([np.zeros(3), y, np.array([0.958, 0.956, 0.950]) - NECK_Z], axis=1)
-        radii = np.array([[0.042, 0.005], [0.040, 0.005], [0.022, 0.004]])
-        build.tube(centres * h, radii * h, np.full(3, HEAD), _fill(2, COARSE, person.hat_colour) * 0.8, axes=(0, 2))
+        y, z = np.array([0.045, 0.075, 0.105]), np.array([0.958, 0.956, 0.950]) - NECK_Z
+        radii = (np.array([0.042, 0.040, 0.022]), np.array([0.005, 0.005, 0.004]))
+        build.tube((0, y, z), radii, HEAD, _fill(2, COARSE, person.hat_colour) * 0.8, axes=(0, 2))
     elif person.hat == "sunhat":
-        centres = np.stack([np.zeros(3), np.zeros(3), np.array([0.950, 0.955, 0.961]) - NECK_Z], axis=1)
-        radii = np.array([[0.098, 0.104], [0.092, 0.098], [0.05, 0.06]])
-        build.tube(centres * h, radii * h, np.full(3, HEAD), _fill(2, 16, person.hat_colour) * 0.9)
-    if person.upper == "hoodie":
-        z = np.array([0.805, 0.825, 0.850, 0.868])
-        centres = np.stack([np.zeros(4), np.array([-0.062, -0.058, -0.048, -0.040]), z], axis=1)
-        radii = np.array([[0.040, 0.014], [0.062, 0.030], [0.062, 0.034], [0.048, 0.028]])
-        build.tube(centres * h, radii * h, np.full(4, CHEST), _folds(rng, _fill(3, COARSE, person.upper_colour) * 0.92))
+        z = np.array([0.950, 0.955, 0.961]) - NECK_Z
+        radii = (np.array([0.098, 0.092, 0.05]), np.array([0.104, 0.098, 0.06]))
+        build.tube((0, 0, z), radii, HEAD, _fill(2, 16, person.hat_colour) * 0.9)
 
 
-def _bag(build: _Builder, person: Person, rng: np.random.Generator) -> None:
-    h, side = person.height, person.bag_side
+def _bag(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
+    side = person.bag_side
     size = 0.85 + 0.3 * (person.texture_seed % 7) / 6
     if person.bag == "backpack":
         z = np.linspace(0.60, 0.60 + 0.205 * size, 8)
@@ -426,28 +399,26 @@ def _bag(build: _Builder, person: Person, rng: np.random.Generator) -> None:
         pocket = _off_front(16, 270.0) < 40
         cloth[1:4, pocket] = np.asarray(person.bag_colour) * 0.72 + 18
         cloth[5, :] *= 0.75
-        centres = np.stack([np.zeros_like(z), y, z], axis=1)
-        build.tube(centres * h, np.stack([wide, deep], axis=1) * h, np.full(8, CHEST), _folds(rng, cloth), power=3.5)
+        build.tube((0, y, z), (wide, deep), CHEST, _folds(rng, cloth), power=3.5)
     elif person.bag == "shoulder":
         z = np.linspace(0.455, 0.455 + 0.10 * size, 5)
-        x = np.full(5, side * (0.112 * person.hips * person.girth**0.6 + 0.012))
-        centres = np.stack([x, np.full(5, -0.012), z], axis=1)
-        radii = np.tile([[0.026, 0.078 * size]], (5, 1)) * np.array([[0.9], [1], [1], [1], [0.9]])
+        x = side * (0.112 * person.hips * person.girth**0.6 + 0.012)
+        taper = np.array([0.9, 1, 1, 1, 0.9])
         cloth = _fill(4, 16, person.bag_colour)
         cloth[2] *= 0.78
-        build.tube(centres * h, radii * h, np.full(5, PELVIS), _folds(rng, cloth), power=4.0)
+        build.tube((x, -0.012, z), (0.026 * taper, 0.078 * size * taper), PELVIS, _folds(rng, cloth), power=4.0)
     elif person.bag == "hand":
         z = np.linspace(-0.32 - 0.12 * size, -0.225, 5)
-        centres = np.stack([np.full(5, side * 0.008), np.zeros(5), z], axis=1)
-        radii = np.array([[0.026, 0.062], [0.028, 0.066], [0.026, 0.062], [0.018, 0.045], [0.006, 0.016]]) * size
-        cloth = _folds(rng, _fill(4, 12, person.bag_colour))
-        build.tube(centres * h, radii * h, np.full(5, R_FOREARM if side > 0 else L_FOREARM), cloth, power=3.5)
+        wide = np.array([0.026, 0.028, 0.026, 0.018, 0.006]) * size
+        deep = np.array([0.062, 0.066, 0.062, 0.045, 0.016]) * size
+        forearm, cloth = R_FOREARM if side > 0 else L_FOREARM, _folds(rng, _fill(4, 12, person.bag_colour))
+        build.tube((side * 0.008, 0, z), (wide, deep), forearm, cloth, power=3.5)
 
 
 def make_mesh(person: Person) -> Mesh:
-    """The mesh of a person; the same person always gives the same mesh."""
+    """Build the mesh of a person; the same person always gives the same mesh."""
     rng = np.random.default_rng((person.texture_seed, 2))
-    build = _Builder()
+    build = _MeshBuilder(person.height)
     _torso(build, person, rng)
     _tail(build, person, rng)
     for side in (1, -1):
@@ -459,15 +430,15 @@ def make_mesh(person: Person) -> Mesh:
 
 
 def _turn_x(angle: float) -> Floats:
-    """Rotation that swings a limb hanging down forward by `angle` radians."""
+    """Return the rotation that swings a hanging limb forward by `angle` radians."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def pose(person: Person, phase: float) -> tuple[Floats, Floats]:
-    """Bones of a walking person at gait phase `phase` (radians; 2π is two steps) -> `[14, 3, 3]`, `[14, 3]`.
+    """Return the bone matrices `[14, 3, 3]` and shifts `[14, 3]` at a gait phase (radians; 2π is two steps).
 
-    A vertex `p` of bone `b` stands at `matrix[b] @ p + shift[b]`. The lower foot touches z = 0.
+    The position of vertex `p` of bone `b` is `matrix[b] @ p + shift[b]`. The lower foot touches z = 0.
     """
     h = person.height
     matrices = np.tile(np.eye(3), (N_BONES, 1, 1))

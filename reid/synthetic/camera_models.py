@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.synthetic.people import PALETTE
+from reid.synthetic.people import CLOTH_COLOURS
 
 Floats = NDArray[np.float64]
 Image = NDArray[Any]
@@ -242,7 +242,7 @@ def _wall_texture(camera: Camera, rng: np.random.Generator, width: int, height: 
         1 + 0.05 * _noise(rng, (height, width), 40)[..., None] + 0.03 * rng.normal(0, 1, (height, width, 1))
     )
     image: Image = np.clip(texture, 0, 255).astype(np.uint8)
-    colours = [value for value, _ in PALETTE.values()]
+    colours = CLOTH_COLOURS
 
     def box(x: float, y: float, w: float, h: float, colour: tuple[float, ...]) -> None:
         """Metres from the left and from the ground."""
@@ -311,7 +311,7 @@ def _warp(camera: Camera, texture: Image, corners: Floats, scene: Image) -> None
 
 def _clutter(camera: Camera, rng: np.random.Generator, scene: Image) -> None:
     """Cars, bins, benches and bicycles beyond the walkers."""
-    colours = [value for value, _ in PALETTE.values()]
+    colours = CLOTH_COLOURS
     for _ in range(9):
         depth = camera.far + rng.uniform(0.8, 4.0)
         x = rng.uniform(-1, 1) * camera.half_width(depth) * 1.1
@@ -395,7 +395,7 @@ def scene_occluders(camera: Camera, n: int) -> list[Occluder]:
         w, h = max(3, int(ends[1, 0]) - left), max(4, int(ends[1, 1]) - top)
         picture = np.zeros((h, w, 3), np.uint8)
         alpha = np.zeros((h, w), np.uint8)
-        colour = np.array(list(PALETTE.values())[int(rng.integers(len(PALETTE)))][0])
+        colour = np.array(CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))])
         if kind in ("pole", "bollard"):
             across = np.sin(np.linspace(0.15, math.pi - 0.2, w))[None, :, None]
             picture[:] = (np.array([128, 130, 128]) * (0.45 + 0.55 * across)).astype(np.uint8)

@@ -12,7 +12,7 @@ import pytest
 
 from reid.synthetic.body import make_mesh, pose
 from reid.synthetic.camera_models import draw_cameras
-from reid.synthetic.people import BAGS, HAIR_STYLES, HATS, LOWERS, TELLS, TEXTURES, UPPERS, Person, draw_people
+from reid.synthetic.people import BAGS, DISTINCTIVE_FEATURES, HAIR_STYLES, HATS, LOWERS, TEXTURES, UPPERS, Person, draw_people
 from reid.synthetic.rendering import Placed, Studio
 
 
@@ -59,7 +59,7 @@ def test_a_look_alike_differs_in_two_things_that_can_be_seen() -> None:
     people = draw_people(1, 80, lookalikes=1.0)
     for i, person in enumerate(people[1:], start=1):
         different = [
-            [tell for tell, fields in TELLS.items() if any(getattr(person, f) != getattr(other, f) for f in fields)]
+            [name for name, fields in DISTINCTIVE_FEATURES.items() if any(getattr(person, f) != getattr(other, f) for f in fields)]
             for other in people[:i]
         ]
         nearest = min(different, key=len)
