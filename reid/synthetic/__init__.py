@@ -1,7 +1,6 @@
-"""The made world: people seen by several cameras, from a seed."""
+"""Synthetic data: rendered pedestrians who are seen by several cameras, generated from a seed."""
 
-from reid.synthetic.simulated_tracks import TrackerFaults
-from reid.synthetic.world import Difficulty, Streets
+from reid.synthetic.settings import Difficulty, SyntheticSettings, TrackerFaults
 from reid.synthetic.writer import synthesize
 
-__all__ = ["Difficulty", "Streets", "TrackerFaults", "synthesize"]
+__all__ = ["Difficulty", "SyntheticSettings", "TrackerFaults", "synthesize"]

@@ -7,15 +7,16 @@ Every vertex belongs to one bone. A pose is one matrix and one shift per bone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.synthetic.people import Colour, Person
+from reid.synthetic.people import APPEARANCE, Colour, Person
 
 Floats = NDArray[np.float64]
-Columns = tuple[Floats | float, ...]
+Columns = Sequence[Floats | float]
 
 PELVIS, CHEST, HEAD, R_ARM, L_ARM, R_FOREARM, L_FOREARM = range(7)
 R_THIGH, L_THIGH, R_SHIN, L_SHIN, R_FOOT, L_FOOT, SKIRT = range(7, 14)
@@ -28,6 +29,8 @@ HIP_X, SHOULDER_X, NECK_Z = 0.050, 0.112, 0.850
 
 FINE, COARSE = 24, 10
 """Segments around a torso, and around a limb."""
+
+_PROFILES: dict[str, Floats] = {name: np.array(rows) for name, rows in APPEARANCE["profiles"].items()}
 
 # Extra radius of loose clothes, and the height of their hem, as fractions of the body height.
 _LOOSE_TORSO = {"jacket": 0.009, "open_jacket": 0.009, "coat": 0.012, "hoodie": 0.009, "shirt": 0.004}
@@ -106,9 +109,8 @@ class _MeshBuilder:
         u, v = np.eye(3)[axes[0]], np.eye(3)[axes[1]]
         if float(np.cross(u, v) @ (points[-1] - points[0])) < 0:
             quads = quads[:, ::-1]
-        self.parts.append(
-            (rings.reshape(-1, 3), np.repeat(bones, segments), quads + self.count, colours.reshape(-1, 3))
-        )
+        columns = (rings.reshape(-1, 3), np.repeat(bones, segments), quads + self.count, colours.reshape(-1, 3))
+        self.parts.append(columns)
         self.count += len(points) * segments
 
     def mesh(self) -> Mesh:
@@ -179,21 +181,11 @@ def _pattern(person: Person, rows: Floats, columns: int, rng: np.random.Generato
 
 def _torso(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
     g = person.girth
-    #             z      half width             half depth  forward
+    scales = {"hips": person.hips, "girth": g**0.3, "shoulders": person.shoulders, "none": 1.0}
     profile = np.array(
         [
-            [0.455, 0.062 * person.hips, 0.050, 0.000],
-            [0.480, 0.092 * person.hips, 0.064, -0.004],
-            [0.520, 0.099 * person.hips, 0.069, -0.006],
-            [0.560, 0.092 * person.hips, 0.063 + 0.012 * person.belly, 0.010 * person.belly],
-            [0.610, 0.082 * g**0.3, 0.057 + 0.026 * person.belly, 0.020 * person.belly],
-            [0.660, 0.088 * g**0.3, 0.060 + 0.018 * person.belly, 0.014 * person.belly],
-            [0.720, 0.099 * person.shoulders, 0.066, 0.004],
-            [0.770, 0.106 * person.shoulders, 0.062, 0.000],
-            [0.805, 0.108 * person.shoulders, 0.054, -0.004],
-            [0.828, 0.086 * person.shoulders, 0.044, -0.005],
-            [0.846, 0.046 * person.shoulders, 0.034, -0.004],
-            [0.858, 0.033, 0.032, 0.000],
+            (at, width * scales[scale], depth + deeper * person.belly, shift + further * person.belly)
+            for at, width, scale, depth, deeper, shift, further in APPEARANCE["torso"]
         ]
     )
     z = np.linspace(0.455, 0.858, 26)
@@ -257,10 +249,7 @@ def _tail(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None
 
 def _arm(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generator) -> None:
     upper, fore = (R_ARM, R_FOREARM) if side > 0 else (L_ARM, L_FOREARM)
-    along = np.array(
-        [0.018, 0.0, -0.03, -0.06, -0.09, -0.125, -0.155, -0.19, -0.225, -0.265, -0.305, -0.335, -0.37, -0.392]
-    )
-    thick = np.array([0.020, 0.031, 0.032, 0.029, 0.027, 0.025, 0.024, 0.025, 0.023, 0.020, 0.016, 0.019, 0.020, 0.010])
+    along, thick = _PROFILES["arm"]
     is_fore = along < -UPPER_ARM
     sleeve = {"tshirt": -0.085, "dress": -0.05, "vest": 0.02}.get(person.upper, -0.315)
     rows = (along[1:] + along[:-1]) / 2
@@ -277,12 +266,7 @@ def _arm(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generato
 
 def _leg(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generator) -> None:
     thigh, shin, foot = (R_THIGH, R_SHIN, R_FOOT) if side > 0 else (L_THIGH, L_SHIN, L_FOOT)
-    along = np.array(
-        [0.02, -0.02, -0.06, -0.10, -0.14, -0.18, -0.215, -0.25, -0.28, -0.32, -0.36, -0.40, -0.43, -0.458]
-    )
-    skin_thick = np.array(
-        [0.050, 0.051, 0.049, 0.046, 0.042, 0.038, 0.034, 0.032, 0.033, 0.034, 0.030, 0.025, 0.021, 0.020]
-    )
+    along, skin_thick = _PROFILES["leg"]
     bare = person.upper == "dress" or person.lower == "skirt"
     hem = 0.1 if bare else -0.20 if person.lower == "shorts" else -0.445
     loose = {"trousers": 0.007, "slim": 0.002, "wide": 0.017, "shorts": 0.009, "skirt": 0.0}[person.lower]
@@ -301,10 +285,7 @@ def _leg(build: _MeshBuilder, person: Person, side: int, rng: np.random.Generato
     is_shin = along < -KNEE
     local = np.where(is_shin, along + KNEE, along)
     build.tube((0, 0, local), (thick, thick * 1.06), np.where(is_shin, shin, thigh), cloth)
-    y = np.array([-0.030, -0.020, 0.02, 0.06, 0.095, 0.108])
-    z = np.array([-0.018, -0.012, -0.012, -0.020, -0.026, -0.030])
-    wide = np.array([0.014, 0.024, 0.026, 0.028, 0.025, 0.014])
-    high = np.array([0.022, 0.030, 0.028, 0.020, 0.014, 0.008])
+    y, z, wide, high = _PROFILES["shoe"]
     sole = _fill(len(y) - 1, COARSE, person.shoes)
     sole[:, _off_front(COARSE, 270.0) < 50] *= 0.6
     build.tube((0, y, z), (wide, high), foot, sole, axes=(0, 2))
@@ -318,7 +299,7 @@ def _head(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None
     jaw = np.where(z < 0.915, 0.88, 1.0)
     covered = z > 0.925
     thick = 0.007 if person.hat != "none" else 0.004 if person.hair_style != "bald" else 0.0
-    radii = (0.044 * wide * jaw + thick * covered, 0.054 * wide * jaw + thick * covered)
+    radii: Columns = (0.044 * wide * jaw + thick * covered, 0.054 * wide * jaw + thick * covered)
     rows = (z[1:] + z[:-1]) / 2
     skin, hair = np.asarray(person.skin), np.asarray(person.hair)
     colours = _fill(len(rows), segments, person.skin)
@@ -344,13 +325,12 @@ def _head(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None
         colours[(rows > 0.945) & (rows < 0.958)] = hat * 0.8
     colours = _folds(rng, colours, 0.03)
     build.tube((0, np.where(z < 0.9, 0.004, 0.006), z - NECK_Z), radii, HEAD, colours)
-    neck = (0, np.array([0, 0.0, 0.004]), np.array([-0.02, 0.02, 0.045]))
-    build.tube(neck, (0.029, 0.029), HEAD, _fill(2, COARSE, person.skin) * 0.85, closed=False)
+    y, z = _PROFILES["neck"]
+    build.tube((0, y, z), (0.029, 0.029), HEAD, _fill(2, COARSE, person.skin) * 0.85, closed=False)
     _hair(build, person, rng)
     _hat(build, person)
     if person.upper == "hoodie":
-        y, z = np.array([-0.062, -0.058, -0.048, -0.040]), np.array([0.805, 0.825, 0.850, 0.868])
-        radii = (np.array([0.040, 0.062, 0.062, 0.048]), np.array([0.014, 0.030, 0.034, 0.028]))
+        y, z, *radii = _PROFILES["hood"]
         build.tube((0, y, z), radii, CHEST, _folds(rng, _fill(3, COARSE, person.upper_colour) * 0.92))
 
 
@@ -365,9 +345,7 @@ def _hair(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None
         cloth = _folds(rng, _fill(6, COARSE + 4, person.hair), 0.12)
         build.tube((0, y, z - NECK_Z), (width, deep), HEAD, cloth)
     elif person.hair_style == "ponytail":
-        z = np.array([0.80, 0.84, 0.88, 0.92, 0.945])
-        y = np.array([-0.082, -0.080, -0.078, -0.068, -0.048])
-        thick = np.array([0.006, 0.013, 0.016, 0.015, 0.010])
+        y, z, thick = _PROFILES["ponytail"]
         build.tube((0, y, z - NECK_Z), (thick, thick), HEAD, _folds(rng, _fill(4, COARSE, person.hair), 0.1))
     elif person.hair_style == "bun" and person.hat == "none":
         polar = np.linspace(0.1, 0.9, 5) * math.pi
@@ -378,13 +356,11 @@ def _hair(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None
 def _hat(build: _MeshBuilder, person: Person) -> None:
     """Add the peak of a cap or the brim of a sun hat."""
     if person.hat == "cap":
-        y, z = np.array([0.045, 0.075, 0.105]), np.array([0.958, 0.956, 0.950]) - NECK_Z
-        radii = (np.array([0.042, 0.040, 0.022]), np.array([0.005, 0.005, 0.004]))
-        build.tube((0, y, z), radii, HEAD, _fill(2, COARSE, person.hat_colour) * 0.8, axes=(0, 2))
+        y, z, *radii = _PROFILES["cap"]
+        build.tube((0, y, z - NECK_Z), radii, HEAD, _fill(2, COARSE, person.hat_colour) * 0.8, axes=(0, 2))
     elif person.hat == "sunhat":
-        z = np.array([0.950, 0.955, 0.961]) - NECK_Z
-        radii = (np.array([0.098, 0.092, 0.05]), np.array([0.104, 0.098, 0.06]))
-        build.tube((0, 0, z), radii, HEAD, _fill(2, 16, person.hat_colour) * 0.9)
+        z, *radii = _PROFILES["sunhat"]
+        build.tube((0, 0, z - NECK_Z), radii, HEAD, _fill(2, 16, person.hat_colour) * 0.9)
 
 
 def _bag(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
@@ -392,8 +368,7 @@ def _bag(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
     size = 0.85 + 0.3 * (person.texture_seed % 7) / 6
     if person.bag == "backpack":
         z = np.linspace(0.60, 0.60 + 0.205 * size, 8)
-        deep = np.array([0.034, 0.046, 0.050, 0.050, 0.046, 0.042, 0.036, 0.022]) * size
-        wide = np.array([0.064, 0.074, 0.076, 0.076, 0.075, 0.072, 0.064, 0.045]) * size
+        wide, deep = _PROFILES["backpack"] * size
         y = -(0.064 * person.girth**0.75 + deep * 0.9)
         cloth = _fill(7, 16, person.bag_colour)
         pocket = _off_front(16, 270.0) < 40
@@ -409,8 +384,7 @@ def _bag(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
         build.tube((x, -0.012, z), (0.026 * taper, 0.078 * size * taper), PELVIS, _folds(rng, cloth), power=4.0)
     elif person.bag == "hand":
         z = np.linspace(-0.32 - 0.12 * size, -0.225, 5)
-        wide = np.array([0.026, 0.028, 0.026, 0.018, 0.006]) * size
-        deep = np.array([0.062, 0.066, 0.062, 0.045, 0.016]) * size
+        wide, deep = _PROFILES["handbag"] * size
         forearm, cloth = R_FOREARM if side > 0 else L_FOREARM, _folds(rng, _fill(4, 12, person.bag_colour))
         build.tube((side * 0.008, 0, z), (wide, deep), forearm, cloth, power=3.5)
 

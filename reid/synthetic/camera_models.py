@@ -1,7 +1,7 @@
-"""The cameras of the made world: where they stand, what they see, and how they spoil it.
+"""Synthetic cameras: position, field of view, scene, and degradation of the image.
 
-Each camera has a local frame in metres: it stands at (0, 0, height), looks along +y and down by `tilt`; x runs to
-the right, z up from the ground. `position` and `azimuth` place that frame on the city's ground plane.
+Each camera has local coordinates in metres: it is at (0, 0, height) and looks along +y, down by `tilt`; x points to
+the right, z up from the ground. `position` and `azimuth` place these coordinates on the common ground plane.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.synthetic.people import CLOTH_COLOURS
+from reid.synthetic.people import APPEARANCE, CLOTH_COLOURS, Colour
 
 Floats = NDArray[np.float64]
 Image = NDArray[Any]
 """`[H, W, 3]` uint8, blue, green, red."""
 
 SIZES = ((960, 540), (800, 600), (704, 576), (960, 540), (640, 480), (1024, 576))
-GROUNDS = ("tiles", "asphalt", "bricks", "grass", "hall", "concrete")
-BACKS = ("facade", "hedge", "shops", "brickwork", "railing", "panels")
+GROUNDS: dict[str, Colour] = APPEARANCE["grounds"]
+BACKS: dict[str, Colour] = APPEARANCE["backs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +34,28 @@ class Camera:
         number: from 1.
         size: frame width and height, pixels.
         focal: focal length, pixels.
-        height: metres above ground; `tilt`: radians downward; `roll`: radians.
-        near, far: the depths (y, metres) between which people walk.
-        street: direction in which most people walk, radians; 0 runs across the view, π/2 along it.
-        position: x, y on the city's ground, metres; `azimuth`: radians, direction of view there.
-        light: `[3]` unit vector towards the light in the camera's ground frame; `sun`: its share of the light, 0..1.
-        matrix: `[3, 4]` colour matrix on BGR with its offset; `gamma`: exponent of the response.
-        blur: lens blur, σ in pixels of the frame; `motion`: motion blur, pixels; `noise`: σ of sensor noise, 0..255.
-        detail: resolving power, the share of the frame's own pixels that the sensor keeps.
-        quality: JPEG quality of the stream, 1..100.
-        exposure: σ of the slow change of exposure from pass to pass, share.
-        offset: seconds on the world's clock at which this camera's frame 1 was taken.
-        ground, back: what the scene is built of; `seed` of the scene.
+        height: metres above ground.
+        tilt: downward, radians.
+        roll: radians.
+        near: least depth (y, metres) at which people walk.
+        far: largest depth.
+        walking_direction: main direction in which people walk, radians; 0: across the view, π/2: along it.
+        position: x, y on the common ground plane, metres.
+        azimuth: direction of view on the common ground plane, radians.
+        light: `[3]` unit vector towards the sun in the camera's local coordinates.
+        sun: fraction of the light that comes from the sun, 0..1.
+        matrix: `[3, 4]` colour matrix on BGR, with offset.
+        gamma: exponent of the response curve.
+        blur: lens blur, σ in pixels of the frame.
+        motion: motion blur, pixels.
+        noise: σ of the sensor noise, 0..255.
+        detail: resolving power: fraction of the frame's pixels that the sensor resolves.
+        quality: JPEG quality of the video stream, 1..100.
+        exposure: σ of the slow relative change of exposure.
+        offset: time of frame 1, seconds on the common clock.
+        ground: key of `GROUNDS`.
+        back: key of `BACKS`: what closes the scene.
+        seed: seed of the scene.
     """
 
     number: int
@@ -56,7 +66,7 @@ class Camera:
     roll: float
     near: float
     far: float
-    street: float
+    walking_direction: float
     position: tuple[float, float]
     azimuth: float
     light: Floats
@@ -80,7 +90,7 @@ class Camera:
         return f"cam{self.number:02d}"
 
     def rotation(self) -> Floats:
-        """`[3, 3]` from the local ground frame to the lens frame (x right, y down, z forward)."""
+        """Return the rotation `[3, 3]` from local coordinates to lens coordinates (x right, y down, z forward)."""
         s, c = math.sin(self.tilt), math.cos(self.tilt)
         down = np.array([[1, 0, 0], [0, -s, -c], [0, c, -s]])
         s, c = math.sin(self.roll), math.cos(self.roll)
@@ -88,26 +98,26 @@ class Camera:
         return turned
 
     def project(self, points: Floats) -> Floats:
-        """Points `[..., 3]` in metres -> `[..., 3]`: x and y in pixels of the frame, and the depth in metres."""
+        """Map points `[..., 3]` in metres to `[..., 3]`: x and y in pixels of the frame, depth in metres."""
         lens = (points - np.array([0, 0, self.height])) @ self.rotation().T
         depth = np.maximum(lens[..., 2:], 0.1)
         centre = np.array([self.size[0] / 2, self.size[1] / 2])
         return np.concatenate([self.focal * lens[..., :2] / depth + centre, depth], axis=-1)
 
     def half_width(self, depth: float) -> float:
-        """Metres from the middle to the side of the view at ground depth `depth`."""
+        """Return half the width of the view, in metres, at ground depth `depth`."""
         return 0.5 * self.size[0] / self.focal * math.hypot(depth, self.height * 0.6)
 
 
 def _levels(rng: np.random.Generator, low: float, high: float, n: int) -> Floats:
-    """`n` values spread evenly over a range, in random order: cameras that surely differ."""
+    """Return `n` values spread evenly over a range, in random order, so that all cameras differ."""
     values = np.linspace(low, high, n) + rng.uniform(-0.1, 0.1, n) * (high - low) / n
     shuffled: Floats = rng.permutation(values)
     return shuffled
 
 
 def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0) -> list[Camera]:
-    """Draw `n` cameras. `colour` scales how much their colours differ, `degrade` blur, noise and compression."""
+    """Draw `n` cameras. `colour` scales how much their colours differ; `degrade` scales blur, noise and compression."""
     rng = np.random.default_rng((seed, 3))
     gains = np.stack([_levels(rng, -0.32, 0.32, n), _levels(rng, -0.10, 0.10, n), _levels(rng, -0.30, 0.30, n)], axis=1)
     contrast = 1 + colour * _levels(rng, -0.32, 0.16, n)
@@ -116,95 +126,91 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     gamma = np.exp(colour * _levels(rng, -0.32, 0.36, n))
     height, far = _levels(rng, 2.6, 6.2, n), _levels(rng, 11.0, 20.0, n)
     field = np.deg2rad(_levels(rng, 34, 56, n))
-    street = _levels(rng, -0.45 * math.pi, 0.55 * math.pi, n)
+    walking_direction = _levels(rng, -0.45 * math.pi, 0.55 * math.pi, n)
     blur, noise = degrade * _levels(rng, 0.0, 1.3, n), degrade * _levels(rng, 2.0, 9.0, n)
     motion = np.maximum(degrade * _levels(rng, -3.0, 4.5, n), 0)
     quality = _levels(rng, 22 + 40 * (1 - min(degrade, 1.0)), 85, n)
     detail = 1 - degrade * _levels(rng, 0.0, 0.45, n)
     sun_side, sun_height = _levels(rng, -math.pi, math.pi, n), _levels(rng, 0.5, 1.3, n)
-    sun = _levels(rng, 0.05, 0.62, n)
-    around = np.arange(n) * 2 * math.pi / n
-    radius = 8.0 + 2.0 * n
+    sun, radius = _levels(rng, 0.05, 0.62, n), 8.0 + 2.0 * n
+    values: dict[str, Any] = {
+        "height": height,
+        "far": far,
+        "walking_direction": walking_direction,
+        "sun": sun,
+        "gamma": gamma,
+        "blur": np.maximum(blur, 0),
+        "motion": motion,
+        "noise": noise,
+        "detail": np.clip(detail, 0.3, 1.0),
+    }
     cameras = []
     for i in range(n):
         size = SIZES[i % len(SIZES)]
-        focal = 0.5 * size[0] / math.tan(field[i] / 2)
         near = 4.5 + 0.28 * (far[i] - 8.0) + 0.5 * height[i]
         tilt = math.atan2(height[i] - 0.9, 0.45 * near + 0.55 * far[i])
+        focal = 0.5 * size[0] / math.tan(field[i] / 2)
         focal = min(focal, 0.46 * size[1] / math.tan(math.atan2(height[i], near) - tilt))
         grey = np.tile(np.array([0.114, 0.587, 0.299]), (3, 1))
         mixed = saturation[i] * np.eye(3) + (1 - saturation[i]) * grey
         matrix = contrast[i] * np.diag(np.exp(colour * gains[i])) @ mixed
-        tint = colour * rng.normal(0, 5, 3)
-        offset = haze[i] + 110 * (1 - contrast[i]) * 0.5 + tint
-        side, up = sun_side[i], sun_height[i]
+        tint = haze[i] + 110 * (1 - contrast[i]) * 0.5 + colour * rng.normal(0, 5, 3)
+        side, up, around = sun_side[i], sun_height[i], i * 2 * math.pi / n
+        roll, off_x, off_y = rng.normal(0, (0.02, 2, 2)).tolist()
         cameras.append(
             Camera(
                 number=i + 1,
                 size=size,
                 focal=float(focal),
-                height=float(height[i]),
                 tilt=tilt,
-                roll=float(rng.normal(0, 0.02)),
+                roll=roll,
                 near=float(near),
-                far=float(far[i]),
-                street=float(street[i]),
-                position=(
-                    float(radius * math.cos(around[i]) + rng.normal(0, 2)),
-                    float(radius * math.sin(around[i]) + rng.normal(0, 2)),
-                ),
+                position=(radius * math.cos(around) + off_x, radius * math.sin(around) + off_y),
                 azimuth=float(rng.uniform(-math.pi, math.pi)),
                 light=np.array([math.cos(side) * math.cos(up), math.sin(side) * math.cos(up), math.sin(up)]),
-                sun=float(sun[i]),
-                matrix=np.concatenate([matrix, offset[:, None]], axis=1),
-                gamma=float(gamma[i]),
-                blur=float(max(blur[i], 0)),
-                motion=float(motion[i]),
-                noise=float(noise[i]),
-                detail=float(np.clip(detail[i], 0.3, 1.0)),
+                matrix=np.concatenate([matrix, tint[:, None]], axis=1),
                 quality=int(np.clip(quality[i], 10, 95)),
                 exposure=0.06 * min(colour, 1.5),
                 offset=float(np.round(rng.uniform(0, 4), 2)),
-                ground=GROUNDS[i % len(GROUNDS)],
-                back=BACKS[(i + seed) % len(BACKS)],
+                ground=list(GROUNDS)[i % len(GROUNDS)],
+                back=list(BACKS)[(i + seed) % len(BACKS)],
                 seed=(seed, 4, i),
+                **{name: float(column[i]) for name, column in values.items()},
             )
         )
     return cameras
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> NDArray[Any]:
-    """Smooth noise around 0 with spots of about `cell` pixels."""
+    """Return smooth noise around 0 with spots of about `cell` pixels."""
     small = rng.normal(0, 1, (shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
     grown: NDArray[Any] = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return grown
 
 
+def _cloth_colour(rng: np.random.Generator) -> Floats:
+    return np.array(CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))])
+
+
+def _as_image(values: NDArray[Any]) -> Image:
+    image: Image = np.clip(values, 0, 255).astype(np.uint8)
+    return image
+
+
 def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Image:
-    """The ground seen from straight above, `side` pixels for 48 m."""
-    base = np.array(
-        {
-            "tiles": (146, 150, 154),
-            "asphalt": (92, 90, 88),
-            "bricks": (98, 116, 150),
-            "grass": (78, 128, 104),
-            "hall": (186, 194, 200),
-            "concrete": (164, 166, 164),
-        }[camera.ground],
-        dtype=float,
-    )
+    """Draw the ground seen from above, 48 m in `side` pixels."""
+    base = np.array(GROUNDS[camera.ground], dtype=float)
     metre = side / 48
     texture = np.tile(base, (side, side, 1))
     texture *= 1 + 0.05 * _noise(rng, (side, side), 60)[..., None] + 0.06 * _noise(rng, (side, side), 3)[..., None]
-    image = np.clip(texture, 0, 255).astype(np.uint8)
+    image = _as_image(texture)
     if camera.ground in ("tiles", "bricks", "hall", "concrete"):
         step = {"tiles": 0.6, "bricks": 0.35, "hall": 1.2, "concrete": 2.4}[camera.ground] * metre
         count = int(side / step) + 1
-        shade: NDArray[Any] = rng.normal(0, 7 if camera.ground != "concrete" else 3, (count, count, 1)).astype(
-            np.float32
-        )
+        spread = 3 if camera.ground == "concrete" else 7
+        shade: NDArray[Any] = rng.normal(0, spread, (count, count, 1)).astype(np.float32)
         shade = cv2.resize(shade, (int(count * step), int(count * step)), interpolation=cv2.INTER_NEAREST)[:side, :side]
-        image = np.clip(image + shade[..., None], 0, 255).astype(np.uint8)
+        image = _as_image(image + shade[..., None])
         line = tuple(float(c) for c in base * 0.72)
         for k in range(count):
             at = int(k * step)
@@ -219,33 +225,21 @@ def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Imag
         path = np.array([[0, 0.2], [1, 0.26], [1, 0.42], [0, 0.36]]) * side
         cv2.fillPoly(image, [path.astype(np.int32)], (140, 152, 160))
         speckle = rng.normal(0, 9, image.shape[:2]).astype(np.float32)
-        image = np.clip(image + speckle[..., None], 0, 255).astype(np.uint8)
+        image = _as_image(image + speckle[..., None])
     return image
 
 
 def _wall_texture(camera: Camera, rng: np.random.Generator, width: int, height: int) -> Image:
-    """What closes the scene at the back, `width` × `height` pixels for 60 m × 12 m."""
+    """Draw what closes the scene at the back, 60 m × 12 m in `width` × `height` pixels."""
     metre = width / 60
-    base = np.array(
-        {
-            "facade": (150, 166, 178),
-            "hedge": (46, 82, 58),
-            "shops": (112, 114, 120),
-            "brickwork": (74, 86, 132),
-            "railing": (150, 160, 150),
-            "panels": (176, 172, 168),
-        }[camera.back],
-        dtype=float,
-    )
+    base = np.array(BACKS[camera.back], dtype=float)
     base = base * rng.uniform(0.8, 1.15)
-    texture = base * (
-        1 + 0.05 * _noise(rng, (height, width), 40)[..., None] + 0.03 * rng.normal(0, 1, (height, width, 1))
-    )
-    image: Image = np.clip(texture, 0, 255).astype(np.uint8)
-    colours = CLOTH_COLOURS
+    smooth, fine = _noise(rng, (height, width), 40)[..., None], rng.normal(0, 1, (height, width, 1))
+    texture = base * (1 + 0.05 * smooth + 0.03 * fine)
+    image = _as_image(texture)
 
     def box(x: float, y: float, w: float, h: float, colour: tuple[float, ...]) -> None:
-        """Metres from the left and from the ground."""
+        """Draw a rectangle; x, y in metres from the left and from the ground."""
         corner = (int(x * metre), int(height - (y + h) * metre))
         cv2.rectangle(image, corner, (int((x + w) * metre), int(height - y * metre)), colour, -1)
 
@@ -260,29 +254,27 @@ def _wall_texture(camera: Camera, rng: np.random.Generator, width: int, height: 
                 box(k * step + 0.5, 1.0 + 3 * floor, step * 0.5, 1.5, tuple(np.array([90, 84, 76]) * dark * 2))
                 box(k * step + 0.5 + step * 0.24, 1.0 + 3 * floor, 0.07, 1.5, tuple(base * 1.1))
             if rng.random() < 0.2:
-                box(k * step + 0.4, 0, 1.1, 2.3, tuple(np.array(colours[int(rng.integers(len(colours)))]) * 0.7))
+                box(k * step + 0.4, 0, 1.1, 2.3, tuple(_cloth_colour(rng) * 0.7))
     elif camera.back == "hedge":
         leaves = _noise(rng, (height, width), 5) + 0.7 * _noise(rng, (height, width), 14)
-        image = np.clip(image * (1 + 0.28 * leaves[..., None]), 0, 255).astype(np.uint8)
+        image = _as_image(image * (1 + 0.28 * leaves[..., None]))
         for _ in range(14):
-            x = rng.uniform(0, 60)
-            box(x, 0, rng.uniform(0.2, 0.4), 6, (44, 58, 70))
+            box(rng.uniform(0, 60), 0, rng.uniform(0.2, 0.4), 6, (44, 58, 70))
     elif camera.back == "shops":
         x = 0.0
         while x < 60:
             w = rng.uniform(3, 6)
-            colour = np.array(colours[int(rng.integers(len(colours)))])
+            colour = _cloth_colour(rng)
             box(x + 0.15, 3.0, w - 0.3, 0.9, tuple(colour * 0.9 + 10))
             box(x + 0.25, 0.4, w - 0.5, 2.4, tuple(rng.uniform(30, 90, 3)))
             for _ in range(6):
-                goods = np.array(colours[int(rng.integers(len(colours)))])
-                box(
-                    x + rng.uniform(0.4, w - 0.9), rng.uniform(0.5, 2.0), rng.uniform(0.2, 0.7), 0.6, tuple(goods * 0.8)
-                )
+                colour = _cloth_colour(rng) * 0.8
+                left, low, wide = rng.uniform((0.4, 0.5, 0.2), (w - 0.9, 2.0, 0.7))
+                box(x + left, low, wide, 0.6, tuple(colour))
             x += w
     elif camera.back == "railing":
         leaves = _noise(rng, (height, width), 30)
-        image = np.clip(image + 26 * leaves[..., None], 0, 255).astype(np.uint8)
+        image = _as_image(image + 26 * leaves[..., None])
         for k in range(0, 600, 2):
             box(k * 0.1, 0, 0.05, 1.2, (70, 70, 72))
         box(0, 1.15, 60, 0.08, (60, 60, 62))
@@ -291,27 +283,26 @@ def _wall_texture(camera: Camera, rng: np.random.Generator, width: int, height: 
         for k in range(int(60 / step)):
             box(k * step, 0, 0.06, 12, tuple(base * 0.7))
             if rng.random() < 0.35:
-                poster = np.array(colours[int(rng.integers(len(colours)))])
+                poster = _cloth_colour(rng)
                 box(k * step + 0.3, 0.9, step * 0.55, 1.5, tuple(poster * 0.9))
                 box(k * step + 0.4, 1.3, step * 0.35, 0.4, tuple(255 - poster * 0.8))
     return image
 
 
 def _warp(camera: Camera, texture: Image, corners: Floats, scene: Image) -> None:
-    """Lay a texture over the quadrilateral whose four corners (metres) are its own, from the upper left clockwise."""
+    """Map a texture onto a quadrilateral; `corners [4, 3]` in metres, clockwise from the upper left."""
     seen = camera.project(corners)[:, :2].astype(np.float32)
     rows, columns = texture.shape[:2]
-    own = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], dtype=np.float32)
-    matrix = cv2.getPerspectiveTransform(own, seen)
-    laid = cv2.warpPerspective(texture, matrix, camera.size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_CONSTANT)
+    flat = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], dtype=np.float32)
+    matrix = cv2.getPerspectiveTransform(flat, seen)
+    warped = cv2.warpPerspective(texture, matrix, camera.size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_CONSTANT)
     mask = np.zeros(scene.shape[:2], np.uint8)
     cv2.fillConvexPoly(mask, np.clip(seen, -9e3, 9e3).astype(np.int32), 255)
-    scene[mask > 0] = laid[mask > 0]
+    scene[mask > 0] = warped[mask > 0]
 
 
 def _clutter(camera: Camera, rng: np.random.Generator, scene: Image) -> None:
-    """Cars, bins, benches and bicycles beyond the walkers."""
-    colours = CLOTH_COLOURS
+    """Draw cars, bins and bicycles behind the pedestrians."""
     for _ in range(9):
         depth = camera.far + rng.uniform(0.8, 4.0)
         x = rng.uniform(-1, 1) * camera.half_width(depth) * 1.1
@@ -319,13 +310,12 @@ def _clutter(camera: Camera, rng: np.random.Generator, scene: Image) -> None:
         width, height = ((4.2, 1.4), (0.6, 1.0), (1.6, 0.9))[kind]
         corners = np.array([[x, depth, height], [x + width, depth, height], [x + width, depth, 0], [x, depth, 0]])
         (left, top), _, (right, bottom), _ = camera.project(corners)[:, :2].astype(int)
-        colour = tuple(np.array(colours[int(rng.integers(len(colours)))]) * 0.85)
+        colour = tuple(_cloth_colour(rng) * 0.85)
         h = bottom - top
         if kind == 0:
             cv2.rectangle(scene, (left, top + h // 2), (right, bottom - h // 8), colour, -1)
-            cabin = np.array(
-                [[left + h // 2, top + h // 2], [left + h, top], [right - h, top], [right - h // 3, top + h // 2]]
-            )
+            roof, window = top, top + h // 2
+            cabin = np.array([[left + h // 2, window], [left + h, roof], [right - h, roof], [right - h // 3, window]])
             cv2.fillConvexPoly(scene, cabin.astype(np.int32), (64, 60, 56))
             for wheel in (left + h // 2, right - h // 2):
                 cv2.circle(scene, (int(wheel), int(bottom - h // 6)), max(2, int(h // 5)), (30, 30, 30), -1)
@@ -339,11 +329,10 @@ def _clutter(camera: Camera, rng: np.random.Generator, scene: Image) -> None:
 
 
 def scene_background(camera: Camera) -> Image:
-    """The empty scene, `[H, W, 3]` BGR before the camera's own colours; drawn once a camera."""
+    """Draw the empty scene, `[H, W, 3]` BGR, before the camera changes its colours."""
     rng = np.random.default_rng((*camera.seed, 0))
     width, height = camera.size
-    sky = np.linspace((226, 214, 200), (206, 204, 202), height)[:, None, :].repeat(width, axis=1)
-    scene = sky.astype(np.uint8)
+    scene = np.linspace((226, 214, 200), (206, 204, 202), height)[:, None, :].repeat(width, axis=1).astype(np.uint8)
     back = camera.far + 5.0
     wall = _wall_texture(camera, rng, 1800, 360)
     corners = np.array([[-30, back, 12], [30, back, 12], [30, back, 0], [-30, back, 0]], dtype=float)
@@ -356,17 +345,20 @@ def scene_background(camera: Camera) -> Image:
     if camera.sun > 0.25:
         edge = _noise(rng, (height, width), 120)
         light = light * np.where(edge > 0.35, 1 - 0.5 * camera.sun, 1.0)
-    lit = np.clip(scene * cv2.GaussianBlur(light.astype(np.float32), (0, 0), 2)[..., None], 0, 255).astype(np.uint8)
+    lit = _as_image(scene * cv2.GaussianBlur(light.astype(np.float32), (0, 0), 2)[..., None])
     soft: Image = cv2.GaussianBlur(lit, (0, 0), 0.7)
     return soft
 
 
 @dataclass(frozen=True, eq=False)
 class Occluder:
-    """Something that stands among the walkers: it hides who is behind it.
+    """An object among the pedestrians that hides people behind it.
 
-    `depth` is its ground depth in metres, `box` x, y, w, h in pixels of the frame, `picture [h, w, 3]` BGR and
-    `alpha [h, w]` 0..255.
+    Attributes:
+        depth: ground depth, metres.
+        box: x, y, w, h in pixels of the frame.
+        picture: `[h, w, 3]` BGR.
+        alpha: `[h, w]` 0..255.
     """
 
     depth: float
@@ -376,26 +368,20 @@ class Occluder:
 
 
 def scene_occluders(camera: Camera, n: int) -> list[Occluder]:
-    """`n` poles, bollards, bushes, parked cars and railings between the near and far ends of the walking ground."""
+    """Draw `n` poles, bollards, bushes, parked cars and railings within the area where people walk."""
     rng = np.random.default_rng((*camera.seed, 1))
     found = []
     for i in range(n):
         depth = camera.near + (camera.far - camera.near) * rng.uniform(-0.1, 0.75)
         x = camera.half_width(depth) * (-0.75 + 1.5 * (i + rng.uniform(0.2, 0.8)) / n)
-        kind = ("pole", "bush", "car", "railing", "bollard")[int(rng.integers(5))]
-        width, tall = {
-            "pole": (0.24, 5.0),
-            "bush": (1.3, 1.0),
-            "car": (3.6, 1.35),
-            "railing": (2.6, 1.05),
-            "bollard": (0.3, 0.9),
-        }[kind]
+        kind = list(APPEARANCE["occluders"])[int(rng.integers(5))]
+        width, tall = APPEARANCE["occluders"][kind]
         ends = camera.project(np.array([[x - width / 2, depth, tall], [x + width / 2, depth, 0.0]]))[:, :2]
         left, top = (int(v) for v in ends[0])
         w, h = max(3, int(ends[1, 0]) - left), max(4, int(ends[1, 1]) - top)
         picture = np.zeros((h, w, 3), np.uint8)
         alpha = np.zeros((h, w), np.uint8)
-        colour = np.array(CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))])
+        colour = _cloth_colour(rng)
         if kind in ("pole", "bollard"):
             across = np.sin(np.linspace(0.15, math.pi - 0.2, w))[None, :, None]
             picture[:] = (np.array([128, 130, 128]) * (0.45 + 0.55 * across)).astype(np.uint8)
@@ -403,12 +389,11 @@ def scene_occluders(camera: Camera, n: int) -> list[Occluder]:
                 picture[h // 6 : h // 3] = (60, 60, 190)
             alpha[:] = 255
         elif kind == "bush":
-            cv2.ellipse(
-                alpha, (w // 2, int(h * 0.62)), (max(1, int(w * 0.46)), max(1, int(h * 0.52))), 0, 0, 360, 255, -1
-            )
+            radii = (max(1, int(w * 0.46)), max(1, int(h * 0.52)))
+            cv2.ellipse(alpha, (w // 2, int(h * 0.62)), radii, 0, 0, 360, 255, -1)
             leaves = _noise(rng, (h, w), 4) + 0.5 * _noise(rng, (h, w), 9)
             alpha[(leaves < -1.1)] = 0
-            picture[:] = np.clip(np.array([48, 96, 66]) * (1 + 0.3 * leaves[..., None]), 0, 255).astype(np.uint8)
+            picture[:] = _as_image(np.array([48, 96, 66]) * (1 + 0.3 * leaves[..., None]))
             picture[int(h * 0.82) :] = (104, 112, 124)
             alpha[int(h * 0.82) :, int(w * 0.1) : int(w * 0.9)] = 255
         elif kind == "car":
@@ -434,12 +419,12 @@ def scene_occluders(camera: Camera, n: int) -> list[Occluder]:
 
 @lru_cache(maxsize=8)
 def _grain(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Sensor noise of σ 1, `[*shape, 3]`; an image takes a window of it."""
+    """Return sensor noise of σ 1, `[*shape, 3]`, from which each image takes a window."""
     return np.random.default_rng(shape).standard_normal((*shape, 3), dtype=np.float32)
 
 
-def expose(camera: Camera, image: Image, rng: np.random.Generator, gain: float = 1.0) -> Image:
-    """What the sensor makes of the light: the camera's colours, response and noise on `[H, W, 3]` BGR uint8."""
+def apply_sensor(camera: Camera, image: Image, rng: np.random.Generator, gain: float = 1.0) -> Image:
+    """Apply the camera's colours, response curve and noise to an image `[H, W, 3]` BGR uint8."""
     coloured = cv2.transform(image, (camera.matrix * gain).astype(np.float32))
     response = np.clip(255 * (np.arange(256) / 255) ** camera.gamma, 0, 255)
     seen = cv2.LUT(coloured, response.astype(np.uint8))
@@ -452,8 +437,8 @@ def expose(camera: Camera, image: Image, rng: np.random.Generator, gain: float =
     return seen
 
 
-def smear(camera: Camera, image: Image, pixels: float = 1.0) -> Image:
-    """Lens and motion blur; `pixels` is how many pixels of `image` one pixel of the frame is."""
+def blur_image(camera: Camera, image: Image, pixels: float = 1.0) -> Image:
+    """Apply lens and motion blur; `pixels` is the number of pixels of `image` per pixel of the frame."""
     if camera.blur * pixels > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), camera.blur * pixels)
     length = round(camera.motion * pixels)

@@ -13,18 +13,15 @@ import yaml
 Colour = tuple[float, float, float]
 """Blue, green, red, each 0..255 (OpenCV's order)."""
 
-_APPEARANCE: dict[str, Any] = yaml.safe_load(
+APPEARANCE: dict[str, Any] = yaml.safe_load(
     resources.files("reid.synthetic").joinpath("appearance.yaml").read_text("utf-8")
 )
-_CLOTH: dict[str, dict[str, Any]] = _APPEARANCE["cloth"]
+_CLOTH: dict[str, dict[str, Any]] = APPEARANCE["cloth"]
 CLOTH_COLOURS: list[Colour] = [entry["bgr"] for entry in _CLOTH.values()]
 
-UPPERS: dict[str, float] = _APPEARANCE["uppers"]
-TEXTURES: dict[str, float] = _APPEARANCE["textures"]
-LOWERS: dict[str, float] = _APPEARANCE["lowers"]
-HAIR_STYLES: dict[str, float] = _APPEARANCE["hair_styles"]
-HATS: dict[str, float] = _APPEARANCE["hats"]
-BAGS: dict[str, float] = _APPEARANCE["bags"]
+_NAMES = ("uppers", "textures", "lowers", "hair_styles", "hats", "bags")
+CHOICES: dict[str, dict[str, float]] = {name: APPEARANCE[name] for name in _NAMES}
+"""Garments, hair styles and bags with their relative frequencies."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def _pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
 
 
 def _body_colour(rng: np.random.Generator, part: Literal["skin", "hair"], spread: float) -> Colour:
-    entries = _APPEARANCE[part]
+    entries = APPEARANCE[part]
     return _jitter(rng, entries[_weighted(rng, (entry["weight"] for entry in entries))]["bgr"], spread)
 
 
@@ -101,7 +98,7 @@ def _cloth(rng: np.random.Generator, garment: str | None = None) -> Colour:
     """Draw a cloth colour: any, or one that `garment` ("lower", "shoe", "bag", "sock") comes in."""
     if garment is None:
         return _jitter(rng, CLOTH_COLOURS[_weighted(rng, (entry["weight"] for entry in _CLOTH.values()))])
-    names = _APPEARANCE[f"{garment}_colours"]
+    names = APPEARANCE[f"{garment}_colours"]
     return _jitter(rng, _CLOTH[names[int(rng.integers(len(names)))]]["bgr"])
 
 
@@ -118,10 +115,12 @@ def draw_person(rng: np.random.Generator) -> Person:
     """Draw a person; `rng` is the only source of randomness."""
     feminine = bool(rng.random() < 0.5)
     height = _truncated(rng, 1.64 if feminine else 1.76, 0.075, 1.42, 1.98)
-    upper = _pick(rng, {name: weight * (feminine or name != "dress") for name, weight in UPPERS.items()})
-    lower = _pick(rng, {name: weight * (feminine or name != "skirt") for name, weight in LOWERS.items()})
+    upper = _pick(rng, {name: weight * (feminine or name != "dress") for name, weight in CHOICES["uppers"].items()})
+    lower = _pick(rng, {name: weight * (feminine or name != "skirt") for name, weight in CHOICES["lowers"].items()})
     short, long = (0.35, 1.8) if feminine else (1.3, 0.12)
-    hair_styles = {name: w * (short if name in ("bald", "short") else long) for name, w in HAIR_STYLES.items()}
+    hair_styles = {
+        name: w * (short if name in ("bald", "short") else long) for name, w in CHOICES["hair_styles"].items()
+    }
     upper_colour = _cloth(rng)
     return Person(
         height=height,
@@ -134,12 +133,12 @@ def draw_person(rng: np.random.Generator) -> Person:
         hair=_body_colour(rng, "hair", 4),
         beard=bool(not feminine and rng.random() < 0.25),
         glasses=bool(rng.random() < 0.2),
-        hat=_pick(rng, HATS),
+        hat=_pick(rng, CHOICES["hats"]),
         hat_colour=_cloth(rng),
         upper=upper,
         upper_colour=upper_colour,
         inner_colour=_contrasting(rng, upper_colour),
-        texture=_pick(rng, TEXTURES),
+        texture=_pick(rng, CHOICES["textures"]),
         texture_colour=_contrasting(rng, upper_colour),
         texture_scale=float(rng.uniform(0.7, 1.5)),
         texture_seed=int(rng.integers(2**31)),
@@ -148,7 +147,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         side_stripe=bool(rng.random() < 0.12),
         shoes=_cloth(rng, "shoe"),
         socks=_cloth(rng, "sock"),
-        bag=_pick(rng, BAGS),
+        bag=_pick(rng, CHOICES["bags"]),
         bag_colour=_cloth(rng, "bag"),
         bag_side=int(rng.choice((-1, 1))),
         stride=_truncated(rng, 0.44, 0.05, 0.3, 0.58),

@@ -1,10 +1,10 @@
-"""Draws a part of a camera's frame: the scene, those who stand in it back to front, then the camera's faults."""
+"""Renders part of a camera's frame: the scene, people and occluders back to front, then the camera's effects."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import cv2
@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.synthetic.body import Mesh, make_mesh, pose
-from reid.synthetic.camera_models import Camera, Image, Occluder, expose, scene_background, smear
+from reid.synthetic.camera_models import Camera, Image, Occluder, apply_sensor, blur_image, scene_background
 from reid.synthetic.people import Person
 
 Floats = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the frame."""
 SUBPIXEL = 3
 AMBIENT, HEMISPHERE = 0.56, 0.14
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A person at one moment before one camera: `x`, `y` metres on its ground, `heading` and gait `phase` radians.
+    """A person at one moment in one camera's view: `x`, `y` in metres, `heading` and gait `phase` in radians.
 
-    Heading 0 walks away from the camera (+y), π/2 to the left (-x), π towards it.
+    Heading 0 is away from the camera (+y), π/2 to the left (-x), π towards the camera.
     """
 
     person: int
@@ -34,32 +36,28 @@ class Placed:
     phase: float
 
 
+@dataclass(eq=False)
 class Studio:
-    """One camera's scene with what is drawn once and kept: the background, the occluders, the meshes (shared)."""
+    """Renders one camera's scene; caches its background and the people's meshes (which studios may share)."""
 
-    def __init__(
-        self,
-        camera: Camera,
-        people: Sequence[Person],
-        occluders: Sequence[Occluder],
-        meshes: dict[int, Mesh] | None = None,
-    ) -> None:
-        self.camera = camera
-        self.people = people
-        self.background = scene_background(camera)
-        self.occluders = occluders
-        self._meshes: dict[int, Mesh] = {} if meshes is None else meshes
-        self._rotation = camera.rotation()
+    camera: Camera
+    people: Sequence[Person]
+    occluders: Sequence[Occluder]
+    meshes: dict[int, Mesh] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.background = scene_background(self.camera)
+        self._rotation = self.camera.rotation()
         self._whole: Image | None = None
 
     def mesh(self, person: int) -> Mesh:
-        """The person's mesh, made at first use."""
-        if person not in self._meshes:
-            self._meshes[person] = make_mesh(self.people[person])
-        return self._meshes[person]
+        """Return the person's mesh; it is built at first use."""
+        if person not in self.meshes:
+            self.meshes[person] = make_mesh(self.people[person])
+        return self.meshes[person]
 
-    def draw(self, placed: Sequence[Placed], region: tuple[float, float, float, float], size: tuple[int, int]) -> Image:
-        """Draw the frame's `region` (x, y, w, h pixels of the frame) at `size` (w, h) -> `[h, w, 3]` BGR, no faults."""
+    def draw(self, placed: Sequence[Placed], region: Box, size: tuple[int, int]) -> Image:
+        """Render a region (x, y, w, h pixels) at `size` (w, h) as `[h, w, 3]` BGR, without camera effects."""
         x, y, w, h = region
         zoom = np.array([size[0] / w, size[1] / h])
         matrix = np.array([[zoom[0], 0, -x * zoom[0]], [0, zoom[1], -y * zoom[1]]])
@@ -80,18 +78,15 @@ class Studio:
                     self._draw_person(canvas, thing, matrix)
         return canvas
 
-    def _reaches(self, one: Placed, region: tuple[float, float, float, float]) -> bool:
-        """Whether any of a person may fall into a region of the frame."""
+    def _reaches(self, one: Placed, region: Box) -> bool:
+        """Return whether a person may be visible in a region of the frame."""
         height = self.people[one.person].height
         ends = self.camera.project(np.array([[one.x, one.y, 0.0], [one.x, one.y, height]]))
         tall = ends[0, 1] - ends[1, 1]
         margin = 0.45 * tall
         x, y, w, h = region
-        return bool(
-            x - margin < ends[0, 0] < x + w + margin
-            and ends[1, 1] - 0.1 * tall < y + h
-            and ends[0, 1] + 0.15 * tall > y
-        )
+        beside = x - margin < ends[0, 0] < x + w + margin
+        return bool(beside and ends[1, 1] - 0.1 * tall < y + h and ends[0, 1] + 0.15 * tall > y)
 
     def _draw_occluder(self, canvas: Image, thing: Occluder, matrix: Floats) -> None:
         x, y, w, h = thing.box
@@ -108,7 +103,7 @@ class Studio:
         cv2.copyTo(picture, (alpha > 127).astype(np.uint8), canvas[y0:y1, x0:x1])
 
     def _draw_shadow(self, canvas: Image, one: Placed, matrix: Floats) -> None:
-        """Darken the ground under the feet, and along the light's shadow where there is sun."""
+        """Darken the ground under the feet, and in the direction of the shadow if the sun shines."""
         camera = self.camera
         angle = np.linspace(0, 2 * math.pi, 12, endpoint=False)
         foot = np.stack([0.24 * np.cos(angle) + one.x, 0.24 * np.sin(angle) + one.y, 0 * angle], axis=1)
@@ -147,11 +142,9 @@ class Studio:
         pixels = pixels * zoom + shift
         flat = pixels[mesh.quads]
         first, second = flat[:, 2] - flat[:, 0], flat[:, 3] - flat[:, 1]
-        within = np.abs(flat[:, 0] - (canvas.shape[1] / 2, canvas.shape[0] / 2)) < (
-            canvas.shape[1] / 2 + 40,
-            canvas.shape[0] / 2 + 40,
-        )
-        seen = np.flatnonzero((first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0]) & within[:, 0] & within[:, 1])
+        half = np.array(canvas.shape[1::-1]) / 2
+        within = (np.abs(flat[:, 0] - half) < half + 40).all(axis=1)
+        seen = np.flatnonzero((first[:, 0] * second[:, 1] < first[:, 1] * second[:, 0]) & within)
         depth = points[:, 2]
         seen = seen[np.argsort(-(depth[mesh.quads[seen, 0]] + depth[mesh.quads[seen, 2]]), kind="stable")]
         corners = points[mesh.quads[seen]]
@@ -160,14 +153,8 @@ class Studio:
         normals /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normals, normals)), 1e-12)[:, None]
         sun = np.maximum(normals @ (to_lens @ camera.light), 0)
         up = normals @ to_lens[:, 2]
-        facing = -normals[:, 2]
-        light = (
-            AMBIENT * (1 - 0.3 * camera.sun)
-            + HEMISPHERE * up
-            + 0.16 * facing
-            + 0.85 * camera.sun * sun
-            + 0.2 * (1 - camera.sun)
-        )
+        light = AMBIENT * (1 - 0.3 * camera.sun) + HEMISPHERE * up + 0.16 * -normals[:, 2]
+        light = light + 0.85 * camera.sun * sun + 0.2 * (1 - camera.sun)
         colours = np.clip(mesh.colours[seen] * light[:, None], 0, 255).tolist()
         polygons = (flat[seen] * (1 << SUBPIXEL)).astype(np.int32)
         fill = cv2.fillConvexPoly
@@ -175,26 +162,20 @@ class Studio:
             fill(canvas, polygon, colour, 8, SUBPIXEL)
 
     def crop(
-        self,
-        placed: Sequence[Placed],
-        box: tuple[float, float, float, float],
-        rng: np.random.Generator,
-        *,
-        size: tuple[int, int] = (64, 128),
-        gain: float = 1.0,
+        self, placed: Sequence[Placed], box: Box, rng: np.random.Generator, *, size: tuple[int, int], gain: float
     ) -> Image:
-        """The crop `box` (x, y, w, h pixels of the frame) as this camera sees it, at `size` (w, h), BGR uint8.
+        """Render the crop `box` (x, y, w, h pixels of the frame) with camera effects, at `size` (w, h), BGR uint8.
 
-        Drawn at twice the size, brought down to the pixels the camera really has, then blurred, coloured, noised
-        and compressed there, then brought to `size`.
+        The crop is rendered at twice its size and reduced to the camera's resolution. There it is blurred, coloured,
+        made noisy and compressed. Then it is scaled to `size`.
         """
         camera = self.camera
         drawn = self.draw(placed, box, (2 * size[0], 2 * size[1]))
-        share = camera.detail * min(1.0, 1.6 * size[1] / box[3])
-        native = max(10, round(box[2] * share)), max(20, round(box[3] * share))
+        scale = camera.detail * min(1.0, 1.6 * size[1] / box[3])
+        native = max(10, round(box[2] * scale)), max(20, round(box[3] * scale))
         native = min(native[0], 2 * size[0]), min(native[1], 2 * size[1])
         small = cv2.resize(drawn, native, interpolation=cv2.INTER_AREA)
-        small = expose(camera, smear(camera, small, share), rng, gain)
+        small = apply_sensor(camera, blur_image(camera, small, scale), rng, gain)
         _, stream = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
         decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
         shrink = native[1] > size[1]

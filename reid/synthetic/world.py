@@ -1,130 +1,25 @@
-"""The made world as a plan: everything that a seed decides, before a pixel is drawn."""
+"""The plan of a synthetic world: everything that a seed determines, before any pixel is drawn."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from reid.core.errors import ReidError
 from reid.synthetic.camera_models import Camera, Occluder, draw_cameras, scene_occluders
 from reid.synthetic.people import Person, draw_people
-from reid.synthetic.simulated_tracks import TrackerFaults
-from reid.synthetic.trajectories import Pass, Sighting, Travel, sight, travel_table, walk_people
+from reid.synthetic.rendering import Box
+from reid.synthetic.settings import Difficulty, SyntheticSettings
+from reid.synthetic.trajectories import Pass, Sighting, Travel, observe_passes, overlap, travel_table, walk_people
 
-Box = tuple[float, float, float, float]
 TRAIN, TEST = 0, 1
 
 
 @dataclass(frozen=True)
-class Difficulty:
-    """What makes the set hard; every value is a plain number with the unit named.
-
-    Attributes:
-        lookalikes: share of identities, 0..1, that copy another's clothes but for two things.
-        colour: how much the cameras' colours differ; 0 not at all, 1 more than in most real places.
-        degrade: how much blur, noise, lost detail and compression the cameras add; 0 none, 1 much.
-        crowd: people in view of a camera at once, mean.
-        occluders: poles, bushes, cars and railings among the walkers of each camera, count.
-        jitter: σ of a detector's box, share of its height.
-        bad_boxes: share of crops, 0..1, whose box cuts off head, feet or side, or is far too large.
-        hidden: largest share, 0..1, of a person that others may cover in a crop.
-        reentry: chance at each step of a journey of coming back to the camera just left.
-    """
-
-    lookalikes: float = 0.25
-    colour: float = 0.35
-    degrade: float = 0.6
-    crowd: float = 2.0
-    occluders: int = 3
-    jitter: float = 0.02
-    bad_boxes: float = 0.06
-    hidden: float = 0.35
-    reentry: float = 0.08
-
-
-@dataclass(frozen=True)
-class Streets:
-    """Every parameter of a made set; the same values give the same bytes.
-
-    Attributes:
-        seed: of everything.
-        ids: identities, train and test together; `train_share` of them are for training.
-        cameras: count.
-        crops_per_pass: fewest and most crops taken of one walk across one camera's view.
-        distractors: crops with identity 0000 (people of no query, empty background), share of the gallery.
-        junk: crops with identity -1 (parts of people, two people in a box), share of the gallery.
-        fps: frames a second of every camera.
-        size: width and height of a crop, pixels.
-        track_seconds: length of the test recording that tracks, truth and videos cover; None for all of it. The tree
-            always draws on the whole.
-        videos: whether videos of the test recording are written.
-        stills: of each made track, the whole frames of so many of its boxes are written as pictures, those that
-            `reid match` would choose: what it needs of the videos, in a fraction of their time. 0 for none.
-        difficulty: see `Difficulty`.
-        tracker: how the made single-camera tracks err.
-    """
-
-    seed: int = 0
-    ids: int = 350
-    cameras: int = 6
-    train_share: float = 0.7
-    crops_per_pass: tuple[int, int] = (2, 4)
-    distractors: float = 0.18
-    junk: float = 0.15
-    fps: float = 10.0
-    size: tuple[int, int] = (64, 128)
-    track_seconds: float | None = None
-    videos: bool = False
-    stills: int = 0
-    difficulty: Difficulty = field(default_factory=Difficulty)
-    tracker: TrackerFaults = field(default_factory=TrackerFaults)
-
-    def check(self) -> None:
-        """Raise `ReidError` for a value out of range."""
-        shares = {
-            "difficulty.lookalikes": self.difficulty.lookalikes,
-            "difficulty.bad_boxes": self.difficulty.bad_boxes,
-            "difficulty.hidden": self.difficulty.hidden,
-            "difficulty.reentry": self.difficulty.reentry,
-            "train_share": self.train_share,
-        }
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ReidError(f"{name} is a share from 0 to 1, not {value}.")
-        if self.stills < 0:
-            raise ReidError(f"stills is {self.stills}; give a number of boxes a track from 0 on.")
-        if self.seed < 0:
-            raise ReidError(f"seed is {self.seed}; give a whole number from 0 on.")
-        if not 4 <= self.ids <= 9999:
-            raise ReidError(
-                f"ids is {self.ids}; give from 4 (two to train on, two to test) to 9999 (four digits in a name)."
-            )
-        if not 2 <= self.cameras <= 99:
-            raise ReidError(f"cameras is {self.cameras}; give from 2 (a match must cross cameras) to 99.")
-        low, high = self.crops_per_pass
-        if not 2 <= low <= high:
-            raise ReidError(f"crops_per_pass is {self.crops_per_pass}; give the fewest (at least 2) and the most.")
-        for name, value in {"distractors": self.distractors, "junk": self.junk}.items():
-            if value < 0:
-                raise ReidError(f"{name} is {value}; give a share of the gallery from 0 on.")
-        if self.track_seconds is not None and self.track_seconds <= 0:
-            raise ReidError(
-                f"track_seconds is {self.track_seconds}; give seconds above 0, or None for the whole recording."
-            )
-        if self.fps <= 0 or self.difficulty.crowd <= 0:
-            raise ReidError(f"fps ({self.fps}) and difficulty.crowd ({self.difficulty.crowd}) must be above 0.")
-        if self.difficulty.occluders < 0 or self.difficulty.colour < 0 or self.difficulty.degrade < 0:
-            raise ReidError("difficulty.occluders, .colour and .degrade must not be below 0.")
-        if min(self.size) < 16:
-            raise ReidError(f"size is {self.size}; a crop needs at least 16 × 16 pixels.")
-
-
-@dataclass(frozen=True)
 class Shot:
-    """One crop to be drawn: where it goes, and what box of which camera's frame it shows."""
+    """One crop to be drawn: its file, and the camera, frame and box that it shows."""
 
     folder: str
     name: str
@@ -137,13 +32,22 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """The plan. `people` holds the train identities, the test identities, then passers-by, who have no pid.
+    """The plan of a world.
 
-    `passes[recording][camera]` and `sightings[recording][camera]` are sorted by start. `pids` numbers everybody:
-    the pid, or for passers-by the id that only the tracks' truth uses.
+    Attributes:
+        settings: what the plan was made from.
+        n_train: number of identities in the train split.
+        people: train identities, test identities, then passers-by, who are distractors.
+        pids: the pid of each of `people`; those of passers-by only occur in the truth of the tracks.
+        cameras: all cameras.
+        occluders: by camera.
+        travels: travel times of all ordered pairs of cameras.
+        passes: `passes[recording][camera]`, sorted by start.
+        sightings: `sightings[recording][camera]`, the same passes frame by frame.
+        shots: all crops.
     """
 
-    streets: Streets
+    settings: SyntheticSettings
     n_train: int
     people: list[Person]
     pids: list[int]
@@ -156,43 +60,33 @@ class World:
 
 
 @lru_cache(maxsize=2)
-def plan(streets: Streets) -> World:
-    """Decide everything that the parameters say, and draw nothing."""
-    streets.check()
-    hard, seed = streets.difficulty, streets.seed
-    n_train = int(np.clip(round(streets.ids * streets.train_share), 2, streets.ids - 2))
-    n_test = streets.ids - n_train
+def plan_world(settings: SyntheticSettings) -> World:
+    """Plan a world without drawing it."""
+    hard, seed = settings.difficulty, settings.seed
+    n_train = int(np.clip(round(settings.ids * settings.train_fraction), 2, settings.ids - 2))
+    n_test = settings.ids - n_train
     n_passing = max(1, round(0.2 * n_test))
     groups = enumerate((n_train, n_test, n_passing))
     people = [p for group, n in groups for p in draw_people(seed, n, lookalikes=hard.lookalikes, group=group)]
-    members = (range(n_train), range(n_train, streets.ids))
-    passers_by = range(streets.ids, streets.ids + n_passing)
-    cameras = draw_cameras(seed, streets.cameras, colour=hard.colour, degrade=hard.degrade)
+    walkers = (range(n_train), range(n_train, settings.ids))
+    passers_by = (range(0), range(settings.ids, settings.ids + n_passing))
+    cameras = draw_cameras(seed, settings.cameras, colour=hard.colour, degrade=hard.degrade)
     occluders = [scene_occluders(camera, hard.occluders) for camera in cameras]
     passes: list[list[list[Pass]]] = []
     sightings: list[list[list[Sighting]]] = []
     for recording in (TRAIN, TEST):
-        walked = walk_people(
-            seed,
-            cameras,
-            people,
-            members[recording],
-            passers_by if recording == TEST else (),
-            crowd=hard.crowd,
-            reentry=hard.reentry,
-        )
+        walked = walk_people(settings, cameras, people, walkers[recording], passers_by[recording])
         passes.append([[one for one in walked if one.camera == c] for c in range(len(cameras))])
-        sightings.append(
-            [sight(cameras[c], occluders[c], people, passes[-1][c], streets.fps) for c in range(len(cameras))]
-        )
+        seen = zip(cameras, occluders, passes[-1], strict=True)
+        sightings.append([observe_passes(camera, hidden_by, people, p, settings.fps) for camera, hidden_by, p in seen])
     pids = list(range(1, len(people) + 1))
-    world = World(streets, n_train, people, pids, cameras, occluders, travel_table(cameras), passes, sightings, [])
+    world = World(settings, n_train, people, pids, cameras, occluders, travel_table(cameras), passes, sightings, [])
     world.shots.extend(_take_shots(world))
     return world
 
 
 def _detect(rng: np.random.Generator, box: np.ndarray, hard: Difficulty) -> Box:
-    """A detector's box around a true one: twice as high as wide, a little off, sometimes badly."""
+    """Return a detected box around a true one: about twice as high as wide, with small and some large errors."""
     x, y, w, h = box
     height = h * (1.06 + abs(rng.normal(0, hard.jitter)))
     centre_x = x + w / 2 + rng.normal(0, hard.jitter) * h * 0.8
@@ -212,7 +106,7 @@ def _detect(rng: np.random.Generator, box: np.ndarray, hard: Difficulty) -> Box:
 
 
 def _inside(box: Box, size: tuple[int, int]) -> Box:
-    """The box cut at the frame's border, as a detector's is."""
+    """Clip a box at the border of the frame."""
     x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
     x1, y1 = min(box[0] + box[2], float(size[0])), min(box[1] + box[3], float(size[1]))
     x0, y0 = min(x0, size[0] - 8.0), min(y0, size[1] - 16.0)
@@ -220,7 +114,7 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
 
 
 class _Names:
-    """Market-1501 names; the box number tells apart the crops of one identity's frame."""
+    """Market-1501 file names; the box number distinguishes crops of one identity and frame."""
 
     def __init__(self) -> None:
         self.used: dict[tuple[int, int, int, int], int] = defaultdict(int)
@@ -233,57 +127,47 @@ class _Names:
 
 
 def _shots_of(world: World, recording: int, names: _Names) -> list[tuple[int, Shot]]:
-    """The good crops of one recording's people as (person, shot); the folder is filled in for the train set."""
-    streets, hard = world.streets, world.streets.difficulty
+    """Return the good crops of one recording as (person, shot), all in the train folder."""
+    settings, hard = world.settings, world.settings.difficulty
     taken = []
     for c, seen in enumerate(world.sightings[recording]):
         for sighting in seen:
-            one = sighting.one
-            rng = np.random.default_rng((streets.seed, 7, one.person, c, one.visit))
+            one = sighting.walk
+            rng = np.random.default_rng((settings.seed, 7, one.person, c, one.visit))
             good = np.flatnonzero((sighting.inside > 0.9) & (sighting.hidden <= hard.hidden))
-            wanted = int(rng.integers(streets.crops_per_pass[0], streets.crops_per_pass[1] + 1))
-            if len(good) == 0:
-                continue
-            slots = np.array_split(good, min(wanted, len(good)))
-            for slot in slots:
+            wanted = int(rng.integers(settings.crops_per_pass[0], settings.crops_per_pass[1] + 1))
+            for slot in np.array_split(good, min(wanted, len(good))) if len(good) else ():
                 t = int(rng.choice(slot))
                 frame = int(sighting.frames[t])
                 box = _inside(_detect(rng, sighting.boxes[t], hard), world.cameras[c].size)
-                pid = world.pids[one.person] if one.person < streets.ids else 0
-                seed = (streets.seed, 8, one.person, c, one.visit, frame)
+                pid = world.pids[one.person] if one.person < settings.ids else 0
+                seed = (settings.seed, 8, one.person, c, one.visit, frame)
                 shot = Shot("bounding_box_train", names(pid, c, one.visit, frame), recording, c, frame, box, seed)
                 taken.append((one.person, shot))
     return taken
 
 
 def _take_shots(world: World) -> list[Shot]:
-    """All the crops of the tree: train, query, gallery, distractors and junk."""
-    streets = world.streets
+    """Return all crops: train, query, gallery, distractors and junk."""
+    settings = world.settings
     names = _Names()
     shots = [shot for _, shot in _shots_of(world, TRAIN, names)]
-    test = _shots_of(world, TEST, names)
-    rng = np.random.default_rng((streets.seed, 9))
-
-    def moved(shot: Shot, folder: str) -> Shot:
-        return Shot(folder, shot.name, shot.recording, shot.camera, shot.frame, shot.box, shot.seed)
-
+    test = [(person, replace(shot, folder="bounding_box_test")) for person, shot in _shots_of(world, TEST, names)]
+    rng = np.random.default_rng((settings.seed, 9))
     by_id: dict[int, dict[int, list[Shot]]] = defaultdict(lambda: defaultdict(list))
     for person, shot in test:
-        if person < streets.ids:
+        if person < settings.ids:
             by_id[person][shot.camera].append(shot)
     gallery: list[Shot] = []
     for _, by_camera in sorted(by_id.items()):
         for camera, found in sorted(by_camera.items()):
-            elsewhere = any(len(others) > 1 for other, others in by_camera.items() if other != camera)
-            chosen = int(rng.integers(len(found))) if len(found) > 1 and elsewhere else -1
-            for i, shot in enumerate(found):
-                if i == chosen:
-                    shots.append(moved(shot, "query"))
-                else:
-                    gallery.append(moved(shot, "bounding_box_test"))
+            has_match = any(len(others) > 1 for other, others in by_camera.items() if other != camera)
+            query = int(rng.integers(len(found))) if len(found) > 1 and has_match else -1
+            shots += [replace(found[query], folder="query")] if query >= 0 else []
+            gallery += [shot for i, shot in enumerate(found) if i != query]
     shots += gallery
-    passing = [moved(shot, "bounding_box_test") for person, shot in test if person >= streets.ids]
-    n_distractors, n_junk = round(streets.distractors * len(gallery)), round(streets.junk * len(gallery))
+    passing = [shot for person, shot in test if person >= settings.ids]
+    n_distractors, n_junk = round(settings.distractors * len(gallery)), round(settings.junk * len(gallery))
     shots += passing[:n_distractors]
     shots += _false_alarms(world, names, max(0, n_distractors - len(passing)))
     shots += _junk(world, names, n_junk)
@@ -291,63 +175,57 @@ def _take_shots(world: World) -> list[Shot]:
 
 
 def _false_alarms(world: World, names: _Names, n: int) -> list[Shot]:
-    """Boxes with nobody in them, of the sizes that people have: what a detector wrongly fires at."""
+    """Return `n` boxes of the size of a person that show only background (fewer where there is no room)."""
     found: list[Shot] = []
     for i in range(50 * n):
         if len(found) == n:
             break
-        rng = np.random.default_rng((world.streets.seed, 10, i))
+        rng = np.random.default_rng((world.settings.seed, 10, i))
         c = int(rng.integers(len(world.cameras)))
         seen = world.sightings[TEST][c]
-        if not seen:
+        template = seen[int(rng.integers(len(seen)))] if seen else None
+        if template is None or not len(template.frames):
             continue
-        like = seen[int(rng.integers(len(seen)))]
-        t = int(rng.integers(len(like.frames))) if len(like.frames) else -1
-        if t < 0:
-            continue
+        t = int(rng.integers(len(template.frames)))
         width, height = world.cameras[c].size
-        h = float(np.clip(like.boxes[t, 3], 40, 0.9 * height))
+        h = float(np.clip(template.boxes[t, 3], 40, 0.9 * height))
         x, y = rng.uniform(0, max(width - h / 2, 1)), rng.uniform(0.1, 1) * max(height - h, 1)
-        frame = int(like.frames[t])
-        box = _inside((float(x), float(y), h / 2, h), world.cameras[c].size)
-        near = [s.boxes[s.frames == frame] for s in seen if s.frames.size and s.frames[0] <= frame <= s.frames[-1]]
-        boxes = np.concatenate(near) if near else np.zeros((0, 4))
-        left, right = np.maximum(boxes[:, 0], box[0]), np.minimum(boxes[:, 0] + boxes[:, 2], box[0] + box[2])
-        top, bottom = np.maximum(boxes[:, 1], box[1]), np.minimum(boxes[:, 1] + boxes[:, 3], box[1] + box[3])
-        covered = np.maximum(right - left, 0) * np.maximum(bottom - top, 0) / (box[2] * box[3])
-        if covered.sum() > 0.1:
-            continue
-        name = names(0, c, 1, frame)
-        found.append(Shot("bounding_box_test", name, TEST, c, frame, box, (world.streets.seed, 11, i)))
+        frame = int(template.frames[t])
+        box = _inside((float(x), float(y), h / 2, h), (width, height))
+        covered = sum(overlap(np.array([box]), s.boxes[s.frames == frame]).sum() for s in seen)
+        if covered <= 0.1:
+            name = names(0, c, 1, frame)
+            found.append(Shot("bounding_box_test", name, TEST, c, frame, box, (world.settings.seed, 11, i)))
     return found
 
 
 def _junk(world: World, names: _Names, n: int) -> list[Shot]:
-    """Boxes of a person that a labeller would throw out: a part of the body, or a box of half the right size."""
+    """Return `n` boxes that an annotator would reject: a part of a body, or a box of twice the size."""
+    settings = world.settings
     found: list[Shot] = []
-    pool = [(c, s) for c, seen in enumerate(world.sightings[TEST]) for s in seen if s.one.person < world.streets.ids]
+    pool = [(c, s) for c, seen in enumerate(world.sightings[TEST]) for s in seen if s.walk.person < settings.ids]
     for i in range(50 * n):
         if len(found) == n:
             break
-        rng = np.random.default_rng((world.streets.seed, 12, i))
+        rng = np.random.default_rng((settings.seed, 12, i))
         c, sighting = pool[int(rng.integers(len(pool)))]
         good = np.flatnonzero(sighting.inside > 0.9)
         if not len(good):
             continue
         t = int(rng.choice(good))
-        x, y, w, h = sighting.boxes[t]
-        share = rng.uniform(0.4, 0.55)
+        x, y, w, h = (float(value) for value in sighting.boxes[t])
+        fraction = rng.uniform(0.4, 0.55)
         kind = int(rng.integers(4))
         if kind == 0:
-            box = (x, y, w, h * share)
+            box = (x, y, w, h * fraction)
         elif kind == 1:
-            box = (x, y + h * (1 - share), w, h * share)
+            box = (x, y + h * (1 - fraction), w, h * fraction)
         elif kind == 2:
             box = (x + rng.choice((-1, 1)) * 0.65 * w, y, w, h)
         else:
             box = (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h)
         frame = int(sighting.frames[t])
-        name = names(-1, c, sighting.one.visit, frame)
-        inside = _inside((float(box[0]), float(box[1]), float(box[2]), float(box[3])), world.cameras[c].size)
-        found.append(Shot("bounding_box_test", name, TEST, c, frame, inside, (world.streets.seed, 13, i)))
+        name = names(-1, c, sighting.walk.visit, frame)
+        seed = (settings.seed, 13, i)
+        found.append(Shot("bounding_box_test", name, TEST, c, frame, _inside(box, world.cameras[c].size), seed))
     return found

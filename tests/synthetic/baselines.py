@@ -1,6 +1,6 @@
-"""How far colour alone goes on a Market-1501 tree: `python -m tests.synthetic.baselines ROOT`.
+"""Baselines without learning on a Market-1501 tree: `python -m tests.synthetic.baselines ROOT`.
 
-A model that has learnt anything must be far above these.
+A trained model must be far above these scores.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from reid.evaluation import RankingResult, evaluate
 
 
 def raw_pixels(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """32×16 pixels, their mean taken off and their spread set to 1."""
+    """Return 32×16 pixels, normalised to mean 0 and standard deviation 1."""
     small = cv2.resize(image, (16, 32), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     return (small - small.mean()) / (small.std() + 1e-6)
 
 
 def grey_world_pixels(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """As `raw_pixels`, but mean and spread of each colour apart: what undoes a camera's tint most simply."""
+    """Like `raw_pixels`, with each colour channel normalised separately, which removes a camera's tint."""
     small = cv2.resize(image, (16, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     return ((small - small.mean((0, 1))) / (small.std((0, 1)) + 1e-6)).ravel()
 
@@ -38,12 +38,12 @@ def _stripes(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def histogram(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """HSV histograms (8×4×4) of six horizontal stripes, root-normalised."""
+    """Return HSV histograms (8×4×4) of six horizontal stripes, as square roots."""
     return _stripes(image)
 
 
 def grey_world_histogram(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """As `histogram`, after the mean and spread of each colour of the crop are set alike."""
+    """Like `histogram`, after each colour channel of the crop is normalised."""
     values = image.astype(np.float32)
     values = 128 + 50 * (values - values.mean((0, 1))) / (values.std((0, 1)) + 1e-6)
     return _stripes(np.clip(values, 0, 255).astype(np.uint8))
@@ -58,7 +58,7 @@ BASELINES = {
 
 
 def score(root: str) -> dict[str, RankingResult]:
-    """Cross-camera scores of every baseline, cosine."""
+    """Return the cross-camera result of every baseline (cosine distance)."""
     benchmark = load_benchmark("market1501", root)
     query, gallery = benchmark.query, benchmark.gallery
     images = [[cv2.imread(path) for path in part.paths] for part in (query, gallery)]

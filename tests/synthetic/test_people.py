@@ -1,4 +1,4 @@
-"""The people: what they look like, how they stand, and who looks like whom."""
+"""Synthetic pedestrians: appearance, pose and look-alikes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from reid.synthetic.body import make_mesh, pose
 from reid.synthetic.camera_models import draw_cameras
-from reid.synthetic.people import BAGS, DISTINCTIVE_FEATURES, HAIR_STYLES, HATS, LOWERS, TEXTURES, UPPERS, Person, draw_people
+from reid.synthetic.people import CHOICES, DISTINCTIVE_FEATURES, Person, draw_people
 from reid.synthetic.rendering import Placed, Studio
 
 
@@ -27,11 +27,11 @@ def neutral_studio() -> Studio:
 
 
 def drawn(person: Person, heading: float, phase: float = 0.8) -> np.ndarray:
-    """A person alone before a camera that changes no colour, [256, 128, 3] int."""
+    """Render a person alone with a camera that changes no colour, [256, 128, 3] int."""
     scene = neutral_studio()
     camera = scene.camera
     studio = copy.copy(scene)
-    studio.people, studio._meshes = [person], {}
+    studio.people, studio.meshes = [person], {}
     y = 0.5 * (camera.near + camera.far)
     (x, feet, _), (_, head, _) = camera.project(np.array([[0, y, 0], [0, y, 1.9]]))
     height = feet - head
@@ -39,36 +39,36 @@ def drawn(person: Person, heading: float, phase: float = 0.8) -> np.ndarray:
     return studio.draw([Placed(0, 0.0, y, heading, phase)], box, (128, 256)).astype(int)
 
 
-def test_every_kind_of_clothes_hair_hat_and_bag_is_worn(people: list[Person]) -> None:
-    assert {p.upper for p in people} == set(UPPERS)
-    assert {p.texture for p in people} == set(TEXTURES)
-    assert {p.lower for p in people} == set(LOWERS)
-    assert {p.hair_style for p in people} == set(HAIR_STYLES)
-    assert {p.hat for p in people} == set(HATS)
-    assert {p.bag for p in people} == set(BAGS)
+def test_every_garment_hair_style_hat_and_bag_occurs(people: list[Person]) -> None:
+    for name, choices in CHOICES.items():
+        assert {getattr(person, name.removesuffix("s")) for person in people} == set(choices)
     assert max(p.height for p in people) - min(p.height for p in people) > 0.3
 
 
-def test_a_person_does_not_depend_on_how_many_follow() -> None:
+def test_a_person_does_not_depend_on_later_people() -> None:
     assert draw_people(7, 5, lookalikes=0.5) == draw_people(7, 40, lookalikes=0.5)[:5]
     assert draw_people(7, 5) != draw_people(8, 5)
     assert draw_people(7, 5, group=0) != draw_people(7, 5, group=1)
 
 
-def test_a_look_alike_differs_in_two_things_that_can_be_seen() -> None:
+def test_a_look_alike_differs_in_at_most_two_visible_features() -> None:
     people = draw_people(1, 80, lookalikes=1.0)
     for i, person in enumerate(people[1:], start=1):
         different = [
-            [name for name, fields in DISTINCTIVE_FEATURES.items() if any(getattr(person, f) != getattr(other, f) for f in fields)]
+            [
+                name
+                for name, fields in DISTINCTIVE_FEATURES.items()
+                if any(getattr(person, f) != getattr(other, f) for f in fields)
+            ]
             for other in people[:i]
         ]
-        nearest = min(different, key=len)
-        assert len(nearest) <= 2
-        assert nearest, "two identities must never be the same person"
+        fewest = min(different, key=len)
+        assert len(fewest) <= 2
+        assert fewest, "two identities must never be the same person"
 
 
 @pytest.mark.parametrize("phase", np.linspace(0, 2 * math.pi, 9), ids=lambda p: f"phase {p:.1f}")
-def test_a_walker_stands_on_the_ground_and_is_as_tall_as_said(people: list[Person], phase: float) -> None:
+def test_feet_touch_the_ground_and_the_height_is_right(people: list[Person], phase: float) -> None:
     for person in people[:20]:
         plain = replace(person, hat="none", hair_style="short", bag="none", lean=0.0)
         mesh = make_mesh(plain)
@@ -86,7 +86,7 @@ def test_the_right_leg_and_the_left_arm_swing_together(people: list[Person]) -> 
     assert left_hand[1] > right_hand[1] + 0.1
 
 
-def test_a_backpack_is_seen_from_behind_and_not_from_the_front(people: list[Person]) -> None:
+def test_a_backpack_is_visible_from_behind_and_not_from_the_front(people: list[Person]) -> None:
     bare = replace(people[0], bag="none", texture="plain", upper="tshirt")
     packed = replace(bare, bag="backpack", bag_colour=(40, 40, 220))
     behind = np.abs(drawn(packed, 0.0) - drawn(bare, 0.0)).sum(-1) > 60
@@ -95,7 +95,7 @@ def test_a_backpack_is_seen_from_behind_and_not_from_the_front(people: list[Pers
     assert before.mean() < 0.5 * behind.mean()
 
 
-def test_a_print_is_on_the_front_only(people: list[Person]) -> None:
+def test_a_print_is_only_visible_from_the_front(people: list[Person]) -> None:
     plain = replace(people[0], bag="none", upper="tshirt", texture="plain", texture_seed=1, hair_style="short")
     printed = replace(plain, texture="print")
     assert (np.abs(drawn(printed, math.pi) - drawn(plain, math.pi)).sum(-1) > 60).mean() > 0.005
@@ -105,8 +105,8 @@ def test_a_print_is_on_the_front_only(people: list[Person]) -> None:
 @pytest.mark.parametrize(
     "heading", [0.0, 0.8, 1.6, 2.4, 3.1, 4.0, 4.7, 5.5], ids=lambda h: f"{math.degrees(h):.0f} deg"
 )
-def test_a_person_is_whole_from_every_side(people: list[Person], heading: float) -> None:
-    """No hole: seen from any side the middle of the body is the person, not the background."""
+def test_the_mesh_has_no_holes_from_any_side(people: list[Person], heading: float) -> None:
+    """From any side, the middle of the body shows the person, not the background."""
     person = replace(
         people[0], upper="tshirt", texture="plain", upper_colour=(30, 30, 230), bag="none", hair_style="short"
     )

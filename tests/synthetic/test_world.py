@@ -1,4 +1,4 @@
-"""The plan of the made world: who walks where, and which crops are taken."""
+"""The plan of a synthetic world: walks and crops."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from reid.synthetic import Difficulty, Streets
+from reid.synthetic import Difficulty, SyntheticSettings
 from reid.synthetic.rendering import Studio
 from reid.synthetic.trajectories import Pass, placed_at
-from reid.synthetic.world import TEST, World, plan
+from reid.synthetic.world import TEST, World, plan_world
 
 NAME = re.compile(r"^(-?\d{1,4})_c(\d+)s(\d+)_(\d+)_(\d+)\.jpe?g$")
 PLANS = {
-    "the default": Streets(),
-    "the smallest": Streets(ids=4, cameras=2),
-    "two cameras": Streets(ids=20, cameras=2, seed=5),
-    "many cameras, a crowd": Streets(ids=30, cameras=11, difficulty=Difficulty(crowd=8.0)),
-    "a walk gives few crops": Streets(ids=30, cameras=3, crops_per_pass=(2, 2), seed=2),
-    "nearly all for training": Streets(ids=12, train_share=0.99),
-    "twenty-five frames a second": Streets(ids=12, fps=25.0, seed=9),
-    "many come back": Streets(ids=24, cameras=4, difficulty=Difficulty(reentry=0.6)),
+    "defaults": SyntheticSettings(),
+    "smallest": SyntheticSettings(ids=4, cameras=2),
+    "two cameras": SyntheticSettings(ids=20, cameras=2, seed=5),
+    "many cameras and a crowd": SyntheticSettings(ids=30, cameras=11, difficulty=Difficulty(crowd=8.0)),
+    "few crops per walk": SyntheticSettings(ids=30, cameras=3, crops_per_pass=(2, 2), seed=2),
+    "nearly all identities in train": SyntheticSettings(ids=12, train_fraction=0.99),
+    "25 frames per second": SyntheticSettings(ids=12, fps=25.0, seed=9),
+    "many re-entries": SyntheticSettings(ids=24, cameras=4, difficulty=Difficulty(reentry=0.6)),
 }
 
 
 @pytest.fixture(scope="module", params=PLANS.values(), ids=PLANS.keys())
 def world(request: pytest.FixtureRequest) -> World:
-    return plan(request.param)
+    return plan_world(request.param)
 
 
 def by_person(world: World) -> dict[tuple[int, int], list[Pass]]:
-    """Each person's passes of a recording, by time."""
+    """Return each person's passes of a recording, sorted by time."""
     found: dict[tuple[int, int], list[Pass]] = defaultdict(list)
     for recording, cameras in enumerate(world.passes):
         for passes in cameras:
@@ -43,7 +43,7 @@ def by_person(world: World) -> dict[tuple[int, int], list[Pass]]:
     return {key: sorted(passes, key=lambda one: one.start) for key, passes in found.items()}
 
 
-def test_names_are_unique_and_read_by_the_market_rule(world: World) -> None:
+def test_file_names_are_unique_and_follow_market1501(world: World) -> None:
     names = [shot.name for shot in world.shots]
     assert len(set(names)) == len(names)
     for shot in world.shots:
@@ -52,21 +52,21 @@ def test_names_are_unique_and_read_by_the_market_rule(world: World) -> None:
         assert sequence >= 1
         assert frame >= 1
         assert box >= 1
-        assert -1 <= pid <= world.streets.ids
+        assert -1 <= pid <= world.settings.ids
 
 
-def test_train_and_test_share_no_identity(world: World) -> None:
+def test_train_and_test_have_no_common_identity(world: World) -> None:
     pids = defaultdict(set)
     for shot in world.shots:
         pids[shot.folder].add(int(shot.name.split("_")[0]))
     assert pids["bounding_box_train"] <= set(range(1, world.n_train + 1))
-    assert pids["query"] <= set(range(world.n_train + 1, world.streets.ids + 1))
+    assert pids["query"] <= set(range(world.n_train + 1, world.settings.ids + 1))
     assert pids["query"] <= pids["bounding_box_test"]
     assert len(pids["bounding_box_train"]) >= 2
     assert pids["query"]
 
 
-def test_a_query_is_one_crop_of_its_identity_and_camera_and_has_a_match_elsewhere(world: World) -> None:
+def test_each_identity_and_camera_has_one_query_with_a_match_in_another_camera(world: World) -> None:
     queries, gallery = Counter(), defaultdict(set)
     for shot in world.shots:
         pid = int(shot.name.split("_")[0])
@@ -78,14 +78,14 @@ def test_a_query_is_one_crop_of_its_identity_and_camera_and_has_a_match_elsewher
     assert all(gallery[pid] - {camera} for pid, camera in queries)
 
 
-def test_junk_and_distractors_are_as_many_as_asked(world: World) -> None:
+def test_counts_of_junk_and_distractors_follow_the_settings(world: World) -> None:
     kinds = Counter(int(shot.name.split("_")[0]) for shot in world.shots if shot.folder == "bounding_box_test")
     good = sum(count for pid, count in kinds.items() if pid > 0)
-    assert kinds[-1] == round(world.streets.junk * good)
-    assert kinds[0] == round(world.streets.distractors * good)
+    assert kinds[-1] == round(world.settings.junk * good)
+    assert kinds[0] == round(world.settings.distractors * good)
 
 
-def test_boxes_lie_inside_the_frame(world: World) -> None:
+def test_boxes_are_inside_the_frame(world: World) -> None:
     for shot in world.shots:
         x, y, w, h = shot.box
         width, height = world.cameras[shot.camera].size
@@ -97,9 +97,9 @@ def test_boxes_lie_inside_the_frame(world: World) -> None:
         assert y + h <= height + 1e-6
 
 
-def test_travel_times_are_kept(world: World) -> None:
+def test_walks_respect_the_travel_times(world: World) -> None:
     table = {(t.source, t.target): t for t in world.travels}
-    assert len(table) == world.streets.cameras**2
+    assert len(table) == world.settings.cameras**2
     gaps = 0
     for passes in by_person(world).values():
         for a, b in pairwise(passes):
@@ -113,7 +113,7 @@ def test_travel_times_are_kept(world: World) -> None:
     assert gaps > 0
 
 
-def test_nobody_is_in_two_places_at_once_and_visits_are_counted(world: World) -> None:
+def test_passes_of_a_person_do_not_overlap_and_visits_are_counted(world: World) -> None:
     for passes in by_person(world).values():
         seen: Counter[int] = Counter()
         for a, b in pairwise(passes):
@@ -123,8 +123,8 @@ def test_nobody_is_in_two_places_at_once_and_visits_are_counted(world: World) ->
             assert one.visit == seen[one.camera]
 
 
-def test_most_people_walk_before_several_cameras() -> None:
-    world = plan(Streets())
+def test_most_people_are_seen_by_several_cameras() -> None:
+    world = plan_world(SyntheticSettings())
     cameras = [len({one.camera for one in passes}) for (_, person), passes in by_person(world).items() if person < 350]
     assert min(cameras) >= 2
     assert 3.5 < np.mean(cameras) < 5.5
@@ -133,7 +133,7 @@ def test_most_people_walk_before_several_cameras() -> None:
 
 
 def test_people_are_seen_from_all_sides() -> None:
-    world = plan(Streets())
+    world = plan_world(SyntheticSettings())
     quarters = Counter()
     for cameras in world.passes:
         for passes in cameras:
@@ -141,21 +141,21 @@ def test_people_are_seen_from_all_sides() -> None:
                 x, y, heading, _ = one.at(world.people[one.person], np.array([one.start + one.seconds / 2]))
                 seen_from = (heading[0] - math.atan2(-x[0], y[0])) % (2 * math.pi)
                 quarters[int(((seen_from + math.pi / 4) % (2 * math.pi)) // (math.pi / 2))] += 1
-    shares = np.array([quarters[q] for q in range(4)]) / quarters.total()
-    assert shares.min() > 0.1
+    fractions = np.array([quarters[q] for q in range(4)]) / quarters.total()
+    assert fractions.min() > 0.1
 
 
-def test_the_true_box_holds_the_drawn_person() -> None:
-    world = plan(Streets(ids=30, difficulty=Difficulty(occluders=0, crowd=0.05)))
+def test_the_true_box_contains_the_rendered_person() -> None:
+    world = plan_world(SyntheticSettings(ids=30, difficulty=Difficulty(occluders=0, crowd=0.05)))
     overlaps = []
     for c, camera in enumerate(world.cameras):
         studio = Studio(camera, world.people, [])
         for sighting in [s for s in world.sightings[TEST][c] if (s.inside > 0.999).any()][:4]:
             t = int(np.flatnonzero(sighting.inside > 0.999)[0])
-            (placed,) = placed_at([sighting.one], world.people, float(sighting.times[t]))
+            (placed,) = placed_at([sighting.walk], world.people, float(sighting.times[t]))
             whole = (0.0, 0.0, float(camera.size[0]), float(camera.size[1]))
             empty = studio.draw([], whole, camera.size).astype(int)
-            # The shadow is no part of the person.
+            # The shadow does not belong to the person.
             studio._draw_shadow = lambda *_: None  # type: ignore[method-assign]
             changed = np.abs(studio.draw([placed], whole, camera.size).astype(int) - empty).sum(-1) > 12
             ys, xs = np.nonzero(changed)
@@ -168,12 +168,24 @@ def test_the_true_box_holds_the_drawn_person() -> None:
     assert np.mean(overlaps) > 0.72
 
 
-def test_cameras_differ_in_every_fault() -> None:
-    cameras = plan(Streets()).cameras
-    for name in ("height", "tilt", "far", "street", "sun", "gamma", "blur", "noise", "detail", "quality", "offset"):
+def test_cameras_differ_in_every_parameter() -> None:
+    cameras = plan_world(SyntheticSettings()).cameras
+    for name in (
+        "height",
+        "tilt",
+        "far",
+        "walking_direction",
+        "sun",
+        "gamma",
+        "blur",
+        "noise",
+        "detail",
+        "quality",
+        "offset",
+    ):
         values = [getattr(camera, name) for camera in cameras]
         assert len(set(values)) == len(values), name
     gains = np.stack([camera.matrix[:, :3].sum(1) for camera in cameras])
-    apart = np.abs(gains[:, None] - gains[None]).sum(-1)[np.triu_indices(len(cameras), 1)]
-    assert apart.min() > 0.05
+    differences = np.abs(gains[:, None] - gains[None]).sum(-1)[np.triu_indices(len(cameras), 1)]
+    assert differences.min() > 0.05
     assert len({camera.ground for camera in cameras}) == 6

@@ -1,4 +1,4 @@
-"""What is written: the tree, the tracks, the videos; whole, the same each time, refused in words."""
+"""Written data sets: tree, tracks, videos; reproducibility and errors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ import numpy as np
 import pytest
 import yaml
 
-from reid.core.errors import ReidError
+from reid.config import load_settings
+from reid.core.errors import ConfigError, ReidError
 from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.layouts import load_benchmark
 from reid.mtmc.track_files import read_tracks
-from reid.synthetic import Difficulty, Streets, TrackerFaults, synthesize, writer
+from reid.synthetic import Difficulty, SyntheticSettings, TrackerFaults, synthesize, writer
 from reid.synthetic.trajectories import Sighting
-from reid.synthetic.world import TEST, plan
+from reid.synthetic.world import TEST, plan_world
 from tests.synthetic.baselines import score
 
-SMALL: dict[str, Any] = {"ids": 10, "train_share": 0.6, "cameras": 3, "crops_per_pass": (2, 3), "seed": 4}
+SMALL: dict[str, Any] = {"ids": 10, "train_fraction": 0.6, "cameras": 3, "crops_per_pass": (2, 3), "seed": 4}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthesize(tmp_path_factory.mktemp("streets") / "made", **SMALL)
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthesize(tmp_path_factory.mktemp("synthetic") / "set", **SMALL)
 
 
 def digest(root: Path) -> dict[str, str]:
-    """The hash of every file by its path."""
+    """Return the hash of every file by its path."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -40,20 +41,20 @@ def read_mot(path: Path) -> np.ndarray:
     return np.loadtxt(path, delimiter=",", ndmin=2)
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(made: Path, tmp_path: Path) -> None:
+def test_the_same_settings_give_the_same_files_for_any_number_of_workers(generated: Path, tmp_path: Path) -> None:
     again = synthesize(tmp_path / "again", **SMALL, workers=2)
-    assert digest(again) == digest(made)
+    assert digest(again) == digest(generated)
 
 
-def test_another_seed_gives_other_people(made: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_files(generated: Path, tmp_path: Path) -> None:
     other = synthesize(tmp_path / "other", **{**SMALL, "seed": 5})
-    same = set(digest(other).items()) & set(digest(made).items())
+    same = set(digest(other).items()) & set(digest(generated).items())
     assert not same
 
 
-def test_the_tree_is_a_market_tree(made: Path) -> None:
-    benchmark = load_benchmark("market1501", made)
-    counts = json.loads((made / "made.json").read_text())["counts"]
+def test_the_tree_is_read_as_market1501(generated: Path) -> None:
+    benchmark = load_benchmark("market1501", generated)
+    counts = json.loads((generated / "made.json").read_text())["counts"]
     assert len(benchmark.train) == counts["bounding_box_train"]
     assert len(benchmark.query) == counts["query"]
     assert len(benchmark.gallery) == counts["bounding_box_test"] - counts["junk"]
@@ -68,13 +69,13 @@ def test_the_tree_is_a_market_tree(made: Path) -> None:
         assert image.std() > 2
 
 
-def test_the_truth_has_one_box_inside_the_frame_per_identity_and_frame(made: Path) -> None:
-    cameras = yaml.safe_load((made / "cameras.yaml").read_text())["cameras"]
+def test_the_truth_has_one_box_inside_the_frame_per_identity_and_frame(generated: Path) -> None:
+    cameras = yaml.safe_load((generated / "cameras.yaml").read_text())["cameras"]
     assert sorted(cameras) == ["cam01", "cam02", "cam03"]
     seen = defaultdict(set)
     for name, camera in cameras.items():
         for folder in ("truth", "tracks"):
-            rows = read_mot(made / folder / f"{name}.txt")
+            rows = read_mot(generated / folder / f"{name}.txt")
             assert rows.shape[1] == 10
             frames, ids, x, y, w, h, conf = rows[:, :7].T
             assert frames.min() >= 1
@@ -91,28 +92,28 @@ def test_the_truth_has_one_box_inside_the_frame_per_identity_and_frame(made: Pat
             assert conf.max() <= 1
             assert (rows[:, 7:] == -1).all()
             assert list(frames) == sorted(frames)
-        for identity in read_mot(made / "truth" / f"{name}.txt")[:, 1]:
+        for identity in read_mot(generated / "truth" / f"{name}.txt")[:, 1]:
             seen[int(identity)].add(name)
-    assert all(len(seen[pid]) >= 2 for pid in range(7, 11)), "every test identity walks before several cameras"
-    assert not set(seen) & set(range(1, 7)), "train identities are of another recording"
+    assert all(len(seen[pid]) >= 2 for pid in range(7, 11)), "every test identity is seen by several cameras"
+    assert not set(seen) & set(range(1, 7)), "train identities are in another recording"
 
 
-def test_crops_of_the_gallery_are_where_the_truth_says(made: Path) -> None:
-    gallery = load_benchmark("market1501", made).gallery
+def test_gallery_crops_agree_with_the_true_tracks(generated: Path) -> None:
+    gallery = load_benchmark("market1501", generated).gallery
     for pid, camera, frame in zip(gallery.pids, gallery.camids, gallery.frames, strict=True):
-        rows = read_mot(made / "truth" / f"cam{camera:02d}.txt")
+        rows = read_mot(generated / "truth" / f"cam{camera:02d}.txt")
         if pid > 0:
             assert ((rows[:, 0] == frame) & (rows[:, 1] == pid)).any()
 
 
-def test_the_tracks_err_as_asked() -> None:
-    world = plan(Streets(ids=60))
+def test_tracker_faults_follow_their_settings() -> None:
+    world = plan_world(SyntheticSettings(ids=60))
     perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false=0)
     rng = np.random.default_rng
     camera, seen = world.cameras[0], world.sightings[TEST][0]
     truth = writer.true_rows(camera, seen, world.pids)
     clean = writer.tracked_rows(camera, seen, perfect, rng(0))
-    assert 0.98 * len(truth) < len(clean) <= len(truth), "only slivers at the border are lost"
+    assert 0.98 * len(truth) < len(clean) <= len(truth), "only boxes at the border are lost"
     assert len({t for _, t, _, _ in clean}) == len([s for s in seen if len(s.frames)])
 
     def tracks(**faults: float) -> list[Any]:
@@ -127,15 +128,15 @@ def test_the_tracks_err_as_asked() -> None:
     assert moved != [row[:2] for row in clean]
 
 
-def test_no_frame_has_a_made_track_twice_however_often_ids_are_swapped() -> None:
-    world = plan(Streets(ids=120, train_share=0.1))
+def test_track_ids_are_unique_per_frame_after_many_id_switches() -> None:
+    world = plan_world(SyntheticSettings(ids=120, train_fraction=0.1))
     swapping = TrackerFaults(switch=1.0, split=0.5)
     for camera, seen in zip(world.cameras, world.sightings[TEST], strict=True):
         rows = [row[:2] for row in writer.tracked_rows(camera, seen, swapping, np.random.default_rng(1))]
         assert len(set(rows)) == len(rows)
 
 
-def test_tracks_can_be_cut_short_and_all_cameras_stop_together(tmp_path: Path) -> None:
+def test_track_seconds_stops_all_cameras_at_the_same_time(tmp_path: Path) -> None:
     root = synthesize(tmp_path / "short", **{**SMALL, "ids": 6}, track_seconds=40.0)
     cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
     for name, camera in cameras.items():
@@ -144,13 +145,13 @@ def test_tracks_can_be_cut_short_and_all_cameras_stop_together(tmp_path: Path) -
             assert camera["offset"] + (int(line.split(",")[0]) - 1) / camera["fps"] <= 40.0 + 1e-6
 
 
-def test_travel_times_of_cameras_yaml_hold_in_the_truth(made: Path) -> None:
-    settings = yaml.safe_load((made / "cameras.yaml").read_text())
+def test_true_tracks_respect_the_travel_times_of_cameras_yaml(generated: Path) -> None:
+    settings = yaml.safe_load((generated / "cameras.yaml").read_text())
     least = {(pair["from"], pair["to"]): pair["min"] for pair in settings["pairs"]}
     assert len(least) == 9
     spans = defaultdict(list)
     for name, camera in settings["cameras"].items():
-        rows = read_mot(made / "truth" / f"{name}.txt")
+        rows = read_mot(generated / "truth" / f"{name}.txt")
         for identity in np.unique(rows[:, 1]):
             times = camera["offset"] + (rows[rows[:, 1] == identity, 0] - 1) / camera["fps"]
             for part in np.split(times, np.flatnonzero(np.diff(times) > 1.5) + 1):
@@ -162,7 +163,7 @@ def test_travel_times_of_cameras_yaml_hold_in_the_truth(made: Path) -> None:
                 assert start - end >= least[source, target]
 
 
-def test_videos_show_the_people_where_the_truth_says(tmp_path: Path) -> None:
+def test_videos_show_people_in_the_true_boxes(tmp_path: Path) -> None:
     root = synthesize(
         tmp_path / "filmed",
         **{**SMALL, "ids": 4, "cameras": 2},
@@ -196,80 +197,89 @@ def test_videos_show_the_people_where_the_truth_says(tmp_path: Path) -> None:
     assert checked > 3
 
 
-def test_without_faults_of_the_cameras_colour_tells_people_apart(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_colour_identifies_people_when_cameras_are_neutral(tmp_path: Path) -> None:
     """The same identity has the same look in every camera, so neutral cameras make colour a good guess."""
-    asked: dict[str, Any] = {"ids": 24, "cameras": 3, "train_share": 0.1, "seed": 1}
+    settings: dict[str, Any] = {"ids": 24, "cameras": 3, "train_fraction": 0.1, "seed": 1}
     neutral = Difficulty(lookalikes=0, colour=0, degrade=0, occluders=0, crowd=0.3, bad_boxes=0)
     hard = Difficulty(lookalikes=0.5)
-    easy_scores = score(str(synthesize(tmp_path / "easy", **asked, difficulty=neutral)))
-    hard_scores = score(str(synthesize(tmp_path / "hard", **asked, difficulty=hard)))
+    easy_scores = score(str(synthesize(tmp_path / "easy", **settings, difficulty=neutral)))
+    hard_scores = score(str(synthesize(tmp_path / "hard", **settings, difficulty=hard)))
     assert easy_scores["HSV histogram"].mAP > 0.4
     assert hard_scores["HSV histogram"].mAP < 0.6 * easy_scores["HSV histogram"].mAP
 
 
-def test_a_set_that_is_there_is_returned_at_once(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "plan", lambda streets: pytest.fail("drew it again"))
-    assert synthesize(made, **SMALL) == made
+def test_a_complete_data_set_is_not_rendered_again(generated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "plan_world", lambda settings: pytest.fail("rendered again"))
+    assert synthesize(generated, **SMALL) == generated
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object, shot: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer._Draughtsman, "draw", full)
+    monkeypatch.setattr(writer._Renderer, "crop", full)
     with pytest.raises(ReidError, match="No space left on device"):
         synthesize(tmp_path / "out", **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_config_file_lists_all_defaults() -> None:
+    file = Path(__file__).parents[2] / "configs/synthetic.yaml"
+    assert load_settings(SyntheticSettings, file) == SyntheticSettings()
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == SyntheticSettings().as_dict()
+
+
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("settings", "message"),
     [
-        pytest.param({"cameras": 1}, "cameras is 1", id="one camera: no match can cross"),
-        pytest.param({"ids": 3}, "ids is 3", id="too few people to train and to test"),
-        pytest.param({"ids": 10000}, "ids is 10000", id="five digits do not fit a name"),
-        pytest.param({"seed": -1}, "seed is -1", id="a negative seed"),
-        pytest.param({"train_share": 1.5}, "train_share is a share", id="a share above one"),
-        pytest.param({"crops_per_pass": (1, 3)}, "crops_per_pass", id="one crop a walk leaves none for the gallery"),
-        pytest.param({"crops_per_pass": (4, 2)}, "crops_per_pass", id="more at least than at most"),
-        pytest.param({"junk": -0.1}, "junk is -0.1", id="less than no junk"),
-        pytest.param({"fps": 0}, "fps", id="no frames a second"),
-        pytest.param({"track_seconds": 0}, "track_seconds is 0", id="tracks of no length"),
-        pytest.param({"size": (8, 16)}, "size is", id="crops too small to show anything"),
-        pytest.param({"difficulty": Difficulty(crowd=0)}, "crowd", id="nobody in view"),
-        pytest.param({"difficulty": Difficulty(occluders=-1)}, "occluders", id="less than no occluders"),
-        pytest.param({"difficulty": Difficulty(hidden=1.5)}, "hidden is a share", id="hidden more than whole"),
+        pytest.param({"cameras": 1}, "cameras=1", id="one camera"),
+        pytest.param({"ids": 3}, "ids=3", id="too few identities"),
+        pytest.param({"ids": 10000}, "ids=10000", id="more identities than four digits"),
+        pytest.param({"seed": -1}, "seed=-1", id="negative seed"),
+        pytest.param({"train_fraction": 1.5}, "train_fraction=1.5", id="fraction above 1"),
+        pytest.param({"crops_per_pass": (1, 3)}, "crops_per_pass", id="one crop per walk"),
+        pytest.param({"crops_per_pass": (4, 2)}, "crops_per_pass", id="falling limits"),
+        pytest.param({"junk": -0.1}, "junk=-0.1", id="negative junk"),
+        pytest.param({"fps": 0}, "fps=0", id="no frames"),
+        pytest.param({"track_seconds": 0}, "track_seconds=0", id="empty tracks"),
+        pytest.param({"size": (8, 16)}, "size is", id="tiny crops"),
+        pytest.param({"difficulty": {"crowd": 0}}, "difficulty.crowd=0", id="no people in view"),
+        pytest.param({"difficulty": {"occluders": -1}}, "difficulty.occluders=-1", id="negative occluders"),
+        pytest.param({"difficulty": {"hidden": 1.5}}, "difficulty.hidden=1.5", id="hidden fraction above 1"),
+        pytest.param({"tracker": {"mis": 0.1}}, "Did you mean 'miss'", id="unknown setting"),
     ],
 )
-def test_a_value_out_of_range_is_named(tmp_path: Path, asked: dict[str, Any], words: str) -> None:
-    with pytest.raises(ReidError, match=words):
-        synthesize(tmp_path / "out", **{**SMALL, **asked})
+def test_an_invalid_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        synthesize(tmp_path / "out", **{**SMALL, **settings})
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_else_is_left_alone(made: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(generated: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ReidError, match=r"not empty and holds no made\.json"):
+    with pytest.raises(ReidError, match=r"not empty and has no readable made\.json"):
         synthesize(tmp_path, **SMALL)
     assert (tmp_path / "mine.txt").read_text() == "keep"
-    with pytest.raises(ReidError, match="holds a set made with ids = 10, but 12 is asked for"):
-        synthesize(made, **{**SMALL, "ids": 12})
+    with pytest.raises(ReidError, match="contains a data set with ids=10, not 12"):
+        synthesize(generated, **{**SMALL, "ids": 12})
     with pytest.raises(ReidError, match="is a file"):
         synthesize(tmp_path / "mine.txt", **SMALL)
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert (synthesize(tmp_path / "empty", **{**SMALL, "ids": 4}) / "made.json").is_file()
 
 
 def test_a_sighting_can_be_cut_at_a_frame() -> None:
-    seen: Sighting = next(s for s in plan(Streets(ids=10)).sightings[TEST][0] if len(s.frames) > 5)
+    seen: Sighting = next(s for s in plan_world(SyntheticSettings(ids=10)).sightings[TEST][0] if len(s.frames) > 5)
     part = seen.until(int(seen.frames[3]))
     assert len(part.frames) == len(part.boxes) == len(part.hidden) == 4
 
 
-def test_stills_are_the_frames_that_a_match_asks_for_and_look_like_the_video(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_stills_are_the_frames_that_matching_selects_and_look_like_the_video(tmp_path: Path) -> None:
     root = synthesize(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=40)
     tracks = read_tracks(root / "tracks")
     cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
