@@ -15,7 +15,7 @@ import click
 import numpy as np
 
 from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
-from reid.mtmc.tracklets import unit
+from reid.mtmc.tracklets import normalise_rows
 
 VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
 
@@ -40,7 +40,7 @@ def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         start=start,
         end=start + 8,
         frames=np.full(n, 200),
-        features=unit(features[order]),
+        features=normalise_rows(features[order]),
         has_feature=np.ones(n, bool),
         quality=np.ones(n),
         first_frame=np.round(start * 25).astype(np.int64),

@@ -437,8 +437,8 @@ def _print_summary(matches: Matches) -> None:
         "more cameras",
         highlight=False,
     )
+    rate = "not enough data" if matches.fmr is None else f"{matches.fmr:.2g}"
     console.print(
-        f"threshold {matches.threshold:.4f} ({matches.protocol['threshold']}): expected false-match rate "
-        f"{matches.fmr:.2g}",
+        f"threshold {matches.threshold:.4f} ({matches.protocol['threshold']}): expected false-match rate {rate}",
         highlight=False,
     )

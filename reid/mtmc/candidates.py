@@ -1,8 +1,8 @@
-"""Who may be whom: camera bias out of the features, the nearest of each tracklet, and their distances."""
+"""Candidate pairs of tracklets: camera whitening, nearest neighbours and distances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,26 +12,26 @@ from torch import Tensor
 from reid.evaluation.features import MEMORY_LIMIT, one_thread
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
 from reid.evaluation.rerank import rerank_within
-from reid.mtmc.tracklets import unit
+from reid.mtmc.tracklets import normalise_rows
 
 PRIOR_TRACKLETS = 10.0
-"""A camera's mean counts as much as this many tracklets' worth of the mean over all cameras, for few are no mean."""
+"""Weight of the mean over all cameras in each camera's mean, as a number of tracklets."""
 
-KEPT = 60
-"""Re-ranked pairs kept of each tracklet."""
+MAX_PAIRS_PER_TRACKLET = 60
+"""Re-ranked pairs kept for each tracklet."""
 
-LARGEST_JACCARD = 0.95
-"""Re-ranked pairs of a larger Jaccard distance are left out: `far`, 1, stands for them."""
+MAX_JACCARD = 0.95
+"""Re-ranked pairs with a larger Jaccard distance are dropped; they count as `far`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pairs of tracklets worth looking at, each once, `first < second`, sorted.
+    """Pairs of tracklets that are similar enough to be considered: each once, `first < second`, sorted.
 
     Attributes:
         first, second: `[L]` int64 rows.
         distance: `[L]` float32.
-        far: the distance that stands for every pair that is not here.
+        far: Distance of every pair that is not a candidate.
         tracklets: T.
     """
 
@@ -42,98 +42,118 @@ class Candidates:
     tracklets: int
 
     def __len__(self) -> int:
-        """L."""
+        """Number of pairs."""
         return len(self.first)
 
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Candidates:
+        """Return the candidates of the given rows or mask."""
+        return Candidates(self.first[rows], self.second[rows], self.distance[rows], self.far, self.tracklets)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class CameraWhitening:
-    """What a camera does to features, learned from tracklets without labels: `norm((C_c + λ v I)^(−½) (f − μ_c))`.
+    """Remove each camera's bias from features: `norm((C_c + λ v I)^(−½) (f − μ_c))`, fitted without labels.
 
-    μ_c is the mean of camera c's features, C_c their covariance and v the mean of its eigenvalues, so that λ means the
-    same for every model. The AI City 2021 winners (Liu et al.) use `(XᵀX + n · 3 I)⁻¹ (f − μ)`, the power −1 and a λ
-    for features of their scale; on Market-1501 the power −½ was better and hardly minded the choice of λ.
-    μ_c is drawn towards the mean over all cameras as if that had been seen `PRIOR_TRACKLETS` times more, and that one
-    towards 0 likewise, so that a camera with one tracklet keeps it; C_c is drawn likewise towards the covariance
-    within all cameras together. A camera that was not seen gets the common mean and covariance.
+    μ_c is the mean of camera c's features, C_c their covariance and v its mean eigenvalue, so that λ means the same for
+    every model. The AI City 2021 winners (Liu et al.) use `(XᵀX + n · 3 I)⁻¹ (f − μ)`: the power −1 and a λ for
+    features of their scale. On Market-1501 the power −½ is better and less sensitive to λ.
+
+    μ_c is shrunk towards the mean over all cameras with the weight of `PRIOR_TRACKLETS` tracklets, and that mean
+    towards 0 in the same way, so that a camera with one tracklet keeps its feature. C_c is shrunk towards the pooled
+    within-camera covariance. An unseen camera uses the common mean and covariance.
+
+    Args:
+        strength: λ.
 
     Attributes:
-        camera: `[C]` numbers of the cameras seen; the last is −1 and stands for all others.
+        camera: `[C]` numbers of the cameras seen in `fit`; the last is −1 and represents all others.
         means: `[C, D]`.
         maps: `[C, D, D]` float32, symmetric.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.eye(6, dtype=np.float32)
+        >>> camera = np.array([0, 0, 0, 1, 1, 1])
+        >>> CameraWhitening().fit(features, camera).transform(features, camera).shape
+        (6, 6)
     """
 
-    camera: NDArray[np.int64]
-    means: NDArray[np.float32]
-    maps: NDArray[np.float32]
+    strength: float = 1.0
+    camera: NDArray[np.int64] = field(init=False)
+    means: NDArray[np.float32] = field(init=False)
+    maps: NDArray[np.float32] = field(init=False)
 
-    @classmethod
-    def fit(cls, features: NDArray[np.float32], camera: NDArray[np.int64], strength: float = 1.0) -> CameraWhitening:
-        """Learn from tracklets.
+    def fit(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> CameraWhitening:
+        """Estimate the mean and covariance of each camera and return self.
 
         Args:
-            features: `[T, D]` of length 1, none of them zero.
+            features: `[T, D]`, L2-normalised, without zero rows.
             camera: `[T]`.
-            strength: λ.
         """
         seen = np.unique(camera)
         x = torch.from_numpy(features)
-        middle = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
+        common_mean = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
         groups = [torch.from_numpy(np.flatnonzero(camera == c)) for c in seen]
-        means = [(x[rows].sum(dim=0) + PRIOR_TRACKLETS * middle) / (len(rows) + PRIOR_TRACKLETS) for rows in groups]
+        means = [
+            (x[rows].sum(dim=0) + PRIOR_TRACKLETS * common_mean) / (len(rows) + PRIOR_TRACKLETS) for rows in groups
+        ]
         maps = torch.empty(len(seen) + 1, x.shape[1], x.shape[1])
         common = maps[-1]
 
         def scatter(number: int) -> None:
-            own = x[groups[number]] - means[number]
-            torch.mm(own.T, own, out=maps[number])
+            centred_rows = x[groups[number]] - means[number]
+            torch.mm(centred_rows.T, centred_rows, out=maps[number])
 
         def root(number: int) -> None:
             count = len(groups[number])
-            maps[number] = _root((maps[number] + PRIOR_TRACKLETS * common) / (count + PRIOR_TRACKLETS), strength)
+            shrunk = (maps[number] + PRIOR_TRACKLETS * common) / (count + PRIOR_TRACKLETS)
+            maps[number] = _inverse_root(shrunk, self.strength)
 
         with workers() as pool:
             list(pool.map(scatter, range(len(seen))))
             torch.sum(maps[:-1], dim=0, out=common).div_(len(x))
             list(pool.map(root, range(len(seen))))
-            maps[-1] = pool.submit(_root, common, strength).result()
-        return cls(np.append(seen, -1), torch.stack([*means, middle]).numpy(), maps.numpy())
+            maps[-1] = pool.submit(_inverse_root, common, self.strength).result()
+        self.camera, self.maps = np.append(seen, -1), maps.numpy()
+        self.means = torch.stack([*means, common_mean]).numpy()
+        return self
 
-    def remove(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The features `[T, D]` of tracklets of these cameras `[T]`, cleaned and of length 1."""
+    def transform(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return whitened features `[T, D]`, L2-normalised, for tracklets of these cameras `[T]`."""
         place = np.searchsorted(self.camera[:-1], camera)
         place = np.where(self.camera[np.minimum(place, len(self.camera) - 2)] == camera, place, len(self.camera) - 1)
         result = np.empty_like(features)
         for number in np.unique(place):
             rows = place == number
-            own = torch.from_numpy(features[rows] - self.means[number])
-            result[rows] = (own @ torch.from_numpy(self.maps[number])).numpy()
-        return unit(result)
+            centred_rows = torch.from_numpy(features[rows] - self.means[number])
+            result[rows] = (centred_rows @ torch.from_numpy(self.maps[number])).numpy()
+        return normalise_rows(result)
 
 
-def _root(spread: Tensor, strength: float) -> Tensor:
+def _inverse_root(covariance: Tensor, strength: float) -> Tensor:
     """`(C + λ v I)^(−½)`, float32."""
-    ridge = strength * max(float(spread.diagonal().mean()), 1e-12)
-    matrix = spread + ridge * torch.eye(len(spread))
+    ridge = strength * max(float(covariance.diagonal().mean()), 1e-12)
+    matrix = covariance + ridge * torch.eye(len(covariance))
     try:
         values, vectors = torch.linalg.eigh(matrix)
-        good = bool(torch.isfinite(vectors).all())
+        converged = bool(torch.isfinite(vectors).all())
     except torch.linalg.LinAlgError:
-        good = False
-    if not good:
-        # Where most eigenvalues are equal, as with few features of many numbers, float32 may come to no end, or to NaN.
+        converged = False
+    if not converged:
+        # With few features of many dimensions most eigenvalues are equal; float32 may then fail or return NaN.
         values, vectors = (part.float() for part in torch.linalg.eigh(matrix.double()))
     return (vectors * values.clamp(min=ridge).rsqrt()) @ vectors.T
 
 
 def find_neighbours(features: NDArray[np.float32], k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
-    """Each feature's k nearest others, exactly, itself first; equal ones in row order. Features of length 1."""
+    """Exact k nearest neighbours of each L2-normalised feature, itself first; equal distances in row order."""
     return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
 
 
 def cosine_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> Candidates:
-    """Pairs of which one is among the nearest of the other, by cosine distance; `far` is 1, that of features at random
-    once the means are taken out.
+    """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
+
+    `far` is 1, the distance of random features after centring.
     """
     n = len(features)
     other = neighbours.nearest
@@ -148,18 +168,18 @@ def cosine_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> 
 def reranked_candidates(
     features: NDArray[np.float32], neighbours: Neighbours, k1: int, lambda_value: float = 0.3
 ) -> Candidates:
-    """Pairs that share a k-reciprocal neighbour, by `(1 − λ) Jaccard + λ cosine distance`.
+    """Pairs that share a k-reciprocal neighbour, with distance `(1 − λ) Jaccard + λ cosine`.
 
-    k2 is 0.4 k1, rounded. Of each tracklet, pairs beyond its `KEPT` nearest are left out unless they are among those
-    of the other one, and so are pairs that share little (`LARGEST_JACCARD`). `far` is 1: the Jaccard distance of a pair
-    that shares nothing, and the cosine distance of features at random.
+    k2 is 0.4 k1, rounded. A pair is kept if it is among the `MAX_PAIRS_PER_TRACKLET` nearest pairs of either tracklet
+    and its Jaccard distance is at most `MAX_JACCARD`. `far` is 1: the Jaccard distance of a pair that shares nothing,
+    and the cosine distance of random features.
     """
     n = len(features)
     k1 = min(k1, n - 1)
     k2 = max(1, round(0.4 * k1))
     with one_thread():
         pairs = rerank_within(
-            features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours, largest_jaccard=LARGEST_JACCARD
+            features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours, largest_jaccard=MAX_JACCARD
         )
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
@@ -167,7 +187,7 @@ def reranked_candidates(
     columns = jaccard.indices
     order = np.lexsort((columns, mixed, rows))
     place = np.arange(len(rows)) - jaccard.indptr[:-1].astype(np.int64)[rows]
-    kept = order[place < KEPT]
+    kept = order[place < MAX_PAIRS_PER_TRACKLET]
     i, j = rows[kept].astype(np.int64), columns[kept].astype(np.int64)
     code, at = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_index=True)
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)
@@ -176,7 +196,7 @@ def reranked_candidates(
 def cosine_distances(
     features: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """`1 − f_i · f_j` of each pair, in blocks."""
+    """Cosine distance `1 − f_i · f_j` of each pair, computed in blocks."""
     distance = np.empty(len(first), np.float32)
     step = max(1, 2**20 // (4 * features.shape[1]))
     for start in range(0, len(first), step):
@@ -186,7 +206,7 @@ def cosine_distances(
 
 
 def pair_distances(candidates: Candidates, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The distance of each pair of rows; `far` for those that are no candidates."""
+    """Distance of each pair of rows; `far` for pairs that are not candidates."""
     if len(candidates) == 0:
         return np.full(len(first), candidates.far)
     n = candidates.tracklets

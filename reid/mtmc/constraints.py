@@ -26,7 +26,7 @@ REASONS = (
     "faster than the maximum speed",
     "cannot-link",
 )
-"""Why two tracklets cannot be one person; "" where nothing forbids it. `Rules.stops` gives indices into this."""
+"""Why two tracklets cannot be one person; "" where nothing forbids it. `Rules.violations` gives indices into this."""
 
 _SAME_CAMERA, _APART, _TOO_FAST, _NO_WAY, _TOO_FAR, _CANNOT = range(1, 7)
 
@@ -145,10 +145,10 @@ class Rules:
     non_overlapping: NDArray[np.bool_]
     min_transition_time: NDArray[np.float64]
     max_speed: float | None
-    cannot: NDArray[np.int64]
-    must: NDArray[np.int64] = field(repr=False)
+    cannot_link: NDArray[np.int64]
+    must_link: NDArray[np.int64] = field(repr=False)
 
-    def stops(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int8]:
+    def violations(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int8]:
         """Index into `REASONS` for each pair of rows; arrays of one shape. 0: nothing forbids it."""
         t = self.tracklets
         swap = (t.start[first] > t.start[second]) | ((t.start[first] == t.start[second]) & (first > second))
@@ -167,18 +167,18 @@ class Rules:
         reason[~same & np.isposinf(least)] = _NO_WAY
         reason[~same & together & self.non_overlapping[a, b]] = _APART
         reason[same & together] = _SAME_CAMERA
-        if len(self.cannot):
+        if len(self.cannot_link):
             code = np.minimum(i, j) * len(t) + np.maximum(i, j)
-            place = np.minimum(np.searchsorted(self.cannot, code), len(self.cannot) - 1)
-            reason[self.cannot[place] == code] = _CANNOT
+            place = np.minimum(np.searchsorted(self.cannot_link, code), len(self.cannot_link) - 1)
+            reason[self.cannot_link[place] == code] = _CANNOT
         return reason
 
     def allow(self, members: NDArray[np.int64], others: NDArray[np.int64]) -> bool:
         """Whether no member is stopped from being one person with any of the others."""
         if len(members) == 1 and len(others) == 1:
-            return not self.stops(members, others)[0]
+            return not self.violations(members, others)[0]
         first = np.repeat(members, len(others))
-        return not self.stops(first, np.tile(others, len(members))).any()
+        return not self.violations(first, np.tile(others, len(members))).any()
 
 
 def compile_rules(

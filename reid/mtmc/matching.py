@@ -1,4 +1,4 @@
-"""`match`: tracklets of several cameras in, identities out."""
+"""Match tracklets across cameras: `match`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, ReidError, did_you_mean
 from reid.embedding.table import Embeddings
 from reid.mtmc.candidates import (
     CameraWhitening,
@@ -27,35 +28,30 @@ from reid.mtmc.solvers import (
     apply_must_links,
     apply_stitching,
     correlation,
+    decision_distances,
     hungarian,
     reassign,
     single_linkage,
 )
-from reid.mtmc.thresholds import (
-    LIMIT,
-    USUAL,
-    Choice,
-    fit_odds,
-    select_threshold,
-)
+from reid.mtmc.thresholds import MAX_THRESHOLD, PREFERRED_THRESHOLD, ThresholdSelection, fit_odds, select_threshold
 from reid.mtmc.tracklets import Tracklets, simultaneous_pairs
-from reid.mtmc.transitions import clock_offsets, evidence_of, learn_ways
+from reid.mtmc.transitions import TransitionModel, clock_offsets, fit_transitions
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
     from reid.mtmc.cameras import Cameras
 
-FEWEST = 20
-"""With fewer tracklets than this nothing is learned from them."""
+MIN_TRACKLETS = 20
+"""With fewer tracklets, nothing is learned from them."""
 
-FEW_THRESHOLD = 0.3
-"""The cosine distance that then decides."""
+SMALL_SET_THRESHOLD = 0.3
+"""Threshold (plain cosine distance) used with fewer than `MIN_TRACKLETS` tracklets."""
 
-EVIDENCE_TO_DISTANCE = 0.2
-"""How much of the distance a log odds of 1 is worth that the gap in time gives."""
+LOG_RATIO_WEIGHT = 0.2
+"""Distance that a log-likelihood ratio of 1, from the time gap, is worth."""
 
-SIZE_TO_K1 = 1.5
-"""Neighbours in re-ranking for each tracklet that an identity seems to have."""
+NEIGHBOURS_PER_IDENTITY_SIZE = 1.5
+"""k1 of re-ranking, per tracklet that an identity is estimated to have."""
 
 
 @dataclass(frozen=True)
@@ -107,44 +103,51 @@ class MatchSettings:
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """Every candidate pair of tracklets, columns of length L, `first < second`, sorted.
+    """Every candidate pair of tracklets: columns of length L, `first < second`, sorted.
 
     Attributes:
-        first, second: rows of the tracklets.
-        distance: float32, that of the solver.
-        probability: float64, of being one person.
-        forbidden_by: str objects, "" or one of `constraints.REASONS`: what forbids the pair.
-        joined: bool, whether both ended in one identity.
+        first, second: Rows of the tracklets.
+        distance: float32, the pair's own distance, after time evidence.
+        margin: float64, threshold − deciding distance. Positive: joined. Negative: not joined. The deciding distance is
+            the mean distance between the groups of tracklets that were compared when the pair was joined, or between
+            the two final identities (`solvers.decision_distances`). −inf where a rule forbids the pair. Solvers other
+            than `agglomerative` do not decide by mean distances, and a rule about other members can prevent a join;
+            where the margin would then contradict the result, it is 0.
+        probability: float64, p(same) = 1 / (1 + exp(−slope · margin)), so 0.5 at the threshold and in the same order
+            as the margin. The slope is fitted to this run's own result: it describes how sharply the distance decides,
+            not how often the decision is right. 0 where a rule forbids the pair.
+        forbidden_by: str objects, the rule that forbids the pair (one of `constraints.REASONS`), or "".
+        joined: bool, whether both tracklets have one identity.
     """
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     distance: NDArray[np.float32]
+    margin: NDArray[np.float64]
     probability: NDArray[np.float64]
     forbidden_by: NDArray[np.object_]
     joined: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """L."""
+        """Number of links."""
         return len(self.first)
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What `match` found.
+    """Result of `match`.
 
     Attributes:
-        tracklets: those that were matched (split where the settings say so, clocks corrected).
-        identity: `[T]` int64 from 1, in order of first sight.
-        confidence: `[T]` 0..1, how likely each tracklet stands where it belongs.
-        links: every candidate pair and its decision.
-        threshold: the distance that decided.
-        fmr: the expected part of different people's pairs that lie under it.
-        protocol: settings and what was done, plain JSON values.
-        transition_times: learned travel times, {(from, to): (median seconds, spread, links it rests on)}.
-        clock_offsets: seconds by which camera clocks seem ahead (`travel.clock_offsets`), by name; empty where they
-            seem to
-            agree or nothing tells. They are not applied: give them in `Cameras`.
+        tracklets: The matched tracklets.
+        identity: `[T]` int64 from 1, numbered by first appearance.
+        confidence: `[T]` 0..1, see `tracklet_confidence`.
+        links: Every candidate pair with its decision.
+        threshold: Largest mean distance at which identities are joined.
+        fmr: Expected false-match rate: fraction of the certain negatives within the threshold. None without any.
+        protocol: Settings and statistics of the run, as plain JSON values.
+        transition_times: Learned times, {(from, to): (median seconds, spread, number of links)}.
+        clock_offsets: Seconds by which each camera's clock seems to be ahead (`transitions.clock_offsets`), by camera.
+            Empty if clocks agree or cannot be compared. They are not applied: set them in `Cameras`.
     """
 
     tracklets: Tracklets
@@ -152,7 +155,7 @@ class Matches:
     confidence: NDArray[np.float64]
     links: Links
     threshold: float
-    fmr: float
+    fmr: float | None
     protocol: dict[str, Any]
     transition_times: dict[tuple[str, str], tuple[float, float, int]] = field(default_factory=dict)
     clock_offsets: dict[str, float] = field(default_factory=dict)
@@ -169,15 +172,28 @@ def match(
     """Give every tracklet an identity over all cameras.
 
     Args:
-        tracklets: or embeddings with camids, tracks and frames, of which tracklets are made.
-        cameras: clocks, overlaps, travel times; nothing is assumed where not given.
-        settings: the defaults where not given.
-        calibration: of the model that made the features; the threshold then comes from it.
-        constraints: what a person laid down.
+        tracklets: Tracklets, or embeddings with camids, tracks and frames.
+        cameras: Clocks, overlaps and transition times. Nothing is assumed about what is not given.
+        settings: Parameters; the defaults if not given.
+        calibration: Calibration of the embedding model. The threshold is then derived from it.
+        constraints: Must-links, cannot-links and tolerances.
 
     Raises:
-        ReidError: constraints that contradict each other, or a setting out of range.
-        RuntimeError: an identity breaks a rule. That is a mistake in this program; nothing is returned.
+        ConfigError: Constraints contradict each other, or a setting does not fit the data.
+        RuntimeError: An identity breaks a rule. This is a bug in the solver; no result is returned.
+
+    Example:
+        >>> import numpy as np
+        >>> from reid.mtmc import Tracklets, match
+        >>> tracklets = Tracklets.from_features(
+        ...     ["entrance", "hall"],
+        ...     camera=np.array([0, 0, 1, 1]),
+        ...     track=np.array([1, 2, 1, 2]),
+        ...     frame=np.array([1, 1, 500, 500]),
+        ...     features=np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], np.float32),
+        ... )
+        >>> match(tracklets).identity.tolist()
+        [1, 2, 1, 2]
     """
     settings = settings or MatchSettings()
     if isinstance(tracklets, Embeddings):
@@ -185,215 +201,241 @@ def match(
     rules = compile_rules(tracklets, cameras, constraints)
     scored = score_candidates(tracklets, rules, settings)
     candidates = scored.candidates
-    stopped = rules.stops(candidates.first, candidates.second)
-    joins = agglomerative(candidates, _fresh(rules), LIMIT * candidates.far)
-    choice = select_threshold(candidates, _fresh(rules).of, joins, USUAL if scored.reranked else None)
+    violation = rules.violations(candidates.first, candidates.second)
+    selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if scored.reranked else None)
     negatives = pair_distances(candidates, *simultaneous_pairs(tracklets))
-    threshold, how = _threshold(tracklets, scored, stopped, choice, negatives, settings, calibration)
-    clusters = _begun(rules)
+    threshold, threshold_source = _threshold(
+        tracklets, candidates, violation == 0, selection, negatives, settings, calibration
+    )
+    clusters = _start(rules)
     agglomerative(candidates, clusters, threshold)
-    ways = learn_ways(tracklets, clusters.of, candidates.first, candidates.second) if settings.transitions else {}
-    if ways:
-        evidence = evidence_of(ways, tracklets, candidates.first, candidates.second)
-        distance = np.maximum(candidates.distance - EVIDENCE_TO_DISTANCE * evidence, 0).astype(np.float32)
+    transitions = TransitionModel({})
+    if settings.transitions:
+        transitions = fit_transitions(tracklets, clusters.labels, candidates.first, candidates.second)
+    if len(transitions):
+        ratios = transitions.log_ratios(tracklets, candidates.first, candidates.second)
+        distance = np.maximum(candidates.distance - LOG_RATIO_WEIGHT * ratios, 0).astype(np.float32)
         candidates = replace(candidates, distance=distance)
-        clusters = _begun(rules)
+        clusters = _start(rules)
         agglomerative(candidates, clusters, threshold)
-    free = stopped == 0
-    same = clusters.of[candidates.first] == clusters.of[candidates.second]
-    odds = fit_odds(candidates.distance[free], same[free], threshold)
-    log_odds = odds.log_odds(candidates.distance)
+    allowed = violation == 0
+    same = clusters.labels[candidates.first] == clusters.labels[candidates.second]
+    odds = fit_odds(candidates.distance[allowed], same[allowed], threshold)
     if settings.solver == "correlation":
-        clusters = _begun(rules)
+        clusters = _start(rules)
         far = float(-odds.log_odds(np.array([candidates.far]))[0])
-        correlation(replace(candidates, distance=(-log_odds).astype(np.float32), far=far), clusters)
+        costs = -odds.log_odds(candidates.distance)
+        correlation(replace(candidates, distance=costs.astype(np.float32), far=far), clusters)
     elif settings.solver != "agglomerative":
-        clusters = _begun(rules)
+        clusters = _start(rules)
         (single_linkage if settings.solver == "single_linkage" else hungarian)(candidates, clusters, threshold)
     moves = 0
-    wanted = settings.solver in ("single_linkage", "hungarian") if settings.reassign is None else settings.reassign
-    if wanted and settings.solver != "correlation":
+    wants_moves = settings.solver in ("single_linkage", "hungarian") if settings.reassign is None else settings.reassign
+    if wants_moves and settings.solver != "correlation":
         moves = reassign(candidates, clusters, threshold)
-    alone = join_by_time(clusters, settings.featureless_max_gap)
-    identity = number_identities(tracklets, clusters.of)
-    broken = find_violations(tracklets, identity, cameras, constraints)
-    if broken:
-        raise RuntimeError(f"{len(broken)} rules are broken by the solver {settings.solver}: {'; '.join(broken[:3])}")
-    probability = np.where(stopped == 0, 1 / (1 + np.exp(-log_odds)), 0.0)
-    joined = identity[candidates.first] == identity[candidates.second]
-    links = Links(
-        candidates.first,
-        candidates.second,
-        candidates.distance,
-        probability,
-        np.array(REASONS, object)[stopped],
-        joined,
-    )
+    unmatched = _join_featureless(clusters, settings.featureless_max_gap)
+    identity = number_identities(tracklets, clusters.labels)
+    violations = find_violations(tracklets, identity, cameras, constraints)
+    if violations:
+        raise RuntimeError(
+            f"The solver {settings.solver} breaks {len(violations)} rules: {'; '.join(violations[:3])}. "
+            "This is a bug: report it with the data."
+        )
+    links = _links(candidates, identity, violation, _start(rules), threshold, -odds.slope)
     names = tracklets.camera_names
-    transition_times = {(names[a], names[b]): (way.median, way.spread, way.links) for (a, b), way in ways.items()}
-    offsets = clock_offsets(tracklets, identity, cameras)
-    fmr = float((negatives <= threshold).mean()) if len(negatives) else float("nan")
-    protocol = {
-        "settings": asdict(settings),
-        "distance": scored.words,
-        "threshold": how,
-        "sure negatives": len(negatives),
-        "p(same)": "how sharply the distance decides here: fitted to this result, not to labels",
-        "silhouette": round(choice.silhouette, 4),
-        "moves": moves,
-        "tracklets": len(tracklets),
-        "without a feature": int((~tracklets.has_feature).sum()),
-        "of these left alone": alone,
-        "tracks that go on another": int((tracklets.previous_track >= 0).sum()),
-        "crops left out": len(tracklets.invalid_rows),
-        "identities": int(identity.max()) if len(identity) else 0,
-    }
     return Matches(
         tracklets,
         identity,
         tracklet_confidence(identity, links),
         links,
         threshold,
-        fmr,
-        protocol,
-        transition_times,
-        offsets,
+        float((negatives <= threshold).mean()) if len(negatives) else None,
+        protocol={
+            "settings": asdict(settings),
+            "distance": scored.description,
+            "threshold": threshold_source,
+            "silhouette": round(selection.silhouette, 4),
+            "certain_negatives": len(negatives),
+            "p_same_slope": round(-odds.slope, 4),
+            "reassigned": moves,
+            "tracklets": len(tracklets),
+            "tracklets_without_feature": int((~tracklets.has_feature).sum()),
+            "tracklets_without_feature_unmatched": unmatched,
+            "stitched_tracks": int((tracklets.previous_track >= 0).sum()),
+            "invalid_crops": len(tracklets.invalid_rows),
+            "identities": int(identity.max()) if len(identity) else 0,
+        },
+        transition_times={
+            (names[a], names[b]): (learned.median, learned.spread, learned.links)
+            for (a, b), learned in transitions.transitions.items()
+        },
+        clock_offsets=clock_offsets(tracklets, identity, cameras),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """Candidates with the solver's distance, the features it comes from, whether it is re-ranked, and all in words."""
+class ScoredCandidates:
+    """Candidates with the solver's distance, whether it is re-ranked, and a description of it."""
 
     candidates: Candidates
-    features: NDArray[np.float32]
     reranked: bool
-    words: str
+    description: str
 
 
-def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> Scored:
-    """Camera bias out, nearest tracklets, re-ranked distances; rows of the candidates are rows of `tracklets`.
+def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> ScoredCandidates:
+    """Whiten features by camera, find neighbours and re-rank; rows of the candidates are rows of `tracklets`.
 
-    Tracklets without a feature have no candidates. With fewer than `FEWEST` that have one, nothing is known of cameras
-    and neighbourhoods, and the distance is the cosine distance of the features as they are.
+    Tracklets without a feature have no candidates. If fewer than `MIN_TRACKLETS` have one, cameras and neighbourhoods
+    cannot be estimated, and the distance is the plain cosine distance.
     """
     rows = np.flatnonzero(tracklets.has_feature)
-    features = tracklets.features.copy()
-    few = len(rows) < FEWEST
-    words = "cosine distance"
+    few = len(rows) < MIN_TRACKLETS
+    description = "cosine distance"
     if len(rows) < 2:
         none = np.zeros(0, np.int64)
-        return Scored(Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), features, False, words)
+        return ScoredCandidates(
+            Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), False, description
+        )
+    features, camera = tracklets.features[rows], tracklets.camera[rows]
     if settings.camera_whitening is not None and not few:
-        bias = CameraWhitening.fit(features[rows], tracklets.camera[rows], settings.camera_whitening)
-        features[rows] = bias.remove(features[rows], tracklets.camera[rows])
-        words += f" after camera bias is removed (λ={settings.camera_whitening:g})"
-    neighbours = find_neighbours(features[rows], max(settings.neighbours, settings.k1 or 15))
-    found = cosine_candidates(features[rows], neighbours)
-    if settings.rerank and not few:
-        k1 = settings.k1
-        if k1 is None:
-            there = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
-            joins = agglomerative(there, _fresh(rules), LIMIT * there.far)
-            size = select_threshold(there, _fresh(rules).of, joins).size
-            k1 = int(np.clip(round(SIZE_TO_K1 * size), 4, 15))
-            words += f"; identities seem to have {size:.1f} tracklets"
-        found = reranked_candidates(features[rows], neighbours, k1)
-        words += f"; re-ranked (k1={k1})"
-    found = replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
-    return Scored(found, features, settings.rerank and not few, words)
+        features = CameraWhitening(settings.camera_whitening).fit(features, camera).transform(features, camera)
+        description += f" of camera-whitened features (λ={settings.camera_whitening:g})"
+
+    def of_tracklets(found: Candidates) -> Candidates:
+        return replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
+
+    neighbours = find_neighbours(features, max(settings.neighbours, settings.k1 or 15))
+    reranked = settings.rerank and not few
+    if not reranked:
+        return ScoredCandidates(of_tracklets(cosine_candidates(features, neighbours)), False, description)
+    k1 = settings.k1
+    if k1 is None:
+        size = _select_threshold(of_tracklets(cosine_candidates(features, neighbours)), rules).identity_size
+        k1 = int(np.clip(round(NEIGHBOURS_PER_IDENTITY_SIZE * size), 4, 15))
+        description += f"; estimated tracklets per identity: {size:.1f}"
+    candidates = of_tracklets(reranked_candidates(features, neighbours, k1))
+    return ScoredCandidates(candidates, True, f"{description}; re-ranked (k1={k1})")
 
 
-def join_by_time(clusters: Clusters, seconds: float) -> int:
-    """Join tracklets without a feature to what stands next to them in time, as `MatchSettings.featureless_max_gap`
-    says.
+def _join_featureless(clusters: Clusters, max_gap: float) -> int:
+    """Join tracklets without a feature as `MatchSettings.featureless_max_gap` describes; return how many stay alone.
 
-    In order of start; ties by row. Returns how many of them stay alone.
+    They are processed in order of start; ties by row.
     """
     t = clusters.rules.tracklets
     alone = 0
     missing = np.flatnonzero(~t.has_feature)
     for row in missing[np.lexsort((missing, t.start[missing]))]:
-        own = int(clusters.of[row])
-        near = (t.camera == t.camera[row]) & (clusters.of != own)
+        label = int(clusters.labels[row])
         gap = np.maximum(t.start - t.end[row], t.start[row] - t.end)
-        near &= (gap >= 0) & (gap <= seconds)
-        groups = [int(group) for group in np.unique(clusters.of[near]) if clusters.may_join(int(group), own)]
-        if seconds > 0 and len(groups) == 1:
-            clusters.join(groups[0], own)
-        elif len(clusters.members[own]) == 1:
+        adjacent = (t.camera == t.camera[row]) & (clusters.labels != label) & (gap >= 0) & (gap <= max_gap)
+        groups = [int(group) for group in np.unique(clusters.labels[adjacent]) if clusters.may_join(int(group), label)]
+        if max_gap > 0 and len(groups) == 1:
+            clusters.join(groups[0], label)
+        elif len(clusters.members[label]) == 1:
             alone += 1
     return alone
 
 
-def _fresh(rules: Rules) -> Clusters:
+def _must_linked(rules: Rules) -> Clusters:
     clusters = Clusters(rules)
     apply_must_links(clusters)
     return clusters
 
 
-def _begun(rules: Rules) -> Clusters:
-    """Fresh clusters with broken tracks joined, which are not to tell how large identities are, or the threshold."""
-    clusters = _fresh(rules)
+def _start(rules: Rules) -> Clusters:
+    """Clusters before the first join by distance. Stitched tracks do not influence the threshold selection."""
+    clusters = _must_linked(rules)
     apply_stitching(clusters)
     return clusters
 
 
+def _select_threshold(candidates: Candidates, rules: Rules, preferred: float | None = None) -> ThresholdSelection:
+    clusters = _must_linked(rules)
+    start = clusters.labels.copy()
+    joins = agglomerative(candidates, clusters, MAX_THRESHOLD * candidates.far)
+    return select_threshold(candidates, start, joins, preferred)
+
+
 def _threshold(
     tracklets: Tracklets,
-    scored: Scored,
-    stopped: NDArray[np.int8],
-    choice: Choice,
+    candidates: Candidates,
+    allowed: NDArray[np.bool_],
+    selection: ThresholdSelection,
     negatives: NDArray[np.float64],
     settings: MatchSettings,
     calibration: Calibration | None,
 ) -> tuple[float, str]:
-    """The distance that decides, and in words where it comes from."""
-    candidates = scored.candidates
+    """The threshold, and a description of its source."""
     if settings.threshold is not None:
         return settings.threshold, "given"
     if calibration is not None and len(candidates):
-        # The calibration knows the plain distance; as many candidates are to pass as pass by it.
-        plain = cosine_distances(tracklets.features, candidates.first, candidates.second)
-        free = stopped == 0
-        share = float((plain[free] <= calibration.threshold()).mean()) if free.any() else 0.0
-        passes = float(np.quantile(candidates.distance[free], share)) if free.any() else 0.0
-        return passes, f"calibration: its {calibration.threshold():.4f} passes {share:.2%} of the candidates"
+        # The calibration is on plain cosine distances. The same fraction of candidates passes on the solver's distance.
+        cosine = cosine_distances(tracklets.features, candidates.first, candidates.second)
+        fraction = float((cosine[allowed] <= calibration.threshold()).mean()) if allowed.any() else 0.0
+        threshold = float(np.quantile(candidates.distance[allowed], fraction)) if allowed.any() else 0.0
+        return threshold, f"calibration: its {calibration.threshold():.4f} passes {fraction:.2%} of the candidates"
     if settings.fmr is not None:
         if len(negatives) * settings.fmr < 1:
-            raise ReidError(
-                f"fmr is {settings.fmr}, but only {len(negatives)} pairs of tracklets share a camera and time, too few "
-                "to find its threshold. Leave fmr out, or give a threshold."
+            raise ConfigError(
+                f"fmr is {settings.fmr}, but only {len(negatives)} pairs of tracklets are seen simultaneously by one "
+                "camera, too few to find its threshold. Remove fmr, or set threshold."
             )
-        # Beyond LIMIT are pairs that are no candidates, whose distance is not known.
-        passes = min(float(np.quantile(negatives, settings.fmr)), LIMIT * candidates.far)
-        return passes, f"{settings.fmr:.2%} of {len(negatives)} sure negatives"
-    if int(tracklets.has_feature.sum()) < FEWEST:
-        return FEW_THRESHOLD, f"fixed: fewer than {FEWEST} tracklets tell nothing"
-    return choice.threshold, f"about the largest mean silhouette ({choice.silhouette:.3f})"
+        # Distances beyond this limit are those of pairs that are not candidates, which are unknown.
+        limit = MAX_THRESHOLD * candidates.far
+        return min(float(np.quantile(negatives, settings.fmr)), limit), (
+            f"{settings.fmr:.2%} of {len(negatives)} certain negatives"
+        )
+    if int(tracklets.has_feature.sum()) < MIN_TRACKLETS:
+        return SMALL_SET_THRESHOLD, f"fixed, because there are fewer than {MIN_TRACKLETS} tracklets"
+    return selection.threshold, f"selected by the mean silhouette ({selection.silhouette:.3f})"
+
+
+def _links(
+    candidates: Candidates,
+    identity: NDArray[np.int64],
+    violation: NDArray[np.int8],
+    start: Clusters,
+    threshold: float,
+    slope: float,
+) -> Links:
+    joined = identity[candidates.first] == identity[candidates.second]
+    margin = threshold - decision_distances(candidates, identity, start)
+    margin = np.where(joined, np.maximum(margin, 0.0), np.minimum(margin, 0.0))
+    margin[violation != 0] = -np.inf
+    return Links(
+        candidates.first,
+        candidates.second,
+        candidates.distance,
+        margin,
+        expit(slope * margin),
+        np.array(REASONS, object)[violation],
+        joined,
+    )
 
 
 def tracklet_confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
-    """Of a tracklet with others in its identity: the mean of p(same) over its candidates there. Alone: 1 − the largest
-    p(same) of any candidate; 1 without candidates. Joined without being a candidate of any of them: 0.5.
+    """Confidence of each tracklet's identity, `[T]` 0..1.
+
+    The mean p(same) over its candidates in its identity. For a tracklet alone: 1 − the largest p(same) of its
+    candidates; 1 without candidates. For one that was joined without being a candidate of any other member: 0.5.
     """
     n = len(identity)
-    i = np.concatenate([links.first, links.second])
+    row = np.concatenate([links.first, links.second])
     p = np.concatenate([links.probability, links.probability])
     joined = np.concatenate([links.joined, links.joined])
-    total = np.bincount(i[joined], p[joined], minlength=n)
-    count = np.bincount(i[joined], minlength=n)
+    total = np.bincount(row[joined], p[joined], minlength=n)
+    count = np.bincount(row[joined], minlength=n)
     largest = np.zeros(n)
-    np.maximum.at(largest, i[~joined], p[~joined])
-    size = np.bincount(identity, minlength=int(identity.max(initial=0)) + 1)[identity] if n else np.zeros(0)
-    together = np.where(count > 0, total / np.maximum(count, 1), 0.5)
-    return np.where(size > 1, together, 1 - largest)
+    np.maximum.at(largest, row[~joined], p[~joined])
+    size = np.bincount(identity, minlength=1)[identity] if n else np.zeros(0)
+    return np.where(size > 1, np.where(count > 0, total / np.maximum(count, 1), 0.5), 1 - largest)
 
 
-def number_identities(tracklets: Tracklets, cluster: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Clusters numbered from 1 in order of their first sight (ties: lower row)."""
+def number_identities(tracklets: Tracklets, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number clusters from 1 by first appearance (ties: lower row)."""
     order = np.lexsort((np.arange(len(tracklets)), tracklets.start))
-    _, first, inverse = np.unique(cluster[order], return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(1, len(first) + 1)
     identity = np.empty(len(tracklets), np.int64)

@@ -113,8 +113,8 @@ class OnlineMatcher:
             members = np.flatnonzero(fixed == number)
             if numbers - {number} or number in forbidden.get(row, ()) or not rules.allow(members, np.array([row])):
                 raise ReidError(
-                    f"{both.name(row)} is to be one person with somebody who has identity {number} already, but a rule "
-                    "or another constraint stops it. Take the constraint back, or match offline."
+                    f"{both.describe(row)} is must-linked with a tracklet of identity {number}, but a rule or another "
+                    "constraint forbids that. Remove the must-link, or match offline."
                 )
             fixed[row] = number
         clusters = _Fixed(rules, fixed, forbidden)
@@ -132,7 +132,7 @@ class OnlineMatcher:
         for row in new[np.lexsort((new, both.start[new]))]:
             if identity[row] == 0:
                 self.last += 1
-                identity[clusters.members[clusters.of[row]]] = self.last
+                identity[clusters.members[clusters.labels[row]]] = self.last
         for row in range(known, len(both)):
             key = both.camera_names[both.camera[row]], int(both.track[row])
             if key in self._named:
@@ -205,11 +205,11 @@ class _Fixed(Clusters):
         for row in np.flatnonzero(identity).tolist():
             number = int(identity[row])
             if number in first:
-                self.join(int(self.of[first[number]]), row)
+                self.join(int(self.labels[first[number]]), row)
             else:
                 first[number] = row
-        for a, b in rules.must:
-            one, other = int(self.of[a]), int(self.of[b])
+        for a, b in rules.must_link:
+            one, other = int(self.labels[a]), int(self.labels[b])
             if one != other and self.may_join(one, other):
                 self.join(one, other)
         apply_stitching(self)
@@ -235,7 +235,7 @@ class _Fixed(Clusters):
 
     def identities(self) -> NDArray[np.int64]:
         """`[T]`: the identity of each; 0 where it has none yet."""
-        return np.array(self.number, np.int64)[self.of] if len(self.of) else np.zeros(0, np.int64)
+        return np.array(self.number, np.int64)[self.labels] if len(self.labels) else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)

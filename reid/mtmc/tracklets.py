@@ -77,7 +77,7 @@ class Tracklets:
         """T."""
         return len(self.camera)
 
-    def name(self, row: int) -> str:
+    def describe(self, row: int) -> str:
         """A tracklet in words."""
         return f"camera {self.camera_names[self.camera[row]]}, track {self.track[row]}"
 
@@ -451,7 +451,7 @@ def change_points(
         parts = [whole]
         while apart is not None and parts:
             part = parts.pop()
-            cut = _cut(unit(features[part]).astype(np.float64), frame[part], apart, rng)
+            cut = _cut(normalise_rows(features[part]).astype(np.float64), frame[part], apart, rng)
             if cut:
                 found.append((owner, int(frame[part[cut]])))
                 parts += [part[cut:], part[:cut]]
@@ -534,7 +534,7 @@ class Pooled:
     usable: NDArray[np.bool_]
 
 
-def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalise_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of length 1; rows of zeros stay zeros."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
@@ -566,7 +566,7 @@ def pool(
         owners, first = np.unique(of[good], return_index=True)
         scaled = features[good] * (weight[good] / lengths[good]).astype(np.float32)[:, None]
         sums = np.add.reduceat(scaled, first, axis=0)
-        pooled[owners] = unit(sums)
+        pooled[owners] = normalise_rows(sums)
         has_feature[owners] = np.linalg.norm(sums, axis=1) > 0
         counts = np.diff(np.append(first, len(good)))
         quality[owners] = np.add.reduceat(weight[good], first) / counts
@@ -604,7 +604,7 @@ def _prototypes_of_some(
     most: int,
 ) -> NDArray[np.int64]:
     """As `select_prototypes`, among rows that are sorted by tracklet."""
-    crops, owner = unit(features[rows]), of[rows]
+    crops, owner = normalise_rows(features[rows]), of[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
     score = np.einsum("nd,nd->n", crops, pooled[owner]).round(6)

@@ -246,8 +246,8 @@ def _rules(matches: Matches, cameras: Cameras | None, constraints: Constraints |
             [max(-_NEVER, min(_NEVER, float(value))) for value in row] for row in rules.min_transition_time
         ],
         "never": _NEVER,
-        "must": rules.must.tolist(),
-        "cannot": [[int(code) // t, int(code) % t] for code in rules.cannot],
+        "must": rules.must_link.tolist(),
+        "cannot": [[int(code) // t, int(code) % t] for code in rules.cannot_link],
         "kept": kept,
     }
 
@@ -366,7 +366,7 @@ def _tiles(matches: Matches) -> str:
 
 def _in_words(matches: Matches, hidden: bool) -> str:
     words = f"Joined at a distance of {matches.threshold:.4g} or less"
-    if math.isfinite(matches.fmr):
+    if matches.fmr is not None:
         words += (
             f"; of the pairs of different people, {100 * matches.fmr:.3g} % are expected to lie under it "
             "(the expected false-match rate)"

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import cophenet, fcluster, linkage
 
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, find_violations
@@ -25,12 +25,13 @@ from reid.mtmc.solvers import (
     agglomerative,
     apply_must_links,
     correlation,
+    decision_distances,
     hungarian,
     move_single_tracklets,
     reassign,
     single_linkage,
 )
-from reid.mtmc.thresholds import fit_odds, joins_within, replay, select_threshold
+from reid.mtmc.thresholds import fit_odds, select_threshold
 from tests.mtmc.synthetic_tracklets import plain
 
 
@@ -57,6 +58,12 @@ def random_distances(n, seed, groups=5):
     return np.float32(matrix / matrix.max()).astype(float)
 
 
+def replay(clusters, joins, threshold):
+    for distance, kept, removed in joins:
+        if distance <= threshold:
+            clusters.join(kept, removed)
+
+
 def partition(of):
     return sorted(sorted(np.flatnonzero(np.asarray(of) == c).tolist()) for c in np.unique(of))
 
@@ -68,7 +75,7 @@ def test_average_linkage_is_scipys(seed, threshold):
     clusters = Clusters(rules_of(40))
     agglomerative(candidates_of(matrix), clusters, threshold)
     want = fcluster(linkage(matrix[np.triu_indices(40, 1)], "average"), threshold, "distance")
-    assert partition(clusters.of) == partition(want)
+    assert partition(clusters.labels) == partition(want)
 
 
 def slow_average_linkage(matrix, rules, threshold):
@@ -99,7 +106,7 @@ def test_constrained_sparse_average_linkage_against_a_slow_one(seed):
     whole[found.first, found.second] = whole[found.second, found.first] = found.distance
     clusters = Clusters(rules)
     agglomerative(found, clusters, 0.5)
-    assert partition(clusters.of) == slow_average_linkage(whole, rules, 0.5)
+    assert partition(clusters.labels) == slow_average_linkage(whole, rules, 0.5)
 
 
 def test_a_join_of_three_needs_all_pairs_to_be_allowed():
@@ -109,7 +116,7 @@ def test_a_join_of_three_needs_all_pairs_to_be_allowed():
     for solve in (agglomerative, single_linkage, hungarian):
         clusters = Clusters(rules)
         solve(candidates_of(matrix), clusters, 0.9)
-        assert partition(clusters.of) == [[0, 1], [2]], solve.__name__
+        assert partition(clusters.labels) == [[0, 1], [2]], solve.__name__
 
 
 def test_joins_can_be_cut_at_a_lower_threshold():
@@ -119,8 +126,8 @@ def test_joins_can_be_cut_at_a_lower_threshold():
     for threshold in (0.05, 0.2, 0.4, 0.9):
         again, cut = Clusters(rules_of(50)), Clusters(rules_of(50))
         agglomerative(candidates_of(matrix, share=0.7), again, threshold)
-        replay(cut, joins[: joins_within(joins, threshold)])
-        assert (again.of == cut.of).all()
+        replay(cut, joins, threshold)
+        assert (again.labels == cut.labels).all()
 
 
 def random_world(seed, n=60):
@@ -141,7 +148,7 @@ def random_world(seed, n=60):
     free = Constraints(cannot_link=cannot, tolerance=0.5, max_speed=6.0 if rng.random() < 0.5 else None)
     rules = compile_rules(tracklets, cameras, free)
     first, second = np.triu_indices(n, 1)
-    allowed = np.flatnonzero(rules.stops(first, second) == 0)[:1]
+    allowed = np.flatnonzero(rules.violations(first, second) == 0)[:1]
     must = tuple((keys[first[row]], keys[second[row]]) for row in allowed)
     constraints = Constraints(cannot, must, free.tolerance, free.max_speed)
     return tracklets, cameras, constraints, candidates_of(random_distances(n, seed, groups=4), share=0.8, seed=seed)
@@ -153,7 +160,7 @@ def solve_correlation(candidates, clusters):
         candidates.second,
         (10 * (candidates.distance - 0.4)).astype(np.float32),
         6.0,
-        len(clusters.of),
+        len(clusters.labels),
     )
     correlation(costs, clusters)
 
@@ -177,22 +184,22 @@ def test_no_solver_breaks_a_rule(solver):
         clusters = Clusters(compile_rules(tracklets, cameras, constraints))
         apply_must_links(clusters)
         SOLVE[solver](candidates, clusters)
-        assert find_violations(tracklets, clusters.of + 1, cameras, constraints) == []
+        assert find_violations(tracklets, clusters.labels + 1, cameras, constraints) == []
         assert sorted(row for rows in clusters.members for row in rows) == list(range(len(tracklets)))
-        assert all((clusters.of[rows] == number).all() for number, rows in enumerate(clusters.members) if len(rows))
-        together += len(tracklets) - len(np.unique(clusters.of))
+        assert all((clusters.labels[rows] == number).all() for number, rows in enumerate(clusters.members) if len(rows))
+        together += len(tracklets) - len(np.unique(clusters.labels))
         # The same again is the same.
         again = Clusters(compile_rules(tracklets, cameras, constraints))
         apply_must_links(again)
         SOLVE[solver](candidates, again)
-        assert (again.of == clusters.of).all()
+        assert (again.labels == clusters.labels).all()
     assert together > 200, "they do join"
 
 
 def test_what_must_be_joined_but_cannot():
     constraints = Constraints(must_link=((("cam01", 0, -1), ("cam01", 1, -1)),))
     rules = compile_rules(plain([0, 0], [0, 3], [5, 9]), None, constraints)
-    with pytest.raises(ReidError, match="camera cam01, track 0 and camera cam01, track 1 are to be one person"):
+    with pytest.raises(ReidError, match="camera cam01, track 0 and camera cam01, track 1 are must-linked"):
         apply_must_links(Clusters(rules))
 
 
@@ -204,7 +211,7 @@ def test_hungarian_gives_each_one_successor():
     matrix = np.minimum(matrix, matrix.T)
     clusters = Clusters(compile_rules(tracklets))
     hungarian(candidates_of(matrix), clusters, 0.6)
-    assert partition(clusters.of) == [[0, 3], [1, 2]]
+    assert partition(clusters.labels) == [[0, 3], [1, 2]]
 
 
 def total_cost(costs, of):
@@ -233,12 +240,12 @@ def test_correlation_clustering_of_few_is_near_the_best_of_all_partitions(seed):
             yield from partitions([*labels, label], max(used, label + 1))
 
     best = min(total_cost(costs, of) for of in partitions([0], 1))
-    got = total_cost(costs, clusters.of)
+    got = total_cost(costs, clusters.labels)
     assert got <= 0
     assert got <= 0.85 * best
-    before = clusters.of.copy()
+    before = clusters.labels.copy()
     assert move_single_tracklets(costs, clusters, lambda total, count: -total) == 0
-    assert (clusters.of == before).all()
+    assert (clusters.labels == before).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -250,12 +257,12 @@ def test_silhouettes_are_scikit_learns(seed):
     found = candidates_of(matrix)
     joins = agglomerative(found, Clusters(rules_of(40)), 0.96)
     choice = select_threshold(found, np.arange(40), joins)
-    for place in range(0, len(choice.tried), 8):
+    for place in range(0, len(choice.thresholds), 8):
         clusters = Clusters(rules_of(40))
-        replay(clusters, joins[: joins_within(joins, choice.tried[place])])
-        if 1 < len(np.unique(clusters.of)) < 40:
-            want = silhouette_score(matrix, clusters.of, metric="precomputed")
-            assert choice.values[place] == pytest.approx(want, abs=1e-6)
+        replay(clusters, joins, choice.thresholds[place])
+        if 1 < len(np.unique(clusters.labels)) < 40:
+            want = silhouette_score(matrix, clusters.labels, metric="precomputed")
+            assert choice.silhouettes[place] == pytest.approx(want, abs=1e-6)
 
 
 def test_odds_fall_with_distance_and_recover_a_known_line():
@@ -313,8 +320,8 @@ def test_camera_bias_is_taken_out():
         product[camera[:, None] == camera[None]] = -9
         return (person[product.argmax(axis=1)] == person).mean()
 
-    bias = CameraWhitening.fit(features, camera)
-    clean = bias.remove(features, camera)
+    whitening = CameraWhitening().fit(features, camera)
+    clean = whitening.transform(features, camera)
     assert np.linalg.norm(clean, axis=1) == pytest.approx(1, abs=1e-5)
     assert right(features) < 0.5
     assert right(clean) > 0.95
@@ -329,13 +336,15 @@ def test_camera_bias_is_taken_out():
     want = moved[rows] @ (vectors / np.sqrt(values + values.mean())) @ vectors.T
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     assert clean[rows] == pytest.approx(want, abs=1e-3)
-    unseen = bias.remove(features[:2], np.array([7, 7]))
+    unseen = whitening.transform(features[:2], np.array([7, 7]))
     assert np.isfinite(unseen).all()
 
 
 def test_a_camera_with_one_tracklet_keeps_it():
     features = np.eye(6, dtype=np.float32)[[0, 1, 2, 3, 4, 5]]
-    clean = CameraWhitening.fit(features, np.array([0, 0, 0, 0, 0, 1])).remove(features, np.array([0, 0, 0, 0, 0, 1]))
+    clean = (
+        CameraWhitening().fit(features, np.array([0, 0, 0, 0, 0, 1])).transform(features, np.array([0, 0, 0, 0, 0, 1]))
+    )
     assert np.linalg.norm(clean, axis=1) == pytest.approx(1, abs=1e-5)
 
 
@@ -344,7 +353,7 @@ def test_camera_bias_where_float32_finds_no_eigenvalues(monkeypatch):
     features = rng.normal(size=(20, 12)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     camera = np.arange(20) % 2
-    want = CameraWhitening.fit(features, camera).remove(features, camera)
+    want = CameraWhitening().fit(features, camera).transform(features, camera)
     eigh = torch.linalg.eigh
 
     def only_double(matrix):
@@ -353,4 +362,22 @@ def test_camera_bias_where_float32_finds_no_eigenvalues(monkeypatch):
         return eigh(matrix)
 
     monkeypatch.setattr(torch.linalg, "eigh", only_double)
-    assert CameraWhitening.fit(features, camera).remove(features, camera) == pytest.approx(want, abs=1e-5)
+    assert CameraWhitening().fit(features, camera).transform(features, camera) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decision_distances_are_cophenetic_distances_within_and_mean_distances_between_identities(seed):
+    matrix = random_distances(30, seed)
+    found = candidates_of(matrix)
+    clusters = Clusters(rules_of(30))
+    agglomerative(found, clusters, 0.3)
+    identity = np.unique(clusters.labels, return_inverse=True)[1] + 1
+    got = decision_distances(found, identity, Clusters(rules_of(30)))
+    tree = linkage(matrix[np.triu_indices(30, 1)], "average")
+    same = identity[found.first] == identity[found.second]
+    assert got[same] == pytest.approx(cophenet(tree)[same], abs=1e-6)
+    means = [matrix[np.ix_(identity == identity[a], identity == identity[b])].mean()
+             for a, b in zip(found.first[~same], found.second[~same], strict=True)]  # fmt: skip
+    assert got[~same] == pytest.approx(means, abs=1e-6)
+    joined_beforehand = decision_distances(found, identity, Clusters(rules_of(30), clusters.labels))
+    assert (joined_beforehand[same] == 0).all()

@@ -87,7 +87,7 @@ def test_a_pair(camera, times, cameras, constraints, reason):
     tracklets = plain(camera, times[::2], times[1::2], names=("cam01", "cam02"))
     rules = compile_rules(tracklets, cameras, constraints)
     for first, second in ((0, 1), (1, 0)):
-        assert REASONS[rules.stops(np.array([first]), np.array([second]))[0]] == reason
+        assert REASONS[rules.violations(np.array([first]), np.array([second]))[0]] == reason
     assert bool(find_violations(tracklets, np.array([1, 1]), cameras, constraints)) == bool(reason)
     assert not find_violations(tracklets, np.array([1, 2]), cameras, constraints)
 
@@ -96,7 +96,7 @@ def test_speed_bound():
     tracklets = plain((0, 1, 1), (0, 12, 12), (2, 20, 20), entry=[(0, 0), (30, 0), (3, 0)], leave=[(0, 0)] * 3)
     constraints = Constraints(max_speed=2.0)
     rules = compile_rules(tracklets, None, constraints)
-    stops = rules.stops(np.array([0, 0]), np.array([1, 2]))
+    stops = rules.violations(np.array([0, 0]), np.array([1, 2]))
     assert [REASONS[reason] for reason in stops] == ["faster than the maximum speed", ""]
     assert len(find_violations(tracklets, np.array([1, 1, 2]), None, constraints)) == 1
     assert not find_violations(tracklets, np.array([1, 2, 1]), None, constraints)
@@ -130,14 +130,14 @@ def test_rules_and_the_check_agree_on_random_pairs(seed):
     )
     rules = compile_rules(tracklets, cameras, constraints)
     first, second = np.triu_indices(n, 1)
-    stops = rules.stops(first, second)
+    stops = rules.violations(first, second)
     for a, b, reason in zip(first, second, stops, strict=True):
         identity = np.arange(1, n + 1)
         identity[b] = identity[a]
         # Only the pair is one identity, so the check speaks of it alone.
         only = find_violations(tracklets, identity, cameras, constraints)
         assert bool(only) == bool(reason), (a, b, REASONS[reason], only)
-    assert (rules.stops(second, first) == stops).all()
+    assert (rules.violations(second, first) == stops).all()
 
 
 def test_must_and_cannot():

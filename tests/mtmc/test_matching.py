@@ -32,6 +32,10 @@ def test_people_are_found(solver):
     assert (links.first < links.second).all()
     assert (links.joined == (result.identity[links.first] == result.identity[links.second])).all()
     assert (links.probability[links.forbidden_by != ""] == 0).all()
+    assert (links.margin[links.joined] >= 0).all()
+    assert (links.margin[~links.joined] <= 0).all()
+    assert (np.diff(links.probability[np.argsort(links.margin)]) >= 0).all()
+    assert links.probability[links.margin == 0] == pytest.approx(0.5)
     assert links.probability[links.joined].mean() > 0.8 > 0.2 > links.probability[~links.joined].mean()
 
 
@@ -171,8 +175,8 @@ def test_bad_crops_are_left_out_and_listed():
     again = Tracklets.from_features(tracklets.camera_names, camera, track, (25 * frame).astype(np.int64), features)
     assert again.invalid_rows.tolist() == [3, 6, 7]
     result = match(again)
-    assert result.protocol["crops left out"] == 3
-    assert result.protocol["without a feature"] == 1
+    assert result.protocol["invalid_crops"] == 3
+    assert result.protocol["tracklets_without_feature"] == 1
     assert (result.identity == result.identity[3]).sum() == 1
 
 
@@ -184,7 +188,7 @@ def test_without_a_feature_by_time():
     assert match(tracklets).identity[1] not in match(tracklets).identity[[0, 2, 3]]
     result = match(tracklets, settings=MatchSettings(featureless_max_gap=2.0))
     assert result.identity[1] == result.identity[0]
-    assert result.protocol["of these left alone"] == 0
+    assert result.protocol["tracklets_without_feature_unmatched"] == 0
     two = plain([0, 0, 0], [0, 11, 3], [10, 20, 10], np.array([[1, 0], [0, 0], [0, 1.0]]))
     assert len(set(match(two, settings=MatchSettings(featureless_max_gap=2.0)).identity)) == 3, (
         "two could go on; neither does"

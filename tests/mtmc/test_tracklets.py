@@ -311,7 +311,7 @@ def test_what_goes_on_is_one_identity_unless_a_rule_stops_it(solver):
     broken = replace(tracklets, previous_track=previous_track)
     joined = match(broken, settings=settings)
     assert joined.identity[first] == joined.identity[second]
-    assert joined.protocol["tracks that go on another"] == 1
+    assert joined.protocol["stitched_tracks"] == 1
     split = match(broken, settings=settings, constraints=Constraints(cannot_link=((key[first], key[second]),)))
     assert split.identity[first] != split.identity[second]
     assert match_online(broken, settings=settings).identity[first] > 0

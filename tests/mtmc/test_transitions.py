@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid.mtmc import Camera, Cameras
-from reid.mtmc.transitions import clock_offsets, consecutive, evidence_of, learn_ways
+from reid.mtmc.transitions import clock_offsets, consecutive_sightings, fit_transitions
 from tests.mtmc.synthetic_tracklets import made, plain
 
 
@@ -19,24 +19,24 @@ WAY = [[30, 20, 45], [20, 30, 25], [45, 25, 30]]
 
 def test_consecutive_sightings():
     tracklets = plain([0, 1, 0, 1], [0, 10, 20, 5], [1, 11, 21, 6])
-    before, after = consecutive(tracklets, np.array([1, 1, 1, 2]))
+    before, after = consecutive_sightings(tracklets, np.array([1, 1, 1, 2]))
     assert list(zip(before.tolist(), after.tolist(), strict=True)) == [(0, 1), (1, 2)]
 
 
 def test_ways_are_learned():
     tracklets, person = made(people=60, cameras=3, visits=8, travel=WAY, speed=0.1)
-    ways = learn_ways(tracklets, person + 1, *all_pairs(len(tracklets)))
+    ways = fit_transitions(tracklets, person + 1, *all_pairs(len(tracklets)))
     assert len(ways) == 9
-    for (a, b), way in ways.items():
+    for (a, b), way in ways.transitions.items():
         assert way.median == pytest.approx(WAY[a][b], rel=0.15)
         assert way.spread == pytest.approx(0.1 * WAY[a][b], rel=0.6)
         assert way.links >= 20
     # Two that are a walk apart against two that stand an hour apart.
     pair = plain([0, 1, 1], [0, 20, 3600], [0, 21, 3601], names=tracklets.camera_names)
-    near, far = evidence_of(ways, pair, np.array([0, 0]), np.array([1, 2]))
+    near, far = ways.log_ratios(pair, np.array([0, 0]), np.array([1, 2]))
     assert near > 0.5
     assert far < -0.5
-    assert evidence_of(ways, pair, np.array([1]), np.array([0])) == pytest.approx(near), "the order given is no matter"
+    assert ways.log_ratios(pair, np.array([1]), np.array([0])) == pytest.approx(near), "the order given is no matter"
 
 
 def test_random_times_tell_little():
@@ -45,15 +45,15 @@ def test_random_times_tell_little():
     start = rng.uniform(0, 5000, n)
     tracklets = plain(rng.integers(0, 2, n), start, start + 1)
     identity = rng.integers(1, 60, n)
-    ways = learn_ways(tracklets, identity, *all_pairs(n))
-    evidence = evidence_of(ways, tracklets, *all_pairs(n))
+    ways = fit_transitions(tracklets, identity, *all_pairs(n))
+    evidence = ways.log_ratios(tracklets, *all_pairs(n))
     assert ways
     assert np.abs(evidence).mean() < 0.35
 
 
 def test_too_few_links_tell_nothing():
     tracklets, person = made(people=4, cameras=3, visits=3, travel=WAY)
-    assert learn_ways(tracklets, person + 1, *all_pairs(len(tracklets))) == {}
+    assert len(fit_transitions(tracklets, person + 1, *all_pairs(len(tracklets)))) == 0
     assert clock_offsets(tracklets, person + 1) == {}
 
 

@@ -125,7 +125,7 @@ def test_the_numbers_and_the_threshold_are_said(tmp_path: Path) -> None:
 
 
 def test_an_unknown_false_match_rate_is_not_made_up(tmp_path: Path) -> None:
-    words = words_of(write_match_report(replace(made_matches(), fmr=math.nan), None, tmp_path / "report.html"))
+    words = words_of(write_match_report(replace(made_matches(), fmr=None), None, tmp_path / "report.html"))
     assert "false-match" not in words
     assert "nan" not in words
 
@@ -232,7 +232,7 @@ def empty_matches() -> Matches:
     none = np.zeros(0, np.int64)
     tracklets = Tracklets.from_features(("cam01", "cam02"), none, none, none, np.zeros((0, 4), np.float32))
     floats = np.zeros(0)
-    links = Links(none, none, floats.astype(np.float32), floats, np.zeros(0, object), np.zeros(0, bool))
+    links = Links(none, none, floats.astype(np.float32), floats, floats, np.zeros(0, object), np.zeros(0, bool))
     return Matches(tracklets, none, floats, links, 0.5, 0.01, {})
 
 
