@@ -25,8 +25,8 @@ from torchvision import transforms
 from reid.core.console import console
 from reid.core.errors import ReidError
 from reid.data.crops import Crops
+from reid.data.layouts import load_benchmark
 from reid.data.pixels import Pixels, Split
-from reid.data.sources import load_source
 from reid.data.store import FileStore
 from reid.embedding.embedder import Embedder
 from reid.embedding.export import Quantisation, export_bundle
@@ -58,7 +58,7 @@ def main(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = [str(path) for path in load_source(source).train.paths[:512]] if source else _made(folder)
+        paths = [str(path) for path in load_benchmark(source).train.paths[:512]] if source else _made(folder)
         for name in models:
             base, contenders = _contenders(name, paths, peer, threads, folder)
             rates = _measure(contenders, paths, seconds, rounds)

@@ -18,9 +18,9 @@ import torch
 from reid.core.console import console
 from reid.data.augment import Augment
 from reid.data.crops import Crops
+from reid.data.layouts import load_benchmark
 from reid.data.loader import TrainLoader
 from reid.data.samplers import IdentitySampler
-from reid.data.sources import load_source
 from reid.data.store import FileStore, PackedStore
 
 
@@ -53,7 +53,7 @@ def main(source: str | None, epochs: int, n_crops: int) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        crops = load_source(source).train if source else noise(folder, n_crops)
+        crops = load_benchmark(source).train if source else noise(folder, n_crops)
         for size in ((128, 64), (256, 128)):
             console.print(f"{size[0]}×{size[1]}, {len(crops):,} crops")
             for workers in (1, 2):

@@ -137,8 +137,8 @@ def run_one(settings: list[str], name: str, out: Path, threads: int) -> None:
 
     from reid.config import load_config
     from reid.core.distributed import init_distributed
+    from reid.data.layouts import load_benchmarks
     from reid.data.pixels import open_test_split
-    from reid.data.sources import load_benchmarks
     from reid.models.checkpoints import load_checkpoint, load_model
     from reid.training.trainer import LAST, train
     from reid.training.validation import score
@@ -173,8 +173,8 @@ def run_one(settings: list[str], name: str, out: Path, threads: int) -> None:
 def pack(settings: list[str]) -> None:
     """Make the stores once, before runs that share them start together."""
     from reid.config import load_config
+    from reid.data.layouts import load_benchmarks
     from reid.data.pixels import load_training_data, open_test_split
-    from reid.data.sources import load_benchmarks
 
     config = load_config(None, settings)
     load_training_data(config)

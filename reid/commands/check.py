@@ -12,9 +12,9 @@ from rich.table import Table
 
 from reid.core.atomic import write_json
 from reid.core.console import console
-from reid.data.check import Bin, Report, examine
+from reid.data.check import Bin, CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
-from reid.data.layouts import LAYOUTS, load_benchmark, parse_options
+from reid.data.layouts import LAYOUTS, load_benchmark
 
 BAR = 40
 MOST_CAMERAS = 40
@@ -38,7 +38,8 @@ def command(
     reid check cuhk03 /data/cuhk03 variant=detected
     reid check table crops.csv
     """
-    report = examine(load_benchmark(layout, root, **parse_options(options)), decode=not quick)
+    data = f"{layout}:{root}" + (f"?{'&'.join(options)}" if options else "")
+    report = check_benchmark(load_benchmark(data), decode=not quick)
     if json_file:
         write_json(json_file, report.as_dict())
     show(report, most)
@@ -48,7 +49,7 @@ def command(
         sys.exit(1)
 
 
-def show(report: Report, most: int = 10) -> None:
+def show(report: CheckReport, most: int = 10) -> None:
     """Print a report; of files, the first `most` of each kind."""
     console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}")
     _show_parts(report)
@@ -64,7 +65,7 @@ def show(report: Report, most: int = 10) -> None:
         console.print(f"\n[cyan]Note:[/cyan] {escape(note)}")
     console.print("\n[bold]What to do[/bold]")
     for number, finding in enumerate(report.findings, start=1):
-        console.print(f" {number}. [yellow]{escape(finding.what)}[/yellow]\n    {escape(finding.mend)}")
+        console.print(f" {number}. [yellow]{escape(finding.problem)}[/yellow]\n    {escape(finding.fix)}")
     if not report.findings:
         console.print(
             " Nothing: the data set is as it should be."
@@ -79,11 +80,11 @@ def _with_official(here: int, official: int | None) -> str:
     return f"{here:,} [green]✓[/green]" if here == official else f"[yellow]{here:,} ≠ {official:,}[/yellow]"
 
 
-def _show_parts(report: Report) -> None:
+def _show_parts(report: CheckReport) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("part", "images", "identities", "cameras", "crops per identity"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
-    for part in report.parts:
+    for part in report.splits:
         table.add_row(
             part.name,
             _with_official(part.images, part.official_images),
@@ -109,7 +110,7 @@ def _range(spread: tuple[int, float, int]) -> str:
     return str(least) if least == most else f"{least}–{most}, median {median:g}"
 
 
-def _show_cameras(report: Report) -> None:
+def _show_cameras(report: CheckReport) -> None:
     table = Table(box=box.SIMPLE_HEAD, title="Images / identities by camera", title_justify="left")
     for heading in ("camera", "train", "query", "gallery"):
         table.add_column(heading, justify="right")
@@ -129,14 +130,11 @@ def _show_histogram(bins: Sequence[Bin]) -> None:
     console.print("\n[italic]Train identities by number of crops[/italic]")
     largest = max(row.ids for row in bins)
     for row in bins:
-        if row.most is None:
-            name = f"{row.fewest}+"
-        else:
-            name = str(row.fewest) if row.fewest == row.most else f"{row.fewest}–{row.most}"
+        name = f"{row.low}+" if row.high is None else _range((row.low, 0, row.high)).partition(",")[0]
         console.print(f"{name:>9} {'█' * round(BAR * row.ids / largest):<{BAR}} {row.ids:,}")
 
 
-def _show_files(report: Report, most: int) -> None:
+def _show_files(report: CheckReport, most: int) -> None:
     files = report.files
     how = "decoded" if files.decoded else "heads read"
     console.print(
@@ -162,7 +160,7 @@ def _list(items: Sequence[SkippedFile], most: int) -> None:
         console.print(f"  and {len(items) - most:,} more (--list {len(items)})")
 
 
-def _show_queries(report: Report) -> None:
+def _show_queries(report: CheckReport) -> None:
     total = report.queries_kept + sum(drop.queries for drop in report.queries_dropped)
     rule = "matched in other cameras only" if report.cross_camera else "matched in the whole gallery"
     console.print(f"\nQueries: {report.queries_kept:,} of {total:,} can be scored, {rule}.")

@@ -66,7 +66,7 @@ def command(
     holds: cosine to the original at least 0.9999, and for int8 a loss of mAP of at most --max-loss.
     """
     from reid.core.console import console, warn
-    from reid.data.sources import load_source
+    from reid.data.layouts import load_benchmark
     from reid.embedding.export import Quantisation, export_bundle
     from reid.embedding.model_card import model_card
     from reid.models import ReIDModel
@@ -77,7 +77,7 @@ def command(
     text = data or _first_there(config)
     if int8 and text is None:
         raise ReidError("int8 needs labelled crops to prove that little is lost: name a data set, --data LAYOUT:ROOT.")
-    benchmark = None if text is None else load_source(text)
+    benchmark = None if text is None else load_benchmark(text)
     size = model.preprocessing.size
     quantisation = None
     if int8 and benchmark is not None:

@@ -7,9 +7,7 @@ import os
 import click
 
 from reid.core.console import console, warn
-from reid.data.archives import HOLDS, read_unpacked
-from reid.data.archives import unpack as unpack_archive
-from reid.data.archives import verify as verify_archive
+from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_archive
 
 
 @click.group()
@@ -36,7 +34,7 @@ def verify(archive: str, layout: str) -> None:
 @click.argument("archive")
 @click.argument("destination")
 @click.option(
-    "--layout", type=click.Choice(sorted(HOLDS)), help="How to read what was unpacked; if left out, it is found."
+    "--layout", type=click.Choice(sorted(CONTENTS)), help="How to read what was unpacked; if left out, it is found."
 )
 def unpack(archive: str, destination: str, layout: str | None) -> None:
     """Unpack ARCHIVE (zip, tar, tar.gz, …) into the new folder DESTINATION, and count what it holds."""

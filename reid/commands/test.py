@@ -126,8 +126,8 @@ def score_checkpoint(
     from reid.core.atomic import write_json
     from reid.core.console import console, warn
     from reid.core.version import __version__
+    from reid.data.layouts import load_benchmarks
     from reid.data.pixels import open_test_split
-    from reid.data.sources import load_benchmarks
     from reid.embedding.embedder import Embedder
     from reid.embedding.learned_metric import LearnedMetric
     from reid.report import (

@@ -1,12 +1,13 @@
-"""Examines a data set before anyone trains on it: what is in it, what is wrong, what to do."""
+"""Check a data set before training: counts, cameras, files, duplicates, queries, and what to fix."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,24 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.console import progress_bar
 from reid.data import images
-from reid.data.crops import Benchmark, Crops, SkippedFile
+from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.layouts.dukemtmc import WITHDRAWN
-from reid.data.layouts.market1501 import MADE
-from reid.data.layouts.scanning import counted, difference, distinct_ids
+from reid.data.layouts.market1501 import SYNTHETIC_MARKER, is_synthetic
+from reid.data.layouts.scanning import DISTRACTOR, count, count_difference, distinct_ids
 
-PARTS = ("train", "query", "gallery")
 BINS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Lower ends of the bins of crops per identity."""
 
 CHUNK = 256
 NO_MATCH = "no gallery image of that identity"
-SAME_CAMERA = "all gallery images of that identity are of the query's own camera"
+SAME_CAMERA = "all gallery images of that identity are from the query's camera"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part's counts; the official ones are None where there are none.
+class SplitCounts:
+    """Counts of a split; the official ones are None if there are none.
 
-    `crops_per_id` is (fewest, median, most), the distractor left out.
+    `crops_per_id` is (minimum, median, maximum) without the distractor.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Bin:
-    """Identities of the train part with `fewest` to `most` crops (`most` None: no upper end)."""
+    """Number of train identities with `low` to `high` crops (`high` None: no upper limit)."""
 
-    fewest: int
-    most: int | None
+    low: int
+    high: int | None
     ids: int
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """Queries that cannot be scored, and why; `pids` are theirs, sorted."""
+class DroppedQueries:
+    """Queries that cannot be scored, the reason, and their identities in sorted order."""
 
     reason: str
     queries: int
@@ -66,7 +66,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files with the very same bytes: in groups. `examples` are pairs of paths, the worst kind first."""
+    """Groups of files with the same bytes. `examples` are pairs of paths, the most harmful kind first."""
 
     groups: int
     files: int
@@ -76,8 +76,8 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
-class Files:
-    """What opening the files showed. Sizes are (smallest, median, largest) in pixels; None if nothing could be read."""
+class FileReport:
+    """Result of opening the files. Sizes are (minimum, median, maximum) in pixels; None if no file could be read."""
 
     examined: int
     decoded: bool
@@ -90,25 +90,35 @@ class Files:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be, and what to do about it."""
+    """A problem of the data set and how to fix it."""
 
-    what: str
-    mend: str
+    problem: str
+    fix: str
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that `examine` found; `findings` is what should be mended, `notes` what should be known.
+class CheckReport:
+    """Result of `check_benchmark`.
 
-    `cameras` has a row a camera: its number, then images and identities in train, query and gallery.
-    `ids_by_cameras` says how many identities of (train, query + gallery) are seen by 1, 2, ... cameras.
+    Attributes:
+        name, root, cross_camera, official, skipped: of the benchmark.
+        synthetic: whether the data set is synthetic.
+        splits: counts of train, query and gallery.
+        junk, distractors: images with pid -1 and 0.
+        cameras: a row per camera: its number, then images and identities in train, query and gallery.
+        ids_by_cameras: rows of (number of cameras, train identities seen by so many, test identities seen by so many).
+        crops_per_train_id: histogram.
+        queries_kept, queries_dropped: queries that can and cannot be scored.
+        files: result of opening the files.
+        findings: what to fix.
+        notes: what to know.
     """
 
     name: str
     root: str
-    made: bool
+    synthetic: bool
     cross_camera: bool
-    parts: tuple[Part, ...]
+    splits: tuple[SplitCounts, ...]
     junk: int
     distractors: int
     official: dict[str, int]
@@ -116,162 +126,132 @@ class Report:
     ids_by_cameras: tuple[tuple[int, int, int], ...]
     crops_per_train_id: tuple[Bin, ...]
     queries_kept: int
-    queries_dropped: tuple[Dropped, ...]
-    files: Files
+    queries_dropped: tuple[DroppedQueries, ...]
+    files: FileReport
     skipped: tuple[SkippedFile, ...]
-    findings: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python for JSON."""
+        """Return the report as plain values for JSON."""
         return asdict(self)
 
 
-def examine(benchmark: Benchmark, *, decode: bool = True, workers: int = 0) -> Report:
-    """Look at a data set from all sides.
+def check_benchmark(benchmark: Benchmark, *, decode: bool = True, workers: int = 0) -> CheckReport:
+    """Check counts, cameras, splits, queries and every file of a data set.
 
     Args:
-        benchmark: what `load_benchmark` gave.
-        decode: decode every image and compare contents; otherwise only the head of each file is read, which
-            misses damage inside a file and finds no duplicates.
-        workers: threads to read with; 0 for one a core.
+        benchmark: from `load_benchmark`.
+        decode: decode every image and compare contents; otherwise only file headers are read, which misses damage
+            inside a file and finds no duplicates.
+        workers: threads that read; 0 for one per CPU core.
     """
     kept, dropped = _queries(benchmark)
-    files = _files(benchmark, decode, workers or os.cpu_count() or 1)
-    findings, notes = _judge(benchmark, dropped, files)
-    return Report(
+    files = _check_files(benchmark, decode, workers or os.cpu_count() or 1)
+    findings, notes = _judge_files(benchmark, files)
+    for more_findings, more_notes in (_judge_train(benchmark), _judge_test(benchmark, dropped)):
+        findings += more_findings
+        notes += more_notes
+    return CheckReport(
         name=benchmark.name,
         root=benchmark.root,
-        made=_is_made(benchmark),
+        synthetic=is_synthetic(benchmark.root),
         cross_camera=benchmark.cross_camera,
-        parts=tuple(_part(benchmark, part) for part in PARTS),
+        splits=tuple(_count_split(benchmark, name) for name in SPLITS),
         junk=benchmark.n_junk,
         distractors=benchmark.n_distractors,
         official=dict(benchmark.official),
-        cameras=_cameras(benchmark),
+        cameras=_count_cameras(benchmark),
         ids_by_cameras=_ids_by_cameras(benchmark),
         crops_per_train_id=_histogram(benchmark.train),
         queries_kept=kept,
         queries_dropped=dropped,
         files=files,
         skipped=benchmark.skipped,
-        findings=findings,
-        notes=notes,
+        findings=tuple(findings),
+        notes=tuple(notes),
     )
 
 
-def _is_made(benchmark: Benchmark) -> bool:
-    return (Path(benchmark.root) / MADE).exists()
-
-
 def _people(benchmark: Benchmark, crops: Crops) -> Crops:
-    """The crops without distractors."""
-    return crops.take(crops.pids != 0) if benchmark.n_distractors else crops
+    """Return the crops without distractors."""
+    return crops.take(crops.pids != DISTRACTOR) if benchmark.n_distractors else crops
+
+
+def _test_people(benchmark: Benchmark) -> Crops:
+    """Return pids and camids of query and gallery, without distractors."""
+    parts = [_people(benchmark, part) for part in (benchmark.query, benchmark.gallery)]
+    pids, camids = (np.concatenate([getattr(part, column) for part in parts]) for column in ("pids", "camids"))
+    return Crops.from_columns([""] * len(pids), pids, camids)
 
 
 def _spread(values: NDArray[np.int64]) -> tuple[int, float, int]:
     return int(values.min()), float(np.median(values)), int(values.max())
 
 
-def _part(benchmark: Benchmark, name: str) -> Part:
+def _count_split(benchmark: Benchmark, name: str) -> SplitCounts:
     crops: Crops = getattr(benchmark, name)
-    counts = counted(benchmark)
     per_id = np.unique(_people(benchmark, crops).pids, return_counts=True)[1]
-    return Part(
+    return SplitCounts(
         name,
         images=len(crops),
-        ids=counts[f"{name} ids"],
-        cameras=len(_known_cameras(crops)),
+        ids=count(benchmark)[f"{name} ids"],
+        cameras=len(np.unique(crops.camids[crops.camids != UNKNOWN])),
         crops_per_id=_spread(per_id) if len(per_id) else (0, 0.0, 0),
         official_images=benchmark.official.get(f"{name} images"),
         official_ids=benchmark.official.get(f"{name} ids"),
     )
 
 
-def _known_cameras(crops: Crops) -> NDArray[np.int64]:
-    return np.unique(crops.camids[crops.camids != UNKNOWN])
-
-
-def _cameras(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
-    crops = [getattr(benchmark, part) for part in PARTS]
+def _count_cameras(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+    splits: list[Crops] = [getattr(benchmark, name) for name in SPLITS]
     rows = []
-    for camid in np.unique(np.concatenate([part.camids for part in crops])):
+    for camid in np.unique(np.concatenate([crops.camids for crops in splits])):
         row = [int(camid)]
-        for part in crops:
-            here = part.take(part.camids == camid)
-            row += [len(here), distinct_ids(here, distractors=benchmark.n_distractors > 0)]
+        for crops in splits:
+            of_camera = crops.take(crops.camids == camid)
+            row += [len(of_camera), distinct_ids(of_camera, distractors=benchmark.n_distractors > 0)]
         rows.append(tuple(row))
     return tuple(rows)
 
 
-def _cameras_per_id(crops: Crops) -> NDArray[np.int64]:
-    """How many known cameras see each identity, in order of identity."""
-    known = crops.camids != UNKNOWN
-    pairs = np.unique(np.stack([crops.pids[known], crops.camids[known]]), axis=1)
-    return np.unique(pairs[0], return_counts=True)[1]
-
-
 def _ids_by_cameras(benchmark: Benchmark) -> tuple[tuple[int, int, int], ...]:
-    """Rows of (number of cameras, train identities seen by so many, test identities seen by so many)."""
-    test = _test(benchmark)
-    train_counts, test_counts = (
-        np.bincount(_cameras_per_id(part)) for part in (_people(benchmark, benchmark.train), test)
-    )
-    longest = max(len(train_counts), len(test_counts))
-    columns = (np.pad(counts, (0, longest - len(counts))) for counts in (train_counts, test_counts))
-    return tuple((n, int(a), int(b)) for n, (a, b) in enumerate(zip(*columns, strict=True)) if n and (a or b))
-
-
-def _test(benchmark: Benchmark) -> Crops:
-    """Query and gallery in one, without distractors; paths, pids and camids only are of use."""
-    parts = [_people(benchmark, part) for part in (benchmark.query, benchmark.gallery)]
-    return Crops.from_columns(
-        [path for part in parts for path in part.paths],
-        np.concatenate([part.pids for part in parts]),
-        np.concatenate([part.camids for part in parts]),
-    )
+    counts = []
+    for crops in (_people(benchmark, benchmark.train), _test_people(benchmark)):
+        seen = {(pid, camid) for pid, camid in zip(crops.pids.tolist(), crops.camids.tolist(), strict=True)}
+        counts.append(Counter(Counter(pid for pid, camid in seen if camid != UNKNOWN).values()))
+    train, test = counts
+    return tuple((n, train[n], test[n]) for n in sorted({*train, *test}))
 
 
 def _histogram(train: Crops) -> tuple[Bin, ...]:
     per_id = np.unique(train.pids, return_counts=True)[1]
-    edges = [*BINS, np.inf]
-    bins = [
-        Bin(low, None if high == np.inf else int(high) - 1, int(((per_id >= low) & (per_id < high)).sum()))
-        for low, high in zip(BINS, edges[1:], strict=True)
-    ]
+    ids = np.histogram(per_id, [*BINS, np.inf])[0].tolist()
+    highs = [high - 1 for high in BINS[1:]]
+    bins = [Bin(*row) for row in zip(BINS, [*highs, None], ids, strict=True)]
     while len(bins) > 1 and not bins[-1].ids:
         bins.pop()
     return tuple(bins)
 
 
-def _queries(benchmark: Benchmark) -> tuple[int, tuple[Dropped, ...]]:
-    """How many queries the protocol scores, and the dropped ones by reason."""
+def _queries(benchmark: Benchmark) -> tuple[int, tuple[DroppedQueries, ...]]:
+    """Return the number of queries that the protocol scores, and the dropped ones by reason."""
     query, gallery = benchmark.query, benchmark.gallery
-    seen = np.isin(query.pids, gallery.pids)
-    same_camera = np.zeros(len(query), dtype=bool)
-    if benchmark.cross_camera and len(gallery):
-        pairs = np.unique(np.stack([gallery.pids, gallery.camids]), axis=1)
-        pids, n_cameras = np.unique(pairs[0], return_counts=True)
-        single = pids[n_cameras == 1]
-        camera_of = dict(pairs.T[np.isin(pairs[0], single)].tolist())
-        same_camera = np.array(
-            [
-                camera_of.get(pid) == camid
-                for pid, camid in zip(query.pids.tolist(), query.camids.tolist(), strict=True)
-            ],
-            dtype=bool,
-        )
-    dropped = [
-        Dropped(reason, int(of_reason.sum()), tuple(np.unique(query.pids[of_reason]).tolist()))
-        for reason, of_reason in ((NO_MATCH, ~seen), (SAME_CAMERA, same_camera))
-        if of_reason.any()
-    ]
-    return int((seen & ~same_camera).sum()), tuple(dropped)
+    of_id = Counter(gallery.pids.tolist())
+    of_id_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
+    reasons: dict[str, list[int]] = {NO_MATCH: [], SAME_CAMERA: []}
+    for pid, camid in zip(query.pids.tolist(), query.camids.tolist(), strict=True):
+        if not of_id[pid]:
+            reasons[NO_MATCH].append(pid)
+        elif benchmark.cross_camera and of_id[pid] == of_id_and_camera[pid, camid]:
+            reasons[SAME_CAMERA].append(pid)
+    dropped = [DroppedQueries(reason, len(pids), tuple(sorted(set(pids)))) for reason, pids in reasons.items() if pids]
+    return len(query) - sum(drop.queries for drop in dropped), tuple(dropped)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one file showed: `problem` in words, or else its size; `digest` where it was read whole."""
+class _File:
+    """One opened file: why it cannot be read, or else its size; `digest` if it was read completely."""
 
     problem: str = ""
     width: int = 0
@@ -280,176 +260,173 @@ class _Look:
     digest: bytes = b""
 
 
-def _look(path: str, decode: bool) -> _Look:
+def _open_file(path: str, decode: bool) -> _File:
     try:
         if not decode:
             height, width = images.probe(path)
-            return _Look("", width, height, os.path.getsize(path))
+            return _File("", width, height, os.path.getsize(path))
         height, width, _ = images.decode(path).shape
         data = Path(path).read_bytes()
-        return _Look("", width, height, len(data), hashlib.blake2b(data, digest_size=16).digest())
+        return _File("", width, height, len(data), hashlib.blake2b(data, digest_size=16).digest())
     except images.UnreadableImage as error:
-        return _Look(error.reason)
+        return _File(error.reason)
     except OSError as error:
-        return _Look(f"cannot be read: {error.strerror or error}")
+        return _File(f"cannot be read: {error.strerror or error}")
 
 
-def _files(benchmark: Benchmark, decode: bool, workers: int) -> Files:
-    paths: list[str] = list(dict.fromkeys(path for part in PARTS for path in getattr(benchmark, part).paths))
+def _check_files(benchmark: Benchmark, decode: bool, workers: int) -> FileReport:
+    paths: list[str] = list(dict.fromkeys(path for name in SPLITS for path in getattr(benchmark, name).paths))
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    looks: list[_Look] = []
+    files: list[_File] = []
 
-    def look_at(chunk: Sequence[str]) -> list[_Look]:
-        return [_look(path, decode) for path in chunk]
+    def open_chunk(chunk: Sequence[str]) -> list[_File]:
+        return [_open_file(path, decode) for path in chunk]
 
     with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task("Decoding images" if decode else "Reading heads of images", total=len(paths))
-        for done in pool.map(look_at, chunks):
-            looks += done
+        task = bar.add_task("Decoding images" if decode else "Reading image headers", total=len(paths))
+        for done in pool.map(open_chunk, chunks):
+            files += done
             bar.advance(task, len(done))
-    sizes = np.array([(look.width, look.height) for look in looks if not look.problem], dtype=np.int64).reshape(-1, 2)
-    return Files(
+    sizes = np.array([(file.width, file.height) for file in files if not file.problem], dtype=np.int64).reshape(-1, 2)
+    by_path = list(zip(paths, files, strict=True))
+    return FileReport(
         examined=len(paths),
         decoded=decode,
-        n_bytes=sum(look.n_bytes for look in looks),
+        n_bytes=sum(file.n_bytes for file in files),
         width=_spread(sizes[:, 0]) if len(sizes) else None,
         height=_spread(sizes[:, 1]) if len(sizes) else None,
-        unreadable=tuple(
-            SkippedFile(path, look.problem) for path, look in zip(paths, looks, strict=True) if look.problem
-        ),
-        duplicates=_duplicates(benchmark, {path: look.digest for path, look in zip(paths, looks, strict=True)})
-        if decode
-        else None,
+        unreadable=tuple(SkippedFile(path, file.problem) for path, file in by_path if file.problem),
+        duplicates=_duplicates(benchmark, {path: file.digest for path, file in by_path}) if decode else None,
     )
 
 
 def _duplicates(benchmark: Benchmark, digests: dict[str, bytes]) -> Duplicates:
-    """Groups of files with the same bytes. A file that is in two parts by its path is no duplicate of itself."""
+    """Find groups of files with the same bytes. A path that occurs in two splits is no duplicate of itself."""
     groups: dict[bytes, dict[str, tuple[bool, int]]] = {}
-    for part in PARTS:
-        crops: Crops = getattr(benchmark, part)
+    for name in SPLITS:
+        crops: Crops = getattr(benchmark, name)
         for path, pid in zip(crops.paths, crops.pids.tolist(), strict=True):
             if digests[path]:
-                groups.setdefault(digests[path], {})[path] = (part == "train", pid)
+                groups.setdefault(digests[path], {})[path] = (name == "train", pid)
     several = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in several if len({train for train, _ in group.values()}) > 1]
     mixed = [group for group in several if len({pid for _, pid in group.values()}) > 1]
-    worst = [*leaks, *mixed, *several]
-    examples = dict.fromkeys((first, second) for first, second, *_ in map(tuple, worst))
+    examples = dict.fromkeys((first, second) for first, second, *_ in map(tuple, [*leaks, *mixed, *several]))
     return Duplicates(len(several), sum(map(len, several)), len(leaks), len(mixed), tuple(list(examples)[:10]))
 
 
-def _judge(
-    benchmark: Benchmark, dropped: Iterable[Dropped], files: Files
-) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """What should be mended, and what should be known."""
+Judgement = tuple[list[Finding], list[str]]
+"""What to fix and what to know."""
+
+
+def _judge_files(benchmark: Benchmark, files: FileReport) -> Judgement:
     found: list[Finding] = []
     notes: list[str] = []
-
-    unlike = difference(benchmark)
+    difference = count_difference(benchmark)
     for warning in benchmark.warnings:
         if warning == WITHDRAWN:
             notes.append(f"{warning}.")
-            continue
-        mend = (
-            "If this is meant to be the published set, unpack its archive anew; own data in this form may differ."
-            if warning == unlike
-            else "See the layout's rules in docs/data.md."
-        )
-        found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", mend))
-    if _is_made(benchmark):
-        notes.append(f"The tree says by {MADE} that it is made data, so it is not compared with official counts.")
-
-    if files.unreadable:
+        elif warning == difference:
+            fix = "Unpack the archive again if this should be the published set; your own data may differ."
+            found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", fix))
+        else:
+            found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", "See the rules of the layout in docs/data.md."))
+    if is_synthetic(benchmark.root):
+        notes.append(f"The data set is synthetic ({SYNTHETIC_MARKER}), so its counts are not compared.")
+    unreadable, skipped, duplicates = len(files.unreadable), len(benchmark.skipped), files.duplicates
+    if unreadable:
         found.append(
             Finding(
-                f"{len(files.unreadable):,} of {files.examined:,} images cannot be read.",
-                "Get these files anew or take them out; training stops at them, unless data.unreadable=skip.",
+                f"{unreadable:,} of {files.examined:,} images cannot be read.",
+                "Replace or remove these files. Training stops at them unless data.unreadable=skip.",
             )
         )
-    if benchmark.skipped:
+    if skipped:
         found.append(
             Finding(
-                f"{len(benchmark.skipped):,} files are not of the set and were not taken.",
-                "Rename the images among them to the form of the layout, and move the others out.",
+                f"{skipped:,} files were skipped.",
+                "Rename the images among them to the form of the layout, and move the others elsewhere.",
             )
         )
-    if files.duplicates and files.duplicates.between_train_and_test:
+    if duplicates and duplicates.between_train_and_test:
         found.append(
             Finding(
-                f"{files.duplicates.between_train_and_test:,} images are in train and in test, byte for byte.",
-                "Take them out of train: the test would score what was learnt by heart.",
+                f"{duplicates.between_train_and_test:,} images are in both train and test (identical bytes).",
+                "Remove them from train: the scores would be too good.",
             )
         )
-    if files.duplicates and files.duplicates.between_identities:
+    if duplicates and duplicates.between_identities:
         found.append(
             Finding(
-                f"{files.duplicates.between_identities:,} images stand under several identities, byte for byte.",
+                f"{duplicates.between_identities:,} images belong to several identities (identical bytes).",
                 "Give each image one identity, or remove it.",
             )
         )
-    _judge_train(benchmark, found, notes)
-    _judge_test(benchmark, dropped, found, notes)
-    return tuple(found), tuple(notes)
+    return found, notes
 
 
-def _judge_train(benchmark: Benchmark, found: list[Finding], notes: list[str]) -> None:
+def _judge_train(benchmark: Benchmark) -> Judgement:
+    found: list[Finding] = []
+    notes: list[str] = []
     train = benchmark.train
     if not len(train):
-        return
+        return found, notes
     per_id = np.unique(train.pids, return_counts=True)[1]
     single, few = int((per_id == 1).sum()), int((per_id < 4).sum())
     if len(per_id) < 2:
-        found.append(Finding("Train has one identity only.", "Bring more: nothing is learnt from one."))
+        found.append(Finding("Train has only one identity.", "Add more people: one identity teaches nothing."))
     elif single > len(per_id) / 2:
         found.append(
             Finding(
                 f"{single:,} of {len(per_id):,} train identities have a single crop, so no positive pair.",
-                "Check that pids number people and not images; bring more crops of each.",
+                "Check that pids number people and not images; add more crops of each person.",
             )
         )
     elif few:
         notes.append(
             f"{few:,} of {len(per_id):,} train identities have fewer than 4 crops; "
-            "batches of 4 crops an identity repeat theirs."
+            "batches with 4 crops per identity repeat theirs."
         )
-    test_ids = np.unique(_test(benchmark).pids)
-    both = np.intersect1d(np.unique(train.pids), test_ids)
+    both = np.intersect1d(train.pids, _test_people(benchmark).pids)
     if len(both):
         found.append(
             Finding(
-                f"{len(both):,} identities are in train and in test, such as {', '.join(map(str, both[:5].tolist()))}.",
-                "If the numbers mean the same people, split by identity: the scores would be too good.",
+                f"{len(both):,} identities are in both train and test, such as "
+                f"{', '.join(map(str, both[:5].tolist()))}.",
+                "Split by identity if these numbers mean the same people: the scores would be too good.",
             )
         )
+    return found, notes
 
 
-def _judge_test(benchmark: Benchmark, dropped: Iterable[Dropped], found: list[Finding], notes: list[str]) -> None:
+def _judge_test(benchmark: Benchmark, dropped: Sequence[DroppedQueries]) -> Judgement:
+    found: list[Finding] = []
+    notes: list[str] = []
     query, gallery = benchmark.query, benchmark.gallery
-    cameras = np.union1d(np.unique(query.camids), np.unique(gallery.camids))
+    cameras = np.union1d(query.camids, gallery.camids)
     for drop in dropped:
-        mend = (
-            "Bring gallery images of them, or leave these queries out."
-            if drop.reason == NO_MATCH
-            else "Bring images of them from another camera, or leave these queries out."
-        )
-        if drop.reason == SAME_CAMERA and len(cameras) == 1:
-            mend = (
-                f"All cameras are equal ({cameras[0]}): mend the cameras; or, if there is but one, score by "
-                "`reid test --any-camera` (own data: the layout table, without camid)."
+        if drop.reason == NO_MATCH:
+            fix = "Add gallery images of them, or remove these queries."
+        elif len(cameras) == 1:
+            fix = (
+                f"All cameras are equal ({cameras[0]}). Correct them; if there is only one, score with "
+                "`reid test --any-camera` (own crops: cross_camera=false)."
             )
-        all_of = "All" if drop.queries == len(query) else f"{drop.queries:,} of"
-        found.append(Finding(f"{all_of} {len(query):,} queries will be dropped: {drop.reason}.", mend))
+        else:
+            fix = "Add images of them from another camera, or remove these queries."
+        number = "All" if drop.queries == len(query) else f"{drop.queries:,} of"
+        found.append(Finding(f"{number} {len(query):,} queries will be dropped: {drop.reason}.", fix))
     if not benchmark.cross_camera and len(query):
-        notes.append("Queries are matched with the whole gallery, their own camera included.")
-    self_matched = int(np.isin(query.paths.astype(str), gallery.paths.astype(str)).sum()) if len(query) else 0
-    if self_matched and not benchmark.cross_camera:
-        found.append(
-            Finding(
-                f"{self_matched:,} queries are in the gallery too, so each finds itself.",
-                "Take them out of the gallery.",
+        notes.append("Queries are matched with the whole gallery, including images from their own camera.")
+        in_gallery = int(np.isin(query.paths.astype(str), gallery.paths.astype(str)).sum())
+        if in_gallery:
+            found.append(
+                Finding(
+                    f"{in_gallery:,} queries are also in the gallery, so each finds itself.",
+                    "Remove them from the gallery.",
+                )
             )
-        )
-    lone = np.setdiff1d(_people(benchmark, gallery).pids, query.pids)
-    if len(lone):
-        notes.append(f"{len(lone):,} gallery identities have no query and act as distractors.")
+    without_query = np.setdiff1d(_people(benchmark, gallery).pids, query.pids)
+    if len(without_query):
+        notes.append(f"{len(without_query):,} gallery identities have no query and act as distractors.")
+    return found, notes

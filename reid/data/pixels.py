@@ -15,7 +15,7 @@ from reid.config import Config, DataConfig
 from reid.core.console import console, warn
 from reid.core.errors import ReidError
 from reid.data.crops import Benchmark, Crops, merge
-from reid.data.sources import load_benchmarks
+from reid.data.layouts import load_benchmarks
 from reid.data.splits import hold_out
 from reid.data.store import Store, open_store
 

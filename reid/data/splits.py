@@ -1,4 +1,4 @@
-"""Splits by identity: nobody is in two parts."""
+"""Split crops by identity: no identity is in two splits."""
 
 from __future__ import annotations
 
@@ -6,47 +6,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, DataError
 from reid.data.crops import Crops
 
 
 def hold_out(
     train: Crops, *, fraction: float = 0.1, seed: int = 0, cross_camera: bool = True
 ) -> tuple[Crops, Crops, Crops]:
-    """Hold out a fraction of the identities to score on: `(train, query, gallery)`, disjoint, together all of `train`.
+    """Hold out a fraction of the identities to score on.
 
-    Held out are `round(fraction × identities)`, at least one, drawn among those that can be scored: seen by at least
-    two known cameras, or, where cameras are unknown or `cross_camera` is off, in at least two crops. Where fewer can be
-    scored all of them are, but at least one identity stays in train. `query_and_gallery` divides them.
-    The same crops, fraction and seed give the same split; rows keep their order.
+    `round(fraction × identities)` identities are held out, at least one. They are drawn from those that can be scored:
+    with crops from at least two known cameras, or, if cameras are unknown or `cross_camera` is False, with at least two
+    crops. If fewer can be scored, all of them are held out, but at least one identity stays in train.
+    `query_and_gallery` divides them. The same crops, fraction and seed give the same split; rows keep their order.
+
+    Returns:
+        `(train, query, gallery)`: disjoint, together all of `train`.
 
     Raises:
-        ReidError: `fraction` is not between 0 and 1, or no identity can be held out.
+        ConfigError: `fraction` is not between 0 and 1.
+        DataError: no identity can be held out.
+
+    Example:
+        >>> crops = Crops.from_columns([f"{i}.jpg" for i in range(40)], [i // 4 for i in range(40)], [0, 0, 1, 1] * 10)
+        >>> [len(part) for part in hold_out(crops, fraction=0.3)]
+        [28, 6, 6]
     """
     if not 0 < fraction < 1:
-        raise ReidError(f"The fraction of identities to hold out is {fraction}; it must lie between 0 and 1.")
+        raise ConfigError(f"The fraction of identities to hold out is {fraction}. Use a value between 0 and 1.")
     rng = np.random.default_rng(seed)
     ids = np.unique(train.pids)
     by_camera = cross_camera and train.has_cameras
-    able = _scorable(train, by_camera)
-    n = min(max(1, round(fraction * len(ids))), len(able), len(ids) - 1)
+    candidates = _scorable(train, by_camera)
+    n = min(max(1, round(fraction * len(ids))), len(candidates), len(ids) - 1)
     if n < 1:
         need = "two cameras" if by_camera else "two crops"
-        raise ReidError(
-            f"No identity can be held out to score on: {len(able)} of {len(ids)} are in at least {need}, and one "
-            "identity must be left to train on. Bring more people, or score on another data set."
+        raise DataError(
+            f"No identity can be held out to score on: {len(candidates)} of {len(ids)} have {need} or more, and one "
+            "identity must remain for training. Add more people, or score on another data set."
         )
-    held = np.isin(train.pids, rng.choice(able, size=n, replace=False))
+    held = np.isin(train.pids, rng.choice(candidates, size=n, replace=False))
     query, gallery = query_and_gallery(train.take(held), rng, cross_camera=by_camera)
     return train.take(~held), query, gallery
 
 
 def query_and_gallery(crops: Crops, rng: np.random.Generator, *, cross_camera: bool = True) -> tuple[Crops, Crops]:
-    """Take as query one crop of each (identity, camera), or of each identity without cameras; the rest is the gallery.
+    """Take one crop of each (identity, camera), or of each identity without cameras, as query; the rest is the gallery.
 
-    Every query has a right answer in the gallery, of another known camera where there are cameras: a crop drawn as
-    query that would have none goes to the gallery. So an identity with one crop in each of two cameras gives one query,
-    and an identity that cannot be scored at all goes to the gallery whole.
+    Every query has a match in the gallery, from another known camera if there are cameras. A drawn crop that would have
+    no match goes to the gallery. So an identity with one crop in each of two cameras gives one query, and all crops of
+    an identity that cannot be scored go to the gallery.
 
     Returns:
         `(query, gallery)`, disjoint, together all of `crops`, each in the order of `crops`.
@@ -61,12 +70,12 @@ def query_and_gallery(crops: Crops, rng: np.random.Generator, *, cross_camera: b
 
 
 def _draw_one(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The query among the rows of one identity without cameras; none if its only crop."""
+    """Draw the query of one identity without cameras; none if it has only one crop."""
     return rng.choice(rows, size=1) if len(rows) > 1 else rows[:0]
 
 
 def _draw_by_camera(rows: NDArray[np.int64], camids: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The queries among the rows of one identity: one a known camera, if the gallery keeps one of another camera."""
+    """Draw the queries of one identity: one per known camera, if the gallery keeps a crop of another camera."""
     cameras, counts = np.unique(camids[camids != UNKNOWN], return_counts=True)
     if len(cameras) < 2:
         return rows[:0]
@@ -78,7 +87,7 @@ def _draw_by_camera(rows: NDArray[np.int64], camids: NDArray[np.int64], rng: np.
 
 
 def _scorable(crops: Crops, by_camera: bool) -> NDArray[np.int64]:
-    """The identities that can be scored, sorted: those of two known cameras, or of two crops."""
+    """Return the identities that can be scored, sorted: those with two known cameras, or two crops."""
     pids = crops.pids
     if by_camera:
         known = crops.camids != UNKNOWN

@@ -30,7 +30,7 @@ def test_a_sound_set(root: Path) -> None:
         "Width 8; height 16 pixels.",
         "Queries: 2 of 2 can be scored, matched in other cameras only.",
         "Nothing: the data set is as it should be.",
-        "made data",
+        "synthetic",
     ):
         assert words in result.output
 
@@ -39,7 +39,7 @@ def test_official_counts_are_shown_beside_those_that_differ(tmp_path: Path) -> N
     output = check("market1501", market(tmp_path)).output
     assert "3 ≠ 12,936" in output
     assert "Junk (pid -1, left out): 1 ≠ 3,819" in output
-    assert "unpack its archive anew" in output
+    assert "Unpack the archive again" in output
 
 
 def test_a_finding_exits_with_1_only_when_strict(root: Path) -> None:
@@ -80,7 +80,7 @@ def test_json_holds_the_same(root: Path, tmp_path: Path) -> None:
     result = check("market1501", root, "--json", file, "--quick")
     assert result.exit_code == 0, result.output
     written = json.loads(file.read_text("utf-8"))
-    assert written["parts"][0]["images"] == 3
+    assert written["splits"][0]["images"] == 3
     assert written["files"]["decoded"] is False
     assert written["findings"] == []
     assert "as far as a quick look shows" in result.output
@@ -119,7 +119,7 @@ def test_a_missing_image_of_a_table_is_listed(tmp_path: Path) -> None:
         (["market", "x"], "Did you mean 'market1501'"),
         (["market1501", "typo"], "There is no folder typo"),
         (["market1501", ".", "variant=detected"], "has no option 'variant'"),
-        (["cuhk03", ".", "detected"], "'detected' is not of the form KEY=VALUE"),
+        (["cuhk03", ".", "detected"], "'detected' is not of the form key=value"),
         (["table", ".", "fraction=[1"], "cannot be read"),
         (["table", ".", "fraction=many"], "'fraction' of the layout table is 'many'"),
     ],

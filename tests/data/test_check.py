@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reid.core.arrays import UNKNOWN
-from reid.data.check import NO_MATCH, SAME_CAMERA, Report, examine
+from reid.data.check import NO_MATCH, SAME_CAMERA, CheckReport, check_benchmark
 from reid.data.crops import Benchmark, Crops
 from reid.data.layouts import load_benchmark
 from reid.data.layouts.dukemtmc import WITHDRAWN
@@ -26,12 +26,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def look(root: Path, layout: str = "market1501", **options: bool) -> Report:
-    return examine(load_benchmark(layout, root), **options)
+def look(root: Path, layout: str = "market1501", **options: bool) -> CheckReport:
+    return check_benchmark(load_benchmark(layout, root), **options)
 
 
-def said(report: Report) -> str:
-    return " ".join(f"{finding.what} {finding.mend}" for finding in report.findings)
+def said(report: CheckReport) -> str:
+    return " ".join(f"{finding.problem} {finding.fix}" for finding in report.findings)
 
 
 def crops_on_disk(folder: Path, pids: list[int], camids: list[int] | None = None) -> Crops:
@@ -43,16 +43,16 @@ def crops_on_disk(folder: Path, pids: list[int], camids: list[int] | None = None
 def test_a_sound_set_has_nothing_to_mend(root: Path, decode: bool) -> None:
     report = look(root, decode=decode)
     assert report.findings == ()
-    assert report.made
-    assert any("made data" in note for note in report.notes)
-    assert [(part.name, part.images, part.ids, part.cameras) for part in report.parts] == [
+    assert report.synthetic
+    assert any("synthetic" in note for note in report.notes)
+    assert [(part.name, part.images, part.ids, part.cameras) for part in report.splits] == [
         ("train", 3, 2, 3),
         ("query", 2, 2, 2),
         ("gallery", 3, 2, 2),
     ]
     assert (report.junk, report.distractors) == (1, 1)
-    assert report.parts[0].crops_per_id == (1, 1.5, 2)
-    assert report.parts[2].crops_per_id == (1, 1.0, 1)
+    assert report.splits[0].crops_per_id == (1, 1.5, 2)
+    assert report.splits[2].crops_per_id == (1, 1.0, 1)
     assert (report.files.examined, report.files.width, report.files.height) == (8, (8, 8.0, 8), (16, 16.0, 16))
     assert report.queries_kept == 2
 
@@ -66,9 +66,10 @@ def test_identities_by_camera_leave_the_distractor_out(root: Path) -> None:
 def test_counts_that_differ_from_the_official_ones(tmp_path: Path) -> None:
     report = look(market(tmp_path))
     assert (
-        "official market1501: train images 3 (official 12,936), train ids 2 (official 751)" in report.findings[0].what
+        "official market1501: train images 3 (official 12,936), train ids 2 (official 751)"
+        in report.findings[0].problem
     )
-    assert report.parts[0].official_images == 12_936
+    assert report.splits[0].official_images == 12_936
     assert len(report.findings) == 1, "told once"
 
 
@@ -103,7 +104,7 @@ def test_files_that_cannot_be_read_are_listed(root: Path, damage: Damage, reason
         file.unlink()
     else:
         file.write_bytes(damage(file.read_bytes()))
-    report = examine(benchmark, decode=decode)
+    report = check_benchmark(benchmark, decode=decode)
     (odd,) = report.files.unreadable
     assert odd.path == str(file)
     assert reason in odd.reason
@@ -114,7 +115,7 @@ def test_odd_files_are_a_finding(root: Path) -> None:
     write_image(root / "query" / "portrait.jpg")
     report = look(root)
     assert [Path(odd.path).name for odd in report.skipped] == ["portrait.jpg"]
-    assert "1 files are not of the set" in said(report)
+    assert "1 files were skipped" in said(report)
 
 
 def test_the_same_bytes_in_train_and_test(root: Path) -> None:
@@ -126,8 +127,8 @@ def test_the_same_bytes_in_train_and_test(root: Path) -> None:
         (1, 2, 1, 1)
     )
     assert {Path(path).parent.name for path in duplicates.examples[0]} == {"query", "bounding_box_train"}
-    assert "1 images are in train and in test" in said(report)
-    assert "1 images stand under several identities" in said(report)
+    assert "1 images are in both train and test" in said(report)
+    assert "1 images belong to several identities" in said(report)
     quick = look(root, decode=False)
     assert quick.files.duplicates is None
     assert quick.findings == ()
@@ -145,12 +146,12 @@ def test_the_same_bytes_of_one_identity_in_one_part_are_told_but_no_fault(root: 
 
 def test_identities_in_train_and_in_test(root: Path) -> None:
     write_image(root / "bounding_box_train" / "0003_c6s1_000451_03.jpg")
-    assert "1 identities are in train and in test, such as 3." in said(look(root))
+    assert "1 identities are in both train and test, such as 3." in said(look(root))
 
 
 def test_the_distractor_is_no_identity_of_both(root: Path) -> None:
     write_image(root / "bounding_box_train" / "0000_c6s1_000451_03.jpg")
-    assert "in train and in test" not in said(look(root))
+    assert "both train and test" not in said(look(root))
 
 
 def test_queries_that_will_be_dropped_and_why(root: Path) -> None:
@@ -178,7 +179,7 @@ def test_dropped_queries_are_those_of_the_plain_definition(tmp_path: Path, seed:
         return Crops.from_columns([image] * n, rng.integers(0, 15, n), rng.integers(1, 4, n))
 
     benchmark = Benchmark("x", str(tmp_path), draw(3), draw(n_query), draw(n_gallery), cross_camera)
-    report = examine(benchmark, decode=False)
+    report = check_benchmark(benchmark, decode=False)
     gallery = list(zip(benchmark.gallery.pids.tolist(), benchmark.gallery.camids.tolist(), strict=True))
     expected: dict[str, list[int]] = {}
     for pid, camid in zip(benchmark.query.pids.tolist(), benchmark.query.camids.tolist(), strict=True):
@@ -208,8 +209,8 @@ def test_a_query_that_finds_itself(tmp_path: Path) -> None:
     benchmark = Benchmark(
         "faces", str(tmp_path), Crops.from_columns([], []), crops.take([0]), crops.take([0, 1, 2]), False
     )
-    report = examine(benchmark)
-    assert "1 queries are in the gallery too" in said(report)
+    report = check_benchmark(benchmark)
+    assert "1 queries are also in the gallery" in said(report)
     assert report.files.examined == 3
     assert report.files.duplicates is not None
     assert report.files.duplicates.groups == 0, "one file in two parts is no duplicate of itself"
@@ -219,11 +220,13 @@ def test_a_query_that_finds_itself(tmp_path: Path) -> None:
 def test_parts_that_are_empty(tmp_path: Path, camids: list[int] | None) -> None:
     crops = crops_on_disk(tmp_path, [1, 1, 2, 2], camids)
     none = Crops.from_columns([], [])
-    training = examine(Benchmark("x", str(tmp_path), crops, none, none, camids is not None))
+    training = check_benchmark(Benchmark("x", str(tmp_path), crops, none, none, camids is not None))
     assert training.findings == ()
     assert training.queries_kept == 0
-    assert training.parts[1].crops_per_id == (0, 0.0, 0)
-    scoring = examine(Benchmark("x", str(tmp_path), none, crops.take([0, 2]), crops.take([1, 3]), camids is not None))
+    assert training.splits[1].crops_per_id == (0, 0.0, 0)
+    scoring = check_benchmark(
+        Benchmark("x", str(tmp_path), none, crops.take([0, 2]), crops.take([1, 3]), camids is not None)
+    )
     assert scoring.findings == ()
     assert scoring.queries_kept == 2
     assert sum(row.ids for row in scoring.crops_per_train_id) == 0
@@ -235,10 +238,10 @@ def test_histogram_of_crops_per_identity(tmp_path: Path) -> None:
     per_id = [1, 2, 3, 3, 5, 7, 8, 200]
     pids = np.repeat(np.arange(len(per_id)), per_id)
     none = Crops.from_columns([], [])
-    report = examine(
+    report = check_benchmark(
         Benchmark("x", str(tmp_path), Crops.from_columns([image] * len(pids), pids), none, none), decode=False
     )
-    assert [(row.fewest, row.most, row.ids) for row in report.crops_per_train_id if row.ids] == [
+    assert [(row.low, row.high, row.ids) for row in report.crops_per_train_id if row.ids] == [
         (1, 1, 1),
         (2, 2, 1),
         (3, 3, 2),
@@ -251,17 +254,17 @@ def test_histogram_of_crops_per_identity(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pids", "words"),
-    [([5, 5, 5], "Train has one identity only"), ([1, 2, 3, 3], "2 of 3 train identities have a single crop")],
+    [([5, 5, 5], "Train has only one identity"), ([1, 2, 3, 3], "2 of 3 train identities have a single crop")],
 )
 def test_train_sets_that_teach_nothing(tmp_path: Path, pids: list[int], words: str) -> None:
     none = Crops.from_columns([], [])
-    report = examine(Benchmark("x", str(tmp_path), crops_on_disk(tmp_path, pids), none, none))
+    report = check_benchmark(Benchmark("x", str(tmp_path), crops_on_disk(tmp_path, pids), none, none))
     assert words in said(report)
 
 
 def test_warnings_of_the_layout_are_findings(root: Path) -> None:
     benchmark = replace(load_benchmark("market1501", root), warnings=("all is strange",))
-    assert "All is strange." in said(examine(benchmark))
+    assert "All is strange." in said(check_benchmark(benchmark))
 
 
 def test_the_report_is_plain_json(root: Path) -> None:
@@ -273,14 +276,14 @@ def test_the_report_is_plain_json(root: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_number_of_threads_changes_nothing(root: Path, workers: int) -> None:
     (root / "query" / "0001_c1s1_001051_00.jpg").write_bytes(b"")
-    assert examine(load_benchmark("market1501", root), workers=workers) == look(root)
+    assert check_benchmark(load_benchmark("market1501", root), workers=workers) == look(root)
 
 
 def test_the_real_market(market_root: Path) -> None:
-    report = examine(load_benchmark("market1501", market_root), decode=False)
+    report = check_benchmark(load_benchmark("market1501", market_root), decode=False)
     assert report.findings == ()
-    assert [(part.images, part.ids) for part in report.parts] == [(12_936, 751), (3_368, 750), (15_913, 750)]
+    assert [(part.images, part.ids) for part in report.splits] == [(12_936, 751), (3_368, 750), (15_913, 750)]
     assert report.queries_kept == 3_368
-    assert report.parts[0].crops_per_id == (2, 15.0, 72)
+    assert report.splits[0].crops_per_id == (2, 15.0, 72)
     assert report.files.width == (64, 64.0, 64)
     assert report.files.height == (128, 128.0, 128)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import reid.data.archives
 from reid.commands import main
 from reid.core.errors import ReidError
-from reid.data.archives import read_unpacked, unpack, verify
+from reid.data.archives import read_unpacked, unpack_archive, verify_archive
 from reid.data.layouts import load_benchmark
 from tests.data.trees import CUHK, DUKE, market, write_images
 
@@ -82,7 +82,7 @@ def everything_below(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_unpacked_is_what_was_packed(tmp_path: Path, tree: Path, kind: str) -> None:
-    folder = unpack(pack(tree, tmp_path / f"set{kind}"), tmp_path / "deep" / "out")
+    folder = unpack_archive(pack(tree, tmp_path / f"set{kind}"), tmp_path / "deep" / "out")
     assert everything_below(folder / "Market-1501-v15.09.15") == everything_below(tree)
     for file in tree.rglob("*.jpg"):
         assert (folder / "Market-1501-v15.09.15" / file.relative_to(tree)).read_bytes() == file.read_bytes()
@@ -90,13 +90,13 @@ def test_what_is_unpacked_is_what_was_packed(tmp_path: Path, tree: Path, kind: s
 
 
 def test_a_tar_of_the_folder_dot(tmp_path: Path, tree: Path) -> None:
-    folder = unpack(pack(tree, tmp_path / "set.tar", top="."), tmp_path / "out")
+    folder = unpack_archive(pack(tree, tmp_path / "set.tar", top="."), tmp_path / "out")
     assert everything_below(folder) == everything_below(tree)
 
 
 def test_backslashes_of_windows_archives_are_folders(tmp_path: Path) -> None:
     archive = pack_members(tmp_path / "set.zip", [Member("a\\b\\"), Member("a\\b\\c.jpg")])
-    assert everything_below(unpack(archive, tmp_path / "out")) == ["a", "a/b", "a/b/c.jpg"]
+    assert everything_below(unpack_archive(archive, tmp_path / "out")) == ["a", "a/b", "a/b/c.jpg"]
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar"])
@@ -119,7 +119,7 @@ def test_an_unsafe_archive_is_refused_whole(tmp_path: Path, kind: str, member: M
     box = tmp_path / "box"
     box.mkdir()
     archive = pack_members(tmp_path / f"set{kind}", [Member("good.jpg"), member])
-    for act in (lambda: unpack(archive, box / "in" / "out"), lambda: verify(archive, "market1501")):
+    for act in (lambda: unpack_archive(archive, box / "in" / "out"), lambda: verify_archive(archive, "market1501")):
         with pytest.raises(ReidError, match=why) as error:
             act()
         assert str(archive) in str(error.value)
@@ -130,7 +130,7 @@ def test_an_unsafe_archive_is_refused_whole(tmp_path: Path, kind: str, member: M
 def test_hard_links_are_refused(tmp_path: Path) -> None:
     archive = pack_members(tmp_path / "set.tar", [Member("a.jpg"), Member("b.jpg", link_to="a.jpg", hard=True)])
     with pytest.raises(ReidError, match=r"'b\.jpg' is a link"):
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,8 +139,8 @@ def test_a_damaged_archive_leaves_nothing_behind(tmp_path: Path, tree: Path, kin
     whole = archive.read_bytes()
     for broken in (whole[: len(whole) * 2 // 3], b""):
         archive.write_bytes(broken)
-        for act in (lambda: unpack(archive, tmp_path / "out"), lambda: verify(archive, "market1501")):
-            with pytest.raises(ReidError, match=r"set.*(damaged|neither a whole zip nor a tar)"):
+        for act in (lambda: unpack_archive(archive, tmp_path / "out"), lambda: verify_archive(archive, "market1501")):
+            with pytest.raises(ReidError, match=r"set.*(damaged|neither a complete zip nor a tar)"):
                 act()
     assert sorted(os.listdir(tmp_path)) == sorted([archive.name, "tree"])
 
@@ -152,9 +152,9 @@ def test_a_flipped_byte_is_noticed_by_the_checksum(tmp_path: Path, tree: Path, k
     data[len(data) * 2 // 3] ^= 0xFF
     archive.write_bytes(data)
     with pytest.raises(ReidError, match="is damaged"):
-        verify(archive, "market1501")
+        verify_archive(archive, "market1501")
     with pytest.raises(ReidError, match="is damaged"):
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -164,7 +164,7 @@ def test_a_member_larger_than_it_says_is_not_written_on(tmp_path: Path) -> None:
     data = (tmp_path / "bomb.zip").read_bytes()
     (tmp_path / "bomb.zip").write_bytes(data.replace((10_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     with pytest.raises(ReidError, match=r"bomb\.zip"):
-        unpack(tmp_path / "bomb.zip", tmp_path / "out")
+        unpack_archive(tmp_path / "bomb.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -174,18 +174,18 @@ def test_more_than_the_disk_holds_is_refused_before_writing(
     archive = pack(tree, tmp_path / "set.zip")
     monkeypatch.setattr(reid.data.archives, "SPARE", 2**60)
     with pytest.raises(ReidError, match=r"unpacks to .* GiB, and .* has .* GiB free"):
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_destination_that_holds_something_is_left_alone(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set.zip")
     with pytest.raises(ReidError, match="not an empty folder"):
-        unpack(archive, tree)
+        unpack_archive(archive, tree)
     with pytest.raises(ReidError, match="not an empty folder"):
-        unpack(archive, archive)
+        unpack_archive(archive, archive)
     (tmp_path / "empty").mkdir()
-    assert unpack(archive, tmp_path / "empty").is_dir()
+    assert unpack_archive(archive, tmp_path / "empty").is_dir()
 
 
 def test_an_interruption_leaves_nothing_behind(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,17 +194,17 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, tree: Path, monke
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reid.data.archives._Archive, "blocks", stop)
+    monkeypatch.setattr(reid.data.archives, "_blocks", stop)
     with pytest.raises(KeyboardInterrupt):
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["set.zip", "tree"]
 
 
-@pytest.mark.parametrize(("name", "words"), [("none.zip", "no file"), ("set.rar", "neither a whole zip nor a tar")])
+@pytest.mark.parametrize(("name", "words"), [("none.zip", "no file"), ("set.rar", "neither a complete zip nor a tar")])
 def test_what_is_no_archive(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "set.rar").write_bytes(b"Rar!" * 100)
     with pytest.raises(ReidError, match=words):
-        unpack(tmp_path / name, tmp_path / "out")
+        unpack_archive(tmp_path / name, tmp_path / "out")
 
 
 def test_an_archive_with_a_password_says_what_to_do(tmp_path: Path, tree: Path) -> None:
@@ -213,8 +213,8 @@ def test_an_archive_with_a_password_says_what_to_do(tmp_path: Path, tree: Path) 
     at = data.rfind(b"PK\x01\x02")
     data[at + 8] |= 1
     archive.write_bytes(data)
-    with pytest.raises(ReidError, match="asks for a password: unpack it by hand"):
-        unpack(archive, tmp_path / "out")
+    with pytest.raises(ReidError, match=r"needs a password\. Unpack it by hand"):
+        unpack_archive(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("layout", "folders"), [("market1501", None), ("dukemtmc", DUKE)])
@@ -223,16 +223,16 @@ def test_the_layout_of_what_was_unpacked_is_found(
 ) -> None:
     if folders:
         tree = write_images(tmp_path / "other", folders)
-    folder = unpack(pack(tree, tmp_path / "set.zip", "any/name"), tmp_path / "out")
+    folder = unpack_archive(pack(tree, tmp_path / "set.zip", "any/name"), tmp_path / "out")
     assert read_unpacked(folder)[0] == layout
     assert len(read_unpacked(folder, layout)[1].train) == 3
-    with pytest.raises(ReidError, match="lacks list_train"):
+    with pytest.raises(ReidError, match="does not contain list_train"):
         read_unpacked(folder, "msmt17")
 
 
 def test_what_is_of_no_known_layout(tmp_path: Path) -> None:
     (tmp_path / "holidays").mkdir()
-    with pytest.raises(ReidError, match="is none of market1501, dukemtmc"):
+    with pytest.raises(ReidError, match="has none of the layouts market1501, dukemtmc"):
         read_unpacked(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_verify_counts_images_and_leaves_the_disk_alone(tmp_path: Path, tree: Pa
     (tree / "query" / "Thumbs.db").write_bytes(b"x")
     archive = pack(tree, tmp_path / f"set{kind}")
     before = everything_below(tmp_path)
-    found = verify(archive, "market1501")
+    found = verify_archive(archive, "market1501")
     assert found.images == {"bounding_box_train": 3, "query": 2, "bounding_box_test": 4}
     assert found.n_files == 10
     assert found.unpacked_bytes == sum(file.stat().st_size for file in tree.rglob("*.*"))
@@ -255,7 +255,7 @@ def test_verify_counts_images_and_leaves_the_disk_alone(tmp_path: Path, tree: Pa
 
 def test_verify_states_the_sums_that_others_compute(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set.zip")
-    found = verify(archive, "dukemtmc")
+    found = verify_archive(archive, "dukemtmc")
     assert found.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
     assert found.md5 == hashlib.md5(archive.read_bytes()).hexdigest()
     assert found.md5_agrees is None, "no published sum is known for certain"
@@ -264,18 +264,23 @@ def test_verify_states_the_sums_that_others_compute(tmp_path: Path, tree: Path) 
 @pytest.mark.parametrize("layout", ["msmt17", "cuhk03"])
 def test_verify_says_what_an_archive_of_another_set_lacks(tmp_path: Path, tree: Path, layout: str) -> None:
     archive = pack(tree, tmp_path / "set.zip", "top")
-    with pytest.raises(ReidError, match=rf"is whole, but is not a {layout} archive: it lacks .*At its top: top"):
-        verify(archive, layout)
+    with pytest.raises(
+        ReidError, match=rf"is undamaged, but is not a {layout} archive: it does not contain .*top level contains top"
+    ):
+        verify_archive(archive, layout)
 
 
 def test_verify_takes_one_variant_of_cuhk03(tmp_path: Path) -> None:
     tree = write_images(tmp_path / "c", {"images_detected": CUHK["train"]})
-    assert verify(pack(tree, tmp_path / "c.zip"), "cuhk03").images == {"images_labeled": 0, "images_detected": 3}
+    assert verify_archive(pack(tree, tmp_path / "c.zip"), "cuhk03").images == {
+        "images_labeled": 0,
+        "images_detected": 3,
+    }
 
 
 def test_verify_of_a_layout_that_comes_in_no_archive(tmp_path: Path, tree: Path) -> None:
-    with pytest.raises(ReidError, match="no archive form of a layout 'table'"):
-        verify(pack(tree, tmp_path / "set.zip"), "table")
+    with pytest.raises(ReidError, match="no archive of the layout 'table'"):
+        verify_archive(pack(tree, tmp_path / "set.zip"), "table")
 
 
 # The commands

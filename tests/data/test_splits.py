@@ -32,7 +32,7 @@ def has_answer(pid: int, camid: int, gallery: Crops, by_camera: bool) -> bool:
 
 @pytest.mark.parametrize("cameras", ["none", "several", "some unknown"])
 @pytest.mark.parametrize("seed", range(15))
-def test_a_hold_out_is_by_identity_loses_nothing_and_can_be_scored(seed: int, cameras: str) -> None:
+def test_hold_out_divides_by_identity_and_every_query_has_a_match(seed: int, cameras: str) -> None:
     rng = np.random.default_rng(seed)
     whole = random_crops(rng, int(rng.integers(30, 200)), int(rng.integers(3, 40)), cameras)
     fraction = float(rng.uniform(0.05, 0.9))
@@ -52,20 +52,20 @@ def test_a_hold_out_is_by_identity_loses_nothing_and_can_be_scored(seed: int, ca
     assert len(pairs) == len(set(pairs)), "more than one query an identity and camera"
 
 
-def test_the_same_seed_gives_the_same_split_and_another_gives_another() -> None:
+def test_the_split_depends_on_the_seed_only() -> None:
     whole = random_crops(np.random.default_rng(0), 400, 50, "several")
     first, again, other = (hold_out(whole, seed=seed) for seed in (3, 3, 4))
     assert [rows(part) for part in first] == [rows(part) for part in again]
     assert [rows(part) for part in first] != [rows(part) for part in other]
 
 
-def test_the_global_generator_is_left_alone() -> None:
+def test_the_global_generator_is_not_used() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     hold_out(random_crops(np.random.default_rng(0), 100, 10, "several"))
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
-def test_as_many_identities_as_the_fraction_says() -> None:
+def test_the_fraction_sets_the_number_of_identities() -> None:
     whole = Crops.from_columns([str(i) for i in range(800)], np.repeat(np.arange(100), 8), np.tile([1, 2], 400))
     train, query, gallery = hold_out(whole, fraction=0.25)
     assert len(set(query.pids)) == 25
@@ -109,7 +109,7 @@ def test_without_cameras_an_identity_of_one_crop_is_a_distractor() -> None:
     assert sorted(gallery.pids.tolist()) == [1, 2]
 
 
-def test_cameras_can_be_set_aside() -> None:
+def test_cameras_can_be_ignored() -> None:
     crops = Crops.from_columns(list("abcd"), [1, 1, 2, 2], [1, 1, 1, 1])
     with pytest.raises(ReidError, match="two cameras"):
         hold_out(crops)
@@ -119,7 +119,7 @@ def test_cameras_can_be_set_aside() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7])
-def test_a_fraction_must_lie_between_0_and_1(fraction: float) -> None:
+def test_a_fraction_outside_0_and_1_raises_an_error(fraction: float) -> None:
     with pytest.raises(ReidError, match=f"{fraction}.*between 0 and 1"):
         hold_out(random_crops(np.random.default_rng(0), 50, 5, "several"), fraction=fraction)
 
@@ -134,6 +134,6 @@ def test_a_fraction_must_lie_between_0_and_1(fraction: float) -> None:
         pytest.param(Crops.from_columns(list("ab"), [1, 2]), id="single crops"),
     ],
 )
-def test_where_nobody_can_be_held_out_it_says_why(crops: Crops) -> None:
+def test_data_without_scorable_identities_raises_an_error(crops: Crops) -> None:
     with pytest.raises(ReidError, match="No identity can be held out"):
         hold_out(crops)

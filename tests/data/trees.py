@@ -1,13 +1,16 @@
-"""Tiny data sets in the true forms, for tests. Every image differs from the others."""
+"""Small data sets in the published layouts. Every image is different."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from reid.data.crops import Crops
 
 _number = itertools.count()
 
@@ -34,7 +37,7 @@ CUHK = {
 
 
 def write_image(path: Path, size: tuple[int, int] = (16, 8)) -> Path:
-    """Write a picture of its own, (height, width)."""
+    """Write an image of random pixels; `size` is (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(next(_number)).integers(0, 256, (*size, 3), dtype=np.uint8)
     written, data = cv2.imencode(path.suffix if path.suffix in (".png", ".bmp") else ".jpg", pixels)
@@ -44,7 +47,7 @@ def write_image(path: Path, size: tuple[int, int] = (16, 8)) -> Path:
 
 
 def write_images(root: Path, folders: dict[str, Iterable[str]]) -> Path:
-    """Write a tree of pictures: names by folder."""
+    """Write images; `folders` maps a folder to file names."""
     for folder, names in folders.items():
         for name in names:
             write_image(root / folder / name)
@@ -52,5 +55,30 @@ def write_images(root: Path, folders: dict[str, Iterable[str]]) -> Path:
 
 
 def market(root: Path) -> Path:
-    """A Market-1501 tree: 3 train, 2 query, 4 gallery images of which one junk and one distractor."""
+    """A Market-1501 tree: 3 train, 2 query, 4 gallery images one of them junk and one a distractor."""
     return write_images(root, MARKET)
+
+
+def table(folder: Path, text: str, name: str = "crops.csv") -> Path:
+    """Write a CSV file and the images in its first column."""
+    file = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    for line in text.splitlines()[1:]:
+        image = line.split(",")[0].strip('"')
+        if image.endswith(".jpg"):
+            write_image(folder / image)
+    return file
+
+
+SPLIT = """path,pid,camid,track,frame,split
+a.jpg,5,1,9,100,train
+b.jpg,5,2,,,train
+c.jpg,6,1,3,7,query
+d.jpg,6,2,4,8,gallery
+"""
+
+
+def names(crops: Crops) -> list[str]:
+    """File names of the crops."""
+    return [os.path.basename(path) for path in crops.paths]

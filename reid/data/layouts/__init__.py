@@ -1,70 +1,105 @@
-"""How data sets lie on disk: one file a layout, each with a `read(root, **options)`; all of them are named here."""
+"""Layouts of data sets on disk. Each is one module with a function `read(root, **options)`."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
 from reid.data.crops import Benchmark
-from reid.data.layouts import cuhk03, dukemtmc, market1501, msmt17, table
+from reid.data.layouts import cuhk03, dukemtmc, folders, market1501, msmt17, table
 
 LAYOUTS: dict[str, Callable[..., Benchmark]] = {
     "market1501": market1501.read,
     "dukemtmc": dukemtmc.read,
     "msmt17": msmt17.read,
     "cuhk03": cuhk03.read,
+    "folders": folders.read,
     "table": table.read,
 }
 
 
-def load_benchmark(layout: str, root: str | Path, **options: Any) -> Benchmark:
-    """Read the data set at `root`, which lies there as `layout` says. No image is opened.
+def load_benchmark(data: str, root: str | Path | None = None, **options: Any) -> Benchmark:
+    """Read a data set: train, query and gallery as columns. No image is opened.
 
     Args:
-        layout: a name in `LAYOUTS`.
-        root: the data set's folder (for "table", the table's file or its folder).
-        options: what the layout takes: `variant` (cuhk03), `combine` (msmt17), `fraction`, `seed`, `cross_camera`
-            (table).
+        data: `LAYOUT:ROOT` or `LAYOUT:ROOT?key=value&...`, such as `cuhk03:/data/cuhk03?variant=detected`; or only the
+            name of a layout, with `root`. Layouts: market1501, dukemtmc, msmt17, cuhk03, folders, table.
+        root: folder of the data set (for "table", the file or its folder).
+        options: of the layout: `variant` (cuhk03), `combine` (msmt17), `fraction`, `seed`, `cross_camera` (folders,
+            table).
 
     Raises:
-        ReidError: an unknown layout or option, a wrong root, an empty part, an unreadable row.
+        ConfigError: unknown layout or option, or a text of another form.
+        DataError: wrong root, empty split, unreadable row.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for person in ("anna", "ben", "carl"):
+        ...     (root / person).mkdir()
+        ...     for name in ("cam1.jpg", "cam2.jpg"):
+        ...         (root / person / name).touch()
+        >>> benchmark = load_benchmark(f"folders:{root}?fraction=0.3")
+        >>> len(benchmark.train), len(benchmark.query), len(benchmark.gallery)
+        (4, 1, 1)
     """
+    layout = data
+    if root is None:
+        layout, colon, rest = data.partition(":")
+        root, _, query = rest.partition("?")
+        if not colon or not root:
+            raise ConfigError(
+                f"{data!r} is not of the form LAYOUT:ROOT or LAYOUT:ROOT?key=value. Use for example "
+                f"market1501:/data/Market-1501-v15.09.15. Layouts: {', '.join(LAYOUTS)}."
+            )
+        options = {**_parse_options(query.split("&") if query else []), **options}
     if layout not in LAYOUTS:
-        raise ReidError(f"There is no layout {layout!r}.{did_you_mean(layout, LAYOUTS)}")
+        raise ConfigError(f"There is no layout {layout!r}.{did_you_mean(layout, LAYOUTS)}")
     read = LAYOUTS[layout]
     parameters = inspect.signature(read).parameters
     known = [name for name in parameters if name != "root"]
-    for name in options:
+    for name, value in options.items():
         if name not in known:
-            words = did_you_mean(name, known) if known else " It takes none."
-            raise ReidError(f"The layout {layout} has no option {name!r}.{words}")
+            hint = did_you_mean(name, known) if known else " It has no options."
+            raise ConfigError(f"The layout {layout} has no option {name!r}.{hint}")
         default = parameters[name].default
-        kinds = {int: (int,), float: (int, float), str: (str,)}.get(type(default), (bool,))
-        if type(options[name]) not in kinds:
-            raise ReidError(
-                f"The option {name!r} of the layout {layout} is {options[name]!r}; give one like {default!r}."
-            )
+        types = {int: (int,), float: (int, float), str: (str,)}.get(type(default), (bool,))
+        if type(value) not in types:
+            example = True if default is None else default
+            raise ConfigError(f"The option {name!r} of the layout {layout} is {value!r}. Use a value like {example!r}.")
     return read(root, **options)
 
 
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """`["variant=detected", "fraction=0.3"]` as options for `load_benchmark`; the values are YAML.
+def load_benchmarks(data: Sequence[str]) -> list[Benchmark]:
+    """Read several data sets, each written `LAYOUT:ROOT?key=value`. Names that occur twice are numbered.
 
     Raises:
-        ReidError: a text without `=`, or a value that is not YAML.
+        ReidError: as `load_benchmark`.
     """
+    benchmarks = [load_benchmark(text) for text in data]
+    names = [benchmark.name for benchmark in benchmarks]
+    return [
+        replace(benchmark, name=f"{name}#{1 + names[:number].count(name)}") if names.count(name) > 1 else benchmark
+        for number, (name, benchmark) in enumerate(zip(names, benchmarks, strict=True))
+    ]
+
+
+def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse `["variant=detected", "fraction=0.3"]`; the values are YAML."""
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ReidError(f"{text!r} is not of the form KEY=VALUE, such as variant=detected.")
+            raise ConfigError(f"{text!r} is not of the form key=value, such as variant=detected.")
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ReidError(f"The value of {text!r} cannot be read: {error}") from error
+            raise ConfigError(f"The value of {text!r} cannot be read: {error}") from error
     return options

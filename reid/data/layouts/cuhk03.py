@@ -1,13 +1,12 @@
 """CUHK03 (Li et al., CVPR 2014) in the new protocol, 767/700 (Zhong et al., "Re-ranking Person Re-identification
-with k-reciprocal Encoding", CVPR 2017): many gallery images a person, scored like Market-1501.
+with k-reciprocal Encoding", CVPR 2017): several gallery images per person, scored like Market-1501.
 
     images_labeled/  images_detected/               1_001_1_01.png
     cuhk03_new_protocol_config_labeled.mat  cuhk03_new_protocol_config_detected.mat
     or splits_new_labeled.json  splits_new_detected.json
 
-The name is `<camera pair>_<person>_<view>_<number>.png`: (camera pair, person) is an identity, the view (1 or 2) a
-camera.
-The old protocol (20 splits of 100 people, one gallery image each) is another measure and is not read.
+The name is `<camera pair>_<person>_<view>_<number>.png`: (camera pair, person) is an identity, the view (1 or 2) is
+the camera. The old protocol (20 splits of 100 people with one gallery image each) is not supported.
 """
 
 from __future__ import annotations
@@ -21,48 +20,49 @@ from typing import Any
 
 import numpy as np
 
-from reid.core.errors import ReidError, did_you_mean
-from reid.data.crops import Benchmark, Crops, SkippedFile
-from reid.data.layouts.scanning import SUFFIX, find_root, read_lines, scan, what_is_in, with_official
+from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
+from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, read_lines, scan, with_official
 
 NAME = "cuhk03"
-PARTS = ("train", "query", "gallery")
 FORM = "1_001_1_01.png (camera pair, person, view, number)"
 PATTERN = re.compile(rf"(\d+)_(\d{{3}})_([12])_(\d+){SUFFIX}", re.IGNORECASE)
-SPLITS = ("cuhk03_new_protocol_config_{}.mat", "splits_new_{}.json")
+SPLIT_FILES = ("cuhk03_new_protocol_config_{}.mat", "splits_new_{}.json")
 
 TRAIN_IMAGES = {"labeled": 7_368, "detected": 7_365}
 GALLERY_IMAGES = {"labeled": 5_328, "detected": 5_332}
 
 Row = tuple[str, int]
-"""The base name of an image, and the identity that the split file gives it."""
+"""File name of an image, and its identity in the split file."""
 
 
 def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
     """Read one variant of the extracted folders and its split file at `root`.
 
     Args:
-        root: the folder that holds `images_<variant>` and one of the split files.
-        variant: "labeled", boxes drawn by hand, or "detected", boxes of a detector.
+        root: the folder that contains `images_<variant>` and one of the split files.
+        variant: "labeled" (manual boxes) or "detected" (boxes of a detector).
 
-    Identities are numbered 1000 × camera pair + person, from the base names; split files number train and test people
-    in ways that collide. A split that gives two people one number, or a person two, is an error.
+    Identities are numbered 1000 × camera pair + person, from the file names, because split files number train and test
+    people in colliding ways. A split in which two people share a number, or a person has two numbers, is an error.
 
     Raises:
-        ReidError: unknown variant; folder or split file missing; an entry that does not parse or has no image.
+        ConfigError: unknown variant.
+        DataError: folder or split file missing; an entry that cannot be parsed or has no image.
     """
     if variant not in TRAIN_IMAGES:
-        raise ReidError(f"CUHK03 has no variant {variant!r}.{did_you_mean(variant, TRAIN_IMAGES)}")
-    folder = _folder(root, variant)
+        raise ConfigError(f"CUHK03 has no variant {variant!r}.{did_you_mean(variant, TRAIN_IMAGES)}")
+    folder = _find_folder(root, variant)
     images = folder / f"images_{variant}"
-    split = next((folder / name.format(variant) for name in SPLITS if (folder / name.format(variant)).exists()), None)
-    if split is None:
-        looked_for = " or ".join(name.format(variant) for name in SPLITS)
-        raise ReidError(f"{folder} has no split file: {looked_for}. In it: {what_is_in(folder)}.")
-    rows = _read_mat(split) if split.suffix == ".mat" else _read_json(split)
-    odd: list[SkippedFile] = []
-    matches = {os.path.basename(path): match for path, match in scan(images, PATTERN, FORM, odd)}
-    parts = {part: _crops(rows[part], matches, images, split, part) for part in PARTS}
+    files = [folder / name.format(variant) for name in SPLIT_FILES]
+    split_file = next((file for file in files if file.exists()), None)
+    if split_file is None:
+        names = " or ".join(file.name for file in files)
+        raise DataError(f"{folder} has no split file: it needs {names}. It contains {list_folder(folder)}.")
+    rows = _read_mat(split_file) if split_file.suffix == ".mat" else _read_json(split_file)
+    skipped: list[SkippedFile] = []
+    matches = {os.path.basename(path): match for path, match in scan(images, PATTERN, FORM, skipped)}
+    train, query, gallery = (_crops(rows[split], matches, images, split_file, split) for split in SPLITS)
     official = {
         "train images": TRAIN_IMAGES[variant],
         "train ids": 767,
@@ -71,88 +71,86 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         "gallery images": GALLERY_IMAGES[variant],
         "gallery ids": 700,
     }
-    return with_official(
-        Benchmark(NAME, str(folder), parts["train"], parts["query"], parts["gallery"], skipped=tuple(odd)), official
-    )
+    return with_official(Benchmark(NAME, str(folder), train, query, gallery, skipped=tuple(skipped)), official)
 
 
-def _folder(root: str | Path, variant: str) -> Path:
-    """The folder that holds `images_<variant>`; other forms of CUHK03 are named in the error."""
-    wanted = [f"images_{variant}"]
+def _find_folder(root: str | Path, variant: str) -> Path:
+    """Return the folder that contains `images_<variant>`; the error names other releases of CUHK03 that are present."""
+    required = f"images_{variant}"
     try:
-        return find_root(root, wanted, ["cuhk03", "CUHK03"])
-    except ReidError as error:
+        return find_root(root, [required], ["cuhk03", "CUHK03"])
+    except DataError as error:
         archive = sorted(Path(root).expanduser().glob("**/cuhk-03.mat"))
-        other = f"{archive[0]} is the release as one HDF5 file, which is not read. " if archive else ""
-        raise ReidError(
-            f"{error} {other}CUHK03 is read from the extracted images: {wanted[0]}/1_001_1_01.png and so on, beside "
-            f"{SPLITS[0].format(variant)} or {SPLITS[1].format(variant)}."
+        other = f"{archive[0]} is the release as one HDF5 file, which is not supported. " if archive else ""
+        raise DataError(
+            f"{error} {other}Extract the images first: {required}/1_001_1_01.png and so on, beside "
+            f"{SPLIT_FILES[0].format(variant)} or {SPLIT_FILES[1].format(variant)}."
         ) from error
 
 
 def _read_mat(file: Path) -> dict[str, list[Row]]:
-    """The rows of each part from the authors' MATLAB file, whose indices count from 1."""
+    """Return the rows of each split from the authors' MATLAB file, whose indices count from 1."""
     from scipy.io import loadmat
 
     try:
-        held = loadmat(str(file))
-    except Exception as error:  # readers of foreign formats raise whatever they like
-        raise ReidError(f"{file} cannot be read as a MATLAB file: {error}. Get it anew.") from error
+        content = loadmat(str(file))
+    except Exception as error:  # loadmat raises many types on damaged files
+        raise DataError(f"{file} cannot be read as a MATLAB file: {error}. Download it again.") from error
     try:
-        names = [str(np.asarray(cell).reshape(-1)[0]) for cell in held["filelist"].reshape(-1)]
-        labels = held["labels"].reshape(-1).astype(np.int64)
-        indices = {part: held[f"{part}_idx"].reshape(-1).astype(np.int64) - 1 for part in PARTS}
+        names = [str(np.asarray(cell).reshape(-1)[0]) for cell in content["filelist"].reshape(-1)]
+        labels = content["labels"].reshape(-1).astype(np.int64)
+        indices = {split: content[f"{split}_idx"].reshape(-1).astype(np.int64) - 1 for split in SPLITS}
     except KeyError as error:
-        raise ReidError(
-            f"{file} has no variable {error}; it must hold train_idx, query_idx, gallery_idx, labels and filelist."
+        raise DataError(
+            f"{file} has no variable {error}; it must contain train_idx, query_idx, gallery_idx, labels and filelist."
         ) from error
     except (ValueError, TypeError, IndexError) as error:
-        raise ReidError(f"{file}: its variables are not of the expected form ({error}). Get it anew.") from error
-    for part, index in indices.items():
+        raise DataError(f"{file}: its variables do not have the expected form ({error}). Download it again.") from error
+    for split, index in indices.items():
         if len(index) and (index.min() < 0 or index.max() >= min(len(names), len(labels))):
-            raise ReidError(f"{file}: {part}_idx points outside the {len(names)} names of filelist. Get the file anew.")
-    return {part: [(names[i], int(labels[i])) for i in index] for part, index in indices.items()}
+            raise DataError(f"{file}: {split}_idx exceeds the {len(names)} names of filelist. Download the file again.")
+    return {split: [(names[i], int(labels[i])) for i in index] for split, index in indices.items()}
 
 
 def _read_json(file: Path) -> dict[str, list[Row]]:
-    """The rows of each part from a JSON of `[name, pid, camid]` lists under "train", "query" and "gallery"."""
+    """Return the rows of each split from a JSON of `[name, pid, camid]` lists under "train", "query" and "gallery"."""
     try:
-        held: Any = json.loads("\n".join(read_lines(file)))
+        content: Any = json.loads("\n".join(read_lines(file)))
     except ValueError as error:
-        raise ReidError(f"{file} is not JSON: {error}. Get it anew.") from error
-    if isinstance(held, list) and len(held) == 1:
-        held = held[0]
-    if not isinstance(held, dict) or not all(isinstance(held.get(part), list) for part in PARTS):
-        raise ReidError(f'{file} must hold one object with lists under "train", "query" and "gallery".')
+        raise DataError(f"{file} is not JSON: {error}. Download it again.") from error
+    if isinstance(content, list) and len(content) == 1:
+        content = content[0]
+    if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
+        raise DataError(f'{file} must contain one object with lists under "train", "query" and "gallery".')
     rows: dict[str, list[Row]] = {}
-    for part in PARTS:
-        rows[part] = []
-        for number, row in enumerate(held[part], start=1):
+    for split in SPLITS:
+        rows[split] = []
+        for number, row in enumerate(content[split], start=1):
             if not (isinstance(row, list) and len(row) >= 2 and isinstance(row[0], str) and isinstance(row[1], int)):
-                raise ReidError(f"{file}: entry {number} of {part!r} is {row!r}; it must be [name, pid, camid].")
-            rows[part].append((row[0].replace("\\", "/").rpartition("/")[2], row[1]))
+                raise DataError(f"{file}: entry {number} of {split!r} is {row!r}; it must be [name, pid, camid].")
+            rows[split].append((row[0].replace("\\", "/").rpartition("/")[2], row[1]))
     return rows
 
 
-def _crops(rows: Sequence[Row], matches: dict[str, re.Match[str]], images: Path, split: Path, part: str) -> Crops:
-    """The rows of a part as columns; identity and camera from the base name, checked against the split's identities."""
+def _crops(rows: Sequence[Row], matches: dict[str, re.Match[str]], images: Path, file: Path, split: str) -> Crops:
+    """Return the rows of a split. Identity and camera come from the file name; the split's identities must agree."""
     if not rows:
-        raise ReidError(f"{split} lists no {part} image. Get it anew.")
+        raise DataError(f"{file} lists no {split} image. Download it again.")
     pids, camids = [], []
     label_of: dict[int, int] = {}
     person_of: dict[int, int] = {}
     for number, (name, label) in enumerate(rows, start=1):
         match = matches.get(name)
         if match is None:
-            why = "is not there" if PATTERN.fullmatch(name) else f"is not named like {FORM}"
-            raise ReidError(f"{split}: entry {number} of {part!r} is {name!r}, but {images / name} {why}.")
+            why = "does not exist" if PATTERN.fullmatch(name) else f"is not named like {FORM}"
+            raise DataError(f"{file}: entry {number} of {split!r} is {name!r}, but {images / name} {why}.")
         pair, person, view, _ = match.groups()
         pid = 1000 * int(pair) + int(person)
         if label_of.setdefault(pid, label) != label or person_of.setdefault(label, pid) != pid:
-            raise ReidError(
-                f"{split}: entry {number} of {part!r}, {name!r}, has identity {label}, which the names contradict: "
+            raise DataError(
+                f"{file}: entry {number} of {split!r}, {name!r}, has identity {label}, which contradicts the names: "
                 f"identity {label} is also person {person_of.get(label, pid)}, or the person is also identity "
-                f"{label_of[pid]}. This split is of another copy of CUHK03."
+                f"{label_of[pid]}. This split file belongs to another copy of CUHK03."
             )
         pids.append(pid)
         camids.append(int(view))

@@ -3,57 +3,43 @@
     bounding_box_train/  bounding_box_test/  query/
     pid_c<camera>_f<frame>.jpg                      0001_c2_f0046182.jpg
 
-408 of the gallery's 1,110 identities are seen by one camera only and act as distractors; they keep their numbers.
+408 of the gallery's 1,110 identities are seen by one camera only. They act as distractors and keep their numbers.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from reid.data.crops import Benchmark, Crops, SkippedFile
-from reid.data.layouts.scanning import SUFFIX, find_root, refuse_empty, scan, with_official
+from reid.data.crops import Benchmark
+from reid.data.layouts.scanning import SUFFIX, NamedImages, with_official
 
-NAME = "dukemtmc"
-FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-FORM = "0001_c2_f0046182.jpg (identity, camera, frame)"
-PATTERN = re.compile(rf"(\d+)_c(\d+)_f(\d+){SUFFIX}", re.IGNORECASE)
+LAYOUT = NamedImages(
+    name="dukemtmc",
+    folders={"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"},
+    inside=("DukeMTMC-reID", "dukemtmc-reid", "dukemtmc"),
+    pattern=re.compile(rf"(?P<pid>\d+)_c(?P<camid>\d+)_f(?P<frame>\d+){SUFFIX}", re.IGNORECASE),
+    form="0001_c2_f0046182.jpg (identity, camera, frame)",
+    official={
+        "train images": 16_522,
+        "train ids": 702,
+        "query images": 2_228,
+        "query ids": 702,
+        "gallery images": 17_661,
+        "gallery ids": 1_110,
+    },
+)
 WITHDRAWN = (
     "DukeMTMC was withdrawn by its authors in 2019, because the people in it were filmed without their consent. "
-    "A local copy is read; nothing here downloads it. Think before you publish pictures from it"
+    "A local copy is read; nothing is downloaded. Do not publish pictures of it without checking that you may"
 )
-
-OFFICIAL = {
-    "train images": 16_522,
-    "train ids": 702,
-    "query images": 2_228,
-    "query ids": 702,
-    "gallery images": 17_661,
-    "gallery ids": 1_110,
-}
 
 
 def read(root: str | Path) -> Benchmark:
-    """Read the tree at `root`, or at `root/DukeMTMC-reID`. `frames` is the frame within the camera's video.
+    """Read the tree at `root`, or at `root/DukeMTMC-reID`. `frames` is the frame in the camera's video.
 
     Raises:
-        ReidError: a folder is missing, or a part has no image.
+        DataError: a folder is missing, or a split has no image.
     """
-    folder = find_root(root, list(FOLDERS.values()), ["DukeMTMC-reID", "dukemtmc-reid", "dukemtmc"])
-    odd: list[SkippedFile] = []
-    parts: dict[str, Crops] = {}
-    for part, name in FOLDERS.items():
-        found = scan(folder / name, PATTERN, FORM, odd)
-        pids, camids, frames = ([int(match[i]) for _, match in found] for i in (1, 2, 3))
-        parts[part] = Crops.from_columns([path for path, _ in found], pids, camids, frames=frames, source=NAME)
-        refuse_empty(parts[part], part, folder / name, FORM, odd)
-    benchmark = Benchmark(
-        NAME,
-        str(folder),
-        parts["train"],
-        parts["query"],
-        parts["gallery"],
-        skipped=tuple(odd),
-        warnings=(WITHDRAWN,),
-    )
-    return with_official(benchmark, OFFICIAL)
+    return with_official(replace(LAYOUT.read(root), warnings=(WITHDRAWN,)), LAYOUT.official)

@@ -1,144 +1,221 @@
-"""What the layouts share: finding the root, reading names in a folder, comparing with the official counts."""
+"""Functions that the layouts share: find the root, read file names, compare with the official counts."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from reid.core.errors import ReidError
-from reid.data.crops import IMAGE_SUFFIXES, Benchmark, Crops, SkippedFile
+from reid.core.errors import DataError
+from reid.data.crops import IMAGE_SUFFIXES, SPLITS, Benchmark, Crops, SkippedFile
 
 SUFFIX = r"(?:\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp))+"
-"""Ends the pattern of an image's name; repeated because 38 names of Market-1501 end in `.jpg.jpg`."""
+"""End of the pattern of an image name. It repeats because 38 names of Market-1501 end in `.jpg.jpg`."""
 
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
-"""Files that operating systems leave behind, besides hidden ones; never listed."""
+"""Files that operating systems create. They and hidden files are never listed as skipped."""
+
+JUNK = -1
+DISTRACTOR = 0
 
 
-def find_root(root: str | Path, wanted: Sequence[str], inside: Sequence[str] = ()) -> Path:
-    """The folder that holds all of `wanted`: `root` itself, or one of the folders `inside` it.
+@dataclass(frozen=True)
+class NamedImages:
+    """A layout with one folder of images per split, in which the file names contain identity and camera.
+
+    Attributes:
+        name: of the layout.
+        folders: folder of each split.
+        inside: folders below the root that may contain the data set.
+        pattern: of file names; its named groups (pid, camid, and optionally track, frame) are columns.
+        form: an example name with its meaning, for messages.
+        official: published counts.
+    """
+
+    name: str
+    folders: Mapping[str, str]
+    inside: Sequence[str]
+    pattern: re.Pattern[str]
+    form: str
+    official: Mapping[str, int] = field(default_factory=dict)
+
+    def read(self, root: str | Path, name: str = "") -> Benchmark:
+        """Read the images below `root` as a benchmark called `name`; junk (pid -1) is dropped and counted.
+
+        Raises:
+            DataError: a folder is missing, or a split has no image.
+        """
+        folder = find_root(root, list(self.folders.values()), self.inside)
+        name = name or self.name
+        skipped: list[SkippedFile] = []
+        warnings: list[str] = []
+        splits: dict[str, Crops] = {}
+        n_junk = 0
+        for split, folder_name in self.folders.items():
+            found = scan(folder / folder_name, self.pattern, self.form, skipped)
+            kept = [(path, match) for path, match in found if int(match["pid"]) != JUNK]
+            columns = {f"{group}s": [int(match[group]) for _, match in kept] for group in self.pattern.groupindex}
+            splits[split] = Crops.from_columns([path for path, _ in kept], **columns, source=name)
+            junk = len(found) - len(kept)
+            require_images(splits[split], split, folder / folder_name, self.form, skipped, junk)
+            n_junk += junk
+            if junk and split != "gallery":
+                warnings.append(f"{junk} junk images (pid -1) in {folder / folder_name} were dropped")
+        train, query, gallery = (splits[split] for split in SPLITS)
+        return Benchmark(
+            name, str(folder), train, query, gallery, n_junk=n_junk, skipped=tuple(skipped), warnings=tuple(warnings)
+        )
+
+
+def find_root(root: str | Path, required: Sequence[str], inside: Sequence[str] = ()) -> Path:
+    """Return the absolute folder that contains all of `required`: `root`, or one of the folders `inside` it.
 
     Raises:
-        ReidError: no such folder; the message says what was looked for and what is there.
+        DataError: no such folder; the message lists what is missing and what the folder contains.
     """
-    root = Path(root).expanduser()
-    if not root.exists():
-        near = next((parent for parent in root.parents if parent.exists()), Path("/"))
-        raise ReidError(f"There is no folder {root}. The nearest that exists is {near}, with {what_is_in(near)}.")
-    if not root.is_dir():
-        raise ReidError(
-            f"{root} is a file, not a folder. Give the folder that holds {', '.join(wanted)}; "
-            "an archive is unpacked by `reid prepare unpack ARCHIVE FOLDER`."
-        )
+    root = existing_folder(root, ", ".join(required))
     for folder in (root, *(root / name for name in inside)):
-        if all((folder / name).exists() for name in wanted):
-            return folder.absolute()
-    missing = [name for name in wanted if not (root / name).exists()]
-    raise ReidError(
-        f"{root} lacks {', '.join(missing)}. In it: {what_is_in(root)}. Give the folder that holds {', '.join(wanted)}."
+        if all((folder / name).exists() for name in required):
+            return folder
+    missing = [name for name in required if not (root / name).exists()]
+    raise DataError(
+        f"{root} does not contain {', '.join(missing)}. It contains {list_folder(root)}. "
+        f"Pass the folder that contains {', '.join(required)}."
     )
 
 
+def existing_folder(root: str | Path, content: str) -> Path:
+    """Return `root` as an absolute path. `content` is what it should contain, for the error messages.
+
+    Raises:
+        DataError: there is no such folder, or it is a file.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        parent = next((parent for parent in root.absolute().parents if parent.exists()), Path("/"))
+        raise DataError(f"There is no folder {root}. Check the path: {parent} contains {list_folder(parent)}.")
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is a file, not a folder. Pass the folder that contains {content}; "
+            "unpack an archive with `reid data unpack ARCHIVE FOLDER`."
+        )
+    return root.absolute()
+
+
 def read_lines(file: Path) -> list[str]:
-    """The lines of a small text file; bytes that are not UTF-8 are kept as marks, for the error that names the line."""
+    """Return the lines of a small text file. Bytes that are not UTF-8 are replaced by marks.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise ReidError(f"Cannot read {file}: {error.strerror}. Check that it is a file that you may read.") from error
+        raise DataError(f"Cannot read {file}: {error.strerror}. Check its type and permissions.") from error
 
 
-def what_is_in(folder: Path, limit: int = 8) -> str:
-    """The names in a folder in words, at most `limit` of them."""
+def list_folder(folder: Path, limit: int = 8) -> str:
+    """Return the names in a folder as text, at most `limit` of them."""
     try:
-        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
-    except OSError as error:
-        return f"nothing that may be read ({error.strerror})"
+        names = [entry.name + ("/" if entry.is_dir() else "") for entry in visible_entries(folder)]
+    except DataError:
+        return "nothing readable"
     if not names:
         return "nothing (the folder is empty)"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
-def scan(folder: Path, pattern: re.Pattern[str], form: str, odd: list[SkippedFile]) -> list[tuple[str, re.Match[str]]]:
-    """The images of a folder whose base name matches `pattern` in full, sorted by name: `(path, match)`.
+def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name, without hidden files and `IGNORED`.
 
-    The folder's own name is never matched. Whatever else is there is added to `odd` with the reason, save hidden
-    files and those in `IGNORED`. `form` is the shape of a good name, for the reason. Nothing is opened or stat'ed.
+    Raises:
+        DataError: the folder cannot be read.
     """
-    found = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise ReidError(
+        raise DataError(
             f"Cannot read the folder {folder}: {error.strerror}. Check its name and permissions."
         ) from error
-    for entry in entries:
+    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in IGNORED]
+
+
+def scan(
+    folder: Path, pattern: re.Pattern[str], form: str, skipped: list[SkippedFile]
+) -> list[tuple[str, re.Match[str]]]:
+    """Return the images of a folder whose file name matches `pattern` in full, sorted by name: `(path, match)`.
+
+    Every other entry, except hidden files and `IGNORED`, is added to `skipped` with the reason. `form` describes a
+    valid name. No file is opened, and the folder's path is not matched.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    found = []
+    for entry in visible_entries(folder):
         name = entry.name
         match = pattern.fullmatch(name)
         if match is not None and entry.is_file():
             found.append((entry.path, match))
-        elif name.startswith(".") or name.lower() in IGNORED:
-            continue
         elif entry.is_dir():
-            odd.append(SkippedFile(entry.path, "a folder; images inside it are not read"))
+            skipped.append(SkippedFile(entry.path, "a folder; images inside it are not read"))
         elif match is not None:
-            odd.append(SkippedFile(entry.path, "a link to a file that is not there"))
+            skipped.append(SkippedFile(entry.path, "a link to a file that does not exist"))
         elif name.lower().endswith(IMAGE_SUFFIXES):
-            odd.append(SkippedFile(entry.path, f"the name is not of the form {form}"))
+            skipped.append(SkippedFile(entry.path, f"the name is not of the form {form}"))
         else:
-            odd.append(SkippedFile(entry.path, "not an image file"))
+            skipped.append(SkippedFile(entry.path, "not an image file"))
     return found
 
 
-def refuse_empty(crops: Crops, part: str, folder: Path, form: str, odd: Iterable[SkippedFile], junk: int = 0) -> None:
-    """Raise a `ReidError` where a part has no crop at all, naming the folder and an example of what is there."""
+def require_images(
+    crops: Crops, split: str, folder: Path, form: str, skipped: Iterable[SkippedFile], junk: int = 0
+) -> None:
+    """Raise a `DataError` if a split has no crop. The message names the folder and an example of what it contains."""
     if len(crops):
         return
-    here = [item for item in odd if Path(item.path).parent == folder]
-    seen = [f"{junk} are junk"] if junk else []
-    if here:
-        seen.append(f"{len(here)} were not taken, such as {Path(here[0].path).name} ({here[0].reason})")
-    raise ReidError(
-        f"No {part} image in {folder}. Of what is there, {' and '.join(seen)}."
-        if seen
-        else f"No {part} image in {folder}: it is empty. Names must be of the form {form}."
-    )
+    in_folder = [item for item in skipped if Path(item.path).parent == folder]
+    found = [f"{junk} junk images"] if junk else []
+    if in_folder:
+        found.append(f"{len(in_folder)} skipped files, such as {Path(in_folder[0].path).name} ({in_folder[0].reason})")
+    content = f"It contains {' and '.join(found)}." if found else f"It is empty. Names must be of the form {form}."
+    raise DataError(f"No {split} image in {folder}. {content}")
 
 
 def distinct_ids(crops: Crops, *, distractors: bool) -> int:
-    """The number of identities; pid 0 is none where the set has `distractors`."""
+    """Return the number of identities; pid 0 is none if the set has `distractors`."""
     pids = np.unique(crops.pids)
-    return int((pids != 0).sum()) if distractors else len(pids)
+    return int((pids != DISTRACTOR).sum()) if distractors else len(pids)
 
 
-def difference(benchmark: Benchmark) -> str:
-    """Where the counts differ from `benchmark.official`, in one sentence with both numbers; empty where all agree."""
-    found = counted(benchmark)
-    unlike = [
+def count(benchmark: Benchmark) -> dict[str, int]:
+    """Return the counts of images and identities under the names of `Benchmark.official`."""
+    numbers: dict[str, int] = {}
+    for split in SPLITS:
+        crops: Crops = getattr(benchmark, split)
+        numbers[f"{split} images"] = len(crops)
+        numbers[f"{split} ids"] = distinct_ids(crops, distractors=benchmark.n_distractors > 0)
+    return {**numbers, "junk": benchmark.n_junk, "distractors": benchmark.n_distractors}
+
+
+def count_difference(benchmark: Benchmark) -> str:
+    """Describe where the counts differ from `benchmark.official`, with both numbers; empty if all are equal."""
+    found = count(benchmark)
+    different = [
         f"{name} {found[name]:,} (official {number:,})"
         for name, number in benchmark.official.items()
         if found[name] != number
     ]
-    return f"the counts are not those of the official {benchmark.name}: {', '.join(unlike)}" if unlike else ""
-
-
-def counted(benchmark: Benchmark) -> dict[str, int]:
-    """The counts that official ones are given for, by name."""
-    numbers: dict[str, int] = {}
-    for part in ("train", "query", "gallery"):
-        crops: Crops = getattr(benchmark, part)
-        numbers[f"{part} images"] = len(crops)
-        numbers[f"{part} ids"] = distinct_ids(crops, distractors=benchmark.n_distractors > 0)
-    return {**numbers, "junk": benchmark.n_junk, "distractors": benchmark.n_distractors}
+    return f"the counts differ from the official {benchmark.name}: {', '.join(different)}" if different else ""
 
 
 def with_official(benchmark: Benchmark, official: Mapping[str, int]) -> Benchmark:
-    """The benchmark with the official counts, and a warning where its own differ from them."""
+    """Return the benchmark with the official counts, and a warning if its own counts differ."""
     benchmark = replace(benchmark, official=dict(official))
-    unlike = difference(benchmark)
-    return replace(benchmark, warnings=(*benchmark.warnings, unlike)) if unlike else benchmark
+    difference = count_difference(benchmark)
+    return replace(benchmark, warnings=(*benchmark.warnings, difference)) if difference else benchmark

@@ -1,0 +1,105 @@
+"""What the layouts of users' own crops share (`folders` and `table`): identities, cameras and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.core.arrays import UNKNOWN
+from reid.core.errors import DataError
+from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
+from reid.data.layouts.scanning import JUNK
+from reid.data.splits import hold_out, query_and_gallery
+
+OWN_SPLITS = (*SPLITS, "test")
+"""`test` is divided into query and gallery."""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to divide crops into train, query and gallery, and how to score them.
+
+    Attributes:
+        fraction: of the identities that are held out to score on, where the data set has no splits.
+        seed: of the random choices.
+        cross_camera: whether gallery images of the query's identity and camera are excluded; None means that they
+            are if at least two cameras are known.
+    """
+
+    fraction: float
+    seed: int
+    cross_camera: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class OwnCrops:
+    """Crops as a layout reads them, junk included.
+
+    Attributes:
+        name: of the data set.
+        root: its folder.
+        where: file or folder, for error messages.
+        crops: `N` rows.
+        split: `[N]` a name in `OWN_SPLITS`, or None where the data set has no splits.
+        skipped: files that were not read.
+        warnings: of the layout.
+    """
+
+    name: str
+    root: str
+    where: str
+    crops: Crops
+    split: NDArray[np.object_] | None
+    skipped: Sequence[SkippedFile] = ()
+    warnings: Sequence[str] = ()
+
+    def benchmark(self, options: SplitOptions) -> Benchmark:
+        """Drop junk (pid -1) and divide the crops.
+
+        Raises:
+            DataError: no usable crop, fewer than two cameras with `cross_camera`, or splits that cannot be scored.
+        """
+        good = self.crops.pids != JUNK
+        crops, split = self.crops.take(good), None if self.split is None else self.split[good]
+        if not len(crops):
+            raise DataError(f"{self.where} has no usable crop: all {len(good)} are junk (pid -1).")
+        warnings = list(self.warnings)
+        cameras = np.unique(crops.camids[crops.camids != UNKNOWN])
+        cross_camera = len(cameras) > 1 if options.cross_camera is None else options.cross_camera
+        if cross_camera and len(cameras) < 2:
+            raise DataError(
+                f"{self.where}: cross_camera=true needs two known cameras, but there are {len(cameras)}. "
+                "Remove this option, or add the cameras."
+            )
+        if options.cross_camera is None and len(cameras) == 1:
+            warnings.append(f"every known camera is {cameras[0]}, so queries are also matched in their own camera")
+        if split is None:
+            parts = hold_out(crops, fraction=options.fraction, seed=options.seed, cross_camera=cross_camera)
+        else:
+            parts = self._split(crops, split, options.seed, cross_camera)
+        warnings += [
+            f"there are no {name} crops" for name, part in zip(SPLITS[:2], parts[:2], strict=True) if not len(part)
+        ]
+        n_junk = int((~good).sum())
+        return Benchmark(
+            self.name, self.root, *parts, cross_camera, n_junk, skipped=tuple(self.skipped), warnings=tuple(warnings)
+        )
+
+    def _split(
+        self, crops: Crops, split: NDArray[np.object_], seed: int, cross_camera: bool
+    ) -> tuple[Crops, Crops, Crops]:
+        train, query, gallery, test = (crops.take(split == name) for name in OWN_SPLITS)
+        if len(test):
+            if len(query) or len(gallery):
+                raise DataError(f"{self.where} has the split 'test' and 'query' or 'gallery'. Use one or the other.")
+            query, gallery = query_and_gallery(test, np.random.default_rng(seed), cross_camera=cross_camera)
+            if not len(query):
+                need = "two cameras" if cross_camera else "two crops"
+                raise DataError(f"{self.where}: no identity of the split 'test' has {need}, so there is no query.")
+        if bool(len(query)) != bool(len(gallery)):
+            present, missing = ("query", "gallery") if len(query) else ("gallery", "query")
+            raise DataError(f"{self.where} has {present!r} crops but no {missing!r} crops. Scoring needs both.")
+        return train, query, gallery
