@@ -48,7 +48,7 @@ class TrackerFaults(Settings):
     """Probability that a walk is split into two tracks."""
     switch: Fraction = 0.15
     """Probability that two tracks swap ids where their boxes meet."""
-    false: NonNegative = 0.06
+    false_tracks: NonNegative = 0.06
     """False tracks per true walk."""
 
 

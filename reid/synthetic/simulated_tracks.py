@@ -74,7 +74,7 @@ def tracked_rows(
         if len(meet) and rng.random() < faults.switch:
             k = int(meet[len(meet) // 2])
             _swap(parts, labels, int(labels[i][in_i[k]]), int(labels[j][in_j[k]]), int(shared[k]))
-    for _ in range(int(rng.poisson(faults.false * len(seen)))):
+    for _ in range(int(rng.poisson(faults.false_tracks * len(seen)))):
         template = seen[int(rng.integers(len(seen)))]
         n = int(rng.integers(4, 20))
         box = template.boxes[len(template.boxes) // 2] * rng.uniform(0.7, 1.1)

@@ -108,7 +108,7 @@ def test_gallery_crops_agree_with_the_true_tracks(generated: Path) -> None:
 
 def test_tracker_faults_follow_their_settings() -> None:
     world = plan_world(SyntheticSettings(ids=60))
-    perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false=0)
+    perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false_tracks=0)
     rng = np.random.default_rng
     camera, seen = world.cameras[0], world.sightings[TEST][0]
     truth = writer.true_rows(camera, seen, world.pids)
@@ -122,7 +122,7 @@ def test_tracker_faults_follow_their_settings() -> None:
     assert 0.7 * len(truth) < len(tracks(miss=0.2)) < 0.9 * len(truth)
     n = len({t for _, t, _, _ in clean})
     assert len({t for _, t, _, _ in tracks(split=1.0)}) > 1.8 * n
-    assert len({t for _, t, _, _ in tracks(false=1.0)}) > 1.4 * n
+    assert len({t for _, t, _, _ in tracks(false_tracks=1.0)}) > 1.4 * n
     moved = [row[:2] for row in tracks(switch=1.0)]
     assert len(moved) == len(clean)
     assert moved != [row[:2] for row in clean]
