@@ -53,5 +53,6 @@ def link_datasets(app: Any, page: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
+    """Register the two functions above."""
     app.connect("autodoc-process-docstring", use_literals, priority=100)
     app.connect("source-read", link_datasets)

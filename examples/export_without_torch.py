@@ -1,6 +1,6 @@
 """Export a model and run it without torch: python examples/export_without_torch.py [MODEL [FOLDER]]
 
-Without arguments, an untrained network is exported. The folder contains run.py, which needs NumPy and ONNX Runtime only.
+Without arguments, an untrained network is exported. The folder's run.py needs NumPy and ONNX Runtime only.
 """
 
 import subprocess

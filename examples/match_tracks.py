@@ -22,13 +22,14 @@ if len(sys.argv) > 2:
 else:
     rng = np.random.default_rng(0)
     looks = rng.standard_normal((8, 64))
-    rows = []
-    for person in range(8):
-        for camera in range(3):
-            start = 400 * camera + 40 * person
-            for frame in range(start, start + 100, 5):
-                rows.append((camera, person, frame, 6.0 * (frame - start), 50.0, 40.0, 100.0))
-    columns = np.array(rows)
+    columns = np.array(
+        [
+            (camera, person, 400 * camera + 40 * person + step, 6.0 * step, 50.0, 40.0, 100.0)
+            for person in range(8)
+            for camera in range(3)
+            for step in range(0, 100, 5)
+        ]
+    )
     camera, person, frame = columns[:, :3].astype(int).T
     names = ["entrance", "hall", "exit"]
     truth = Tracks.from_columns(names, camera, person, frame, columns[:, 3:])
