@@ -14,7 +14,7 @@ import torch
 from matplotlib.patches import Circle
 
 from reid.losses import Mahalanobis, TripletLoss, make_loss, pairwise_distances
-from reid.losses.factory import THEIRS
+from reid.losses.factory import PML_LOSSES
 from reid.report.style import GREY, MARKERS, picture
 
 LABELS = torch.arange(3).repeat_interleave(4)
@@ -214,7 +214,7 @@ def gradients(path):
             for point, step, label in zip(x.detach().numpy(), steps.numpy(), LABELS, strict=True):
                 if np.linalg.norm(step) > 0.02:
                     arrow(axes, point, step, theme.lines[label], lw=1.1, mutation_scale=7)
-            angular = name in (*THEIRS, "circle", "infonce", "supcon", "arcface")
+            angular = name in (*PML_LOSSES, "circle", "infonce", "supcon", "arcface")
             if vectors:
                 for label, place in enumerate(means):
                     axes.scatter(*place, marker="x", s=45, color=theme.lines[label], zorder=4)

@@ -86,10 +86,10 @@ def _contenders(
     name: str, paths: list[str], peer: Path | None, threads: int, folder: Path
 ) -> tuple[str, dict[str, Contender]]:
     """The baseline's name, and all contenders from files to embeddings."""
-    model = build_model(MODELS[name], neck="none", size=SIZE)
+    model = build_model(MODELS[name], neck="none", height=SIZE[0], width=SIZE[1])
     base = "torchreid FeatureExtractor" if peer else "plain loop: PIL, eager torch"
     contenders: dict[str, Contender] = {base: _torchreid(name, peer, folder) if peer else _plain(model)}
-    eager = build_model(MODELS[name], neck="none", size=SIZE)
+    eager = build_model(MODELS[name], neck="none", height=SIZE[0], width=SIZE[1])
     contenders["torch, channels_last"] = _embedder(eager.to(memory_format=torch.channels_last), "auto", threads)
     crops = Crops.from_columns(paths, np.arange(len(paths)) // 4, np.arange(len(paths)) % 2)
     store = FileStore(crops, size=SIZE)

@@ -16,6 +16,7 @@ import click
 import numpy as np
 import torch
 
+from reid.config import LossConfig
 from reid.losses import Objective
 from reid.models import build_model
 from reid.training.gradient_cache import backward_in_chunks, seeded
@@ -27,8 +28,12 @@ def measure(chunk: int, device: str, repeats: int, threads: int) -> tuple[float,
     """Seconds and MiB of a step."""
     torch.set_num_threads(threads)
     place = torch.device(device)
-    model = build_model("light14", num_classes=751, size=(128, 64)).to(place, memory_format=torch.channels_last).train()
-    objective = Objective(margin=None)
+    model = (
+        build_model("light14", num_classes=751, height=128, width=64)
+        .to(place, memory_format=torch.channels_last)
+        .train()
+    )
+    objective = Objective(LossConfig(margin=None))
     labels = torch.arange(IDS, device=place).repeat_interleave(K)
     crops = np.random.default_rng(0).integers(0, 256, (IDS * K, 128, 64, 3), dtype=np.uint8)
     images = torch.from_numpy(crops).to(place)

@@ -99,7 +99,9 @@ def _plain(backbone: str, size: tuple[int, int]) -> Callable[[], object]:
     """What one writes first: torch's defaults throughout, values logged as they come."""
     from reid.models import build_model
 
-    model = build_model(backbone, num_classes=CLASSES, neck="none", last_stride=2, size=size).train()
+    model = build_model(
+        backbone, num_classes=CLASSES, neck="none", last_stride=2, height=size[0], width=size[1]
+    ).train()
     optimizer = torch.optim.Adam(model.parameters(), 3.5e-4, weight_decay=5e-4)
     batch = _crops(size)
     images = _normalised(batch.images)

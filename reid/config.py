@@ -21,6 +21,7 @@ from reid.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -166,7 +167,7 @@ class ModelConfig(Settings):
 
     backbone: str = "resnet50"
     """A key of `reid.models.BACKBONES`, or `timm:NAME`."""
-    weights: str = "none"
+    weights: Annotated[str, BeforeValidator(str)] = "none"
     """Initial weights of the backbone: `none`, `imagenet` (from torchvision), or a file."""
     pooling: Literal["avg", "max", "gem"] = "avg"
     """How the feature map becomes one vector."""
@@ -186,6 +187,12 @@ class ModelConfig(Settings):
     """Pixels that images are resized to."""
     width: int = Field(default=128, ge=8, le=4096)
     """Pixels that images are resized to."""
+    mean: Triple | None = None
+    """Mean of the channels, 0..1, that is subtracted; `null`: that of the backbone's published weights."""
+    std: Triple | None = None
+    """Standard deviation of the channels, in the same units; `null`: that of the backbone's published weights."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order that the weights expect. Images are always passed as RGB."""
 
 
 class ExtraLossConfig(Settings):

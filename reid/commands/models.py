@@ -42,7 +42,7 @@ def command(names: tuple[str, ...], size: tuple[int, int], measure: bool, device
     for name in track(names or tuple(BACKBONES), "Measuring" if measure else "Counting"):
         # timm's networks are asked for their output's shape with numbers; the others need none to be counted
         with torch.device("cpu" if measure or name.startswith("timm:") else "meta"):
-            model = build_model(name, neck="none", size=size)
+            model = build_model(name, neck="none", height=size[0], width=size[1])
         counts = model.count()
         megabytes = sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 1e6
         row = [name, str(model.embedding_size), f"{counts.parameters / 1e6:.2f}", f"{counts.flops / 1e9:.3f}"]

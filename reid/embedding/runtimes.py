@@ -272,7 +272,9 @@ def _of_mapping(
     unit = _SCALES[given["scale"]]
     try:
         mean, std = (tuple(float(value) / unit for value in given[key]) for key in ("mean", "std"))
-        preprocessing = Preprocessing(given.get("size", fixed), mean, std, given["channel_order"])  # type: ignore[arg-type]
+        preprocessing = Preprocessing.from_dict(
+            {"size": given.get("size", fixed), "mean": mean, "std": std, "channel_order": given["channel_order"]}
+        )
     except (TypeError, ValueError) as error:
         raise ReidError(f"{where}: {error}") from error
     return preprocessing, given.get("output")

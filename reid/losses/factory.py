@@ -1,14 +1,15 @@
-"""Losses by name, as a config writes them."""
+"""Losses by name."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
 from reid.losses.center import CenterLoss
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss
@@ -31,60 +32,69 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "arcface": ArcFaceLoss,
     "cosface": CosFaceLoss,
 }
-"""Ours by name. Those that take `dim` and `num_classes` get them from `make_loss`."""
+"""Losses of this package by name. Those with parameters `dim` and `num_classes` get them from `make_loss`."""
 
-THEIRS = {
+PML_LOSSES = {
     "lifted": "GeneralizedLiftedStructureLoss",
     "multi_similarity": "MultiSimilarityLoss",
     "proxy_nca": "ProxyNCALoss",
     "proxy_anchor": "ProxyAnchorLoss",
 }
-"""Short names of losses of pytorch-metric-learning; `pml:CLASS` reaches any of them."""
+"""Short names of losses of pytorch-metric-learning; `pml:CLASS` selects any of its losses."""
 
 
 def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Module:
-    """A loss `(features [B, dim], pids [B], camids [B] | None) -> scalar` by its name.
+    """Build a loss `(features [B, dim], pids [B], camids [B] | None) -> scalar` by its name.
 
-    Beside a loss's own options, `memory=N` makes any loss over pairs, and batch-hard triplets, compare with the last N
-    features too, once `warmup=W` steps are done (see `CrossBatchMemory`). `distance="mahalanobis"` or
+    Two options exist for several losses: `memory=N` makes a loss over pairs, or the batch-hard triplet loss, also
+    compare with the last N features, after `warmup=W` steps (see `CrossBatchMemory`); `distance="mahalanobis"` or
     `"mahalanobis:RANK"` learns the distance.
 
     Args:
-        name: a key of `LOSSES` or `THEIRS`, or `pml:CLASS`.
+        name: a key of `LOSSES` or `PML_LOSSES`, or `pml:CLASS`.
         dim: size of the features.
-        num_classes: identities of the train set; losses that keep a vector for each take `pids` 0..num_classes − 1.
-        options: of that loss, by the names of its own arguments.
+        num_classes: identities of the train split; losses with one vector per identity take `pids` in
+            0..num_classes − 1.
+        options: arguments of that loss.
 
     Raises:
-        ReidError: an unknown name or option (the nearest is named), a value out of range, or a missing package.
+        ConfigError: an unknown name or option (the nearest one is suggested), an invalid value, or a missing package.
+
+    Example:
+        >>> circle = make_loss("circle", dim=8, num_classes=2, gamma=64)
+        >>> circle(torch.eye(4, 8), torch.tensor([0, 0, 1, 1])).shape
+        torch.Size([])
     """
     memory, warmup = options.pop("memory", None), options.pop("warmup", None)
     if memory is None and warmup is not None:
-        raise ReidError(f"warmup={warmup} is of a memory, and the loss {name!r} has none: give memory=N too.")
+        raise ConfigError(f"warmup={warmup} needs a memory, and the loss {name!r} has none. Add memory=N.")
     if str(options.get("distance", "")).partition(":")[0] == "mahalanobis":
         options["distance"] = Mahalanobis(dim, _rank(options["distance"]))
-    theirs = name.removeprefix("pml:") if name.startswith("pml:") else THEIRS.get(name)
-    if theirs is not None:
-        loss: nn.Module = PmlLoss(theirs, dim=dim, num_classes=num_classes, **options)
+    loss_type: Callable[..., nn.Module]
+    provided: dict[str, Any] = {"dim": dim, "num_classes": num_classes}
+    if name in LOSSES:
+        loss_type = HardTripletPairs if memory is not None and name == "triplet" else LOSSES[name]
+        arguments = set(inspect.signature(loss_type).parameters)
+        provided = {key: value for key, value in provided.items() if key in arguments}
+        known = arguments - set(provided)
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"The loss {name!r} has no option {option!r}.{did_you_mean(option, known)}")
+    elif name in PML_LOSSES or name.startswith("pml:"):
+        loss_type = partial(PmlLoss, PML_LOSSES.get(name, name.removeprefix("pml:")))
     else:
-        loss = _ours(name, dim, num_classes, options, memory is not None)
+        raise ConfigError(f"Unknown loss {name!r}.{did_you_mean(name, {*LOSSES, *PML_LOSSES, 'pml:CLASS'})}")
+    try:
+        loss = loss_type(**provided, **options)
+    except TypeError as error:  # e.g. text for a number
+        raise ConfigError(f"The loss {name!r} does not accept {options}: {error}.") from error
     return loss if memory is None else CrossBatchMemory(loss, dim, memory, warmup or 0)
-
-
-def _ours(name: str, dim: int, num_classes: int, options: dict[str, Any], memory: bool) -> nn.Module:
-    if name not in LOSSES:
-        raise ReidError(f"Unknown loss {name!r}.{did_you_mean(name, {*LOSSES, *THEIRS, 'pml:CLASS'})}")
-    factory: Callable[..., nn.Module] = HardTripletPairs if memory and name == "triplet" else LOSSES[name]
-    known = set(inspect.signature(factory).parameters)
-    given = {key: value for key, value in (("dim", dim), ("num_classes", num_classes)) if key in known}
-    for option in options:
-        if option not in known - set(given):
-            raise ReidError(f"The loss {name!r} has no option {option!r}.{did_you_mean(option, known - set(given))}")
-    return factory(**given, **options)
 
 
 def _rank(distance: str) -> int | None:
     rank = distance.partition(":")[2]
     if rank and not rank.isdigit():
-        raise ReidError(f"distance={distance!r} must be mahalanobis or mahalanobis:RANK, e.g. mahalanobis:64.")
+        raise ConfigError(
+            f"distance={distance!r} is invalid. Use mahalanobis or mahalanobis:RANK, e.g. mahalanobis:64."
+        )
     return int(rank) if rank else None

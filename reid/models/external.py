@@ -69,7 +69,7 @@ def import_model(
     """
     tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in read_weights(path).items()}
     found = recognise(tensors, str(path))
-    spec = found.spec | {"size": tuple(size)}
+    spec = found.spec | {"height": size[0], "width": size[1]}
     assumed = [f"size {size[0]}×{size[1]}", *found.assumed]
     for key, value in (("last_stride", last_stride), ("pooling", pooling)):
         if value is not None:

@@ -1,62 +1,52 @@
-"""What is done to an image before the network sees it. It travels with the model."""
+"""Preparation of images for a network. It is stored with the model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from reid.core.errors import ReidError
+from reid.config import Positive, Settings
+from reid.core.errors import DataError
+
+Deviation = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Resize to `size` = (height, width) pixels, then (x / 255 − mean) / std for each channel.
+class Preprocessing(Settings):
+    """Resize to `size` = (height, width) pixels, then compute (x / 255 − mean) / std for each channel.
 
-    `mean` and `std` are of values in 0..1 and in the order that `channel_order` ("rgb" or "bgr") says; images always
-    come in as RGB.
+    `mean` and `std` refer to values in 0..1, in the order given by `channel_order`. Images are always passed as RGB.
 
     Raises:
-        ReidError: a size below one pixel, a mean or std that is not three finite numbers, a std not above 0, or
-            another channel order.
+        ConfigError: a value of the wrong type or out of range.
+
+    Example:
+        >>> preprocessing = Preprocessing(size=(256, 128), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> preprocessing(torch.zeros(1, 64, 32, 3, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 256, 128])
     """
 
-    size: tuple[int, int]
+    model_config = ConfigDict(frozen=True)
+
+    size: tuple[Positive, Positive]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channel_order: str = "rgb"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _numbers("size", self.size, 2, int))
-        object.__setattr__(self, "mean", _numbers("mean", self.mean, 3, float))
-        object.__setattr__(self, "std", _numbers("std", self.std, 3, float))
-        if min(self.size) < 1:
-            raise ReidError(f"size is {self.size}: height and width must be at least 1 pixel, such as (256, 128).")
-        if min(self.std) <= 0:
-            raise ReidError(f"std is {self.std}: each must be above 0, such as (0.229, 0.224, 0.225).")
-        if self.channel_order not in ("rgb", "bgr"):
-            raise ReidError(f"channel_order is {self.channel_order!r}: it must be 'rgb' or 'bgr'.")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain Python (lists, not tuples), ready for JSON or YAML; `Preprocessing(**d)` is the same again."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+    std: tuple[Deviation, Deviation, Deviation]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] RGB on any device → float32 [B, 3, height, width] there, in channels_last memory.
+        """Prepare uint8 [B, H, W, 3] RGB images on any device: float32 [B, 3, height, width] in channels_last memory.
 
-        Images of another size are resized bilinearly, with antialiasing. The image stays where it is: nothing is
-        cropped or padded, and the ratio of the sides is not kept.
+        Images of another size are resized bilinearly with antialiasing. Nothing is cropped or padded, and the aspect
+        ratio is not kept.
 
         Raises:
-            ReidError: not uint8 [B, H, W, 3], or an image without pixels.
+            DataError: not uint8 [B, H, W, 3], or an image without pixels.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:3]:
-            raise ReidError(
+            raise DataError(
                 f"Images must be uint8 [B, H, W, 3] in RGB; these are {str(images.dtype).removeprefix('torch.')} "
                 f"{list(images.shape)}."
             )
@@ -68,19 +58,8 @@ class Preprocessing:
             x = functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
             x = x.permute(0, 2, 3, 1)
         shape = x.shape
-        x = x.reshape(-1, shape[2] * 3)  # long rows, constants repeated along them: three channels a time are slow
+        x = x.reshape(-1, shape[2] * 3)  # long rows with repeated constants are faster than three channels at a time
         scale = [1 / (255 * s) for s in self.std]
         shift = [-m / s for m, s in zip(self.mean, self.std, strict=True)]
         constants = torch.tensor([shift, scale]).to(x.device, non_blocking=True).repeat(1, shape[2])
         return torch.addcmul(constants[0], x, constants[1], out=x).view(shape).permute(0, 3, 1, 2)
-
-
-def _numbers(key: str, values: Sequence[Any], count: int, kind: type) -> tuple[Any, ...]:
-    try:
-        numbers = () if isinstance(values, str) else tuple(float(v) for v in values)
-    except (TypeError, ValueError):
-        numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)) or (kind is int and any(n % 1 for n in numbers)):
-        what = "whole numbers" if kind is int else "finite numbers"
-        raise ReidError(f"{key} is {values!r}: it must be {count} {what}.")
-    return tuple(kind(n) for n in numbers)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from reid.data.pixels import TrainingData, load_training_data
 from reid.data.samplers import HardIdentitySampler
 from reid.losses import CollapseWatch, Objective
 from reid.models import ReIDModel, build_model
-from reid.models.backbones.resnet import start_as_identity
 from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training.ema import Average
 from reid.training.environment import environment, keep_memory
@@ -142,7 +141,7 @@ class _Trainer:
             freezes = bool(self.freezer.until)
             self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=freezes)
         self.optimizer, self.rates = make_optimizer(config.optim, self.model, self.objective.common_parameters())
-        own = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.own_rates()]
+        own = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.separate_parameters()]
         self.loss_optimizer = torch.optim.SGD(own, lr=0.0) if own else None
         self.scaler = torch.amp.GradScaler(
             ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
@@ -302,7 +301,7 @@ class _Trainer:
             labels = gather(batch.labels.to(device, non_blocking=True))
             camids = gather(batch.camids.to(device, non_blocking=True))
             images = batch.images.to(device, non_blocking=True)
-        preprocess = replace(self.model.preprocessing, size=(images.shape[1], images.shape[2]))
+        preprocess = self.model.preprocessing.model_copy(update={"size": (images.shape[1], images.shape[2])})
         terms: dict[str, Tensor] = {}
 
         def forward(network: nn.Module, some: Tensor) -> Outputs:
@@ -390,7 +389,7 @@ class _Trainer:
         for parameter in self.objective.parameters():
             if parameter.grad is not None:
                 self.ranks.average(parameter.grad)
-        for _, weight, moving in self.objective.own_rates():
+        for _, weight, moving in self.objective.separate_parameters():
             for parameter in moving:
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 / weight if weight else 0.0)
@@ -571,46 +570,11 @@ def _logged_step(line: str) -> float:
 
 
 def _make_model(config: Config, num_classes: int) -> ReIDModel:
-    settings, loss = config.model, config.loss
-    softmax = loss.in_use("softmax")
-    model = build_model(
-        settings.backbone,
-        num_classes=num_classes if softmax else 0,
-        pooling=settings.pooling,
-        neck=settings.neck,
-        embedding_dim=settings.embedding_dim,
-        num_stripes=settings.num_stripes,
-        weights=settings.weights,
-        last_stride=settings.last_stride,
-        size=(settings.height, settings.width),
-        seed=config.seed,
-    )
-    if settings.zero_residual:
-        if settings.weights != "none":
-            raise ReidError("model.zero_residual=true would undo model.weights: use one of them.")
-        if not start_as_identity(model.backbone):
-            raise ReidError(f"model.zero_residual=true: {settings.backbone} has no residual blocks of a ResNet.")
-    return model
+    return build_model(config.model, num_classes=num_classes if config.loss.in_use("softmax") else 0, seed=config.seed)
 
 
 def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objective:
-    settings = config.loss
-    objective = Objective(
-        settings.triplet_weight,
-        settings.softmax_weight,
-        settings.label_smoothing,
-        settings.margin,
-        settings.mining,
-        settings.distance,
-        None if settings.reduction == "auto" else settings.reduction,
-        settings.camera_aware,
-        settings.hardness,
-        {name: extra.model_dump(exclude_none=True) for name, extra in settings.extra.items()},
-        settings.schedules,
-        dim=model.embedding_size,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
+    objective = Objective(config.loss, dim=model.embedding_size, num_classes=num_classes, seed=config.seed)
     if not (objective.uses_softmax or objective.uses_embeddings):
         model.neck.requires_grad_(False)  # nothing behind it is learned from, and DDP waits for every gradient
     return objective

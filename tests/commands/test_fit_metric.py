@@ -145,7 +145,7 @@ def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
         assert result.exit_code == 0, result.output
 
     checkpoint, data = tmp_path / "x.pt", f"market1501:{tiny_market}"
-    model = build_model("light10", size=(64, 32))
+    model = build_model("light10", height=64, width=32)
     save_checkpoint(checkpoint, model)
     npz = tmp_path / "metric.npz"
     for part in ("train", "query"):

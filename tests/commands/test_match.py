@@ -150,7 +150,7 @@ def videos(world):
                 x, y, w, h = row[3:7].astype(int)
                 picture[y : y + h, x : x + w] = colours[int(row[7])]
             cv2.imwrite(str(folder / f"{frame:06d}.png"), picture[..., ::-1])
-    save_checkpoint(world / "model.pt", build_model("light10", size=(64, 32)))
+    save_checkpoint(world / "model.pt", build_model("light10", height=64, width=32))
     return world
 
 

@@ -169,7 +169,7 @@ def test_a_set_without_cameras_is_scored_without_the_rule(tmp_path: Path) -> Non
             cv2.imwrite(str(tmp_path / f"{pid}_{shot}.png"), rng.integers(0, 256, (64, 32, 3), dtype=np.uint8))
             lines.append(f"{pid}_{shot}.png,{pid},{'query' if shot == 0 else 'gallery'}")
     (tmp_path / "crops.csv").write_text("\n".join(lines) + "\n")
-    save_checkpoint(tmp_path / "m.pt", build_model("light10", size=(64, 32)))
+    save_checkpoint(tmp_path / "m.pt", build_model("light10", height=64, width=32))
     done = call("test", "--checkpoint", tmp_path / "m.pt", "--data", f"table:{tmp_path / 'crops.csv'}")
     assert done.exit_code == 0, done.output
     assert "4 of 4 queries used" in " ".join(done.output.split())

@@ -28,7 +28,13 @@ def crops(n=9, seed=0, size=SIZE):
 def small_model(channel_order: str = "rgb") -> ReIDModel:
     """Random weights, and batch norms that do something; mean and std are unlike in each channel."""
     model = build_model(
-        "light14", size=SIZE, num_classes=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), channel_order=channel_order
+        "light14",
+        height=SIZE[0],
+        width=SIZE[1],
+        num_classes=3,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.4),
+        channel_order=channel_order,
     )
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -30,7 +30,7 @@ WIDE, HIGH, COUNT = 120, 90, 30
 class Tiny:
     """Stand-in for an `Embedder`; the feature is the crop at 8×4 pixels minus its mean."""
 
-    preprocessing = Preprocessing(SIZE, (0, 0, 0), (1, 1, 1))
+    preprocessing = Preprocessing(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
     dimension = 96
 
     def __init__(self, name="tiny", batch_size=64, flip=False):
@@ -117,7 +117,7 @@ class Counting:
 
 
 def test_features_equal_those_of_the_crops(videos):
-    embedder = Embedder(build_model("light18", size=SIZE), device="cpu", batch_size=7)
+    embedder = Embedder(build_model("light18", height=SIZE[0], width=SIZE[1]), device="cpu", batch_size=7)
     tracks = make_tracks(20, cameras=1)
     result = embed_boxes(embedder, videos, tracks)
     crops = [resize(crop, SIZE) for crop in crops_of(tracks, make_frames(0))]

@@ -16,7 +16,7 @@ from reid.models.checkpoints import save_checkpoint
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "best.pt"
-    save_checkpoint(path, build_model("light18", size=(64, 32), num_classes=3))
+    save_checkpoint(path, build_model("light18", height=64, width=32, num_classes=3))
     return str(path)
 
 

@@ -23,7 +23,7 @@ SIZE = (64, 32)
 @pytest.fixture(scope="module")
 def model():
     """Untrained model whose batch-norm statistics and scales differ from their initial values."""
-    model = build_model("light18", size=SIZE, num_classes=3)
+    model = build_model("light18", height=SIZE[0], width=SIZE[1], num_classes=3)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         model.neck.running_mean.normal_(0, 0.1, generator=generator)

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
     config = load_config(
         None, ["data.train=[market1501:/secret/place]", "model.backbone=light10", "optim.lr=0.01", "model.height=64"]
     )
-    model = build_model("light10", size=(64, 32), num_classes=7, pooling="gem")
+    model = build_model("light10", height=64, width=32, num_classes=7, pooling="gem")
     scores = {"epoch": 2, "step": 20, "market1501 validation": {"mAP": 0.5, "mINP": 0.25, "rank1": 0.75}}
     save_checkpoint(tmp_path / "best.pt", model, config=config.as_dict(), scores=scores)
     train = {"sources": ["market1501"], "crops": 12936, "identities": 751, "cameras": 6, "sha256": "7b9a" * 16}
@@ -67,7 +67,7 @@ def test_the_card_says_what_the_run_left_behind(run: Path) -> None:
 
 
 def test_what_is_not_known_is_said_to_be_unknown(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "w.pt", build_model("light10", size=(64, 32)))
+    save_checkpoint(tmp_path / "w.pt", build_model("light10", height=64, width=32))
     card = model_card(tmp_path / "w.pt")
     assert "Unknown: the checkpoint does not say." in card
     assert "Not scored: `reid test" in card
@@ -77,7 +77,7 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path: Path) -> None:
 
 def test_a_converted_model_says_where_it_comes_from(tmp_path: Path) -> None:
     source = {"file": "osnet.pth", "family": "torchreid", "assumed": ["size 256×128"]}
-    save_checkpoint(tmp_path / "w.pt", build_model("light10", size=(64, 32)), source=source)
+    save_checkpoint(tmp_path / "w.pt", build_model("light10", height=64, width=32), source=source)
     assert "Converted from osnet.pth, a checkpoint of torchreid; assumed, as that file does not say: size 256×128." in (
         model_card(tmp_path / "w.pt")
     )

@@ -143,7 +143,7 @@ def test_preprocessing_is_done_as_told(tmp_path, changes, as_expected):
 def test_the_class_itself_is_taken_as_preprocessing(tmp_path):
     need("onnx")
     path = make_onnx(tmp_path / "tiny.onnx")
-    own = Preprocessing(SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    own = Preprocessing(size=SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     np.testing.assert_allclose(Embedder(path, preprocessing=own)(images()), expected(images()), atol=2e-6)
 
 
@@ -219,9 +219,9 @@ def test_without_preprocessing_an_example_is_shown(tmp_path):
         pytest.param({"scale": None, "std": None}, "does not say std, scale", id="no std, no scale"),
         pytest.param({"scale": "255"}, 'scale is \'255\': it must be "0-1" or "0-255"', id="odd scale"),
         pytest.param({"channels": "rgb"}, "no key 'channels'. Did you mean 'channel_order'", id="unknown key"),
-        pytest.param({"channel_order": "grb"}, "channel_order is 'grb'", id="odd order"),
-        pytest.param({"std": [0, 1, 1]}, r"tiny\.reid\.json: std is", id="std of 0"),
-        pytest.param({"mean": [1, 2]}, r"tiny\.reid\.json: mean is", id="two means"),
+        pytest.param({"channel_order": "grb"}, "channel_order='grb'", id="odd order"),
+        pytest.param({"std": [0, 1, 1]}, r"tiny\.reid\.json: std.0=0", id="std of 0"),
+        pytest.param({"mean": [1, 2]}, r"tiny\.reid\.json: mean.2 is missing", id="two means"),
         pytest.param({"mean": "abc"}, r"tiny\.reid\.json: could not convert", id="text"),
         pytest.param({"size": [32, 8]}, r"size is \[32, 8\], but tiny\.onnx takes \[16, 8\]", id="another size"),
     ],

@@ -34,7 +34,7 @@ class Fast:
 
     def __init__(self, dimension=16, batch_size=4, name="fast", fail_after=None, flip=False):
         self.dimension, self.batch_size, self.name, self.flip = dimension, batch_size, name, flip
-        self.preprocessing = Preprocessing((16, 8), (0, 0, 0), (1, 1, 1))
+        self.preprocessing = Preprocessing(size=(16, 8), mean=(0, 0, 0), std=(1, 1, 1))
         self._to = np.random.default_rng(0).standard_normal((24, dimension)).astype(np.float32)
         self.images, self.fail_after = 0, fail_after
 
@@ -79,7 +79,7 @@ def same(a, b):
 
 
 def test_file_equals_embedder_table(tmp_path):
-    model = build_model("light10", size=(64, 32))
+    model = build_model("light10", height=64, width=32)
     embedder = Embedder(model, batch_size=4)
     paths = draw(tmp_path / "crops", 9)
     sources = [
@@ -303,7 +303,7 @@ def test_processes_share_unfinished_files(paths, tmp_path, world_size, after):
 
 
 def test_two_torchrun_processes_equal_one_process(tmp_path):
-    save_checkpoint(tmp_path / "best.pt", build_model("light10", size=(32, 16)))
+    save_checkpoint(tmp_path / "best.pt", build_model("light10", height=32, width=16))
     draw(tmp_path / "crops", 30)
     (tmp_path / "crops" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     command = [

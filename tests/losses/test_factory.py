@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 
+from reid.config import LossConfig
 from reid.core.errors import ReidError
 from reid.losses import LOSSES, MINING, CircleLoss, CrossBatchMemory, Mahalanobis, Objective, TripletLoss, make_loss
-from reid.losses.factory import THEIRS
+from reid.losses.factory import PML_LOSSES
 from tests.losses.batches import repeated
 
-NAMES = [*LOSSES, *THEIRS, "pml:NTXentLoss", "pml:SoftTripleLoss"]
+NAMES = [*LOSSES, *PML_LOSSES, "pml:NTXentLoss", "pml:SoftTripleLoss"]
 OVER_PAIRS = ["triplet", "contrastive", "circle", "infonce", "supcon", "lifted", "multi_similarity"]
 DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"dim": 6, "num_classes": 4}
@@ -186,7 +187,7 @@ def test_options_reach_the_loss():
         ("center", {"memory": 8}, r"CenterLoss is no loss over pairs"),
         ("proxy_nca", {"memory": 8}, r"ProxyNCALoss is no loss over pairs"),
         ("triplet", {"memory": 8, "mining": "semi_hard"}, r"no option 'mining'"),
-        ("circle", {"warmup": 8}, r"warmup=8 is of a memory.*give memory=N too"),
+        ("circle", {"warmup": 8}, r"warmup=8 needs a memory.*Add memory=N"),
         ("contrastive", {"distance": "mahalanobis:x"}, r"mahalanobis or mahalanobis:RANK"),
         ("contrastive", {"distance": "mahalanobis:7"}, r"between 1 and its size 6; got 7"),
     ],
@@ -210,10 +211,10 @@ def test_without_the_package_the_command_that_installs_it_is_named(monkeypatch):
 
 def test_the_page_names_every_loss_and_miner_and_its_settings_build():
     page = (DOCS / "losses.md").read_text("utf-8")
-    assert [name for name in (*LOSSES, *THEIRS, *MINING) if f"`{name}`" not in page and name != "triplet"] == []
+    assert [name for name in (*LOSSES, *PML_LOSSES, *MINING) if f"`{name}`" not in page and name != "triplet"] == []
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     for block in blocks:
-        objective = Objective(**yaml.safe_load(block)["loss"], **SIZES)
+        objective = Objective(LossConfig(**yaml.safe_load(block)["loss"]), **SIZES)
         objective.set_progress(0.2)
         loss, _ = objective(draw(8, 6), draw(8, 4), labels([3, 3, 2]), embeddings=draw(8, 6))
         assert loss.isfinite()

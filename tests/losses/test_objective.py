@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from reid.config import LossConfig
 from reid.core.errors import ReidError
 from reid.losses import CollapseWatch, Objective, TripletLoss
 from reid.losses.circle import CircleLoss
@@ -31,7 +32,7 @@ def draw(*shape, seed=0):
 )
 def test_equals_the_loops(settings):
     features, logits = draw(10, 16), draw(10, 5, seed=1)
-    loss, seen = Objective(**settings)(features, logits, LABELS)
+    loss, seen = Objective(LossConfig(**settings))(features, logits, LABELS)
     triplet = triplet_loss_loop(
         features.numpy(), LABELS.tolist(), settings.get("margin", 0.3), settings.get("distance", "euclidean")
     )
@@ -57,7 +58,7 @@ def test_what_is_logged():
 
 def test_the_triplet_gradient_reaches_features_alone_and_the_softmax_gradient_logits_alone():
     features, logits = draw(10, 16).requires_grad_(), draw(10, 5, seed=1).requires_grad_()
-    Objective(triplet_weight=2.0, softmax_weight=3.0)(features, logits, LABELS)[0].backward()
+    Objective(LossConfig(triplet_weight=2.0, softmax_weight=3.0))(features, logits, LABELS)[0].backward()
     lone_features, lone_logits = features.detach().requires_grad_(), logits.detach().requires_grad_()
     (2 * TripletLoss()(lone_features, LABELS)).backward()
     (3 * nn.functional.cross_entropy(lone_logits, LABELS, label_smoothing=0.1)).backward()
@@ -68,7 +69,7 @@ def test_the_triplet_gradient_reaches_features_alone_and_the_softmax_gradient_lo
 def test_softmax_alone_never_looks_at_the_features():
     features = torch.full((3, 4), torch.nan, requires_grad=True)
     logits = draw(3, 5).requires_grad_()
-    loss, seen = Objective(triplet_weight=0)(features, logits, torch.tensor([0, 1, 2]))
+    loss, seen = Objective(LossConfig(triplet_weight=0))(features, logits, torch.tensor([0, 1, 2]))
     loss.backward()
     assert seen.keys() == {"loss", "softmax", "accuracy"}
     assert math.isfinite(loss.item())
@@ -76,7 +77,7 @@ def test_softmax_alone_never_looks_at_the_features():
 
 
 def test_triplet_alone_needs_no_logits():
-    loss, seen = Objective(softmax_weight=0)(draw(10, 4), None, PIDS)
+    loss, seen = Objective(LossConfig(softmax_weight=0))(draw(10, 4), None, PIDS)
     assert loss.item() == pytest.approx(TripletLoss()(draw(10, 4), PIDS).item())
     assert seen.keys() == {"loss", "triplet", "active", "positive", "negative", "norm"}
 
@@ -101,10 +102,10 @@ def test_it_holds_no_weights():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"triplet_weight": -1}, "triplet_weight must be 0 or more; got -1"),
-        ({"softmax_weight": math.nan}, "softmax_weight must be 0 or more; got nan"),
+        ({"triplet_weight": -1}, "triplet_weight=-1.*greater than or equal to 0"),
+        ({"softmax_weight": math.nan}, "softmax_weight=nan.*finite"),
         ({"triplet_weight": 0, "softmax_weight": 0}, "both 0"),
-        ({"label_smoothing": 1.5}, "label_smoothing must be between 0 and 1; got 1.5"),
+        ({"label_smoothing": 1.5}, "label_smoothing=1.5.*less than or equal to 1"),
         ({"margin": -0.3}, "margin"),
         ({"mining": "semi"}, "Unknown mining 'semi'"),
         ({"distance": "manhatan"}, "Unknown distance 'manhatan'"),
@@ -112,7 +113,7 @@ def test_it_holds_no_weights():
 )
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(ReidError, match=words):
-        Objective(**settings)
+        Objective(LossConfig(**settings))
 
 
 def test_missing_or_misshapen_logits_are_named():
@@ -128,7 +129,7 @@ CAMIDS = torch.tensor([0, 1, 0, 1, 0, 0, 1, 2, 0, 1])
 def test_extra_losses_are_added_with_their_weights_and_logged_without():
     features, logits = draw(10, 16), draw(10, 5, seed=1)
     options = {"circle": {"weight": 0.5, "gamma": 8}, "contrastive": {"weight": 2.0, "camera_aware": True}}
-    loss, seen = Objective(extra=options)(features, logits, LABELS, CAMIDS)
+    loss, seen = Objective(LossConfig(extra=options))(features, logits, LABELS, CAMIDS)
     circle = CircleLoss(gamma=8)(features, LABELS)
     contrastive = ContrastiveLoss(camera_aware=True)(features, LABELS, CAMIDS)
     assert contrastive.item() != ContrastiveLoss()(features, LABELS).item(), "cameras matter here"
@@ -140,7 +141,7 @@ def test_extra_losses_are_added_with_their_weights_and_logged_without():
 
 
 def test_an_extra_loss_alone_is_enough():
-    objective = Objective(triplet_weight=0, softmax_weight=0, extra={"circle": {"weight": 1.0}})
+    objective = Objective(LossConfig(triplet_weight=0, softmax_weight=0, extra={"circle": {"weight": 1.0}}))
     loss, seen = objective(draw(10, 16), None, LABELS)
     assert seen.keys() == {"loss", "extra.circle"}
     assert loss.item() == seen["extra.circle"].item()
@@ -152,25 +153,29 @@ def test_an_extra_loss_alone_is_enough():
     ids=["a head gets the feature after the neck", "unless told", "or told so"],
 )
 def test_what_a_head_is_given(options, given):
-    objective = Objective(0, 0, extra={"arcface": {"weight": 1.0} | options}, dim=16, num_classes=4)
+    objective = Objective(
+        LossConfig(triplet_weight=0, softmax_weight=0, extra={"arcface": {"weight": 1.0} | options}),
+        dim=16,
+        num_classes=4,
+    )
     two = {"features": draw(10, 16).requires_grad_(), "embeddings": draw(10, 16, seed=1).requires_grad_()}
     objective(two["features"], None, LABELS, embeddings=two["embeddings"])[0].backward()
     assert [name for name, tensor in two.items() if tensor.grad is not None] == [given]
     assert objective.uses_embeddings == (given == "embeddings")
     if given == "embeddings":
-        with pytest.raises(ReidError, match="arcface asks for embeddings"):
+        with pytest.raises(ReidError, match="arcface needs embeddings"):
             objective(two["features"], None, LABELS)
 
 
-def test_weights_of_losses_go_with_the_networks_or_at_their_own_rate():
+def test_weights_of_losses_are_trained_with_the_network_or_with_a_separate_learning_rate():
     extra = {"arcface": {"weight": 0.1}, "center": {"weight": 5e-4, "rate": None, "lr": 0.5}, "circle": {"weight": 1}}
-    objective = Objective(extra=extra, dim=16, num_classes=4)
+    objective = Objective(LossConfig(extra=extra), dim=16, num_classes=4)
     assert [p.shape for p in objective.common_parameters()] == [(4, 16)]
     assert objective.common_parameters()[0] is objective.extra["arcface"].weight
-    ((rate, weight, moving),) = objective.own_rates()
+    ((rate, weight, moving),) = objective.separate_parameters()
     assert (rate, weight) == (0.5, 5e-4)
     assert moving[0] is objective.extra["center"].centers
-    learned = Objective(distance="mahalanobis", dim=16)
+    learned = Objective(LossConfig(distance="mahalanobis"), dim=16)
     assert len(learned.common_parameters()) == len(list(learned.parameters())) > 0
 
 
@@ -183,18 +188,19 @@ def test_a_saved_objective_goes_on_where_it_stood():
             "center": {"weight": 0.1},
             "arcface": {"weight": 1.0},
         },
-        "dim": 16,
-        "num_classes": 4,
     }
+
+    def make():
+        return Objective(LossConfig(**settings), dim=16, num_classes=4)
 
     def losses(objective, turns):
         inputs = [(draw(10, 16, seed=turn), draw(10, 4, seed=turn)) for turn in turns]
         return [objective(x, y, LABELS, CAMIDS, x)[0].item() for x, y in inputs]
 
-    whole = losses(Objective(**settings), range(6))
-    first = Objective(**settings)
+    whole = losses(make(), range(6))
+    first = make()
     assert losses(first, range(3)) == whole[:3]
-    again = Objective(**settings)
+    again = make()
     assert losses(again, [5]) != whole[3:4]
     again.load_state_dict(first.state_dict())
     assert losses(again, range(3, 6)) == whole[3:]
@@ -208,7 +214,7 @@ def test_a_saved_objective_goes_on_where_it_stood():
 def test_schedules_are_piecewise_linear(share, value):
     keys = ["triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness", "circle.weight"]
     points = [[0.25, 0.2], [0.5, 0.4], [1, 0.1]]
-    objective = Objective(schedules=dict.fromkeys(keys, points), extra={"circle": {"weight": 1.0}})
+    objective = Objective(LossConfig(schedules=dict.fromkeys(keys, points), extra={"circle": {"weight": 1.0}}))
     objective.set_progress(share)
     now = [
         objective.triplet_weight, objective.softmax_weight, objective.label_smoothing, objective.triplet.margin,
@@ -217,13 +223,20 @@ def test_schedules_are_piecewise_linear(share, value):
     assert now == pytest.approx([value] * 6)
     features, logits = draw(10, 16), draw(10, 5, seed=1)
     loss, seen = objective(features, logits, LABELS)
-    same = Objective(value, value, value, value, hardness=value, extra={"circle": {"weight": value}})
+    same = Objective(
+        LossConfig(
+            triplet_weight=value, softmax_weight=value, label_smoothing=value, margin=value, hardness=value,
+            extra={"circle": {"weight": value}},
+        )
+    )  # fmt: skip
     torch.testing.assert_close(loss, same(features, logits, LABELS)[0])
     assert (seen["margin"].item(), seen["hardness"].item()) == pytest.approx((value, value))
 
 
 def test_a_term_that_starts_at_0_is_there_from_the_start():
-    objective = Objective(0, 1, schedules={"triplet_weight": [[0, 0], [1, 1]], "softmax_weight": [[0, 1], [1, 0]]})
+    objective = Objective(
+        LossConfig(triplet_weight=0, schedules={"triplet_weight": [[0, 0], [1, 1]], "softmax_weight": [[0, 1], [1, 0]]})
+    )
     names = []
     for share in (0, 0.5, 1):
         objective.set_progress(share)
@@ -240,29 +253,29 @@ def test_a_term_that_starts_at_0_is_there_from_the_start():
     ("settings", "words"),
     [
         ({"extra": {"circel": {"weight": 1}}}, "Unknown loss 'circel'.*'circle'"),
-        ({"extra": {"circle": {}}}, "circle needs a weight of 0 or more.*got None"),
-        ({"extra": {"circle": {"weight": -1}}}, "got -1"),
-        ({"extra": {"circle": {"weight": "much"}}}, "got much"),
+        ({"extra": {"circle": {}}}, "extra.circle.weight is missing"),
+        ({"extra": {"circle": {"weight": -1}}}, "extra.circle.weight=-1"),
+        ({"extra": {"circle": {"weight": "much"}}}, "extra.circle.weight='much'"),
         ({"extra": {"circle": {"weight": 1, "gama": 2}}}, "no option 'gama'.*'gamma'"),
-        ({"extra": {"circle": {"weight": 1, "gamma": "2 pi"}}}, "circle does not take .*2 pi"),
-        ({"extra": {"circle": {"weight": 1, "input": "images"}}}, "circle.input='images' is neither"),
-        ({"extra": {"circle": {"weight": 1, "lr": -1}}}, "circle.lr must be 0 or more; got -1"),
-        ({"schedules": {"margn": [[0, 1]]}}, "no schedule of 'margn'.*'margin'"),
-        ({"schedules": {"circle.weight": [[0, 1]]}}, "no schedule of 'circle.weight'"),
-        ({"schedules": {"margin": [[0, 1]]}, "margin": None}, "soft margin .* no value to schedule"),
-        ({"schedules": {"margin": []}}, r"rising within 0..1.*got \[\]"),
-        ({"schedules": {"margin": 0.3}}, "got 0.3"),
-        ({"schedules": {"margin": [0, 1]}}, r"got \[0, 1\]"),
-        ({"schedules": {"margin": [[0, "a"]]}}, r"got \[\[0, 'a'\]\]"),
-        ({"schedules": {"margin": [[0.5, 1], [0.5, 2]]}}, "rising"),
-        ({"schedules": {"margin": [[0, 1], [2, 2]]}}, "within 0..1"),
-        ({"schedules": {"margin": [[0, math.nan]]}}, "values of 0 or more"),
-        ({"schedules": {"hardness": [[0, 1.5]]}}, "values of 0 to 1"),
+        ({"extra": {"circle": {"weight": 1, "gamma": "2 pi"}}}, "'circle' does not accept .*2 pi"),
+        ({"extra": {"circle": {"weight": 1, "input": "images"}}}, "circle.input='images' is not a valid choice"),
+        ({"extra": {"circle": {"weight": 1, "lr": -1}}}, "circle.lr=-1"),
+        ({"schedules": {"margn": [[0, 1]]}}, "Unknown key 'margn' of schedules.*'margin'"),
+        ({"schedules": {"circle.weight": [[0, 1]]}}, "Unknown key 'circle.weight' of schedules"),
+        ({"schedules": {"margin": [[0, 1]]}, "margin": None}, "schedules.margin needs a margin"),
+        ({"schedules": {"margin": []}}, "rising fractions"),
+        ({"schedules": {"margin": 0.3}}, "schedules.margin=0.3"),
+        ({"schedules": {"margin": [0, 1]}}, "schedules.margin.0=0"),
+        ({"schedules": {"margin": [[0, "a"]]}}, "schedules.margin.0.1='a'"),
+        ({"schedules": {"margin": [[0.5, 1], [0.5, 2]]}}, "rising fractions"),
+        ({"schedules": {"margin": [[0, 1], [2, 2]]}}, "schedules.margin.1.0=2"),
+        ({"schedules": {"margin": [[0, math.nan]]}}, "schedules.margin.0.1=nan"),
+        ({"schedules": {"hardness": [[0, 1.5]]}}, "hardness has a value above 1"),
     ],
 )
 def test_wrong_extras_and_schedules_are_named(settings, words):
     with pytest.raises(ReidError, match=words):
-        Objective(**settings)
+        Objective(LossConfig(**settings))
 
 
 def test_the_watch_follows_a_margin_that_moves():

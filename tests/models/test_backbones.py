@@ -139,16 +139,16 @@ def test_resnet50_is_as_large_as_published() -> None:
     counts = build_model("resnet50", neck="none").count()
     assert counts.parameters == 25_557_032 - 2048 * 1000 - 1000  # torchvision's, without its classifier
     assert counts.flops == pytest.approx(4.05e9, rel=0.002)
-    full = build_model("resnet50", neck="none", size=(224, 224), last_stride=2).count()
+    full = build_model("resnet50", neck="none", height=224, width=224, last_stride=2).count()
     assert full.flops + 2048 * 1000 == pytest.approx(4.09e9, rel=0.001)  # torchvision's table
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
 def test_count_leaves_the_model_as_it_was(pooling: str) -> None:
-    model = build_model("light18", size=(64, 32), num_classes=7, pooling=pooling).train()
+    model = build_model("light18", height=64, width=32, num_classes=7, pooling=pooling).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     first = model.count()
-    assert first == model.count() == build_model("light18", size=(64, 32), pooling=pooling).count()
+    assert first == model.count() == build_model("light18", height=64, width=32, pooling=pooling).count()
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.device.type == "cpu" for p in model.parameters())
@@ -189,8 +189,8 @@ def test_osnet_has_no_last_stride() -> None:
 
 @pytest.mark.parametrize("name", ["osnet_x0_25"])
 def test_a_size_that_leaves_no_map_is_refused(name: str) -> None:
-    with pytest.raises(ReidError, match=r"size is \(8, 4\), which osnet_x0_25 cannot take"):
-        build_model(name, size=(8, 4))
+    with pytest.raises(ReidError, match="osnet_x0_25 cannot take images of 8×8"):
+        build_model(name, height=8, width=8)
 
 
 class TestTimm:
@@ -208,7 +208,7 @@ class TestTimm:
         ],
     )
     def test_gives_a_map(self, name: str, channels: int, grid: tuple[int, int]) -> None:
-        model = build_model(f"timm:{name}", size=(64, 32), num_classes=3)
+        model = build_model(f"timm:{name}", height=64, width=32, num_classes=3)
         images = torch.randint(0, 256, (2, 64, 32, 3), dtype=torch.uint8)
         assert model.backbone(model.preprocess(images)).shape == (2, channels, *grid)
         model(model.preprocess(images)).logits.sum().backward()
@@ -227,14 +227,14 @@ class TestTimm:
         assert differs.nonzero().tolist() == [[2, 1]]
 
     def test_preprocessing_is_that_of_its_weights(self) -> None:
-        assert build_model("timm:vit_tiny_patch16_224", size=(64, 32)).preprocessing.mean == (0.5, 0.5, 0.5)
+        assert build_model("timm:vit_tiny_patch16_224", height=64, width=32).preprocessing.mean == (0.5, 0.5, 0.5)
 
     @pytest.mark.parametrize(
         ("name", "options", "words"),
         [
             ("resnet19", {}, r"no network 'resnet19'. Did you mean 'resnet"),
             ("resnet10t", {"last_stride": 2}, "keeps its own strides"),
-            ("nest_tiny", {"size": (64, 32)}, "cannot be built for images of 64×32"),
+            ("nest_tiny", {"height": 64, "width": 32}, "cannot be built for images of 64×32"),
         ],
     )
     def test_says_what_it_cannot_build(self, name: str, options: dict, words: str) -> None:
@@ -246,7 +246,7 @@ class TestTimm:
 
         theirs = timm.create_model("resnet10t")
         torch.save(theirs.state_dict(), tmp_path / "w.pth")
-        model = build_model("timm:resnet10t", size=(64, 32), weights=tmp_path / "w.pth")
+        model = build_model("timm:resnet10t", height=64, width=32, weights=tmp_path / "w.pth")
         assert not model.weights_report.missing
         assert torch.equal(model.backbone.network.conv1[0].weight, theirs.conv1[0].weight)
 

@@ -15,7 +15,7 @@ from reid.models.checkpoints import load_checkpoint, load_model, restore, save_c
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return build_model("resnet18", num_classes=3, size=(64, 32))
+    return build_model("resnet18", num_classes=3, height=64, width=32)
 
 
 def test_a_model_comes_back_and_embeds_the_same(model, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_could_not_be_read_back_is_refused(model, tmp_path: Path, value) ->
 
 def test_a_checkpoint_of_another_model_names_the_difference(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model)
-    other = build_model("resnet18", num_classes=4, size=(64, 32))
+    other = build_model("resnet18", num_classes=4, height=64, width=32)
     with pytest.raises(ReidError, match=r"num_classes: 3 → 4.*1 tensors differ") as caught:
         restore(other, load_checkpoint(tmp_path / "m.pt"), tmp_path / "m.pt")
     assert "[3, 512] in the file, [4, 512] in the model" in str(caught.value)

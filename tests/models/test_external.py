@@ -69,7 +69,7 @@ def randomise(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> nn.Mod
             layer.bias.data.copy_(draw(layer.bias, -0.3, 0.3))
     with torch.no_grad():
         network.eval()
-        forward(Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_STD)(pictures()).contiguous())
+        forward(Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)(pictures()).contiguous())
     for hook in hooks:
         hook.remove()
     return network
@@ -258,7 +258,7 @@ def test_a_trained_osnet_gives_the_features_that_others_computed(tmp_path: Path,
 
 
 def shaken(name: str, **options: Any) -> Any:
-    model = build_model(name, size=SIZE, **options)
+    model = build_model(name, height=SIZE[0], width=SIZE[1], **options)
     return randomise(model, lambda x: model(x).embeddings)
 
 
@@ -373,7 +373,7 @@ def test_what_the_file_cannot_say_may_be_said_and_the_rest_is_told_as_assumed(tm
     ids=["another head", "tensors missing", "a neck of another size", "half a neck", "SE", "no network"],
 )
 def test_what_does_not_fit_is_refused(change: Callable, words: str, tmp_path: Path) -> None:
-    torch.save(change(as_bot(build_model("resnet50_bot", size=SIZE))), tmp_path / "w.pth")
+    torch.save(change(as_bot(build_model("resnet50_bot", height=SIZE[0], width=SIZE[1]))), tmp_path / "w.pth")
     with pytest.raises(ReidError, match=rf"w\.pth.*({words})"):
         import_model(tmp_path / "w.pth", size=SIZE)
 

@@ -30,7 +30,7 @@ def test_all_networks_are_listed_with_their_sizes(monkeypatch: pytest.MonkeyPatc
 def test_named_ones_are_measured_at_the_size_asked_for() -> None:
     listed = rows("light10", "--size", "64", "32", "--measure", "--device", "cpu")
     assert [name for name in listed if name in BACKBONES] == ["light10"]
-    assert listed["light10"][2] == f"{build_model('light10', neck='none', size=(64, 32)).count().flops / 1e9:.3f}"
+    assert listed["light10"][2] == f"{build_model('light10', neck='none', height=64, width=32).count().flops / 1e9:.3f}"
     assert re.fullmatch(r"\d+", listed["light10"][4])
 
 

@@ -23,7 +23,7 @@ def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
 def test_agrees_with_the_formula_pixel_by_pixel(mean_std: tuple) -> None:
     x = images(16, 8)
     x[0, 0, 0] = torch.tensor([0, 255, 0])
-    found = Preprocessing((16, 8), *mean_std)(x)
+    found = Preprocessing(size=(16, 8), mean=mean_std[0], std=mean_std[1])(x)
     np.testing.assert_allclose(found.numpy(), preprocess_loop(x.numpy(), *mean_std), atol=2e-6)
     assert found.dtype == torch.float32
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -31,13 +31,13 @@ def test_agrees_with_the_formula_pixel_by_pixel(mean_std: tuple) -> None:
 
 def test_bgr_turns_the_channels_over_and_reads_mean_in_that_order() -> None:
     x = images(8, 4)
-    found = Preprocessing((8, 4), MEAN, STD, "bgr")(x)
+    found = Preprocessing(size=(8, 4), mean=MEAN, std=STD, channel_order="bgr")(x)
     np.testing.assert_allclose(found.numpy(), preprocess_loop(x.numpy()[..., ::-1], MEAN, STD), atol=2e-6)
 
 
 @pytest.mark.parametrize("given", [(32, 16), (8, 4), (16, 16), (11, 7)], ids=["down", "up", "other ratio", "odd"])
 def test_resizes_to_its_size(given: tuple[int, int]) -> None:
-    found = Preprocessing((16, 8), MEAN, STD)(images(*given))
+    found = Preprocessing(size=(16, 8), mean=MEAN, std=STD)(images(*given))
     assert found.shape == (2, 3, 16, 8)
     assert found.is_contiguous(memory_format=torch.channels_last)
     low, high = (0 - np.array(MEAN)) / STD, (1 - np.array(MEAN)) / STD
@@ -49,12 +49,12 @@ def test_resizes_to_its_size(given: tuple[int, int]) -> None:
 def test_shrinking_antialiases() -> None:
     stripes = torch.zeros(1, 64, 32, 3, dtype=torch.uint8)
     stripes[:, :, ::2] = 255
-    found = Preprocessing((16, 8), (0, 0, 0), (1, 1, 1))(stripes)
+    found = Preprocessing(size=(16, 8), mean=(0, 0, 0), std=(1, 1, 1))(stripes)
     assert (found - 0.5).abs().max() < 0.05  # without it, a column would fall on one stripe
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    assert Preprocessing((16, 8), MEAN, STD)(images(16, 8, batch=0)).shape == (0, 3, 16, 8)
+    assert Preprocessing(size=(16, 8), mean=MEAN, std=STD)(images(16, 8, batch=0)).shape == (0, 3, 16, 8)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_an_empty_batch_stays_empty() -> None:
 )
 def test_refuses_what_is_not_a_batch_of_images(bad: torch.Tensor) -> None:
     with pytest.raises(ReidError, match=r"uint8 \[B, H, W, 3\]"):
-        Preprocessing((16, 8), MEAN, STD)(bad)
+        Preprocessing(size=(16, 8), mean=MEAN, std=STD)(bad)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"size": (0, 128)}, "at least 1 pixel"),
-        ({"size": (256,)}, "2 whole numbers"),
-        ({"size": 256}, "2 whole numbers"),
-        ({"size": "64"}, "2 whole numbers"),
-        ({"size": (256.5, 128)}, "2 whole numbers"),
-        ({"mean": (0.5, 0.5)}, "3 finite numbers"),
-        ({"mean": (0.5, 0.5, float("nan"))}, "3 finite numbers"),
-        ({"std": (0.2, 0.2, 0.0)}, "above 0"),
-        ({"channel_order": "rbg"}, "'rgb' or 'bgr'"),
+        ({"size": (0, 128)}, "size.0=0.*greater than or equal to 1"),
+        ({"size": (256,)}, "size.1.*missing"),
+        ({"size": 256}, "size=256.*tuple"),
+        ({"size": "64"}, "size='64'.*tuple"),
+        ({"size": (256.5, 128)}, "size.0=256.5.*integer"),
+        ({"mean": (0.5, 0.5)}, "mean.2.*missing"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean.2=nan.*finite"),
+        ({"std": (0.2, 0.2, 0.0)}, "std.2=0.0.*greater than 0"),
+        ({"channel_order": "rbg"}, "channel_order='rbg'.*Known: bgr, rgb"),
     ],
 )
 def test_refuses_bad_values(values: dict, words: str) -> None:
@@ -92,5 +92,5 @@ def test_refuses_bad_values(values: dict, words: str) -> None:
 
 
 def test_goes_through_json_and_back() -> None:
-    preprocessing = Preprocessing((256, 128), MEAN, STD, "bgr")
+    preprocessing = Preprocessing(size=(256, 128), mean=MEAN, std=STD, channel_order="bgr")
     assert Preprocessing(**json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing

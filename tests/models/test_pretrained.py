@@ -37,7 +37,7 @@ def published() -> dict[str, torch.Tensor]:
 )
 def test_a_file_is_matched_by_name_whatever_hides_it(wrap, published: dict, tmp_path: Path) -> None:
     torch.save(wrap(published), tmp_path / "w.pth")
-    model = build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth")
+    model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
     report = model.weights_report
     assert report is not None
     assert (len(report.matched), report.missing, report.misshapen) == (100, (), ())
@@ -52,18 +52,18 @@ def test_a_file_is_matched_by_name_whatever_hides_it(wrap, published: dict, tmp_
 def test_safetensors(published: dict, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is optional")
     safetensors.save_file(published, tmp_path / "w.safetensors")
-    model = build_model("resnet18", size=SIZE, weights=str(tmp_path / "w.safetensors"))
+    model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=str(tmp_path / "w.safetensors"))
     assert torch.equal(model.backbone.conv1.weight, published["conv1.weight"])
     (tmp_path / "bad.safetensors").write_bytes(b"not this")
     with pytest.raises(ReidError, match=r"bad.safetensors: not a readable safetensors file"):
-        build_model("resnet18", size=SIZE, weights=tmp_path / "bad.safetensors")
+        build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "bad.safetensors")
 
 
 def test_a_model_of_ours_gives_its_backbone_to_another(tmp_path: Path) -> None:
     for name in ("osnet_x0_25", "light18"):
-        ours = build_model(name, size=SIZE, num_classes=9, seed=1)
+        ours = build_model(name, height=SIZE[0], width=SIZE[1], num_classes=9, seed=1)
         torch.save(ours.state_dict(), tmp_path / "w.pt")
-        model = build_model(name, size=SIZE, weights=tmp_path / "w.pt")
+        model = build_model(name, height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pt")
         assert not model.weights_report.missing
         assert all(
             torch.equal(a, b) for a, b in zip(model.backbone.parameters(), ours.backbone.parameters(), strict=True)
@@ -111,7 +111,7 @@ def test_osnet_takes_the_files_its_authors_publish(tmp_path: Path) -> None:
     torch.save(
         {f"module.{k}": v for k, v in theirs.items()} | {"module.fc.0.weight": torch.zeros(2)}, tmp_path / "w.pth"
     )
-    model = build_model("osnet_x0_25", size=SIZE, weights=tmp_path / "w.pth", seed=3)
+    model = build_model("osnet_x0_25", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth", seed=3)
     assert not model.weights_report.missing
     assert model.weights_report.unexpected == ("fc.0.weight",)
     assert all(torch.equal(v, ours[k]) for k, v in model.backbone.state_dict().items())
@@ -121,7 +121,7 @@ def test_part_of_a_file_is_taken_and_the_rest_reported(published: dict, tmp_path
     some = {k: v for k, v in published.items() if not k.startswith("layer4.1.conv2")}
     some["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(some, tmp_path / "w.pth")
-    report = build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth").weights_report
+    report = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth").weights_report
     assert report is not None
     assert report.missing == ("layer4.1.conv2.weight",)
     assert report.misshapen == ("conv1.weight",)
@@ -134,15 +134,15 @@ def test_a_file_of_another_network_is_refused_with_the_first_differences(publish
     with pytest.raises(
         ReidError, match=r"r18\.pth do not fit osnet_x0_25: 0 of its 479 .*conv1\.0\.weight: \[16, 3, 7, 7\] here"
     ):
-        build_model("osnet_x0_25", size=SIZE, weights=tmp_path / "r18.pth")
+        build_model("osnet_x0_25", height=SIZE[0], width=SIZE[1], weights=tmp_path / "r18.pth")
     with pytest.raises(ReidError, match=r"do not fit light18.*conv1\.weight"):
-        build_model("light18", size=SIZE, weights=tmp_path / "r18.pth")
+        build_model("light18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "r18.pth")
 
 
 def test_other_names_in_the_same_order_are_taken_by_order_and_said_so(published: dict, tmp_path: Path) -> None:
     others = {f"x{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(published.items())}
     torch.save({"stem.scale": torch.zeros(1)} | others, tmp_path / "w.pth")
-    model = build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth")
+    model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
     report = model.weights_report
     assert (len(report.matched), report.by_order, report.unexpected[0]) == (100, True, "stem.scale")
     assert "matched by their order as the names differ" in str(report)
@@ -165,7 +165,7 @@ def test_an_order_that_could_mean_something_else_is_not_taken(change, published:
     items = [(f"x{i}.{k.rpartition('.')[2]}", v) for i, (k, v) in enumerate(published.items()) if "fc" not in k]
     torch.save(dict(change(items)), tmp_path / "w.pth")
     with pytest.raises(ReidError, match="do not fit resnet18"):
-        build_model("resnet18", size=SIZE, weights=tmp_path / "w.pth")
+        build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
 
 
 class Odd:
@@ -213,7 +213,7 @@ def test_offline_the_error_names_the_address_and_the_way_round(
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     with pytest.raises(ReidError, match=r"https://download\.pytorch\.org/models/resnet18.*weights=/path/to/file"):
-        build_model("resnet18", size=SIZE, weights="imagenet")
+        build_model("resnet18", height=SIZE[0], width=SIZE[1], weights="imagenet")
 
 
 def test_imagenet_goes_through_torchvisions_loader_unpickling_nothing(
@@ -226,7 +226,7 @@ def test_imagenet_goes_through_torchvisions_loader_unpickling_nothing(
         return published
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
-    model = build_model("resnet18", size=SIZE, weights="imagenet")
+    model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights="imagenet")
     assert torch.equal(model.backbone.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
     assert asked["weights_only"] is True
     assert asked["check_hash"] is True
@@ -235,4 +235,4 @@ def test_imagenet_goes_through_torchvisions_loader_unpickling_nothing(
 @pytest.mark.parametrize("name", ["osnet_x1_0", "resnet18_ibn_a", "light18"])
 def test_where_nobody_publishes_imagenet_weights_the_error_says_local_file(name: str) -> None:
     with pytest.raises(ReidError, match=rf"no ImageNet weights of {name} can be downloaded. Give a local file"):
-        build_model(name, size=SIZE, weights="imagenet")
+        build_model(name, height=SIZE[0], width=SIZE[1], weights="imagenet")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reid.config import LossConfig
 from reid.losses import CollapseWatch, Objective
 
 IDS, K, SIGNAL, DISTRACTION, STEPS = 24, 4, 6, 58, 500
@@ -32,7 +33,7 @@ def run(schedules: dict[str, list[list[float]]]) -> tuple[dict[str, float], list
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.3, generator=generator)
-    objective, watch = Objective(softmax_weight=0, margin=0.3, schedules=schedules), CollapseWatch(0.3)
+    objective, watch = Objective(LossConfig(softmax_weight=0, schedules=schedules)), CollapseWatch(0.3)
     labels, spoken = torch.arange(IDS).repeat_interleave(K), []
     seen: dict[str, Tensor] = {}
     for step in range(STEPS):

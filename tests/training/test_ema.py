@@ -15,7 +15,7 @@ from tests.training.runs import ALONE, same_state
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999], ids=["the weights themselves", "above the warm-up", "warming up"])
 def test_it_is_the_formula_applied_to_every_tensor(decay: float) -> None:
-    model = build_model("light10", num_classes=3, size=(32, 16))
+    model = build_model("light10", num_classes=3, height=32, width=16)
     average = Average(model, decay)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reid.config import LossConfig
 from reid.core.errors import ReidError
 from reid.losses import Objective
 from reid.models import ReIDModel, build_model
@@ -26,7 +27,7 @@ def crops() -> Tensor:
 
 
 def small(neck: str = "bnneck", dropout: float = 0.0) -> ReIDModel:
-    model = build_model("light14", num_classes=6, neck=neck, size=(32, 16), embedding_dim=8)
+    model = build_model("light14", num_classes=6, neck=neck, height=32, width=16, embedding_dim=8)
     if dropout:
         model.embedding = nn.Sequential(model.embedding, nn.Dropout(dropout))
     with torch.no_grad():
@@ -101,7 +102,7 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("settings", OBJECTIVES)
 def test_equals_the_whole_batch(crops: Tensor, settings: dict[str, object]) -> None:
-    model, objective = small().double().eval(), Objective(**settings, dim=8, num_classes=6)
+    model, objective = small().double().eval(), Objective(LossConfig(**settings), dim=8, num_classes=6)
     whole = plain(model, crops, objective)
     parts = chunked(model, crops, objective, 7)
     assert_same(whole, parts)

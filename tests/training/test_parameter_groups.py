@@ -31,7 +31,7 @@ def test_a_pattern_is_the_beginning_of_a_name(name: str, patterns: list[str], fi
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("decay_norms", [True, False])
 def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: str, decay_norms: bool) -> None:
-    model = build_model("light10", num_classes=3, size=(32, 16))
+    model = build_model("light10", num_classes=3, height=32, width=16)
     loss_weight = torch.nn.Parameter(torch.ones(3, 2))
     groups = {
         "backbone.0": {"lr": 0.5},
@@ -66,11 +66,11 @@ def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: 
 
 def test_a_pattern_without_any_parameter_is_an_error() -> None:
     with pytest.raises(ReidError, match="'head' is the beginning of no parameter"):
-        make_optimizer(OptimConfig(groups={"head": {"lr": 0.1}}), build_model("light10", size=(32, 16)))
+        make_optimizer(OptimConfig(groups={"head": {"lr": 0.1}}), build_model("light10", height=32, width=16))
 
 
 def test_nesterov_needs_momentum() -> None:
-    model = build_model("light10", size=(32, 16))
+    model = build_model("light10", height=32, width=16)
     assert make_optimizer(OptimConfig(name="sgd", nesterov=True), model)[0].defaults["nesterov"]
     with pytest.raises(ReidError, match="momentum"):
         make_optimizer(OptimConfig(name="sgd", nesterov=True, momentum=0.0), model)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reid.config import LossConfig
 from reid.core.distributed import DistributedContext, init_distributed
 from reid.losses import Objective
 from reid.losses.mining import MINING
@@ -51,7 +52,7 @@ def run(case: str, ranks: DistributedContext) -> dict[str, Tensor]:
     """Loss and gradients of two batches in turn, this rank holding its part of each."""
     settings = dict(CASES[case])
     chunk = settings.pop("chunk", 0)
-    objective = Objective(**settings, dim=8, num_classes=CLASSES).double()
+    objective = Objective(LossConfig(**settings), dim=8, num_classes=CLASSES).double()
     net = Net(objective.uses_softmax).double()
     network = DistributedDataParallel(net) if ranks.world_size > 1 else net
     labels, camids = torch.arange(B) % 12 // 2, torch.arange(B) % 5
