@@ -1,4 +1,4 @@
-"""Query expansion: features moved towards their nearest neighbours before ranking."""
+"""Query expansion: move features towards their nearest neighbours before ranking."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError
+from reid.core.arrays import integer_column
+from reid.core.errors import ConfigError, DataError
 from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features
-from reid.evaluation.neighbours import camera_column, nearest_across, nearest_items
+from reid.evaluation.neighbours import nearest_across, nearest_items
 
 
 def expand_queries(
@@ -22,43 +23,42 @@ def expand_queries(
     gallery_camids: ArrayLike | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> NDArray[np.float32]:
-    """Query features `[Q, D]` of length 1, each moved towards its k nearest gallery items.
+    """Return L2-normalised query features `[Q, D]`, each moved towards its k nearest gallery items.
 
-    With all features made of length 1 and N(q) the k gallery items of the smallest angle to q (equal ones in gallery
-    order),
+    With L2-normalised features and N(q) the k gallery items with the smallest angle to q (ties in gallery order),
 
         q′ = (q + Σ_{g ∈ N(q)} max(q·g, 0)^α g) / |…|
 
     α > 0 is α query expansion (Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation",
-    TPAMI 2019, section 3.4). α = 0 gives every neighbour the weight 1: average query expansion (Chum et al., "Total
-    Recall", ICCV 2007). The query itself always has the weight 1.
+    TPAMI 2019, section 3.4). α = 0 gives every neighbour weight 1: average query expansion (Chum et al., "Total
+    Recall", ICCV 2007). The query itself always has weight 1.
 
-    With camera ids, N(q) is taken among the items of other cameras: those of the query's own camera are often the
-    same few seconds, and the cross-camera protocol does not count them.
+    With camera ids, N(q) contains only items of other cameras: those of the query's own camera are often from the
+    same few seconds, and the cross-camera rule ignores them.
 
-    Corner cases: with fewer than k items all are taken; with none, or where the sum is zero, the query stays.
+    Corner cases: with fewer than k items all are used; without any, or if the sum is zero, the query stays the same.
 
     Args:
         query_features: `[Q, D]` numbers, NumPy or torch on any device.
-        gallery_features: `[G, D]` likewise.
-        k: neighbours of a query.
+        gallery_features: `[G, D]`.
+        k: number of neighbours.
         alpha: exponent α of the cosine similarity, 0 or more.
         query_camids: `[Q]` integers, or None; gallery_camids: `[G]`.
-        memory_limit: bytes a block of distances may take (one row at least).
+        memory_limit: bytes of a block of distances (at least one row).
 
     Raises:
-        ReidError: shapes do not fit, a feature is NaN, infinite or zero, a setting is out of range, or camera ids are
-            given for one side only.
+        DataError: shapes that do not fit, a feature that is NaN, infinite or zero, or camera ids for one side only.
+        ConfigError: a setting out of range.
     """
     _check(k, alpha)
     query, gallery = prepare_features(query_features, gallery_features, "cosine")
     if (query_camids is None) != (gallery_camids is None):
-        raise ReidError("Camera ids are needed for both the queries and the gallery, or for neither.")
+        raise DataError("Camera ids are given for one side only. Pass both query_camids and gallery_camids, or neither.")
     cameras = None
     if query_camids is not None and gallery_camids is not None:
         cameras = (
-            camera_column(query_camids, "query_camids", len(query)),
-            camera_column(gallery_camids, "gallery_camids", len(gallery)),
+            integer_column("query_camids", query_camids, len(query)),
+            integer_column("gallery_camids", gallery_camids, len(gallery)),
         )
     return _expanded(query, gallery, nearest_across(query, gallery, k, memory_limit, cameras), alpha)
 
@@ -66,17 +66,17 @@ def expand_queries(
 def expand_gallery(
     features: Features, *, k: int = 5, alpha: float = 3.0, memory_limit: int = MEMORY_LIMIT
 ) -> NDArray[np.float32]:
-    """Gallery features `[G, D]` of length 1, each moved towards its k nearest others.
+    """Return L2-normalised gallery features `[G, D]`, each moved towards its k nearest others.
 
-    The formula of `expand_queries`, every item being the query for the others (database-side augmentation: Arandjelović
-    and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012, section 4; with α:
+    Uses the formula of `expand_queries` with every item as a query (database-side augmentation: Arandjelović and
+    Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012, section 4; with α:
     Gordo et al., IJCV 2017). Expand the gallery first, then the queries towards the expanded gallery.
 
     Args:
         features: `[G, D]` numbers, NumPy or torch on any device.
-        k: neighbours beside the item itself.
+        k: number of neighbours, without the item itself.
         alpha: exponent α of the cosine similarity, 0 or more.
-        memory_limit: bytes a block of distances may take (one row at least).
+        memory_limit: bytes of a block of distances (at least one row).
 
     Raises:
         ReidError: as `expand_queries`.
@@ -88,13 +88,13 @@ def expand_gallery(
 
 def _check(k: int, alpha: float) -> None:
     if k < 1:
-        raise ReidError(f"k must be at least 1, not {k}.")
+        raise ConfigError(f"k must be at least 1; got {k}.")
     if not 0 <= alpha < np.inf:
-        raise ReidError(f"alpha must be 0 or more, not {alpha}.")
+        raise ConfigError(f"alpha must be 0 or more; got {alpha}.")
 
 
 def _expanded(features: Tensor, others: Tensor, nearest: NDArray[np.int64], alpha: float) -> NDArray[np.float32]:
-    """`features [N, D]` plus the weighted `others` at `nearest [N, k]` (−1: none), made of length 1."""
+    """Return `features [N, D]` plus the weighted `others` at `nearest [N, k]` (−1: none), L2-normalised."""
     out = np.empty(tuple(features.shape), dtype=np.float32)
     step = max(1, 2**22 // max(1, nearest.shape[1] * features.shape[1]))
     for start in range(0, len(out), step):

@@ -1,85 +1,126 @@
-"""Features as the caller has them, made ready for distances; distances in blocks of rows."""
+"""Check features and compute their distances in blocks of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, DataError, did_you_mean
 
 Metric = Literal["cosine", "euclidean"]
 Features = ArrayLike | Tensor
 
+METRICS = ("cosine", "euclidean")
+
 MEMORY_LIMIT = 128 * 2**20
-"""Bytes that a block of distances may take when the caller does not say."""
+"""Default size of a block of distances, in bytes."""
+
+
+@runtime_checkable
+class EmbeddingTable(Protocol):
+    """Features `[N, D]` with the identity and the camera of each row, such as `reid.Embeddings`."""
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """`[N, D]`."""
+
+    @property
+    def pids(self) -> NDArray[np.int64] | None:
+        """`[N]` identities, if known."""
+
+    @property
+    def camids(self) -> NDArray[np.int64] | None:
+        """`[N]` cameras, if known."""
+
+
+def unpack_tables(
+    query: Features | EmbeddingTable, gallery: Features | EmbeddingTable, *labels: ArrayLike | None
+) -> tuple[Features, Features, list[ArrayLike | None]]:
+    """Return the features of both sides and `[query_pids, gallery_pids, query_camids, gallery_camids]`.
+
+    Args:
+        query, gallery: two tables without `labels`, or two arrays, which are returned with `labels` as they are.
+        labels: the four columns.
+
+    Raises:
+        DataError: one side is a table and the other is not, or tables come with separate columns.
+    """
+    if isinstance(query, EmbeddingTable) and isinstance(gallery, EmbeddingTable):
+        if all(label is None for label in labels):
+            return query.features, gallery.features, [query.pids, gallery.pids, query.camids, gallery.camids]
+    elif not isinstance(query, EmbeddingTable) and not isinstance(gallery, EmbeddingTable):
+        return query, gallery, list(labels)
+    raise DataError(
+        "Embeddings and separate columns are mixed. Pass two Embeddings only, or arrays only: features, pids and "
+        "camids of queries and gallery."
+    )
 
 
 def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[Tensor, Tensor]:
-    """Check both sets of features and return them as float32, of length 1 each when the metric is cosine.
+    """Check two sets of features and return them as float32, L2-normalised if the metric is cosine.
 
     Args:
         query: `[Q, D]` numbers of any type, NumPy or torch on any device.
-        gallery: `[G, D]` likewise; moved to the query's device.
+        gallery: `[G, D]`; moved to the query's device.
         metric: "cosine" or "euclidean".
 
     Raises:
-        ReidError: a shape does not fit, a set is empty, a row holds NaN or infinity, or (cosine) a row is zero.
-            The rows are named.
+        ConfigError: unknown metric.
+        DataError: wrong shape, an empty set, or rows with NaN, infinity or (cosine) only zeros. The rows are named.
     """
-    if metric not in ("cosine", "euclidean"):
-        raise ReidError(f"Unknown metric {metric!r}.{did_you_mean(metric, ('cosine', 'euclidean'))}")
-    prepared_query = prepare_one(query, "query", metric, None)
+    prepared_query = prepare_one(query, "query", metric)
     prepared_gallery = prepare_one(gallery, "gallery", metric, prepared_query.device)
     if prepared_query.shape[1] != prepared_gallery.shape[1]:
-        raise ReidError(
-            f"Query features have {prepared_query.shape[1]} numbers each and gallery features "
-            f"{prepared_gallery.shape[1]}: both must come from one model."
+        raise DataError(
+            f"Query features have {prepared_query.shape[1]} dimensions and gallery features "
+            f"{prepared_gallery.shape[1]}. Use features of one model."
         )
     return prepared_query, prepared_gallery
 
 
-def prepare_one(features: Features, name: str, metric: str, device: torch.device | None) -> Tensor:
-    """One set of `prepare_features`, which its errors call `name`, on `device` (None: where it is)."""
-    given: Any = features if isinstance(features, Tensor) else _from_array(features, name)
+def prepare_one(features: Features, name: str, metric: str, device: torch.device | None = None) -> Tensor:
+    """Prepare one set of features as `prepare_features` does. `name` is used in error messages."""
+    if metric not in METRICS:
+        raise ConfigError(f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)}")
+    given: Any = features
+    if not isinstance(features, Tensor):
+        array = np.asarray(features)
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"{name.capitalize()} features are of type {array.dtype}. Pass numbers.")
+        given = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
     if given.ndim != 2 or 0 in given.shape:
-        raise ReidError(f"{name.capitalize()} features have shape {tuple(given.shape)}; expected [items, numbers].")
+        raise DataError(f"{name.capitalize()} features have shape {list(given.shape)}; expected [N, D].")
     ready: Tensor = given.detach().to(device=device, dtype=torch.float32)
     norms = torch.linalg.vector_norm(ready, dim=1)
-    _refuse_rows(~torch.isfinite(norms.square()), name, "hold NaN, infinity or numbers too large for float32")
+    _refuse_rows(~torch.isfinite(norms.square()), name, "contain NaN, infinity or numbers too large for float32")
     if metric == "cosine":
-        _refuse_rows(norms == 0, name, "are all zeros, which have no direction for the cosine metric")
+        _refuse_rows(norms == 0, name, "contain only zeros, which have no direction for the cosine metric")
         ready = ready / norms[:, None]
     return ready
 
 
-def _from_array(features: ArrayLike, name: str) -> Tensor:
-    array = np.asarray(features)
-    if array.dtype.kind not in "fiub":
-        raise ReidError(f"{name.capitalize()} features are of type {array.dtype}, not numbers.")
-    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
-
-
-def _refuse_rows(bad: Tensor, name: str, what: str) -> None:
+def _refuse_rows(bad: Tensor, name: str, problem: str) -> None:
     rows = torch.nonzero(bad).flatten().tolist()
     if rows:
         shown = ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
-        raise ReidError(
-            f"{len(rows)} of {len(bad)} {name} features {what} (rows {shown}). "
-            "Look at those images and at the model, or leave those rows out."
+        raise DataError(
+            f"{len(rows)} of {len(bad)} {name} features {problem} (rows {shown}). "
+            "Check the images of these rows and the model, or remove the rows."
         )
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread. Thousands of small steps on several wait for each other wherever another process is busy.
+    """Limit torch to one thread inside the context.
 
-    A step that takes milliseconds alone was seen to take 40 times as long on two threads of which one had no core.
+    Many small operations on several threads wait for each other when another process is busy: an operation that
+    takes milliseconds alone took 40 times as long on two threads of which one had no core.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -90,18 +131,18 @@ def one_thread() -> Iterator[None]:
 
 
 def rows_per_block(columns: int, memory_limit: int) -> int:
-    """How many float32 rows of `columns` fit in `memory_limit` bytes; at least one."""
+    """Return how many float32 rows of `columns` fit in `memory_limit` bytes; at least one."""
     return max(1, int(memory_limit) // (4 * max(1, columns)))
 
 
 def distance_blocks(
     query: Tensor, gallery: Tensor, metric: str, memory_limit: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield `(first row, [b, G] distances)` over all query rows, in order, for features from `prepare_features`.
+    """Yield `(first row, distances [b, G])` over all query rows in order, for features from `prepare_features`.
 
-    Cosine: `1 − q·g`. Euclidean: the *squared* distance `|q|² + |g|² − 2 q·g`, which may come out a rounding error
-    below zero. The product runs on the features' device, the blocks arrive on the CPU. A yielded block is the
-    caller's to change, until the next one is asked for.
+    Cosine: `1 − q·g`. Euclidean: the *squared* distance `|q|² + |g|² − 2 q·g`, which rounding may make slightly
+    negative. The product is computed on the features' device; blocks are on the CPU. The caller may change a block in
+    place; it is overwritten when the next one is requested.
     """
     rows = rows_per_block(len(gallery), memory_limit)
     gallery_squares = gallery.square().sum(dim=1) if metric == "euclidean" else None

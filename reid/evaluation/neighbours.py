@@ -1,4 +1,4 @@
-"""The nearest items of every item of one set, exactly, in one pass over half of the N×N distances."""
+"""Exact nearest neighbours of every item of a set, in one pass over half of the N×N distances."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ from threading import Lock
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError
 from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
-from reid.evaluation.protocol import column
 
 ROUNDING = 1e-5
-"""Squared distances from a float32 product are trusted to this part of the squared lengths of the two items."""
+"""Error bound of a squared distance from a float32 product, relative to the squared lengths of the two items."""
 
 MOST_CANDIDATES = 512
-"""Beyond so many neighbours that rounding cannot tell apart, their order is the product's."""
+"""Largest number of neighbours of an item that are measured again; beyond it their order is that of the product."""
 
 _SLABS = 32
-"""A row is searched through the minima over at most so many equal parts of it."""
+"""Largest number of equal parts (slabs) of a row, whose minima are compared first."""
 
 _ROWS = 1024
-"""Rows of a block where memory allows more."""
+"""Largest number of rows of a block."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The nearest items of each of N items.
+    """Nearest items of each of N items.
 
     Attributes:
         nearest: `[N, k]` int64, the item itself first, then its nearest others; equal distances in item order.
@@ -43,32 +41,24 @@ class Neighbours:
     largest: NDArray[np.float32]
 
 
-def camera_column(camids: ArrayLike, name: str, items: int) -> NDArray[np.int64]:
-    """Camera ids as one column of `items` integers, or a ReidError that names them."""
-    cameras = column(camids, name)
-    if len(cameras) != items:
-        raise ReidError(f"{name} must be one column of {items} integers, one for each item, not {len(cameras)}.")
-    return cameras
-
-
 def centred(features: Tensor) -> Tensor:
-    """Move the origin to the item nearest the mean, in place; distances stay, and float32 loses less of them.
+    """Subtract the item nearest the mean, in place. Distances stay the same and lose less precision in float32.
 
-    The origin is an item, not the mean, so that whole numbers stay whole and equal distances equal.
+    An item is subtracted, not the mean, so that integers stay integers and equal distances stay equal.
     """
     nearest = (_squares(features) - 2 * features @ features.mean(dim=0)).argmin()
     return features.sub_(features[nearest].clone())
 
 
 def _squares(features: Tensor) -> Tensor:
-    """Squared lengths `[N]`, without a second array of the features' size."""
+    """Return squared lengths `[N]` without a copy of the features."""
     return torch.cat([part.square().sum(dim=1) for part in features.split(4096)])
 
 
 def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Squared distances `[P]` of the pairs (first[p], second[p]), from the differences of their features."""
+    """Return squared distances `[P]` of the pairs (first[p], second[p]) from the differences of their features."""
     out = np.empty(len(first), dtype=np.float32)
-    gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: what a cache holds; what keeps a GPU busy
+    gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: fits in a cache; enough for a GPU
     step = max(1, gathered // (4 * features.shape[1]))
     with one_thread():
         for start in range(0, len(first), step):
@@ -81,10 +71,10 @@ def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray
 
 
 def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[np.float32] | None = None) -> Neighbours:
-    """The item itself and its `k` nearest others, by squared Euclidean distance of features `[N, D]`.
+    """Return each item and its `k` nearest others, by squared Euclidean distance of features `[N, D]`.
 
-    Neighbours that float32 rounding could confuse are measured again from the features. The squared distances of the
-    first Q items to the last G = N − Q are written to `corner [Q, G]`, where given.
+    Neighbours that float32 rounding could confuse are measured again from the features. If `corner [Q, G]` is given,
+    the squared distances of the first Q items to the last G = N − Q are written to it.
     """
     n = len(features)
 
@@ -102,16 +92,16 @@ def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[n
 def nearest_items_by_camera(
     features: Tensor, cameras: NDArray[np.int64], k_own: int, k_other: int, memory_limit: int
 ) -> tuple[Neighbours, NDArray[np.int64]]:
-    """The item itself and its `k_own` nearest others of its camera; and its `k_other` nearest of all other cameras.
+    """Return each item and its `k_own` nearest others of its camera, and its `k_other` nearest of all other cameras.
 
-    Both lists are padded with −1 where a camera has fewer.
+    Both lists are padded with −1 where there are fewer.
 
     Args:
         features: `[N, D]`, centred.
         cameras: `[N]` integers.
-        k_own: neighbours within the camera, the item itself not counted.
+        k_own: neighbours in the item's camera, without the item itself.
         k_other: neighbours in other cameras.
-        memory_limit: bytes a block of distances may take (one row at least).
+        memory_limit: bytes of a block of distances (at least one row).
     """
     n = len(features)
     order = np.argsort(cameras, kind="stable")
@@ -139,14 +129,14 @@ def nearest_across(
     memory_limit: int,
     cameras: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
-    """The `k` gallery items `[Q, k]` nearest to each query, by squared Euclidean distance; −1 where there are fewer.
+    """Return the `k` gallery items `[Q, k]` nearest to each query, by squared Euclidean distance; −1 if there are fewer.
 
     Args:
         query: `[Q, D]` features.
         gallery: `[G, D]` features.
-        k: how many.
-        memory_limit: bytes a block of distances may take (one row at least).
-        cameras: `[Q]` and `[G]`: only items of other cameras than the query's are looked at.
+        k: number of neighbours.
+        memory_limit: bytes of a block of distances (at least one row).
+        cameras: `[Q]` and `[G]`; if given, items of the query's own camera are ignored.
     """
     n_query, n = len(query), len(query) + len(gallery)
     lists = _Lists(torch.cat([query, gallery]), min(k, len(gallery)))
@@ -161,30 +151,28 @@ def nearest_across(
 
 
 def workers(most: int | None = None) -> ThreadPoolExecutor:
-    """As many threads as torch may use (`most` at most), each with torch on one: they need not meet at every step."""
+    """Return a pool of as many threads as torch may use (at most `most`), each of which runs torch on one thread."""
     count = torch.get_num_threads() if most is None else min(torch.get_num_threads(), most)
     return ThreadPoolExecutor(max(1, count), initializer=torch.set_num_threads, initargs=(1,))
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What one worker has seen: some lists of neighbours, and the largest squared distance `[N]` of each item."""
+    """Result of one worker: lists of neighbours, and the largest squared distance `[N]` of each item."""
 
     lists: list[_Lists]
     largest: Tensor
 
     def raise_largest(self, start: int, block: Tensor) -> None:
-        """Take in a block of `_search`."""
-        mine = self.largest[start : start + len(block)]
-        torch.maximum(mine, block.amax(dim=1), out=mine)
-        later = self.largest[start:]
-        torch.maximum(later, block.amax(dim=0), out=later)
+        """Update `largest` with a block of `_search`."""
+        for part, dim in ((self.largest[start : start + len(block)], 1), (self.largest[start:], 0)):
+            torch.maximum(part, block.amax(dim=dim), out=part)
 
     @classmethod
-    def of_all(cls, found: list[_Found]) -> _Found:
-        """What several have seen together."""
+    def merged(cls, found: list[_Found]) -> _Found:
+        """Merge the results of all workers."""
         largest = torch.stack([one.largest for one in found]).amax(dim=0)
-        return cls([_Lists.of_all(list(lists)) for lists in zip(*(one.lists for one in found), strict=True)], largest)
+        return cls([_Lists.merged(list(lists)) for lists in zip(*(one.lists for one in found), strict=True)], largest)
 
 
 def _search(
@@ -194,20 +182,20 @@ def _search(
     memory_limit: int,
     absorb: Callable[[_Found, int, Tensor], None],
 ) -> _Found:
-    """Half of the squared distances, in blocks, and what `absorb` makes of them; several workers on a CPU.
+    """Compute half of the squared distances in blocks and pass each to `absorb`; on a CPU with several workers.
 
     Args:
         features: `[N, D]`.
-        counts: how many neighbours each list of `_Found` holds.
-        edges: no block crosses one of these items; from 0 to N.
-        memory_limit: bytes that the blocks of all workers may take (one row each at least).
-        absorb: is given the first row of a block and the block `[b, N − start]`, distances from the items from `start`
-            on to themselves and all later ones, which last until it returns.
+        counts: number of neighbours in each list of `_Found`.
+        edges: items that no block crosses, from 0 to N.
+        memory_limit: bytes of the blocks of all workers together (at least one row each).
+        absorb: called with the first row of a block and the block `[b, N − start]`: distances from b items to
+            themselves and all later items. The block is overwritten afterwards.
     """
     n = len(features)
     squares = _squares(features)[:, None]
     ones = torch.ones_like(squares)
-    # Two numbers more for each item, and the product itself gives |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
+    # With two more columns the product itself is |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
     several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" else 1
     room = n * min(_ROWS, rows_per_block(n, memory_limit // several), n)
@@ -227,11 +215,11 @@ def _search(
             absorb(found, start, torch.mm(rows, columns[start:].T, out=out))
 
     with workers(several) as pool:
-        return _Found.of_all(list(pool.map(work, range(several))))
+        return _Found.merged(list(pool.map(work, range(several))))
 
 
 def _blocks(edges: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
-    """First row and end of blocks that reach to the last item and hold `room` numbers at most."""
+    """Yield the first and the last row of blocks that reach to the last item and have at most `room` elements."""
     n = int(edges[-1])
     for low, high in itertools.pairwise(edges.tolist()):
         start = low
@@ -242,10 +230,10 @@ def _blocks(edges: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
 
 
 class _Lists:
-    """The k nearest of each of N items, while distances come in.
+    """The k nearest of each of N items, updated with blocks of distances.
 
-    `least [N, k]` holds k of the smallest values seen, of different pairs each: its largest bounds the k-th smallest
-    distance from above. Whatever lies within the bound, and the rounding, is kept as a candidate.
+    `least [N, k]` contains k of the smallest values so far, each of another pair; its largest is an upper bound of the
+    k-th smallest distance. Every distance within the bound plus the rounding error is kept as a candidate.
     """
 
     def __init__(self, features: Tensor, k: int) -> None:
@@ -258,19 +246,19 @@ class _Lists:
         self.room = 4 * len(features) * k
 
     @classmethod
-    def of_all(cls, parts: list[_Lists]) -> _Lists:
-        """Of lists of the same items, that saw different pairs, one."""
+    def merged(cls, parts: list[_Lists]) -> _Lists:
+        """Merge lists of the same items that were updated with different pairs."""
         whole = parts[0]
         if len(parts) > 1:
             least = torch.cat([part.least for part in parts], dim=1)
             whole.least = least.topk(whole.k, largest=False, sorted=False).values
-            whole.candidates = [some for part in parts for some in part.candidates]
+            whole.candidates = [candidates for part in parts for candidates in part.candidates]
         return whole
 
     def absorb_both_ways(self, values: Tensor, rows: int, columns: int) -> None:
-        """Take in distances `[b, c]` of the items from `rows` on to those from `columns` on.
+        """Update with distances `[b, c]` of the items from `rows` on to those from `columns` on, in both directions.
 
-        Columns are given the rows in turn, but for those that are among the rows.
+        Items that are in the rows and in the columns are updated once.
         """
         if not self.k or not values.numel():
             return
@@ -280,9 +268,9 @@ class _Lists:
             self.absorb(values[:, new:].T, columns + new, rows)
 
     def absorb(self, values: Tensor, rows: int, columns: int) -> None:
-        """Take in distances `[b, c]` for the items from `rows` on, to those from `columns` on; infinite: no pair.
+        """Update the items from `rows` on with distances `[b, c]` to those from `columns` on; inf means no pair.
 
-        A row is cut in slabs, and looked at where the minima over slabs are within the bound.
+        Rows are cut in slabs, and only positions whose minimum over slabs is within the bound are examined.
         """
         size = values.shape[1]
         slabs = max(1, min(_SLABS, size // (4 * self.k)))
@@ -312,10 +300,10 @@ class _Lists:
             self._keep_first(values[touched[part]], items[part], columns)
 
     def _keep_first(self, values: Tensor, rows: Tensor, columns: int) -> None:
-        """Keep the k smallest of each row, the first of equal ones."""
+        """Keep the k smallest of each row, and of equal values the first."""
         own = rows - columns
-        there = (own >= 0) & (own < values.shape[1])
-        values[there.nonzero().flatten(), own[there]] = -torch.inf
+        inside = (own >= 0) & (own < values.shape[1])
+        values[inside.nonzero().flatten(), own[inside]] = -torch.inf
         k = min(self.k, values.shape[1])
         farthest = values.topk(k, largest=False).values[:, -1:]
         below, level = values < farthest, values == farthest
@@ -330,13 +318,13 @@ class _Lists:
             self._prune()
 
     def _bound(self, items: Tensor | slice) -> Tensor:
-        """No farther than this `[n]` are the k nearest by the product, whatever its rounding."""
+        """Return upper bounds `[n]` of the k-th smallest distance by the product, rounding included."""
         bound, squares = self.least[items].amax(dim=1), self.squares[items]
-        # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of whatever may be near.
+        # |xⱼ|² ≤ 2 |xᵢ|² + 2 d² bounds the lengths of near items.
         return bound + ROUNDING * (3 * squares + 2 * bound.clamp(min=0))
 
     def _prune(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-        """Forget the candidates that have fallen out of the bounds; return the others."""
+        """Remove the candidates that are beyond the bounds now, and return the others."""
         item, other, value = (np.concatenate(parts) for parts in zip(*self.candidates, strict=True))
         kept = (value <= self._bound(slice(None)).cpu().numpy()[item]) & (value < np.inf)
         self.candidates = [(item[kept], other[kept], value[kept])]
@@ -345,7 +333,7 @@ class _Lists:
         return self.candidates[0]
 
     def nearest(self, names: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Names `[N, k]` of the nearest items, equal distances in the order of names, the item itself first."""
+        """Return the names `[N, k]` of the nearest items: the item itself first, equal distances in the order of names."""
         nearest = np.full(self.least.shape, -1, dtype=np.int64)
         if not self.candidates:
             return nearest

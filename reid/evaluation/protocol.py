@@ -1,18 +1,23 @@
-"""Who counts: the right matches of each query, what is left out for it, and why a query has nothing to be ranked."""
+"""Evaluation protocol: which gallery items are right matches, which are ignored, and why a query is dropped."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError
+from reid.core.arrays import integer_column
+from reid.core.errors import DataError
+from reid.evaluation.features import EmbeddingTable, Features, distance_blocks, prepare_features, unpack_tables
 
 JUNK = -1
-"""The pid of gallery items that count neither as right nor as wrong, and of queries that nobody labelled."""
+"""Pid of gallery items that count neither as right nor as wrong, and of queries without a label."""
 
 NO_IDENTITY = "no identity (pid -1)"
 NOT_IN_GALLERY = "identity not in gallery"
@@ -24,10 +29,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Some (query, gallery item) pairs, by query and then in gallery order.
+    """A list of (query, gallery item) pairs, sorted by query and then by gallery order.
 
     Attributes:
-        query: `[M]` int64, never falling.
+        query: `[M]` int64, ascending.
         item: `[M]` int64; positions in `Protocol.kept`.
         first: `[Q + 1]` int64; the pairs of query i are `first[i]` to `first[i + 1]`.
     """
@@ -37,42 +42,42 @@ class Pairs:
     first: Integers
 
     @classmethod
-    def of(cls, query: Integers, item: Integers, n_query: int) -> Pairs:
-        """Pairs in order, with the places where each query's begin."""
-        return cls(query, item, np.concatenate([[0], np.bincount(query, minlength=n_query).cumsum()]))
+    def from_columns(cls, query: Integers, item: Integers, n_queries: int) -> Pairs:
+        """Make `first` from sorted columns."""
+        return cls(query, item, np.concatenate([[0], np.bincount(query, minlength=n_queries).cumsum()]))
 
     @property
     def counts(self) -> Integers:
-        """`[Q]`: how many pairs each query has."""
+        """`[Q]`: the number of pairs of each query."""
         return np.diff(self.first)
 
     def items_of(self, query: int) -> Integers:
-        """The items of one query."""
+        """Return the items of one query."""
         return self.item[self.first[query] : self.first[query + 1]]
 
-    def where(self, chosen: NDArray[np.bool_]) -> Pairs:
-        """The pairs of a mask `[M]`."""
-        return Pairs.of(self.query[chosen], self.item[chosen], len(self.first) - 1)
+    def select(self, mask: NDArray[np.bool_]) -> Pairs:
+        """Return the pairs where `mask [M]` is true."""
+        return Pairs.from_columns(self.query[mask], self.item[mask], len(self.first) - 1)
 
     def of_queries(self, start: int, stop: int) -> Pairs:
-        """The pairs of the queries from `start` to `stop`, which are numbered from 0."""
+        """Return the pairs of the queries `start` to `stop`, renumbered from 0."""
         part = slice(self.first[start], self.first[stop])
         return Pairs(self.query[part] - start, self.item[part], self.first[start : stop + 1] - self.first[start])
 
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """Identities and cameras of both sides, under the rules of `evaluate`.
+    """Identities and cameras of queries and gallery, and what follows from them under the rules of `evaluate`.
 
     Attributes:
         query_pids, query_camids: `[Q]` int64; gallery_pids, gallery_camids: `[G′]`, of `kept` only.
         gallery_size: G, junk included.
-        kept: `[G′]` int64, the gallery items that are not junk. Every other item index is a position in it.
-        matches: right matches that count.
-        left_out: pairs that are taken out of a query's ranking: its own identity in its own camera.
-        cross_camera: whether that rule holds.
-        has_cameras: False where nobody gave camera ids, which are all 0 then.
-        mask: `[Q, G]` bool, further pairs to take out, or None.
+        kept: `[G′]` int64, the gallery items that are not junk. All other item indices are positions in it.
+        matches: the right matches that count.
+        ignored: pairs of the query's own identity in its own camera.
+        cross_camera: whether such pairs are ignored.
+        has_cameras: False if no camera ids were given (they are all 0 then).
+        mask: `[Q, G]` bool, further pairs to ignore, or None.
     """
 
     query_pids: Integers
@@ -82,16 +87,16 @@ class Protocol:
     gallery_size: int
     kept: Integers
     matches: Pairs
-    left_out: Pairs
+    ignored: Pairs
     cross_camera: bool
     has_cameras: bool
     mask: NDArray[np.bool_] | None
 
     @classmethod
-    def of(
+    def from_columns(
         cls,
-        query_pids: ArrayLike,
-        gallery_pids: ArrayLike,
+        query_pids: ArrayLike | None,
+        gallery_pids: ArrayLike | None,
         query_camids: ArrayLike | None,
         gallery_camids: ArrayLike | None,
         cross_camera: bool,
@@ -100,17 +105,24 @@ class Protocol:
         """Check the columns and find the matches.
 
         Raises:
-            ReidError: a column is not integers or of another length, cameras are missing, or the mask does not fit.
+            DataError: a column is missing, not integers or of another length, or the mask does not fit.
         """
-        if cross_camera and (query_camids is None or gallery_camids is None):
-            raise ReidError("Cross-camera evaluation needs camera ids. Without cameras, set cross_camera=False.")
-        q_pids, g_pids = column(query_pids, "query_pids"), column(gallery_pids, "gallery_pids")
+        if query_pids is None or gallery_pids is None:
+            raise DataError(
+                f"The {'query' if query_pids is None else 'gallery'} has no pids. Pass query_pids and gallery_pids, or "
+                "Embeddings with pids."
+            )
         has_cameras = query_camids is not None and gallery_camids is not None
-        q_cams = column(np.zeros(len(q_pids), int) if query_camids is None else query_camids, "query_camids")
-        g_cams = column(np.zeros(len(g_pids), int) if gallery_camids is None else gallery_camids, "gallery_camids")
-        for name, pids, cams in (("query", q_pids, q_cams), ("gallery", g_pids, g_cams)):
-            if len(pids) != len(cams):
-                raise ReidError(f"There are {len(pids)} {name}_pids but {len(cams)} {name}_camids.")
+        if cross_camera and not has_cameras:
+            raise DataError(
+                "Cross-camera evaluation needs camera ids. Pass query_camids and gallery_camids (or Embeddings with "
+                "camids), or set cross_camera=False."
+            )
+        q_pids, g_pids = integer_column("query_pids", query_pids), integer_column("gallery_pids", gallery_pids)
+        q_cams, g_cams = (
+            np.zeros(len(pids), np.int64) if camids is None else integer_column(f"{side}_camids", camids, len(pids))
+            for side, camids, pids in (("query", query_camids, q_pids), ("gallery", gallery_camids, g_pids))
+        )
         kept = np.flatnonzero(g_pids != JUNK)
         mask = None if excluded is None else _mask(excluded, len(q_pids), len(g_pids))
         by_pid = np.argsort(g_pids[kept], kind="stable")
@@ -118,9 +130,9 @@ class Protocol:
         first = np.searchsorted(ordered, q_pids, "left")
         counts = np.searchsorted(ordered, q_pids, "right") - first
         query = np.repeat(np.arange(len(q_pids)), counts)
-        place = np.arange(len(query)) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        same = Pairs.of(query, by_pid[place], len(q_pids))
-        own = g_cams[kept][same.item] == q_cams[same.query] if cross_camera else np.zeros(len(query), bool)
+        position = np.arange(len(query)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        same = Pairs.from_columns(query, by_pid[position], len(q_pids))
+        own_camera = g_cams[kept][same.item] == q_cams[same.query] if cross_camera else np.zeros(len(query), bool)
         masked = np.zeros(len(query), bool) if mask is None else mask[same.query, kept[same.item]]
         return cls(
             query_pids=q_pids,
@@ -129,41 +141,37 @@ class Protocol:
             gallery_camids=g_cams[kept],
             gallery_size=len(g_pids),
             kept=kept,
-            matches=same.where(~own & ~masked),
-            left_out=same.where(own),
+            matches=same.select(~own_camera & ~masked),
+            ignored=same.select(own_camera),
             cross_camera=cross_camera,
             has_cameras=has_cameras,
             mask=mask,
         )
 
     def check_lengths(self, n_query: int, n_gallery: int) -> None:
-        """Refuse features or distances of another number than the labels.
+        """Raise an error if there are not as many features or distances as labels.
 
         Raises:
-            ReidError: naming the side and both numbers.
+            DataError: naming the side and both numbers.
         """
         for name, rows, labels in (
             ("query", n_query, len(self.query_pids)),
             ("gallery", n_gallery, self.gallery_size),
         ):
             if rows != labels:
-                raise ReidError(f"There are {rows} {name} items but {labels} {name}_pids.")
+                raise DataError(f"There are {rows} {name} items but {labels} {name}_pids.")
 
     def hide(self, distances: NDArray[Any], start: int) -> None:
-        """Set what is left out of the rankings to inf, in place, in rows `[b, G′]` of the queries from `start` on."""
-        out = self.left_out.of_queries(start, start + len(distances))
-        distances[out.query, out.item] = np.inf
+        """Set ignored pairs to inf, in place, in rows `[b, G′]` of the queries from `start` on."""
+        ignored = self.ignored.of_queries(start, start + len(distances))
+        distances[ignored.query, ignored.item] = np.inf
         if self.mask is not None:
             masked = self.mask[start : start + len(distances)]
             distances[masked if len(self.kept) == self.gallery_size else masked[:, self.kept]] = np.inf
 
     def dropped(self) -> dict[str, int]:
-        """How many queries have no right match, by reason."""
-        reasons: dict[str, int] = {}
-        for query in np.flatnonzero(self.matches.counts == 0):
-            reason = self._reason(int(query))
-            reasons[reason] = reasons.get(reason, 0) + 1
-        return reasons
+        """Count the queries without a right match, by reason."""
+        return dict(Counter(self._reason(int(query)) for query in np.flatnonzero(self.matches.counts == 0)))
 
     def _reason(self, query: int) -> str:
         if self.query_pids[query] == JUNK:
@@ -171,45 +179,43 @@ class Protocol:
         same = self.gallery_pids == self.query_pids[query]
         if not same.any():
             return NOT_IN_GALLERY
-        if self.left_out.counts[query] == same.sum():
-            return OWN_CAMERA_ONLY
-        return EXCLUDED
+        return OWN_CAMERA_ONLY if self.ignored.counts[query] == same.sum() else EXCLUDED
 
-    def require_some_match(self) -> None:
-        """Say what is the matter when every query would be dropped.
+    def require_matches(self) -> None:
+        """Raise an error if every query would be dropped.
 
         Raises:
-            ReidError: with the reasons counted, what the protocol does, and the mend.
+            DataError: with the number of queries by reason, and the fix.
         """
         if len(self.matches.item):
             return
         reasons = self.dropped()
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        message = f"None of the {len(self.query_pids)} queries has a right match to be ranked ({counts}). "
+        message = f"None of the {len(self.query_pids)} queries has a right match in the gallery ({counts}). "
         if EXCLUDED in reasons:
-            message += "The mask `excluded` takes every right match out: True means that a pair does not count."
+            message += "The mask `excluded` removes every right match. Set it to True only for pairs to ignore."
         elif OWN_CAMERA_ONLY in reasons:
             cameras = np.unique(np.concatenate([self.query_camids, self.gallery_camids]))
             if len(cameras) == 1:
                 message += f"All items are of one camera ({cameras[0]}). "
             message += (
-                "The cross-camera protocol leaves out gallery items of the query's own identity and camera. "
-                "If cameras are unknown or do not matter here, set cross_camera=False; else check the camera ids."
+                "The cross-camera rule ignores gallery items of the query's own identity and camera. Check the camera "
+                "ids, or set cross_camera=False if cameras are unknown or irrelevant."
             )
         else:
             message += (
-                "Queries are matched by identity: query_pids and gallery_pids must number the same people alike, "
-                "and pid -1 means unlabelled. Check that both come from one data set."
+                "Check that query_pids and gallery_pids use the same numbers for the same people (pid -1 means "
+                "unlabelled), and that both belong to one data set."
             )
-        raise ReidError(message)
+        raise DataError(message)
 
     def describe(self) -> dict[str, Any]:
-        """The rules and the sizes, for `RankingResult.protocol`."""
-        words = {
+        """Return the rules and the sizes, for `RankingResult.protocol`."""
+        rules = {
             "cross-camera": (
-                "gallery items of the query's own identity and camera are left out"
+                "gallery items of the query's own identity and camera are ignored"
                 if self.cross_camera
-                else "off: nothing is left out by camera"
+                else "off: no item is ignored because of its camera"
             ),
             "ties": "gallery order",
             "queries": len(self.query_pids),
@@ -217,27 +223,65 @@ class Protocol:
             "junk": self.gallery_size - len(self.kept),
         }
         if self.mask is not None:
-            words["excluded by mask"] = f"{int(self.mask.sum())} query-gallery pairs"
-        return words
+            rules["excluded by mask"] = f"{int(self.mask.sum())} query-gallery pairs"
+        return rules
 
 
-def column(values: ArrayLike, name: str) -> Integers:
-    """One column of integers as `[N]` int64.
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Query and gallery features with their protocol.
 
-    Raises:
-        ReidError: another shape or type, naming the column.
+    Attributes:
+        protocol: the rules.
+        query: `[Q, D]` float32; gallery: `[G′, D]`, without junk.
+        metric: "cosine" or "euclidean".
     """
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
-        raise ReidError(f"{name} must be one column of integers, not shape {array.shape} of type {array.dtype}.")
-    return array.astype(np.int64)
+
+    protocol: Protocol
+    query: Tensor
+    gallery: Tensor
+    metric: str
+
+    @classmethod
+    def from_columns(
+        cls,
+        query: Features | EmbeddingTable,
+        gallery: Features | EmbeddingTable,
+        labels: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None, ArrayLike | None],
+        metric: str,
+        cross_camera: bool,
+        excluded: ArrayLike | None = None,
+    ) -> Search:
+        """Check everything that `evaluate` and its relatives are given.
+
+        Args:
+            query, gallery: features or tables.
+            labels: query_pids, gallery_pids, query_camids, gallery_camids; all None with tables.
+            metric, cross_camera, excluded: as in `evaluate`.
+
+        Raises:
+            ReidError: as `evaluate`.
+        """
+        query_features, gallery_features, columns = unpack_tables(query, gallery, *labels)
+        protocol = Protocol.from_columns(*columns, cross_camera=cross_camera, excluded=excluded)
+        ready_query, ready_gallery = prepare_features(query_features, gallery_features, metric)
+        protocol.check_lengths(len(ready_query), len(ready_gallery))
+        if len(protocol.kept) < len(ready_gallery):
+            ready_gallery = ready_gallery[torch.from_numpy(protocol.kept).to(ready_gallery.device)]
+        return cls(protocol, ready_query, ready_gallery, metric)
+
+    def blocks(self, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield `(first row, distances [b, G′])` as `distance_blocks`, with ignored pairs at inf."""
+        for start, block in distance_blocks(self.query, self.gallery, self.metric, memory_limit):
+            self.protocol.hide(block, start)
+            yield start, block
 
 
 def _mask(excluded: ArrayLike, n_query: int, n_gallery: int) -> NDArray[np.bool_]:
     mask = np.asarray(excluded.cpu() if isinstance(excluded, Tensor) else excluded)
     if mask.shape != (n_query, n_gallery) or mask.dtype != np.bool_:
-        raise ReidError(
-            f"excluded must be true or false for each pair, [{n_query}, {n_gallery}], "
-            f"not shape {list(mask.shape)} of type {mask.dtype}."
+        raise DataError(
+            f"excluded must be a boolean for each pair, [{n_query}, {n_gallery}]; got shape {list(mask.shape)} of "
+            f"type {mask.dtype}."
         )
     return mask

@@ -1,4 +1,4 @@
-"""CMC, mAP and mINP, in blocks: no row is sorted whole and no query × gallery matrix is held."""
+"""CMC, mAP and mINP, computed in blocks without sorting whole rows or storing a query × gallery matrix."""
 
 from __future__ import annotations
 
@@ -7,41 +7,32 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError, did_you_mean
-from reid.evaluation.features import (
-    MEMORY_LIMIT,
-    Features,
-    Metric,
-    distance_blocks,
-    prepare_features,
-    rows_per_block,
-)
-from reid.evaluation.protocol import Integers, Pairs, Protocol
+from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, rows_per_block
+from reid.evaluation.protocol import Integers, Pairs, Protocol, Search
 
 AveragePrecision = Literal["precision", "trapezoid"]
 
-_AP_IN_WORDS = {
+_AP_DEFINITIONS = {
     "precision": "mean of the precision at each right match",
     "trapezoid": "area under the precision-recall curve by trapezoids (official Market-1501 code)",
 }
 
-
 _ROWS = 64
-"""Rows that are ranked at a time: enough to keep NumPy busy, few enough to stay in the cache."""
+"""Rows that are ranked together: enough to keep NumPy busy, few enough for the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class CameraPairs:
-    """Scores of the queries of one camera in the gallery of one camera only, for every such pair.
+    """Scores of the queries of one camera in the gallery of one camera, for every such pair.
 
     Attributes:
-        query_cameras: `[A]` int64, camera ids in order; gallery_cameras: `[B]`.
-        mAP, rank1: `[A, B]` float64; nan where no query of the one camera has a right match in the other.
-        queries: `[A, B]` int64, how many have one: the number that a cell's means are over.
+        query_cameras: `[A]` int64, sorted camera ids; gallery_cameras: `[B]`.
+        mAP, rank1: `[A, B]` float64; NaN where no query has a right match in the pair.
+        queries: `[A, B]` int64, the number of queries with a right match, over which the means are taken.
     """
 
     query_cameras: Integers
@@ -51,7 +42,7 @@ class CameraPairs:
     queries: Integers
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python, ready for JSON; None where a cell has no query."""
+        """Return plain Python, ready for JSON; None where a pair has no query."""
         return {
             "query_cameras": self.query_cameras.tolist(),
             "gallery_cameras": self.gallery_cameras.tolist(),
@@ -65,18 +56,27 @@ class CameraPairs:
 
 @dataclass(frozen=True, eq=False)
 class RankingResult:
-    """How well the gallery was ranked for `Q` queries. All scores are fractions in 0..1.
+    """Ranking scores of `Q` queries, as fractions in 0..1.
 
     Attributes:
-        cmc: `[max_rank]` float64; `cmc[k − 1]` is the share of valid queries with a right match among the first k.
-            Flat from the gallery's size on.
-        ap: `[Q]` float64, average precision of each query; nan where the query was dropped.
-        inp: `[Q]` float64, inverse negative penalty: right matches / rank of the last one; nan where dropped.
+        cmc: `[max_rank]` float64; `cmc[k − 1]` is the fraction of valid queries with a right match in the first k.
+            Constant beyond the gallery's size.
+        ap: `[Q]` float64, average precision of each query; NaN where the query was dropped.
+        inp: `[Q]` float64, inverse negative penalty: right matches / rank of the last one; NaN where dropped.
         first_match: `[Q]` int64, rank (from 1) of the first right match; 0 where the query was dropped.
-        n_matches: `[Q]` int64, how many right matches the gallery held under the protocol.
-        dropped: how many queries were left out of the scores, by reason.
-        protocol: the rules the scores were made by, in words and plain values.
-        pairs: scores by camera pair, where they were asked for.
+        n_matches: `[Q]` int64, number of right matches in the gallery under the protocol.
+        dropped: number of queries that were not scored, by reason.
+        protocol: the rules behind the scores, as plain values.
+        pairs: scores by camera pair, if requested.
+
+    Example:
+        >>> import numpy as np
+        >>> from reid import evaluate
+        >>> result = evaluate(np.eye(2), np.eye(2), [7, 8], [7, 8], cross_camera=False)
+        >>> result.mAP, result.rank(1), result.n_valid, result.n_dropped
+        (1.0, 1.0, 2, 0)
+        >>> result.ap
+        array([1., 1.])
     """
 
     cmc: NDArray[np.float64]
@@ -100,32 +100,32 @@ class RankingResult:
 
     @property
     def n_valid(self) -> int:
-        """Queries that were scored."""
+        """Number of scored queries."""
         return int((self.first_match > 0).sum())
 
     @property
     def n_dropped(self) -> int:
-        """Queries that were left out; `dropped` says why."""
+        """Number of queries that were not scored; `dropped` has the reasons."""
         return len(self.first_match) - self.n_valid
 
     def rank(self, k: int) -> float:
-        """The CMC at rank `k`, also beyond `max_rank`.
+        """Return the CMC at rank `k`, which may exceed `max_rank`.
 
         Raises:
-            ReidError: `k` is below 1.
+            ConfigError: `k` is below 1.
         """
         if k < 1:
-            raise ReidError(f"Ranks count from 1, not {k}.")
+            raise ConfigError(f"Ranks count from 1; got {k}.")
         found = self.first_match[self.first_match > 0]
         return float((found <= k).mean())
 
     def as_dict(self) -> dict[str, Any]:
-        """The scores and the protocol as plain Python, ready for JSON; the per-query columns are left out."""
+        """Return the scores and the protocol as plain Python, ready for JSON, without the per-query columns."""
         return {
             "mAP": self.mAP,
             "mINP": self.mINP,
             **{f"rank-{k}": self.rank(k) for k in (1, 5, 10, 20)},
-            "cmc": [float(share) for share in self.cmc],
+            "cmc": self.cmc.tolist(),
             "queries_used": self.n_valid,
             "queries_dropped": self.n_dropped,
             "dropped": dict(self.dropped),
@@ -135,10 +135,10 @@ class RankingResult:
 
 
 def evaluate(
-    query_features: Features,
-    gallery_features: Features,
-    query_pids: ArrayLike,
-    gallery_pids: ArrayLike,
+    query_features: Features | EmbeddingTable,
+    gallery_features: Features | EmbeddingTable,
+    query_pids: ArrayLike | None = None,
+    gallery_pids: ArrayLike | None = None,
     query_camids: ArrayLike | None = None,
     gallery_camids: ArrayLike | None = None,
     *,
@@ -152,49 +152,58 @@ def evaluate(
 ) -> RankingResult:
     """Rank the gallery for every query and score the rankings.
 
-    For a query, gallery items of pid -1 (junk) and, with `cross_camera`, items of the query's own identity seen by
-    its own camera are taken out, and so is what `excluded` marks; the rest is ranked by distance. With the right
-    matches at ranks r₁ < … < rₙ among what is left:
+    For each query these gallery items are ignored: junk (pid -1); with `cross_camera`, items of the query's own
+    identity in its own camera; and what `excluded` marks. The rest is ranked by distance. With the right matches at
+    ranks r₁ < … < rₙ:
 
-    - CMC(k): the share of queries with r₁ ≤ k.
+    - CMC(k): the fraction of queries with r₁ ≤ k.
     - AP, "precision": (1/n) Σᵢ i/rᵢ.
     - AP, "trapezoid": (1/n) Σᵢ ½ (i/rᵢ + (i−1)/(rᵢ−1)), where the second term is 1 if rᵢ = 1; the official
       Market-1501 evaluation (Zheng et al., ICCV 2015).
     - mINP: the mean of n/rₙ (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", 2021).
 
     Corner cases:
-    1. Equal distances rank by gallery order. Computed distances are float32, so two items are equal when they come
-       out so; different block sizes may round differently.
-    2. A query without a right match is dropped from all scores and counted in `dropped` with its reason: pid -1,
-       identity absent from the gallery, all its matches in its own camera, or some there and the rest excluded.
-    3. Without `cross_camera` nothing is left out by camera. An image that is both query and gallery item then finds
-       itself: take it out of the gallery.
+    1. Equal distances rank by gallery order. Distances are computed in float32, so two items are equal if rounding
+       makes them so; different block sizes may round differently.
+    2. A query without a right match is dropped from all scores and counted in `dropped` by reason: pid -1, identity
+       absent from the gallery, all its matches in its own camera, or all its matches excluded.
+    3. Without `cross_camera` no item is ignored because of its camera. An image that is both query and gallery item
+       then finds itself: remove it from the gallery.
     4. Distractors (pid 0 in Market-1501) are ordinary wrong answers.
     5. `max_rank` may exceed the gallery.
 
     Args:
-        query_features: `[Q, D]` numbers of any type, NumPy or torch on any device; computed with in float32.
-        gallery_features: `[G, D]` likewise.
+        query_features: `[Q, D]` numbers of any type, NumPy or torch on any device; computed in float32. Or an
+            `Embeddings` table with pids and camids; then pass the gallery as a table too, and no columns.
+        gallery_features: `[G, D]`, or a table.
         query_pids: `[Q]` integers; gallery_pids: `[G]`.
         query_camids: `[Q]` integers in any coding, or None with `cross_camera=False`; gallery_camids: `[G]`.
-        metric: "cosine" (1 − cosine similarity) or "euclidean" (of the features as given).
-        cross_camera: leave the query's own identity in its own camera out.
-        ap: which average precision.
+        metric: "cosine" (1 − cosine similarity) or "euclidean".
+        cross_camera: ignore the query's own identity in its own camera.
+        ap: definition of average precision.
         max_rank: length of the CMC.
-        excluded: `[Q, G]` bool, or None; True takes a gallery item out of that query's ranking.
-        camera_pairs: also score every pair of a query camera and a gallery camera alone (`RankingResult.pairs`).
-        memory_limit: bytes a block of distances may take (one row at least).
+        excluded: `[Q, G]` bool; True removes a gallery item from that query's ranking.
+        camera_pairs: also score every pair of query camera and gallery camera (`RankingResult.pairs`).
+        memory_limit: bytes of a block of distances (at least one row).
 
     Raises:
-        ReidError: shapes do not fit; a feature is NaN, infinite or (cosine) zero; an unknown setting; or no query
-            has any right match, in which case the message says why and what to do.
+        DataError: shapes that do not fit; a feature that is NaN, infinite or (cosine) zero; or no query has any
+            right match.
+        ConfigError: a setting out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from reid import evaluate
+        >>> query, gallery = np.eye(2), [[1, 0], [0.9, 0.1], [0, 1]]
+        >>> result = evaluate(query, gallery, [1, 2], [1, 3, 2], [1, 1], [2, 2, 2])
+        >>> f"mAP {result.mAP:.0%}, rank-1 {result.rank(1):.0%}"
+        'mAP 100%, rank-1 100%'
     """
-    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
-    _check_settings(ap, max_rank, camera_pairs, protocol)
-    query, gallery = prepared(query_features, gallery_features, metric, protocol)
-    protocol.require_some_match()
+    labels = (query_pids, gallery_pids, query_camids, gallery_camids)
+    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera, excluded)
     name = "cosine distance" if metric == "cosine" else "Euclidean distance"
-    return _score(distance_blocks(query, gallery, metric, memory_limit), protocol, name, ap, max_rank, camera_pairs)
+    score = _Scorer(search.protocol, ap, max_rank, camera_pairs)
+    return score(search.blocks(memory_limit), name)
 
 
 def evaluate_distances(
@@ -217,66 +226,68 @@ def evaluate_distances(
     Everything else is as in `evaluate`; `metric` only names the distances in the protocol.
 
     Args:
-        distances: `[Q, G]`, NumPy or torch on any device; or an iterator of `(first row, [b, G])` over all queries in
-            order, such as `rerank_blocks` gives, so that the whole need not be held.
+        distances: `[Q, G]`, NumPy or torch on any device; or an iterator of `(first row, distances [b, G])` over all
+            queries in order, as `rerank_blocks` returns, so that the whole matrix is never in memory.
 
     Raises:
-        ReidError: as in `evaluate`; a distance is NaN or infinite; or the blocks are not all rows in order.
+        DataError: as `evaluate`; a distance is NaN or infinite; or the blocks are not all rows in order.
+
+    Example:
+        >>> result = evaluate_distances([[0.2, 0.1]], [7], [7, 8], cross_camera=False)
+        >>> result.mAP
+        0.5
     """
-    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
-    _check_settings(ap, max_rank, camera_pairs, protocol)
+    protocol = Protocol.from_columns(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
     if not isinstance(distances, Iterator):
         matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
         if matrix.ndim != 2 or 0 in matrix.shape:
-            raise ReidError(f"Distances have shape {tuple(matrix.shape)}; expected [queries, gallery items].")
+            raise DataError(f"Distances have shape {list(matrix.shape)}; expected [Q, G].")
         protocol.check_lengths(*matrix.shape)
         rows = rows_per_block(matrix.shape[1], memory_limit)
         distances = ((start, matrix[start : start + rows]) for start in range(0, len(matrix), rows))
-    protocol.require_some_match()
-    return _score(_given_blocks(distances, protocol), protocol, metric, ap, max_rank, camera_pairs)
+    score = _Scorer(protocol, ap, max_rank, camera_pairs)
+    return score(_given_blocks(distances, protocol), metric)
 
 
 def top_matches(
-    query_features: Features,
-    gallery_features: Features,
-    query_pids: ArrayLike,
-    gallery_pids: ArrayLike,
+    query_features: Features | EmbeddingTable,
+    gallery_features: Features | EmbeddingTable,
+    query_pids: ArrayLike | None = None,
+    gallery_pids: ArrayLike | None = None,
     query_camids: ArrayLike | None = None,
     gallery_camids: ArrayLike | None = None,
+    *,
     k: int = 10,
     metric: Metric = "cosine",
     cross_camera: bool = True,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The first `k` gallery items of each query under the protocol of `evaluate`, nearest first.
+    """Return the first `k` gallery items of each query under the protocol of `evaluate`, nearest first.
 
     Returns:
-        indices `[Q, k]` int64 into the gallery and their distances `[Q, k]` float32. Equal distances stand in gallery
-        order. Where fewer than `k` items are left, the row ends in index -1 and distance inf.
+        Indices `[Q, k]` int64 into the gallery and their distances `[Q, k]` float32. Equal distances are in gallery
+        order. Where fewer than `k` items remain, the row ends in index -1 and distance inf.
 
     Raises:
-        ReidError: as in `evaluate`, except that queries without a right match are fine here.
+        ReidError: as `evaluate`, except that queries without a right match are allowed.
     """
     if k < 1:
-        raise ReidError(f"The number of matches must be at least 1, not {k}.")
-    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    query, gallery = prepared(query_features, gallery_features, metric, protocol)
-    indices = np.full((len(query), k), -1, dtype=np.int64)
-    found = np.full((len(query), k), np.inf, dtype=np.float32)
-    for start, block in distance_blocks(query, gallery, metric, memory_limit):
-        protocol.hide(block, start)
+        raise ConfigError(f"k must be at least 1; got {k}.")
+    labels = (query_pids, gallery_pids, query_camids, gallery_camids)
+    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera)
+    indices = np.full((len(search.query), k), -1, dtype=np.int64)
+    found = np.full((len(search.query), k), np.inf, dtype=np.float32)
+    for start, block in search.blocks(memory_limit):
         for row, distances in enumerate(block, start):
-            nearest = nearest_in_row(distances, k)
+            nearest = _nearest_in_row(distances, k)
             nearest = nearest[np.isfinite(distances[nearest])]
-            indices[row, : len(nearest)] = protocol.kept[nearest]
+            indices[row, : len(nearest)] = search.protocol.kept[nearest]
             found[row, : len(nearest)] = distances[nearest]
-    if metric == "euclidean":
-        found = np.sqrt(np.maximum(found, 0))
-    return indices, found
+    return indices, np.sqrt(np.maximum(found, 0)) if metric == "euclidean" else found
 
 
-def nearest_in_row(distances: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """Indices of the `k` smallest of `distances [G]`, in order; equal ones stand in index order. At most `G`."""
+def _nearest_in_row(distances: NDArray[Any], k: int) -> NDArray[np.int64]:
+    """Return the indices of the `k` smallest of `distances [G]` in order, equal ones in index order; at most `G`."""
     if k >= len(distances):
         return np.argsort(distances, kind="stable")
     farthest = np.partition(distances, k - 1)[k - 1]
@@ -284,189 +295,156 @@ def nearest_in_row(distances: NDArray[Any], k: int) -> NDArray[np.int64]:
     return near[np.argsort(distances[near], kind="stable")[:k]]
 
 
-def _check_settings(ap: str, max_rank: int, camera_pairs: bool, protocol: Protocol) -> None:
-    if ap not in _AP_IN_WORDS:
-        raise ReidError(f"Unknown average precision {ap!r}.{did_you_mean(ap, _AP_IN_WORDS)}")
-    if max_rank < 1:
-        raise ReidError(f"max_rank must be at least 1, not {max_rank}.")
-    if camera_pairs and not protocol.has_cameras:
-        raise ReidError("Scores by camera pair need camera ids of queries and gallery.")
-
-
-def prepared(query: Features, gallery: Features, metric: str, protocol: Protocol) -> tuple[Tensor, Tensor]:
-    """Both sides ready for `distance_blocks`, the gallery without junk, as the protocol numbers it."""
-    ready_query, ready_gallery = prepare_features(query, gallery, metric)
-    protocol.check_lengths(len(ready_query), len(ready_gallery))
-    if len(protocol.kept) < len(ready_gallery):
-        ready_gallery = ready_gallery[torch.from_numpy(protocol.kept).to(ready_gallery.device)]
-    return ready_query, ready_gallery
-
-
 def _given_blocks(blocks: Iterable[tuple[int, Any]], protocol: Protocol) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The caller's blocks, checked, as floats of our own without junk columns."""
+    """Yield the caller's blocks, checked and copied, without junk columns and with ignored pairs at inf."""
     done, n_query = 0, len(protocol.query_pids)
     for start, part in blocks:
         given = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
         if start != done or given.ndim != 2 or given.shape[1] != protocol.gallery_size or start + len(given) > n_query:
-            raise ReidError(
-                f"A block of distances holds rows {start} to {start + len(given)} in shape {list(given.shape)}; "
+            raise DataError(
+                f"A block of distances has rows {start} to {start + len(given)} and shape {list(given.shape)}; "
                 f"expected rows from {done} on, of {n_query}, with {protocol.gallery_size} columns."
             )
         block = given.astype(np.float32 if given.dtype in (np.float16, np.float32) else np.float64)
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
-            raise ReidError(f"Distances of query {row} hold NaN or infinity. Give finite distances.")
+            raise DataError(f"Distances of query {row} contain NaN or infinity. Pass finite distances.")
         done += len(block)
-        yield start, block[:, protocol.kept] if len(protocol.kept) < protocol.gallery_size else block
+        block = block[:, protocol.kept] if len(protocol.kept) < protocol.gallery_size else block
+        protocol.hide(block, start)
+        yield start, block
     if done < n_query:
-        raise ReidError(f"The blocks of distances end after {done} of {n_query} queries.")
+        raise DataError(f"The blocks of distances end after {done} of {n_query} queries.")
 
 
 def _ranks(distances: NDArray[Any], wanted: Pairs) -> Integers:
-    """Ranks (from 1) of the items `wanted` in their rows of distances `[b, G]`, equal ones in gallery order.
+    """Return the ranks (from 1) of the items `wanted` in their rows of distances `[b, G]`; ties in gallery order.
 
-    No row is sorted: what is not farther than a row's farthest wanted item is picked out of it and sorted, and each
-    wanted item finds its place there.
+    Rows are not sorted whole. Only the distances up to a row's farthest wanted item are selected and sorted, and each
+    wanted item is located among them.
     """
     ranks = np.empty(len(wanted.item), dtype=np.int64)
-    if not len(ranks):
-        return ranks
     values = distances[wanted.query, wanted.item]
-    asked = np.flatnonzero(wanted.counts)
+    rows = np.flatnonzero(wanted.counts)
     farthest = np.full((len(distances), 1), -np.inf, dtype=distances.dtype)
-    farthest[asked, 0] = np.maximum.reduceat(values, wanted.first[asked])
-    place = np.flatnonzero(distances <= farthest)
-    near = distances.reshape(-1)[place]
-    ends = np.searchsorted(place, (asked + 1) * distances.shape[1])
-    start, alone = 0, np.ones(len(ranks), dtype=bool)
-    for row, end in zip(asked.tolist(), ends.tolist(), strict=True):
-        candidates, mine = near[start:end], slice(wanted.first[row], wanted.first[row + 1])
+    farthest[rows, 0] = np.maximum.reduceat(values, wanted.first[rows])
+    selected = np.flatnonzero(distances <= farthest)
+    near = distances.reshape(-1)[selected]
+    ends = np.searchsorted(selected, (rows + 1) * distances.shape[1])
+    start, unique = 0, np.ones(len(ranks), dtype=bool)
+    for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
+        candidates, part = near[start:end], slice(wanted.first[row], wanted.first[row + 1])
         candidates.sort()
-        before = candidates.searchsorted(values[mine])
-        alone[mine] = candidates.searchsorted(values[mine], "right") == before + 1
-        ranks[mine] = before
+        before = candidates.searchsorted(values[part])
+        unique[part] = candidates.searchsorted(values[part], "right") == before + 1
+        ranks[part] = before
         start = end
-    for i in np.flatnonzero(~alone):
+    for i in np.flatnonzero(~unique):
         ranks[i] += np.count_nonzero(distances[wanted.query[i], : wanted.item[i]] == values[i])
     return ranks + 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Ranks of the right matches of all queries, ascending within a query, and the scores of each query by them."""
+class _MatchRanks:
+    """Ranks of right matches `[M]`, filled in by rows; then sorted within each query, and scored."""
 
-    ranks: Integers
-    pairs: Pairs
+    def __init__(self, wanted: Pairs, columns: Integers | slice = slice(None)) -> None:
+        self.wanted = wanted
+        self.columns = columns
+        self.ranks = np.empty(len(wanted.item), np.int64)
 
-    @classmethod
-    def of(cls, ranks: Integers, pairs: Pairs) -> _Found:
-        return cls(ranks[np.lexsort((ranks, pairs.query))], pairs)
+    def add(self, distances: NDArray[Any], start: int) -> None:
+        """Rank the matches of the queries from `start` on, given their distances to all gallery items."""
+        wanted = self.wanted.of_queries(start, start + len(distances))
+        if len(wanted.item):
+            first, stop = self.wanted.first[start], self.wanted.first[start + len(distances)]
+            self.ranks[first:stop] = _ranks(distances[:, self.columns], wanted)
 
-    def per_query(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean of one value a match, by query; nan where there is none."""
-        sums = np.bincount(self.pairs.query, values, minlength=len(self.pairs.counts))
-        with np.errstate(invalid="ignore"):
-            return sums / self.pairs.counts
+    def finish(self) -> None:
+        self.ranks = self.ranks[np.lexsort((self.ranks, self.wanted.query))]
 
     def average_precision(self, ap: str) -> NDArray[np.float64]:
-        found = np.arange(1, len(self.ranks) + 1) - self.pairs.first[self.pairs.query]
-        precision = found / self.ranks
-        if ap == "precision":
-            return self.per_query(precision)
-        before = np.where(self.ranks > 1, (found - 1) / np.maximum(self.ranks - 1, 1), 1.0)
-        return self.per_query((precision + before) / 2)
+        """Return AP `[Q]`; NaN without a match."""
+        found = np.arange(1, len(self.ranks) + 1) - self.wanted.first[self.wanted.query]
+        values = found / self.ranks
+        if ap == "trapezoid":
+            before = np.where(self.ranks > 1, (found - 1) / np.maximum(self.ranks - 1, 1), 1.0)
+            values = (values + before) / 2
+        sums = np.bincount(self.wanted.query, values, minlength=len(self.wanted.counts))
+        with np.errstate(invalid="ignore"):
+            return sums / self.wanted.counts
 
-    def at(self, place: Integers) -> Integers:
-        """The rank at an index of each query with matches; 0 for the others."""
-        has = self.pairs.counts > 0
+    def at(self, position: Integers) -> Integers:
+        """Return the rank at one position of each query `[Q]`; 0 without a match."""
+        has = self.wanted.counts > 0
         ranks = np.zeros(len(has), dtype=np.int64)
-        ranks[has] = self.ranks[place[has]]
+        ranks[has] = self.ranks[position[has]]
         return ranks
 
-    @property
     def first_match(self) -> Integers:
-        return self.at(self.pairs.first[:-1])
+        return self.at(self.wanted.first[:-1])
 
-    @property
     def last_match(self) -> Integers:
-        return self.at(self.pairs.first[1:] - 1)
+        return self.at(self.wanted.first[1:] - 1)
 
 
-def _score(
-    blocks: Iterable[tuple[int, NDArray[Any]]],
-    protocol: Protocol,
-    metric: str,
-    ap: str,
-    max_rank: int,
-    camera_pairs: bool,
-) -> RankingResult:
-    wanted = protocol.matches
-    ranks = np.empty(len(wanted.item), dtype=np.int64)
-    by_camera = _ByCamera.of(protocol) if camera_pairs else None
-    for first, block in blocks:
-        protocol.hide(block, first)
-        for start in range(first, first + len(block), _ROWS):
-            part = block[start - first : start - first + _ROWS]
-            stop = start + len(part)
-            ranks[wanted.first[start] : wanted.first[stop]] = _ranks(part, wanted.of_queries(start, stop))
-            if by_camera is not None:
-                by_camera.rank(part, start)
-    found = _Found.of(ranks, wanted)
-    first_match, n_matches = found.first_match, wanted.counts
-    valid = first_match[first_match > 0]
-    counts = np.bincount(np.minimum(valid, max_rank + 1), minlength=max_rank + 2)
-    with np.errstate(invalid="ignore"):
-        inp = n_matches / np.where(n_matches, found.last_match, np.nan)
-    return RankingResult(
-        cmc=np.cumsum(counts[1 : max_rank + 1]) / len(valid),
-        ap=found.average_precision(ap),
-        inp=inp,
-        first_match=first_match,
-        n_matches=n_matches,
-        dropped=protocol.dropped(),
-        protocol={"metric": metric, "average precision": f"{ap} ({_AP_IN_WORDS[ap]})", **protocol.describe()},
-        pairs=None if by_camera is None else by_camera.scores(ap),
-    )
+class _Scorer:
+    """Turns blocks of distances into a `RankingResult`, with one pass over the blocks."""
 
+    def __init__(self, protocol: Protocol, ap: str, max_rank: int, camera_pairs: bool) -> None:
+        if ap not in _AP_DEFINITIONS:
+            raise ConfigError(f"Unknown average precision {ap!r}.{did_you_mean(ap, _AP_DEFINITIONS)}")
+        if max_rank < 1:
+            raise ConfigError(f"max_rank must be at least 1; got {max_rank}.")
+        if camera_pairs and not protocol.has_cameras:
+            raise DataError("Scores by camera pair need camera ids. Pass query_camids and gallery_camids.")
+        protocol.require_matches()
+        self.protocol, self.ap, self.max_rank = protocol, ap, max_rank
+        self.cameras = np.unique(protocol.gallery_camids) if camera_pairs else None
+        self.by_camera: list[_MatchRanks] = []
+        for camera in [] if self.cameras is None else self.cameras:
+            items = np.flatnonzero(protocol.gallery_camids == camera)
+            matches = protocol.matches.select(protocol.gallery_camids[protocol.matches.item] == camera)
+            wanted = Pairs(matches.query, np.searchsorted(items, matches.item), matches.first)
+            self.by_camera.append(_MatchRanks(wanted, items))
 
-@dataclass(frozen=True, eq=False)
-class _ByCamera:
-    """Ranks within the items of one gallery camera at a time."""
+    def __call__(self, blocks: Iterable[tuple[int, NDArray[Any]]], metric: str) -> RankingResult:
+        all_ranks = _MatchRanks(self.protocol.matches)
+        for first, block in blocks:
+            for offset in range(0, len(block), _ROWS):
+                part = block[offset : offset + _ROWS]
+                for ranks in (all_ranks, *self.by_camera):
+                    ranks.add(part, first + offset)
+        all_ranks.finish()
+        first_match, n_matches = all_ranks.first_match(), self.protocol.matches.counts
+        valid = first_match[first_match > 0]
+        counts = np.bincount(np.minimum(valid, self.max_rank + 1), minlength=self.max_rank + 2)
+        with np.errstate(invalid="ignore"):
+            inp = n_matches / np.where(n_matches, all_ranks.last_match(), np.nan)
+        definition = f"{self.ap} ({_AP_DEFINITIONS[self.ap]})"
+        return RankingResult(
+            cmc=np.cumsum(counts[1 : self.max_rank + 1]) / len(valid),
+            ap=all_ranks.average_precision(self.ap),
+            inp=inp,
+            first_match=first_match,
+            n_matches=n_matches,
+            dropped=self.protocol.dropped(),
+            protocol={"metric": metric, "average precision": definition, **self.protocol.describe()},
+            pairs=self._camera_pairs(),
+        )
 
-    protocol: Protocol
-    cameras: Integers
-    columns: list[Integers]
-    wanted: list[Pairs]
-    ranks: list[Integers]
-
-    @classmethod
-    def of(cls, protocol: Protocol) -> _ByCamera:
-        cameras = np.unique(protocol.gallery_camids)
-        columns = [np.flatnonzero(protocol.gallery_camids == camera) for camera in cameras]
-        wanted = []
-        for camera, items in zip(cameras, columns, strict=True):
-            here = protocol.matches.where(protocol.gallery_camids[protocol.matches.item] == camera)
-            wanted.append(Pairs(here.query, np.searchsorted(items, here.item), here.first))
-        return cls(protocol, cameras, columns, wanted, [np.empty(len(pairs.item), np.int64) for pairs in wanted])
-
-    def rank(self, distances: NDArray[Any], start: int) -> None:
-        stop = start + len(distances)
-        for items, wanted, ranks in zip(self.columns, self.wanted, self.ranks, strict=True):
-            here = wanted.of_queries(start, stop)
-            if len(here.item):
-                ranks[wanted.first[start] : wanted.first[stop]] = _ranks(distances[:, items], here)
-
-    def scores(self, ap: str) -> CameraPairs:
-        cameras, of_query = np.unique(self.protocol.query_camids, return_inverse=True)
+    def _camera_pairs(self) -> CameraPairs | None:
+        if self.cameras is None:
+            return None
+        cameras, query_camera = np.unique(self.protocol.query_camids, return_inverse=True)
         shape = (len(cameras), len(self.cameras))
         mean_ap, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        for b, (ranks, wanted) in enumerate(zip(self.ranks, self.wanted, strict=True)):
-            found = _Found.of(ranks, wanted)
-            aps, first = found.average_precision(ap), found.first_match
+        for b, ranks in enumerate(self.by_camera):
+            ranks.finish()
+            aps, first = ranks.average_precision(self.ap), ranks.first_match()
             for a in range(len(cameras)):
-                here = (of_query == a) & (first > 0)
-                queries[a, b] = here.sum()
+                rows = (query_camera == a) & (first > 0)
+                queries[a, b] = rows.sum()
                 if queries[a, b]:
-                    mean_ap[a, b], rank1[a, b] = aps[here].mean(), (first[here] == 1).mean()
+                    mean_ap[a, b], rank1[a, b] = aps[rows].mean(), (first[rows] == 1).mean()
         return CameraPairs(cameras, self.cameras, mean_ap, rank1, queries)

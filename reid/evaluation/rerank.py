@@ -1,4 +1,4 @@
-"""Exact k-reciprocal re-ranking without an N×N matrix (Zhong, Zheng, Cao, Li, CVPR 2017), also by camera."""
+"""Exact k-reciprocal re-ranking without an N×N matrix (Zhong, Zheng, Cao, Li, CVPR 2017); also camera-aware."""
 
 from __future__ import annotations
 
@@ -12,186 +12,208 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor
 
-from reid.core.errors import ReidError
-from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks, prepare_features
-from reid.evaluation.neighbours import (
-    Neighbours,
-    camera_column,
-    centred,
-    nearest_items,
-    nearest_items_by_camera,
-    pair_distances,
+from reid.core.arrays import integer_column
+from reid.core.errors import ConfigError, DataError
+from reid.evaluation.features import (
+    MEMORY_LIMIT,
+    EmbeddingTable,
+    Features,
+    Metric,
+    distance_blocks,
+    prepare_features,
+    prepare_one,
+    unpack_tables,
 )
+from reid.evaluation.neighbours import Neighbours, centred, nearest_items, nearest_items_by_camera, pair_distances
 
 _ROWS = 128
-"""Rows of V that are compared with all others at a time."""
+"""Rows of V that are compared with all others together."""
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Settings of re-ranking; see `rerank` for the method. The defaults are those of the authors' code.
+
+    Attributes:
+        k1: neighbours besides the item itself. Camera-aware: neighbours in other cameras.
+        k2: items averaged in the local query expansion, the item itself among them; 1 turns it off. Camera-aware: of
+            both lists together.
+        lambda_value: weight λ of the original distance, 0..1.
+        metric: "euclidean" (features as given) or "cosine".
+        camera_aware: search neighbours separately in the item's own camera and in the other cameras.
+        k1_intra: camera-aware only: neighbours in the item's own camera, besides the item itself.
+        k2_intra: camera-aware only: how many of the k2 averaged items are of the item's own camera; the other
+            `k2 − k2_intra` are of other cameras.
+
+    Raises:
+        ConfigError: a value out of range.
+
+    Example:
+        >>> Reranking(k1=30, metric="cosine").describe()[:44]
+        'k-reciprocal re-ranked distance (k1=30, k2=6'
+    """
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+    metric: Metric = "euclidean"
+    camera_aware: bool = False
+    k1_intra: int = 5
+    k2_intra: int = 3
+
+    def __post_init__(self) -> None:
+        names = ("k1", "k2", *(("k1_intra", "k2_intra") if self.camera_aware else ()))
+        if min(getattr(self, name) for name in names) < 1:
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            raise ConfigError(f"{' and '.join(names)} must be at least 1; got {given}.")
+        if self.camera_aware and self.k2 < self.k2_intra:
+            raise ConfigError(
+                f"k2 counts all averaged items, so it must be at least k2_intra; got k2={self.k2} and "
+                f"k2_intra={self.k2_intra}."
+            )
+        if not 0 <= self.lambda_value <= 1:
+            raise ConfigError(f"lambda_value must be in 0..1; got {self.lambda_value}.")
+
+    def describe(self) -> str:
+        """Return the definition of the distance, to pass as `metric` to `evaluate_distances`."""
+        method, counts = "k-reciprocal", f"k1={self.k1}, k2={self.k2}"
+        if self.camera_aware:
+            method = f"camera-aware {method}"
+            counts = (
+                f"k1={self.k1_intra} in the own camera and {self.k1} in others, k2={self.k2_intra} and "
+                f"{self.k2 - self.k2_intra}"
+            )
+        normalised = " of L2-normalised features" if self.metric == "cosine" else ""
+        return (
+            f"{method} re-ranked distance ({counts}, λ={self.lambda_value:g}; original distance: squared "
+            f"Euclidean{normalised} divided by the largest in its row)"
+        )
+
+
+PLAIN = Reranking()
+"""k-reciprocal re-ranking with the authors' settings."""
+
+WITHIN = Reranking(k1=10, k2=4, metric="cosine")
+"""Default settings of `rerank_within`."""
 
 
 def rerank(
-    query_features: Features,
-    gallery_features: Features,
+    query_features: Features | EmbeddingTable,
+    gallery_features: Features | EmbeddingTable,
+    query_camids: ArrayLike | None = None,
+    gallery_camids: ArrayLike | None = None,
     *,
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
     metric: Metric = "euclidean",
+    camera_aware: bool = False,
+    k1_intra: int = 5,
+    k2_intra: int = 3,
     memory_limit: int = MEMORY_LIMIT,
 ) -> NDArray[np.float32]:
-    """Distances `[Q, G]` re-ranked by k-reciprocal encoding; smaller is nearer.
+    """Return distances `[Q, G]` re-ranked by k-reciprocal encoding; smaller is nearer.
 
-    The N = Q + G items are taken together, queries first.
+    All N = Q + G items are encoded together, queries first.
 
-    1. Original distance: `d(i, j) = |xᵢ − xⱼ|² / max_l |xᵢ − x_l|²`, the squared Euclidean distance over its largest
-       value in row i (not symmetric). With `metric="cosine"` the features are first made of length 1. It is squared
-       once; some copies of the method square it twice.
+    1. Original distance: `d(i, j) = |xᵢ − xⱼ|² / max_l |xᵢ − x_l|²`, the squared Euclidean distance divided by its
+       largest value in row i (not symmetric). With `metric="cosine"` the features are L2-normalised first. The
+       distance is squared once; some copies of the method square it twice.
     2. `N(i, k)`: the item itself and its k nearest others, so k + 1 items; equal distances in item order.
        `R(i, k) = {j ∈ N(i, k) : i ∈ N(j, k)}` (eq. 3).
-    3. `R*(i)`: `R(i, k1)` together with every `R(j, ½k1)`, j ∈ R(i, k1), of which more than two thirds lie in
-       `R(i, k1)` (eq. 4; "at least" there, "more than" in the authors' code, followed here). ½k1 is rounded to the
-       nearest, halves to the even.
-    4. `V(i, j) = exp(−d(i, j))` for j ∈ R*(i), else 0, each row divided by its sum (eq. 7; normalised as in the
+    3. `R*(i)`: the union of `R(i, k1)` and every `R(j, ½k1)`, j ∈ R(i, k1), of which more than two thirds are in
+       `R(i, k1)` (eq. 4; the paper has "at least", the authors' code "more than", which is used here). ½k1 is rounded
+       to the nearest integer, halves to the even one.
+    4. `V(i, j) = exp(−d(i, j))` for j ∈ R*(i), else 0; each row is divided by its sum (eq. 7, normalised as in the
        authors' code).
     5. Local query expansion: `V(i)` becomes the mean of `V` over i and its k2 − 1 nearest others (eq. 11).
     6. Jaccard distance: `J(i, j) = 1 − Σ min(Vᵢ, Vⱼ) / Σ max(Vᵢ, Vⱼ)` (eq. 10).
     7. Result: `(1 − λ) J(q, g) + λ d(q, g)` (eq. 12).
 
-    Neighbours come from one pass over blocks of the N×N distances, with those that float32 rounding could confuse
-    measured again from the features; V is sparse. Beside the result, memory is copies of the features, N × (k1 + 1)
-    neighbours, the sparse V and one block; `rerank_blocks` gives the same without holding the result.
+    `camera_aware` gives the camera-aware Jaccard distance (Chen, Fan, Chen, Zhu, "CA-Jaccard", CVPR 2024). Items of
+    the item's own camera look alike and would crowd out those of other cameras, so steps 2, 3 and 5 search them
+    separately:
 
-    Corner cases: with fewer than k1 + 1 items all are neighbours; where all items are one point d is 0.
+    - `N_intra(i, k)`: the item itself and its k nearest others of its camera. `N_inter(i, k)`: its k nearest items of
+      all other cameras. (The authors' code takes one more there: add 1 to `k1` to follow it.)
+    - `R_intra` and `R_inter` are the reciprocal neighbours in these lists, with `k1_intra` and `k1`. Their union takes
+      the place of `R*` and is not expanded.
+    - The expansion averages the first `k2_intra` of `N_intra` (the item itself first) and the first `k2 − k2_intra` of
+      `N_inter`, with equal weights.
+
+    Memory: neighbours come from one pass over blocks of distances, and those that float32 rounding could confuse are
+    measured again from the features. V is sparse. Besides the result, memory contains copies of the features,
+    N × (k1 + 1) neighbours, the sparse V and one block. `rerank_blocks` does not store the result either.
+
+    Corner cases: with fewer than k1 + 1 items all are neighbours; if all items are one point, d is 0. A camera with
+    fewer items than requested contributes what it has; with one camera only, neighbours are `R_intra`.
 
     Args:
-        query_features: `[Q, D]` numbers, NumPy or torch on any device.
-        gallery_features: `[G, D]` likewise.
-        k1: neighbours beside the item itself.
-        k2: items averaged in the local query expansion; 1 turns it off.
-        lambda_value: weight λ of the original distance, 0..1.
-        metric: "euclidean" (features as given) or "cosine".
-        memory_limit: bytes a block of distances may take (one row at least).
+        query_features: `[Q, D]` numbers, NumPy or torch on any device; or an `Embeddings` table, and the gallery too.
+        gallery_features: `[G, D]`, or a table.
+        query_camids: `[Q]` integers in any coding; used by `camera_aware` only.
+        gallery_camids: `[G]`.
+        k1, k2, lambda_value, metric, camera_aware, k1_intra, k2_intra: see `Reranking`.
+        memory_limit: bytes of a block of distances (at least one row).
 
     Raises:
-        ReidError: shapes do not fit, a feature is NaN, infinite or (cosine) zero, or a setting is out of range.
+        DataError: shapes that do not fit, missing camera ids, or a feature that is NaN, infinite or (cosine) zero.
+        ConfigError: a setting out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from reid import rerank
+        >>> rng = np.random.default_rng(0)
+        >>> query, gallery = rng.normal(size=(3, 8)), rng.normal(size=(40, 8))
+        >>> rerank(query, gallery, k1=10, k2=3).shape
+        (3, 40)
     """
-    _check(lambda_value, k1=k1, k2=k2)
-    items = _Items.of(query_features, gallery_features, metric)
-    squared = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
-    encoded = _plain(items, k1, k2, memory_limit, squared)
-    encoded.rerank_in_place(0, squared, lambda_value)
-    return squared
+    settings = Reranking(k1, k2, lambda_value, metric, camera_aware, k1_intra, k2_intra)
+    items = _Items.from_columns(query_features, gallery_features, query_camids, gallery_camids, settings)
+    distances = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
+    if camera_aware:
+        for start, block in _Encoded.from_items(items, settings, memory_limit).blocks(lambda_value, memory_limit):
+            distances[start : start + len(block)] = block
+    else:  # the search for neighbours also fills in the squared distances
+        encoded = _Encoded.from_items(items, settings, memory_limit, squared=distances)
+        encoded.rerank_in_place(0, distances, lambda_value)
+    return distances
 
 
 def rerank_blocks(
-    query_features: Features,
-    gallery_features: Features,
+    query_features: Features | EmbeddingTable,
+    gallery_features: Features | EmbeddingTable,
+    query_camids: ArrayLike | None = None,
+    gallery_camids: ArrayLike | None = None,
     *,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
-    metric: Metric = "euclidean",
+    settings: Reranking = PLAIN,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The distances of `rerank` as (first row, float32 `[b, G]`), for results that are too large to hold.
+    """Return an iterator over `(first row, distances [b, G])` of `rerank`, for results that do not fit in memory.
 
-    `evaluate_distances` takes them as they come. Neighbours and V are found by the call itself, blocks as they are
-    asked for; a block is the caller's to change until the next one is asked for. Arguments and errors are `rerank`'s.
+    Pass it to `evaluate_distances`. The call itself finds neighbours and V; blocks are computed when requested. The
+    caller may change a block in place; it is overwritten when the next one is requested.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.random.default_rng(0).normal(size=(50, 8))
+        >>> [block.shape for _, block in rerank_blocks(features[:10], features[10:], settings=Reranking(k1=5, k2=2))]
+        [(10, 40)]
     """
-    _check(lambda_value, k1=k1, k2=k2)
-    items = _Items.of(query_features, gallery_features, metric)
-    return _plain(items, k1, k2, memory_limit).blocks(lambda_value, memory_limit)
-
-
-def rerank_camera_aware(
-    query_features: Features,
-    gallery_features: Features,
-    query_camids: ArrayLike,
-    gallery_camids: ArrayLike,
-    *,
-    k1_intra: int = 5,
-    k1_inter: int = 20,
-    k2_intra: int = 3,
-    k2_inter: int = 3,
-    lambda_value: float = 0.3,
-    metric: Metric = "euclidean",
-    memory_limit: int = MEMORY_LIMIT,
-) -> NDArray[np.float32]:
-    """Distances `[Q, G]` by camera-aware Jaccard distance (Chen, Fan, Chen, Zhu, "CA-Jaccard", CVPR 2024).
-
-    As `rerank`, but neighbours are looked for in the item's own camera and in all other cameras apart, so that its
-    own camera, where strangers look alike, does not crowd out the others:
-
-    1. Original distance d as in `rerank`.
-    2. `N_intra(i, k)`: the item itself and its k nearest others of its camera. `N_inter(i, k)`: its k nearest items of
-       all other cameras. Equal distances in item order. (The authors' code takes one more there: add 1 to `k1_inter`
-       to follow it.)
-    3. `R_intra(i) = {j ∈ N_intra(i, k1_intra) : i ∈ N_intra(j, k1_intra)}`, `R_inter(i)` likewise with `k1_inter`;
-       camera-aware k-reciprocal neighbours are `R_intra(i) ∪ R_inter(i)`. They are not expanded as `R*` is.
-    4. `V(i, j) = exp(−d(i, j))` on them, each row divided by its sum.
-    5. Camera-aware local query expansion: `V(i)` becomes the mean of `V` over the first `k2_intra` of `N_intra` (the
-       item itself first) and the first `k2_inter` of `N_inter`, all with one weight.
-    6. Jaccard distance and 7. result as in `rerank`.
-
-    Corner cases: a camera with fewer items than asked for gives those it has; with one camera only, neighbours are
-    `R_intra`. The defaults are those of the authors' code for re-ranking.
-
-    Args:
-        query_features: `[Q, D]` numbers, NumPy or torch on any device.
-        gallery_features: `[G, D]` likewise.
-        query_camids: `[Q]` integers in any coding.
-        gallery_camids: `[G]` integers in the same coding.
-        k1_intra: neighbours within the camera, beside the item itself.
-        k1_inter: neighbours in other cameras.
-        k2_intra: items of its own camera averaged in the expansion, the item itself among them.
-        k2_inter: items of other cameras averaged in the expansion; 0 for none.
-        lambda_value: weight λ of the original distance, 0..1.
-        metric: "euclidean" (features as given) or "cosine".
-        memory_limit: bytes a block of distances may take (one row at least).
-
-    Raises:
-        ReidError: as `rerank`, or the camera ids are not one integer for each item.
-    """
-    settings = _CameraAware(k1_intra, k1_inter, k2_intra, k2_inter)
-    settings.check(lambda_value)
-    items = _Items.of(query_features, gallery_features, metric)
-    cameras = items.cameras(query_camids, gallery_camids)
-    out = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
-    for start, block in _camera_aware(items, cameras, settings, memory_limit).blocks(lambda_value, memory_limit):
-        out[start : start + len(block)] = block
-    return out
-
-
-def rerank_camera_aware_blocks(
-    query_features: Features,
-    gallery_features: Features,
-    query_camids: ArrayLike,
-    gallery_camids: ArrayLike,
-    *,
-    k1_intra: int = 5,
-    k1_inter: int = 20,
-    k2_intra: int = 3,
-    k2_inter: int = 3,
-    lambda_value: float = 0.3,
-    metric: Metric = "euclidean",
-    memory_limit: int = MEMORY_LIMIT,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The distances of `rerank_camera_aware` as (first row, float32 `[b, G]`), in the way of `rerank_blocks`."""
-    settings = _CameraAware(k1_intra, k1_inter, k2_intra, k2_inter)
-    settings.check(lambda_value)
-    items = _Items.of(query_features, gallery_features, metric)
-    cameras = items.cameras(query_camids, gallery_camids)
-    return _camera_aware(items, cameras, settings, memory_limit).blocks(lambda_value, memory_limit)
+    items = _Items.from_columns(query_features, gallery_features, query_camids, gallery_camids, settings)
+    return _Encoded.from_items(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit)
 
 
 @dataclass(frozen=True, eq=False)
 class RerankedPairs:
-    """Re-ranked distances of a set to itself, at the pairs that share a neighbour.
+    """Re-ranked distances of a set to itself, for the pairs that share a neighbour.
 
     Attributes:
-        distances: symmetric csr `[N, N]` float32, the re-ranked distance of each such pair; none on the diagonal. A
-            distance may be 0 and is stored all the same: do not call `eliminate_zeros`.
-        original: csr of the same pattern (it shares the index arrays): the distance of the pair by the metric,
-            cosine (1 − cosine similarity) or Euclidean (not squared).
-        absent: the least that a pair which is not stored can have, 1 − λ: its Jaccard distance is 1, so its
+        distances: symmetric csr `[N, N]` float32, the re-ranked distance of each such pair; empty diagonal. A stored
+            distance may be 0: do not call `eliminate_zeros`.
+        original: csr of the same pattern (it shares the index arrays): the distance of the pair by the metric, cosine
+            (1 − cosine similarity) or Euclidean (not squared).
+        absent: lower bound of the distance of a pair that is not stored, 1 − λ. Its Jaccard distance is 1, so its
             re-ranked distance is `1 − λ + λ d̄(i, j)`, in 1 − λ .. 1.
     """
 
@@ -202,191 +224,139 @@ class RerankedPairs:
 
 def rerank_within(
     features: Features,
-    *,
     camids: ArrayLike | None = None,
-    k1: int = 10,
-    k2: int = 4,
-    k1_intra: int = 3,
-    k2_intra: int = 2,
-    lambda_value: float = 0.3,
-    metric: Metric = "cosine",
+    *,
+    settings: Reranking = WITHIN,
     memory_limit: int = MEMORY_LIMIT,
     neighbours: Neighbours | None = None,
     largest_jaccard: float = 1.0,
 ) -> RerankedPairs:
-    """Re-ranked distances of N items to each other, where their neighbours overlap; never N×N.
+    """Return re-ranked distances of N items to each other, for pairs with overlapping neighbours; never N×N.
 
-    The definition is that of `rerank` with every item both query and gallery item, but for d, which is made
-    symmetric so that the result is: `d̄(i, j) = ½ (d(i, j) + d(j, i))`, and the result is
-    `(1 − λ) J(i, j) + λ d̄(i, j)`. With `camids` it is that of `rerank_camera_aware`, where `k1` and `k2` count
-    neighbours in other cameras and `k1_intra` and `k2_intra` those of the item's own.
+    The definition is that of `rerank` with every item both query and gallery item, except that d is made symmetric so
+    that the result is: `d̄(i, j) = ½ (d(i, j) + d(j, i))`, and the result is `(1 − λ) J(i, j) + λ d̄(i, j)`.
 
     Args:
         features: `[N, D]` numbers, NumPy or torch on any device.
-        camids: `[N]` integers in any coding, or None for neighbours of whatever camera.
-        k1: neighbours beside the item itself.
-        k2: items averaged in the local query expansion.
-        k1_intra: with `camids`, neighbours within the camera, beside the item itself.
-        k2_intra: with `camids`, items of its own camera averaged in the expansion, the item itself among them.
-        lambda_value: weight λ of the original distance, 0..1.
-        metric: "cosine" or "euclidean" (features as given).
-        memory_limit: bytes a block of distances may take (one row at least).
-        neighbours: without `camids`, what `nearest_items` found for the same features and k1 or more, not to look for
-            them again where several k1 are tried.
-        largest_jaccard: pairs of a larger Jaccard distance are not stored. Most pairs that share a neighbour share
-            little: below 0.95 lay 12 % of them on Market-1501.
+        camids: `[N]` integers in any coding; used by camera-aware settings only.
+        settings: see `Reranking`.
+        memory_limit: bytes of a block of distances (at least one row).
+        neighbours: for settings that are not camera-aware, the result of `nearest_items` for the same features and k1
+            or more, to avoid repeating the search when several k1 are tried.
+        largest_jaccard: pairs with a larger Jaccard distance are not stored. Most pairs that share a neighbour have
+            little overlap: 12 % of them were below 0.95 on Market-1501.
 
     Raises:
-        ReidError: as `rerank_camera_aware`.
+        ReidError: as `rerank`.
     """
-    settings = _CameraAware(k1_intra, k1, k2_intra, k2)
-    if camids is None:
-        _check(lambda_value, k1=k1, k2=k2)
-    else:
-        settings.check(lambda_value)
-    items = _Items.of(features, None, metric)
-    if camids is None:
-        encoded = _plain(items, k1, k2, memory_limit, neighbours=neighbours)
-    else:
-        encoded = _camera_aware(items, items.cameras(camids, None), settings, memory_limit)
-    return encoded.pairs(lambda_value, metric, largest_jaccard)
-
-
-def describe_reranking(*, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, metric: Metric = "euclidean") -> str:
-    """The distance that `rerank` gives, for the protocol: pass it as `metric` to `evaluate_distances`."""
-    return _in_words("k-reciprocal", f"k1={k1}, k2={k2}", lambda_value, metric)
-
-
-def describe_camera_aware_reranking(
-    *,
-    k1_intra: int = 5,
-    k1_inter: int = 20,
-    k2_intra: int = 3,
-    k2_inter: int = 3,
-    lambda_value: float = 0.3,
-    metric: Metric = "euclidean",
-) -> str:
-    """The distance that `rerank_camera_aware` gives, for the protocol."""
-    settings = f"k1 {k1_intra} within and {k1_inter} across cameras, k2 {k2_intra} and {k2_inter}"
-    return _in_words("camera-aware k-reciprocal", settings, lambda_value, metric)
-
-
-def _in_words(method: str, settings: str, lambda_value: float, metric: Metric) -> str:
-    lengths = " of features of length 1" if metric == "cosine" else ""
-    return (
-        f"{method} re-ranked distance ({settings}, λ={lambda_value:g}; original distance: "
-        f"squared Euclidean{lengths} over its row's largest)"
-    )
-
-
-def _check(lambda_value: float, *, least: int = 1, **counts: int) -> None:
-    if min(counts.values()) < least:
-        given = ", ".join(f"{name}={value}" for name, value in counts.items())
-        raise ReidError(f"{' and '.join(counts)} must be at least {least}, not {given}.")
-    if not 0 <= lambda_value <= 1:
-        raise ReidError(f"lambda_value must lie in 0..1, not {lambda_value}.")
-
-
-@dataclass(frozen=True)
-class _CameraAware:
-    k1_intra: int
-    k1_inter: int
-    k2_intra: int
-    k2_inter: int
-
-    def check(self, lambda_value: float) -> None:
-        _check(lambda_value, k1_intra=self.k1_intra, k1_inter=self.k1_inter, k2_intra=self.k2_intra)
-        _check(lambda_value, least=0, k2_inter=self.k2_inter)
+    items = _Items.from_columns(features, None, camids, None, settings)
+    encoded = _Encoded.from_items(items, settings, memory_limit, neighbours=neighbours)
+    return encoded.pairs(settings.lambda_value, settings.metric, largest_jaccard)
 
 
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """Centred features `[N, D]`, the first `n_query` of them the queries'."""
+    """Centred features `[N, D]`, of which the first `n_query` are the queries, and `[N]` cameras if needed."""
 
     features: Tensor
     n_query: int
+    cameras: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, query: Features, gallery: Features | None, metric: str) -> _Items:
-        first, second = prepare_features(query, query if gallery is None else gallery, metric)
-        together = first.clone() if gallery is None else torch.cat([first, second])
-        return cls(centred(together), len(first))
-
-    def cameras(self, query_camids: ArrayLike, gallery_camids: ArrayLike | None) -> NDArray[np.int64]:
-        """Both columns of camera ids in one `[N]`."""
-        n = len(self.features)
-        if gallery_camids is None:
-            return camera_column(query_camids, "camids", n)
-        columns = (
-            camera_column(query_camids, "query_camids", self.n_query),
-            camera_column(gallery_camids, "gallery_camids", n - self.n_query),
-        )
-        return np.concatenate(columns)
-
-
-def _plain(
-    items: _Items,
-    k1: int,
-    k2: int,
-    memory_limit: int,
-    squared: NDArray[np.float32] | None = None,
-    neighbours: Neighbours | None = None,
-) -> _Encoded:
-    """The encoding of `rerank`, steps 2 to 5; squared distances of queries to gallery go to `squared [Q, G]`."""
-    if neighbours is None:
-        neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
-    members = _expanded_reciprocal(neighbours.nearest, k1)
-    return _Encoded.of(items, neighbours, members, neighbours.nearest[:, :k2])
-
-
-def _camera_aware(items: _Items, cameras: NDArray[np.int64], k: _CameraAware, memory_limit: int) -> _Encoded:
-    """The encoding of `rerank_camera_aware`, steps 2 to 5."""
-    neighbours, other = nearest_items_by_camera(
-        items.features, cameras, max(k.k1_intra, k.k2_intra - 1), max(k.k1_inter, k.k2_inter), memory_limit
-    )
-    own = neighbours.nearest
-    members = _reciprocal(own[:, : k.k1_intra + 1]) + _reciprocal(other[:, : k.k1_inter])
-    return _Encoded.of(items, neighbours, members, np.hstack([own[:, : k.k2_intra], other[:, : k.k2_inter]]))
+    def from_columns(
+        cls,
+        query: Features | EmbeddingTable,
+        gallery: Features | EmbeddingTable | None,
+        query_camids: ArrayLike | None,
+        gallery_camids: ArrayLike | None,
+        settings: Reranking,
+    ) -> _Items:
+        """Check the columns. `gallery` None means one set, whose cameras are `query_camids`."""
+        if gallery is None:
+            sides = [prepare_one(query, "item", settings.metric).clone()]  # type: ignore[arg-type]
+            columns = [("camids", query_camids)]
+        else:
+            query, gallery, (*_, query_camids, gallery_camids) = unpack_tables(
+                query, gallery, None, None, query_camids, gallery_camids
+            )
+            sides = list(prepare_features(query, gallery, settings.metric))
+            columns = [("query_camids", query_camids), ("gallery_camids", gallery_camids)]
+        cameras = None
+        if settings.camera_aware:
+            if any(camids is None for _, camids in columns):
+                raise DataError(f"Camera-aware re-ranking needs {' and '.join(name for name, _ in columns)}. Pass them.")
+            cameras = np.concatenate(
+                [
+                    integer_column(name, camids, len(side))  # type: ignore[arg-type]
+                    for (name, camids), side in zip(columns, sides, strict=True)
+                ]
+            )
+        return cls(centred(torch.cat(sides) if len(sides) > 1 else sides[0]), len(sides[0]), cameras)
 
 
 def _from_lists(lists: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Sparse `[N, N]` with 1 at (i, j) for each j in row i of `lists [N, k]`; −1 stands for none."""
-    there = lists >= 0
-    ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    columns = lists[there]
+    """Return a sparse `[N, N]` with 1 at (i, j) for each j in row i of `lists [N, k]`; −1 is padding."""
+    used = lists >= 0
+    ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    columns = lists[used]
     return sparse.csr_matrix((np.ones(len(columns), dtype=np.float32), columns, ends), shape=(len(lists), len(lists)))
 
 
 def _reciprocal(lists: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Ones at (i, j) where j is in list i and i in list j."""
+    """Return ones at (i, j) where j is in list i and i in list j."""
     chosen = _from_lists(lists)
     return chosen.multiply(chosen.T).tocsr()
 
 
 def _expanded_reciprocal(nearest: NDArray[np.int64], k1: int) -> sparse.csr_matrix:
-    """R*(i) as positive numbers in a sparse `[N, N]`."""
-    near = _reciprocal(nearest[:, : k1 + 1])
+    """Return R*(i) as positive numbers in a sparse `[N, N]`."""
+    whole = _reciprocal(nearest[:, : k1 + 1])
     half = _reciprocal(nearest[:, : round(k1 / 2) + 1])
     size = np.diff(half.indptr)
-    shared = near.multiply(near @ half.T).tocsr()
-    shared.data = (3 * shared.data > 2 * size[shared.indices]).astype(np.float32)
-    shared.eliminate_zeros()
-    return (near + shared @ half).tocsr()
+    overlap = whole.multiply(whole @ half.T).tocsr()
+    overlap.data = (3 * overlap.data > 2 * size[overlap.indices]).astype(np.float32)
+    overlap.eliminate_zeros()
+    return (whole + overlap @ half).tocsr()
 
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """V after the query expansion, csr `[N, N]`, and what the distances need beside it."""
+    """V after the query expansion, csr `[N, N]`, with the features and the largest squared distance `[N]` of each."""
 
     items: _Items
     largest: NDArray[np.float32]
     v: sparse.csr_matrix
 
     @classmethod
-    def of(
-        cls, items: _Items, neighbours: Neighbours, members: sparse.csr_matrix, averaged: NDArray[np.int64]
+    def from_items(
+        cls,
+        items: _Items,
+        settings: Reranking,
+        memory_limit: int,
+        squared: NDArray[np.float32] | None = None,
+        neighbours: Neighbours | None = None,
     ) -> _Encoded:
-        """V: exp(−d) at the members, each row divided by its sum, then the mean over the rows `averaged`."""
+        """Do steps 2 to 5 of `rerank`.
+
+        Args:
+            items: features and cameras.
+            settings: see `Reranking`.
+            memory_limit: as in `rerank`.
+            squared: `[Q, G]`, to be filled with squared distances; not if camera-aware.
+            neighbours: what `nearest_items` returned, if known; not if camera-aware.
+        """
+        k1, k2 = settings.k1, settings.k2
+        if items.cameras is not None:
+            own, k2_inter = settings.k1_intra, k2 - settings.k2_intra
+            neighbours, other = nearest_items_by_camera(
+                items.features, items.cameras, max(own, settings.k2_intra - 1), max(k1, k2_inter), memory_limit
+            )
+            members = _reciprocal(neighbours.nearest[:, : own + 1]) + _reciprocal(other[:, :k1])
+            averaged = np.hstack([neighbours.nearest[:, : settings.k2_intra], other[:, :k2_inter]])
+        else:
+            if neighbours is None:
+                neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
+            members, averaged = _expanded_reciprocal(neighbours.nearest, k1), neighbours.nearest[:, :k2]
         largest = np.where(neighbours.largest > 0, neighbours.largest, np.float32(np.inf))
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
         weights = np.exp(-pair_distances(items.features, rows, members.indices) / largest[rows])
@@ -399,94 +369,89 @@ class _Encoded:
         return cls(items, largest, v)
 
     @cached_property
-    def _gallery(self) -> _Overlaps:
-        return _Overlaps.of(self.v[self.items.n_query :])
+    def _gallery_columns(self) -> sparse.csc_matrix:
+        return self.v[self.items.n_query :].tocsc()
 
     def blocks(self, lambda_value: float, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """`[b, G]` at a time."""
+        """Yield re-ranked distances `[b, G]`."""
         query, gallery = self.items.features[: self.items.n_query], self.items.features[self.items.n_query :]
         for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
             self.rerank_in_place(start, block, lambda_value)
             yield start, block
 
     def rerank_in_place(self, start: int, squared: NDArray[np.float32], lambda_value: float) -> None:
-        """Make squared distances `[b, G]` of the queries from `start` the re-ranked ones.
+        """Replace squared distances `[b, G]` of the queries from `start` on by the re-ranked ones.
 
-        Gallery items that a query does not meet have a Jaccard distance of 1.
+        Gallery items that have no neighbour in common with a query have a Jaccard distance of 1.
         """
         weight = np.float32(1 - lambda_value)
         scale = torch.from_numpy(np.float32(lambda_value) / self.largest[start : start + len(squared), None])
         torch.from_numpy(squared).clamp_(min=0).mul_(scale).add_(weight)
         for first in range(0, len(squared), _ROWS):
             distances = squared[first : first + _ROWS]
-            shared = self._gallery.with_rows(self.v, start + first, start + first + len(distances))
-            at = np.repeat(np.arange(len(distances)), np.diff(shared.indptr)), shared.indices
-            distances[at] = np.maximum(distances[at] - weight * shared.data, 0)
+            similar = _jaccard(self._gallery_columns, self.v, start + first, start + first + len(distances))
+            at = np.repeat(np.arange(len(distances)), np.diff(similar.indptr)), similar.indices
+            distances[at] = np.maximum(distances[at] - weight * similar.data, 0)
 
     def pairs(self, lambda_value: float, metric: str, largest_jaccard: float) -> RerankedPairs:
-        """Distances of all items to each other where V overlaps by enough."""
-        n = len(self.largest)
-        overlaps = _Overlaps.of(self.v)
-        firsts, seconds, shares = [], [], []
+        """Return the distances of all items to each other where V overlaps enough."""
+        n, columns = len(self.largest), self.v.tocsc()
+        firsts, seconds, similarities = [], [], []
         for start in range(0, n, _ROWS):
-            shared = overlaps.with_rows(self.v, start, min(start + _ROWS, n), later=True)
-            rows = np.repeat(np.arange(start, start + shared.shape[0], dtype=np.int32), np.diff(shared.indptr))
-            near = shared.data >= 1 - largest_jaccard
-            firsts.append(rows[near])
-            seconds.append(shared.indices[near])
-            shares.append(shared.data[near])
+            similar = _jaccard(columns, self.v, start, min(start + _ROWS, n), later=True)
+            rows = np.repeat(np.arange(start, start + similar.shape[0], dtype=np.int32), np.diff(similar.indptr))
+            kept = similar.data >= 1 - largest_jaccard
+            firsts.append(rows[kept])
+            seconds.append(similar.indices[kept])
+            similarities.append(similar.data[kept])
         first, second = np.concatenate(firsts), np.concatenate(seconds)
         ends = np.searchsorted(first, np.arange(n + 1))
         squared = pair_distances(self.items.features, first, second)
         original = squared / 2 if metric == "cosine" else np.sqrt(squared)
         inverse = 1 / self.largest
         mean = squared * (inverse[first] + inverse[second]) / 2
-        distances = np.float32(1 - lambda_value) * (1 - np.concatenate(shares)) + np.float32(lambda_value) * mean
+        distances = np.float32(1 - lambda_value) * (1 - np.concatenate(similarities)) + np.float32(lambda_value) * mean
         upper = sparse.csr_matrix((np.arange(1, len(first) + 1), second, ends), shape=(n, n))
-        places = (upper + upper.T).tocsr()
-        places.sort_indices()
+        positions = (upper + upper.T).tocsr()
+        positions.sort_indices()
+        reranked, by_metric = (
+            sparse.csr_matrix(
+                (values[positions.data - 1].astype(np.float32), positions.indices, positions.indptr), shape=(n, n)
+            )
+            for values in (distances, original)
+        )
+        return RerankedPairs(reranked, by_metric, 1 - lambda_value)
 
-        def as_matrix(values: NDArray[np.floating]) -> sparse.csr_matrix:
-            data = values[places.data - 1].astype(np.float32)
-            return sparse.csr_matrix((data, places.indices, places.indptr), shape=(n, n))
 
-        return RerankedPairs(as_matrix(distances), as_matrix(original), 1 - lambda_value)
+def _jaccard(
+    columns: sparse.csc_matrix, v: sparse.csr_matrix, start: int, stop: int, later: bool = False
+) -> sparse.csr_matrix:
+    """Return the Jaccard similarity `Σ min / Σ max` of rows of V with other rows that have a column in common.
 
+    Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is summed over the few columns of a row.
 
-@dataclass(frozen=True, eq=False)
-class _Overlaps:
-    """Finds, for a row of V, the rows of another part of V that share a column with it."""
+    Args:
+        columns: csc `[M, N]`, the other rows of V.
+        v: csr `[N, N]`.
+        start, stop: the rows of `v`.
+        later: only compare with rows of a higher number than the row's own.
 
-    by_column: sparse.csc_matrix
-
-    @classmethod
-    def of(cls, v: sparse.csr_matrix) -> _Overlaps:
-        return cls(v.tocsc())
-
-    def with_rows(self, v: sparse.csr_matrix, start: int, stop: int, later: bool = False) -> sparse.csr_matrix:
-        """The Jaccard similarity `Σ min / Σ max` of rows `start` to `stop` with each, csr `[stop − start, M]` float32.
-
-        Rows of V sum to 1, so Σ max = 2 − Σ min, and Σ min is gathered over the few columns that a row has.
-
-        Args:
-            v: csr `[N, N]`.
-            start, stop: its rows.
-            later: only with rows of a higher number than the row's own.
-        """
-        mine = slice(v.indptr[start], v.indptr[stop])
-        columns = v.indices[mine]
-        begins = self.by_column.indptr[columns].astype(np.int64)
-        lengths = self.by_column.indptr[columns + 1] - begins
-        places = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
-        items = self.by_column.indices[places]
-        shared = np.minimum(self.by_column.data[places], np.repeat(v.data[mine], lengths)).astype(np.float64)
-        row = np.repeat(np.repeat(np.arange(stop - start), np.diff(v.indptr[start : stop + 1])), lengths)
-        if later:
-            wanted = items > row + start
-            items, shared, row = items[wanted], shared[wanted], row[wanted]
-        ends = np.searchsorted(row, np.arange(stop - start + 1))
-        total = sparse.csr_matrix((shared, items, ends), shape=(stop - start, self.by_column.shape[0]))
-        total.sum_duplicates()
-        overlap = total.data.clip(max=1)
-        total.data = (overlap / (2 - overlap)).astype(np.float32)
-        return total
+    Returns:
+        csr `[stop − start, M]` float32.
+    """
+    entries = slice(v.indptr[start], v.indptr[stop])
+    begins = columns.indptr[v.indices[entries]].astype(np.int64)
+    lengths = columns.indptr[v.indices[entries] + 1] - begins
+    positions = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
+    items = columns.indices[positions]
+    overlap = np.minimum(columns.data[positions], np.repeat(v.data[entries], lengths)).astype(np.float64)
+    row = np.repeat(np.repeat(np.arange(stop - start), np.diff(v.indptr[start : stop + 1])), lengths)
+    if later:
+        wanted = items > row + start
+        items, overlap, row = items[wanted], overlap[wanted], row[wanted]
+    ends = np.searchsorted(row, np.arange(stop - start + 1))
+    total = sparse.csr_matrix((overlap, items, ends), shape=(stop - start, columns.shape[0]))
+    total.sum_duplicates()
+    minima = total.data.clip(max=1)
+    total.data = (minima / (2 - minima)).astype(np.float32)
+    return total

@@ -1,4 +1,4 @@
-"""The old CUHK03 protocol: CMC in galleries that hold one item of each identity, drawn many times."""
+"""Single-gallery-shot CMC, the first protocol of CUHK03: galleries with one item of each identity, drawn many times."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError
-from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, distance_blocks
-from reid.evaluation.protocol import Integers, Pairs, Protocol
-from reid.evaluation.ranking import prepared
+from reid.core.errors import ConfigError
+from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
+from reid.evaluation.protocol import Integers, Pairs, Search
 
 
 @dataclass(frozen=True, eq=False)
 class SingleShotResult:
-    """CMC over galleries of one item a person. Fractions in 0..1.
+    """CMC over galleries with one item of each identity, as fractions in 0..1.
 
     Attributes:
-        cmc: `[max_rank]` float64, the mean over the draws; flat from the number of identities on.
-        spread: `[max_rank]` float64, the standard deviation between draws; 0 for a single one.
-        n_valid: queries that were scored.
-        dropped: queries that were left out, by reason.
-        protocol: the rules, in words and plain values.
+        cmc: `[max_rank]` float64, mean over the draws; constant beyond the number of identities.
+        spread: `[max_rank]` float64, standard deviation between draws; 0 for a single draw.
+        n_valid: number of scored queries.
+        dropped: number of queries that were not scored, by reason.
+        protocol: the rules behind the scores, as plain values.
     """
 
     cmc: NDArray[np.float64]
@@ -34,10 +33,10 @@ class SingleShotResult:
 
 
 def single_shot_cmc(
-    query_features: Features,
-    gallery_features: Features,
-    query_pids: ArrayLike,
-    gallery_pids: ArrayLike,
+    query_features: Features | EmbeddingTable,
+    gallery_features: Features | EmbeddingTable,
+    query_pids: ArrayLike | None = None,
+    gallery_pids: ArrayLike | None = None,
     query_camids: ArrayLike | None = None,
     gallery_camids: ArrayLike | None = None,
     *,
@@ -48,45 +47,46 @@ def single_shot_cmc(
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
 ) -> SingleShotResult:
-    """Single-gallery-shot CMC, as CUHK03's first protocol has it (Li et al., "DeepReID", CVPR 2014).
+    """Compute the single-gallery-shot CMC of CUHK03's first protocol (Li et al., "DeepReID", CVPR 2014).
 
-    In each of `repeats` draws every identity keeps one gallery item, drawn evenly; a query's own identity keeps one of
-    the query's right matches (with `cross_camera`, not of its own camera). CMC(k) is the share of queries whose own
-    one is among the first k. There is no mAP: each query has one right match.
+    In each of `repeats` draws every identity keeps one gallery item, drawn uniformly. The query's own identity keeps
+    one of the query's right matches (with `cross_camera`, not of its own camera). CMC(k) is the fraction of queries
+    whose match is among the first k. There is no mAP because each query has one right match.
 
-    Corner cases: every pid is one identity, also that of distractors (0); junk (-1) is left out; equal distances rank
-    by gallery order; a query without a right match is dropped and counted, as in `evaluate`. The draws depend on
-    `seed` and the gallery alone.
+    Corner cases: every pid is one identity, also that of distractors (0); junk (-1) is ignored; equal distances rank
+    by gallery order; a query without a right match is dropped and counted, as in `evaluate`. The draws depend only on
+    `seed` and the gallery.
 
     Args:
-        query_features: `[Q, D]`, and the other columns as in `evaluate`.
-        repeats: galleries drawn; 100 in the paper.
+        query_features: `[Q, D]`; this and the other columns are as in `evaluate`.
+        repeats: number of draws; 100 in the paper.
 
     Raises:
-        ReidError: as in `evaluate`.
+        ReidError: as `evaluate`.
     """
     if max_rank < 1 or repeats < 1:
-        raise ReidError(f"max_rank and repeats must be at least 1, not {max_rank} and {repeats}.")
-    protocol = Protocol.of(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera)
-    query, gallery = prepared(query_features, gallery_features, metric, protocol)
-    protocol.require_some_match()
+        raise ConfigError(f"max_rank and repeats must be at least 1; got {max_rank} and {repeats}.")
+    labels = (query_pids, gallery_pids, query_camids, gallery_camids)
+    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera)
+    protocol = search.protocol
+    protocol.require_matches()
     rng = np.random.default_rng(seed)
     identities, identity = np.unique(protocol.gallery_pids, return_inverse=True)
     draws = [rng.permutation(len(identity)) for _ in range(repeats)]
-    chosen = [_first_of_each(identity, draw) for draw in draws]
-    own = np.searchsorted(identities, protocol.query_pids)
+    galleries = [_first_of_each(identity, draw) for draw in draws]
+    own_column = np.searchsorted(identities, protocol.query_pids)
     hits = np.zeros((repeats, max_rank), dtype=np.int64)
-    for start, block in distance_blocks(query, gallery, metric, memory_limit):
+    for start, block in search.blocks(memory_limit):
         matches = protocol.matches.of_queries(start, start + len(block))
         rows = np.flatnonzero(matches.counts)
         if not len(rows):
             continue
-        for repeat, (draw, items) in enumerate(zip(draws, chosen, strict=True)):
-            right = _drawn_match(matches, draw)
+        for repeat, (draw, items) in enumerate(zip(draws, galleries, strict=True)):
+            match = _drawn_match(matches, draw)
             others = block[np.ix_(rows, items)]
-            others[np.arange(len(rows)), own[start + rows]] = np.inf
-            mine = block[rows, right][:, None]
-            ahead = (others < mine) | ((others == mine) & (items < right[:, None]))
+            others[np.arange(len(rows)), own_column[start + rows]] = np.inf
+            distance = block[rows, match][:, None]
+            ahead = (others < distance) | ((others == distance) & (items < match[:, None]))
             ranks = ahead.sum(axis=1)
             hits[repeat] += np.bincount(ranks[ranks < max_rank], minlength=max_rank)
     n_valid = int((protocol.matches.counts > 0).sum())
@@ -105,12 +105,12 @@ def single_shot_cmc(
 
 
 def _first_of_each(identity: Integers, draw: Integers) -> Integers:
-    """The item of each identity that comes first in a draw `[G]` (an item's place), by identity."""
+    """Return the item of each identity with the smallest number in a draw `[G]`."""
     order = np.lexsort((draw, identity))
     return order[np.flatnonzero(np.diff(identity[order], prepend=-1))]
 
 
 def _drawn_match(matches: Pairs, draw: Integers) -> Integers:
-    """The right match that comes first in a draw, of each query that has one."""
+    """Return, for each query with matches, the right match with the smallest number in a draw."""
     order = np.lexsort((draw[matches.item], matches.query))
     return matches.item[order[matches.first[:-1][matches.counts > 0]]]
