@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from reid.core.errors import ReidError
-from reid.evaluation.calibration import calibrate, calibrate_tracks
-from reid.evaluation.verification import LabelledPairs, count_pairs, open_set, verify
+from reid.evaluation import calibrate, calibrate_tracks, count_pairs, open_set, verify
+from reid.evaluation.pairs import LabelledPairs
 
 MEMORY = 2**27
 
@@ -52,8 +52,8 @@ class Tested:
     __test__ = False
 
     def __init__(self, features, pids, camids):
-        pairs = LabelledPairs.of(features, pids, camids, "cosine", True)
-        self.by_cameras = {(a, b): (own, others) for a, b, own, others in pairs.by_cameras(MEMORY)}
+        pairs = LabelledPairs.from_columns(features, pids, camids)
+        self.by_cameras = {(a, b): (own, others) for a, b, own, others in pairs.count_by_cameras(MEMORY)}
         self.genuine = sum(own for own, _ in self.by_cameras.values())
         self.impostor = sum(others for _, others in self.by_cameras.values())
         self.distance = (pairs.edges[1:] + pairs.edges[:-1]) / 2

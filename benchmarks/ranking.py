@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import at_median, peak_above_inputs
 from reid.core.console import console
-from reid.evaluation import evaluate
+from reid.evaluation import evaluate, evaluate_distances
 from reid.evaluation.features import MEMORY_LIMIT, distance_blocks, prepare_features, rows_per_block
-from reid.evaluation.protocol import Protocol
-from reid.evaluation.ranking import _score
 
 SIZES = {"market": (3_368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3_060, 15)}
 """Queries, gallery items, identities and cameras, as in the test splits of Market-1501 and MSMT17."""
@@ -85,10 +83,9 @@ def main(size: str, dimension: int, runs: int) -> None:
     sample = min(len(query), 1024)
     distances = next(iter(distance_blocks(query[:sample], gallery, "cosine", 4 * sample * len(gallery))))[1]
     labels = (arrays[2][:sample], arrays[3], arrays[4][:sample], arrays[5])
-    protocol = Protocol.of(*labels, cross_camera=True)
 
     def ranking() -> object:
-        return _score([(0, distances)], protocol, "cosine distance", "precision", 50, False)
+        return evaluate_distances(distances, *labels)
 
     steps: dict[str, Callable[[], object]] = {
         "product": product,

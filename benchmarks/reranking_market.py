@@ -18,7 +18,6 @@ from reid.evaluation import (
     expand_gallery,
     expand_queries,
     rerank,
-    rerank_camera_aware,
 )
 
 
@@ -62,7 +61,7 @@ class Case:
 
     def by_camera(self, query=None, gallery=None, **settings):
         query, gallery = self.query if query is None else query, self.gallery if gallery is None else gallery
-        return rerank_camera_aware(query, gallery, *self.cameras, metric="cosine", **settings)
+        return rerank(query, gallery, *self.cameras, metric="cosine", camera_aware=True, **settings)
 
 
 def table(case):
@@ -104,8 +103,8 @@ def sweep(case):
         ((5, 20), (1, 3), 0.3),
         ((5, 20), (2, 4), 0.3),
     ):
-        names = ("k1_intra", "k1_inter", "k2_intra", "k2_inter", "lambda_value")
-        settings = dict(zip(names, (*k1, *k2, weight), strict=True))
+        names = ("k1_intra", "k1", "k2_intra", "k2", "lambda_value")
+        settings = dict(zip(names, (*k1, k2[0], sum(k2), weight), strict=True))
         case.score(f"CA-Jaccard, k1 {k1} k2 {k2} λ={weight}", lambda settings=settings: case.by_camera(**settings))
 
 

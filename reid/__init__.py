@@ -9,16 +9,32 @@ if TYPE_CHECKING:
     from reid.data.layouts import load_benchmark
     from reid.embedding.embedder import Embedder
     from reid.embedding.table import Embeddings
+    from reid.evaluation import calibrate, evaluate, rerank
+    from reid.losses import TripletLoss
 
 from reid.core.version import __version__
 
-__all__ = ["Embedder", "Embeddings", "ReidError", "__version__", "load_benchmark"]
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "ReidError",
+    "TripletLoss",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "load_benchmark",
+    "rerank",
+]
 
 _HOMES = {
     "load_benchmark": "reid.data.layouts",
     "Embedder": "reid.embedding.embedder",
     "Embeddings": "reid.embedding.table",
     "ReidError": "reid.core.errors",
+    "TripletLoss": "reid.losses",
+    "calibrate": "reid.evaluation",
+    "evaluate": "reid.evaluation",
+    "rerank": "reid.evaluation",
 }
 
 

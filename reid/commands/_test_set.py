@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,21 @@ from reid.embedding.calibration_file import load_calibration, stored_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
 from reid.evaluation import (
+    Calibration,
+    OpenSetResult,
     RankingResult,
-    describe_camera_aware_reranking,
-    describe_reranking,
+    Reranking,
+    VerificationResult,
     evaluate,
     evaluate_distances,
+    open_set,
     rerank_blocks,
-    rerank_camera_aware_blocks,
     top_matches,
+    verify,
 )
-from reid.evaluation.calibration import Calibration
+from reid.evaluation.pairs import DISTRACTOR
 from reid.evaluation.projection import choose_identities, project
 from reid.evaluation.ranking import AveragePrecision
-from reid.evaluation.verification import DISTRACTOR, OpenSetResult, VerificationResult, open_set, verify
 from reid.report import (
     Applied,
     Drawing,
@@ -64,30 +66,6 @@ class UsedCalibration:
             f"{overall.impostor:,} of different people. The chances under the rank lists are its p(same | distance) "
             f"({overall.method}) for two crops picked at random, where 1 pair in {1 / overall.prior:,.0f} is the same."
         )
-
-
-@dataclass(frozen=True)
-class Reranking:
-    """How `reid test --rerank` re-ranks; k1 and k2 are of the plain form, the camera-aware one keeps its own."""
-
-    k1: int = 20
-    k2: int = 6
-    lambda_value: float = 0.3
-    camera_aware: bool = False
-
-    def blocks(self, query: Embeddings, gallery: Embeddings) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """`(first row, distances)` as `evaluate_distances` takes them."""
-        features = (query.features, gallery.features)
-        if self.camera_aware:
-            camids: Any = (query.camids, gallery.camids)
-            return rerank_camera_aware_blocks(*features, *camids, lambda_value=self.lambda_value)
-        return rerank_blocks(*features, k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
-
-    def describe(self) -> str:
-        """The definition, for the protocol."""
-        if self.camera_aware:
-            return describe_camera_aware_reranking(lambda_value=self.lambda_value)
-        return describe_reranking(k1=self.k1, k2=self.k2, lambda_value=self.lambda_value)
 
 
 def find_calibration(checkpoint: Path, given: Path | None, model: str) -> tuple[UsedCalibration | None, str]:
@@ -142,7 +120,7 @@ def results_on(
     if rerank_with is not None:
         if rerank_with.camera_aware and not cameras_known:
             raise ReidError(f"{benchmark.name} does not tell cameras, which --camera-aware needs. Leave it out.")
-        blocks = rerank_with.blocks(query, gallery)
+        blocks = rerank_blocks(query, gallery, settings=rerank_with)
         reranked = evaluate_distances(blocks, *labels, **rules, metric=rerank_with.describe())
     notes = {}
     distractor = DISTRACTOR if benchmark.n_distractors else None
@@ -265,7 +243,7 @@ def _lists(
     for name, (title, caption, rows) in kinds.items():
         shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
         indices, distances = top_matches(
-            query.features[rows], gallery.features, *shown, LIST_LENGTH, cross_camera=False
+            query.features[rows], gallery.features, *shown, k=LIST_LENGTH, cross_camera=False
         )
         chances = None
         if used is not None:
@@ -310,7 +288,7 @@ def _activations(
     rows = choose_queries(ranking, "worst", ACTIVATED)
     query_pids, gallery_pids, query_camids, gallery_camids = _labels(split)
     shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
-    nearest, _ = top_matches(query.features[rows], gallery.features, *shown, 1, cross_camera=split.cross_camera)
+    nearest, _ = top_matches(query.features[rows], gallery.features, *shown, k=1, cross_camera=split.cross_camera)
     first = nearest[:, 0]
     images, names = [], []
     for row, item in zip(rows, first, strict=True):

@@ -77,7 +77,7 @@ def calibrate_table(
     Raises:
         ReidError: neither pid nor camid, track and frame; or as `calibrate` and `calibrate_tracks`.
     """
-    from reid.evaluation.calibration import calibrate, calibrate_tracks
+    from reid.evaluation import calibrate, calibrate_tracks
 
     metric, model = table.meta.get("metric", "cosine"), str(table.meta.get("model") or "")
     labelled = table.pids is not None and bool((table.pids != -1).any())

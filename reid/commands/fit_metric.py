@@ -69,7 +69,7 @@ def fit_table(
     """
     from reid.core.arrays import unit_rows
     from reid.embedding.learned_metric import LearnedMetric
-    from reid.evaluation.verification import DISTRACTOR
+    from reid.evaluation.pairs import DISTRACTOR
     from reid.losses import kissme, xqda
 
     if table.pids is None:

@@ -89,7 +89,7 @@ def command(
         checkpoint,
         list(texts),
         out or checkpoint.parent / "test",
-        rerank_with=Reranking(k1, k2, lambda_value, camera_aware) if rerank or camera_aware else None,
+        rerank_with=Reranking(k1, k2, lambda_value, camera_aware=camera_aware) if rerank or camera_aware else None,
         flip=flip,
         ap=ap,
         any_camera=any_camera,

@@ -1,20 +1,14 @@
-"""Ranking, re-ranking, verification and calibration. Knows arrays only: no paths, no data sets, no configuration."""
+"""Ranking, re-ranking, verification and calibration of features. Works on arrays only."""
 
-from reid.evaluation.calibration import Calibration, calibrate, calibrate_tracks
+from reid.evaluation.calibration import Calibration, calibrate
 from reid.evaluation.expansion import expand_gallery, expand_queries
+from reid.evaluation.identification import OpenSetResult, open_set
+from reid.evaluation.pairs import PairCounts, count_pairs
 from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
-from reid.evaluation.rerank import (
-    RerankedPairs,
-    describe_camera_aware_reranking,
-    describe_reranking,
-    rerank,
-    rerank_blocks,
-    rerank_camera_aware,
-    rerank_camera_aware_blocks,
-    rerank_within,
-)
+from reid.evaluation.rerank import RerankedPairs, Reranking, rerank, rerank_blocks, rerank_within
 from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
-from reid.evaluation.verification import OpenSetResult, PairCounts, VerificationResult, count_pairs, open_set, verify
+from reid.evaluation.track_calibration import calibrate_tracks
+from reid.evaluation.verification import VerificationResult, verify
 
 __all__ = [
     "Calibration",
@@ -23,13 +17,12 @@ __all__ = [
     "PairCounts",
     "RankingResult",
     "RerankedPairs",
+    "Reranking",
     "SingleShotResult",
     "VerificationResult",
     "calibrate",
     "calibrate_tracks",
     "count_pairs",
-    "describe_camera_aware_reranking",
-    "describe_reranking",
     "evaluate",
     "evaluate_distances",
     "expand_gallery",
@@ -37,8 +30,6 @@ __all__ = [
     "open_set",
     "rerank",
     "rerank_blocks",
-    "rerank_camera_aware",
-    "rerank_camera_aware_blocks",
     "rerank_within",
     "single_shot_cmc",
     "top_matches",

@@ -53,7 +53,7 @@ def expand_queries(
     _check(k, alpha)
     query, gallery = prepare_features(query_features, gallery_features, "cosine")
     if (query_camids is None) != (gallery_camids is None):
-        raise DataError("Camera ids are given for one side only. Pass both query_camids and gallery_camids, or neither.")
+        raise DataError("Camera ids are given for one side only. Pass query_camids and gallery_camids, or neither.")
     cameras = None
     if query_camids is not None and gallery_camids is not None:
         cameras = (

@@ -39,27 +39,48 @@ class EmbeddingTable(Protocol):
         """`[N]` cameras, if known."""
 
 
+Labels = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None, ArrayLike | None]
+"""query_pids, gallery_pids, query_camids, gallery_camids."""
+
+
 def unpack_tables(
-    query: Features | EmbeddingTable, gallery: Features | EmbeddingTable, *labels: ArrayLike | None
-) -> tuple[Features, Features, list[ArrayLike | None]]:
-    """Return the features of both sides and `[query_pids, gallery_pids, query_camids, gallery_camids]`.
+    query: Features | EmbeddingTable, gallery: Features | EmbeddingTable, labels: Labels
+) -> tuple[Features, Features, Labels]:
+    """Return the features and the labels of both sides.
 
     Args:
-        query, gallery: two tables without `labels`, or two arrays, which are returned with `labels` as they are.
-        labels: the four columns.
+        query, gallery: two tables, or two arrays, which are returned unchanged with their labels.
+        labels: the columns of two arrays; all None with tables.
 
     Raises:
         DataError: one side is a table and the other is not, or tables come with separate columns.
     """
     if isinstance(query, EmbeddingTable) and isinstance(gallery, EmbeddingTable):
         if all(label is None for label in labels):
-            return query.features, gallery.features, [query.pids, gallery.pids, query.camids, gallery.camids]
+            return query.features, gallery.features, (query.pids, gallery.pids, query.camids, gallery.camids)
     elif not isinstance(query, EmbeddingTable) and not isinstance(gallery, EmbeddingTable):
-        return query, gallery, list(labels)
+        return query, gallery, labels
     raise DataError(
         "Embeddings and separate columns are mixed. Pass two Embeddings only, or arrays only: features, pids and "
         "camids of queries and gallery."
     )
+
+
+def unpack_table(
+    features: Features | EmbeddingTable, pids: ArrayLike | None, camids: ArrayLike | None
+) -> tuple[Features, ArrayLike, ArrayLike | None]:
+    """Return features, pids and camids of one set, given as a table or as columns.
+
+    Raises:
+        DataError: there are no pids, or a table comes with separate columns.
+    """
+    if isinstance(features, EmbeddingTable):
+        if pids is not None or camids is not None:
+            raise DataError("Embeddings and separate columns are mixed. Pass the Embeddings only, or arrays only.")
+        return unpack_table(features.features, features.pids, features.camids)
+    if pids is None:
+        raise DataError("There are no pids. Pass the identity of each row, or Embeddings with pids.")
+    return features, pids, camids
 
 
 def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[Tensor, Tensor]:

@@ -129,7 +129,7 @@ def nearest_across(
     memory_limit: int,
     cameras: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the `k` gallery items `[Q, k]` nearest to each query, by squared Euclidean distance; −1 if there are fewer.
+    """Return the `k` gallery items `[Q, k]` nearest to each query by Euclidean distance; −1 if there are fewer.
 
     Args:
         query: `[Q, D]` features.
@@ -333,7 +333,7 @@ class _Lists:
         return self.candidates[0]
 
     def nearest(self, names: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the names `[N, k]` of the nearest items: the item itself first, equal distances in the order of names."""
+        """Return the names `[N, k]` of the nearest items: the item itself first, equal distances by name."""
         nearest = np.full(self.least.shape, -1, dtype=np.int64)
         if not self.candidates:
             return nearest

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reid.core.arrays import integer_column
 from reid.core.errors import DataError
-from reid.evaluation.features import EmbeddingTable, Features, distance_blocks, prepare_features, unpack_tables
+from reid.evaluation.features import EmbeddingTable, Features, Labels, distance_blocks, prepare_features, unpack_tables
 
 JUNK = -1
 """Pid of gallery items that count neither as right nor as wrong, and of queries without a label."""
@@ -247,7 +247,7 @@ class Search:
         cls,
         query: Features | EmbeddingTable,
         gallery: Features | EmbeddingTable,
-        labels: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None, ArrayLike | None],
+        labels: Labels,
         metric: str,
         cross_camera: bool,
         excluded: ArrayLike | None = None,
@@ -262,8 +262,8 @@ class Search:
         Raises:
             ReidError: as `evaluate`.
         """
-        query_features, gallery_features, columns = unpack_tables(query, gallery, *labels)
-        protocol = Protocol.from_columns(*columns, cross_camera=cross_camera, excluded=excluded)
+        query_features, gallery_features, columns = unpack_tables(query, gallery, labels)
+        protocol = Protocol.from_columns(*columns, cross_camera, excluded)
         ready_query, ready_gallery = prepare_features(query_features, gallery_features, metric)
         protocol.check_lengths(len(ready_query), len(ready_gallery))
         if len(protocol.kept) < len(ready_gallery):

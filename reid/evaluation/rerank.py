@@ -276,15 +276,16 @@ class _Items:
             sides = [prepare_one(query, "item", settings.metric).clone()]  # type: ignore[arg-type]
             columns = [("camids", query_camids)]
         else:
-            query, gallery, (*_, query_camids, gallery_camids) = unpack_tables(
-                query, gallery, None, None, query_camids, gallery_camids
-            )
+            labels = (None, None, query_camids, gallery_camids)
+            query, gallery, (*_, query_camids, gallery_camids) = unpack_tables(query, gallery, labels)
             sides = list(prepare_features(query, gallery, settings.metric))
             columns = [("query_camids", query_camids), ("gallery_camids", gallery_camids)]
         cameras = None
         if settings.camera_aware:
             if any(camids is None for _, camids in columns):
-                raise DataError(f"Camera-aware re-ranking needs {' and '.join(name for name, _ in columns)}. Pass them.")
+                raise DataError(
+                    f"Camera-aware re-ranking needs camera ids. Pass {' and '.join(name for name, _ in columns)}."
+                )
             cameras = np.concatenate(
                 [
                     integer_column(name, camids, len(side))  # type: ignore[arg-type]

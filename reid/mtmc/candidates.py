@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reid.evaluation.features import MEMORY_LIMIT, one_thread
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
-from reid.evaluation.rerank import rerank_within
+from reid.evaluation.rerank import Reranking, rerank_within
 from reid.mtmc.tracklets import normalise_rows
 
 PRIOR_TRACKLETS = 10.0
@@ -178,9 +178,8 @@ def reranked_candidates(
     k1 = min(k1, n - 1)
     k2 = max(1, round(0.4 * k1))
     with one_thread():
-        pairs = rerank_within(
-            features, k1=k1, k2=k2, lambda_value=0.0, neighbours=neighbours, largest_jaccard=MAX_JACCARD
-        )
+        settings = Reranking(k1=k1, k2=k2, lambda_value=0.0, metric="cosine")
+        pairs = rerank_within(features, settings=settings, neighbours=neighbours, largest_jaccard=MAX_JACCARD)
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)
     rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(jaccard.indptr))

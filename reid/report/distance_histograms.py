@@ -13,7 +13,7 @@ from reid.core.errors import ReidError
 from reid.report.style import DASHES, picture
 
 if TYPE_CHECKING:
-    from reid.evaluation.verification import PairCounts, VerificationResult
+    from reid.evaluation import PairCounts, VerificationResult
 
 
 def plot_distances(

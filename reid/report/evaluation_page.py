@@ -18,7 +18,9 @@ from reid.report.page import Block, Drawing, Section, Table, write_page
 from reid.report.tables import describe_protocol
 
 if TYPE_CHECKING:
-    from reid.evaluation.verification import DirPoint, OpenSetResult, TarPoint, VerificationResult
+    from reid.evaluation import OpenSetResult, VerificationResult
+    from reid.evaluation.identification import DirPoint
+    from reid.evaluation.verification import TarPoint
 
 
 @dataclass(frozen=True)
@@ -246,16 +248,16 @@ def _open_set(found: OpenSetResult) -> list[Block | None]:
     ]
 
 
-def _percent(share: float, digits: int = 2) -> str:
-    return "–" if np.isnan(share) else f"{100 * share:.{digits}f} %"
+def _percent(fraction: float | None, digits: int = 2) -> str:
+    return "–" if fraction is None or np.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
 
 
 def _distance(point: TarPoint | DirPoint) -> str:
     return point.note or f"{point.threshold:.4f}"
 
 
-def _interval(low: float, high: float) -> str:
-    return "–" if np.isnan(low) else f"{100 * low:.2f} to {100 * high:.2f} %"
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def _words(value: Any) -> str:

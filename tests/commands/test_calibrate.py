@@ -62,7 +62,7 @@ def test_several_files_are_taken_together(labelled: Path, tmp_path: Path) -> Non
 
 
 def test_any_camera(labelled: Path) -> None:
-    assert "all pairs, of whatever cameras" in calibrate(labelled, "--fmr", 1e-2, "--any-camera").output
+    assert "all pairs, of any cameras" in calibrate(labelled, "--fmr", 1e-2, "--any-camera").output
 
 
 def test_beside_the_checkpoint(labelled: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_without_labels(tracked: Path, tmp_path: Path) -> None:
         pytest.param({"pids": None, "tracks": None}, [], "the columns camid, track and frame; track is", id="no track"),
         pytest.param({"frames": None}, ["--label-free"], "Without labels.*frame is missing", id="no frame"),
         pytest.param({"tracks": 1}, ["--label-free"], "does not number tracks of one person: 3", id="videos"),
-        pytest.param({}, ["--fmr", "1e-6"], "cannot be told from so little", id="too few"),
+        pytest.param({}, ["--fmr", "1e-6"], "cannot be estimated from these pairs", id="too few"),
     ],
 )
 def test_refusals(tracked: Path, tmp_path: Path, columns: dict, arguments: list, words: str) -> None:

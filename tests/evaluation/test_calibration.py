@@ -9,9 +9,8 @@ from scipy.stats import norm
 from benchmarks.calibration_market import Tested, halves
 from benchmarks.calibration_market import load as load_rows
 from reid.core.errors import ReidError
-from reid.evaluation import calibration as room
-from reid.evaluation.calibration import Calibration, calibrate, calibrate_tracks
-from reid.evaluation.verification import BINS, count_pairs
+from reid.evaluation import Calibration, calibrate, calibrate_tracks, count_pairs, curves, track_calibration
+from reid.evaluation.pairs import BINS
 from tests.evaluation.test_real_embeddings import FOLDER
 
 EDGES = np.linspace(0, 2, BINS + 1)
@@ -49,16 +48,16 @@ def true_ratio(distance):
     ],
 )
 def test_the_ratio_of_normal_distributions(n_genuine, method, within):
-    curve = room._fit(EDGES, expected(SAME, n_genuine), expected(DIFFERENT, 10**7), n_genuine, 10**7)
+    curve = curves.fit_curve(EDGES, expected(SAME, n_genuine), expected(DIFFERENT, 10**7), n_genuine, 10**7)
     assert curve.method == method
     distance = np.linspace(0.65, 0.95, 50)
-    assert room._line(curve.log_ratio, distance) == pytest.approx(true_ratio(distance), abs=within)
+    assert curves.interpolate(curve.log_ratio, distance) == pytest.approx(true_ratio(distance), abs=within)
     assert curve.log_ratio.shape[1] <= 32
 
 
 def test_thresholds_and_rates_of_normal_distributions():
     made = Calibration(
-        "cosine", 1e-3, room._fit(EDGES, expected(SAME, 10**6), expected(DIFFERENT, 10**8), 10**6, 10**8)
+        "cosine", 1e-3, curves.fit_curve(EDGES, expected(SAME, 10**6), expected(DIFFERENT, 10**8), 10**6, 10**8)
     )
     made = Calibration("cosine", 1e-3, made.overall, identities=9999, identity_pairs=10**8)
     for fmr in (0.3, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6):
@@ -66,7 +65,7 @@ def test_thresholds_and_rates_of_normal_distributions():
         assert DIFFERENT.cdf(threshold) == pytest.approx(fmr, rel=0.03)
         assert made.fmr(threshold) == pytest.approx(fmr, rel=1e-6)
         assert made.tmr(threshold) == pytest.approx(SAME.cdf(threshold), abs=0.03)
-    assert made.fmr(0.0) == pytest.approx(made.overall.smallest_rate) == pytest.approx(1e-7)
+    assert made.fmr(0.0) == pytest.approx(1e-7)
     assert made.fmr(2.0) == 1
     assert (made.tmr(0.0), made.tmr(2.0)) == (0, 1)
 
@@ -92,7 +91,7 @@ def test_the_prior_is_that_of_bayes(made):
 
 @pytest.mark.parametrize("prior", [0, 1, -0.1, float("nan")])
 def test_a_prior_that_is_none(made, prior):
-    with pytest.raises(ReidError, match="The prior is the share"):
+    with pytest.raises(ReidError, match="The prior is the fraction"):
         made.probability(0.5, prior=prior)
 
 
@@ -139,18 +138,10 @@ def test_a_pair_of_cameras_with_few_pairs_leans_on_all():
     whole = (expected(SAME, 10**5), expected(DIFFERENT, 10**7))
     shifted = np.histogram(norm(1.3, 0.1).rvs(1100, random_state=rng), EDGES)[0]
     own = (np.histogram(SAME.rvs(60, random_state=rng), EDGES)[0], shifted)
-    both = room._calibration(
-        EDGES,
-        *(column.astype(np.int64) for column in whole),
-        {(1, 2): tuple(room._coarse(column) for column in own)},
-        metric="cosine",
-        fmr=1e-2,
-        identities=1000,
-        identity_pairs=10**5,
-        model="",
-        source="labels",
-        notes={},
-    )
+    histograms = (EDGES, *(column.astype(np.int64) for column in whole))
+    by_cameras, _ = curves.camera_curves(*histograms, {(1, 2): tuple(map(curves.coarse, own))}, 1e-2)
+    overall = curves.overall_curve(*histograms, 1e-2, 10**5)
+    both = Calibration("cosine", 1e-2, overall, by_cameras, identity_pairs=10**5)
     alone = norm(1.3, 0.1).ppf(1e-2)
     assert both.threshold() < both.threshold(cameras=(1, 2)) < alone
 
@@ -173,8 +164,8 @@ def test_json_and_back(made, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"kind": "salad"}, "is no calibration", id="something else"),
-        pytest.param({"format": 99}, "is of format 99", id="a newer format"),
+        pytest.param({"kind": "salad"}, "is not a calibration", id="something else"),
+        pytest.param({"format": 99}, "has format 99", id="a newer format"),
         pytest.param({"metric": "hamming"}, "metric is 'hamming'", id="metric"),
         pytest.param({"fmr": 2}, "fmr is 2", id="rate"),
         pytest.param({"overall": {}}, "lacks 'false_match'", id="a key is missing"),
@@ -220,16 +211,16 @@ def test_another_model_is_refused_by_name(made):
     ("case", "settings", "words"),
     [
         pytest.param(
-            people(n_ids=20), {}, r"0.001 cannot be told.*10,000 pairs of different people.*there are", id="few"
+            people(n_ids=20), {}, r"0.001 cannot be estimated.*10,000 pairs of different people.*there are", id="few"
         ),
         pytest.param(
             people(n_ids=10, per_id=60),
             {},
-            "1,000 pairs of identities to compare, and there are 45",
+            "1,000 pairs of identities, and there are 45",
             id="few identities",
         ),
-        pytest.param(people(n_ids=20), {"fmr": 1e-4}, "ask for 0.006 or more", id="a rate that would do"),
-        pytest.param(people(), {"fmr": 1.5}, "lies between 0 and 1, not 1.5", id="no rate"),
+        pytest.param(people(n_ids=20), {"fmr": 1e-4}, "Choose a rate of 0.006 or more", id="a rate that would do"),
+        pytest.param(people(), {"fmr": 1.5}, "must be between 0 and 1; got 1.5", id="no rate"),
         pytest.param((*people()[:2], None), {}, "need camera ids", id="no cameras"),
         pytest.param((people()[0], np.arange(1, 721), people()[2]), {}, "no genuine pair", id="nobody twice"),
         pytest.param(
@@ -249,7 +240,7 @@ def test_features_that_tell_nobody_apart():
     """Pairs of one person are the farthest apart: each stands at two opposite points."""
     angle = np.repeat(np.linspace(0, np.pi, 60, endpoint=False), 2) + np.tile([0, np.pi], 60)
     features = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    with pytest.raises(ReidError, match="do not tell people apart"):
+    with pytest.raises(ReidError, match="do not separate identities"):
         calibrate(features, np.repeat(np.arange(1, 61), 2), cross_camera=False, fmr=1e-2)
 
 
@@ -307,7 +298,7 @@ def test_tracks_count_what_overlaps():
 
 def test_long_tracks_are_thinned_evenly():
     clock = np.arange(1000.0)
-    used = room._spread(np.zeros(1000, dtype=np.int64), clock[::-1])
+    used = track_calibration._spread(np.zeros(1000, dtype=np.int64), clock[::-1])
     assert used.sum() == 16
     assert used[0]
     assert used[-1]
@@ -337,10 +328,12 @@ def test_rows_without_a_track_are_left_out():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"tracks": 1}, "has another crop at the same time.*videos", id="videos numbered as tracks"),
+        pytest.param(
+            {"tracks": 1}, "another crop of their track at the same time.*videos", id="videos numbered as tracks"
+        ),
         pytest.param({"tracks": -1}, "0 rows have a track", id="no tracks"),
         pytest.param({"fmr": 1e-5}, "1,000,000 pairs of different people", id="too rare a rate"),
-        pytest.param({"times": np.nan}, "time of row 0 is not a number", id="time"),
+        pytest.param({"times": np.nan}, "time of row 0 is nan", id="time"),
     ],
 )
 def test_track_refusals(change, words):
@@ -355,8 +348,8 @@ def test_track_refusals(change, words):
 @pytest.mark.parametrize(
     ("times", "words"),
     [
-        pytest.param([0, 1, 10, 11, 20, 21], "do two tracks of one camera overlap.*3 tracks in 1 camera", id="apart"),
-        pytest.param([0, 0.0, 0, 0, 0, 0], "another crop at the same time", id="at once"),
+        pytest.param([0, 1, 10, 11, 20, 21], "no two tracks of one camera overlap.*3 tracks in 1", id="one by one"),
+        pytest.param([0, 0.0, 0, 0, 0, 0], "another crop of their track at the same time", id="at once"),
     ],
 )
 def test_tracks_that_teach_nothing(times, words):
@@ -365,7 +358,7 @@ def test_tracks_that_teach_nothing(times, words):
 
 
 def test_tracks_of_one_crop_teach_nothing_of_one_person():
-    with pytest.raises(ReidError, match="does a track have two crops at two times"):
+    with pytest.raises(ReidError, match="no track has two crops at two times"):
         calibrate_tracks(np.eye(6), np.ones(6, int), np.arange(6), np.zeros(6))
 
 

@@ -88,10 +88,10 @@ def test_it_ranks_clusters_better():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        pytest.param({"k": 0}, "k must be at least 1, not 0", id="no neighbour"),
-        pytest.param({"alpha": -1}, "alpha must be 0 or more, not -1", id="negative power"),
-        pytest.param({"alpha": float("nan")}, "alpha must be 0 or more, not nan", id="power not a number"),
-        pytest.param({"query_camids": [0, 0, 0]}, "for both", id="cameras of one side"),
+        pytest.param({"k": 0}, "k must be at least 1; got 0", id="no neighbour"),
+        pytest.param({"alpha": -1}, "alpha must be 0 or more; got -1", id="negative power"),
+        pytest.param({"alpha": float("nan")}, "alpha must be 0 or more; got nan", id="power not a number"),
+        pytest.param({"query_camids": [0, 0, 0]}, "for one side only", id="cameras of one side"),
         pytest.param({"query_camids": [0], "gallery_camids": [0] * 9}, "query_camids must be", id="too few cameras"),
     ],
 )

@@ -7,8 +7,18 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from reid.core.errors import ReidError
-from reid.evaluation import evaluate, evaluate_distances, ranking, top_matches
+from reid.core.errors import DataError, ReidError
+from reid.embedding.table import Embeddings
+from reid.evaluation import (
+    count_pairs,
+    evaluate,
+    evaluate_distances,
+    protocol,
+    ranking,
+    rerank,
+    single_shot_cmc,
+    top_matches,
+)
 from reid.evaluation.features import distance_blocks, prepare_features
 from tests.evaluation.made import UGLY, changed, made, squared_distances
 from tests.oracles import average_precision_loop, camera_pair_loop, cmc_loop, match_ranks_loop
@@ -191,7 +201,7 @@ def test_blocks_stay_under_the_memory_limit(monkeypatch):
             seen.append(block.nbytes)
             yield start, block
 
-    monkeypatch.setattr(ranking, "distance_blocks", watched)
+    monkeypatch.setattr(protocol, "distance_blocks", watched)
     case = made(n_query=100, n_gallery=500)
     evaluate(*case, memory_limit=16_000)
     assert len(seen) == 13
@@ -288,17 +298,17 @@ def spoiled(rows, value, which):
         pytest.param(spoiled([59], np.inf, 1), "1 of 60 gallery features .* \\(rows 59\\)", id="infinity"),
         pytest.param(spoiled(list(range(20)), -np.inf, 0), "rows 0, .*, 9, …", id="many: the first ten"),
         pytest.param(spoiled([2], 3e38, 0), "too large for float32", id="squares overflow"),
-        pytest.param(spoiled([0, 7], 0, 1), "2 of 60 gallery features are all zeros.* \\(rows 0, 7", id="zeros"),
-        pytest.param(changed(made(), query=np.zeros((12, 8), dtype=complex)), "complex128, not numbers", id="complex"),
-        pytest.param(changed(made(), query=np.array([["a"] * 8] * 12)), "not numbers", id="words"),
-        pytest.param(changed(made(), query=np.ones(12)), "shape \\(12,\\); expected \\[items, numbers\\]", id="flat"),
+        pytest.param(spoiled([0, 7], 0, 1), "2 of 60 gallery features contain only zeros.* \\(rows 0, 7", id="zeros"),
+        pytest.param(changed(made(), query=np.zeros((12, 8), dtype=complex)), "type complex128", id="complex"),
+        pytest.param(changed(made(), query=np.array([["a"] * 8] * 12)), "Pass numbers", id="text"),
+        pytest.param(changed(made(), query=np.ones(12)), "shape \\[12\\]; expected \\[N, D\\]", id="flat"),
         pytest.param(changed(made(), gallery=np.ones((0, 8)), gallery_pids=[], gallery_camids=[]), "0, 8", id="empty"),
-        pytest.param(changed(made(), query=np.ones((12, 9))), "9 numbers each and gallery features 8", id="widths"),
+        pytest.param(changed(made(), query=np.ones((12, 9))), "9 dimensions and gallery features 8", id="widths"),
         pytest.param(changed(made(), query=np.ones((13, 8))), "13 query items but 12 query_pids", id="queries"),
         pytest.param(changed(made(), gallery_pids=[1], gallery_camids=[1]), "60 gallery items but 1", id="gallery"),
-        pytest.param(changed(made(), query_camids=[1]), "12 query_pids but 1 query_camids", id="cameras"),
-        pytest.param(changed(made(), query_pids=np.ones(12)), "query_pids must be one column of integers", id="floats"),
-        pytest.param(changed(made(), gallery_pids=np.ones((60, 1), int)), "not shape \\(60, 1\\)", id="2-d labels"),
+        pytest.param(changed(made(), query_camids=[1]), "query_camids must be one column of 12 rows", id="cameras"),
+        pytest.param(changed(made(), query_pids=np.ones(12)), "query_pids must contain integers", id="floats"),
+        pytest.param(changed(made(), gallery_pids=np.ones((60, 1), int)), "got shape \\[60, 1\\]", id="2-d labels"),
     ],
 )
 def test_bad_input_is_named(case, words):
@@ -319,7 +329,7 @@ def test_zero_features_have_a_place_under_the_euclidean_metric():
     [
         pytest.param({"metric": "cosin"}, "Did you mean 'cosine'", id="metric"),
         pytest.param({"ap": "trapezium"}, "Did you mean 'trapezoid'", id="average precision"),
-        pytest.param({"max_rank": 0}, "max_rank must be at least 1, not 0", id="no rank"),
+        pytest.param({"max_rank": 0}, "max_rank must be at least 1; got 0", id="no rank"),
     ],
 )
 def test_unknown_settings(settings, words):
@@ -367,7 +377,7 @@ def test_top_matches_equal_a_sorted_row(case, cross_camera, k):
 
 
 def test_top_matches_need_at_least_one_place():
-    with pytest.raises(ReidError, match="at least 1, not 0"):
+    with pytest.raises(ReidError, match="at least 1; got 0"):
         top_matches(*made(), k=0)
 
 
@@ -389,7 +399,7 @@ def test_exclusion_masks_equal_the_loop(case, cross_camera, share):
 
 def test_a_mask_that_takes_everything_out_says_so():
     case = made()
-    with pytest.raises(ReidError, match="mask `excluded` takes every right match out"):
+    with pytest.raises(ReidError, match="mask `excluded` removes every right match"):
         evaluate(*case, excluded=np.ones((12, 60), dtype=bool))
 
 
@@ -401,7 +411,7 @@ def test_a_mask_that_takes_everything_out_says_so():
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask):
-    with pytest.raises(ReidError, match=r"excluded must be true or false for each pair, \[12, 60\]"):
+    with pytest.raises(ReidError, match=r"excluded must be a boolean for each pair, \[12, 60\]"):
         evaluate(*made(), excluded=mask)
 
 
@@ -449,7 +459,7 @@ def test_distances_may_come_in_blocks(case, rows):
         pytest.param([(0, np.zeros((3, 60))), (0, np.zeros((3, 60)))], "expected rows from 3 on", id="rows twice"),
         pytest.param([(0, np.zeros((13, 60)))], "rows 0 to 13", id="too many rows"),
         pytest.param([(0, np.zeros((12, 59)))], "with 60 columns", id="a column is missing"),
-        pytest.param([(0, np.full((12, 60), np.nan))], "query 0 hold NaN", id="NaN"),
+        pytest.param([(0, np.full((12, 60), np.nan))], "query 0 contain NaN", id="NaN"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(blocks, message):
@@ -461,3 +471,49 @@ def test_many_queries_rank_alike_in_chunks_of_rows():
     """More queries than are ranked at a time, some without matches between those with them."""
     case = made(n_query=3 * ranking._ROWS + 7, n_gallery=150, ids=90, cameras=2, seed=12)
     agrees(evaluate(*case, metric="euclidean"), match_ranks_loop(squared_distances(*case[:2]), *case[2:]), "precision")
+
+
+def as_tables(case, **kept):
+    """Query and gallery as `Embeddings`."""
+    columns = {"pids": 2, "camids": 4}
+    return [
+        Embeddings(case[side], **{name: case[at + side] for name, at in columns.items() if kept.get(name, True)})
+        for side in (0, 1)
+    ]
+
+
+def test_two_embeddings_score_as_their_columns():
+    case = made(seed=5)
+    tables = as_tables(case)
+    np.testing.assert_array_equal(evaluate(*tables).ap, evaluate(*case).ap)
+    np.testing.assert_array_equal(top_matches(*tables, k=3)[0], top_matches(*case, k=3)[0])
+    np.testing.assert_array_equal(single_shot_cmc(*tables, repeats=3).cmc, single_shot_cmc(*case, repeats=3).cmc)
+    np.testing.assert_array_equal(rerank(*tables), rerank(*case[:2]))
+    aware = rerank(*case[:2], *case[4:], camera_aware=True)
+    np.testing.assert_array_equal(rerank(*tables, camera_aware=True), aware)
+    assert evaluate(*as_tables(case, camids=False), cross_camera=False).mAP == evaluate(*case, cross_camera=False).mAP
+
+
+def test_one_table_counts_pairs_as_its_columns():
+    case = made(n_query=40)
+    table = as_tables(case)[0]
+    expected = count_pairs(case[0], case[2], case[4])
+    np.testing.assert_array_equal(count_pairs(table).impostor, expected.impostor)
+    with pytest.raises(DataError, match="There are no pids"):
+        count_pairs(as_tables(case, pids=False)[0])
+    with pytest.raises(DataError, match="Pass the Embeddings only"):
+        count_pairs(table, case[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(as_tables(made(), pids=False), "query has no pids. Pass query_pids", id="no pids"),
+        pytest.param(as_tables(made(), camids=False), "needs camera ids. Pass query_camids", id="no cameras"),
+        pytest.param((as_tables(made())[0], made()[1]), "Pass two Embeddings only", id="table and array"),
+        pytest.param((*as_tables(made()), made()[2]), "Pass two Embeddings only", id="tables and a column"),
+    ],
+)
+def test_embeddings_that_cannot_be_scored(arguments, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(*arguments)

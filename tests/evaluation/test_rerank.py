@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, DataError, ReidError
 from reid.evaluation import (
-    describe_camera_aware_reranking,
-    describe_reranking,
+    Reranking,
     evaluate_distances,
     rerank,
     rerank_blocks,
-    rerank_camera_aware,
-    rerank_camera_aware_blocks,
     rerank_within,
 )
 from reid.evaluation.neighbours import centred, nearest_items
@@ -136,7 +133,7 @@ def test_blocks_are_the_rows_of_the_whole(rows):
 
 def test_blocks_refuse_bad_settings_before_the_first_is_asked_for():
     with pytest.raises(ReidError, match="k1=0"):
-        rerank_blocks(*normal(3, 9, 4), k1=0)
+        rerank_blocks(*normal(3, 9, 4), settings=Reranking(k1=0))
 
 
 def test_blocks_can_be_scored_as_they_come():
@@ -240,17 +237,17 @@ def test_no_matrix_of_all_pairs_is_built():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         pytest.param({"k1": 0}, "k1=0", id="no neighbour"),
         pytest.param({"k2": 0}, "k2=0", id="nothing to average"),
-        pytest.param({"lambda_value": 1.5}, "0..1, not 1.5", id="weight above 1"),
-        pytest.param({"lambda_value": float("nan")}, "0..1, not nan", id="weight not a number"),
+        pytest.param({"lambda_value": 1.5}, "in 0..1; got 1.5", id="weight above 1"),
+        pytest.param({"lambda_value": float("nan")}, "in 0..1; got nan", id="weight not a number"),
         pytest.param({"metric": "euclid"}, "Did you mean 'euclidean'", id="metric"),
     ],
 )
-def test_settings_out_of_range(settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ConfigError, match=message):
         rerank(*normal(3, 9, 4), **settings)
 
 
@@ -262,9 +259,9 @@ def test_bad_features_are_named():
 
 
 def test_definition_in_words():
-    words = describe_reranking(k1=30, lambda_value=0.25, metric="cosine")
-    assert "k1=30, k2=6, λ=0.25" in words
-    assert "of length 1" in words
+    text = Reranking(k1=30, lambda_value=0.25, metric="cosine").describe()
+    assert "k1=30, k2=6, λ=0.25" in text
+    assert "of L2-normalised features" in text
 
 
 def cameras(case, n=3, seed=0):
@@ -288,12 +285,13 @@ def by_camera(case, camids):
 )
 def test_camera_aware_equals_the_dense_form(case, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value):
     camids = cameras(case)
-    got = rerank_camera_aware(
+    got = rerank(
         *by_camera(case, camids),
+        camera_aware=True,
         k1_intra=k1_intra,
-        k1_inter=k1_inter,
+        k1=k1_inter,
         k2_intra=k2_intra,
-        k2_inter=k2_inter,
+        k2=k2_intra + k2_inter,
         lambda_value=lambda_value,
     )
     expected = rerank_camera_aware_dense(*case, camids, k1_intra, k1_inter, k2_intra, k2_inter, lambda_value)
@@ -309,29 +307,30 @@ def test_camera_aware_equals_the_dense_form(case, k1_intra, k1_inter, k2_intra, 
         pytest.param(np.repeat([3, 1, 2], 20), id="cameras not in order"),
     ],
 )
-def test_camera_aware_with_odd_cameras(camids):
+def test_camera_aware_with_unusual_cameras(camids):
     case = normal(10, 50, 8)
-    got = rerank_camera_aware(*by_camera(case, camids))
+    got = rerank(*by_camera(case, camids), camera_aware=True)
     np.testing.assert_allclose(got, rerank_camera_aware_dense(*case, camids, 5, 20, 3, 3, 0.3), rtol=0, atol=1e-5)
 
 
 def test_camera_aware_blocks_are_the_rows_of_the_whole():
     case = clusters(20, 100)[:2]
     given = by_camera(case, cameras(case))
-    blocks = [block.copy() for _, block in rerank_camera_aware_blocks(*given, memory_limit=7 * 100 * 4)]
-    np.testing.assert_allclose(np.concatenate(blocks), rerank_camera_aware(*given), rtol=0, atol=1e-6)
+    settings = Reranking(camera_aware=True)
+    blocks = [block.copy() for _, block in rerank_blocks(*given, settings=settings, memory_limit=7 * 100 * 4)]
+    np.testing.assert_allclose(np.concatenate(blocks), rerank(*given, camera_aware=True), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("camids", "words"),
+    ("camids", "message"),
     [
-        pytest.param(([0, 1], [0] * 9), "query_camids must be one column of 3 integers", id="too few"),
-        pytest.param(([0, 1, 2], [0.5] * 9), "gallery_camids must be one column of integers", id="not integers"),
+        pytest.param(([0, 1], [0] * 9), "query_camids must be one column of 3 rows", id="too few"),
+        pytest.param(([0, 1, 2], [0.5] * 9), "gallery_camids must contain integers", id="not integers"),
     ],
 )
-def test_bad_cameras_are_named(camids, words):
-    with pytest.raises(ReidError, match=words):
-        rerank_camera_aware(*normal(3, 9, 4), *camids)
+def test_bad_cameras_are_named(camids, message):
+    with pytest.raises(DataError, match=message):
+        rerank(*normal(3, 9, 4), *camids, camera_aware=True)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +347,9 @@ def test_bad_cameras_are_named(camids, words):
 @pytest.mark.parametrize("n_cameras", [pytest.param(None, id="whatever camera"), pytest.param(3, id="by camera")])
 def test_within_equals_the_dense_form(case, metric, n_cameras):
     camids = None if n_cameras is None else np.random.default_rng(0).integers(0, n_cameras, len(case))
-    got = rerank_within(case, camids=camids, k1=6, k2=3, metric=metric)
+    aware = camids is not None
+    settings = Reranking(k1=6, k2=5 if aware else 3, k1_intra=3, k2_intra=2, metric=metric, camera_aware=aware)
+    got = rerank_within(case, camids, settings=settings)
     distances, jaccard, original = rerank_within_dense(case, camids, 6, 3, 3, 2, 0.3, metric)
     stored = np.zeros(jaccard.shape, dtype=bool)
     pairs = got.distances.tocoo()
@@ -373,11 +374,20 @@ def test_within_with_neighbours_found_before():
     features = normal(60, 1, 8)[0]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     found = nearest_items(centred(torch.from_numpy(features.copy())), 15, 2**20)
-    got, expected = rerank_within(features, k1=5, neighbours=found), rerank_within(features, k1=5)
+    settings = Reranking(k1=5, k2=4, metric="cosine")
+    got = rerank_within(features, settings=settings, neighbours=found)
+    expected = rerank_within(features, settings=settings)
     np.testing.assert_allclose(got.distances.toarray(), expected.distances.toarray(), rtol=0, atol=1e-6)
 
 
 def test_camera_aware_definition_in_words():
-    words = describe_camera_aware_reranking(k1_intra=4, lambda_value=0.25)
-    assert "k1 4 within and 20 across cameras" in words
-    assert "λ=0.25" in words
+    text = Reranking(camera_aware=True, k1_intra=4, lambda_value=0.25).describe()
+    assert "k1=4 in the own camera and 20 in others, k2=3 and 3" in text
+    assert "λ=0.25" in text
+
+
+def test_camera_aware_settings_that_contradict_each_other():
+    with pytest.raises(ConfigError, match="k2=2 and k2_intra=3"):
+        Reranking(k2=2, camera_aware=True)
+    with pytest.raises(DataError, match="Pass query_camids and gallery_camids"):
+        rerank(*normal(3, 9, 4), camera_aware=True)

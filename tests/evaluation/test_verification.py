@@ -10,8 +10,9 @@ from scipy.stats import norm
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
 from reid.core.errors import ReidError
-from reid.evaluation import verification
-from reid.evaluation.verification import BINS, PairCounts, count_pairs, open_set, score_counts, verify
+from reid.evaluation import PairCounts, count_pairs, identification, open_set, pairs, verification, verify
+from reid.evaluation.pairs import BINS
+from reid.evaluation.verification import score_counts
 from tests.evaluation.made import UGLY, changed, made, squared_distances
 from tests.evaluation.test_real_embeddings import load
 from tests.oracles import open_set_loop, pairs_loop, weighted_tar_loop
@@ -90,14 +91,14 @@ def test_counts_do_not_depend_on_the_memory_limit():
 
 def test_no_block_is_above_the_memory_limit(monkeypatch):
     sizes = []
-    plain = verification.LabelledPairs._bins
+    plain = pairs.LabelledPairs._bins
 
     def watched(self, rows, columns):
         bins = plain(self, rows, columns)
         sizes.append(bins.numel())
         return bins
 
-    monkeypatch.setattr(verification.LabelledPairs, "_bins", watched)
+    monkeypatch.setattr(pairs.LabelledPairs, "_bins", watched)
     count_pairs(*people(n_ids=30, per_id=5), memory_limit=16 * 1000)
     assert max(sizes) <= 1000
 
@@ -199,13 +200,13 @@ def test_intervals_hold_distractors_apart():
     result = verify(features, pids, camids, fars=(0.1,))
     assert result.tar[0].low < result.tar[0].tar < result.tar[0].high
     assert result.protocol["identities"] == 15 + 25
-    assert "pairs among 25 distractors (pid 0) left out" in result.protocol["pairs"]
+    assert "pairs among 25 distractors (pid 0) ignored" in result.protocol["pairs"]
 
 
 def test_rates_that_so_few_pairs_cannot_tell():
     result = verify(*people(), fars=(0.1, 1e-5), bootstrap=20)
     assert result.tar[0].note == ""
-    assert math.isnan(result.tar[1].tar)
+    assert result.tar[1].tar is None
     assert "a FAR of 1e-05 needs 1,000,000 impostor pairs; there are " in result.tar[1].note
     stored = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert stored["tar"][1]["tar"] is None
@@ -224,9 +225,9 @@ def test_rates_that_so_few_pairs_cannot_tell():
         pytest.param((np.eye(4), [1, 1, 1, 1], [1, 2, 1, 2]), "no impostor pair", id="one person"),
         pytest.param((np.eye(4), [0, 0, 0, 0], [1, 2, 1, 2]), "no genuine pair", id="distractors only"),
         pytest.param((np.eye(4), [-1, -1, -1, 2], [1, 2, 1, 2]), "at least 2 items.*there are 1", id="junk"),
-        pytest.param((np.eye(4), [1, 1, 2], [1, 2, 1, 2]), "4 features, 3 pids and 4 camids", id="lengths"),
-        pytest.param((np.zeros((4, 2)), [1, 1, 2, 2], [1, 2, 1, 2]), "all zeros", id="no direction"),
-        pytest.param((np.eye(4), [0.5, 1, 2, 2], [1, 2, 1, 2]), "pids must be one column of integers", id="floats"),
+        pytest.param((np.eye(4), [1, 1, 2], [1, 2, 1, 2]), "pids must be one column of 4 rows", id="lengths"),
+        pytest.param((np.zeros((4, 2)), [1, 1, 2, 2], [1, 2, 1, 2]), "only zeros", id="no direction"),
+        pytest.param((np.eye(4), [0.5, 1, 2, 2], [1, 2, 1, 2]), "pids must contain integers", id="floats"),
     ],
 )
 def test_errors(arguments, words):
@@ -235,7 +236,7 @@ def test_errors(arguments, words):
 
 
 def test_far_out_of_range():
-    with pytest.raises(ReidError, match="between 0 and 1, not 0, 2"):
+    with pytest.raises(ReidError, match="between 0 and 1; got 0, 2"):
         verify(*people(), fars=(0, 2))
 
 
@@ -243,7 +244,7 @@ def test_far_out_of_range():
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("case", UGLY.values(), ids=UGLY.keys())
 def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
-    monkeypatch.setattr(verification, "PAIRS_PER_ERROR", 0)
+    monkeypatch.setattr(identification, "PAIRS_PER_ERROR", 0)
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = case
     gone = np.unique(query_pids)[::2]
     case = changed(case, gallery_pids=np.where(np.isin(gallery_pids, gone), gallery_pids.max() + 1, gallery_pids))
@@ -298,9 +299,9 @@ def test_everybody_enrolled_is_explained_and_mended():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"rank": 0}, "count from 1", id="rank"),
+        pytest.param({"rank": 0}, "rank must be at least 1", id="rank"),
         pytest.param({"fars": (1.0,)}, "between 0 and 1", id="rate"),
-        pytest.param({"unenrolled": 1.0}, "share of the query identities", id="everybody out"),
+        pytest.param({"unenrolled": 1.0}, "fraction of the query identities", id="everybody out"),
     ],
 )
 def test_open_set_settings(change, words):

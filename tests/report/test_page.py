@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.evaluation import evaluate
-from reid.evaluation.verification import open_set, verify
+from reid.evaluation import evaluate, open_set, verify
 from reid.report import (
     Applied,
     Drawing,

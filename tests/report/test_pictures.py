@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
 from reid.core.errors import ReidError
-from reid.evaluation import CameraPairs, evaluate_distances
-from reid.evaluation.verification import PairCounts, verify
+from reid.evaluation import CameraPairs, PairCounts, evaluate_distances, verify
 from reid.report import (
     choose_queries,
     find_queries,
