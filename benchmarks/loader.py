@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 import torch
 
+from reid.config import AugmentConfig
 from reid.core.console import console
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.layouts import load_benchmark
-from reid.data.loader import TrainLoader
+from reid.data.loader import LoaderOptions, TrainLoader
 from reid.data.samplers import IdentitySampler
 from reid.data.store import FileStore, PackedStore
 
@@ -40,7 +41,7 @@ def main(source: str | None, epochs: int, n_crops: int) -> None:
 
     def rate(store: PackedStore | FileStore, augment: Augment) -> float:
         sampler = IdentitySampler(crops.pids, crops.camids)
-        batches = TrainLoader(store, crops.labels()[0], crops, sampler, augment, prefetch=0)
+        batches = TrainLoader(store, crops.labels()[0], crops, sampler, augment, LoaderOptions(prefetch=0))
         rates = []
         for epoch in range(epochs):
             batches.set_epoch(epoch)
@@ -63,7 +64,7 @@ def main(source: str | None, epochs: int, n_crops: int) -> None:
             start = time.perf_counter()
             PackedStore.build(crops, folder / f"{size[0]}-2", size=size)
             console.print(f"  open again: {time.perf_counter() - start:.3f} s")
-            jitter = Augment(size, brightness=0.2, contrast=0.15, saturation=0.1)
+            jitter = Augment(size, AugmentConfig(brightness=0.2, contrast=0.15, saturation=0.1))
             files = FileStore(crops, size=size, workers=1)
             for words, source_store, augment in (
                 ("packed, augmented", store, Augment(size)),

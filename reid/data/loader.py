@@ -1,19 +1,18 @@
-"""From a store and a sampler to batches of tensors, made ahead in a background thread."""
+"""Batches of tensors from a store and a sampler, prepared ahead by a background thread."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, DataError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.samplers import Sampler
@@ -24,7 +23,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a training step takes. `images` uint8 RGB `[B, H, W, 3]`; all others int64 `[B]`."""
+    """Input of a training step. `images` uint8 RGB `[B, H, W, 3]`; all others int64 `[B]`."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -33,26 +32,45 @@ class Batch:
     index: torch.Tensor
 
 
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a `TrainLoader` makes its batches.
+
+    Attributes:
+        seed: of the augmentation.
+        rank, world_size: of this process; those of the sampler.
+        prefetch: number of batches prepared ahead by one background thread; 0 prepares each one when it is requested.
+        pin: whether batches are in page-locked memory, which a GPU copies while it computes.
+        paced: whether the thread waits for `make_next` before each batch after the first `prefetch` ones. Python runs
+            one thread at a time, so the best time to prepare a batch is during the backward pass, which is one long
+            call outside of Python. A batch that is requested before it was started is prepared in any case.
+    """
+
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    prefetch: int = 2
+    pin: bool = False
+    paced: bool = False
+
+
 class TrainLoader:
     """Augmented batches of an epoch, in the sampler's order.
 
-    Batch b of an epoch is augmented by a generator of (`seed`, epoch, b), from which each rank takes its part: a crop's
-    look is the same whatever `prefetch` is, whether or not the batches before it were made, and however many ranks
-    share the batch. The sampler must have been given the same rank and world size.
+    Batch b of an epoch is augmented by a generator of (`seed`, epoch, b), and each rank takes its part of the batch. So
+    the augmentation of a crop does not depend on `prefetch`, on the batches before, or on the number of ranks.
 
     Args:
-        store: crops in rows 0 … N − 1.
+        store: pixels of rows 0 … N − 1.
         labels: `[N]` int64, the class of each row.
         crops: the same N rows.
+        sampler: rows of each batch.
         augment: None for no augmentation.
-        prefetch: batches made ahead by one background thread; 0 makes each when it is asked for.
-        pin: whether batches stand in page-locked memory, from where a GPU copies them while it works.
-        paced: whether the thread waits for `make_next` before each batch beyond the first `prefetch`. Python runs one
-            thread at a time, so batches are best made while a step is in its backward pass, which is one long call
-            outside of Python. A batch that is asked for and not there is made in any case.
+        options: see `LoaderOptions`.
 
     Raises:
-        ReidError: store, labels and crops of different lengths, or a negative `prefetch`.
+        DataError: store, labels and crops of different lengths.
+        ConfigError: a negative `prefetch`.
     """
 
     def __init__(
@@ -62,28 +80,21 @@ class TrainLoader:
         crops: Crops,
         sampler: Sampler,
         augment: Augment | None,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        prefetch: int = 2,
-        pin: bool = False,
-        paced: bool = False,
+        options: LoaderOptions | None = None,
     ) -> None:
         self.labels = np.asarray(labels, dtype=np.int64)
         if not len(store) == len(crops) == len(self.labels):
-            raise ReidError(
+            raise DataError(
                 f"The store has {len(store)} rows, crops {len(crops)} and labels {len(self.labels)}; they must match. "
-                "Where unreadable images were skipped, take them out of all three (without_unreadable)."
+                "Remove the rows of skipped unreadable images from all three (without_unreadable)."
             )
-        if prefetch < 0:
-            raise ReidError(f"prefetch is {prefetch}; it must be 0 or more batches.")
+        self.options = options or LoaderOptions()
+        if self.options.prefetch < 0:
+            raise ConfigError(f"prefetch is {self.options.prefetch}; it must be 0 or more batches.")
         self.store, self.crops, self.sampler, self.augment = store, crops, sampler, augment
-        self.seed, self.rank, self.world_size, self.prefetch, self.pin = seed, rank, world_size, prefetch, pin
         self.epoch = 0
         self._start = 0
-        self._paced = paced
-        self._permits = threading.Semaphore(0)
+        self._prefetcher: _Prefetcher[Batch] | None = None
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
@@ -100,28 +111,30 @@ class TrainLoader:
         self.sampler.set_epoch(epoch)
 
     def start_at(self, batch: int) -> None:
-        """Let the next pass, and only that one, leave out the first `batch` batches of its epoch (for resuming)."""
+        """Skip the first `batch` batches of the next pass, and only of that one (to resume)."""
         if not 0 <= batch <= len(self):
-            raise ReidError(f"Cannot start at batch {batch}: an epoch has {len(self)}.")
+            raise ConfigError(f"Cannot start at batch {batch}: an epoch has {len(self)}.")
         self._start = batch
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
-        self._permits = threading.Semaphore(self.prefetch)
         batches = self._batches(self.epoch, list(self.sampler), start)
-        return ahead(batches, self.prefetch, self._permits if self._paced else None)
+        self._prefetcher = _Prefetcher(batches, self.options.prefetch, self.options.paced)
+        return self._prefetcher.items()
 
     def make_next(self) -> None:
-        """Now is a good time to make one more batch of the latest pass (see `paced`)."""
-        self._permits.release()
+        """Prepare one more batch of the current pass in the background (see `LoaderOptions.paced`)."""
+        if self._prefetcher is not None:
+            self._prefetcher.start_next()
 
     def _batches(self, epoch: int, plan: list[NDArray[np.int64]], start: int) -> Iterator[Batch]:
+        options = self.options
         size = self.augment.size if self.augment is not None and self.store.size is None else None
         for number, index in enumerate(plan[start:], start):
             images = self.store.read(index, size)
             if self.augment is not None:
-                rng = np.random.default_rng((self.seed, epoch, 0, number))
-                images = self.augment(images, rng, part=self.rank, parts=self.world_size)
+                rng = np.random.default_rng((options.seed, epoch, 0, number))
+                images = self.augment(images, rng, part=options.rank, parts=options.world_size)
             yield Batch(
                 self._tensor(images),
                 self._tensor(self.labels[index]),
@@ -132,79 +145,65 @@ class TrainLoader:
 
     def _tensor(self, column: NDArray[np.generic]) -> torch.Tensor:
         tensor = torch.from_numpy(column)
-        return tensor.pin_memory() if self.pin else tensor
+        return tensor.pin_memory() if self.options.pin else tensor
 
 
 def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[torch.Tensor]:
-    """The rows `index [N]` in order, as uint8 tensors `[B, H, W, 3]`, the last one shorter; one is read ahead.
+    """Yield the rows `index [N]` in order, as uint8 tensors `[B, H, W, 3]`, the last one shorter. Reads one ahead.
 
     Raises:
-        ReidError: a batch size below 1, and as the store's `read`.
+        ConfigError: a batch size below 1.
+        DataError: as the store's `read`.
     """
     if batch_size < 1:
-        raise ReidError(f"batch_size is {batch_size}; it must be 1 or more.")
+        raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
     rows = np.asarray(index, dtype=np.int64)
     parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return ahead((torch.from_numpy(store.read(part)) for part in parts), 2)
+    return prefetch((torch.from_numpy(store.read(part)) for part in parts), 2)
 
 
-class _Failed:
-    """Carries an exception from the background thread to the consumer."""
+def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """Yield the same items, up to `depth` of them computed ahead by a thread that ends with this iterator.
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    Example:
+        >>> list(prefetch(iter("abc"), 2))
+        ['a', 'b', 'c']
+    """
+    return _Prefetcher(items, depth).items()
 
 
 _END = object()
 
 
-def ahead(items: Iterator[Item], depth: int, permits: threading.Semaphore | None = None) -> Iterator[Item]:
-    """The same items, up to `depth` of them made ahead by a thread that ends with this iterator, however it ends.
+class _Prefetcher(Generic[Item]):
+    """Computes items ahead in one thread; at most `depth` are started and not yet taken."""
 
-    With `permits`, the thread takes one for each item; who asks for an item that is not there gives one.
-    """
-    if depth == 0:
-        yield from items
-        return
-    ready: queue.Queue[object] = queue.Queue(depth)
-    stopped = threading.Event()
+    def __init__(self, items: Iterator[Item], depth: int, paced: bool = False) -> None:
+        self._items, self._depth, self._paced = items, depth, paced
+        self._pool: ThreadPoolExecutor | None = None
+        self._started: deque[Future[Any]] = deque()
 
-    def may_go_on() -> bool:
-        while not stopped.is_set():
-            if permits is None or permits.acquire(timeout=0.1):
-                return True
-        return False
+    def start_next(self) -> None:
+        if self._pool is not None and len(self._started) < self._depth:
+            self._started.append(self._pool.submit(next, self._items, _END))
 
-    def put(item: object) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
+    def items(self) -> Iterator[Item]:
+        if self._depth == 0:
+            yield from self._items
+            return
+        self._pool = ThreadPoolExecutor(1, "reid-batches")
         try:
-            while may_go_on():
-                item = next(items, _END)
-                put(item)
+            for _ in range(self._depth):
+                self.start_next()
+            while True:
+                if not self._started:
+                    self.start_next()
+                item = self._started.popleft().result()
                 if item is _END:
                     return
-        except BaseException as error:
-            put(_Failed(error))
-
-    def taken() -> object:
-        if permits is not None and ready.empty():
-            permits.release()
-        return ready.get()
-
-    thread = threading.Thread(target=work, name="reid-batches", daemon=True)
-    thread.start()
-    try:
-        while (item := taken()) is not _END:
-            if isinstance(item, _Failed):
-                raise item.error
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        while not ready.empty():
-            ready.get_nowait()
-        thread.join()
+                if not self._paced:
+                    self.start_next()
+                yield item
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None

@@ -16,7 +16,7 @@ from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError, ModelError
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
-from reid.data.loader import ahead
+from reid.data.loader import prefetch
 from reid.data.store import FileStore, cores
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
@@ -59,7 +59,7 @@ def embed_batches(
     Raises:
         ModelError: the output of the model is not finite.
     """
-    for batch in ahead(batches, 2):
+    for batch in prefetch(batches, 2):
         features = np.zeros((0, dimension), np.float32)
         if batch.rows:
             features = embed(batch.images)

@@ -12,7 +12,7 @@ from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
-from reid.data.loader import TrainLoader
+from reid.data.loader import LoaderOptions, TrainLoader
 from reid.data.pixels import Pixels
 from reid.data.samplers import (
     BalancedSampler,
@@ -63,11 +63,13 @@ class Loaders:
             self.train.crops,
             self.sampler(sized[0] if sized else self.config.sampler.batch_size),
             self._augment((sizes[0], sizes[1]) if sizes else self.preprocessing.size),
-            seed=self.config.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            pin=self.ranks.device.type == "cuda",
-            paced=True,
+            LoaderOptions(
+                seed=self.config.seed,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                pin=self.ranks.device.type == "cuda",
+                paced=True,
+            ),
         )
 
     def _sampler(self, batch_size: int) -> Sampler:
@@ -102,17 +104,7 @@ class Loaders:
         return IdentitySampler(*place)
 
     def _augment(self, size: tuple[int, int]) -> Augment:
-        look = self.config.augment
+        settings = self.config.augment
         red, green, blue = (round(255 * value) for value in self.preprocessing.mean)
-        return Augment(
-            size,
-            flip=look.flip,
-            pad=round(look.pad * size[0] / self.preprocessing.size[0]),
-            erase=look.erase,
-            erase_area=(look.erase_area[0], look.erase_area[1]),
-            erase_ratio=look.erase_ratio,
-            fill=(red, green, blue),
-            brightness=look.brightness,
-            contrast=look.contrast,
-            saturation=look.saturation,
-        )
+        pad = round(settings.pad * size[0] / self.preprocessing.size[0])
+        return Augment(size, settings.model_copy(update={"pad": pad}), fill=(red, green, blue))

@@ -1,4 +1,4 @@
-"""Batches do not depend on how they are made ahead, errors arrive, and no thread stays behind."""
+"""Tests of batches, prefetching and errors in the background thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from reid.config import AugmentConfig
 from reid.core.errors import ReidError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
-from reid.data.loader import Batch, TrainLoader, read_batches
+from reid.data.loader import Batch, LoaderOptions, TrainLoader, read_batches
 from reid.data.samplers import IdentitySampler, RandomSampler
 from reid.data.store import PackedStore
 
@@ -36,7 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def loader(data: Data, **options: object) -> TrainLoader:
     crops, store = data
     sampler = IdentitySampler(crops.pids, crops.camids, 4, 3, seed=1)
-    return TrainLoader(store, crops.labels()[0], crops, sampler, Augment((32, 16), pad=3), **options)
+    return TrainLoader(
+        store, crops.labels()[0], crops, sampler, Augment((32, 16), AugmentConfig(pad=3)), LoaderOptions(**options)
+    )
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -48,10 +51,10 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 
 def no_batch_threads() -> bool:
-    return not any(thread.name == "reid-batches" for thread in threading.enumerate())
+    return not any(thread.name.startswith("reid-batches") for thread in threading.enumerate())
 
 
-def test_a_batch(data: Data) -> None:
+def test_batches_contain_the_rows_of_the_sampler(data: Data) -> None:
     crops, store = data
     batches = list(loader(data))
     assert len(batches) == len(loader(data)) == 4
@@ -65,13 +68,13 @@ def test_a_batch(data: Data) -> None:
         np.testing.assert_array_equal(batch.camids.numpy(), crops.camids[index])
         np.testing.assert_array_equal(pid_of_label[batch.labels.numpy()], batch.pids.numpy())
     (first, *_) = batches
-    by_hand = Augment((32, 16), pad=3)(store.read(first.index), np.random.default_rng((0, 0, 0, 0)))
+    by_hand = Augment((32, 16), AugmentConfig(pad=3))(store.read(first.index), np.random.default_rng((0, 0, 0, 0)))
     np.testing.assert_array_equal(first.images.numpy(), by_hand)
 
 
 @pytest.mark.parametrize("paced", [False, True])
 @pytest.mark.parametrize("prefetch", [1, 2, 8])
-def test_prefetch_changes_nothing(prefetch: int, paced: bool, data: Data) -> None:
+def test_batches_do_not_depend_on_prefetch(prefetch: int, paced: bool, data: Data) -> None:
     plain, ahead = loader(data, prefetch=0), loader(data, prefetch=prefetch, paced=paced)
     for epoch in (0, 3):
         plain.set_epoch(epoch)
@@ -93,7 +96,7 @@ def test_passes_repeat_and_epochs_seeds_and_ranks_differ(data: Data) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
-def test_starting_late_leaves_the_rest_as_it_was(start: int, data: Data) -> None:
+def test_start_at_skips_batches_of_one_pass(start: int, data: Data) -> None:
     batches = loader(data)
     batches.set_epoch(2)
     whole = list(batches)
@@ -103,7 +106,7 @@ def test_starting_late_leaves_the_rest_as_it_was(start: int, data: Data) -> None
     assert same(list(batches), whole), "the pass after it is whole"
 
 
-def test_starting_late_may_be_said_before_the_epoch(data: Data) -> None:
+def test_start_at_may_precede_set_epoch(data: Data) -> None:
     batches = loader(data)
     batches.set_epoch(2)
     whole = list(batches)
@@ -116,7 +119,7 @@ def test_starting_late_may_be_said_before_the_epoch(data: Data) -> None:
 
 
 class FailingStore:
-    """Fails at its third read, and says how often it was read."""
+    """A store whose read number `fail_at` fails."""
 
     size = (32, 16)
     kept = np.ones(48, bool)
@@ -131,18 +134,18 @@ class FailingStore:
     def read(self, index: ArrayLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         self.reads += 1
         if self.reads == self.fail_at:
-            raise ReidError("the disk went away")
+            raise ReidError("disk failure")
         return np.zeros((len(np.asarray(index)), 32, 16, 3), np.uint8)
 
 
 @pytest.mark.parametrize("prefetch", [0, 2, 8])
 def test_an_error_arrives_after_the_batches_before_it(prefetch: int, data: Data) -> None:
     taken = []
-    with pytest.raises(ReidError, match="the disk went away"):
+    with pytest.raises(ReidError, match="disk failure"):
         taken.extend(loader((data[0], FailingStore()), prefetch=prefetch))
     batches = iter(loader((data[0], FailingStore()), prefetch=prefetch))
     assert len([next(batches), next(batches)]) == 2
-    with pytest.raises(ReidError, match="the disk went away"):
+    with pytest.raises(ReidError, match="disk failure"):
         next(batches)
     assert no_batch_threads()
 
@@ -167,16 +170,16 @@ def test_a_consumer_that_stops_leaves_no_thread(prefetch: int, paced: bool, data
     assert no_batch_threads()
 
 
-def test_no_more_is_read_ahead_than_asked(data: Data) -> None:
+def test_prefetch_limits_the_batches_read_ahead(data: Data) -> None:
     store = FailingStore(fail_at=-1)
     batches = iter(loader((data[0], store), prefetch=1))
     next(batches)
     time.sleep(0.2)
-    assert store.reads <= 3  # one taken, one waiting, one in the hand
+    assert store.reads <= 3
     del batches
 
 
-def test_a_paced_batch_is_made_when_told(data: Data) -> None:
+def test_a_paced_batch_is_made_after_make_next(data: Data) -> None:
     store = FailingStore(fail_at=-1)
     paced = loader((data[0], store), prefetch=1, paced=True)
     batches = iter(paced)
@@ -191,7 +194,7 @@ def test_a_paced_batch_is_made_when_told(data: Data) -> None:
     assert store.reads == read + 1
     time.sleep(0.2)
     assert store.reads == read + 1
-    assert len(list(batches)) == 3  # nobody tells it any more, but all arrive
+    assert len(list(batches)) == 3  # the others arrive without make_next
     assert no_batch_threads()
 
 
@@ -210,18 +213,18 @@ def test_native_crops_of_many_sizes(tmp_path: Path) -> None:
         cv2.imwrite(str(path), rng.integers(0, 256, (20 + i, 10, 3), dtype=np.uint8))
     crops = Crops.from_columns(paths, [0, 0, 1, 1, 2, 2, 3, 3])
     store = PackedStore.build(crops, tmp_path / "store", size=None)
-    augment = Augment((16, 8), flip=0, pad=0, erase=0)
+    augment = Augment((16, 8), AugmentConfig(flip=0, pad=0, erase=0))
     for batch in TrainLoader(store, crops.pids, crops, IdentitySampler(crops.pids, None, 2, 2), augment):
         np.testing.assert_array_equal(batch.images.numpy(), store.read(batch.index, (16, 8)))
 
 
-def test_what_does_not_match_is_said(data: Data) -> None:
+def test_inputs_of_different_lengths_raise_an_error(data: Data) -> None:
     crops, store = data
     sampler = RandomSampler(48, 10)
     with pytest.raises(ReidError, match="store has 48 rows, crops 48 and labels 3"):
         TrainLoader(store, [0, 1, 2], crops, sampler, None)
     with pytest.raises(ReidError, match="prefetch is -1"):
-        TrainLoader(store, crops.pids, crops, sampler, None, prefetch=-1)
+        TrainLoader(store, crops.pids, crops, sampler, None, LoaderOptions(prefetch=-1))
 
 
 @pytest.mark.parametrize(
@@ -243,6 +246,6 @@ def test_read_batches(rows: NDArray[np.int64], batch_size: int, lengths: list[in
     assert no_batch_threads()
 
 
-def test_read_batches_refuses_no_batch(data: Data) -> None:
+def test_read_batches_needs_a_positive_batch_size(data: Data) -> None:
     with pytest.raises(ReidError, match="batch_size is 0"):
         list(read_batches(data[1], [0], 0))
