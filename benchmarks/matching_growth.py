@@ -14,7 +14,8 @@ import time
 import click
 import numpy as np
 
-from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
+from reid.config import MatchSettings
+from reid.mtmc import Tracklets, cluster_scores, match
 from reid.mtmc.tracklets import normalise_rows
 
 VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0

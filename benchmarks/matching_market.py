@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 import numpy as np
 
+from reid.config import MatchSettings
 from reid.evaluation.calibration import calibrate
-from reid.mtmc import MatchSettings, Tracklets, cluster_scores, match
+from reid.mtmc import Tracklets, cluster_scores, match
 from reid.mtmc.solvers import SOLVERS
 
 JUMP = 250

@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks.matching_market import market_tracklets
 from benchmarks.matching_synthetic import true_identities
+from reid.config import MatchSettings
 from reid.embedding.table import Embeddings
-from reid.mtmc import Cameras, MatchSettings, Tracklets, cluster_scores, match
+from reid.mtmc import Cameras, Tracklets, cluster_scores, match
 from reid.mtmc.track_files import read_cameras, read_tracks
 
 People = tuple[str, Tracklets, np.ndarray, Cameras | None]

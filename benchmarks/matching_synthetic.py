@@ -14,9 +14,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from reid.config import MatchSettings, StreamSettings
 from reid.embedding.table import Embeddings
-from reid.mtmc import MatchSettings, Tracklets, Tracks, match, score_tracks, true_ids
-from reid.mtmc.online import StreamSettings, match_online
+from reid.mtmc import Tracklets, Tracks, match, score_tracks, true_ids
+from reid.mtmc.online import match_online
 from reid.mtmc.results import tracklet_of_boxes
 from reid.mtmc.solvers import SOLVERS
 from reid.mtmc.track_files import read_cameras, read_tracks

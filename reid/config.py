@@ -1,4 +1,4 @@
-"""Settings of a training run: types, units, defaults and ranges; YAML files and `key=value` overrides.
+"""Settings of training and matching: types, units, defaults and ranges; YAML files and `key=value` overrides.
 
 Every group of settings is a pydantic model derived from `Settings`. Ranges and choices are declared on the field and
 nowhere else. Other packages derive their own settings from `Settings` and read them with `load_settings`.
@@ -395,6 +395,57 @@ class Config(Settings):
     """Minutes that a process waits for the others before training ends."""
 
 
+Solver = Literal["agglomerative", "single_linkage", "hungarian", "correlation"]
+
+
+class MatchSettings(Settings):
+    """Settings of `reid.mtmc.match`; `docs/matching.md` explains each and how its default was chosen."""
+
+    solver: Solver = "agglomerative"
+    """Algorithm that turns candidate pairs into identities."""
+    threshold: NonNegative | None = None
+    """Largest mean distance at which identities are joined; null: derived from the calibration or `fmr`, otherwise
+    selected without labels."""
+    fmr: float | None = Field(default=None, gt=0, lt=1)
+    """False-match rate: the threshold below which this fraction of the certain negatives falls; null: not used."""
+    neighbours: Positive = 30
+    """Nearest tracklets that are considered for each tracklet."""
+    camera_whitening: float | None = Field(default=1.0, gt=0)
+    """Ridge of the camera whitening, in units of the mean eigenvalue; null: no whitening."""
+    rerank: bool = True
+    """Whether distances are re-ranked with k-reciprocal neighbours."""
+    k1: Positive | None = None
+    """Neighbours in re-ranking; null: 1.5 times the estimated tracklets per identity, limited to 4..15."""
+    transitions: bool = True
+    """Whether transition times between cameras are learned from a first result and used as evidence in a second one."""
+    featureless_max_gap: NonNegative = 0.0
+    """Seconds: a tracklet without a feature joins the identity of a tracklet of its camera that ends before it or
+    begins after it within this time, if there is exactly one such identity; 0: it stays alone."""
+    reassign: bool | None = None
+    """Whether single tracklets move to a better identity at the end; null: after `single_linkage` and `hungarian`."""
+
+
+class StreamSettings(Settings):
+    """Settings of online matching: when decisions are made, and how many tracklets are remembered."""
+
+    close_after: NonNegative = 2.0
+    """Seconds without a box after which a track has ended."""
+    period: float = Field(default=60.0, gt=0)
+    """Seconds between decisions. An identity is given within `close_after + period` seconds of a track's last box. A
+    longer period is more accurate, because more tracklets are known at each decision."""
+    memory: float = Field(default=3600.0, gt=0)
+    """Seconds after its end for which a tracklet is remembered; a person who returns later is new."""
+    max_per_identity: Positive = 8
+    """Tracklets remembered for each identity, the latest."""
+    max_tracklets: Positive = 1000
+    """Tracklets remembered in total, the latest."""
+
+    @property
+    def delay(self) -> float:
+        """Maximum seconds from the last box of a track to its identity."""
+        return self.close_after + self.period
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -415,7 +466,7 @@ def load_settings(cls: type[S], file: str | Path | None = None, overrides: Seque
     merged: dict[str, Any] = {}
     if file is not None:
         try:
-            content = _parse(Path(file).read_text("utf-8"), str(file))
+            content = parse_yaml(Path(file).read_text("utf-8"), str(file))
         except OSError as error:
             raise ConfigError(f"Cannot read the settings file {file}: {error.strerror}.") from error
         if not isinstance(content or {}, dict):
@@ -426,7 +477,7 @@ def load_settings(cls: type[S], file: str | Path | None = None, overrides: Seque
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is not of the form key.sub=value, e.g. optim.lr=0.001.")
-        value = _parse(text, f"the value of {override!r}")
+        value = parse_yaml(text, f"the value of {override!r}")
         for name in reversed(key.split(".")):
             value = {name: value}
         _merge(merged, value)
@@ -456,7 +507,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the plain Python values of a YAML text.
+
+    Raises:
+        ConfigError: the text is not YAML; `source` names it in the message.
+    """
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ReidError
 
 if TYPE_CHECKING:
     from reid.embedding.table import Embeddings
@@ -141,23 +141,9 @@ def match_settings(given: dict[str, Any], overrides: Sequence[str]) -> MatchSett
     Raises:
         ReidError: a text without `=`, an unknown key (the nearest is named), or a value out of range.
     """
-    import yaml
+    from reid.config import MatchSettings, load_settings
 
-    from reid.mtmc import MatchSettings
-
-    known = [field.name for field in fields(MatchSettings)]
-    values = dict(given)
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ReidError(f"--set {text} is not KEY=VALUE.")
-        if key not in known:
-            raise ReidError(f"--set {text}: there is no setting {key!r}.{did_you_mean(key, known)}")
-        values[key] = yaml.safe_load(value)
-    try:
-        return MatchSettings(**values)
-    except TypeError as error:
-        raise ReidError(f"A setting has a value of the wrong kind: {error}.") from error
+    return load_settings(MatchSettings, overrides=[*(f"{key}={value}" for key, value in given.items()), *overrides])
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +223,8 @@ def match_files(
     matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
     offline = None
     if period is not None:
-        from reid.mtmc.online import StreamSettings, match_online
+        from reid.config import StreamSettings
+        from reid.mtmc.online import match_online
 
         live = match_online(
             matches.tracklets,
@@ -404,8 +391,8 @@ def _print_loss(offline: Matches, live: OnlineMatches) -> None:
 
     near = cluster_scores(offline.identity, live.identity)
     console.print(
-        f"online, within {live.delay:g} s, {live.remembered:,} tracklets remembered at most: of the pairs that offline "
-        f"matching joins {near.pair_recall:.1%} are joined, and {near.pair_precision:.1%} of the joined pairs are "
+        f"online, within {live.delay:g} s, {live.max_remembered:,} tracklets remembered at most: of the pairs that "
+        f"offline matching joins {near.pair_recall:.1%} are joined, and {near.pair_precision:.1%} of these pairs are "
         "among them",
         highlight=False,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from reid.core.errors import ConfigError, ReidError, did_you_mean
+from reid.config import MatchSettings
+from reid.core.errors import ConfigError
 from reid.embedding.table import Embeddings
 from reid.mtmc.candidates import (
     CameraWhitening,
@@ -22,7 +23,6 @@ from reid.mtmc.candidates import (
 )
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.solvers import (
-    SOLVERS,
     Clusters,
     agglomerative,
     apply_must_links,
@@ -52,53 +52,6 @@ LOG_RATIO_WEIGHT = 0.2
 
 NEIGHBOURS_PER_IDENTITY_SIZE = 1.5
 """k1 of re-ranking, per tracklet that an identity is estimated to have."""
-
-
-@dataclass(frozen=True)
-class MatchSettings:
-    """How to match. `docs/matching.md` says what each does and what its default rests on.
-
-    Attributes:
-        solver: one of `SOLVERS`.
-        threshold: largest distance at which two are joined; None: chosen without labels, or with the calibration.
-        fmr: chooses the threshold under which this part of sure negatives lies (tracklets of one camera that share
-            time), where `threshold` is None; None: by silhouette.
-        neighbours: nearest tracklets that are looked at for each.
-        camera_whitening: λ of `CameraWhitening`; None leaves the features as they are.
-        rerank: whether distances are re-ranked.
-        k1: neighbours in re-ranking; None: 1.5 times the size that identities seem to have, within 4..15.
-        transitions: whether ways between cameras are learned from a first result and used as evidence in a second one.
-        featureless_max_gap: a tracklet without a feature joins the one identity that another tracklet of its camera
-            belongs to
-            which ends before or begins after it within so many seconds, if there is just one; 0: it stays alone.
-        reassign: whether single tracklets may move to a better identity at the end; None: after `threshold` and
-            `hungarian` only. `correlation` has such moves of its own.
-    """
-
-    solver: str = "agglomerative"
-    threshold: float | None = None
-    fmr: float | None = None
-    neighbours: int = 30
-    camera_whitening: float | None = 1.0
-    rerank: bool = True
-    k1: int | None = None
-    transitions: bool = True
-    featureless_max_gap: float = 0.0
-    reassign: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ReidError(f"Unknown solver {self.solver!r}.{did_you_mean(self.solver, SOLVERS)}")
-        if self.threshold is not None and not self.threshold >= 0:
-            raise ReidError(f"threshold is {self.threshold}; it is a distance, 0 or more.")
-        if self.fmr is not None and not 0 < self.fmr < 1:
-            raise ReidError(f"fmr is {self.fmr}; it is a part of pairs, between 0 and 1.")
-        if not self.featureless_max_gap >= 0:
-            raise ReidError(f"featureless_max_gap is {self.featureless_max_gap}; it is seconds, 0 or more.")
-        if self.neighbours < 1 or (self.k1 is not None and self.k1 < 1):
-            raise ReidError(f"neighbours and k1 must be at least 1, not {self.neighbours} and {self.k1}.")
-        if self.camera_whitening is not None and not self.camera_whitening > 0:
-            raise ReidError(f"camera_whitening is {self.camera_whitening}; it must be above 0, or None for none.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +84,12 @@ class Links:
     def __len__(self) -> int:
         """Number of links."""
         return len(self.first)
+
+    def with_result(self, joined: NDArray[np.bool_]) -> Links:
+        """Return links with this result; a margin that contradicts it becomes 0, its probability 0.5."""
+        contradicts = np.where(joined, self.margin < 0, self.margin > 0)
+        margin, probability = np.where(contradicts, 0.0, self.margin), np.where(contradicts, 0.5, self.probability)
+        return replace(self, joined=joined, margin=margin, probability=probability)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +210,7 @@ def match(
         threshold,
         float((negatives <= threshold).mean()) if len(negatives) else None,
         protocol={
-            "settings": asdict(settings),
+            "settings": settings.as_dict(),
             "distance": scored.description,
             "threshold": threshold_source,
             "silhouette": round(selection.silhouette, 4),
@@ -401,17 +360,11 @@ def _links(
 ) -> Links:
     joined = identity[candidates.first] == identity[candidates.second]
     margin = threshold - decision_distances(candidates, identity, start)
-    margin = np.where(joined, np.maximum(margin, 0.0), np.minimum(margin, 0.0))
     margin[violation != 0] = -np.inf
-    return Links(
-        candidates.first,
-        candidates.second,
-        candidates.distance,
-        margin,
-        expit(slope * margin),
-        np.array(REASONS, object)[violation],
-        joined,
-    )
+    forbidden_by = np.array(REASONS, object)[violation]
+    first, second, distance = candidates.first, candidates.second, candidates.distance
+    links = Links(first, second, distance, margin, expit(slope * margin), forbidden_by, joined)
+    return links.with_result(joined)
 
 
 def tracklet_confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:

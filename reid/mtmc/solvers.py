@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from reid.config import Solver
 from reid.core.errors import ConfigError
 from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Rules
 
-SOLVERS = ("agglomerative", "single_linkage", "hungarian", "correlation")
+SOLVERS: tuple[str, ...] = get_args(Solver)
+"""Names of the solvers."""
 
 Join = tuple[float, int, int]
 """One join: distance, number of the kept cluster, number of the removed cluster."""

@@ -188,7 +188,7 @@ def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(video
         ),
         pytest.param(
             ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--set", "neighbours"),
-            "not KEY=VALUE", id="a setting without a value",
+            "not of the form", id="a setting without a value",
         ),
         pytest.param(
             ("--tracks", "nowhere", "--embeddings", "features.parquet", "--out", "o"), "nowhere", id="no such folder"

@@ -199,9 +199,9 @@ def test_without_a_feature_by_time():
     ("settings", "words"),
     [
         ({"solver": "agglomerativ"}, "Did you mean 'agglomerative'"),
-        ({"threshold": -1.0}, "threshold is -1.0"),
-        ({"fmr": 0.0}, "fmr is 0.0"),
-        ({"neighbours": 0}, "neighbours and k1"),
+        ({"threshold": -1.0}, "threshold=-1.0"),
+        ({"fmr": 0.0}, "fmr=0.0"),
+        ({"neighbours": 0}, "neighbours=0"),
         ({"camera_whitening": 0.0}, "camera_whitening"),
         ({"featureless_max_gap": -2.0}, "featureless_max_gap"),
     ],

@@ -64,7 +64,7 @@ def test_no_rule_is_broken(seed, noise):
     pairs = [tuple(keys[i] for i in rng.choice(len(keys), 2, replace=False)) for _ in range(40)]
     constraints = Constraints(cannot_link=tuple(pairs))
     cameras = Cameras.from_names(NAMES)
-    stream = StreamSettings(period=10, memory=30, members=2, most=15)
+    stream = StreamSettings(period=10, memory=30, max_per_identity=2, max_tracklets=15)
     online = match_online(tracklets, cameras=cameras, constraints=constraints, stream=stream)
     assert find_violations(tracklets, online.identity, cameras, constraints) == []
     assert (online.identity > 0).all()
@@ -101,16 +101,16 @@ def test_what_must_and_cannot_be_is_refused_in_words():
 
 def test_memory_is_bounded():
     tracklets, _ = walks(people=40, noise=0.3)
-    stream = StreamSettings(period=20, members=2, most=30)
+    stream = StreamSettings(period=20, max_per_identity=2, max_tracklets=30)
     matcher = OnlineMatcher(stream=stream)
     tick = np.ceil((tracklets.end + stream.close_after) / stream.period)
     for now in np.unique(tick):
         matcher.push(tracklets.take(np.flatnonzero(tick == now)))
         assert len(matcher) <= 30
         assert np.bincount(matcher._identity).max() <= 2
-    assert match_online(tracklets, stream=stream).remembered <= 30
+    assert match_online(tracklets, stream=stream).max_remembered <= 30
     short = match_online(tracklets, stream=StreamSettings(period=20, memory=5))
-    assert short.remembered < 20
+    assert short.max_remembered < 20
 
 
 def test_a_recording_without_features_gives_everybody_a_number():
@@ -133,9 +133,9 @@ def test_cameras_that_change_are_refused():
         matcher.push(walks(people=3, cameras=2)[0])
 
 
-@pytest.mark.parametrize("name", ["period", "memory", "members", "most"])
+@pytest.mark.parametrize("name", ["period", "memory", "max_per_identity", "max_tracklets"])
 def test_settings_of_zero_are_refused(name):
-    with pytest.raises(ReidError, match=f"{name} is 0"):
+    with pytest.raises(ReidError, match=f"{name}=0"):
         StreamSettings(**{name: 0})
 
 

@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
+from reid.config import MatchSettings
 from reid.core.errors import ReidError
 from reid.mtmc.cameras import Camera, Cameras
 from reid.mtmc.constraints import Constraints
-from reid.mtmc.matching import Links, Matches, MatchSettings, match
+from reid.mtmc.matching import Links, Matches, match
 from reid.mtmc.tracklets import Tracklets
 from reid.report.match_page import HEAD_SHARE, pixelate_heads, write_match_report
 

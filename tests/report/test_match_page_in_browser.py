@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reid.config import MatchSettings
 from reid.mtmc.cameras import Camera, Cameras
 from reid.mtmc.constraints import Constraints, parse_constraints
-from reid.mtmc.matching import Links, Matches, MatchSettings, match
+from reid.mtmc.matching import Links, Matches, match
 from reid.mtmc.tracklets import Tracklets
 from reid.report.match_page import write_match_report
 from tests.report.chromium import Page, browser
