@@ -153,7 +153,7 @@ def test_a_smaller_stage_sees_the_same_crops(small: list[str], tmp_path: Path) -
     for one, other in zip(plain, staged, strict=True):
         assert torch.equal(one.index, other.index)
         assert other.images.shape[1:3] == (16, 8)
-    assert (plain.augment.pad, staged.augment.pad) == (2, 1)
+    assert (plain.augment.settings.pad, staged.augment.settings.pad) == (2, 1)
 
 
 def test_small_crops_are_normalised_and_not_resized_back(
