@@ -109,7 +109,7 @@ def command(
             f"int8 on {told['split']}: mAP {100 * told['mAP_float']:.2f} → {100 * told['mAP_int8']:.2f}, "
             f"rank-1 {100 * told['rank1_float']:.2f} → {100 * told['rank1_int8']:.2f}"
         )
-    if not manifest["check"]["tells"]:
+    if not manifest["check"]["detects_wrong_input"]:
         warn(
             "This model hardly sees the order of channels or the range of values, so the check crops do not tell them."
         )

@@ -335,12 +335,12 @@ def _embed_videos(
         tracks.take(rows),
         quality=quality[rows],
         cache=out / "cache",
-        keep_crops=per_track,
+        keep_crops=True,
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
-    pictures = dict(zip(result.crop_rows.tolist(), result.crop_jpegs, strict=True))
+    pictures = dict(enumerate(result.crop_jpegs))
     return _Appearance(table, pictures, [*found.problems, *result.problems()])
 
 

@@ -65,10 +65,8 @@ def embed_batches(
             features = embed(batch.images)
             bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
             if len(bad):
-                raise ModelError(
-                    f"The model gives NaN or infinity for {len(bad)} of {len(features)} images, the first "
-                    f"{batch.names[bad[0]]}. Use another checkpoint: its weights are damaged or its training diverged."
-                )
+                images = f"{len(bad)} of {len(features)} images, the first {batch.names[bad[0]]}"
+                raise ModelError(f"The model gives NaN or infinity for {images}. Use another checkpoint.")
         yield batch, features
 
 
@@ -142,10 +140,8 @@ def check_arrays(images: Any) -> list[NDArray[np.uint8]]:
     arrays = [np.asarray(image) for image in images]
     for number, array in enumerate(arrays):
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-            raise DataError(
-                f"Image {number} is {array.dtype} of shape {list(array.shape)}; it must be a uint8 array [H, W, 3] in "
-                "RGB. Pass a list of such arrays, one array [N, H, W, 3], or a list that contains only paths."
-            )
+            given = f"Image {number} is {array.dtype} of shape {list(array.shape)}"
+            raise DataError(f"{given}. Pass uint8 RGB [N, H, W, 3], a list of uint8 [H, W, 3], or only paths.")
     return arrays
 
 

@@ -22,7 +22,7 @@ from reid.data.tracks import Tracks
 from reid.data.videos import Video
 from reid.embedding.batches import ImageBatch, embed_batches
 from reid.embedding.embedder import Embedder
-from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
+from reid.embedding.shards import SHARD_SIZE, Shards, fill, shard_folder
 from reid.embedding.stream import WrittenEmbeddings, remove_shards, sum_over_processes, temporary_folder
 from reid.embedding.table import Embeddings, save_rows
 
@@ -41,8 +41,7 @@ class EmbeddedBoxes:
         embeddings: M rows in the order of the tracks: `camids` (indices into `camera_names`), `tracks`, `frames` and
             `quality`.
         rows: `[M]` int64, the row in the tracks of each feature.
-        crop_rows: `[K]` int64, the rows of `embeddings` of which a small crop was kept.
-        crop_jpegs: K JPEG files, `CROP_HEIGHT` pixels high.
+        crop_jpegs: of each of the M rows a small JPEG file, `CROP_HEIGHT` pixels high; empty without `keep_crops`.
         left_out: `[L]` int64, the rows in the tracks that have no feature.
         reasons: why, for each of the L rows.
         from_cache: how many of the M rows an earlier run had embedded.
@@ -51,7 +50,6 @@ class EmbeddedBoxes:
 
     embeddings: Embeddings
     rows: NDArray[np.int64]
-    crop_rows: NDArray[np.int64]
     crop_jpegs: tuple[bytes, ...]
     left_out: NDArray[np.int64]
     reasons: tuple[str, ...]
@@ -80,7 +78,7 @@ def embed_boxes(
     *,
     quality: ArrayLike | None = None,
     cache: str | Path | None = None,
-    keep_crops: int = 0,
+    keep_crops: bool = False,
     first_frame: int = 1,
     shard_size: int = SHARD_SIZE,
 ) -> EmbeddedBoxes:
@@ -101,7 +99,7 @@ def embed_boxes(
         quality: `[N]` in 0..1 (`box_quality`); None for 1. The table's `quality` is this times
             min(1, sharpness / median sharpness of the camera's boxes).
         cache: folder for finished boxes; None for none.
-        keep_crops: number of small crops to keep of each track of a camera: those with the highest `quality`.
+        keep_crops: whether to keep small crops, for pictures of the result.
         first_frame: number that the tracks give to the first frame of a video.
         shard_size: boxes in a shard of the cache: the most that an interruption loses.
 
@@ -113,15 +111,13 @@ def embed_boxes(
     job = _Job(embedder, videos, tracks, quality, keep_crops, first_frame)
     from_cache = job.run(None if cache is None else Path(cache), shard_size)
     rows = job.embedded()
-    crop_rows = np.flatnonzero(job.keep[rows])
     left_out = np.flatnonzero(job.reasons != "")
     embeddings = job.table(rows, job.final_quality())
     embeddings.meta = embedder.describe() | {"camera_names": list(tracks.camera_names)}
     return EmbeddedBoxes(
         embeddings=embeddings,
         rows=rows,
-        crop_rows=crop_rows,
-        crop_jpegs=tuple(job.read(rows[crop_rows], "crop")),
+        crop_jpegs=tuple(job.read(rows, "crop")) if keep_crops else (),
         left_out=left_out,
         reasons=tuple(job.reasons[left_out]),
         from_cache=from_cache,
@@ -149,7 +145,7 @@ def boxes_to_parquet(
         DataError, ModelError: as `embed_boxes`.
     """
     out, distributed = Path(out), distributed or DistributedContext(0, 1, torch.device("cpu"))
-    job, folder = _Job(embedder, videos, tracks, quality, 0, first_frame), temporary_folder(out)
+    job, folder = _Job(embedder, videos, tracks, quality, False, first_frame), temporary_folder(out)
     cameras, counts = np.unique(tracks.camera[job.reasons == ""], return_counts=True)
     process_of = _balance(counts, distributed.world_size)
     finished = job.run(folder, shard_size, cameras[process_of == distributed.rank])
@@ -174,7 +170,6 @@ class _Job:
 
     Attributes:
         cuts: `[N, 4]` left, top, right, bottom in whole pixels, not clipped.
-        keep: `[N]` whether a small crop of the box is wanted.
         reasons: `[N]` why a box has no feature; empty if there is no reason.
         sharpness: `[N]`, 0 before the box is embedded.
         shards: of each camera embedded so far.
@@ -187,11 +182,12 @@ class _Job:
         videos: Mapping[str, Video],
         tracks: Tracks,
         quality: ArrayLike | None,
-        keep_crops: int,
+        keep_crops: bool,
         first_frame: int,
     ) -> None:
         n = len(tracks)
-        self.embedder, self.videos, self.tracks, self.first_frame = embedder, videos, tracks, first_frame
+        self.embedder, self.videos, self.tracks = embedder, videos, tracks
+        self.first_frame, self.keep_crops = first_frame, keep_crops
         self.quality = np.ones(n) if quality is None else float_column("quality", quality, n, low=0, high=1)
         corners = np.concatenate([tracks.boxes[:, :2], tracks.boxes[:, :2] + tracks.boxes[:, 2:]], axis=1)
         self.cuts = np.rint(corners.clip(-_MAX_COORDINATE, _MAX_COORDINATE)).astype(np.int64)
@@ -200,7 +196,6 @@ class _Job:
         for camera, name in enumerate(tracks.camera_names):
             if name not in videos:
                 self.reasons[(tracks.camera == camera) & (self.reasons == "")] = f"camera {name!r} has no video"
-        self.keep = _best_of_track(tracks, self.quality, keep_crops) & (self.reasons == "")
         self.sharpness = np.zeros(n, np.float32)
         self.shards: list[Shards] = []
         self.notes: list[str] = []
@@ -222,13 +217,17 @@ class _Job:
                 video = self.videos[name]
                 rows = np.flatnonzero((self.tracks.camera == camera) & wanted)
                 cuts, cut_of = np.unique(np.c_[self.tracks.frame[rows], self.cuts[rows]], axis=0, return_inverse=True)
-                count, keep = np.bincount(cut_of), np.bincount(cut_of, self.keep[rows]) > 0
+                count = np.bincount(cut_of)
                 keys = np.frombuffer(cuts.astype("<i8").tobytes(), "S40")
                 identity = [_FORMAT, embedder.describe(), video.fingerprint(), self.first_frame]
                 shards = Shards(cache and shard_folder(cache, name, identity), embedder.dimension)
-                done = _find_finished(shards, keys, keep)
+                positions = shards.find(keys)
+                done = positions >= 0
+                if self.keep_crops:  # an earlier run may have kept none
+                    found = positions[done]
+                    done[done] = (shards.read(found, "crop") != b"") | (shards.read(found, "reason") != "")
                 bar.advance(task, int(count[done].sum()))
-                batches = self._batches(video, cuts, np.flatnonzero(~done), keep)
+                batches = self._batches(video, cuts, np.flatnonzero(~done))
                 embedded = embed_batches(embedder.embed_batch, embedder.dimension, batches)
                 for fresh in fill(shards, keys, embedded, shard_size):
                     bar.advance(task, int(count[fresh].sum()))
@@ -283,9 +282,7 @@ class _Job:
             quality=quality[rows],
         )
 
-    def _batches(
-        self, video: Video, cuts: NDArray[np.int64], missing: NDArray[np.int64], keep: NDArray[np.bool_]
-    ) -> Iterator[ImageBatch]:
+    def _batches(self, video: Video, cuts: NDArray[np.int64], missing: NDArray[np.int64]) -> Iterator[ImageBatch]:
         """Yield the `missing` rows of `cuts [U, 5]` (frame, left, top, right, bottom; sorted by frame)."""
         size, limit = self.embedder.preprocessing.size, self.embedder.batch_size
         frames = cuts[missing, 0]
@@ -310,22 +307,12 @@ class _Job:
                 else:
                     images[row] = resize(crop, size)
                     sharp.append(sharpness(crop))
-                    jpegs.append(_small_jpeg(crop) if keep[row] else b"")
+                    jpegs.append(_small_jpeg(crop) if self.keep_crops else b"")
                 if len(images) == limit or len(failed) >= limit:
                     yield batch()
                     images, failed, sharp, jpegs = {}, {}, [], []
         if images or failed:
             yield batch()
-
-
-def _find_finished(shards: Shards, keys: Keys, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return whether each cut is finished, including its small crop if that is wanted."""
-    positions = shards.find(keys)
-    finished = positions >= 0
-    wanted = np.flatnonzero(finished & keep)
-    crops, reasons = (shards.read(positions[wanted], column) for column in ("crop", "reason"))
-    finished[wanted[(crops == b"") & (reasons == "")]] = False
-    return finished
 
 
 def _summarise(rows: NDArray[np.int64], reasons: Sequence[str] | NDArray[np.object_]) -> list[str]:
@@ -347,17 +334,6 @@ def _balance(counts: NDArray[np.int64], processes: int) -> NDArray[np.int64]:
         process_of[number] = np.argmin(total)
         total[process_of[number]] += counts[number]
     return process_of
-
-
-def _best_of_track(tracks: Tracks, quality: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
-    """Return whether a box is among the `count` boxes of the highest quality of its track in its camera."""
-    order = np.lexsort((-quality, tracks.track, tracks.camera))
-    first = np.r_[True, (np.diff(tracks.camera[order]) != 0) | (np.diff(tracks.track[order]) != 0)][: len(order)]
-    starts = np.flatnonzero(first)
-    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    best = np.zeros(len(order), bool)
-    best[order] = place < count
-    return best
 
 
 def _small_jpeg(crop: NDArray[np.uint8]) -> bytes:

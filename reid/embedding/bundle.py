@@ -1,16 +1,16 @@
-"""Runs an exported bundle with NumPy and one runtime: no torch, no reid. Every bundle holds a copy of this as run.py.
+"""Run an exported bundle with NumPy and one runtime. Needs neither torch nor reid; each bundle has a copy as run.py.
 
     from run import Bundle                        # run.py of the bundle
     bundle = Bundle("person.bundle")
-    features = bundle.embed(crops)                # uint8 [N, h, w, 3] RGB -> float32 [N, D], rows of length 1
+    features = bundle.embed(crops)                # uint8 [N, h, w, 3] RGB -> float32 [N, D], L2-normalised
 
-`python person.bundle/run.py crops.npy features.npy` does the same for arrays in files.
+`python person.bundle/run.py crops.npy features.npy` does the same with files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import warnings
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 FORMAT = "reid-bundle"
 VERSION = 1
 READERS = {"onnx": ("onnx", "openvino"), "openvino": ("openvino",), "torchscript": ("torch",)}
-"""The runtimes that read a model, by its form."""
+"""Runtimes that read a model, by its form."""
 
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
-PART = 16
-"""Crops that go through a network at a time, at most: larger parts gain nothing and take memory."""
+"""Package of each runtime."""
+
+MAX_BATCH = 16
+"""Most crops in a forward pass. Larger batches need more memory and are not faster."""
 
 Images = NDArray[np.uint8]
 Network = Callable[[Images], NDArray[np.float32]]
@@ -38,11 +40,12 @@ class Bundle:
     """The model of a bundle as a function from crops to embeddings.
 
     Attributes:
-        size: (h, w) in pixels, of the crops that it takes.
+        size: height and width of the crops, in pixels.
         dimension: D.
-        model_id: of the model that was exported; equal ids mean comparable embeddings. An int8 model has its own.
-        runtime: the one in use: "onnx" (onnxruntime), "openvino" or "torch".
-        manifest: all of bundle.json: preprocessing, parity proof, speeds, the card.
+        model_id: identifies the exported model. Embeddings of models with the same id can be compared. An int8 model
+            has another id than its float model.
+        runtime: "onnx" (onnxruntime), "openvino" or "torch".
+        manifest: the content of bundle.json: preprocessing, parity proof, speeds, versions.
     """
 
     error: type[ValueError] = ValueError
@@ -53,15 +56,15 @@ class Bundle:
         """Read the bundle, compare its digests, and pass its check crops through the network.
 
         Args:
-            folder: the bundle; the folder of this file where left out.
-            runtime: by name, or "auto": of those installed, the one that was fastest at export and passes the check.
-            threads: of the runtime; every core that this process may use where left out. Torch keeps one number of
-                threads for the whole process, and it is left alone where this is left out.
-            device: "cpu"; "cuda" too for onnxruntime-gpu and torch.
+            folder: the bundle; by default the folder of this file.
+            runtime: name of a runtime, or "auto" for the installed one that was fastest at export and passes the check.
+            threads: threads of the runtime; by default one for each core that this process may use. torch has one
+                number of threads for the whole process; it is only changed if `threads` is given.
+            device: "cpu", or "cuda" for onnxruntime-gpu and torch.
 
         Raises:
-            ValueError: not a bundle, one of a newer version, a file that was changed, no runtime for it, or embeddings
-                of the check crops that are not those that the exported model gave.
+            ValueError: not a bundle, a newer version, a file that was changed, no runtime for it, or check crops whose
+                embeddings differ from those of the exported model.
         """
         self.folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         self.manifest = self._read_manifest()
@@ -70,22 +73,19 @@ class Bundle:
         self.model_id: str = self.manifest["model"]
         self._compare_digests()
         if threads is not None and threads < 1:
-            raise self.error(f"threads is {threads}: it must be 1 or more.")
+            raise self.error(f"threads is {threads}; it must be 1 or more.")
         self._network, self.runtime = self._open(runtime, threads, device)
 
     def embed(self, images: Images) -> NDArray[np.float32]:
-        """uint8 `[N, h, w, 3]` RGB -> float32 `[N, D]` of length 1, in order; `[0, D]` for no images.
+        """Return embeddings float32 `[N, D]`, L2-normalised, of uint8 `[N, h, w, 3]` RGB; `[0, D]` without images.
 
         Raises:
             ValueError: another type or shape.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*self.size, 3):
-            height, width = self.size
-            raise self.error(
-                f"{self.folder.name} takes uint8 [N, {height}, {width}, 3] in RGB, values 0..255; this is "
-                f"{images.dtype} {list(images.shape)}. Resize crops to {height}×{width} (height × width) first."
-            )
+            needed = f"uint8 [N, {self.size[0]}, {self.size[1]}, 3] in RGB, values 0..255"
+            raise self.error(f"{self.folder.name} takes {needed}; this is {images.dtype} {list(images.shape)}.")
         if len(images) == 0:
             return np.zeros((0, self.dimension), np.float32)
         return self._network(np.ascontiguousarray(images))
@@ -95,42 +95,35 @@ class Bundle:
         try:
             manifest = json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
-            raise self.error(
-                f"{self.folder} is not a bundle: it has no bundle.json. `reid export` writes one."
-            ) from error
+            raise self.error(f"{self.folder} is not a bundle: it has no bundle.json.") from error
         except (OSError, ValueError) as error:
-            raise self.error(f"{path} cannot be read: {error}. Copy or export the bundle anew.") from error
+            raise self.error(f"{path} cannot be read: {error}. Copy or export the bundle again.") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise self.error(f"{path} is not of a bundle ('format' is not {FORMAT!r}). Export the model anew.")
+            raise self.error(
+                f"{path} does not belong to a bundle ('format' is not {FORMAT!r}). Export the model again."
+            )
         if manifest.get("version", 0) > VERSION:
-            raise self.error(f"{self.folder} is of version {manifest['version']}; this reads {VERSION}. Update reid.")
-        absent = [
-            key for key in ("model", "form", "file", "size", "dimension", "sha256", "check") if key not in manifest
-        ]
-        if absent or manifest["form"] not in READERS:
-            raise self.error(f"{path} is damaged: {', '.join(absent) or 'form'} cannot be used. Export the model anew.")
+            raise self.error(f"{self.folder} has version {manifest['version']}; this reads {VERSION}. Update reid.")
+        missing = {"model", "form", "file", "size", "dimension", "sha256", "check"} - manifest.keys()
+        if missing or manifest["form"] not in READERS:
+            damage = ", ".join(sorted(missing)) or "form"
+            raise self.error(f"{path} is damaged: {damage} is invalid. Export the model again.")
         return manifest
 
     def _compare_digests(self) -> None:
         for name, expected in self.manifest["sha256"].items():
             path = self.folder / name
             if Path(name).name != name or not path.is_file():
-                raise self.error(f"{self.folder} lacks {name}, which belongs to it. Copy the whole folder anew.")
+                raise self.error(f"{self.folder} lacks its file {name}. Copy the whole folder again.")
             if digest(path) != expected:
-                raise self.error(
-                    f"{path} was changed after the export: its content has another digest than bundle.json says. "
-                    "Copy the bundle anew."
-                )
+                raise self.error(f"{path} was changed after the export (SHA-256 differs). Copy the bundle again.")
 
     def _open(self, runtime: str, threads: int | None, device: str) -> tuple[Network, str]:
-        able = READERS[self.manifest["form"]]
-        if runtime != "auto" and runtime not in able:
-            raise self.error(
-                f"Runtime {runtime!r} does not read {self.folder.name}, which holds {self.manifest['form']}; "
-                f"{' or '.join(map(repr, able))} does."
-            )
-        proven = [name for name in self.manifest.get("runtimes", {}) if name in able]
-        order = [*proven, *(name for name in able if name not in proven)] if runtime == "auto" else [runtime]
+        readers = READERS[self.manifest["form"]]
+        if runtime != "auto" and runtime not in readers:
+            raise self.error(f"Runtime {runtime!r} does not read {self.folder.name}. Use {' or '.join(readers)}.")
+        proven = [name for name in self.manifest.get("runtimes", {}) if name in readers]
+        order = [*proven, *(name for name in readers if name not in proven)] if runtime == "auto" else [runtime]
         refused = self.manifest.get("refused", {})
         failures = []
         for name in order:
@@ -138,96 +131,96 @@ class Bundle:
                 continue
             try:
                 if name in refused:
-                    raise _RuntimeFailure(f"it was refused at export: {refused[name]}")
+                    raise RuntimeFailure(f"it was refused at export: {refused[name]}")
                 network = open_network(self.folder / self.manifest["file"], name, threads, device)
-                self._check(network, name)
+                self._check(network)
                 return network, name
-            except _RuntimeFailure as failure:
+            except RuntimeFailure as failure:
                 failures.append(f"{name}: {failure}")
         if failures:
             raise self.error(f"{self.folder} does not run as it was exported. {' '.join(failures)}")
         packages = " or ".join(f"pip install {PACKAGES[name]}" for name in order)
-        raise self.error(f"{self.folder.name} needs a runtime that is not installed here: {packages}")
+        raise self.error(f"{self.folder.name} needs a runtime that is not installed. Run: {packages}")
 
-    def _check(self, network: Network, name: str) -> None:
+    def _check(self, network: Network) -> None:
         check = self.manifest["check"]
         with np.load(self.folder / check["file"], allow_pickle=False) as arrays:
             images, expected = arrays["images"], arrays["embeddings"]
-        got = network(images)
-        if got.shape != expected.shape or got.shape[1] != self.dimension:
-            raise _RuntimeFailure(f"the check crops give {list(got.shape)}, not {list(expected.shape)}.")
-        lowest = float((got * expected).sum(axis=1).min())
+        result = network(images)
+        if result.shape != expected.shape or result.shape[1] != self.dimension:
+            raise RuntimeFailure(f"the check crops give {list(result.shape)}, not {list(expected.shape)}.")
+        lowest = float((result * expected).sum(axis=1).min())
         if not lowest >= check["lowest_cosine"]:
-            raise _RuntimeFailure(
-                f"the check crops give other embeddings (cosine {lowest:.5f}, at least {check['lowest_cosine']} is "
-                "asked): the order of channels or the range of values is wrong, or the runtime computes wrongly."
+            raise RuntimeFailure(
+                f"the check crops give other embeddings (cosine {lowest:.5f}, required {check['lowest_cosine']}): "
+                "the channel order or the value range is wrong, or the runtime computes wrongly."
             )
 
 
-class _RuntimeFailure(Exception):
-    """One runtime that cannot be used; the next may."""
+class RuntimeFailure(Exception):
+    """Reason why one runtime cannot be used. Another may work."""
 
 
 def installed(runtime: str) -> bool:
-    """Whether the package of a runtime can be imported."""
-    try:
-        importlib.import_module(PACKAGES[runtime])
-    except ImportError:
-        return False
-    return True
+    """Return whether the package of a runtime is installed."""
+    return importlib.util.find_spec(PACKAGES[runtime]) is not None
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+    """Return the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_device(runtime: str, device: str) -> None:
+    """Raise `RuntimeFailure` unless the runtime supports the device."""
+    if device not in ("cpu", "cuda") or (runtime == "openvino" and device != "cpu"):
+        raise RuntimeFailure(f"it does not run on device {device!r} here. Use device 'cpu'.")
 
 
 def open_network(path: Path, runtime: str, threads: int | None, device: str = "cpu") -> Network:
-    """A model file whose input is uint8 `[N, h, w, 3]`, as a function; N may be any from 1."""
-    if device not in ("cpu", "cuda") or (runtime == "openvino" and device != "cpu"):
-        raise _RuntimeFailure(f"it does not run on device {device!r} here.")
-    opener = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[runtime]
+    """Open a model file whose input is uint8 `[N, h, w, 3]`, with any N of 1 or more."""
+    check_device(runtime, device)
     try:
-        return opener(path, threads, device)
-    except _RuntimeFailure:
+        return {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[runtime](path, threads, device)
+    except RuntimeFailure:
         raise
-    except Exception as error:  # every runtime raises kinds of its own
-        words = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise _RuntimeFailure(f"{path.name} cannot be read ({words}).") from error
+    except Exception as error:  # each runtime has its own exceptions
+        text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise RuntimeFailure(f"{path.name} cannot be read ({text}).") from error
 
 
-def _open_onnx(path: Path, threads: int | None, device: str) -> Network:
+def onnx_session(path: Path, threads: int, device: str) -> Any:
+    """Open an ONNX file with onnxruntime; 0 threads uses its default."""
     import onnxruntime
 
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
     if provider not in onnxruntime.get_available_providers():
-        raise _RuntimeFailure("this onnxruntime has no CUDA: pip install onnxruntime-gpu, or take device cpu.")
+        raise RuntimeFailure("this onnxruntime has no CUDA. Install onnxruntime-gpu, or use device 'cpu'.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or _cores()
-    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
+
+def _open_onnx(path: Path, threads: int | None, device: str) -> Network:
+    session = onnx_session(path, threads or _cores(), device)
     (name,) = (one.name for one in session.get_inputs())
 
     def run(images: Images) -> NDArray[np.float32]:
-        parts = [session.run(None, {name: part})[0] for part in _parts(images, PART)]
-        return np.concatenate(parts)
+        return np.concatenate([session.run(None, {name: batch})[0] for batch in _split(images, MAX_BATCH)])
 
     return run
 
 
 def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
-    """One stream a thread: each takes a part of its own, and none waits for another within a layer."""
+    """Use one stream for each thread. Each processes its own batches, without waiting for others within a layer."""
     import openvino
 
     streams = threads or _cores()
     settings = {
         "INFERENCE_NUM_THREADS": streams,
         "NUM_STREAMS": str(streams),
-        "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would take bfloat16, which is not what was proven
+        "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would use bfloat16, which the parity proof does not cover
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     queue = openvino.AsyncInferQueue(compiled, streams)
@@ -239,8 +232,8 @@ def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
             found[number] = request.get_output_tensor(0).data.copy()
 
         queue.set_callback(keep)
-        for number, part in enumerate(_parts(images, min(PART, -(-len(images) // streams)))):
-            queue.start_async([part], number)
+        for number, batch in enumerate(_split(images, min(MAX_BATCH, -(-len(images) // streams)))):
+            queue.start_async([batch], number)
         queue.wait_all()
         return np.concatenate([found[number] for number in range(len(found))])
 
@@ -251,27 +244,27 @@ def _open_torch(path: Path, threads: int | None, device: str) -> Network:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise _RuntimeFailure("torch sees no CUDA GPU here; take device cpu.")
+        raise RuntimeFailure("torch finds no CUDA GPU. Use device 'cpu'.")
     if threads:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer torch says that TorchScript will be gone one day
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch deprecates TorchScript
         network = torch.jit.load(str(path), map_location=device).eval()
 
     def run(images: Images) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [network(torch.from_numpy(part).to(device)).cpu().numpy() for part in _parts(images, PART)]
-        return np.concatenate(parts)
+            batches = _split(images, MAX_BATCH)
+            return np.concatenate([network(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches])
 
     return run
 
 
-def _parts(images: Images, size: int) -> list[Images]:
+def _split(images: Images, size: int) -> list[Images]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -279,7 +272,7 @@ if __name__ == "__main__":
     import sys
 
     if len(sys.argv) != 3:
-        sys.exit("python run.py CROPS.npy FEATURES.npy   (uint8 [N, h, w, 3] RGB -> float32 [N, D])")
+        sys.exit("Usage: python run.py CROPS.npy FEATURES.npy   (uint8 [N, h, w, 3] RGB -> float32 [N, D])")
     try:
         np.save(sys.argv[2], Bundle().embed(np.load(sys.argv[1], allow_pickle=False)))
     except (OSError, ValueError) as failure:

@@ -52,10 +52,7 @@ class LearnedMetric:
         """
         model, fitted = str(meta.get("model") or ""), str(self.about.get("model") or "")
         if model and fitted and model != fitted:
-            raise ModelError(
-                f"The learned metric was fitted on features of model {fitted!r}, but these are of {model!r}. "
-                f"{_FIT_AGAIN} on features of this model."
-            )
+            raise ModelError(f"The metric was fitted on features of model {fitted!r}, not of {model!r}. {_FIT_AGAIN}.")
         changed = {"dimension": len(self.factor), "metric": "cosine", "normalised": True, "learned_metric": self.id}
         return {**meta, **changed, "model": f"{model}+{self.id}"}
 
@@ -66,10 +63,8 @@ class LearnedMetric:
             ModelError: features of another dimension or of another model.
         """
         if table.dimension != self.factor.shape[1]:
-            raise ModelError(
-                f"The learned metric was fitted on features of dimension {self.factor.shape[1]}, but these have "
-                f"{table.dimension}. {_FIT_AGAIN} on features of this model."
-            )
+            fitted = self.factor.shape[1]
+            raise ModelError(f"The metric was fitted on dimension {fitted}, not {table.dimension}. {_FIT_AGAIN}.")
         changed = copy(table)
         changed.features = self.transform(table.features)
         changed.meta = self.describe(table.meta)
@@ -108,10 +103,8 @@ class LearnedMetric:
         except FileNotFoundError as error:
             raise DataError(f"There is no learned metric {path}. Create one with `reid metric fit`.") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} is not a learned metric: it must contain finite float32 numbers [rank, D] and the name of a "
-                f"method. {_FIT_AGAIN}."
-            ) from error
+            needed = "finite float32 numbers [rank, D] and the name of a method"
+            raise DataError(f"{path} is not a learned metric: it must contain {needed}. {_FIT_AGAIN}.") from error
         if version > FORMAT:
             raise DataError(f"{path} has format {version}; this version reads up to {FORMAT}. Install a newer version.")
         return cls(factor, about)

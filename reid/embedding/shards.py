@@ -128,15 +128,11 @@ class Shards:
         try:
             values = (shard if isinstance(shard, pa.Table) else pq.read_table(shard, columns=[column]))[column]
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataError(
-                f"{shard} cannot be read: {str(error).splitlines()[0]}. Delete it and run the command again: its rows "
-                "are embedded again."
-            ) from error
-        return (
-            pc.list_flatten(values).to_numpy().reshape(-1, self.dimension)
-            if column == "features"
-            else values.to_numpy()
-        )
+            text = str(error).splitlines()[0]
+            raise DataError(f"{shard} cannot be read: {text}. Delete it and run the command again.") from error
+        if column == "features":
+            return pc.list_flatten(values).to_numpy().reshape(-1, self.dimension)
+        return values.to_numpy()
 
 
 def make_shard(keys: Keys, features: NDArray[np.float32], reasons: Sequence[str], **columns: pa.Array) -> pa.Table:

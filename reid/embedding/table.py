@@ -130,18 +130,12 @@ class Embeddings:
         Raises:
             ModelError: another dimension, another model (`meta["model"]`), or another preprocessing of one model.
         """
-        if self.dimension != other.dimension:
-            raise ModelError(
-                f"Cannot join embeddings of {self.dimension} dimensions ({names[0]}) with {other.dimension} "
-                f"({names[1]}): they come from different models. Embed both with one model."
-            )
-        for key, text in (("model", "model"), ("preprocessing_hash", "preprocessing")):
-            a, b = self.meta.get(key), other.meta.get(key)
+        keys = ("model", "preprocessing_hash")
+        values = [(self.dimension, other.dimension), *((self.meta.get(key), other.meta.get(key)) for key in keys)]
+        for text, (a, b) in zip(("dimension", "model", "preprocessing"), values, strict=True):
             if None not in (a, b) and a != b:
-                raise ModelError(
-                    f"Cannot join embeddings of {text} {a!r} ({names[0]}) with those of {b!r} ({names[1]}): distances "
-                    f"between them have no meaning. Embed both with one {text}."
-                )
+                difference = f"{text} {a!r} ({names[0]}) with those of {b!r} ({names[1]})"
+                raise ModelError(f"Cannot compare embeddings of {difference}. Embed both with one model.")
 
     @classmethod
     def concat(cls, tables: Sequence[Embeddings], names: Sequence[str] = ()) -> Embeddings:
@@ -166,10 +160,7 @@ class Embeddings:
             values = [getattr(table, column) for table in tables]
             having = [name for name, value in zip(names, values, strict=True) if value is not None]
             if len(having) < len(tables):
-                raise DataError(
-                    f"Cannot join embeddings: only {', '.join(having)} of {len(tables)} have the column {column!r}. "
-                    "Add the column to all tables, or remove it from these."
-                )
+                raise DataError(f"Only {', '.join(having)} of {len(tables)} tables have {column!r}. Add it to all.")
             columns[column] = np.concatenate(values)
         meta = {
             key: value
@@ -216,14 +207,10 @@ class Embeddings:
             wanted = (_FEATURES, _CAMERA, *(name for name, _ in _COLUMNS.values()))
             table = pq.read_table(path, columns=[name for name in wanted if name in schema.names])
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it again with `reid embed`."
-            ) from error
+            text = str(error).splitlines()[0]
+            raise DataError(f"{path} cannot be read as Parquet: {text}. Write it again with `reid embed`.") from error
         if _FEATURES not in schema.names:
-            raise DataError(
-                f"{path} has no column {_FEATURES!r} (a list of floats in each row). "
-                f"It has: {', '.join(schema.names) or 'none'}."
-            )
+            raise DataError(f"{path} has no column {_FEATURES!r}. It has: {', '.join(schema.names) or 'none'}.")
         try:
             meta = _read_meta((schema.metadata or {}).get(_METADATA_KEY))
             columns: dict[str, Any] = {
@@ -316,9 +303,7 @@ def check_paths(paths: NDArray[np.object_]) -> None:
     """
     row = next((row for row, path in enumerate(paths) if _SURROGATE.search(path)), None)
     if row is not None:
-        raise DataError(
-            f"The path in row {row}, {paths[row]!r}, is not Unicode text, which Parquet requires. Rename the file."
-        )
+        raise DataError(f"The path in row {row}, {paths[row]!r}, is not Unicode text. Rename the file.")
 
 
 def _rows_per_group(dimension: int) -> int:
@@ -365,24 +350,20 @@ def _read_column(table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
 
 
 def _read_features(table: pa.Table) -> NDArray[np.float32]:
-    column = table[_FEATURES]
-    kind, types = column.type, pa.types
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)) or not (
-        types.is_floating(kind.value_type) or types.is_integer(kind.value_type)
-    ):
+    column, types = table[_FEATURES], pa.types
+    kind = column.type
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
         raise DataError(f"column {_FEATURES!r} must contain a list of floats in each row; it contains {kind}.")
     if column.null_count:
         raise DataError(f"column {_FEATURES!r} has no value in row {pc.index(column.is_null(), True)}.")
-    if types.is_fixed_size_list(kind):
-        dimension = kind.list_size
-    elif len(column) == 0:
+    if len(column) == 0 and not types.is_fixed_size_list(kind):
         raise DataError("the file has no rows, and its lists do not define the dimension. Use a fixed-size list.")
-    else:
-        lengths = pc.list_value_length(column).to_numpy()
-        dimension = int(lengths[0])
-        row = int(np.argmax(lengths != dimension))
-        if row:
-            raise DataError(f"features differ in length: {dimension} in row 0, {lengths[row]} in row {row}.")
+    lengths = pc.list_value_length(column).to_numpy()
+    dimension = int(lengths[0]) if len(lengths) else kind.list_size
+    row = int(np.argmax(lengths != dimension)) if len(lengths) else 0
+    if row:
+        raise DataError(f"features differ in length: {dimension} in row 0, {lengths[row]} in row {row}.")
     flat = pc.list_flatten(column)
     if flat.null_count:
         row = pc.index(flat.is_null(), True).as_py() // dimension

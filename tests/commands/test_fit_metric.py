@@ -80,9 +80,9 @@ def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_funct
 def test_a_row_of_zeros_stays_and_features_that_do_not_fit_are_named() -> None:
     metric = LearnedMetric(np.eye(2, 3, dtype=np.float32), {"method": "xqda", "model": "net-1"})
     assert (metric.transform(np.zeros((1, 3), dtype=np.float32)) == 0).all()
-    with pytest.raises(ReidError, match=r"fitted on features of dimension 3, but these have 4"):
+    with pytest.raises(ReidError, match=r"fitted on dimension 3, not 4"):
         metric.apply(Embeddings(np.ones((2, 4))))
-    with pytest.raises(ReidError, match=r"features of model 'net-1', and these are of 'net-2'"):
+    with pytest.raises(ReidError, match=r"features of model 'net-1', not of 'net-2'"):
         metric.apply(Embeddings(np.ones((2, 3)), meta={"model": "net-2"}))
     assert metric.apply(Embeddings(np.ones((2, 3)))).meta["model"] == f"+{metric.id}"
 

@@ -1,4 +1,4 @@
-"""Small bundles that several test files share, exported once a session."""
+"""Small bundles for several test files, exported once per session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def crops(n=9, seed=0, size=SIZE):
 
 @functools.cache
 def small_model(channel_order: str = "rgb") -> ReIDModel:
-    """Random weights, and batch norms that do something; mean and std are unlike in each channel."""
+    """Random weights and batch-norm statistics; mean and std differ between channels."""
     model = build_model(
         "light14",
         height=SIZE[0],
@@ -54,12 +54,12 @@ def bundle(form: str, channel_order: str = "rgb") -> Path:
     return out
 
 
-def of_model(images, **options):
+def expected_features(images, **options):
     return small_model(**options).embed(torch.from_numpy(images)).numpy()
 
 
 def quantisation(folder: Path, largest_loss: float = 100.0) -> Quantisation:
-    """Twelve crops of four made people, as queries and as gallery, and twenty more to calibrate on."""
+    """Twelve random crops of four identities as queries and gallery, and twenty more for calibration."""
     import cv2
 
     paths = []
@@ -68,4 +68,4 @@ def quantisation(folder: Path, largest_loss: float = 100.0) -> Quantisation:
         cv2.imwrite(str(paths[-1]), cv2.GaussianBlur(image, (0, 0), 6))
     people = Crops.from_columns(paths, np.arange(12) // 3, np.arange(12) % 3)
     pixels = Pixels(people, PackedStore.build(people, folder / "store", size=SIZE))
-    return Quantisation(crops(20, seed=6), Split("made", pixels, pixels, True), largest_loss)
+    return Quantisation(crops(20, seed=6), Split("random", pixels, pixels, True), largest_loss)

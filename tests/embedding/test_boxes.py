@@ -205,7 +205,7 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
     ]
     tracks = Tracks.from_columns(["a", "b", "c"], *[list(column) for column in zip(*rows, strict=True)][:4])
     expected = {(c, t, f): reason for c, t, f, _, reason in rows}
-    result = embed_boxes(embedder, videos, tracks, keep_crops=20)
+    result = embed_boxes(embedder, videos, tracks, keep_crops=True)
     assert result.embeddings.camids.tolist() == [0, 1]
     assert len(result.left_out) == 8
     for row, reason in zip(result.left_out, result.reasons, strict=True):
@@ -215,7 +215,7 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
     lines = result.problems()
     assert len(lines) == 6
     assert "the box is smaller than a pixel: 2 boxes without a feature, rows 1, 2" in lines
-    assert result.crop_rows.tolist() == [0, 1]
+    assert len(result.crop_jpegs) == 2
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_invalid_arguments_are_errors(embedder, videos, change, message):
 
 def test_no_boxes_give_an_empty_table(embedder, videos):
     tracks = Tracks.from_columns(["a"], [], [], [], [])
-    result = embed_boxes(embedder, videos, tracks, keep_crops=2)
+    result = embed_boxes(embedder, videos, tracks, keep_crops=True)
     assert result.embeddings.features.shape == (0, embedder.dimension)
 
 
@@ -251,7 +251,6 @@ def test_nan_output_is_an_error_with_the_frame(embedder, videos):
 def assert_same(a, b):
     np.testing.assert_array_equal(a.embeddings.features, b.embeddings.features)
     np.testing.assert_array_equal(a.embeddings.quality, b.embeddings.quality)
-    np.testing.assert_array_equal(a.crop_rows, b.crop_rows)
     assert a.crop_jpegs == b.crop_jpegs
     assert a.left_out.tolist() == b.left_out.tolist()
     assert a.reasons == b.reasons
@@ -261,7 +260,7 @@ def test_second_run_reads_the_cache(embedder, videos, tmp_path):
     tracks = make_tracks(seed=4)
     tracks.frame[np.flatnonzero(tracks.camera == 0)[-3:]] = 99
     counting = Counting(embedder)
-    first, second = (embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=2) for _ in range(2))
+    first, second = (embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=True) for _ in range(2))
     assert counting.images == 57
     assert (first.from_cache, second.from_cache) == (0, 57)
     assert_same(first, second)
@@ -282,11 +281,11 @@ def test_small_crops_missing_from_the_cache_are_added(embedder, videos, tmp_path
     tracks = make_tracks(seed=6)
     counting = Counting(embedder)
     assert embed_boxes(counting, videos, tracks, cache=tmp_path).crop_jpegs == ()
-    first = embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=1)
-    assert len(first.crop_jpegs) == 10
-    assert counting.images == 70
-    assert_same(first, embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=1))
-    assert counting.images == 70
+    first = embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=True)
+    assert len(first.crop_jpegs) == 60
+    assert counting.images == 120
+    assert_same(first, embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=True))
+    assert counting.images == 120
 
 
 @pytest.mark.parametrize("change", ["model", "flip", "video", "first frame"])
@@ -327,13 +326,13 @@ def test_interrupted_run_resumes(embedder, videos, tmp_path):
     tracks = make_tracks(seed=9, cameras=1)
     with pytest.raises(KeyboardInterrupt):
         embed_boxes(
-            Counting(Tiny(batch_size=8), 32), videos, tracks, cache=tmp_path, shard_size=8, keep_crops=1
+            Counting(Tiny(batch_size=8), 32), videos, tracks, cache=tmp_path, shard_size=8, keep_crops=True
         )  # fmt: skip
     counting = Counting(embedder)
-    result = embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=1)
+    result = embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=True)
     assert result.from_cache == 32
     assert counting.images == 28
-    assert_same(result, embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=1))
+    assert_same(result, embed_boxes(counting, videos, tracks, cache=tmp_path, keep_crops=True))
 
 
 KILLED = """
@@ -401,16 +400,11 @@ def test_quality_is_multiplied_by_relative_sharpness(embedder, videos):
     assert sharp.min() > 0
 
 
-def test_best_boxes_of_each_track_are_kept_as_small_crops(embedder, videos):
+def test_small_crops_show_the_boxes(embedder, videos):
     tracks = make_tracks(seed=11)
-    given = np.random.default_rng(2).random(60)
-    result = embed_boxes(embedder, videos, tracks, quality=given, keep_crops=2)
-    for camera, track in {*zip(tracks.camera.tolist(), tracks.track.tolist(), strict=True)}:
-        rows = np.flatnonzero((tracks.camera == camera) & (tracks.track == track))
-        best = sorted(rows[np.argsort(-given[rows])][:2])
-        assert [row for row in result.crop_rows if row in rows] == best
+    result = embed_boxes(embedder, videos, tracks, keep_crops=True)
     crops = crops_of(tracks, make_frames(0), make_frames(1))
-    for row, jpeg in zip(result.crop_rows, result.crop_jpegs, strict=True):
+    for row, jpeg in enumerate(result.crop_jpegs):
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         width, height = tracks.boxes[row, 2:]
         assert image.shape == (CROP_HEIGHT, round(width * CROP_HEIGHT / height), 3)

@@ -216,7 +216,7 @@ def test_unreadable_files_are_skipped_and_listed(embedder, folder, tmp_path):
         pytest.param([np.zeros((4, 4, 3))], r"Image 0 is float64 of shape \[4, 4, 3\]", id="floats"),
         pytest.param([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)], "Image 1 .*[4, 4]", id="gray"),
         pytest.param(np.zeros((2, 4, 4, 4), np.uint8), r"shape \[4, 4, 4\]", id="four channels"),
-        pytest.param(np.zeros((4, 4, 3), np.uint8), r"Pass a list", id="one image without its N"),
+        pytest.param(np.zeros((4, 4, 3), np.uint8), r"a list of uint8", id="one image without its N"),
         pytest.param([np.zeros((0, 4, 3), np.uint8)], r"shape \[0, 4, 3\]", id="no pixels"),
         pytest.param("a.jpg", r"as a list of paths: \['a\.jpg'\]", id="one path"),
         pytest.param(["a.jpg", np.zeros((4, 4, 3), np.uint8)], "Image 0 .*only paths", id="a path among arrays"),

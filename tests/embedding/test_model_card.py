@@ -18,9 +18,16 @@ from reid.models.checkpoints import save_checkpoint
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder as training and `reid test` leave one."""
+    """Run folder with the files of training and `reid test`."""
     config = load_config(
-        None, ["data.train=[market1501:/secret/place]", "model.backbone=light10", "optim.lr=0.01", "model.height=64"]
+        None,
+        [
+            "data.train=[market1501:/secret/place]",
+            "model.backbone=light10",
+            "optim.lr=0.01",
+            "model.height=64",
+            "model.weights=/secret/place/w.pth",
+        ],
     )
     model = build_model("light10", height=64, width=32, num_classes=7, pooling="gem")
     scores = {"epoch": 2, "step": 20, "market1501 validation": {"mAP": 0.5, "mINP": 0.25, "rank1": 0.75}}
@@ -41,58 +48,68 @@ def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_the_card_says_what_the_run_left_behind(run: Path) -> None:
+def test_card_contains_network_data_settings_and_scores(run: Path) -> None:
     card = model_card(run)
-    for words in (
+    for text in (
         "light10 at 64×32, generalised-mean pooling, neck: bnneck",
-        "256 numbers of length 1",
-        "resized to 64×32 pixels without keeping its shape, values over 255, minus (0.485, 0.456, 0.406)",
+        "256 numbers, L2-normalised",
+        "resized to 64×32 pixels (the aspect ratio changes), divided by 255, minus (0.485, 0.456, 0.406)",
         "- train: market1501, 12,936 crops of 751 identities from 6 cameras; fingerprint `7b9a7b9a7b9a7b9a`",
-        "could not be read: 1 images",
+        "because they cannot be read: 1 images",
         "**Licence note** (market1501): research use only",
-        "Started from random weights",
+        "Started from weights of w.pth, whose terms apply too",
         "- optim.lr: 0.01",
+        "- model.weights: w.pth",
         "| market1501 test | plain | 43.78 | 9.74 | 68.79 | 85.60 |",
-        "| market1501 validation, during training | plain | 50.00 | 25.00 | 75.00 | |",
+        "| market1501 validation, during training | plain | 50.00 | 25.00 | 75.00 |  |",
         "protocol of test",
         "## Intended use",
         "**Consent.**",
         "## Limits",
         "- torch: 2.14.1",
     ):
-        assert words in card, words
+        assert text in card, text
     assert "protocol of other" not in card  # of another model
     assert "/secret/place" not in card
     assert "optim.weight_decay" not in card  # a default
 
 
-def test_what_is_not_known_is_said_to_be_unknown(tmp_path: Path) -> None:
+def test_synthetic_data_is_not_labelled_as_a_real_data_set(tmp_path: Path) -> None:
+    (tmp_path / "made.json").write_text("{}")
+    config = {"data": {"train": [f"market1501:{tmp_path}"]}}
+    save_checkpoint(tmp_path / "w.pt", build_model("light10", height=64, width=32), config=config)
+    card = model_card(tmp_path / "w.pt")
+    assert "**Licence note** (synthetic): rendered pedestrians" in card
+    assert "market1501" not in card
+
+
+def test_card_of_a_bare_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "w.pt", build_model("light10", height=64, width=32))
     card = model_card(tmp_path / "w.pt")
-    assert "Unknown: the checkpoint does not say." in card
-    assert "Not scored: `reid test" in card
-    assert "Unknown: there is no environment.json" in card
-    assert "## Recipe" not in card
+    assert "Unknown: the checkpoint does not contain it." in card
+    assert "Not measured. Run `reid test" in card
+    assert "unknown: there is no environment.json" in card
+    assert "## Settings" not in card
 
 
-def test_a_converted_model_says_where_it_comes_from(tmp_path: Path) -> None:
-    source = {"file": "osnet.pth", "family": "torchreid", "assumed": ["size 256×128"]}
+def test_card_of_a_converted_checkpoint(tmp_path: Path) -> None:
+    source = {"file": "/secret/place/osnet.pth", "family": "torchreid", "assumed": ["size 256×128"]}
     save_checkpoint(tmp_path / "w.pt", build_model("light10", height=64, width=32), source=source)
-    assert "Converted from osnet.pth, a checkpoint of torchreid; assumed, as that file does not say: size 256×128." in (
-        model_card(tmp_path / "w.pt")
-    )
+    card = model_card(tmp_path / "w.pt")
+    assert "Converted from osnet.pth, a checkpoint of torchreid." in card
+    assert "because the file does not contain it: size 256×128." in card
 
 
-def test_no_run_and_damaged_files_are_named(run: Path, tmp_path: Path) -> None:
+def test_invalid_runs_are_errors(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReidError, match=r"empty holds neither best\.pt nor last\.pt"):
+    with pytest.raises(ReidError, match=r"empty is not a run folder: it contains neither best\.pt nor last\.pt"):
         model_card(tmp_path / "empty")
     (run / "data.json").write_text("{")
     with pytest.raises(ReidError, match=r"data\.json cannot be read as JSON"):
         model_card(run)
 
 
-def test_the_command_writes_it_into_the_run(run: Path, tmp_path: Path) -> None:
+def test_command_writes_the_card_into_the_run(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["card", str(run)])
     assert result.exit_code == 0, result.output
     assert (run / "card.md").read_text("utf-8") == model_card(run)

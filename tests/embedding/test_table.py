@@ -278,13 +278,13 @@ def test_concat_keeps_row_order_and_common_meta():
     ("tables", "message"),
     [
         pytest.param([], "at least one", id="nothing"),
-        pytest.param([make(), make(dim=4)], r"8 dimensions \(table 1\) with 4 \(table 2\)", id="dimensions"),
+        pytest.param([make(), make(dim=4)], r"dimension 8 \(table 1\) with those of 4 \(table 2\)", id="dimensions"),
         pytest.param(
             [make(), make(), make(meta={"model": "osnet-def"})],
             r"'resnet50-abc' \(table 1\) with those of 'osnet-def' \(table 3\)",
             id="models",
         ),
-        pytest.param([make(), make(camids=None)], r"only table 1 of 2 have the column 'camids'", id="columns"),
+        pytest.param([make(), make(camids=None)], r"Only table 1 of 2 tables have 'camids'", id="columns"),
     ],
 )
 def test_concat_of_incompatible_tables_is_an_error(tables, message):
@@ -295,7 +295,7 @@ def test_concat_of_incompatible_tables_is_an_error(tables, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        pytest.param(make(dim=4), r"of 8 dimensions \(query\) with 4 \(gallery\)", id="dimension"),
+        pytest.param(make(dim=4), r"of dimension 8 \(query\) with those of 4 \(gallery\)", id="dimension"),
         pytest.param(
             make(meta=META | {"model": "b"}),
             r"of model 'resnet50-abc' \(query\) with those of 'b' \(gallery\).*one model",
@@ -303,7 +303,7 @@ def test_concat_of_incompatible_tables_is_an_error(tables, message):
         ),
         pytest.param(
             make(meta=META | {"preprocessing_hash": "2"}),
-            r"of preprocessing '1' \(query\) with those of '2' \(gallery\).*one preprocessing",
+            r"of preprocessing '1' \(query\) with those of '2' \(gallery\).*one model",
             id="preprocessing",
         ),
         pytest.param(make(meta={"flip": True}), "", id="unknown model"),
@@ -404,7 +404,7 @@ def test_take_and_concat_keep_quality():
     assert table.quality.dtype == np.float32
     assert table.take([3, 0]).quality.tolist() == [0.75, 0]
     assert Embeddings.concat([table, table.take([1])]).quality.tolist() == [0, 0.25, 0.5, 0.75, 1, 0.25]
-    with pytest.raises(ReidError, match=r"only table 1 of 2 have the column 'quality'"):
+    with pytest.raises(ReidError, match=r"Only table 1 of 2 tables have 'quality'"):
         Embeddings.concat([table, make()])
 
 
