@@ -67,7 +67,7 @@ def test_int8_by_the_runs_own_data(trained):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibrate", 10)
     assert result.exit_code == 0, result.output
-    assert "int8 on market1501 validation: mAP " in result.output
+    assert "int8 on synthetic validation: mAP " in result.output
     manifest = json.loads((trained / "last-openvino-int8.bundle/bundle.json").read_text())
     assert manifest["parity"]["int8"]["calibration_crops"] == 10
     assert manifest["parity"]["crops"]["real"] == "32 given crops"
@@ -84,7 +84,7 @@ def test_int8_on_named_data_and_its_test_part(run, tiny_market):
     data = ("--data", f"market1501:{tiny_market}", "--calibrate", 5, "--max-loss", 100)
     result = export(run, "--to", "openvino", "--int8", *data, "--split", "test", "--out", run / "a.bundle")
     assert result.exit_code == 0, result.output
-    assert "int8 on market1501 test: mAP" in result.output
+    assert "int8 on synthetic test: mAP" in result.output
 
 
 def test_proof_on_a_folder_of_crops(run, tmp_path):
