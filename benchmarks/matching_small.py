@@ -18,7 +18,8 @@ from benchmarks.matching_synthetic import true_identities
 from reid.config import MatchSettings
 from reid.embedding.table import Embeddings
 from reid.mtmc import Cameras, Tracklets, cluster_scores, match
-from reid.mtmc.track_files import read_cameras, read_tracks
+from reid.mtmc.cameras import read_cameras
+from reid.mtmc.track_files import read_tracks
 
 People = tuple[str, Tracklets, np.ndarray, Cameras | None]
 

@@ -17,10 +17,11 @@ import numpy as np
 from reid.config import MatchSettings, StreamSettings
 from reid.embedding.table import Embeddings
 from reid.mtmc import Tracklets, Tracks, match, score_tracks, true_ids
+from reid.mtmc.cameras import read_cameras
 from reid.mtmc.online import match_online
 from reid.mtmc.results import tracklet_of_boxes
 from reid.mtmc.solvers import SOLVERS
-from reid.mtmc.track_files import read_cameras, read_tracks
+from reid.mtmc.track_files import read_tracks
 
 
 def show(words: str, truth: Tracks, tracks: Tracks, tracklets: Tracklets, identity, seconds: float) -> None:

@@ -543,9 +543,9 @@ def _raise(
 def _describe(key: str, place: str, error: Any, cls: type[BaseModel]) -> str:
     kind, value, context, names = error["type"], error["input"], error.get("ctx", {}), list(error["loc"])
     if kind == "extra_forbidden":
-        return f"Unknown setting {key}{place}.{did_you_mean(str(names[-1]), _group(cls, names[:-1]).model_fields)}"
+        return f"Unknown setting {key}{place}.{did_you_mean(str(names[-1]), _keys(_group(cls, names[:-1])))}"
     if kind == "model_type":
-        known = ", ".join(f"{key}.{name}" for name in _group(cls, names).model_fields)
+        known = ", ".join(f"{key}.{name}" for name in _keys(_group(cls, names)))
         return f"{key}{place} is a group of settings and cannot be set to {value!r}. Known: {known}."
     if kind == "missing":
         return f"{key}{place} is missing: add it."
@@ -555,6 +555,10 @@ def _describe(key: str, place: str, error: Any, cls: type[BaseModel]) -> str:
     if kind == "value_error":  # raised by a validator of this project
         return f"{key}{place}: {context['error']}" if key else f"{context['error']}"
     return f"{key}={value!r}{place} is invalid: {error['msg'].replace('Input should', 'it must')}."
+
+
+def _keys(cls: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 def _group(cls: type[BaseModel], names: Sequence[Any]) -> type[BaseModel]:

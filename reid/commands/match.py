@@ -183,8 +183,9 @@ def match_files(
     """
     from reid.core.console import console, warn
     from reid.mtmc import Tracklets, match, read_constraints
+    from reid.mtmc.cameras import read_cameras
     from reid.mtmc.results import write_matches
-    from reid.mtmc.track_files import read_cameras, read_tracks
+    from reid.mtmc.track_files import read_tracks
     from reid.report.match_page import write_match_report
 
     if (embeddings_path is None) == (videos is None):

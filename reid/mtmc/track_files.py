@@ -12,13 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import ReidError, did_you_mean
 from reid.data.tracks import Floats, Integers, Tracks, camera_number, natural_sort_key, sorting_order, valid_boxes
-from reid.mtmc.cameras import Cameras, parse_cameras
 
 FORMATS = {
     "mot": "MOTChallenge text, a file a camera: frame,id,x,y,w,h,conf,…",
@@ -524,26 +522,3 @@ def _write_parquet(tracks: Tracks, file: Path) -> None:
     table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: note.encode()})
     with atomic_file(file) as temporary:
         pq.write_table(table, temporary)
-
-
-# cameras.yaml --------------------------------------------------------------------------------------------------------
-
-
-def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
-    """Read `cameras.yaml` for the cameras `names` of the tracks; see `docs/track-files.md` for its keys.
-
-    The cameras of the file are those of the tracks by name, or where no name is equal by the number in it. Listed
-    cameras without tracks stay and are named in `.warnings`.
-
-    Raises:
-        ReidError: missing or not YAML; an unknown key, with the nearest; a wrong value; a camera of the tracks that
-            the file does not list.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise ReidError(f"Cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ReidError(f"{path} is not valid YAML: {error}") from error
-    return parse_cameras(values, names, str(path))

@@ -299,7 +299,7 @@ def _seconds(
     for number, name in enumerate(names):
         rows = camera == number
         if rows.any():
-            seconds[rows] = cameras.seconds(name, frame[rows])
+            seconds[rows] = cameras[name].seconds(frame[rows])
     return seconds
 
 

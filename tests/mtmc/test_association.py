@@ -140,7 +140,7 @@ def random_world(seed, n=60):
     tracklets = plain(camera, start, start + rng.integers(0, 10, n) / 2, names=names, entry=place, leave=place)
     travel = {(a, b): (float(rng.uniform(0, 8)), 30.0) for a in names for b in names if rng.random() < 0.4}
     cameras = Cameras(
-        {name: Camera(name) for name in names}, transition_times=travel, overlaps_known=bool(rng.random() < 0.5)
+        {name: Camera() for name in names}, transition_times=travel, overlaps_known=bool(rng.random() < 0.5)
     )
     keys = [(names[camera[row]], row, -1) for row in range(n)]
     pairs = rng.integers(0, n, (6, 2))

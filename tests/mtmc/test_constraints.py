@@ -18,7 +18,7 @@ INF = math.inf
 
 def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam02", "cam03")):
     return Cameras(
-        {name: Camera(name) for name in names},
+        {name: Camera() for name in names},
         overlapping=frozenset(frozenset(pair) for pair in overlapping),
         transition_times=travel or {},
         overlaps_known=stated,

@@ -124,7 +124,7 @@ def test_rules_of_the_cameras_are_kept_and_told():
     tracklets, _ = made(people=40, noise=2.5)
     names = tracklets.camera_names
     cameras = Cameras(
-        {name: Camera(name) for name in names},
+        {name: Camera() for name in names},
         transition_times={(a, b): (30.0, 90.0) for a in names for b in names if a != b},
         overlaps_known=True,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.mtmc import Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, find_violations, match
+from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, find_violations, match
 from reid.mtmc.online import OnlineMatcher, StreamSettings, match_online
 
 NAMES = ("cam01", "cam02", "cam03")
@@ -63,7 +63,7 @@ def test_no_rule_is_broken(seed, noise):
     keys = [(NAMES[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
     pairs = [tuple(keys[i] for i in rng.choice(len(keys), 2, replace=False)) for _ in range(40)]
     constraints = Constraints(cannot_link=tuple(pairs))
-    cameras = Cameras.from_names(NAMES)
+    cameras = Cameras({name: Camera() for name in NAMES})
     stream = StreamSettings(period=10, memory=30, max_per_identity=2, max_tracklets=15)
     online = match_online(tracklets, cameras=cameras, constraints=constraints, stream=stream)
     assert find_violations(tracklets, online.identity, cameras, constraints) == []

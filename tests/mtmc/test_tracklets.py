@@ -112,7 +112,7 @@ def test_embeddings_without_the_columns_needed():
 
 def test_embeddings_take_clocks_from_cameras():
     embeddings = Embeddings(np.eye(3), camids=[1, 1, 2], tracks=[5, 5, 5], frames=[1, 11, 1])
-    cameras = Cameras({"cam01": Camera("cam01", fps=10, offset=3), "cam02": Camera("cam02")})
+    cameras = Cameras({"cam01": Camera(fps=10, offset=3), "cam02": Camera()})
     made = Tracklets.from_embeddings(embeddings, cameras)
     assert made.camera_names == ("cam01", "cam02")
     assert made.start.tolist() == [3, 0]
@@ -158,7 +158,7 @@ def test_embeddings_that_do_not_fit(columns, words):
 
 
 def test_places_on_the_ground():
-    cameras = Cameras({"cam01": Camera("cam01", homography=np.diag([2.0, 1.0, 1.0])), "cam02": Camera("cam02")})
+    cameras = Cameras({"cam01": Camera(homography=np.diag([2.0, 1.0, 1.0])), "cam02": Camera()})
     made = Tracklets.from_tracks(some_tracks(), None, cameras)
     assert made.entry[0].tolist() == [10, 20]
     assert made.exit[0].tolist() == [12, 20]

@@ -73,7 +73,7 @@ def test_offsets_of_overlapping_cameras_are_lags():
     start[1::2] += 7 + rng.normal(0, 0.2, 40)
     tracklets = plain([0, 1] * 40, start, start + 20)
     cameras = Cameras(
-        {name: Camera(name) for name in ("cam01", "cam02")}, overlapping=frozenset([frozenset(("cam01", "cam02"))])
+        {name: Camera() for name in ("cam01", "cam02")}, overlapping=frozenset([frozenset(("cam01", "cam02"))])
     )
     got = clock_offsets(tracklets, np.repeat(np.arange(1, 41), 2), cameras)
     assert got == pytest.approx({"cam01": 0.0, "cam02": 7.0}, abs=0.2)

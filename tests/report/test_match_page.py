@@ -271,7 +271,7 @@ def test_the_most_doubtful_pairs_are_kept_and_the_rest_counted(tmp_path: Path) -
 
 def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> None:
     cameras = Cameras(
-        {name: Camera(name) for name in ("cam01", "cam02", "cam03")},
+        {name: Camera() for name in ("cam01", "cam02", "cam03")},
         overlapping=frozenset({frozenset({"cam01", "cam03"})}),
         transition_times={("cam01", "cam02"): (20.0, 90.0), ("cam03", "cam02"): (math.inf, math.inf)},
         overlaps_known=True,

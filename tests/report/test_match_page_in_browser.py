@@ -562,7 +562,7 @@ def test_what_cameras_and_former_decisions_forbid_is_refused_and_kept(page: Page
     """The way from cam01 to cam03 takes 500 s by cameras.yaml; a former run was told that two are different."""
     tracklets = made_tracklets()
     cameras = Cameras(
-        {n: Camera(n) for n in tracklets.camera_names}, transition_times={("cam01", "cam03"): (500.0, np.inf)}
+        {n: Camera() for n in tracklets.camera_names}, transition_times={("cam01", "cam03"): (500.0, np.inf)}
     )
     former = Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 11, -1)),), tolerance=0.25)
     matches = match(tracklets, cameras=cameras, settings=SETTINGS, constraints=former)
