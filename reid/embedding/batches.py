@@ -72,7 +72,7 @@ def embed_batches(
 
 def file_batches(
     paths: NDArray[np.object_],
-    batches: Iterable[NDArray[np.int64]],
+    batches: int | Iterable[NDArray[np.int64]],
     size: tuple[int, int],
     unreadable: str,
     threads: int = 0,
@@ -81,7 +81,7 @@ def file_batches(
 
     Args:
         paths: `[N]` image files.
-        batches: the rows of each batch.
+        batches: the rows of each batch, or the number of rows in a batch.
         size: height and width in pixels.
         unreadable: "error", or "skip" to report files that cannot be decoded in `ImageBatch.failed`.
         threads: number of threads; 0 uses one for each CPU.
@@ -98,6 +98,8 @@ def file_batches(
                 raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
             return error.reason
 
+    if isinstance(batches, int):
+        batches = np.split(np.arange(len(paths)), range(batches, len(paths), batches))
     with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
         for rows in batches:
             loaded = dict(zip(rows.tolist(), pool.map(load, paths[rows]), strict=True))

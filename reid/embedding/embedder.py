@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from reid.core.distributed import pick_device
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.data.crops import Crops
 from reid.embedding.batches import (
-    ImageBatch,
     Images,
     array_batches,
     check_arrays,
@@ -65,6 +64,17 @@ class Embedder:
     Raises:
         ConfigError: an unknown runtime or device, a number out of range, or arguments that do not fit the model.
         ModelError: a file that cannot be loaded, or weights that are not available.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from reid.models import build_model
+        >>> from reid.models.checkpoints import save_checkpoint
+        >>> checkpoint = tempfile.mkdtemp() + "/best.pt"
+        >>> save_checkpoint(checkpoint, build_model("light10", height=64, width=32))
+        >>> embedder = Embedder(checkpoint, device="cpu")
+        >>> embedder(np.zeros((2, 128, 64, 3), dtype=np.uint8)).shape  # two RGB crops
+        (2, 256)
     """
 
     def __init__(
@@ -137,11 +147,7 @@ class Embedder:
                 folder without images.
             ModelError: the output of the model is not finite.
         """
-        crops = list_files(images)
-        if crops is not None:
-            return self._embed_files(crops, "error")[0]
-        arrays = check_arrays(images)
-        return self._collect(len(arrays), array_batches(arrays, self.batch_size, self.preprocessing.size))[0]
+        return self.table(images).features
 
     def table(self, images: Images, *, unreadable: str = "error") -> Embeddings:
         """Return the features with the columns of the images, and with `describe()` as `meta`.
@@ -157,14 +163,23 @@ class Embedder:
         Raises:
             DataError, ModelError: as in a call.
         """
-        crops = list_files(images)
-        meta = self.describe()
+        crops, meta, size = list_files(images), self.describe(), self.preprocessing.size
         if crops is None:
-            return Embeddings(self(images), meta=meta)
-        features, failed = self._embed_files(crops, unreadable)
+            arrays = check_arrays(images)
+            n, batches = len(arrays), array_batches(arrays, self.batch_size, size)
+        else:
+            check_files(crops, size, unreadable)
+            n, batches = len(crops), file_batches(crops.paths, self.batch_size, size, unreadable, self.threads)
+        features, failed = np.zeros((n, self.dimension), np.float32), dict[int, str]()
+        embedded = embed_batches(self.embed_batch, self.dimension, batches)
+        for batch, rows in track(embedded, "Embedding", total=-(-n // self.batch_size)):
+            features[batch.rows] = rows
+            failed |= batch.failed
+        if crops is None:
+            return Embeddings(features, meta=meta)
         if failed:
             meta["left_out"] = [f"{crops.paths[row]}: {reason}" for row, reason in failed.items()]
-            kept = np.setdiff1d(np.arange(len(crops)), list(failed))
+            kept = np.setdiff1d(np.arange(n), list(failed))
             crops, features = crops.take(kept), features[kept]
         if isinstance(images, Crops):
             return Embeddings.from_crops(features, crops, meta)
@@ -195,21 +210,6 @@ class Embedder:
         NaN or infinity if the weights are damaged.
         """
         return self._network.embed(images, self.flip)
-
-    def _embed_files(self, crops: Crops, unreadable: str) -> tuple[NDArray[np.float32], dict[int, str]]:
-        rows, size = np.arange(len(crops)), self.preprocessing.size
-        check_files(crops, size, unreadable)
-        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        return self._collect(len(rows), file_batches(crops.paths, batches, size, unreadable, self.threads))
-
-    def _collect(self, n: int, batches: Iterator[ImageBatch]) -> tuple[NDArray[np.float32], dict[int, str]]:
-        features = np.zeros((n, self.dimension), dtype=np.float32)
-        failed: dict[int, str] = {}
-        embedded = embed_batches(self.embed_batch, self.dimension, batches)
-        for batch, rows in track(embedded, "Embedding", total=-(-n // self.batch_size)):
-            features[batch.rows] = rows
-            failed |= batch.failed
-        return features, failed
 
 
 class _Network(NamedTuple):

@@ -9,7 +9,7 @@ import platform
 import shutil
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -112,11 +112,12 @@ def export_bundle(
             assert isinstance(model, ReIDModel)
             trace(model, path, to)
         networks, refused, parity = _prove(unproven, to, reference, {"random": random, "real": real})
-        kinds = {
-            "random": "random bytes",
-            "real": "synthetic patterns" if crops is None else f"{len(real)} given crops",
+        source = "synthetic patterns" if crops is None else f"{len(real)} given crops"
+        proof: dict[str, Any] = {
+            "lowest_cosine": parity,
+            "required": FLOAT_COSINE,
+            "crops": {"random": "random bytes", "real": source},
         }
-        proof: dict[str, Any] = {"lowest_cosine": parity, "required": FLOAT_COSINE, "crops": kinds}
         if quantisation is not None:
             save_openvino(quantise(network, quantisation.calibration), path)
             before, networks = networks, {"openvino": reader.open_network(path, "openvino", None)}
@@ -171,10 +172,8 @@ def _check_arguments(model: ReIDModel | ForeignModel, out: Path, to: str, quanti
 
 def _check_crops(name: str, images: Images, size: tuple[int, int]) -> Images:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*size, 3) or len(images) == 0:
-        raise DataError(
-            f"The {name} are {images.dtype} {list(images.shape)}; they must be uint8 [N, {size[0]}, {size[1]}, 3] in "
-            "RGB, with N of 1 or more."
-        )
+        needed = f"uint8 [N, {size[0]}, {size[1]}, 3] in RGB, with N of 1 or more"
+        raise DataError(f"The {name} are {images.dtype} {list(images.shape)}; they must be {needed}.")
     return images
 
 
@@ -299,11 +298,7 @@ def _speed(network: reader.Network, size: tuple[int, int]) -> float:
     """Return crops per second in batches of 16 on all cores, the median of three."""
     images = np.random.default_rng(0).integers(0, 256, (16, *size, 3), dtype=np.uint8)
     network(images)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        network(images)
-        times.append(time.perf_counter() - start)
+    times = timeit.repeat(lambda: network(images), number=1, repeat=3)
     return round(len(images) / statistics.median(times), 1)
 
 

@@ -111,17 +111,18 @@ class ForeignModel:
             raise
         except Exception as error:  # each runtime has its own exceptions
             text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise ModelError(
-                f"{path} cannot be read by {runtime}: it is damaged or of a newer format ({text})."
-            ) from error
+            raise ModelError(f"{path} cannot be read by {runtime}: it is damaged or too new ({text}).") from error
         if len(inputs) != 1:
             raise ModelError(f"{path} has {len(inputs)} inputs ({', '.join(inputs)}); it must have one, the images.")
         (kind, shape), *_ = inputs.values()
         if kind not in _FLOATS or len(shape) != 4 or shape[1] not in (3, None):
             raise ModelError(f"The input of {path} is {kind} {_describe(shape)}. Convert it to float32 [B, 3, H, W].")
         self._dtype, self._batch = _FLOATS[kind], shape[0]
-        self.preprocessing, output = _find_preprocessing(path, preprocessing, shape[2:])
-        output = _pick_output(path, outputs, output)
+        self.preprocessing, wanted = _find_preprocessing(path, preprocessing, shape[2:])
+        output = wanted or (outputs[0] if len(outputs) == 1 else "")
+        if output not in outputs:
+            problem = f"{path} has {len(outputs)} outputs, and none is called {output!r}"
+            raise ConfigError(f"{problem}. Set the key output of its preprocessing.{did_you_mean(output, outputs)}")
         self.output_number = outputs.index(output)
         self._network = connect(output)
         self.device = torch.device(device)
@@ -170,18 +171,12 @@ Opened = tuple[dict[str, tuple[str, Shape]], list[str], Callable[[str], Network]
 
 def _open_onnx(path: Path, device: str) -> Opened:
     session = reader.onnx_session(path, 0, device)
-    inputs = {
-        one.name: (
-            one.type.removeprefix("tensor(").removesuffix(")"),
-            [side if isinstance(side, int) and side > 0 else None for side in one.shape],
-        )
-        for one in session.get_inputs()
-    }
-    return (
-        inputs,
-        [one.name for one in session.get_outputs()],
-        lambda output: lambda x: session.run([output], {next(iter(inputs)): x})[0],
-    )
+    inputs = {}
+    for port in session.get_inputs():
+        shape = [side if isinstance(side, int) and side > 0 else None for side in port.shape]
+        inputs[port.name] = port.type.removeprefix("tensor(").removesuffix(")"), shape
+    outputs = [port.name for port in session.get_outputs()]
+    return inputs, outputs, lambda output: lambda x: session.run([output], {next(iter(inputs)): x})[0]
 
 
 def _open_openvino(path: Path, device: str) -> Opened:
@@ -197,13 +192,10 @@ def _open_openvino(path: Path, device: str) -> Opened:
     def name(port: Any, number: int) -> str:
         return min(port.get_names(), default=f"number {number}")
 
-    inputs = {
-        name(port, number): (
-            port.element_type.get_type_name(),
-            [side.get_length() if side.is_static else None for side in port.partial_shape],
-        )
-        for number, port in enumerate(model.inputs)
-    }
+    inputs = {}
+    for number, port in enumerate(model.inputs):
+        shape = [side.get_length() if side.is_static else None for side in port.partial_shape]
+        inputs[name(port, number)] = port.element_type.get_type_name(), shape
     outputs = {name(port, number): port for number, port in enumerate(compiled.outputs)}
     return inputs, list(outputs), lambda output: lambda x: compiled([x])[outputs[output]]
 
@@ -212,48 +204,29 @@ def _find_preprocessing(
     path: Path, given: Preprocessing | Mapping[str, Any] | None, fixed: Shape
 ) -> tuple[Preprocessing, str | None]:
     """Return the preprocessing and the name of the output, if given; `fixed` is the height and width in the file."""
-    source = "preprocessing"
-    example = json.dumps(_EXAMPLE | {"size": [fixed[0] or 256, fixed[1] or 128]})
-    if given is None:
-        sidecar = path.with_suffix(".reid.json")
-        source = str(sidecar)
-        if not sidecar.is_file():
-            created = f"Create {sidecar} with the values of its training, or pass preprocessing"
-            raise ConfigError(f"{path.name} does not contain its preprocessing. {created}. Example:\n{example}")
-        try:
-            given = json.loads(sidecar.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{sidecar} cannot be read as JSON: {error}. Example:\n{example}") from error
-    output = None
-    if not isinstance(given, Preprocessing):
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{source} must be a mapping of keys and values. Example:\n{example}")
-        try:
+    sidecar, output = path.with_suffix(".reid.json"), None
+    source = str(sidecar) if given is None else "preprocessing"
+    example = f"Example:\n{json.dumps(_EXAMPLE | {'size': [fixed[0] or 256, fixed[1] or 128]})}"
+    if given is None and not sidecar.is_file():
+        fix = f"Create {sidecar} with the values of its training, or pass preprocessing. {example}"
+        raise ConfigError(f"{path.name} does not contain its preprocessing. {fix}")
+    try:
+        given = json.loads(sidecar.read_text("utf-8")) if given is None else given
+        if not isinstance(given, Preprocessing):
+            if not isinstance(given, Mapping):
+                raise ConfigError("it must be a mapping of keys and values.")
             values = InputFormat.from_dict(dict(given))
-            size, output = values.size or tuple(fixed), values.output
-            if None in size:
-                raise ConfigError(f"size is missing, and {path.name} does not define it: add it.")
+            size, output = values.size or fixed, values.output
             unit = 1.0 if values.scale == "0-1" else 255.0
             mean, std = ([value / unit for value in one] for one in (values.mean, values.std))
-            given = Preprocessing.from_dict(
-                {"size": size, "mean": mean, "std": std, "channel_order": values.channel_order}
-            )
-        except ValueError as error:
-            raise ConfigError(f"{source}: {error} Example:\n{example}") from error
+            content = {"size": size, "mean": mean, "std": std, "channel_order": values.channel_order}
+            given = Preprocessing.from_dict(content)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source} is invalid: {error} {example}") from error
     if any(side not in (None, own) for side, own in zip(fixed, given.size, strict=True)):
         needed = f"{_describe(fixed)} (height, width)"
         raise ConfigError(f"{source}: size is {list(given.size)}, but {path.name} takes {needed}. Correct it.")
     return given, output
-
-
-def _pick_output(path: Path, names: list[str], wanted: str | None) -> str:
-    if wanted is None and len(names) == 1:
-        return names[0]
-    if wanted is None:
-        raise ConfigError(f"{path} has {len(names)} outputs. Set the key output of its preprocessing: {names}.")
-    if wanted not in names:
-        raise ConfigError(f"{path} has no output {wanted!r}.{did_you_mean(wanted, names)}")
-    return wanted
 
 
 def _digest(path: Path, preprocessing: Preprocessing, output: str) -> str:
