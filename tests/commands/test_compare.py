@@ -40,7 +40,7 @@ def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     done = call("compare", folder / "one", folder / "other", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())
-    for part in ("one", "other", "market1501 validation", "optim.lr", "schedule.epochs", "loss.extra.center.weight"):
+    for part in ("one", "other", "synthetic validation", "optim.lr", "schedule.epochs", "loss.extra.center.weight"):
         assert part in words
     assert "augment.pad" not in words, "equal settings are not listed"
     assert "not trained on the same rows" not in words
@@ -49,7 +49,7 @@ def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert content["differences"]["loss.extra.center.weight"] == {"one": None, "other": 0.01}
     one = content["runs"]["one"]
     assert [entry["epoch"] for entry in one["history"]] == [1, 2]
-    assert one["scores"]["market1501 validation"] == one["history"][-1]["market1501 validation"]
+    assert one["scores"]["synthetic validation"] == one["history"][-1]["synthetic validation"]
     assert one["minutes"] > 0
     steps, losses = content["curves"]["loss"]["one"]
     lines = [json.loads(line) for line in (folder / "one/log.jsonl").read_text().splitlines()]

@@ -74,8 +74,8 @@ def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_pat
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kinds = ("worst", "best", "random", "chosen", "distances", "roc", "cameras", "map", "activations")
     assert names == {
-        "metrics.json", "evaluation.html", "cmc.png", "market1501-query.parquet", "market1501-gallery.parquet",
-        *(f"market1501-{kind}.png" for kind in kinds),
+        "metrics.json", "evaluation.html", "cmc.png", "synthetic-query.parquet", "synthetic-gallery.parquet",
+        *(f"synthetic-{kind}.png" for kind in kinds),
     }  # fmt: skip
     page = (tmp_path / "out/evaluation.html").read_text()
     assert page.count("<figure>") == 1 + len(kinds)
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_pat
     assert len(page) < 8e6
     for path in (tmp_path / "out").glob("*.png"):
         assert cv2.imread(str(path)).std() > 10
-    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     assert scores["plain"]["queries_used"] == scores["reranked"]["queries_used"] == 20
 
     benchmark = reid.load_benchmark("market1501", tiny_market)
@@ -95,7 +95,7 @@ def test_a_checkpoint_is_scored_drawn_and_written_down(checkpoint: Path, tmp_pat
     assert scores["plain"]["camera_pairs"]["queries"] == [[0, 10], [10, 0]]
     assert scores["verification"]["genuine_pairs"] == 10 * 4 * 4
     assert "calibration" not in scores
-    table = pq.read_table(tmp_path / "out/market1501-query.parquet")
+    table = pq.read_table(tmp_path / "out/synthetic-query.parquet")
     assert {"features", "pid", "camid", "path"} <= set(table.column_names)
     assert len(table) == 20
 
@@ -106,8 +106,8 @@ def test_other_sets_than_trained_on_stand_in_one_table(checkpoint: Path, tmp_pat
         "test", "--checkpoint", checkpoint, "--data", source, "--data", source, "--no-page", "--out", tmp_path / "out"
     )
     assert done.exit_code == 0, done.output
-    assert "market1501#1" in done.output
-    assert "market1501#2" in done.output
+    assert "synthetic#1" in done.output
+    assert "synthetic#2" in done.output
     assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]) == 2
     assert not (tmp_path / "out/evaluation.html").exists()
 
@@ -120,12 +120,12 @@ def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_pat
     arguments = ("test", "--checkpoint", tmp_path / "best.pt", "--no-page", "--out", tmp_path / "out")
     done = call(*arguments)
     assert done.exit_code == 0, done.output
-    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     used = scores["calibration"]
     assert used["file"] == str(tmp_path / "calibration.json")
     assert used["asked_false_match_rate"] == 0.01
     assert used["threshold"] == pytest.approx(made.threshold())
-    tables = [Embeddings.load(tmp_path / f"out/market1501-{part}.parquet") for part in ("query", "gallery")]
+    tables = [Embeddings.load(tmp_path / f"out/synthetic-{part}.parquet") for part in ("query", "gallery")]
     both = Embeddings.concat(tables)
     far = 1 - both.features @ both.features.T
     apart = np.triu(both.camids[:, None] != both.camids[None])
@@ -137,7 +137,7 @@ def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_pat
     done = call(*arguments)
     assert done.exit_code == 0, done.output
     assert "calibration.json is not used" in done.output
-    assert "calibration" not in json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    assert "calibration" not in json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     done = call(*arguments, "--calibration", tmp_path / "calibration.json")
     assert done.exit_code == 1
     assert "of model 'another-0'" in done.output
@@ -148,7 +148,7 @@ def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_pat
     [
         (["--queries", "cam:3"], "Cannot tell a query"),
         (["--queries", "20"], "has no query 20"),
-        (["--queries", "pid:1"], "No query of market1501 has pid 1"),
+        (["--queries", "pid:1"], "No query of synthetic has pid 1"),
         (["--calibration", "nowhere.json"], "There is no calibration nowhere.json"),
     ],
 )
@@ -201,7 +201,7 @@ def test_unreadable_images_are_an_error_until_asked_to_skip(
     assert done.exit_code == 0, done.output
     assert broken.name in done.output
     assert "19 of 19 queries used" in " ".join(done.output.split())
-    assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]["left_out"]) == 1
+    assert len(json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]["left_out"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "demo/test/cmc.png").exists()
     assert (tmp_path / "demo/matched/report.html").exists()
     assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
-    assert str(tmp_path / "demo/test/market1501-worst.png") in done.output.replace("\n", "")
+    assert str(tmp_path / "demo/test/synthetic-worst.png") in done.output.replace("\n", "")
 
 
 def test_camera_aware_re_ranking_is_another_protocol(checkpoint: Path, tmp_path: Path) -> None:
     done = call("test", "--checkpoint", checkpoint, "--camera-aware", "--no-page", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["market1501"]
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     assert scores["reranked"]["protocol"]["metric"].startswith("camera-aware k-reciprocal")

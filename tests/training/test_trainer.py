@@ -51,10 +51,10 @@ def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: P
     assert load_config(tmp_path / "run/config.yaml") == config
     data = json.loads((tmp_path / "run/data.json").read_text())
     assert data["train"]["identities"] == 14
-    assert data["market1501 validation query"]["identities"] == 6
+    assert data["synthetic validation query"]["identities"] == 6
     best = load_checkpoint(tmp_path / "run/best.pt")["scores"]
-    top = max(entry["market1501 validation"]["mAP"] for entry in progress.history)
-    assert best["market1501 validation"]["mAP"] == top == pytest.approx(progress.best)
+    top = max(entry["synthetic validation"]["mAP"] for entry in progress.history)
+    assert best["synthetic validation"]["mAP"] == top == pytest.approx(progress.best)
     assert load_model(tmp_path / "run/last.pt").spec["num_classes"] == 14
 
 
@@ -116,14 +116,14 @@ def test_settings_reach_the_loop(settings: list[str], tmp_path: Path, extra: lis
 
 def test_the_test_split_is_scored_only_when_asked(settings: list[str], tmp_path: Path, capsys) -> None:
     progress = train(load_config(None, [*settings, "schedule.epochs=1", "eval.split=test"]), tmp_path / "run", ALONE)
-    assert progress.history[0].keys() == {"epoch", "step", "market1501 test"}
+    assert progress.history[0].keys() == {"epoch", "step", "synthetic test"}
     assert "optimistic" in capsys.readouterr().out
 
 
 def test_two_sources_train_together(settings: list[str], tmp_path: Path, tiny_market: Path) -> None:
     both = [*settings, f"data.train=[market1501:{tiny_market},market1501:{tiny_market}]", "schedule.epochs=1"]
     progress = train(load_config(None, both), tmp_path / "run", ALONE)
-    assert {"market1501#1 validation", "market1501#2 validation"} <= progress.history[0].keys()
+    assert {"synthetic#1 validation", "synthetic#2 validation"} <= progress.history[0].keys()
     assert load_model(tmp_path / "run/last.pt").spec["num_classes"] == 28
 
 
