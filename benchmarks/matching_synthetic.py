@@ -1,7 +1,7 @@
 """Every solver on made streets, offline and online, with and without what `cameras.yaml` knows of the ways.
 
-reid prepare make WORLD --seed 7 --ids 400 --cameras 10 --stills 8
-reid match --tracks WORLD/tracks --videos WORLD/stills --checkpoint MODEL --out MATCHED
+reid data synthesize --out WORLD seed=7 ids=400 cameras=10 stills=8
+reid match --tracks WORLD/tracks --videos WORLD/stills --model MODEL --out MATCHED
 python -m benchmarks.matching_synthetic WORLD MATCHED/embeddings.parquet
 """
 

@@ -1,7 +1,7 @@
 """Identities of the two halves of a street video against the ids that the same tracker gives in the uncut picture.
 
     python -m benchmarks.make_vtest AVI OUT
-    reid match --tracks OUT/tracks --videos OUT/videos --checkpoint MODEL --out MATCHED
+    reid match --tracks OUT/tracks --videos OUT/videos --model MODEL --out MATCHED
     python -m benchmarks.matching_vtest OUT MATCHED
 
 The uncut ids are a tracker's, not the truth.

@@ -1,4 +1,4 @@
-"""`reid embed` by the name people expect, and for `torchrun`."""
+"""`reid embed` as a script, also for torchrun."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`reid match` by the name people expect."""
+"""`reid match` as a script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`reid test` by the name people expect."""
+"""`reid test` as a script."""
 
 import sys
 

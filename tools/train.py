@@ -1,4 +1,4 @@
-"""`reid train` by the name people expect."""
+"""`reid train` as a script."""
 
 import sys
 

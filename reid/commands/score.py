@@ -1,90 +1,59 @@
-"""`reid score TRUTH PREDICTED`: track files with global ids against the truth."""
+"""`reid score`: score tracks with global identities against the truth."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from reid.commands.options import PATH, command, out_option, settings_options
+from reid.pipelines.settings import ScoreSettings
+
 if TYPE_CHECKING:
-    from reid.mtmc import Tracks, TrackScores
+    from reid.mtmc import TrackScores
 
-FORMATS = ("auto", "mot", "aicity", "duke", "parquet")
-_SHARES = ("IDF1", "IDP", "IDR", "HOTA", "DetA", "AssA", "LocA")
-_COUNTS = ("FP", "FN", "IDSW", "Frag", "MT", "PT", "ML")
+FRACTIONS = ("IDF1", "IDP", "IDR", "HOTA", "DetA", "AssA", "LocA")
+COUNTS = ("FP", "FN", "IDSW", "Frag", "MT", "PT", "ML")
 
 
-@click.command("score")
-@click.argument("truth", type=click.Path(path_type=Path))
-@click.argument("predicted", type=click.Path(path_type=Path))
-@click.option(
-    "--iou", default=0.5, show_default=True, type=click.FloatRange(0, 1, min_open=True),
-    help="Least IoU of a match, for IDF1 and CLEAR.",
-)  # fmt: skip
-@click.option("--truth-format", default="auto", show_default=True, type=click.Choice(FORMATS))
-@click.option("--predicted-format", default="auto", show_default=True, type=click.Choice(FORMATS))
-@click.option(
-    "--duplicates", default="error", show_default=True, type=click.Choice(["error", "first", "confident"]),
-    help="Which to keep of several boxes of one id in one frame of one camera.",
-)  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE",
-    help="Where the numbers go as JSON.  [default: scores.json in the folder of PREDICTED]",
-)  # fmt: skip
-def command(
-    truth: Path,
-    predicted: Path,
-    iou: float,
-    truth_format: str,
-    predicted_format: str,
-    duplicates: str,
-    out: Path | None,
-) -> None:
-    """Score tracks with global ids against the truth: IDF1, HOTA and CLEAR over all cameras at once, and per camera.
+@command("score")
+@click.argument("truth", type=PATH)
+@click.argument("predicted", type=PATH)
+@settings_options(
+    ScoreSettings, {"Scoring": ["iou", "duplicates"], "Track files": ["truth_format", "predicted_format"]}
+)
+@out_option("JSON file for the numbers.  [default: scores.json in the folder of PREDICTED]")
+def cli(truth: Path, predicted: Path, out: Path | None, **options: Any) -> None:
+    """Score tracks with global identities: IDF1, HOTA and CLEAR over all cameras together, and per camera.
 
     \b
-    reid score streets/truth run/matched
+    reid score synthetic/truth matched/tracks
     reid score gt.txt submission.txt --iou 0.5 --out scores.json
 
-    Both are folders with a file a camera, or single files, of any format of docs/track-files.md.
+    TRUTH and PREDICTED are folders with one file per camera, or single files, in any format of docs/track-files.md.
     """
-    from reid.core.atomic import write_json
-    from reid.core.console import console
-    from reid.mtmc import score_tracks
-    from reid.mtmc.track_files import read_tracks
-
-    sides = {
-        "truth": read_tracks(truth, format=truth_format, duplicates=duplicates),
-        "predicted": read_tracks(predicted, format=predicted_format, duplicates=duplicates),
-    }
-    for side, tracks in sides.items():
-        _say(side, tracks)
-    scores = score_tracks(sides["truth"], sides["predicted"], iou=iou)
-    show(scores)
-    out = out or (predicted if predicted.is_dir() else predicted.parent) / "scores.json"
-    read = {side: {"path": str(path), "format": sides[side].format, "warnings": list(sides[side].warnings)}
-            for side, path in (("truth", truth), ("predicted", predicted))}  # fmt: skip
-    write_json(out, {**read, **scores.as_dict()})
-    console.print(f"numbers: {out}", markup=False)
-
-
-def _say(side: str, tracks: Tracks) -> None:
     from rich.markup import escape
 
     from reid.core.console import console, warn
+    from reid.pipelines.score import score_files
 
-    cameras = len(tracks.camera_names)
-    console.print(
-        f"{side}: {len(tracks):,} boxes, {cameras} camera{'s' * (cameras != 1)}, read as {tracks.format_reason}",
-        markup=False,
-    )
-    for text in tracks.warnings:
-        warn(escape(text))
+    out = out or (predicted if predicted.is_dir() else predicted.parent) / "scores.json"
+    scores, sides = score_files(truth, predicted, out, ScoreSettings(**options))
+    for side, tracks in sides.items():
+        cameras = len(tracks.camera_names)
+        plural = "s" * (cameras != 1)
+        console.print(
+            f"{side}: {len(tracks):,} boxes, {cameras} camera{plural}, read as {tracks.format_reason}", markup=False
+        )
+        for text in tracks.warnings:
+            warn(escape(text))
+    print_scores(scores)
+    console.print(f"numbers: {out}", markup=False)
 
 
-def show(scores: TrackScores) -> None:
-    """Print the scores: all cameras together, then each, in percent and counts."""
+def print_scores(scores: TrackScores) -> None:
+    """Print the scores of all cameras together, then of each camera."""
     from rich.box import SIMPLE
     from rich.markup import escape
     from rich.table import Table
@@ -96,25 +65,24 @@ def show(scores: TrackScores) -> None:
     rows = {"all": scores.overall, **scores.per_camera}
     first, second = (
         Table(box=SIMPLE, padding=(0, 1, 0, 0), title=title, title_justify="left")
-        for title in ("Identities, % (boxes and people: of the truth)", f"CLEAR, IoU ≥ {scores.iou:g}")
+        for title in ("Identities, % (boxes and people are counts of the truth)", f"CLEAR, IoU ≥ {scores.iou:g}")
     )
-    for table, names in ((first, ("boxes", "people", *_SHARES)), (second, ("MOTA %", "MOTP %", *_COUNTS))):
+    for table, names in ((first, ("boxes", "people", *FRACTIONS)), (second, ("MOTA %", "MOTP %", *COUNTS))):
         table.add_column("cameras", overflow="fold", min_width=7)
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         style = "bold" if row is scores.overall else None
-        shares = [f"{100 * getattr(row, share):.1f}" for share in _SHARES]
-        first.add_row(escape(name), f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *shares, style=style)
-        counts = [f"{getattr(row, count):,}" for count in _COUNTS]
+        fractions = [f"{100 * getattr(row, name):.1f}" for name in FRACTIONS]
+        first.add_row(escape(name), f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions, style=style)
+        counts = [f"{getattr(row, count):,}" for count in COUNTS]
         second.add_row(escape(name), f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts, style=style)
     console.print(first)
     if len(scores.per_camera) > 1:
         mean = sum(row.IDF1 for row in scores.per_camera.values()) / len(scores.per_camera)
         console.print(
-            "'all' has one assignment of identities over all cameras: quote that row. The rows of single "
-            f"cameras do not see identities that change between cameras; their mean IDF1 is {100 * mean:.1f}, which "
-            "hides such errors.",
+            "Report the row 'all': it assigns identities once over all cameras. Rows of single cameras cannot show "
+            f"identities that change between cameras; their mean IDF1 is {100 * mean:.1f}.",
             markup=False,
         )
     console.print(second)
@@ -125,10 +93,10 @@ def show(scores: TrackScores) -> None:
     )
     if tracklets.items:
         console.print(
-            f"Tracks of a camera as items ({tracklets.items:,}; {scores.false_tracklets:,} more lie on nobody): "
+            f"Clustering of {tracklets.items:,} tracklets ({scores.false_tracklets:,} more match no person): "
             f"pairs P {100 * tracklets.pair_precision:.1f} R {100 * tracklets.pair_recall:.1f} "
             f"F1 {100 * tracklets.pair_f1:.1f}; B³ P {100 * tracklets.b3_precision:.1f} "
             f"R {100 * tracklets.b3_recall:.1f} F1 {100 * tracklets.b3_f1:.1f}; "
-            f"identities found {tracklets.found_identities:,}, true {tracklets.true_identities:,}, "
-            f"exactly right {tracklets.exact_identities:,}."
+            f"{tracklets.found_identities:,} identities found, {tracklets.true_identities:,} true, "
+            f"{tracklets.exact_identities:,} exactly right."
         )

@@ -96,7 +96,7 @@ def load_training_data(config: Config) -> TrainingData:
     if not config.data.train:
         raise ReidError(
             "data.train is empty: name a data set, e.g. data.train=market1501:/data/Market-1501-v15.09.15. Without "
-            "one, `reid prepare make datasets/streets` makes one to try: data.train=market1501:datasets/streets."
+            "one, try data.train=market1501:datasets/synthetic after `reid data synthesize --out datasets/synthetic`."
         )
     size = (config.model.height, config.model.width)
     sources = load_benchmarks(config.data.train)

@@ -84,7 +84,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ReidError(
             f"{path} is not a checkpoint of this package. To embed with one of torchreid, fast-reid or BoT's code: "
-            f"reid convert {path} --out NEW.pt. To start training from its weights: model.weights={path}."
+            f"reid model convert --model {path} --out NEW.pt. To start training from its weights: model.weights={path}."
         )
     if content["version"] > VERSION:
         raise ReidError(f"{path} has format version {content['version']}; this is {VERSION}. Update the package.")

@@ -54,6 +54,7 @@ class SetResults:
         lists, points, activations: drawings of rank lists, of the map of some identities, of activation maps.
         left_out: images that were not read, with their reasons.
         notes: by the title of a part, why it is not there.
+        model: name of the model.
     """
 
     name: str
@@ -68,6 +69,7 @@ class SetResults:
     activations: Drawing | None = None
     left_out: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
 
 
 VERIFICATION, CALIBRATION, OPEN_SET, CAMERAS = "Verification", "Calibration", "Open set", "Camera pairs"

@@ -43,8 +43,8 @@ def test_with_labels(labelled: Path) -> None:
         "*0.01",
         f"{made.threshold():.4f}",
         "too few pairs",
-        f"{made.overall.genuine:,} pairs of the same and {made.overall.impostor:,} of different people",
-        "3 pairs of cameras have a curve of their own",
+        f"{made.overall.genuine:,} genuine and {made.overall.impostor:,} impostor pairs",
+        "3 camera pairs have a curve each",
         f"calibration: {labelled.parent / 'calibration.json'}",
     ):
         assert words in result.output
@@ -67,12 +67,12 @@ def test_any_camera(labelled: Path) -> None:
 
 def test_beside_the_checkpoint(labelled: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "best.pt"
-    result = calibrate(labelled, "--fmr", 1e-2, "--checkpoint", checkpoint)
+    result = calibrate(labelled, "--fmr", 1e-2, "--model", checkpoint)
     assert result.exit_code == 1
-    assert f"There is no checkpoint {checkpoint}" in result.output
+    assert f"There is no model {checkpoint}" in result.output
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"")
-    assert calibrate(labelled, "--fmr", 1e-2, "--checkpoint", checkpoint).exit_code == 0
+    assert calibrate(labelled, "--fmr", 1e-2, "--model", checkpoint).exit_code == 0
     assert (tmp_path / "run" / "calibration.json").is_file()
 
 
@@ -84,7 +84,7 @@ def test_without_labels(tracked: Path, tmp_path: Path) -> None:
     table = Embeddings.load(tracked)
     bare = Embeddings(table.features, camids=table.camids, tracks=table.tracks, frames=table.frames)
     again = calibrate(bare.save(tmp_path / "bare" / "bare.parquet"), "--fmr", 1e-2)
-    assert "do not say which model" in again.output
+    assert "do not name their model" in again.output
     first, second = (load_calibration(folder / "calibration.json") for folder in (tmp_path, tmp_path / "bare"))
     assert first.threshold() == second.threshold()
     assert first.source == second.source == "tracks"
@@ -94,8 +94,10 @@ def test_without_labels(tracked: Path, tmp_path: Path) -> None:
     ("columns", "arguments", "words"),
     [
         pytest.param({"camids": None}, [], "no camid column.*--any-camera", id="labels without cameras"),
-        pytest.param({"pids": None, "tracks": None}, [], "the columns camid, track and frame; track is", id="no track"),
-        pytest.param({"frames": None}, ["--label-free"], "Without labels.*frame is missing", id="no frame"),
+        pytest.param(
+            {"pids": None, "tracks": None}, [], "the columns camid, track and frame. Add track", id="no track"
+        ),
+        pytest.param({"frames": None}, ["--label-free"], "Without labels.*Add frame", id="no frame"),
         pytest.param({"tracks": 1}, ["--label-free"], "does not number tracks of one person: 3", id="videos"),
         pytest.param({}, ["--fmr", "1e-6"], "cannot be estimated from these pairs", id="too few"),
     ],

@@ -11,7 +11,7 @@ from tests.data.trees import DUKE, market, write_image, write_images
 
 
 def check(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["check", *map(str, arguments)])
+    return CliRunner().invoke(main, ["data", "check", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_sound_set(root: Path) -> None:
-    result = check("market1501", root, "--strict")
+    result = check(f"market1501:{root}", "--strict")
     assert result.exit_code == 0, result.output
     for words in (
         "Distractors (pid 0, in the gallery): 1. Junk (pid -1, left out): 1.",
@@ -36,7 +36,7 @@ def test_a_sound_set(root: Path) -> None:
 
 
 def test_official_counts_are_shown_beside_those_that_differ(tmp_path: Path) -> None:
-    output = check("market1501", market(tmp_path)).output
+    output = check(f"market1501:{market(tmp_path)}").output
     assert "3 ≠ 12,936" in output
     assert "Junk (pid -1, left out): 1 ≠ 3,819" in output
     assert "Unpack the archive again" in output
@@ -44,15 +44,15 @@ def test_official_counts_are_shown_beside_those_that_differ(tmp_path: Path) -> N
 
 def test_a_finding_exits_with_1_only_when_strict(root: Path) -> None:
     write_image(root / "query" / "portrait.jpg")
-    assert check("market1501", root).exit_code == 0
-    assert check("market1501", root, "--strict").exit_code == 1
+    assert check(f"market1501:{root}").exit_code == 0
+    assert check(f"market1501:{root}", "--strict").exit_code == 1
 
 
 def test_files_are_named_up_to_the_limit(root: Path) -> None:
     for number in range(5):
         (root / "query" / f"[red]odd {number}.jpg").write_bytes(b"")
         (root / "query" / f"0001_c1s1_00000{number}_00.jpg").write_bytes(b"")
-    output = check("market1501", root, "--list", 2).output
+    output = check(f"market1501:{root}", "--list", 2).output
     assert "[red]odd 1.jpg: the name is not of the form" in output
     assert "[red]odd 2.jpg" not in output
     assert "0001_c1s1_000001_00.jpg: is empty (0 bytes)" in output
@@ -61,7 +61,7 @@ def test_files_are_named_up_to_the_limit(root: Path) -> None:
 
 def test_dropped_queries_are_told_with_their_reason(root: Path) -> None:
     write_image(root / "query" / "0020_c1s1_000451_03.jpg")
-    output = check("market1501", root).output
+    output = check(f"market1501:{root}").output
     assert "Queries: 2 of 3 can be scored" in output
     assert "1 dropped: no gallery image of that identity (identities 20)" in output
 
@@ -69,7 +69,7 @@ def test_dropped_queries_are_told_with_their_reason(root: Path) -> None:
 def test_the_histogram_has_a_bar_a_bin(root: Path) -> None:
     for number in range(20):
         write_image(root / "bounding_box_train" / f"0002_c1s1_0010{number:02}_00.jpg")
-    lines = check("market1501", root).output.splitlines()
+    lines = check(f"market1501:{root}").output.splitlines()
     start = next(number for number, line in enumerate(lines) if "by number of crops" in line)
     bars = [line for line in lines[start + 1 :] if "█" in line]
     assert [line.split()[0] for line in bars] == ["1", "16–31"]
@@ -77,7 +77,7 @@ def test_the_histogram_has_a_bar_a_bin(root: Path) -> None:
 
 def test_json_holds_the_same(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "new" / "check.json"
-    result = check("market1501", root, "--json", file, "--quick")
+    result = check(f"market1501:{root}", "--json", file, "--quick")
     assert result.exit_code == 0, result.output
     written = json.loads(file.read_text("utf-8"))
     assert written["splits"][0]["images"] == 3
@@ -87,7 +87,7 @@ def test_json_holds_the_same(root: Path, tmp_path: Path) -> None:
 
 
 def test_duke_says_that_it_was_withdrawn(tmp_path: Path) -> None:
-    output = check("dukemtmc", write_images(tmp_path, DUKE)).output
+    output = check(f"dukemtmc:{write_images(tmp_path, DUKE)}").output
     assert output.count("withdrawn by its authors in 2019") == 1
 
 
@@ -96,7 +96,7 @@ def test_a_table_without_cameras(tmp_path: Path) -> None:
         write_image(tmp_path / f"{number}.jpg")
     rows = "\n".join(f"{number}.jpg,shoe {number % 4}" for number in range(12))
     (tmp_path / "shoes.csv").write_text(f"path,pid\n{rows}\n")
-    result = check("table", tmp_path / "shoes.csv", "fraction=0.5", "seed=3")
+    result = check(f"table:{tmp_path / 'shoes.csv'}?fraction=0.5&seed=3")
     assert result.exit_code == 0, result.output
     assert "No cameras." in result.output
     assert "matched in the whole gallery" in result.output
@@ -108,7 +108,7 @@ def test_a_missing_image_of_a_table_is_listed(tmp_path: Path) -> None:
         write_image(tmp_path / f"{number}.jpg")
     rows = "\n".join(f"{number}.jpg,{number % 4}" for number in range(13))
     (tmp_path / "t.csv").write_text(f"path,pid\n{rows}\n")
-    output = check("table", tmp_path / "t.csv").output
+    output = check(f"table:{tmp_path / 't.csv'}").output
     assert "12.jpg: cannot be read: No such file" in output
     assert "1 of 13 images cannot be read" in output
 
@@ -116,12 +116,12 @@ def test_a_missing_image_of_a_table_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["market", "x"], "Did you mean 'market1501'"),
-        (["market1501", "typo"], "There is no folder typo"),
-        (["market1501", ".", "variant=detected"], "has no option 'variant'"),
-        (["cuhk03", ".", "detected"], "'detected' is not of the form key=value"),
-        (["table", ".", "fraction=[1"], "cannot be read"),
-        (["table", ".", "fraction=many"], "'fraction' of the layout table is 'many'"),
+        (["market:x"], "Did you mean 'market1501'"),
+        (["market1501:typo"], "There is no folder typo"),
+        (["market1501:.?variant=detected"], "has no option 'variant'"),
+        (["cuhk03:.?detected"], "'detected' is not of the form key=value"),
+        (["table:.?fraction=[1"], "cannot be read"),
+        (["table:.?fraction=many"], "'fraction' of the layout table is 'many'"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_1(arguments: list[str], words: str) -> None:
@@ -134,13 +134,13 @@ def test_errors_are_one_line_and_exit_with_1(arguments: list[str], words: str) -
 
 def test_a_report_that_cannot_be_written_says_so(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = check("market1501", root, "--json", tmp_path / "file" / "check.json")
+    result = check(f"market1501:{root}", "--json", tmp_path / "file" / "check.json")
     assert result.exit_code == 1
     assert "Cannot write" in result.output
 
 
 def test_the_real_market_has_no_difference(market_root: Path) -> None:
-    result = check("market1501", market_root, "--quick", "--strict")
+    result = check(f"market1501:{market_root}", "--quick", "--strict")
     assert result.exit_code == 0, result.output
     assert "≠ 12" not in result.output
     for words in ("12,936 ✓", "3,368 ✓", "15,913 ✓", "2,798 ✓", "3,819 ✓", "0 unreadable", "Queries: 3,368 of 3,368"):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reid.commands import main
-from reid.commands.compare import curves_of, differences, read_runs
+from reid.pipelines.compare import curves_of, differences, read_runs
 
 SETTINGS = [
     "model.backbone=light10", "model.height=32", "model.width=16", "augment.pad=2", "sampler.batch_size=16",
@@ -37,13 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> Path:
 
 
 def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
-    done = call("compare", folder / "one", folder / "other", "--out", tmp_path / "out")
+    done = call("runs", "compare", folder / "one", folder / "other", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())
     for part in ("one", "other", "synthetic validation", "optim.lr", "schedule.epochs", "loss.extra.center.weight"):
         assert part in words
     assert "augment.pad" not in words, "equal settings are not listed"
-    assert "not trained on the same rows" not in words
+    assert "trained on different rows" not in words
     content = json.loads((tmp_path / "out/comparison.json").read_text())
     assert content["differences"]["optim.lr"] == {"one": 3.5e-4, "other": 1e-3}
     assert content["differences"]["loss.extra.center.weight"] == {"one": None, "other": 0.01}
@@ -63,16 +63,16 @@ def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of the time, and one is enough."""
-    monkeypatch.setattr("reid.report.learning.plot_learning", lambda *given: None)
+    monkeypatch.setattr("reid.pipelines.compare.plot_learning", lambda *given: None)
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_one_run_and_equal_runs(folder: Path, tmp_path: Path) -> None:
-    done = call("compare", folder / "one", "--out", tmp_path / "a")
+    done = call("runs", "compare", folder / "one", "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     assert "setting" not in done.output
     shutil.copytree(folder / "one", tmp_path / "elsewhere/one")
-    done = call("compare", folder / "one", tmp_path / "elsewhere/one", "--out", tmp_path / "b")
+    done = call("runs", "compare", folder / "one", tmp_path / "elsewhere/one", "--out", tmp_path / "b")
     assert done.exit_code == 0, done.output
     assert "All settings are equal" in done.output
     assert set(json.loads((tmp_path / "b/comparison.json").read_text())["runs"]) == {
@@ -89,10 +89,10 @@ def test_what_reid_test_left_and_other_data_are_seen(folder: Path, tmp_path: Pat
     data = json.loads((copy / "data.json").read_text())
     data["train"]["sha256"] = "0"
     (copy / "data.json").write_text(json.dumps(data))
-    done = call("compare", folder / "one", copy, "--out", tmp_path / "out")
+    done = call("runs", "compare", folder / "one", copy, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "25.00% / 50.00%" in done.output
-    assert "not trained on the same rows" in done.output
+    assert "trained on different rows" in done.output
 
 
 def test_an_unfinished_run_is_read_as_far_as_it_goes(folder: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_an_unfinished_run_is_read_as_far_as_it_goes(folder: Path, tmp_path: Pat
     assert curves_of([run]).keys() >= {"loss", "lr"}
     (copy / "log.jsonl").write_text("")
     assert curves_of(read_runs([copy])) == {}
-    done = call("compare", copy, "--out", tmp_path / "none")
+    done = call("runs", "compare", copy, "--out", tmp_path / "none")
     assert done.exit_code == 1
     assert "logged nothing yet" in done.output
 
@@ -121,7 +121,7 @@ def test_what_is_no_run_is_named(folder: Path, tmp_path: Path, kind: str) -> Non
     if kind == "damaged":
         (place / "config.yaml").write_text("seed: 0\n")
         (place / "log.jsonl").write_text("not json\n")
-    done = call("compare", folder / "one", place, "--out", tmp_path / "out")
+    done = call("runs", "compare", folder / "one", place, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert str(place) in done.output.replace("\n", "")
     assert "Traceback" not in done.output

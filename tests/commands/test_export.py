@@ -20,7 +20,7 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install o
 
 
 def export(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+    return CliRunner().invoke(main, ["model", "export", "--model", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_run_becomes_a_bundle_beside_its_checkpoint(run):
 
 def test_int8_by_the_runs_own_data(trained):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
-    result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibrate", 10)
+    result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibration-crops", 10)
     assert result.exit_code == 0, result.output
     assert "int8 on synthetic validation: mAP " in result.output
     manifest = json.loads((trained / "last-openvino-int8.bundle/bundle.json").read_text())
@@ -81,7 +81,7 @@ def test_int8_by_the_runs_own_data(trained):
 
 def test_int8_on_named_data_and_its_test_part(run, tiny_market):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
-    data = ("--data", f"market1501:{tiny_market}", "--calibrate", 5, "--max-loss", 100)
+    data = ("--data", f"market1501:{tiny_market}", "--calibration-crops", 5, "--max-loss", 100)
     result = export(run, "--to", "openvino", "--int8", *data, "--split", "test", "--out", run / "a.bundle")
     assert result.exit_code == 0, result.output
     assert "int8 on synthetic test: mAP" in result.output
@@ -114,7 +114,7 @@ def test_anothers_file(tmp_path):
     ("arguments", "words"),
     [
         pytest.param(["absent.pt", "--to", "onnx"], "There is no checkpoint absent.pt", id="no file"),
-        pytest.param(["RUN", "--to", "openvino", "--int8"], "name a data set, --data LAYOUT:ROOT", id="int8, no data"),
+        pytest.param(["RUN", "--to", "openvino", "--int8"], "Name a data set: --data LAYOUT:ROOT", id="int8, no data"),
         pytest.param(["BUNDLE", "--to", "onnx"], "is a bundle already", id="a bundle"),
         pytest.param(["RUN", "--to", "onnx", "--images", "nowhere"], "nowhere is not a folder", id="no crops"),
         pytest.param(["RUN", "--to", "onnx", "--data", "x"], "not of the form LAYOUT:ROOT", id="odd data"),

@@ -1,4 +1,4 @@
-"""`reid fit-metric`, the file it writes, and `reid test --learned-metric`."""
+"""`reid metric fit`, the file it writes, and `reid test --learned-metric`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.losses.test_mahalanobis import people
 
 
 def fit(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["fit-metric", *map(str, arguments)])
+    return CliRunner().invoke(main, ["metric", "fit", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -149,11 +149,11 @@ def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
     save_checkpoint(checkpoint, model)
     npz = tmp_path / "metric.npz"
     for part in ("train", "query"):
-        where = ("--layout", "market1501", "--root", tiny_market, "--part", part)
-        call("embed", "--checkpoint", checkpoint, *where, "--out", tmp_path / f"{part}.parquet")
-    call("fit-metric", tmp_path / "train.parquet", "--out", npz)
+        where = ("--data", data, "--part", part)
+        call("embed", "--model", checkpoint, *where, "--out", tmp_path / f"{part}.parquet")
+    call("metric", "fit", tmp_path / "train.parquet", "--out", npz)
     settings = ("--learned-metric", npz, "--device", "cpu", "--no-page", "--out", tmp_path / "test")
-    call("test", "--checkpoint", checkpoint, "--data", data, *settings)
+    call("test", "--model", checkpoint, "--data", data, *settings)
     plain = Embeddings.load(tmp_path / "query.parquet")
     learned = Embeddings.load(next((tmp_path / "test").glob("*-query.parquet")))
     metric = LearnedMetric.load(npz)

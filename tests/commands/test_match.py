@@ -131,7 +131,7 @@ def test_clocks_and_travel_times_come_from_cameras_yaml_beside_the_tracks(world)
 
 @pytest.mark.parametrize("solver", ["agglomerative", "correlation", "hungarian", "single_linkage"])
 def test_every_solver_runs(world, solver):
-    result = run(*options(world, "--solver", solver, "--threshold", 0.5))
+    result = run(*options(world, f"solver={solver}", "threshold=0.5"))
     assert result.exit_code == 0, result.output
     assert f'"solver": "{solver}"' in (world / "out" / "match.json").read_text()
 
@@ -155,17 +155,17 @@ def videos(world):
 
 
 def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(videos):
-    given = ("--tracks", videos / "tracks", "--videos", videos / "videos", "--checkpoint", videos / "model.pt")
-    first = run(*given, "--out", videos / "out", "--per-track", 2, "--threshold", 1e-3, "--pixelate-heads")
+    given = ("--tracks", videos / "tracks", "--videos", videos / "videos", "--model", videos / "model.pt")
+    first = run(*given, "--out", videos / "out", "--per-track", 2, "threshold=0.001", "--pixelate-heads")
     assert first.exit_code == 0, first.output
     assert "36 crops embedded (0 of them by an earlier run)" in first.output
     assert "data:image/jpeg;base64" in (videos / "out" / "report.html").read_text("utf-8")
     table = Embeddings.load(videos / "out" / "embeddings.parquet")
     assert table.meta["camera_names"] == list(CAMERAS)
-    again = run(*given, "--out", videos / "out", "--per-track", 2, "--threshold", 1e-3)
+    again = run(*given, "--out", videos / "out", "--per-track", 2, "threshold=0.001")
     assert "36 crops embedded (36 of them by an earlier run)" in again.output
     kept = run("--tracks", videos / "tracks", "--embeddings", videos / "out" / "embeddings.parquet",
-               "--out", videos / "other", "--threshold", 1e-3)  # fmt: skip
+               "--out", videos / "other", "threshold=0.001")  # fmt: skip
     assert kept.exit_code == 0, kept.output
     assert (videos / "other" / "identities.csv").read_text() == (videos / "out" / "identities.csv").read_text()
 
@@ -174,20 +174,20 @@ def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(video
     ("arguments", "message"),
     [
         pytest.param(("--out", "o"), "Missing option '--tracks'", id="no tracks"),
-        pytest.param(("--tracks", "tracks", "--out", "o"), "Say where appearance comes from", id="no appearance"),
+        pytest.param(("--tracks", "tracks", "--out", "o"), "Pass the appearance of the tracks", id="no appearance"),
         pytest.param(
-            ("--tracks", "tracks", "--videos", "v", "--out", "o"), "--videos needs --checkpoint", id="no model"
+            ("--tracks", "tracks", "--videos", "v", "--out", "o"), "--videos needs --model", id="no model"
         ),
         pytest.param(
-            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--solver", "agglomerativ"),
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "solver=agglomerativ"),
             "agglomerative", id="an unknown solver: the nearest is named",
         ),
         pytest.param(
-            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--set", "neighbors=3"),
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "neighbors=3"),
             "neighbours", id="an unknown setting: the nearest is named",
         ),
         pytest.param(
-            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "--set", "neighbours"),
+            ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "neighbours"),
             "not of the form", id="a setting without a value",
         ),
         pytest.param(
@@ -213,7 +213,7 @@ def test_embeddings_of_other_cameras_are_refused(world):
     table.save(world / "features.parquet")
     result = run(*options(world))
     assert result.exit_code != 0
-    assert "of which there are no tracks" in " ".join(result.output.split())
+    assert "features of cameras without tracks" in " ".join(result.output.split())
 
 
 def test_embeddings_without_tracks_are_refused(world):
@@ -221,14 +221,14 @@ def test_embeddings_without_tracks_are_refused(world):
     Embeddings(table.features, camids=table.camids).save(world / "features.parquet")
     result = run(*options(world))
     assert result.exit_code != 0
-    assert "Missing: track, frame" in " ".join(result.output.split())
+    assert "Add the columns track, frame" in " ".join(result.output.split())
 
 
 def test_a_stream_gives_the_same_clear_people_and_says_what_it_lost(world):
-    result = run(*options(world, "--online", "--period", 2, "--threshold", 0.5, "--truth", world / "truth"))
+    result = run(*options(world, "--online", "stream.period=2", "threshold=0.5", "--truth", world / "truth"))
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
-    assert "online, within 4 s" in words
-    assert "of the pairs that offline matching joins 100.0% are joined" in words
+    assert "online, delay at most 4 s" in words
+    assert "of the pairs joined offline, 100.0% are joined online" in words
     assert "IDF1 100.0 online, 100.0 offline" in words
     assert json.loads((world / "out" / "match.json").read_text())["protocol"]["online"]["delay"] == 4

@@ -54,7 +54,7 @@ def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
     assert (numbers["iou"], numbers["overall"]["HOTA"]) == (0.9, 1.0)
     assert "CLEAR, IoU ≥ 0.9" in result.output
     assert run(truth, tmp_path / "none").exit_code == 1
-    assert run(truth, found, "--iou", "0").exit_code == 2
+    assert run(truth, found, "--iou", "0").exit_code == 1
 
 
 def test_no_tracks_at_all(tmp_path: Path) -> None:

@@ -294,49 +294,49 @@ def test_verify_of_a_layout_that_comes_in_no_archive(tmp_path: Path, tree: Path)
 def test_the_commands(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set[1].zip")
     runner = CliRunner()
-    verified = runner.invoke(main, ["prepare", "verify", str(archive), "market1501"])
+    verified = runner.invoke(main, ["data", "verify", str(archive), "market1501"])
     assert verified.exit_code == 0, verified.output
     assert "set[1].zip" in verified.output
     assert "bounding_box_train: 3" in verified.output
-    assert "md5 is not the published one" in verified.output
+    assert "md5 differs from the published one" in verified.output
 
-    unpacked = runner.invoke(main, ["prepare", "unpack", str(archive), str(tmp_path / "out")])
+    unpacked = runner.invoke(main, ["data", "unpack", str(archive), "--out", str(tmp_path / "out")])
     assert unpacked.exit_code == 0, unpacked.output
     assert "train: 3 images" in unpacked.output
-    root = unpacked.output.split("reid check market1501 ")[1].strip()
+    root = unpacked.output.split("reid data check market1501:")[1].strip()
     assert len(load_benchmark("market1501", root).train) == 3
 
-    again = runner.invoke(main, ["prepare", "unpack", str(archive), str(tmp_path / "out")])
+    again = runner.invoke(main, ["data", "unpack", str(archive), "--out", str(tmp_path / "out")])
     assert again.exit_code == 1
     assert "Error: " in again.output
     assert "not an empty folder" in again.output
 
 
-def test_make_hands_its_options_to_the_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthesize_reads_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import reid.synthetic
 
-    default_ids = reid.synthetic.SyntheticSettings().ids
-    calls: list[tuple[object, dict[str, object]]] = []
+    calls: list[tuple[object, ...]] = []
 
-    def synthesize(out: str, **options: object) -> Path:
-        calls.append((out, options))
-        return Path(out)
+    def synthesize(out: Path, settings: reid.synthetic.SyntheticSettings, *, workers: int) -> Path:
+        calls.append((out, settings, workers))
+        return out
 
-    monkeypatch.setattr(reid.synthetic, "synthesize", synthesize, raising=False)
-    out = str(tmp_path / "made")
-    made = CliRunner().invoke(
-        main, ["prepare", "make", out, "--seed", "3", "--ids", "40", "--cameras", "8", "--videos"]
-    )
-    assert made.exit_code == 0, made.output
-    CliRunner().invoke(main, ["prepare", "make", out])
+    monkeypatch.setattr(reid.synthetic, "synthesize", synthesize)
+    out = tmp_path / "synthetic"
+    (tmp_path / "s.yaml").write_text("seed: 3\nids: 30\n")
+    arguments = ["--config", str(tmp_path / "s.yaml"), "ids=40", "videos=true"]
+    for given in (arguments, []):
+        done = CliRunner().invoke(main, ["data", "synthesize", "--out", str(out), *given])
+        assert done.exit_code == 0, done.output
+    settings = reid.synthetic.SyntheticSettings
     assert calls == [
-        (out, {"seed": 3, "ids": 40, "cameras": 8, "videos": True, "stills": 0, "workers": os.cpu_count()}),
-        (out, {"seed": 0, "ids": default_ids, "cameras": 6, "videos": False, "stills": 0, "workers": os.cpu_count()}),
+        (out, settings(seed=3, ids=40, videos=True), os.cpu_count()),
+        (out, settings(), os.cpu_count()),
     ]
 
 
 def test_the_script_in_datasets_is_the_same_command() -> None:
     script = Path(__file__).parents[2] / "datasets" / "prepare.py"
     printed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
-    for name in ("verify", "unpack", "make"):
+    for name in ("verify", "unpack", "synthesize"):
         assert name in printed

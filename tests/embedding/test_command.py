@@ -56,7 +56,7 @@ def run(*arguments):
 def test_a_folder_of_images(checkpoint, folder, tmp_path):
     images, found = folder
     out = tmp_path / "new" / "t.parquet"
-    ran = run("--checkpoint", checkpoint, "--images", images, "--out", out, "--batch-size", 2, "--device", "cpu")
+    ran = run("--model", checkpoint, "--images", images, "--out", out, "--batch-size", 2, "--device", "cpu")
     assert ran.exit_code == 0, ran.output
     table = Embeddings.load(out)
     assert table.paths.tolist() == found
@@ -70,8 +70,8 @@ def test_a_folder_of_images(checkpoint, folder, tmp_path):
 @pytest.mark.parametrize(("part", "pids"), [("query", [3, 4]), ("gallery", [3, 4]), ("train", [2, 2])])
 def test_a_part_of_a_data_set(checkpoint, market, tmp_path, part, pids):
     out = tmp_path / "t.parquet"
-    place = ("--layout", "market1501", "--root", market, "--part", part)
-    ran = run("--checkpoint", checkpoint, *place, "--out", out, "--flip")
+    place = ("--data", f"market1501:{market}", "--part", part)
+    ran = run("--model", checkpoint, *place, "--out", out, "--flip")
     assert ran.exit_code == 0, ran.output
     table = Embeddings.load(out)
     assert sorted(table.pids.tolist()) == pids
@@ -82,14 +82,14 @@ def test_a_part_of_a_data_set(checkpoint, market, tmp_path, part, pids):
 def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp_path):
     images, found = folder
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    arguments = ("--checkpoint", checkpoint, "--images", images, "--out", tmp_path / "t.parquet")
+    arguments = ("--model", checkpoint, "--images", images, "--out", tmp_path / "t.parquet")
     ran = run(*arguments)
     assert ran.exit_code == 1
     assert "broken.jpg" in ran.output
     assert not (tmp_path / "t.parquet").exists()
     ran = run(*arguments, "--skip-unreadable")
     assert ran.exit_code == 0, ran.output
-    assert "Left out:\n" in ran.output
+    assert "Skipped:\n" in ran.output
     assert "broken.jpg" in ran.output
     assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
 
@@ -141,30 +141,30 @@ def filmed(tmp_path):
 
 def test_boxes_in_videos(checkpoint, filmed):
     out = filmed / "t.parquet"
-    ran = run("--model", checkpoint, "--videos", filmed, "--boxes", filmed / "tracks", "--out", out)
+    ran = run("--model", checkpoint, "--videos", filmed, "--tracks", filmed / "tracks", "--out", out)
     assert ran.exit_code == 0, ran.output
     table = Embeddings.load(out)
     assert (len(table), table.meta["camera_names"]) == (40, ["a", "b"])
     assert table.frames.tolist() == [frame for _ in "ab" for frame in range(1, 11) for _ in (1, 2)]
     assert "a: the video ends after frame 10: 2 boxes without a feature, rows 20, 21" in ran.output
     one = run(
-        "--model", checkpoint, "--video", filmed / "b.avi", "--boxes", filmed / "tracks" / "a.txt", "--out", out
+        "--model", checkpoint, "--videos", filmed / "b.avi", "--tracks", filmed / "tracks" / "a.txt", "--out", out
     )  # fmt: skip
     assert one.exit_code == 0, one.output
     np.testing.assert_allclose(Embeddings.load(out).features, table.features[20:], atol=2e-6)
-    ran = run("--model", checkpoint, "--video", filmed / "b.avi", "--boxes", filmed / "tracks", "--out", out)
+    ran = run("--model", checkpoint, "--videos", filmed / "b.avi", "--tracks", filmed / "tracks", "--out", out)
     assert ran.exit_code == 1
-    assert "are of the cameras a, b, but --video" in " ".join(ran.output.split())
+    assert "has tracks of the cameras a, b, but" in " ".join(ran.output.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         pytest.param(["--images", "{images}"], "Missing option '--out'", id="no --out"),
-        pytest.param(["--out", "{out}"], "--images FOLDER, or all of", id="nothing to embed"),
-        pytest.param(["--out", "{out}", "--layout", "market1501"], "--images FOLDER, or all of", id="no root"),
+        pytest.param(["--out", "{out}"], "Pass one input: --images DIR", id="nothing to embed"),
+        pytest.param(["--out", "{out}", "--data", "market1501:x"], "Pass one input: --images DIR", id="no part"),
         pytest.param(
-            ["--out", "{out}", "--images", "{images}", "--part", "query"], "--images FOLDER, or all of", id="both"
+            ["--out", "{out}", "--images", "{images}", "--part", "query"], "Pass one input: --images DIR", id="both"
         ),
         pytest.param(["--out", "{out}", "--images", "{out}"], "t.parquet is not a folder", id="images absent"),
         pytest.param(["--out", "{out}", "--images", "{empty}"], "contains no image", id="no images"),
@@ -173,28 +173,28 @@ def test_boxes_in_videos(checkpoint, filmed):
             ["--out", "{images}/b.jpeg/t.parquet", "--images", "{images}"], "Cannot write --out", id="--out in a file"
         ),
         pytest.param(
-            ["--out", "{out}", "--layout", "market", "--root", "x", "--part", "query"],
+            ["--out", "{out}", "--data", "market:x", "--part", "query"],
             "Did you mean 'market1501'",
             id="unknown layout",
         ),
-        pytest.param(["--out", "{out}", "--video", "{images}"], "both --video and --boxes", id="no boxes"),
+        pytest.param(["--out", "{out}", "--videos", "{images}"], "--videos with --tracks", id="no boxes"),
         pytest.param(
-            ["--out", "{out}", "--video", "{images}", "--boxes", "{empty}", "--images", "{images}"],
-            "both --video and --boxes",
+            ["--out", "{out}", "--videos", "{images}", "--tracks", "{empty}", "--images", "{images}"],
+            "--videos with --tracks",
             id="boxes and images",
         ),
         pytest.param(
-            ["--out", "{out}", "--video", "{images}", "--boxes", "{empty}"], "no tracks to read", id="no tracks"
+            ["--out", "{out}", "--videos", "{images}", "--tracks", "{empty}"], "no tracks to read", id="no tracks"
         ),
         pytest.param(["--out", "{out}", "--images", "{images}", "--runtime", "onx"], "'onnx'", id="unknown runtime"),
         pytest.param(["--out", "{out}", "--images", "{images}", "--device", "gpu"], "'gpu'", id="unknown device"),
-        pytest.param(["--out", "{out}", "--images", "{images}", "--batch-size", "0"], "--batch-size", id="batch of 0"),
+        pytest.param(["--out", "{out}", "--images", "{images}", "--batch-size", "0"], "batch_size=0", id="batch of 0"),
     ],
 )
 def test_wrong_use_is_named(checkpoint, folder, tmp_path, arguments, words):
     (tmp_path / "empty").mkdir()
     places = {"images": folder[0], "out": tmp_path / "t.parquet", "empty": tmp_path / "empty"}
-    ran = run("--checkpoint", checkpoint, *(argument.format(**places) for argument in arguments))
+    ran = run("--model", checkpoint, *(argument.format(**places) for argument in arguments))
     assert ran.exit_code != 0
     assert words in " ".join(ran.output.split())
     assert "Traceback" not in ran.output
@@ -202,7 +202,7 @@ def test_wrong_use_is_named(checkpoint, folder, tmp_path, arguments, words):
 
 
 def test_an_absent_checkpoint_is_named(folder, tmp_path):
-    ran = run("--checkpoint", tmp_path / "none.pt", "--images", folder[0], "--out", tmp_path / "t.parquet")
+    ran = run("--model", tmp_path / "none.pt", "--images", folder[0], "--out", tmp_path / "t.parquet")
     assert ran.exit_code == 1
     assert "none.pt" in ran.output
     assert sorted(os.listdir(tmp_path)) == ["crops"]

@@ -110,9 +110,11 @@ def test_invalid_runs_are_errors(run: Path, tmp_path: Path) -> None:
 
 
 def test_command_writes_the_card_into_the_run(run: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["card", str(run)])
+    result = CliRunner().invoke(main, ["model", "card", "--model", str(run)])
     assert result.exit_code == 0, result.output
     assert (run / "card.md").read_text("utf-8") == model_card(run)
-    result = CliRunner().invoke(main, ["card", str(run / "best.pt"), "--out", str(tmp_path / "x/mine.md")])
+    result = CliRunner().invoke(
+        main, ["model", "card", "--model", str(run / "best.pt"), "--out", str(tmp_path / "x/mine.md")]
+    )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x/mine.md").read_text("utf-8") == model_card(run)

@@ -391,7 +391,17 @@ def test_an_imagenet_classifier_and_a_missing_neck_are_refused(tmp_path: Path) -
 def test_the_command_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> None:
     ours = shaken("osnet_x0_25", embedding_dim=512, neck="bn_relu")
     torch.save(as_torchreid(ours), tmp_path / "osnet.pth")
-    asked = ["convert", str(tmp_path / "osnet.pth"), "--out", str(tmp_path / "ours.pt"), "--size", "128", "64"]
+    asked = [
+        "model",
+        "convert",
+        "--model",
+        str(tmp_path / "osnet.pth"),
+        "--out",
+        str(tmp_path / "ours.pt"),
+        "--size",
+        "128",
+        "64",
+    ]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 0, result.output
     assert "osnet_x0_25 of torchreid, 512 dimensions" in result.output
@@ -401,5 +411,5 @@ def test_the_command_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path)
     again = CliRunner().invoke(main, asked)
     assert again.exit_code
     assert "exists already" in again.output
-    with pytest.raises(ReidError, match=r"reid convert .*osnet\.pth --out"):
+    with pytest.raises(ReidError, match=r"reid model convert --model .*osnet\.pth --out"):
         Embedder(tmp_path / "osnet.pth", device="cpu")

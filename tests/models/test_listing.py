@@ -10,7 +10,7 @@ from reid.models import BACKBONES, build_model
 
 
 def rows(*arguments: str) -> dict[str, list[str]]:
-    result = CliRunner().invoke(main, ["models", *arguments])
+    result = CliRunner().invoke(main, ["model", "list", *arguments])
     assert result.exit_code == 0, result.output
     return {words[0]: words[1:] for line in result.output.splitlines() if len(words := line.split()) in (5, 6)}
 
@@ -35,6 +35,6 @@ def test_named_ones_are_measured_at_the_size_asked_for() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    result = CliRunner().invoke(main, ["models", "light11"])
+    result = CliRunner().invoke(main, ["model", "list", "light11"])
     assert result.exit_code
     assert "Did you mean 'light1" in result.output

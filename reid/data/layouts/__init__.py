@@ -77,13 +77,13 @@ def load_benchmark(data: str, root: str | Path | None = None, **options: Any) ->
     return read(root, **options)
 
 
-def load_benchmarks(data: Sequence[str]) -> list[Benchmark]:
-    """Read several data sets, each written `LAYOUT:ROOT?key=value`. Names that occur twice are numbered.
+def load_benchmarks(data: Sequence[str | Benchmark]) -> list[Benchmark]:
+    """Read several data sets, each `LAYOUT:ROOT?key=value` or a `Benchmark`. Names that occur twice are numbered.
 
     Raises:
         ReidError: as `load_benchmark`.
     """
-    benchmarks = [load_benchmark(text) for text in data]
+    benchmarks = [one if isinstance(one, Benchmark) else load_benchmark(one) for one in data]
     names = [benchmark.name for benchmark in benchmarks]
     return [
         replace(benchmark, name=f"{name}#{1 + names[:number].count(name)}") if names.count(name) > 1 else benchmark

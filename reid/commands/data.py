@@ -1,17 +1,21 @@
-"""`reid check LAYOUT ROOT`: explain a data set before anyone trains on it."""
+"""`reid data check|verify|unpack|synthesize`: data sets on disk."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from reid.commands.options import PATH, Command, option, out_option, overrides_argument
 from reid.core.atomic import write_json
-from reid.core.console import console
+from reid.core.console import console, warn
+from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_archive
 from reid.data.check import Bin, CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
 from reid.data.layouts import LAYOUTS, load_benchmark
@@ -20,33 +24,85 @@ BAR = 40
 MOST_CAMERAS = 40
 
 
-@click.command(epilog=f"Layouts: {', '.join(LAYOUTS)}. Options of a layout are in docs/data.md.")
-@click.argument("layout")
-@click.argument("root")
-@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--json", "json_file", metavar="FILE", help="Also write what was found as JSON.")
-@click.option("--quick", is_flag=True, help="Read only the head of each image: misses inner damage and duplicates.")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if anything is found.")
-@click.option("--list", "most", default=10, show_default=True, metavar="N", help="Files to name of each kind.")
-def command(
-    layout: str, root: str, options: Sequence[str], json_file: str | None, quick: bool, strict: bool, most: int
-) -> None:
-    """Explain the data set that lies at ROOT as LAYOUT says: counts, cameras, files, queries, and what to do.
+@click.group("data")
+def cli() -> None:
+    """Check, verify, unpack or synthesize data sets. Nothing is ever downloaded."""
+
+
+@cli.command("check", cls=Command, epilog=f"Layouts: {', '.join(LAYOUTS)}. Their options are in docs/data.md.")
+@click.argument("data", metavar="LAYOUT:ROOT[?key=value&...]")
+@option("Check", "--quick", is_flag=True, help="Read only image headers; misses damaged pixels and duplicates.")
+@option("Check", "--strict", is_flag=True, help="Exit with status 1 if anything is found.")
+@option("Output", "--list", "limit", default=10, show_default=True, metavar="N", help="Files to list of each kind.")
+@option("Output", "--json", "json_file", type=PATH, metavar="FILE", help="Also write the report as JSON.")
+def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: int) -> None:
+    """Check a data set: counts, cameras, files, queries, and what to fix.
 
     \b
-    reid check market1501 /data/Market-1501-v15.09.15
-    reid check cuhk03 /data/cuhk03 variant=detected
-    reid check table crops.csv
+    reid data check market1501:/data/Market-1501-v15.09.15
+    reid data check cuhk03:/data/cuhk03?variant=detected
+    reid data check table:crops.csv
     """
-    data = f"{layout}:{root}" + (f"?{'&'.join(options)}" if options else "")
     report = check_benchmark(load_benchmark(data), decode=not quick)
     if json_file:
         write_json(json_file, report.as_dict())
-    show(report, most)
-    if not report.findings and not options:
-        console.print(f" Next: reid train data.train={layout}:{root}", markup=False)
+    show(report, limit)
+    if not report.findings:
+        console.print(f" Next: reid train data.train={data}", markup=False)
     if strict and report.findings:
         sys.exit(1)
+
+
+@cli.command("verify", cls=Command)
+@click.argument("archive")
+@click.argument("layout")
+def verify_command(archive: str, layout: str) -> None:
+    """Read ARCHIVE without unpacking it and verify that it is complete, safe, and of LAYOUT."""
+    found = verify_archive(archive, layout)
+    console.print(f"{found.file}: {found.n_bytes:,} bytes, complete", markup=False)
+    console.print(f"sha256 {found.sha256}\nmd5    {found.md5}" + (" (the published one)" if found.md5_agrees else ""))
+    console.print(f"{found.n_files:,} files, {found.unpacked_bytes:,} bytes unpacked; all names are safe.")
+    for name, number in found.images.items():
+        console.print(f"  {name}: {number:,}", markup=False)
+    if found.md5_agrees is False:
+        warn("The md5 differs from the published one; the same images may be packed differently. Unpack and check.")
+
+
+@cli.command("unpack", cls=Command)
+@click.argument("archive")
+@option("Input", "--layout", type=click.Choice(sorted(CONTENTS)), help="Layout of the contents (detected by default).")
+@out_option("New folder to unpack into.", required=True)
+def unpack_command(archive: str, layout: str | None, out: Path) -> None:
+    """Unpack ARCHIVE (zip, tar, tar.gz, …) into a new folder and count its images."""
+    folder = unpack_archive(archive, out)
+    console.print(f"Unpacked into {folder}", markup=False)
+    name, benchmark = read_unpacked(folder, layout)
+    for warning in benchmark.warnings:
+        warn(warning)
+    for part in ("train", "query", "gallery"):
+        console.print(f"  {part}: {len(getattr(benchmark, part)):,} images")
+    console.print(f"Next: reid data check {name}:{benchmark.root}", markup=False)
+
+
+@cli.command("synthesize", cls=Command)
+@option("Input", "--config", type=PATH, help="YAML file with settings, e.g. configs/synthetic.yaml.")
+@out_option("New or empty folder.", required=True)
+@overrides_argument
+def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...]) -> None:
+    """Generate a synthetic data set: a Market-1501 tree, tracks with true identities, optional videos.
+
+    \b
+    reid data synthesize --out datasets/synthetic
+    reid data synthesize --out datasets/synthetic seed=1 ids=100 cameras=4 videos=true
+
+    The same settings generate the same bytes. With stills=N the frames of N boxes per track are written instead of
+    videos: all that `reid match --videos OUT/stills` needs.
+    """
+    from reid.config import load_settings
+    from reid.synthetic import SyntheticSettings, synthesize
+
+    root = synthesize(out, load_settings(SyntheticSettings, config, overrides), workers=os.cpu_count() or 1)
+    console.print(f"Generated {root}. Next: reid data check market1501:{root}", markup=False)
 
 
 def show(report: CheckReport, most: int = 10) -> None:
@@ -136,7 +192,7 @@ def _show_histogram(bins: Sequence[Bin]) -> None:
 
 def _show_files(report: CheckReport, most: int) -> None:
     files = report.files
-    how = "decoded" if files.decoded else "heads read"
+    how = "decoded" if files.decoded else "headers read"
     console.print(
         f"\nFiles: {files.examined:,} images {how}, {files.n_bytes / 2**20:,.1f} MiB, "
         f"{len(files.unreadable):,} unreadable."

@@ -1,0 +1,147 @@
+"""`reid model list|convert|export|card`: networks, checkpoints, bundles and model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reid.commands.options import Command, model_option, option, out_option, settings_options
+from reid.pipelines.settings import ExportSettings
+
+SIZE: Any = {"nargs": 2, "type": click.IntRange(1), "default": (256, 128), "show_default": True, "metavar": "H W"}
+
+
+@click.group("model")
+def cli() -> None:
+    """List, convert, export or describe models."""
+
+
+@cli.command("list", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@option("Network", "--size", **SIZE, help="Height and width of a crop.")
+@option("Speed", "--measure", is_flag=True, help="Also measure the embedding speed on this machine, in crops/s.")
+@option("Speed", "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:N or mps.")
+@option("Speed", "--threads", type=click.IntRange(1), help="CPU threads.  [default: torch's]")
+def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, device: str, threads: int) -> None:
+    """List networks with dimension, parameters, multiply-adds and size of the weights.
+
+    NAME is a backbone or timm:NAME; by default all backbones are listed. Counts are for one crop, up to the pooled
+    feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
+    """
+    from rich.table import Table
+
+    from reid.core.console import console, track
+    from reid.pipelines.networks import describe_network, network_names, use_device
+
+    place, note = use_device(device, threads)
+    table = Table(box=None)
+    table.add_column("network", no_wrap=True)
+    for heading in ("D", "parameters, M", "multiply-adds, G", "MB", *([f"crops/s, {place}"] if measure else [])):
+        table.add_column(heading, justify="right")
+    for name in track(names or network_names(), "Measuring" if measure else "Counting"):
+        one = describe_network(name, size, place if measure else None)
+        row = [name, f"{one.dimension}", f"{one.parameters / 1e6:.2f}", f"{one.flops / 1e9:.3f}"]
+        row.append(f"{one.n_bytes / 1e6:.1f}")
+        table.add_row(*row, *([] if one.crops_per_second is None else [f"{one.crops_per_second:.0f}"]))
+    console.print(table)
+    console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")
+    if measure:
+        console.print(note)
+
+
+@cli.command("convert", cls=Command)
+@model_option(help="Checkpoint of torchreid, fast-reid or BoT's code.")
+@option("Model", "--size", **SIZE, help="Height and width the model was trained with.")
+@option("Model", "--last-stride", type=click.IntRange(1, 2), help="Last stride of a ResNet.  [default: that project's]")
+@option(
+    "Model", "--pooling", type=click.Choice(["avg", "max", "gem"]), help="Pooling.  [default: the file's, else avg]"
+)
+@option("Model", "--before-neck", is_flag=True, help="Embed with the feature before the BNNeck instead of after it.")
+@out_option("Checkpoint to write, e.g. converted.pt.", required=True)
+def convert(model: Path, out: Path, **options: Any) -> None:
+    """Convert a checkpoint of torchreid, fast-reid or BoT's code into a checkpoint of this package.
+
+    \b
+    reid model convert --model osnet_x1_0_market.pth --out osnet.pt
+    reid test --model osnet.pt --data market1501:DATA/Market-1501-v15.09.15
+
+    Properties that the file does not record, such as the image size, are printed as assumed: compare them with the
+    original training.
+    """
+    from reid.core.console import console
+    from reid.core.errors import ConfigError
+    from reid.models import import_model
+    from reid.models.checkpoints import save_checkpoint
+
+    if out.exists():
+        raise ConfigError(f"--out {out} exists already. Pass a new file.")
+    converted, found = import_model(model, **options)
+    source = {"file": model.name, "family": found.family, "assumed": list(found.assumed)}
+    save_checkpoint(out, converted, source=source)
+    console.print(
+        f"{model.name}: {converted.spec['backbone']} of {found.family}, {converted.embedding_size} dimensions"
+    )
+    console.print(str(converted.weights_report))
+    console.print(f"assumed, not recorded in the file: {'; '.join(found.assumed)}")
+    console.print(f"written: {out}")
+
+
+@cli.command("export", cls=Command)
+@model_option(help="Checkpoint, run folder, .onnx or OpenVINO .xml file.")
+@settings_options(
+    ExportSettings,
+    {"Format": ["to"], "Crops": ["data", "images"], "Quantisation": ["int8", "calibration_crops", "split", "max_loss"]},
+)
+@out_option("Folder of the bundle.  [default: MODEL-FORMAT.bundle beside the model]")
+def export_command(model: Path, out: Path | None, **options: Any) -> None:
+    """Export a model as a bundle that runs without torch: network, preprocessing, card, parity proof.
+
+    \b
+    reid model export --model runs/x/best.pt --to onnx
+    reid model export --model runs/x --to openvino --int8 --data market1501:/data/market
+    reid model export --model other.onnx --to openvino         (with other.reid.json beside it)
+
+    Nothing is written unless the export agrees with the model: cosine similarity at least 0.9999, and for int8 a loss
+    of mAP of at most --max-loss.
+    """
+    settings = ExportSettings(**options)
+    from reid.core.console import console, warn
+    from reid.pipelines.export import export
+
+    folder, manifest = export(model, settings, out)
+    proof = manifest["parity"]
+    for runtime, found in proof["lowest_cosine"].items():
+        console.print(f"{runtime}: lowest cosine to the model {min(found.values()):.7f}")
+    for runtime, reason in manifest["refused"].items():
+        warn(f"Do not use {runtime}: {reason}")
+    if settings.int8:
+        int8 = proof["int8"]
+        console.print(
+            f"int8 on {int8['split']}: mAP {100 * int8['mAP_float']:.2f} → {100 * int8['mAP_int8']:.2f}, "
+            f"rank-1 {100 * int8['rank1_float']:.2f} → {100 * int8['rank1_int8']:.2f}"
+        )
+    if not manifest["check"]["detects_wrong_input"]:
+        warn("The check crops cannot detect a wrong channel order or value range: this model hardly reacts to either.")
+    speeds = ", ".join(f"{runtime} {found['crops_per_second']:g}" for runtime, found in manifest["runtimes"].items())
+    console.print(f"crops/s here, batches of 16: {speeds}")
+    console.print(f"model {manifest['model']}: {folder}")
+
+
+@cli.command("card", cls=Command)
+@model_option(help="Run folder or checkpoint.")
+@out_option("Markdown file.  [default: card.md in the run folder]")
+def card(model: Path, out: Path | None) -> None:
+    """Write the model card of a run: network, data, recipe, scores, intended use and limits.
+
+    Scores are those that `reid test` wrote for this model in a folder beside the checkpoint. Review the card before
+    publishing it: the purpose of the model and the terms of its data are yours to state.
+    """
+    from reid.core.atomic import write_text
+    from reid.core.console import console
+    from reid.embedding.model_card import model_card
+
+    out = out or (model if model.is_dir() else model.parent) / "card.md"
+    write_text(out, model_card(model))
+    console.print(f"model card: {out}")

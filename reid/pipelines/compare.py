@@ -1,0 +1,159 @@
+"""Compare training runs: scores, settings that differ, curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reid.core.atomic import write_json
+from reid.core.errors import DataError
+from reid.models.checkpoints import load_checkpoint
+from reid.report.learning import plot_learning
+from reid.training.trainer import LAST, LOG, SETTINGS
+
+FIRST_PANELS = ("loss", "triplet", "softmax", "accuracy", "active", "positive", "negative", "norm")
+"""The order of the panels; other logged quantities follow, the learning rate last."""
+
+Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Contents of a run folder.
+
+    Attributes:
+        name: of the folder.
+        settings: by dotted key.
+        lines: log lines of training steps.
+        history: log lines of evaluations.
+        scores: mAP and rank1 as fractions, by data set: the last of the log, and those of `reid test`.
+        steps: done so far.
+        minutes: training time so far; None without a checkpoint.
+        data: contents of data.json.
+        environment: contents of environment.json.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    lines: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    scores: dict[str, dict[str, float]]
+    steps: int
+    minutes: float | None
+    data: dict[str, Any]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: in the order given.
+        differences: settings that are not equal in all runs, with the value of each run; None where a run lacks it.
+        same_data: whether all runs were trained on the same rows.
+    """
+
+    runs: list[Run]
+    differences: dict[str, list[Any]]
+    same_data: bool
+
+
+def compare(folders: Sequence[Path], out: Path) -> Comparison:
+    """Read run folders, finished or not, and write comparison.json and comparison.png to `out`.
+
+    Raises:
+        DataError: a folder is not a run, or a file in it is damaged.
+    """
+    runs = read_runs(folders)
+    found = differences(runs)
+    curves = curves_of(runs)
+    plot_learning(out / "comparison.png", curves)
+    names = [run.name for run in runs]
+    kept = ("steps", "minutes", "scores", "history", "data", "environment")
+    content = {
+        "runs": {run.name: {name: getattr(run, name) for name in kept} for run in runs},
+        "differences": {key: dict(zip(names, values, strict=True)) for key, values in found.items()},
+        "curves": curves,
+    }
+    write_json(out / "comparison.json", content)
+    digests = {str(run.data.get("train", {}).get("sha256")) for run in runs}
+    return Comparison(runs, found, len(digests) == 1)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders. A run is named by its folder, or by its path if two folders have the same name."""
+    repeated = len({folder.resolve().name for folder in folders}) < len(folders)
+    return [_read(folder, str(folder) if repeated else folder.resolve().name) for folder in folders]
+
+
+def _read(folder: Path, name: str) -> Run:
+    if not (folder / SETTINGS).is_file():
+        raise DataError(
+            f"{folder} is not a run folder: it contains no {SETTINGS}. Pass a folder that `reid train` wrote."
+        )
+
+    def read_json(path: Path) -> dict[str, Any]:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+    try:
+        settings = _flat(yaml.safe_load((folder / SETTINGS).read_text("utf-8")), "")
+        text = (folder / LOG).read_text("utf-8") if (folder / LOG).is_file() else ""
+        complete = text[: text.rfind("\n") + 1]  # an unfinished run may end in half a line
+        content = [json.loads(line) for line in complete.splitlines()]
+        data, environment = read_json(folder / "data.json"), read_json(folder / "environment.json")
+        tested = read_json(folder / "test/metrics.json").get("sets", {})
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"The run folder {folder} cannot be read: {error}.") from error
+    lines = [line for line in content if "loss" in line]
+    history = [line for line in content if "loss" not in line]
+    scores = {key: value for line in history for key, value in line.items() if isinstance(value, dict)}
+    for key, found in tested.items():
+        scores[f"{key} by reid test"] = {"mAP": found["plain"]["mAP"], "rank1": found["plain"]["rank-1"]}
+    minutes = None
+    if (folder / LAST).is_file():
+        minutes = load_checkpoint(folder / LAST)["progress"]["seconds"] / 60
+    steps = max((line["step"] for line in content), default=0)
+    return Run(name, settings, lines, history, scores, steps, minutes, data, environment)
+
+
+def _flat(content: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix.removesuffix("."): content}
+    return {name: leaf for key, value in content.items() for name, leaf in _flat(value, f"{prefix}{key}.").items()}
+
+
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the settings that are not equal in all runs, with the value of each run; None where a run lacks it."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    values = {key: [run.settings.get(key) for run in runs] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def curves_of(runs: Sequence[Run]) -> Curves:
+    """Return every logged quantity as (steps, values) by run: scores first, then loss terms, then the rest."""
+    curves: Curves = {}
+
+    def add(quantity: str, run: str, step: float, value: float) -> None:
+        steps, values = curves.setdefault(quantity, {}).setdefault(run, ([], []))
+        steps.append(step)
+        values.append(value)
+
+    for run in runs:
+        for line in run.history:
+            for name, value in line.items():
+                if isinstance(value, dict):
+                    add(f"{name}: mAP", run.name, line["step"], value["mAP"])
+    logged = dict.fromkeys(key for run in runs for line in run.lines for key in line)
+    others = [key for key in logged if key not in (*FIRST_PANELS, "step", "epoch", "lr")]
+    for key in (*FIRST_PANELS, *others, "lr"):
+        for run in runs:
+            for line in run.lines:
+                if key in line:
+                    add(key, run.name, line["step"], line[key])
+    return curves

@@ -1,0 +1,132 @@
+"""Export a model as a bundle, with the proof on real crops that it is still the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid.config import DataConfig
+from reid.core.arrays import UNKNOWN
+from reid.core.console import warn
+from reid.core.errors import ConfigError, DataError, ModelError
+from reid.data.crops import Benchmark, Crops
+from reid.data.images import decode
+from reid.data.layouts import load_benchmark
+from reid.data.pixels import Split, open_pixels, open_test_split
+from reid.data.splits import hold_out
+from reid.embedding.batches import find_images
+from reid.embedding.embedder import Embedder
+from reid.embedding.export import Images, Quantisation, export_bundle
+from reid.embedding.model_card import model_card
+from reid.embedding.runtimes import FORMATS, ForeignModel
+from reid.models import ReIDModel
+from reid.models.checkpoints import checkpoint_in, load_checkpoint
+from reid.pipelines.settings import ExportSettings
+
+REAL_CROPS = 32
+"""Number of real crops in the parity proof."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model to export, its id, its file and the settings of its training."""
+
+    model: ReIDModel | ForeignModel
+    model_id: str
+    file: Path
+    config: dict[str, Any]
+
+
+def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Export a model as a bundle. Nothing is written unless the export agrees with the model.
+
+    Args:
+        model: checkpoint, run folder, .onnx or OpenVINO .xml file.
+        settings: format and quantisation.
+        out: folder of the bundle. Default: beside the model's file.
+
+    Returns:
+        The folder, and its manifest (bundle.json).
+
+    Raises:
+        ReidError: the model or the data cannot be used, or the export does not agree with the model.
+    """
+    source = _open(model)
+    if out is None:
+        out = source.file.with_name(f"{source.file.stem}-{settings.to}{'-int8' if settings.int8 else ''}.bundle")
+    text = settings.data or _train_data(source.config)
+    if settings.int8 and text is None:
+        raise ConfigError("int8 needs labelled crops to measure the loss of mAP. Name a data set: --data LAYOUT:ROOT.")
+    benchmark = None if text is None else load_benchmark(text)
+    images = None if settings.images is None else _folder(settings.images)
+    size = source.model.preprocessing.size
+    quantisation = None
+    if settings.int8 and benchmark is not None:
+        scoring = source.config.get("eval", {}) if settings.data is None else {}
+        split, others = _split(benchmark, settings.split, size, scoring)
+        crops = _pixels(others if images is None else images, size, settings.calibration_crops)
+        quantisation = Quantisation(crops, split, settings.max_loss)
+    real = benchmark.train if images is None and benchmark is not None else images
+    if not real:
+        warn("No real crops (--data or --images): parity is proven on random and synthetic patterns only.")
+    manifest = export_bundle(
+        source.model,
+        out,
+        to=settings.to,
+        model_id=source.model_id,
+        crops=_pixels(real, size, REAL_CROPS) if real else None,
+        quantisation=quantisation,
+        about=model_card(source.file) if isinstance(source.model, ReIDModel) else "",
+    )
+    return out, manifest
+
+
+def _open(path: Path) -> _Source:
+    if path.suffix.lower() in FORMATS:
+        foreign = ForeignModel(path)
+        return _Source(foreign, foreign.name, path, {})
+    if (path / "bundle.json").is_file():
+        raise ModelError(f"{path} is a bundle already. Export the checkpoint that it was made from.")
+    path = checkpoint_in(path)
+    config: dict[str, Any] = load_checkpoint(path).get("config") or {}
+    embedder = Embedder(path, device="cpu")
+    return _Source(embedder.model, embedder.describe()["model"], path, config)
+
+
+def _train_data(config: dict[str, Any]) -> str | None:
+    """Return the first data set of the training whose folder exists."""
+    for text in config.get("data", {}).get("train", []):
+        root = text.partition(":")[2].partition("?")[0]
+        if root and Path(root).is_dir():
+            return str(text)
+    return None
+
+
+def _folder(images: Path) -> Crops:
+    paths = find_images(images)
+    return Crops.from_columns(paths, [UNKNOWN] * len(paths))
+
+
+def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:
+    """Return uint8 `[n, h, w, 3]` of crops drawn with seed 0, or of all if there are fewer."""
+    if len(crops) == 0:
+        raise DataError("There are no crops to calibrate on. Pass a folder with --images.")
+    rows = np.random.default_rng(0).permutation(len(crops))[:n]
+    return np.stack([decode(path, size) for path in crops.paths[np.sort(rows)]])
+
+
+def _split(benchmark: Benchmark, name: str, size: tuple[int, int], scoring: dict[str, Any]) -> tuple[Split, Crops]:
+    """Return the split on which int8 is scored, and train crops of other people; `scoring` is the run's `eval`."""
+    for text in benchmark.warnings:
+        warn(text)
+    settings, left_out = DataConfig(store="files"), list[str]()
+    if name == "test":
+        return open_test_split(settings, benchmark, size, left_out), benchmark.train
+    fraction = scoring.get("fraction", 0.1)
+    train, query, gallery = hold_out(benchmark.train, fraction=fraction, cross_camera=benchmark.cross_camera)
+    queries, others = open_pixels(settings, [query, gallery], size, left_out, of=benchmark.train)
+    known = "" if scoring.get("split") == "validation" else " (may include train identities)"
+    return Split(f"{benchmark.name} validation{known}", queries, others, benchmark.cross_camera), train

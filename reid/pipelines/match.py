@@ -1,0 +1,243 @@
+"""Match track files across cameras: read, embed, match, score, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reid.config import MatchSettings, StreamSettings
+from reid.core.atomic import write_json
+from reid.core.console import console, warn
+from reid.core.errors import ConfigError, DataError
+from reid.data.box_selection import box_quality, choose_boxes
+from reid.data.tracks import camera_number
+from reid.data.videos import find_videos
+from reid.embedding.boxes import embed_boxes
+from reid.embedding.embedder import Embedder
+from reid.embedding.table import Embeddings
+from reid.mtmc import (
+    Cameras,
+    Matches,
+    Tracklets,
+    Tracks,
+    TrackScores,
+    match,
+    read_constraints,
+    score_tracks,
+)
+from reid.mtmc.cameras import read_cameras
+from reid.mtmc.online import OnlineMatches, match_online
+from reid.mtmc.results import global_tracks, write_matches
+from reid.mtmc.track_files import read_tracks
+from reid.pipelines.calibrate import find_calibration
+from reid.pipelines.settings import MatchFiles
+from reid.report.match_page import write_match_report
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedFiles:
+    """Result of `match_files`.
+
+    Attributes:
+        matches: the identities; those of the online matcher with `online`.
+        offline: identities of offline matching, to compare with; None without `online`.
+        stream: delay and memory of the online matcher; None without `online`.
+        scores: against the truth; None without truth.
+        offline_scores: of `offline`, likewise.
+        written: files and folders that were written.
+    """
+
+    matches: Matches
+    offline: Matches | None
+    stream: OnlineMatches | None
+    scores: TrackScores | None
+    offline_scores: TrackScores | None
+    written: Sequence[Path]
+
+
+@dataclass(frozen=True, eq=False)
+class _Appearance:
+    """Embeddings of boxes, pictures by row of the embeddings, and warnings."""
+
+    embeddings: Embeddings
+    pictures: dict[int, bytes]
+    warnings: list[str]
+
+
+def match_files(
+    files: MatchFiles, out: Path, settings: MatchSettings | None = None, stream: StreamSettings | None = None
+) -> MatchedFiles:
+    """Match track files across cameras and write the results to `out`.
+
+    Args:
+        files: what to read.
+        out: folder for tracks/ with global identities, identities.csv, links.parquet, match.json, report.html, and
+            with a truth scores.json.
+        settings: of matching.
+        stream: of online matching.
+
+    Raises:
+        ReidError: a file or setting cannot be used; the message names it.
+    """
+    if (files.embeddings is None) == (files.videos is None):
+        raise ConfigError("Pass the appearance of the tracks: --embeddings FILE, or --videos DIR with --model FILE.")
+    tracks = read_tracks(files.tracks, format=files.format)
+    warnings = list(tracks.warnings)
+    truth = None if files.truth is None else read_tracks(files.truth)
+    console.print(
+        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})",
+        markup=False,
+    )
+    cameras = _cameras(files, tracks, warnings)
+    constraints = None if files.constraints is None else read_constraints(files.constraints)
+    if files.embeddings is not None:
+        appearance = _read_appearance(files.embeddings, tracks)
+    else:
+        appearance = _embed_videos(files, tracks, out)
+    warnings += appearance.warnings
+    names = dict(enumerate(tracks.camera_names))
+    tracklets = Tracklets.from_tracks(
+        tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
+    )
+    beside = [path for path in (files.model, files.embeddings) if path is not None]
+    found = find_calibration(files.calibration, beside, appearance.embeddings.meta.get("model"))
+    if found is not None:
+        console.print(f"calibration: {found.path}", markup=False)
+    for text in warnings:
+        warn(text)
+    calibration = None if found is None else found.calibration
+    matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
+    offline = online = None
+    if files.online:
+        online = match_online(
+            matches.tracklets,
+            cameras=cameras,
+            settings=settings,
+            calibration=calibration,
+            constraints=constraints,
+            stream=stream,
+        )
+        offline, matches = matches, online.as_matches(matches)
+    written = list(write_matches(matches, tracks, out).values())
+    scores = offline_scores = None
+    if truth is not None:
+        scores = score_tracks(truth, global_tracks(matches, tracks))
+        offline_scores = None if offline is None else score_tracks(truth, global_tracks(offline, tracks))
+        write_json(out / "scores.json", scores.as_dict())
+        written.append(out / "scores.json")
+    report = write_match_report(
+        matches,
+        _crops_by_tracklet(matches.tracklets, appearance.pictures),
+        out / "report.html",
+        scores=None if scores is None else scores.as_dict(),
+        pixelate_heads=files.pixelate_heads,
+        cameras=cameras,
+        constraints=constraints,
+        warnings=[_without_folders(text, files) for text in warnings],
+        left_out=_without_appearance(matches.tracklets),
+    )
+    return MatchedFiles(matches, offline, online, scores, offline_scores, [*written, report])
+
+
+def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras | None:
+    """Read the cameras file that was given, or the one in or above the folder of the tracks."""
+    path = files.cameras
+    for folder in (files.tracks, files.tracks.parent):
+        if path is None and (folder / "cameras.yaml").is_file():
+            path = folder / "cameras.yaml"
+    if path is None:
+        warnings.append(
+            "No cameras.yaml: assuming 25 frames per second, equal clocks, and transitions between any cameras."
+        )
+        return None
+    cameras = read_cameras(path, tracks.camera_names)
+    console.print(f"clocks and transition times: {path}", markup=False)
+    warnings += cameras.warnings
+    return cameras
+
+
+def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
+    """Read embeddings of any model: number cameras as in `tracks`, drop rows of tracks that are not there."""
+    table = Embeddings.load(path)
+    missing = [name for name in ("camids", "tracks", "frames") if getattr(table, name) is None]
+    if missing or table.camids is None or table.tracks is None:
+        raise DataError(
+            f"{path} does not identify the box of each feature. Add the columns "
+            f"{', '.join(name.removesuffix('s') for name in missing)} (camera names may be in a column `camera`)."
+        )
+    camids = np.unique(table.camids).tolist()
+    names = table.meta.get("camera_names")
+    if names is None:
+        by_number = {camera_number(name): name for name in tracks.camera_names}
+        name_of = {camid: by_number.get(camid, str(camid)) for camid in camids}
+    else:
+        name_of = dict(enumerate(names))
+    unknown = sorted({name_of[camid] for camid in camids} - set(tracks.camera_names))
+    if unknown:
+        raise DataError(
+            f"{path} has features of cameras without tracks: {', '.join(unknown)}. Cameras with tracks: "
+            f"{', '.join(tracks.camera_names)}. Add a column `camera` with these names, or number camid like them."
+        )
+    index = {name: number for number, name in enumerate(tracks.camera_names)}
+    camera = np.array([index[name_of[camid]] for camid in table.camids.tolist()], dtype=np.int64)
+    known = set(zip(tracks.camera.tolist(), tracks.track.tolist(), strict=True))
+    kept = np.array([pair in known for pair in zip(camera.tolist(), table.tracks.tolist(), strict=True)], dtype=bool)
+    if not kept.any():
+        raise DataError(
+            f"No feature of {path} belongs to a track of the track files. Pass files of the same recording."
+        )
+    warnings = []
+    if not kept.all():
+        warnings.append(f"{path}: {int((~kept).sum()):,} features belong to tracks that are not in the track files.")
+    table = table.take(kept)
+    table.camids = camera[kept]
+    return _Appearance(table, {}, warnings)
+
+
+def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
+    """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
+    if files.videos is None or files.model is None:
+        raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
+    found = find_videos(files.videos, tracks.camera_names)
+    quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.videos.items()})
+    rows = choose_boxes(tracks, quality, per_track=files.per_track)
+    embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size)
+    result = embed_boxes(
+        embedder,
+        found.videos,
+        tracks.take(rows),
+        quality=quality[rows],
+        cache=out / "cache",
+        keep_crops=True,
+    )
+    table = result.embeddings
+    table.save(out / "embeddings.parquet")
+    console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
+    pictures = dict(enumerate(result.crop_jpegs))
+    return _Appearance(table, pictures, [*found.problems, *result.problems()])
+
+
+def _crops_by_tracklet(tracklets: Tracklets, pictures: dict[int, bytes]) -> dict[int, list[bytes]]:
+    """Return the pictures of each tracklet's prototypes, the most typical first."""
+    by_row: dict[int, list[bytes]] = {}
+    for row, crop in zip(tracklets.prototype_tracklet.tolist(), tracklets.prototype_row.tolist(), strict=True):
+        if crop in pictures:
+            by_row.setdefault(row, []).append(pictures[crop])
+    return by_row
+
+
+def _without_appearance(tracklets: Tracklets) -> dict[str, list[str]]:
+    rows = np.flatnonzero(~tracklets.has_feature).tolist()
+    names = [f"{tracklets.camera_names[tracklets.camera[row]]}, track {tracklets.track[row]}" for row in rows]
+    return {"Tracks without appearance": names} if names else {}
+
+
+def _without_folders(text: str, files: MatchFiles) -> str:
+    """Return a warning without the folders of the input files, for a report that is passed on."""
+    for path in (files.tracks, files.embeddings, files.videos, files.cameras):
+        if path is not None and path.parent != Path("."):
+            text = text.replace(f"{path.parent}/", "")
+    return text

@@ -1,0 +1,71 @@
+"""Size and speed of networks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from reid.core.distributed import pick_device
+from reid.models import BACKBONES, ReIDModel, build_model
+
+
+@dataclass(frozen=True)
+class Network:
+    """Size and speed of a network, up to the pooled feature.
+
+    Attributes:
+        dimension: of the embedding.
+        parameters: count.
+        flops: multiply-adds for one crop.
+        n_bytes: of the weights in float32.
+        crops_per_second: of embedding, preprocessing included; None if not measured.
+    """
+
+    dimension: int
+    parameters: int
+    flops: int
+    n_bytes: int
+    crops_per_second: float | None
+
+
+def network_names() -> tuple[str, ...]:
+    """Return the names of all backbones."""
+    return tuple(BACKBONES)
+
+
+def use_device(device: str, threads: int | None) -> tuple[torch.device, str]:
+    """Set torch's threads, and return the device and a description of how speed is measured on it."""
+    if threads:
+        torch.set_num_threads(threads)
+    place = pick_device(device)
+    cpu = f" on {torch.get_num_threads()} threads" if place.type == "cpu" else ""
+    return place, f"batches of 16{cpu}, torch {torch.__version__}, float32"
+
+
+def describe_network(name: str, size: tuple[int, int], device: torch.device | None = None) -> Network:
+    """Build a network with random weights and describe it; its speed is measured if a device is given."""
+    # timm's networks compute their output shape with numbers; the others can be counted without memory
+    with torch.device("cpu" if device is not None or name.startswith("timm:") else "meta"):
+        model = build_model(name, neck="none", height=size[0], width=size[1])
+    counts = model.count()
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    speed = None
+    if device is not None:
+        speed = _crops_per_second(model.to(device).to(memory_format=torch.channels_last))
+    return Network(model.embedding_size, counts.parameters, counts.flops, n_bytes, speed)
+
+
+def _crops_per_second(model: ReIDModel, batch: int = 16) -> float:
+    images = torch.randint(
+        0, 256, (batch, *model.preprocessing.size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    model.embed(images)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < 1:
+        start = time.perf_counter()
+        model.embed(images).cpu()
+        times.append(time.perf_counter() - start)
+    return batch / statistics.median(times)

@@ -1,0 +1,192 @@
+"""Settings of the pipelines. Free of torch, so that commands can list them quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from reid.config import MatchSettings, Natural, Positive, Settings, StreamSettings
+
+AveragePrecision = Literal["precision", "trapezoid"]
+
+
+class PipelineSettings(Settings):
+    """Base class: the docstring of a field is the help text of its command line option."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class TestSettings(PipelineSettings):
+    """How `test` scores a model."""
+
+    __test__ = False  # not a test class for pytest
+
+    rerank: bool = False
+    """Also score after k-reciprocal re-ranking."""
+    camera_aware: bool = False
+    """Also score after camera-aware re-ranking (CA-Jaccard), which has its own k1 and k2."""
+    k1: Positive = 20
+    """Number of neighbours in k-reciprocal re-ranking."""
+    k2: Positive = 6
+    """Number of neighbours in query expansion."""
+    lambda_value: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the original distance in the re-ranked one."""
+    ap: AveragePrecision = "precision"
+    """Average precision: "precision" (most papers' code) or "trapezoid" (official Market-1501 code)."""
+    any_camera: bool = False
+    """Also count matches from the query's own camera."""
+    flip: bool = False
+    """Average each feature with that of the mirrored image; doubles the computation."""
+    learned_metric: Path | None = None
+    """Distance fitted by `reid metric fit`."""
+    calibration: Path | None = None
+    """Calibration file. Default: calibration.json beside the model, if present."""
+    queries: tuple[str, ...] = ()
+    """Queries to draw: row numbers from 0 ("3,17") or identities ("pid:42"). Repeatable."""
+    page: bool = True
+    """Write evaluation.html."""
+    skip_unreadable: bool = False
+    """List and skip images that cannot be decoded, instead of stopping."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+    batch_size: Positive = 128
+    """Images per forward pass."""
+
+
+class EmbedSettings(PipelineSettings):
+    """What `embed` reads and how. Give `images`, or `data` and `part`, or `videos` and `tracks`."""
+
+    images: Path | None = None
+    """Folder of images, searched recursively."""
+    data: str | None = None
+    """Data set as LAYOUT:ROOT[?key=value&...]; needs --part."""
+    part: Literal["train", "query", "gallery"] | None = None
+    """Part of the data set."""
+    videos: Path | None = None
+    """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
+    tracks: Path | None = None
+    """Track files whose boxes are cut out of the videos."""
+    first_frame: int = 1
+    """Number that the track files give to the first frame."""
+    weights: str | None = None
+    """Weights of a backbone named with --model: imagenet, none or a file."""
+    flip: bool = False
+    """Average each feature with that of the mirrored image; doubles the computation."""
+    skip_unreadable: bool = False
+    """List and skip images that cannot be decoded, instead of stopping."""
+    runtime: str = "auto"
+    """Runtime: auto, torch, onnx or openvino."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+    batch_size: Positive = 64
+    """Images per forward pass."""
+    threads: Natural = 0
+    """Decoding threads; 0: one per CPU."""
+
+
+class MatchFiles(PipelineSettings):
+    """What `match_files` reads and how. Appearance comes from `embeddings`, or from `videos` and `model`."""
+
+    tracks: Path
+    """Folder with one track file per camera, or one file with a camera column."""
+    format: str = "auto"
+    """Track file format: auto, mot, aicity, duke or parquet."""
+    embeddings: Path | None = None
+    """Parquet file of embeddings with the columns camera (or camid), track and frame."""
+    videos: Path | None = None
+    """Folder of videos or frame folders named like the cameras; crops are embedded with --model."""
+    model: Path | None = None
+    """Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file that embeds the crops of --videos."""
+    cameras: Path | None = None
+    """Camera clocks, overlaps and transition times. Default: cameras.yaml beside the tracks, if present."""
+    calibration: Path | None = None
+    """Calibration file. Default: calibration.json beside the model or the embeddings, if present."""
+    constraints: Path | None = None
+    """Cannot-link and must-link pairs, as saved by the match report."""
+    truth: Path | None = None
+    """Track files with true global identities to score against."""
+    split: bool = False
+    """Split tracks where their appearance changes, e.g. after an identity switch."""
+    stitch: bool = True
+    """Join tracks that one camera lost and found again."""
+    online: bool = False
+    """Match tracks as they end, as in a live stream, and compare with offline matching."""
+    per_track: Positive = 8
+    """Crops per track to embed."""
+    pixelate_heads: bool = False
+    """Pixelate heads in the report's crops."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+    batch_size: Positive = 64
+    """Images per forward pass."""
+
+
+class ExportSettings(PipelineSettings):
+    """How `export` writes and checks a bundle."""
+
+    to: Literal["onnx", "openvino", "torchscript"]
+    """Format of the network file."""
+    data: str | None = None
+    """Data set as LAYOUT:ROOT[?key=value&...] for the parity proof and for int8. Default: the model's train data."""
+    images: Path | None = None
+    """Folder of crops for the parity proof and the int8 calibration, instead of --data."""
+    int8: bool = False
+    """Quantise to 8-bit integers after training (OpenVINO only); faster on CPUs."""
+    calibration_crops: Positive = 300
+    """Crops on which int8 value ranges are measured."""
+    split: Literal["validation", "test"] = "validation"
+    """Split on which mAP before and after int8 is compared: held-out train identities, or the test split."""
+    max_loss: float = Field(default=0.5, ge=0)
+    """Largest acceptable loss by int8, in points of mAP."""
+
+
+class CalibrateSettings(PipelineSettings):
+    """How `calibrate` learns from embeddings."""
+
+    fmr: float = Field(default=1e-3, gt=0, lt=1)
+    """Default false-match rate: the fraction of impostor pairs accepted as the same person."""
+    any_camera: bool = False
+    """Also count pairs within one camera (with labels)."""
+    label_free: bool = False
+    """Ignore the pid column and learn from tracks of single cameras."""
+
+
+class MetricSettings(PipelineSettings):
+    """How `fit_metric` learns a distance."""
+
+    method: Literal["kissme", "xqda"] = "xqda"
+    """KISSME (Köstinger et al. 2012), or XQDA (Liao et al. 2015), which also reduces the dimension."""
+    dimensions: Positive | None = None
+    """Largest output dimension. Default: all directions that separate identities."""
+    ridge: float = Field(default=1.0, gt=0)
+    """Ridge regularisation, in units of the mean eigenvalue."""
+    any_camera: bool = False
+    """Also learn from pairs within one camera."""
+
+
+TrackFormat = Literal["auto", "mot", "aicity", "duke", "parquet"]
+
+
+class ScoreSettings(PipelineSettings):
+    """How `score_files` reads and compares tracks."""
+
+    iou: float = Field(default=0.5, gt=0, le=1)
+    """Smallest IoU of a match, for IDF1 and CLEAR."""
+    truth_format: TrackFormat = "auto"
+    """Format of the truth."""
+    predicted_format: TrackFormat = "auto"
+    """Format of the predicted tracks."""
+    duplicates: Literal["error", "first", "confident"] = "error"
+    """Which box to keep if one identity has several in one frame of one camera."""
+
+
+class MatchKeys(MatchSettings):
+    """The `key=value` settings of `reid match`: those of matching, and those of online matching as `stream.key`."""
+
+    stream: StreamSettings = StreamSettings()
+
+    def matching(self) -> MatchSettings:
+        """Return the settings of matching alone."""
+        return MatchSettings(**self.model_dump(exclude={"stream"}))

@@ -1,0 +1,371 @@
+"""Evaluate a model on benchmarks: scores, re-ranking, verification, pictures, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.config import DataConfig
+from reid.core.atomic import write_json
+from reid.core.console import console, warn
+from reid.core.errors import ConfigError, ReidError
+from reid.core.version import __version__
+from reid.data.crops import Benchmark
+from reid.data.layouts import load_benchmarks
+from reid.data.loader import read_batches
+from reid.data.pixels import open_test_split
+from reid.embedding.embedder import Embedder
+from reid.embedding.learned_metric import LearnedMetric
+from reid.embedding.runtimes import FORMATS
+from reid.evaluation import (
+    OpenSetResult,
+    RankingResult,
+    Reranking,
+    VerificationResult,
+    evaluate,
+    evaluate_distances,
+    open_set,
+    rerank_blocks,
+    top_matches,
+    verify,
+)
+from reid.evaluation.pairs import DISTRACTOR
+from reid.evaluation.projection import choose_identities, project
+from reid.models import ReIDModel
+from reid.models.checkpoints import checkpoint_in, load_checkpoint
+from reid.pipelines.calibrate import FoundCalibration, find_calibration
+from reid.pipelines.settings import TestSettings
+from reid.report import (
+    Applied,
+    Drawing,
+    SetResults,
+    choose_queries,
+    cmc_drawing,
+    describe_protocol,
+    find_queries,
+    plot_activations,
+    plot_embedding_map,
+    plot_rank_lists,
+    read_queries,
+    set_drawings,
+    write_evaluation,
+)
+from reid.report.evaluation_page import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
+
+LIST_LENGTH = 10
+ACTIVATED = 6
+"""Queries whose activation maps are shown, each with the first of its list."""
+
+
+def test(
+    model: str | Path | ReIDModel,
+    data: str | Benchmark | Sequence[str | Benchmark] = (),
+    out: str | Path | None = None,
+    settings: TestSettings | None = None,
+) -> list[SetResults]:
+    """Evaluate a model on the test splits of benchmarks.
+
+    Args:
+        model: whatever `Embedder` accepts: a checkpoint, run folder, bundle, .onnx or .xml file, or a `ReIDModel`.
+        data: data sets as `LAYOUT:ROOT[?key=value&...]`, or benchmarks. Default: the checkpoint's `data.test`, else
+            its `data.train`.
+        out: folder for metrics.json, evaluation.html, pictures and the embeddings of each set; None writes nothing.
+        settings: re-ranking, protocol and computation.
+
+    Returns:
+        One result per data set: `ranking` (mAP, CMC), `reranked`, `verification`, `open_set`, and pictures to draw.
+
+    Raises:
+        ReidError: the model, a data set or a setting cannot be used.
+
+    Example:
+        >>> import tempfile, reid
+        >>> from reid.models import build_model
+        >>> from reid.synthetic import synthesize
+        >>> root = synthesize(tempfile.mkdtemp() + "/set", ids=8, cameras=2)
+        >>> (result,) = reid.test(build_model("light10", height=64, width=32), f"market1501:{root}")
+        >>> 0 <= result.ranking.mAP <= 1
+        True
+    """
+    settings = settings or TestSettings()
+    wanted = read_queries(settings.queries)
+    given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
+    if not given:
+        given = _data_of(model)
+    embedder = Embedder(model, device=settings.device, batch_size=settings.batch_size, flip=settings.flip)
+    metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
+    described = embedder.describe() if metric is None else metric.describe(embedder.describe())
+    calibration = find_calibration(
+        settings.calibration, [] if isinstance(model, ReIDModel) else [Path(model)], described["model"]
+    )
+    sets = []
+    for benchmark in load_benchmarks(given):
+        for text in benchmark.warnings:
+            warn(text)
+        one = _TestedSet(benchmark, embedder, metric, calibration, settings, wanted)
+        if out is not None:
+            one.write(Path(out))
+        sets.append(one.results)
+    if out is not None:
+        _write(Path(out), sets, described, calibration, settings)
+    return sets
+
+
+def _data_of(model: str | Path | ReIDModel) -> list[str]:
+    """Return the data sets that a checkpoint was to be tested on, else those it was trained on."""
+    texts: list[str] = []
+    if not isinstance(model, ReIDModel) and Path(model).suffix.lower() not in (*FORMATS, ".bundle"):
+        saved = load_checkpoint(checkpoint_in(Path(model))).get("config", {}).get("data", {})
+        texts = saved.get("test") or saved.get("train") or []
+    if not texts:
+        raise ConfigError("The model does not record a data set. Name one as LAYOUT:ROOT, with --data or `data`.")
+    return texts
+
+
+def _write(
+    out: Path,
+    sets: Sequence[SetResults],
+    described: dict[str, Any],
+    calibration: FoundCalibration | None,
+    settings: TestSettings,
+) -> None:
+    """Write what concerns all data sets: the CMC picture, the numbers and the page."""
+    cmc_drawing(sets).draw(out / "cmc.png")
+    write_json(
+        out / "metrics.json",
+        {
+            "model": described,
+            "protocol": describe_protocol(sets[0].ranking),
+            "sets": {one.name: numbers(one, calibration) for one in sets},
+        },
+    )
+    if settings.page:
+        shown = {name: value.name if isinstance(value, Path) else value for name, value in settings if value != ()}
+        write_evaluation(
+            out / "evaluation.html", sets, described=described, settings={**shown, "reid-toolkit": __version__}
+        )
+
+
+class _TestedSet:
+    """One data set, embedded, with its results."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        embedder: Embedder,
+        metric: LearnedMetric | None,
+        calibration: FoundCalibration | None,
+        settings: TestSettings,
+        wanted: Sequence[tuple[str, int]],
+    ) -> None:
+        self.benchmark, self.embedder, self.calibration, self.settings = benchmark, embedder, calibration, settings
+        skipped: list[str] = []
+        data = DataConfig(store="files", unreadable="skip" if settings.skip_unreadable else "error")
+        self.split = open_test_split(data, benchmark, embedder.preprocessing.size, skipped)
+        self.skipped = tuple(line.removeprefix(f"{benchmark.root}/") for line in skipped)
+        for line in self.skipped:
+            console.print(f"skipped: {line}", markup=False)
+        self.chosen = find_queries(wanted, self.split.query.crops.pids, benchmark.name)
+        if settings.any_camera:
+            self.split = replace(self.split, cross_camera=False)
+        self.query, self.gallery = (embedder.table(part.crops) for part in (self.split.query, self.split.gallery))
+        if metric is not None:
+            self.query, self.gallery = metric.apply(self.query), metric.apply(self.gallery)
+        query, gallery = self.split.query.crops, self.split.gallery.crops
+        self.labels = (query.pids, gallery.pids, query.camids, gallery.camids)
+        self.cameras_known = query.has_cameras and gallery.has_cameras
+        self.distractor = DISTRACTOR if benchmark.n_distractors else None
+        self.results = self._results()
+
+    def write(self, out: Path) -> None:
+        """Write the embeddings and the pictures."""
+        self.query.save(out / f"{self.benchmark.name}-query.parquet")
+        self.gallery.save(out / f"{self.benchmark.name}-gallery.parquet")
+        for drawing in set_drawings(self.results):
+            drawing.draw(out / f"{self.results.name}-{drawing.name}.png")
+
+    def _results(self) -> SetResults:
+        """Compute everything; `notes` of the result explain what is missing."""
+        rules: dict[str, Any] = {
+            "cross_camera": self.split.cross_camera, "ap": self.settings.ap, "camera_pairs": self.cameras_known
+        }  # fmt: skip
+        ranking = evaluate(self.query, self.gallery, **rules)
+        reranked = None
+        if self.settings.rerank or self.settings.camera_aware:
+            reranking = self._reranking()
+            blocks = rerank_blocks(self.query, self.gallery, settings=reranking)
+            reranked = evaluate_distances(blocks, *self.labels, **rules, metric=reranking.describe())
+        notes, verification, activations = {}, None, None
+        try:
+            verification = self._verify()
+        except ReidError as error:
+            notes[VERIFICATION] = str(error)
+        if self.calibration is None:
+            notes[CALIBRATION] = (
+                "No calibration.json of this model was found beside it. Create one with `reid calibrate` to see here "
+                "below which distance two crops are accepted as the same person."
+            )
+        points = self._points()
+        if points is None:
+            notes[POINTS] = "No identity has two crops."
+        if not self.cameras_known:
+            notes[CAMERAS] = "The data set has no camera labels."
+        elif ranking.pairs is not None and ranking.pairs.mAP.size == 1:
+            notes[CAMERAS] = "All crops are from one camera."
+        try:
+            activations = self._activations(ranking)
+        except ReidError as error:
+            notes[ACTIVATIONS] = str(error)
+        return SetResults(
+            name=self.benchmark.name,
+            root=Path(self.benchmark.root).name,
+            model=self.embedder.describe()["model"].rpartition("-")[0],
+            ranking=ranking,
+            reranked=reranked,
+            verification=verification,
+            open_set=self._open_set(ranking),
+            calibrated=self._applied(verification),
+            lists=self._lists(ranking),
+            points=points,
+            activations=activations,
+            left_out=self.skipped,
+            notes=notes,
+        )
+
+    def _reranking(self) -> Reranking:
+        settings = self.settings
+        if not settings.camera_aware:
+            return Reranking(k1=settings.k1, k2=settings.k2, lambda_value=settings.lambda_value)
+        if not self.cameras_known:
+            raise ConfigError(f"{self.benchmark.name} has no camera labels, which --camera-aware needs. Remove it.")
+        return Reranking(camera_aware=True, lambda_value=settings.lambda_value)
+
+    def _joined(self) -> tuple[NDArray[Any], ...]:
+        """Return features, pids and cameras of query and gallery, one after the other."""
+        query_pids, gallery_pids, query_camids, gallery_camids = self.labels
+        features = (self.query.features, self.gallery.features)
+        pairs = (features, (query_pids, gallery_pids), (query_camids, gallery_camids))
+        return tuple(np.concatenate(pair) for pair in pairs)
+
+    def _verify(self) -> VerificationResult:
+        return verify(*self._joined(), cross_camera=self.split.cross_camera, distractor=self.distractor)
+
+    def _applied(self, verification: VerificationResult | None) -> Applied | None:
+        """Return how the calibration's threshold performs on this set."""
+        if self.calibration is None:
+            return None
+        calibration = self.calibration.calibration
+        threshold, measured, accepted = calibration.threshold(), float("nan"), float("nan")
+        if verification is not None:
+            measured, accepted = verification.rates_at(threshold)
+        return Applied(self.calibration.describe(), threshold, calibration.chosen_fmr, measured, accepted)
+
+    def _open_set(self, ranking: RankingResult) -> OpenSetResult | None:
+        """Return open-set scores if some labelled queries have no match in the gallery."""
+        query_pids = self.labels[0]
+        if not ranking.dropped or not (query_pids[ranking.first_match == 0] >= 0).any():
+            return None
+        return open_set(self.query, self.gallery, cross_camera=self.split.cross_camera)
+
+    def _lists(self, ranking: RankingResult) -> list[Drawing]:
+        """Return drawings of rank lists. Crops of the query's camera are included, in grey: the rule ignores them."""
+        kinds = {
+            "worst": ("Worst queries", "Lowest average precision.", choose_queries(ranking, "worst")),
+            "best": ("Best queries", "Highest average precision.", choose_queries(ranking, "best")),
+            "random": ("Random queries", "Drawn with seed 0.", choose_queries(ranking, "random")),
+        }
+        if len(self.chosen):
+            kinds["chosen"] = ("Chosen queries", "Named with --queries.", self.chosen)
+        query_pids, gallery_pids, query_camids, gallery_camids = self.labels
+        drawings = []
+        for name, (title, caption, rows) in kinds.items():
+            shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
+            indices, distances = top_matches(
+                self.query.features[rows], self.gallery.features, *shown, k=LIST_LENGTH, cross_camera=False
+            )
+            probabilities = None
+            if self.calibration is not None:
+                cameras = (np.broadcast_to(query_camids[rows][:, None], indices.shape), gallery_camids[indices])
+                known = np.where(indices < 0, 2, distances)
+                probabilities = self.calibration.calibration.probability(known, cameras)
+            caption += f" Rows {', '.join(map(str, rows))} of the query set. Grey: ignored by the cross-camera rule."
+            draw = partial(
+                plot_rank_lists,
+                self.split.query.crops.paths[rows],
+                self.split.gallery.crops.paths,
+                indices,
+                distances,
+                *shown,
+                queries=range(len(rows)),
+                ap=ranking.ap[rows],
+                probabilities=probabilities,
+                cross_camera=self.split.cross_camera,
+                title=f"{self.split.name}: {title.lower()}",
+            )
+            drawings.append(Drawing(name, title, caption, draw, photos=True))
+        return drawings
+
+    def _points(self) -> Drawing | None:
+        """Return the drawing of some identities as points in the plane."""
+        features, pids, camids = self._joined()
+        rows = choose_identities(np.where(pids == self.distractor, -1, pids))
+        if not len(rows):
+            return None
+        maps = {"PCA": project(features[rows], "pca"), "t-SNE": project(features[rows], "tsne")}
+        caption = (
+            "Some identities, drawn with seed 0: colours and numbers are identities, shapes are cameras. PCA preserves "
+            "large distances; t-SNE preserves neighbourhoods, and distances between its groups have no meaning."
+        )
+        draw = partial(plot_embedding_map, maps, pids[rows], camids[rows] if self.cameras_known else None)
+        return Drawing("map", f"{len(np.unique(pids[rows]))} identities in the plane", caption, draw)
+
+    def _activations(self, ranking: RankingResult) -> Drawing:
+        """Return the drawing of activation maps of the worst queries and their first counted matches."""
+        rows, split = choose_queries(ranking, "worst", ACTIVATED), self.split
+        query_pids, gallery_pids, query_camids, gallery_camids = self.labels
+        shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
+        nearest, _ = top_matches(
+            self.query.features[rows], self.gallery.features, *shown, k=1, cross_camera=split.cross_camera
+        )
+        first = nearest[:, 0]
+        images, names = [], []
+        for row, item in zip(rows, first, strict=True):
+            sign = "✓" if gallery_pids[item] == query_pids[row] else "✗"
+            images += [split.query.crops.paths[row], split.gallery.crops.paths[item]]
+            names += [f"query {row}", f"{sign} nearest to {row}"]
+        pixels = (
+            next(read_batches(part.store, at, ACTIVATED)) for part, at in ((split.query, rows), (split.gallery, first))
+        )
+        model = self.embedder.model
+        maps = np.stack([model.activation_map(batch).cpu().numpy() for batch in pixels], axis=1)
+        caption = (
+            "The worst queries and the nearest gallery crop that counts. Bright: high activation in the last feature "
+            "map (sum over channels of squared activations, divided by its maximum)."
+        )
+        draw = partial(plot_activations, images, maps.reshape(-1, *maps.shape[2:]), names=names)
+        return Drawing("activations", "Activation maps", caption, draw, photos=True)
+
+
+def numbers(results: SetResults, calibration: FoundCalibration | None) -> dict[str, Any]:
+    """Return the numbers of one data set as plain Python values, as in metrics.json. Undefined values are None."""
+    content: dict[str, Any] = {"root": results.root, "left_out": list(results.left_out)}
+    parts = ("plain", results.ranking), ("reranked", results.reranked), ("verification", results.verification)
+    content |= {name: part.as_dict() for name, part in (*parts, ("open_set", results.open_set)) if part is not None}
+    if calibration is not None and results.calibrated is not None:
+        used = results.calibrated
+        measured = {"false_match_rate": used.measured, "accept_rate": used.accepted}
+        content["calibration"] = {
+            "file": calibration.path.name,
+            "model": calibration.calibration.model,
+            "source": calibration.calibration.source,
+            "threshold": used.threshold,
+            "asked_false_match_rate": used.asked,
+            **{name: None if np.isnan(value) else value for name, value in measured.items()},
+        }
+    return content
