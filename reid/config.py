@@ -229,7 +229,7 @@ class LossConfig(Settings):
     distance: str = "euclidean"
     """Distance of the triplet loss: a name accepted by `reid.losses.pairwise_distances`, or `mahalanobis[:RANK]`."""
     mining: str = "batch_hard"
-    """Triplets of a batch that count: a key of `reid.losses.MINING`."""
+    """Triplets of a batch that count: a key of `reid.losses.MINING_NAMES`."""
     reduction: Literal["auto", "mean", "active", "sum"] = "auto"
     """Of the triplet loss: mean over all triplets, mean over triplets with a positive loss, or sum; `auto`: `active`
     for batch_all, else `mean`."""

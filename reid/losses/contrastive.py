@@ -1,43 +1,43 @@
-"""The contrastive loss: positive pairs together, negative pairs apart by a margin, each pair on its own."""
+"""Contrastive loss: pull positive pairs together, push negative pairs apart up to a margin."""
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from reid.core.errors import ReidError, did_you_mean
-from reid.losses.distances import Distance, check_distance, pairwise_distances
-from reid.losses.pairs import PairLoss, masked_mean
+from reid.core.errors import ConfigError, did_you_mean
+from reid.losses.distances import Distance, distance_function
+from reid.losses.pairs import PairLoss, Pairs, check_number, masked_mean
 
 REDUCTIONS = ("active", "mean")
 
 
 class ContrastiveLoss(PairLoss):
-    """Every pair is judged alone (Hadsell, Chopra, LeCun 2006, eq. 4).
+    """Contrastive loss: each pair separately (Hadsell, Chopra, LeCun 2006, eq. 4).
 
     `positive: max(0, d − m₊)^q / q`, `negative: max(0, m − d)^q / q`. With `q = 2` and `m₊ = 0` these are the paper's
-    `d²/2` and `max(0, m − d)²/2`; with `q = 1` the pull and the push do not depend on how far off a pair is.
+    `d²/2` and `max(0, m − d)²/2`; with `q = 1` the gradient does not depend on the distance of a pair.
 
-    A batch of P × K has P − 1 times as many negatives as positives or more, so the two kinds are reduced apart and
-    added: `loss = R(positives) + R(negatives)`, where R is the mean over all such pairs ("mean") or over those above
-    0 ("active": the few negatives that are too near are not diluted by the many that are far enough).
+    A batch of P × K has at least P − 1 times as many negative as positive pairs, so both kinds are reduced separately
+    and added: `loss = R(positives) + R(negatives)`, where R is the mean over all such pairs ("mean") or over those
+    with a loss above 0 ("active": the few near negatives are not diluted by the many distant ones).
 
-    Behaviour in corner cases: as in `PairLoss`; a batch with one kind of pair only has the other term at 0, so one
-    identity is still pulled together, and crops of different identities are still pushed apart. Equal points are at
-    distance 0 and pass no gradient.
+    Corner cases: as in `PairLoss`. In a batch with one kind of pair the other term is 0, so crops of one identity are
+    still pulled together, and crops of different identities still pushed apart. Equal points have distance 0 and get
+    no gradient.
 
     Args:
         margin: m, in the unit of the distance; above `positive_margin`.
-        positive_margin: m₊, 0 or more: positives nearer than this are left alone.
+        positive_margin: m₊, 0 or more: nearer positives have no loss.
         distance: as in `pairwise_distances`.
         power: q, 1 or 2.
         reduction: "active" or "mean".
         camera_aware: as in `PairLoss`.
 
     Raises:
-        ReidError: a value out of range, or an unknown name.
+        ConfigError: a value out of range, or an unknown name.
     """
+
+    shown = ("margin", "power", "reduction")
 
     def __init__(
         self,
@@ -49,31 +49,25 @@ class ContrastiveLoss(PairLoss):
         camera_aware: bool = False,
     ) -> None:
         super().__init__(camera_aware)
-        if not (math.isfinite(margin) and 0 <= positive_margin < margin):
-            raise ReidError(
-                f"The contrastive loss needs 0 ≤ positive_margin < margin; got {positive_margin} and {margin}."
-            )
+        check_number("positive_margin", positive_margin)
+        check_number("The margin of the contrastive loss", margin, positive_margin, above=True)
         if power not in (1, 2):
-            raise ReidError(f"power must be 1 or 2; got {power}.")
+            raise ConfigError(f"power must be 1 or 2; got {power}.")
         if reduction not in REDUCTIONS:
-            raise ReidError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
-        check_distance(distance)
+            raise ConfigError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
+        distance_function(distance)
         self.margin = margin
         self.positive_margin = positive_margin
         self.distance = distance
         self.power = power
         self.reduction = reduction
 
-    def of_pairs(self, anchors: Tensor, others: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    def pair_loss(self, pairs: Pairs) -> Tensor:
         """See `PairLoss`."""
-        distances = pairwise_distances(anchors, None if others is anchors else others, self.distance)
+        distances = pairs.distances(self.distance)
         pull = (distances - self.positive_margin).relu().pow(self.power) / self.power
         push = (self.margin - distances).relu().pow(self.power) / self.power
-        return self._reduced(pull, positives) + self._reduced(push, negatives)
-
-    def extra_repr(self) -> str:
-        """What `print(model)` shows."""
-        return f"margin={self.margin}, power={self.power}, reduction={self.reduction!r}"
+        return self._reduced(pull, pairs.positives) + self._reduced(push, pairs.negatives)
 
     def _reduced(self, values: Tensor, mask: Tensor) -> Tensor:
         return masked_mean(values, mask & ~(values <= 0) if self.reduction == "active" else mask)

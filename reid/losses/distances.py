@@ -1,4 +1,4 @@
-"""Distances between all pairs of two sets of features, true to float32 and with a finite gradient at zero."""
+"""Distances between all pairs of two sets of features, accurate to float32 and with a finite gradient at zero."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, DataError, did_you_mean
 
 _SAME = 1e-13
-"""Squared distance, relative to the squared norms, below which a Gram form in float64 cannot tell two points apart."""
+"""Squared distance, relative to the squared norms, below which two points are equal for a Gram form in float64."""
 
 _NEAR = 1 / 16
-"""The same in float32, below which a distance would be wrong by more than about 4e-6 of itself."""
+"""The same in float32, below which the relative error of a distance would exceed about 4e-6."""
 
 _FEW = 1 / 64
-"""Share of near pairs up to which one by one is faster than float64 for all."""
+"""Fraction of near pairs up to which computing them one by one is faster than float64 for all."""
 
 _ROWS = 128
 """Rows of a block of the Gram form."""
 
 _BLOCK = 2**26
-"""Numbers that the gradient of a block of Minkowski distances may need at once, [rows, M, D], where the device wants
-them all."""
+"""Largest number of elements of a block of Minkowski distances, [rows, M, D], on devices that store them for the
+gradient."""
 
 
 class _Euclidean(torch.autograd.Function):
-    """`d[i, j] = ‖x[i] − y[j]‖` and its gradient, all by matrix products: a few times `[N, M]`, never `[N, M, D]`.
+    """`d[i, j] = ‖x[i] − y[j]‖` and its gradient by matrix products; memory is a few times `[N, M]`, never `[N, M, D]`.
 
-    Gradient (0 where `d = 0`, a subgradient), with `w = g / d`: `∂/∂x[i] = Σ_j w[i, j] (x[i] − y[j])`, and `∂/∂y`
-    likewise. Where `y` is `x` both are one product with the Laplacian of `w + wᵀ`.
+    Gradient (0 where `d = 0`, a subgradient), with `w = g / d`: `∂/∂x[i] = Σ_j w[i, j] (x[i] − y[j])`, and
+    accordingly for `y`. If `y` is `x`, both are one product with the Laplacian of `w + wᵀ`.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         ctx.itself = y is x
-        # Moving the origin to the mean moves no distance. NaN and infinity stay in their own rows.
+        # Subtracting the mean changes no distance. NaN and infinity stay in their rows.
         centre = y.mean(dim=0).nan_to_num(0.0, 0.0, 0.0)
-        if x.dtype == torch.float64 or x.device.type == "mps":  # float64 must keep its own digits; MPS has none
+        if x.dtype == torch.float64 or x.device.type == "mps":  # float64 keeps its precision; MPS has no float64
             distances = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         else:
             distances = _gram(x, y, centre)
@@ -64,15 +64,15 @@ class _Euclidean(torch.autograd.Function):
 
 
 def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
-    """Float32 distances by `‖x‖² + ‖y‖² − 2x·y`, seen from `centre`, in blocks of rows.
+    """Return float32 distances by `‖x‖² + ‖y‖² − 2x·y`, relative to `centre`, in blocks of rows.
 
-    In float32 this form loses, between near points of large norm, every digit that mining looks at. So on the CPU
-    near pairs (`_NEAR`) are computed again: by their difference if they are few, else the whole block in float64. On
-    other devices, where counting them would make the host wait, it is float64 for all. There, points within about 4e-7
-    of their distance from the mean count as one point, at 0. Of a set to itself, half of the matrix is computed.
+    In float32 this form loses all significant digits between near points of large norm. On the CPU near pairs
+    (`_NEAR`) are therefore computed again: from their differences if they are few, else the whole block in float64. On
+    other devices, where counting them would make the host wait, everything is float64. There, points within about 4e-7
+    of their distance from the mean count as equal, at distance 0. Of a set to itself, half of the matrix is computed.
     """
     itself = y is x
-    # A lower precision of products that somebody has allowed is not for distances.
+    # A lower matrix-product precision, if set, must not affect distances.
     quick = x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     a = x - centre if quick else x.double() - centre
     b = a if itself else (y - centre if quick else y.double() - centre)
@@ -90,7 +90,7 @@ def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
             squared.diagonal().mul_(0.0)
         pairs = near.nonzero()
         if len(pairs):
-            squared = _mended(squared, pairs, x[rows], y[columns], centre, itself)
+            squared = _recomputed(squared, pairs, x[rows], y[columns], centre, itself)
         return squared.sqrt_()
 
     if len(x) <= _ROWS:
@@ -104,8 +104,8 @@ def _gram(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
     return distances
 
 
-def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor, leads: bool) -> Tensor:
-    """Squared distances with those of the pairs `near [P, 2]` right to the last digit; `leads`: `y` begins with `x`."""
+def _recomputed(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor, leads: bool) -> Tensor:
+    """Return squared distances with exact values for the pairs `near [P, 2]`; `leads`: `y` begins with `x`."""
     if len(near) > squared.numel() * _FEW:
         b = y.double().sub_(centre)
         a = b[: len(x)] if leads else x.double().sub_(centre)
@@ -113,57 +113,58 @@ def _mended(squared: Tensor, near: Tensor, x: Tensor, y: Tensor, centre: Tensor,
         norms = (b_norms[: len(x)] if leads else torch.linalg.vecdot(a, a)).unsqueeze(1) + b_norms
         squared = torch.addmm(norms, a, b.T, alpha=-2)
         return squared.masked_fill_(squared <= norms.mul_(_SAME), 0.0)
-    for some in near.split(_ROWS):
-        i, j = some.unbind(dim=1)
+    for chunk in near.split(_ROWS):
+        i, j = chunk.unbind(dim=1)
         squared[i, j] = (x[i] - y[j]).square().sum(dim=1)
     return squared
 
 
 def euclidean(x: Tensor, y: Tensor) -> Tensor:
-    """`‖x − y‖`. Where two points are the same it is exactly 0 and so is the gradient."""
+    """Return `‖x − y‖`. For equal points distance and gradient are exactly 0."""
     distances: Tensor = _Euclidean.apply(x, y)
     return distances
 
 
 def squared_euclidean(x: Tensor, y: Tensor) -> Tensor:
-    """`‖x − y‖²`."""
+    """Return `‖x − y‖²`."""
     return euclidean(x, y).square()
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """`1 − cos(x, y)`, in 0..2, computed as `‖x/‖x‖ − y/‖y‖‖² / 2` (the same number, exact for near directions).
+    """Return `1 − cos(x, y)`, in 0..2, computed as `‖x/‖x‖ − y/‖y‖‖² / 2` (equal, and exact for near directions).
 
-    A row of zeros has no direction: it is left at zero, which puts it 1/2 from every other row, with zero gradient.
+    A row of zeros has no direction: it stays zero, at distance 1/2 from every other row, with zero gradient.
     """
-    directions = unit(x)
-    return squared_euclidean(directions, directions if y is x else unit(y)) / 2
+    directions = normalised(x)
+    return squared_euclidean(directions, directions if y is x else normalised(y)) / 2
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows divided by their norm; a row of zeros stays, and passes no gradient (which would be 0/0)."""
-    some = (x != 0).any(dim=1, keepdim=True)
-    norm = torch.where(some, x, 1.0).norm(dim=1, keepdim=True)
-    return torch.where(some, x / norm, 0.0)
+def normalised(x: Tensor) -> Tensor:
+    """Return L2-normalised rows; a row of zeros stays zero and gets no gradient (which would be 0/0)."""
+    nonzero = (x != 0).any(dim=1, keepdim=True)
+    norm = torch.where(nonzero, x, 1.0).norm(dim=1, keepdim=True)
+    return torch.where(nonzero, x / norm, 0.0)
 
 
 def manhattan(x: Tensor, y: Tensor) -> Tensor:
-    """`Σ_k |x_k − y_k|`."""
+    """Return `Σ_k |x_k − y_k|`."""
     return minkowski(x, y, 1)
 
 
 def minkowski(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """`(Σ_k |x_k − y_k|^p)^(1/p)`; for `p = inf` the largest `|x_k − y_k|`.
+    """Return `(Σ_k |x_k − y_k|^p)^(1/p)`; for `p = inf` the largest `|x_k − y_k|`.
 
-    Orders but 1, 2 and inf are computed in float64, so that a power neither overflows nor vanishes while differences
-    stay within 1e±(300/p). In blocks, never `[N, M, D]`; no matrix product does this, so it is slow: O(N M D) powers.
+    Orders other than 1, 2 and inf are computed in float64, so that powers neither overflow nor underflow for
+    differences within 1e±(300/p). Computed in blocks, never `[N, M, D]`. It is slow, O(N M D) powers, because there is
+    no matrix product for it.
 
     Args:
         x: `[N, D]`.
         y: `[M, D]`.
-        p: 1 or more; below it the triangle inequality fails, and so would the margin's meaning.
+        p: 1 or more; below 1 the triangle inequality does not hold.
 
     Raises:
-        ReidError: p below 1 or not a number.
+        ConfigError: p below 1 or not a number.
     """
     _check_order(p)
     if p == 2:
@@ -171,7 +172,7 @@ def minkowski(x: Tensor, y: Tensor, p: float) -> Tensor:
     a, b = _for_powers(x, p), _for_powers(y, p)
     rows = max(1, _BLOCK // max(1, y.numel()))
     distances = torch.cat([torch.cdist(block, b, p=p) for block in a.split(rows)]).to(x.dtype)
-    if p == math.inf:  # a maximum may pass a NaN by
+    if p == math.inf:  # a maximum may ignore a NaN
         distances = distances + 0 * (x.detach().sum(dim=1).unsqueeze(1) + y.detach().sum(dim=1))
     return distances
 
@@ -182,11 +183,13 @@ def _for_powers(x: Tensor, p: float) -> Tensor:
 
 def _check_order(p: float) -> None:
     if not p >= 1:
-        raise ReidError(f"The order p of a Minkowski distance must be 1 or more; got {p}. 1: manhattan, 2: euclidean.")
+        raise ConfigError(
+            f"The order p of a Minkowski distance must be 1 or more; got {p}. 1: manhattan, 2: euclidean."
+        )
 
 
 Distance = Union[str, Callable[[Tensor, Tensor], Tensor]]  # noqa: UP007  (mypy wants a plain alias)
-"""A name (`distance_named`), or any callable `(x [N, D], y [M, D]) -> [N, M]`, as an `nn.Module` with weights."""
+"""A name in `DISTANCES`, `minkowski:P`, or a callable `(x [N, D], y [M, D]) -> [N, M]`; a module may have weights."""
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "euclidean": euclidean,
@@ -194,54 +197,60 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "manhattan": manhattan,
 }
-"""By name; beside these `minkowski:P` for any P of 1 or more, as `minkowski:3`."""
+"""Distances by name; `minkowski:P`, such as `minkowski:3`, is accepted too, for any P of 1 or more."""
 
 
 def pairwise_distances(x: Tensor, y: Tensor | None = None, distance: Distance = "euclidean") -> Tensor:
-    """Distances from every row of `x` to every row of `y`.
+    """Return the distances from every row of `x` to every row of `y`.
 
-    Computed in float32 also when the features are bfloat16 or float16, and outside any autocast region; float64 stays.
-    Corner cases of the named distances: `y` left out means `x` itself, and the diagonal is exactly 0; equal rows are
-    exactly 0 apart with zero gradient; a NaN row gives NaN distances; `N = 0` or `M = 0` gives an empty result.
+    Computed in float32 for bfloat16 and float16 features and inside autocast regions too; float64 stays float64.
+    Corner cases of the named distances: without `y` the diagonal is exactly 0; equal rows have distance exactly 0 with
+    zero gradient; a NaN row gives NaN distances; `N = 0` or `M = 0` gives an empty result.
 
     Args:
         x: `[N, D]` features.
         y: `[M, D]` features, or None for `x`.
         distance: a key of `DISTANCES`, `minkowski:P` with P of 1 or more, or a callable that takes `x` and `y` (the
-            same object where `y` is left out).
+            same object if `y` is None).
 
     Returns:
         `[N, M]` float32 (float64 for float64 features), 0 or more.
 
     Raises:
-        ReidError: unknown distance, an order below 1, shapes that are not `[N, D]` and `[M, D]`, or a callable that
-            does not give `[N, M]`.
+        ConfigError: unknown distance, or an order below 1.
+        DataError: shapes that are not `[N, D]` and `[M, D]`, or a callable that does not return `[N, M]`.
+
+    Example:
+        >>> import torch
+        >>> pairwise_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
     """
-    function = as_function(distance)
+    function = distance_function(distance)
     if x.ndim != 2 or (y is not None and (y.ndim != 2 or x.shape[1] != y.shape[1])):
         other = x if y is None else y
-        raise ReidError(f"Distances need features [N, D] and [M, D]; got {list(x.shape)} and {list(other.shape)}.")
+        raise DataError(f"Distances need features [N, D] and [M, D]; got {list(x.shape)} and {list(other.shape)}.")
     with torch.autocast(x.device.type, enabled=False):
         wide = at_least_float32(x)
         other = wide if y is None or y is x else at_least_float32(y)
         distances = function(wide, other)
     if not isinstance(distance, str) and distances.shape != (len(wide), len(other)):
-        raise ReidError(f"The distance gave {list(distances.shape)} where [N, M] = {[len(wide), len(other)]} is due.")
+        expected = [len(wide), len(other)]
+        raise DataError(f"The distance returned {list(distances.shape)}; expected [N, M] = {expected}.")
     return distances
 
 
 def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> Tensor:
-    """The distance of each row of `x` to the same row of `y`, `[N]`.
+    """Return the distance of each row of `x` to the same row of `y`, `[N]`.
 
-    Precision and gradient as in `pairwise_distances`. A named distance takes O(N D); a callable, which gives all
-    pairs, is called for some rows at a time.
+    Precision and gradient are those of `pairwise_distances`. A named distance takes O(N D); a callable, which returns
+    all pairs, is called for a few rows at a time.
 
     Raises:
         ReidError: as `pairwise_distances`, or shapes that differ.
     """
-    function = as_function(distance)
+    function = distance_function(distance)
     if x.ndim != 2 or x.shape != y.shape:
-        raise ReidError(f"Distances of rows need two features [N, D]; got {list(x.shape)} and {list(y.shape)}.")
+        raise DataError(f"Distances of rows need two features [N, D]; got {list(x.shape)} and {list(y.shape)}.")
     with torch.autocast(x.device.type, enabled=False):
         x, y = at_least_float32(x), at_least_float32(y)
         if not isinstance(distance, str):
@@ -250,67 +259,40 @@ def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> 
         if distance == "squared_euclidean":
             return (x - y).square().sum(dim=1)
         if distance == "cosine":
-            return (unit(x) - unit(y)).square().sum(dim=1) / 2
-        order = 1.0 if distance == "manhattan" else order_of(distance) or 2.0
+            return (normalised(x) - normalised(y)).square().sum(dim=1) / 2
+        order = 1.0 if distance == "manhattan" else _minkowski_order(distance) or 2.0
         return torch.linalg.vector_norm(_for_powers(x - y, order), ord=order, dim=1).to(x.dtype)
 
 
-def check_finite(features: Tensor) -> None:
-    """Refuse features with a NaN or an infinity. The host waits for the device here, which losses and miners never do.
-
-    Args:
-        features: `[N, D]`.
-
-    Raises:
-        ReidError: naming the rows (the first ten) and how many there are.
-    """
-    rows = (~torch.isfinite(features).all(dim=1)).nonzero().flatten().tolist()
-    if rows:
-        named = ", ".join(str(row) for row in rows[:10]) + (", …" if len(rows) > 10 else "")
-        raise ReidError(
-            f"{len(rows)} of {len(features)} features are not finite: row{'s' * (len(rows) > 1)} {named}. Look at the "
-            "crops there, and at the learning rate if they came from training."
-        )
-
-
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision and integers to float32; float32 and float64 as they are."""
+    """Convert half precision and integers to float32; float32 and float64 stay."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def as_function(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
-    """What computes a distance.
+def distance_function(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function of a distance.
 
     Raises:
-        ReidError: with the nearest known name, or what is wrong with the order of `minkowski:P`.
+        ConfigError: unknown name (with the most similar known one), or a wrong order of `minkowski:P`.
     """
     if callable(distance):
         return distance
     if distance in DISTANCES:
         return DISTANCES[distance]
-    order = order_of(distance)
+    order = _minkowski_order(distance)
     if order is None:
-        raise ReidError(f"Unknown distance {distance!r}.{did_you_mean(distance, [*DISTANCES, 'minkowski:3'])}")
+        raise ConfigError(f"Unknown distance {distance!r}.{did_you_mean(distance, [*DISTANCES, 'minkowski:3'])}")
     return partial(minkowski, p=order)
 
 
-def order_of(distance: str) -> float | None:
-    """The P of `minkowski:P`, None for another name.
-
-    Raises:
-        ReidError: P is missing, no number, or below 1.
-    """
+def _minkowski_order(distance: str) -> float | None:
+    """Return the P of `minkowski:P`, None for another name."""
     name, _, order = distance.partition(":")
     if name != "minkowski":
         return None
     try:
         p = float(order)
     except ValueError:
-        raise ReidError(f"Distance {distance!r} lacks its order: write minkowski:3 for p = 3.") from None
+        raise ConfigError(f"Distance {distance!r} has no order. Write minkowski:3 for p = 3.") from None
     _check_order(p)
     return p
-
-
-def check_distance(distance: Distance) -> None:
-    """Refuse what is no distance, as `as_function`."""
-    as_function(distance)

@@ -1,18 +1,16 @@
-"""The triplet loss: a distance, a miner, and the mean over the anchors that have a triplet."""
+"""Triplet loss: a distance, a miner, and the mean over the anchors that have a triplet."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ReidError, did_you_mean
-from reid.losses.distances import Distance, at_least_float32, check_distance, paired_distances, pairwise_distances
-from reid.losses.mining import GRADED, MINERS, MINING, batch_all, pair_masks
-from reid.losses.pairs import masked_mean
+from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.losses.distances import Distance, at_least_float32, distance_function, paired_distances, pairwise_distances
+from reid.losses.mining import HARDNESS_MINERS, MINING_NAMES, batch_all, mine_triplets, pair_masks
+from reid.losses.pairs import check_batch, check_number, masked_mean
 
 REDUCTIONS = ("mean", "active", "sum")
 
@@ -25,9 +23,10 @@ def triplet_loss(
     distance: Distance = "squared_euclidean",
     nearest: bool = False,
 ) -> Tensor:
-    """The mean triplet loss of given triplets, `max(0, d(a, p) − d(a, n) + margin)` (Schroff et al. 2015, eq. 2).
+    """Return the mean triplet loss of given triplets, `max(0, d(a, p) − d(a, n) + margin)` (Schroff et al. 2015).
 
-    Nothing is mined: row t of the three is a triplet. A batch `[B, 3, D]` is `triplet_loss(*batch.unbind(dim=1))`.
+    Nothing is mined: row t of the three tensors is a triplet. For a batch `[B, 3, D]` call
+    `triplet_loss(*batch.unbind(dim=1))`.
 
     Args:
         anchor: `[T, D]`.
@@ -35,13 +34,19 @@ def triplet_loss(
         negative: `[T, D]`; with `nearest` `[M, D]`.
         margin: 0 or more; None for the soft margin.
         distance: as in `pairwise_distances`.
-        nearest: whether each anchor's negative is the nearest of all the negatives.
+        nearest: use the nearest of all negatives for each anchor.
 
     Returns:
-        A scalar, float32 or float64; 0 (and differentiable) for no triplet.
+        A scalar, float32 or float64; 0 (and differentiable) without triplets.
 
     Raises:
-        ReidError: shapes that do not fit, unknown distance, or a wrong margin.
+        DataError: shapes that do not fit.
+        ConfigError: unknown distance or wrong margin.
+
+    Example:
+        >>> import torch
+        >>> triplet_loss(torch.tensor([[0.0]]), torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
+        0.20000000298023224
     """
     check_margin(margin)
     d_ap = paired_distances(anchor, positive, distance)
@@ -50,12 +55,12 @@ def triplet_loss(
     elif len(negative):
         d_an = pairwise_distances(anchor, negative, distance).min(dim=1).values
     else:
-        raise ReidError("There is no negative of which to take the nearest.")
+        raise DataError("There is no negative. Pass at least one with nearest=True.")
     return hinge(d_ap - d_an, margin).sum() / max(1, len(anchor))
 
 
 class MinkowskiTripletLoss(nn.Module):
-    """`triplet_loss` as a module, with the order of the Minkowski distance given at each call.
+    """`triplet_loss` as a module, with the order of the Minkowski distance as an argument of each call.
 
     Args:
         margin: 0 or more, in the unit of the distance; None for the soft margin.
@@ -67,7 +72,7 @@ class MinkowskiTripletLoss(nn.Module):
         self.margin = margin
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, p: float = 2.0) -> Tensor:
-        """The mean of `max(0, ‖a − p‖_p − ‖a − n‖_p + margin)` over the rows of three `[T, D]`.
+        """Return the mean of `max(0, ‖a − p‖_p − ‖a − n‖_p + margin)` over the rows of three `[T, D]`.
 
         Raises:
             ReidError: p below 1, or shapes that do not fit.
@@ -76,41 +81,51 @@ class MinkowskiTripletLoss(nn.Module):
 
 
 class TripletLoss(nn.Module):
-    """An anchor's positive must be nearer than its negative, by a margin (Hermans, Beyer, Leibe 2017).
+    """Triplet loss: an anchor must be nearer to its positive than to its negative, by a margin (Hermans et al. 2017).
 
-    With `d_ap`, `d_an` the distances of a triplet that `mining` picks (one an anchor, or one a positive pair, or all):
+    With `d_ap`, `d_an` the distances of the triplets that `mining` selects (one per anchor, one per positive pair, or
+    all):
 
     - hard margin `m`: `max(0, m + d_ap − d_an)`;
-    - soft margin (`margin=None`): `log(1 + exp(d_ap − d_an))`, which never stops pulling.
+    - soft margin (`margin=None`): `log(1 + exp(d_ap − d_an))`, which is never 0.
 
-    An anchor needs another crop of its identity and a crop of another identity in the batch. Triplets already far
-    enough count as 0 in the mean.
+    An anchor needs another crop of its identity and a crop of another identity in the batch. Triplets that satisfy the
+    margin count as 0 in the mean.
 
-    Behaviour in corner cases:
+    Corner cases:
 
-    1. Ragged batch (identities with different numbers of crops): masked, no assumption of P × K.
-    2. An identity with one crop: no anchor, but still a negative for the others.
+    1. Identities may have any number of crops; P × K is not assumed.
+    2. An identity with one crop has no anchor but is still a negative for the others.
     3. One identity in the batch, all crops of different identities, one crop, no crop: 0, with gradient 0.
-    4. Equal points: distance exactly 0, gradient 0 through that pair; all points equal gives the margin (or log 2).
-    5. bfloat16, float16, autocast: computed in float32; the gradient comes back in the features' own type.
-    6. NaN or infinite features: the loss and its gradient are NaN. Nothing is raised, for looking would make the
-       device wait in every step; the trainer looks at the loss, and `check_finite` names the rows.
+    4. Equal points: distance exactly 0, gradient 0 for that pair; all points equal gives the margin (or log 2).
+    5. bfloat16, float16, autocast: computed in float32; the gradient has the features' type.
+    6. NaN or infinite features: loss and gradient are NaN. Nothing is raised, because a check would make the host wait
+       for the device in every step; the trainer checks the loss, and `reid.core.arrays.check_finite` names the rows.
 
     Args:
         margin: in the unit of the distance, 0 or more; None for the soft margin.
-        mining: a name in `MINING`; each is described at its function in `reid.losses.mining`.
-        distance: as in `pairwise_distances`; a module's weights become weights of this loss.
-        reduction: over the triplets, "mean", "active" (mean of those whose loss is above 0) or "sum". None: "active"
-            for batch-all, most of whose triplets are soon 0, and "mean" for the others.
-        camera_aware: whether an anchor that has positives of other cameras uses only those; needs `camids`.
-        seed: of the miners that draw. Batch n of a loss draws from (seed, n), whatever else draws random numbers; n is
-            the attribute `step`, kept in the state dict.
+        mining: a name in `MINING_NAMES`; each is described at its function in `reid.losses.mining`.
+        distance: as in `pairwise_distances`; parameters of a module become parameters of this loss.
+        reduction: over the triplets, "mean", "active" (mean of those with a loss above 0) or "sum". None: "active" for
+            batch-all, most of whose triplets soon have loss 0, and "mean" for the others.
+        camera_aware: an anchor with positives of other cameras uses only those; needs `camids`.
+        seed: of random miners. Batch n draws from (seed, n), independent of other random numbers; n is the attribute
+            `step`, which is stored in the state dict.
 
-    The attributes `margin` and `hardness` (1 at first; see `batch_hard`) may be set between steps. The miners that look
-    at all pairs, or draw by rules of their own, refuse a hardness other than 1.
+    The attributes `margin` and `hardness` (initially 1; see `mine_triplets`) may be changed between steps. Miners that
+    are not in `HARDNESS_MINERS` refuse a hardness other than 1.
 
     Raises:
-        ReidError: negative or non-finite margin; unknown mining, distance or reduction.
+        ConfigError: negative or non-finite margin; unknown mining, distance or reduction.
+
+    Example:
+        >>> import torch
+        >>> from reid import TripletLoss
+        >>> features = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 1.2], [3.0, 0.0]], requires_grad=True)
+        >>> loss = TripletLoss(margin=0.3)(features, torch.tensor([7, 7, 8, 8]))
+        >>> round(loss.item(), 4)
+        1.2655
+        >>> loss.backward()
     """
 
     def __init__(
@@ -124,11 +139,11 @@ class TripletLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_margin(margin)
-        if mining not in MINING:
-            raise ReidError(f"Unknown mining {mining!r}.{did_you_mean(mining, MINING)}")
-        check_distance(distance)
+        if mining not in MINING_NAMES:
+            raise ConfigError(f"Unknown mining {mining!r}.{did_you_mean(mining, MINING_NAMES)}")
+        distance_function(distance)
         if reduction is not None and reduction not in REDUCTIONS:
-            raise ReidError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
+            raise ConfigError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
         self.margin = margin
         self.mining = mining
         self.distance = distance
@@ -139,25 +154,26 @@ class TripletLoss(nn.Module):
         self.step = 0
 
     def forward(self, features: Tensor, pids: Tensor, camids: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a float32 scalar.
+        """Return the loss of a batch, a float32 scalar.
 
         Args:
             features: `[B, D]`.
             pids: `[B]` integers.
-            camids: `[B]` integers; needed, and looked at, with `camera_aware` only.
+            camids: `[B]` integers; only used with `camera_aware`.
 
         Raises:
-            ReidError: shapes that do not fit, no cameras where they are needed, or a hardness that the miner has not.
+            DataError: shapes that do not fit, or cameras are needed and missing.
+            ConfigError: a hardness that the miner does not support.
         """
         return self._loss(features, pids, camids)[0]
 
     def measure(self, features: Tensor, pids: Tensor, camids: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what shows how it is doing; nothing here makes the device wait.
+        """Return the loss and training statistics, without making the host wait for the device.
 
         Returns:
-            The loss, and detached 0-d tensors: `active`, the share of triplets that are violated (hard margin: loss
-            above 0; soft margin: the negative no farther than the positive); `positive` and `negative`, the mean
-            distance over all such pairs of the batch; `norm`, the mean L2 norm of the features; `valid`, the share of
+            The loss, and detached 0-d tensors: `active`, the fraction of triplets that are violated (hard margin: loss
+            above 0; soft margin: the negative is not farther than the positive); `positive` and `negative`, the mean
+            distance of all such pairs of the batch; `norm`, the mean L2 norm of the features; `valid`, the fraction of
             crops that are valid anchors. A mean over nothing is 0.
         """
         loss, distances, active = self._loss(features, pids, camids)
@@ -174,38 +190,34 @@ class TripletLoss(nn.Module):
         return loss, measured
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
-        named = [f"margin={self.margin}", f"mining={self.mining!r}", f"reduction={self.reduction!r}"]
-        if isinstance(self.distance, str):
-            named.insert(2, f"distance={self.distance!r}")
-        return ", ".join(named + ["camera_aware=True"] * self.camera_aware)
+        """Return the settings that `print(model)` shows."""
+        names = ["margin", "mining", *["distance"] * isinstance(self.distance, str), "reduction"]
+        names += ["camera_aware"] * self.camera_aware
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def get_extra_state(self) -> Tensor:
-        """The number of batches seen, from which the next draw comes."""
+        """Return the number of batches so far, which determines the next draw."""
         return torch.tensor(self.step)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on drawing where the saved loss stood."""
+        """Restore the number of batches, so that random mining continues as before."""
         self.step = int(state)
 
     def _loss(self, features: Tensor, pids: Tensor, camids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the distances, and the share of triplets that are violated."""
-        if features.ndim != 2 or pids.shape != features.shape[:1]:
-            raise ReidError(
-                f"The triplet loss needs features [B, D] and pids [B]; got {list(features.shape)} and "
-                f"{list(pids.shape)}."
-            )
-        if self.camera_aware and camids is None:
-            raise ReidError("camera_aware needs the cameras: call the loss with (features, pids, camids).")
-        if self.hardness != 1 and self.mining not in GRADED:
-            raise ReidError(f"Mining {self.mining!r} has no hardness; one of {', '.join(GRADED)} has.")
+        """Return the loss, the distances, and the fraction of triplets that are violated."""
         cameras = camids if self.camera_aware else None
+        check_batch(features, pids, cameras, camera_aware=self.camera_aware)
+        if self.hardness != 1 and self.mining not in HARDNESS_MINERS:
+            raise ConfigError(
+                f"Mining {self.mining!r} has no hardness. Set it to 1, or use one of {', '.join(HARDNESS_MINERS)}."
+            )
         distances = pairwise_distances(features, distance=self.distance)
         if self.mining == "batch_all":
             total, violated, count = batch_all(distances, pids, self.margin, cameras)
             active = count if self.margin is None else violated
         else:
-            positive, negative, valid = MINERS[self.mining](
+            positive, negative, valid = mine_triplets(
+                self.mining,
                 distances,
                 pids,
                 cameras,
@@ -233,15 +245,15 @@ class TripletLoss(nn.Module):
 
 
 def hinge(difference: Tensor, margin: float | None) -> Tensor:
-    """`max(0, difference + margin)`; without a margin the soft one, `log(1 + exp(difference))`."""
+    """Return `max(0, difference + margin)`, or `log(1 + exp(difference))` without a margin."""
     return functional.softplus(difference) if margin is None else (difference + margin).relu()
 
 
 def check_margin(margin: float | None) -> None:
-    """Refuse a margin that is negative or not finite.
+    """Raise an error if a margin is negative or not finite.
 
     Raises:
-        ReidError: naming it.
+        ConfigError: naming it.
     """
-    if margin is not None and not (math.isfinite(margin) and margin >= 0):
-        raise ReidError(f"The triplet margin must be 0 or more, or None for the soft margin; got {margin}.")
+    if margin is not None:
+        check_number("The triplet margin", margin)

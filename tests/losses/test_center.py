@@ -105,7 +105,7 @@ def test_at_its_centre_a_crop_has_no_loss_and_no_gradient():
 
 
 def test_wrong_values_are_named():
-    with pytest.raises(ReidError, match=r"rate must be above 0 and up to 1.*got 0"):
+    with pytest.raises(ReidError, match=r"rate .* must be above 0 and at most 1; got 0"):
         CenterLoss(2, 3, rate=0)
     with pytest.raises(ReidError, match=r"3 identities and needs labels 0 to 2; got 1501"):
         CenterLoss(2, 3)(draw(2, 2), torch.tensor([1, 1501]))

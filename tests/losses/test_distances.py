@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reid.core.errors import ReidError
-from reid.losses import DISTANCES, Mahalanobis, check_finite, paired_distances, pairwise_distances
+from reid.losses import DISTANCES, Mahalanobis, paired_distances, pairwise_distances
 from reid.losses import distances as module
 from tests.oracles import pairwise_distances_loop
 
@@ -298,26 +298,14 @@ def test_mahalanobis_of_the_identity_is_euclidean():
     torch.testing.assert_close(pairwise_distances(x, y, Mahalanobis(dim=5)), pairwise_distances(x, y))
 
 
-def test_features_that_are_not_finite_are_named_by_row():
-    features = draw(40, 3)
-    check_finite(features)
-    check_finite(features[:0])
-    features[7, 1], features[3, 0] = torch.nan, -torch.inf
-    with pytest.raises(ReidError, match=r"2 of 40 features are not finite: rows 3, 7\. "):
-        check_finite(features)
-    features[20:] = torch.nan
-    with pytest.raises(ReidError, match=r"22 of 40 .* rows 3, 7, 20, .*27, …"):
-        check_finite(features)
-
-
 def test_wrong_arguments_are_named():
     for name in ("minkowski:0.5", "minkowski:0", "minkowski:-1", "minkowski:nan"):
         with pytest.raises(ReidError, match="must be 1 or more; got"):
             pairwise_distances(draw(2, 2), distance=name)
     for name in ("minkowski", "minkowski:", "minkowski:three"):
-        with pytest.raises(ReidError, match="write minkowski:3 for p = 3"):
+        with pytest.raises(ReidError, match="Write minkowski:3 for p = 3"):
             pairwise_distances(draw(2, 2), distance=name)
-    with pytest.raises(ReidError, match=r"gave \[2\] where \[N, M\] = \[2, 3\]"):
+    with pytest.raises(ReidError, match=r"returned \[2\]; expected \[N, M\] = \[2, 3\]"):
         pairwise_distances(draw(2, 2), draw(3, 2), lambda a, b: a.sum(dim=1))
     with pytest.raises(ReidError, match=r"two features \[N, D\]; got \[2, 2\] and \[3, 2\]"):
         paired_distances(draw(2, 2), draw(3, 2))

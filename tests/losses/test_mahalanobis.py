@@ -105,7 +105,7 @@ def test_wrong_values_of_the_layer_are_named():
         Mahalanobis(4, 5)
     with pytest.raises(ReidError, match="between 1 and its size 4; got 0"):
         Mahalanobis(4, 0)
-    with pytest.raises(ReidError, match=r"made for features \[N, 4\]; got \[2, 3\]"):
+    with pytest.raises(ReidError, match=r"needs features \[N, 4\]; got \[2, 3\]"):
         Mahalanobis(4).transform(draw(2, 3))
     with pytest.raises(ReidError, match=r"finite numbers \[rank, D\]; got shape \[3\]"):
         Mahalanobis.from_factor(np.ones(3))
@@ -207,10 +207,10 @@ def test_more_dimensions_than_rows_and_equal_crops(fit):
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        ((np.ones((3, 2)), [0, 0]), {}, r"got \[3, 2\], \[2\]"),
-        ((np.ones((3, 2)), [0, 0, 1], [0]), {}, r"got \[3, 2\], \[3\] and \[1\]"),
-        ((np.ones(3), [0, 0, 1]), {}, r"got \[3\], \[3\]"),
-        (([[0, 1], [math.nan, 0], [1, 1]], [0, 0, 1]), {}, r"NaN or infinity, first in row 1"),
+        ((np.ones((3, 2)), [0, 0]), {}, r"pids must be one column of 3 rows; got shape \[2\]"),
+        ((np.ones((3, 2)), [0, 0, 1], [0]), {}, r"camids must be one column of 3 rows; got shape \[1\]"),
+        ((np.ones(3), [0, 0, 1]), {}, r"features \[N, D\]; got \[3\]"),
+        (([[0, 1], [math.nan, 0], [1, 1]], [0, 0, 1]), {}, r"1 of 3 features contain NaN or infinity: rows 1"),
         ((np.eye(3), [0, 1, 2]), {}, r"no pair of one person among 3 features"),
         ((np.eye(3), [0, 0, 0]), {}, r"no pair of two people among 3"),
         ((np.eye(3), [0, 0, 1], [4, 4, 5]), {}, r"no pair of one person across cameras"),
@@ -218,7 +218,7 @@ def test_more_dimensions_than_rows_and_equal_crops(fit):
         ((np.zeros((0, 3)), []), {}, r"no pair of one person among 0 features"),
         ((np.ones((4, 3)), [0, 0, 1, 1]), {}, r"different people are equal"),
         ((np.eye(3), [0, 0, 1]), {"ridge": 0}, r"ridge must be above 0; got 0"),
-        ((np.eye(3), [0, 0, 1]), {"dimensions": 4}, r"between 1 and the size of the features, 3; got 4"),
+        ((np.eye(3), [0, 0, 1]), {"dimensions": 4}, r"dimensions .* must be 1 or more and at most 3; got 4"),
         (([[0, 0], [9, 9], [0, 0], [9, 9]], [0, 0, 1, 1]), {}, r"found no direction"),
     ],
 )

@@ -169,10 +169,10 @@ def test_theirs_with_a_memory_compare_with_it():
 
 
 def test_wrong_values_are_named():
-    with pytest.raises(ReidError, match="CenterLoss is no loss over pairs"):
+    with pytest.raises(ReidError, match="CenterLoss is not a loss over pairs"):
         CrossBatchMemory(CenterLoss(4, 3), 4)
-    with pytest.raises(ReidError, match=r"1 place or more.*got 0 and 0"):
+    with pytest.raises(ReidError, match=r"memory must be at least 1.*got 0 and 0"):
         CrossBatchMemory(InfoNCELoss(), 4, 0)
-    with pytest.raises(ReidError, match="made for features of 4 numbers; these have 5"):
+    with pytest.raises(ReidError, match="stores features of 4 dimensions; these have 5"):
         CrossBatchMemory(InfoNCELoss(), 4)(draw(2, 5), torch.tensor([0, 0]))
     assert "size=1024, warmup=0" in repr(CrossBatchMemory(InfoNCELoss(), 4))

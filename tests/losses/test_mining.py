@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from reid.core.errors import ReidError
-from reid.losses import MINERS, MINING, batch_all, batch_hard
+from reid.losses import MINERS, MINING_NAMES, batch_all, mine_triplets
 from reid.losses import mining as module
-from reid.losses.mining import GRADED, distance_weighted, pair_masks
+from reid.losses.mining import HARDNESS_MINERS, pair_masks
 from tests.losses.batches import PIDS, ragged_batch, repeated
 from tests.oracles import candidates_loop, distance_weights_loop, mined_loop
 
@@ -22,7 +22,7 @@ def draw(*shape, seed=0, dtype=torch.float32):
 def mine(mining, distances, pids, camids=None, hardness=1.0, seed=0):
     features = torch.randn(len(pids), 5, generator=torch.Generator().manual_seed(seed + 100))
     generator = torch.Generator().manual_seed(seed)
-    return MINERS[mining](distances, pids, camids, hardness=hardness, generator=generator, features=features)
+    return mine_triplets(mining, distances, pids, camids, hardness=hardness, generator=generator, features=features)
 
 
 def picked(positive, negative, valid):
@@ -38,8 +38,8 @@ def same_triplets(got, truth):
 
 
 def test_the_names():
-    assert {"batch_all", *FIXED, *DRAWING} == set(MINING) == {"batch_all", *MINERS}
-    assert set(GRADED) < set(MINERS)
+    assert {"batch_all", *FIXED, *DRAWING} == set(MINING_NAMES) == {"batch_all", *MINERS}
+    assert set(HARDNESS_MINERS) < set(MINERS)
 
 
 @pytest.mark.parametrize("cameras", [False, True], ids=["any camera", "other cameras first"])
@@ -107,7 +107,7 @@ def test_an_anchor_is_never_its_own_positive(mining):
 
 def test_of_equal_distances_one_takes_the_gradient():
     distances = torch.ones(5, 5, requires_grad=True)
-    positive, negative, _ = batch_hard(distances, torch.tensor([0, 0, 0, 1, 1]))
+    positive, negative, _ = mine_triplets("batch_hard", distances, torch.tensor([0, 0, 0, 1, 1]))
     (positive[0] + negative[0]).backward()
     assert distances.grad[0].sort().values.tolist() == [0, 0, 0, 1, 1]
     assert distances.grad[1:].abs().sum() == 0
@@ -135,19 +135,19 @@ def test_an_empty_batch(mining):
 def test_nan_is_passed_on():
     distances = draw(4, 4)
     distances[0, 1] = distances[2, 1] = torch.nan
-    positive, negative, valid = batch_hard(distances, torch.tensor([0, 0, 1, 1]))
+    positive, negative, valid = mine_triplets("batch_hard", distances, torch.tensor([0, 0, 1, 1]))
     assert valid.all()
     assert torch.isnan(positive).tolist() == [True, False, False, False]
     assert torch.isnan(negative).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("mining", [*GRADED, *DRAWING])
+@pytest.mark.parametrize("mining", [*HARDNESS_MINERS, *DRAWING])
 def test_draws_are_candidates_in_ragged_batches(mining, seed):
     pids, camids = ragged_batch(seed)
     distances = draw(len(pids), len(pids), seed=seed)
     candidates = candidates_loop(pids.tolist(), camids.tolist())
-    for hardness in (0.0, 0.4, 0.97) if mining in GRADED else (1.0,):
+    for hardness in (0.0, 0.4, 0.97) if mining in HARDNESS_MINERS else (1.0,):
         got = picked(*mine(mining, distances, pids, camids, hardness, seed))
         assert {a for a, _, _ in got} == set(candidates)
         for a, ap, an in got:
@@ -161,7 +161,7 @@ ONE = torch.tensor([0] * 5 + list(range(1, 9)))
 
 
 @pytest.mark.parametrize("hardness", [0.0, 0.3, 0.9])
-@pytest.mark.parametrize("mining", GRADED)
+@pytest.mark.parametrize("mining", HARDNESS_MINERS)
 def test_hardness_draws_from_the_hardest_share(mining, hardness):
     """Frequencies over many draws against: rank r of n candidates with chance |[r, r+1] ∩ [0, s]| / s, s = (1−h)·n."""
     distances = draw(13, 13, seed=2)
@@ -169,7 +169,7 @@ def test_hardness_draws_from_the_hardest_share(mining, hardness):
     distances[0, 5:] = torch.tensor([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75])
     draws = 900
     generator = torch.Generator().manual_seed(1)
-    drawn = [MINERS[mining](distances, ONE, hardness=hardness, generator=generator) for _ in range(draws)]
+    drawn = [mine_triplets(mining, distances, ONE, hardness=hardness, generator=generator) for _ in range(draws)]
 
     def chances(n):
         share = max(1.0, (1 - hardness) * n)
@@ -194,7 +194,7 @@ def test_hardness_draws_from_the_hardest_share(mining, hardness):
         assert_drawn([n[0, column].item() for _, n, _ in drawn], [v for v in nearest_first if v > beyond])
 
 
-@pytest.mark.parametrize("mining", GRADED)
+@pytest.mark.parametrize("mining", HARDNESS_MINERS)
 def test_hardness_one_is_the_limit(mining):
     pids, camids = ragged_batch(5)
     distances = draw(len(pids), len(pids))
@@ -204,7 +204,7 @@ def test_hardness_one_is_the_limit(mining):
 def test_random_draws_all_with_equal_chances():
     distances = torch.arange(13.0).repeat(13, 1)
     generator = torch.Generator().manual_seed(1)
-    drawn = [MINERS["random"](distances, ONE, generator=generator) for _ in range(1000)]
+    drawn = [mine_triplets("random", distances, ONE, generator=generator) for _ in range(1000)]
     for values, candidates in (([p[0] for p, _, _ in drawn], range(1, 5)), ([n[0] for _, n, _ in drawn], range(5, 13))):
         seen = torch.bincount(torch.stack(values).long(), minlength=13)[list(candidates)]
         assert seen.sum() == 1000
@@ -220,7 +220,10 @@ def test_distance_weighted_draws_as_the_paper_says(case):
         features[5:] = -features[0] + 0.2 * features[5:]
     distances = torch.arange(13.0).repeat(13, 1)
     generator = torch.Generator().manual_seed(1)
-    drawn = [distance_weighted(distances, ONE, features=features, generator=generator)[1][0] for _ in range(500)]
+    drawn = [
+        mine_triplets("distance_weighted", distances, ONE, features=features, generator=generator).negative[0]
+        for _ in range(500)
+    ]
     seen = torch.bincount(torch.stack(drawn).flatten().long(), minlength=13)[5:]
     chances = distance_weights_loop(features.tolist(), 0, range(5, 13))
     assert seen.sum() == 2000
@@ -307,7 +310,7 @@ def test_batch_all_of_nothing():
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 4), (3,)])
-@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("mining", MINING_NAMES)
 def test_wrong_shapes_are_named(mining, shape):
     pids = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ReidError, match=r"distances \[B, B\]"):
@@ -317,10 +320,12 @@ def test_wrong_shapes_are_named(mining, shape):
 def test_wrong_arguments_are_named():
     pids = torch.tensor([0, 0, 1])
     with pytest.raises(ReidError, match=r"camids like pids, \[3\]; got \[2\]"):
-        batch_hard(torch.zeros(3, 3), pids, torch.zeros(2))
-    with pytest.raises(ReidError, match=r"between 0 .any. and 1 .the hardest.; got 1.5"):
+        mine_triplets("batch_hard", torch.zeros(3, 3), pids, torch.zeros(2))
+    with pytest.raises(ReidError, match=r"hardness must be between 0 .* got 1.5"):
         mine("batch_hard", torch.zeros(3, 3), pids, hardness=1.5)
-    with pytest.raises(ReidError, match=r"give it a torch\.Generator"):
-        batch_hard(torch.zeros(3, 3), pids, hardness=0.5)
+    with pytest.raises(ReidError, match=r"Pass a torch\.Generator"):
+        mine_triplets("batch_hard", torch.zeros(3, 3), pids, hardness=0.5)
     with pytest.raises(ReidError, match="needs the features"):
-        distance_weighted(torch.zeros(3, 3), pids)
+        mine_triplets("distance_weighted", torch.zeros(3, 3), pids)
+    with pytest.raises(ReidError, match=r"Unknown miner 'batchhard'. Did you mean 'batch_hard'\?"):
+        mine_triplets("batchhard", torch.zeros(3, 3), pids)

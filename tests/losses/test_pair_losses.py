@@ -233,12 +233,12 @@ def test_a_small_temperature_does_not_overflow():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ContrastiveLoss(0.0), "0 ≤ positive_margin < margin; got 0.0 and 0.0"),
-        (lambda: ContrastiveLoss(1.0, 1.5), "got 1.5 and 1.0"),
+        (lambda: ContrastiveLoss(0.0), "margin of the contrastive loss must be above 0; got 0.0"),
+        (lambda: ContrastiveLoss(1.0, 1.5), "must be above 1.5; got 1.0"),
         (lambda: ContrastiveLoss(power=3), "power must be 1 or 2; got 3"),
         (lambda: ContrastiveLoss(reduction="activ"), "Did you mean 'active'"),
         (lambda: ContrastiveLoss(distance="cosin"), "Did you mean 'cosine'"),
-        (lambda: CircleLoss(1.5), "between 0 and 1; got 1.5"),
+        (lambda: CircleLoss(1.5), "0 or more and at most 1; got 1.5"),
         (lambda: CircleLoss(gamma=0), "gamma must be above 0; got 0"),
         (lambda: InfoNCELoss(0.0), "temperature must be above 0; got 0.0"),
         (lambda: SupConLoss(math.nan), "temperature must be above 0; got nan"),

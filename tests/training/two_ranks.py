@@ -11,12 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 from reid.config import LossConfig
 from reid.core.distributed import DistributedContext, init_distributed
 from reid.losses import Objective
-from reid.losses.mining import MINING
+from reid.losses.mining import MINING_NAMES
 from reid.training.gradient_cache import backward_in_chunks
 
 B, CLASSES = 24, 6
 CASES: dict[str, dict[str, object]] = {
-    **{f"triplet, {name}": {"mining": name, "softmax_weight": 0} for name in MINING},
+    **{f"triplet, {name}": {"mining": name, "softmax_weight": 0} for name in MINING_NAMES},
     "triplet, soft margin, cosine, camera-aware": {
         "margin": None, "distance": "cosine", "camera_aware": True, "softmax_weight": 0,
     },
