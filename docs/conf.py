@@ -32,6 +32,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 
 
