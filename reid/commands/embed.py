@@ -12,7 +12,7 @@ SHOWN = 20
 """Skipped files that are printed; the file's metadata lists all."""
 
 GROUPS = {
-    "Input": ["images", "data", "part", "videos", "tracks", "first_frame", "skip_unreadable"],
+    "Input": ["images", "data", "split", "videos", "tracks", "first_frame", "skip_unreadable"],
     "Model": ["weights", "flip", "runtime"],
     "Computation": ["device", "batch_size", "threads"],
 }
@@ -23,11 +23,11 @@ GROUPS = {
 @settings_options(EmbedSettings, GROUPS)
 @out_option("Parquet file to write.", required=True)
 def cli(model: str, out: Path, **options: Any) -> None:
-    """Embed the images of a folder, a part of a data set, or boxes in videos, into a Parquet file.
+    """Embed the images of a folder, a split of a data set, or boxes in videos, into a Parquet file.
 
     \b
     reid embed --model runs/x/best.pt --images crops/ --out crops.parquet
-    reid embed --model runs/x/best.pt --data market1501:DIR --part query --out query.parquet
+    reid embed --model runs/x/best.pt --data market1501:DIR --split query --out query.parquet
     reid embed --model runs/x/best.pt --videos cam01.mp4 --tracks cam01.txt --out cam01.parquet
     torchrun --nproc-per-node=4 tools/embed.py --model runs/x/best.pt --images crops/ --out crops.parquet
 

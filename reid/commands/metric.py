@@ -24,7 +24,7 @@ def fit(embeddings: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Fit a distance on labelled EMBEDDINGS in closed form: seconds, no training.
 
     \b
-    reid embed --model runs/x/best.pt --data market1501:DIR --part train --out train.parquet
+    reid embed --model runs/x/best.pt --data market1501:DIR --split train --out train.parquet
     reid metric fit train.parquet --out metric.npz
     reid test --model runs/x/best.pt --learned-metric metric.npz
 

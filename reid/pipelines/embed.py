@@ -1,4 +1,4 @@
-"""Embed images, a part of a data set, or tracked boxes into one Parquet file."""
+"""Embed images, a split of a data set, or tracked boxes into one Parquet file."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         ReidError: not exactly one input, or an input, the model or the output cannot be used.
     """
     _check_writable(out)
-    inputs = [(settings.images,), (settings.data, settings.part), (settings.videos, settings.tracks)]
+    inputs = [(settings.images,), (settings.data, settings.split), (settings.videos, settings.tracks)]
     given = [values for values in inputs if any(values)]
     if len(given) != 1 or not all(given[0]):
-        raise ConfigError("Pass one input: --images DIR, --data LAYOUT:ROOT with --part, or --videos with --tracks.")
+        raise ConfigError("Pass one input: --images DIR, --data LAYOUT:ROOT with --split, or --videos with --tracks.")
     with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed:
         console.quiet = not distributed.is_first
         images = find_images(settings.images) if settings.images else []
-        if settings.data and settings.part:
-            images = getattr(load_benchmark(settings.data), settings.part)
+        if settings.data and settings.split:
+            images = getattr(load_benchmark(settings.data), settings.split)
         embedder = Embedder(
             model,
             device=settings.device,

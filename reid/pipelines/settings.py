@@ -56,14 +56,14 @@ class TestSettings(PipelineSettings):
 
 
 class EmbedSettings(PipelineSettings):
-    """What `embed` reads and how. Give `images`, or `data` and `part`, or `videos` and `tracks`."""
+    """What `embed` reads and how. Give `images`, or `data` and `split`, or `videos` and `tracks`."""
 
     images: Path | None = None
     """Folder of images, searched recursively."""
     data: str | None = None
-    """Data set as LAYOUT:ROOT[?key=value&...]; needs --part."""
-    part: Literal["train", "query", "gallery"] | None = None
-    """Part of the data set."""
+    """Data set as LAYOUT:ROOT[?key=value&...]; needs --split."""
+    split: Literal["train", "query", "gallery"] | None = None
+    """Split of the data set."""
     videos: Path | None = None
     """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
     tracks: Path | None = None

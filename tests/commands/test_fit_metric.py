@@ -149,7 +149,7 @@ def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
     save_checkpoint(checkpoint, model)
     npz = tmp_path / "metric.npz"
     for part in ("train", "query"):
-        where = ("--data", data, "--part", part)
+        where = ("--data", data, "--split", part)
         call("embed", "--model", checkpoint, *where, "--out", tmp_path / f"{part}.parquet")
     call("metric", "fit", tmp_path / "train.parquet", "--out", npz)
     settings = ("--learned-metric", npz, "--device", "cpu", "--no-page", "--out", tmp_path / "test")

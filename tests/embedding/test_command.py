@@ -70,7 +70,7 @@ def test_a_folder_of_images(checkpoint, folder, tmp_path):
 @pytest.mark.parametrize(("part", "pids"), [("query", [3, 4]), ("gallery", [3, 4]), ("train", [2, 2])])
 def test_a_part_of_a_data_set(checkpoint, market, tmp_path, part, pids):
     out = tmp_path / "t.parquet"
-    place = ("--data", f"market1501:{market}", "--part", part)
+    place = ("--data", f"market1501:{market}", "--split", part)
     ran = run("--model", checkpoint, *place, "--out", out, "--flip")
     assert ran.exit_code == 0, ran.output
     table = Embeddings.load(out)
@@ -164,7 +164,7 @@ def test_boxes_in_videos(checkpoint, filmed):
         pytest.param(["--out", "{out}"], "Pass one input: --images DIR", id="nothing to embed"),
         pytest.param(["--out", "{out}", "--data", "market1501:x"], "Pass one input: --images DIR", id="no part"),
         pytest.param(
-            ["--out", "{out}", "--images", "{images}", "--part", "query"], "Pass one input: --images DIR", id="both"
+            ["--out", "{out}", "--images", "{images}", "--split", "query"], "Pass one input: --images DIR", id="both"
         ),
         pytest.param(["--out", "{out}", "--images", "{out}"], "t.parquet is not a folder", id="images absent"),
         pytest.param(["--out", "{out}", "--images", "{empty}"], "contains no image", id="no images"),
@@ -173,7 +173,7 @@ def test_boxes_in_videos(checkpoint, filmed):
             ["--out", "{images}/b.jpeg/t.parquet", "--images", "{images}"], "Cannot write --out", id="--out in a file"
         ),
         pytest.param(
-            ["--out", "{out}", "--data", "market:x", "--part", "query"],
+            ["--out", "{out}", "--data", "market:x", "--split", "query"],
             "Did you mean 'market1501'",
             id="unknown layout",
         ),
