@@ -1,4 +1,4 @@
-"""Which crops make a batch: P identities × K crops each, or plain shuffled batches. Both know ranks and epochs."""
+"""Samplers choose the crops of each batch: P identities × K crops, or shuffled batches, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -7,50 +7,76 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError
+from reid.core.arrays import integer_column
+from reid.core.errors import ConfigError, DataError
 
 
 def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
-    """P of a P×K batch of `batch_size` crops.
+    """Return P of a P×K batch of `batch_size` crops.
 
     Raises:
-        ReidError: either is below 1, or the batch size is not a multiple of the crops per identity.
+        ConfigError: a number below 1, or a batch size that is not a multiple of the crops per identity.
+
+    Example:
+        >>> ids_per_batch(64, 4)
+        16
     """
-    _at_least_one("batch_size", batch_size)
-    _at_least_one("crops_per_id", crops_per_id)
+    _check_positive(batch_size=batch_size, crops_per_id=crops_per_id)
     if batch_size % crops_per_id:
         low = batch_size // crops_per_id * crops_per_id
-        near = f"{low} or {low + crops_per_id}" if low else str(crops_per_id)
-        raise ReidError(
-            f"batch_size {batch_size} is not a multiple of crops_per_id {crops_per_id}: a batch holds whole "
-            f"identities of {crops_per_id} crops each. Use a batch_size of {near}, or another crops_per_id."
+        valid = f"{low} or {low + crops_per_id}" if low else str(crops_per_id)
+        raise ConfigError(
+            f"batch_size {batch_size} is not a multiple of crops_per_id {crops_per_id}: a batch contains "
+            f"{crops_per_id} crops of each identity. Use a batch_size of {valid}, or another crops_per_id."
         )
     return batch_size // crops_per_id
 
 
-class IdentitySampler:
-    """Batches of P identities × K crops, in which an epoch shows every image.
+class _EpochSampler:
+    """The state that samplers share: seed, epoch, and the place of this process among all."""
+
+    batch_size: int
+
+    def __init__(self, seed: int, rank: int, world_size: int) -> None:
+        _check_positive(world_size=world_size)
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank is {rank}; with world_size {world_size} it must be 0 to {world_size - 1}.")
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}; it must be 0 or more.")
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next pass follows. Two passes without it are equal."""
+        self.epoch = epoch
+
+    def _generator(self) -> np.random.Generator:
+        """Return the generator of the epoch's plan. Its key separates it from the generators of the augmentation."""
+        return np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch), spawn_key=(1,)))
+
+
+class IdentitySampler(_EpochSampler):
+    """Batches of P identities × K crops. An epoch shows every image.
 
     The batch-hard triplet loss (Hermans, Beyer, Leibe 2017, section 2) needs several crops of each identity in a
-    batch. An epoch is planned as a whole:
+    batch. An epoch is planned as follows:
 
-    1. An identity with n images makes ceil(n / K) groups of K. Its images, in random order within each camera, are
-       dealt to its groups camera after camera, so each camera is in as many groups as it has images for.
+    1. An identity with n images gets ceil(n / K) groups of K. Its images, in random order within each camera, are
+       dealt to its groups camera after camera, so that each camera is in as many groups as it has images for.
     2. With W ranks, a step takes G = P·W distinct identities. The epoch has
        max(ceil(number of groups / G), groups of the largest identity) steps, the fewest that show every image.
-       Where steps × G exceeds the number of groups, identities drawn in proportion to their images get a further one.
-    3. Steps are filled at random, an identity with probability in proportion to the groups it still has to place;
-       one that must be in every step left is taken first. The order of the steps is then shuffled.
-    4. Each group is filled up to K by the image that is least in it, then the least shown so far, then of the camera
-       least in it; ties at random.
+       If steps × G exceeds the number of groups, identities drawn in proportion to their images get one more group.
+    3. Steps are filled at random: the probability of an identity is proportional to the number of its remaining groups,
+       and an identity that must be in every remaining step is taken first. Then the steps are shuffled.
+    4. Each group is filled up to K with the image that occurs least in it, then the image shown least so far, then one
+       of the camera that occurs least in it; ties are broken at random.
 
-    Behaviour in corner cases:
+    Corner cases:
 
-    1. An identity with ≥ K images never repeats one in its K. One with fewer shows each of its images
-       floor(K / n) or ceil(K / n) times. Over an epoch, an identity's images are shown as evenly as that allows.
-    2. No identity is twice in a step, over all ranks together, so no image is either (but for 1.).
-    3. `len()` is a function of the data: it is known before iterating and the same every epoch and on every rank.
-    4. One identity with very many images makes the epoch as long as its own groups; the others repeat meanwhile.
+    1. An identity with K or more images never repeats one within its K. One with fewer shows each image floor(K / n)
+       or ceil(K / n) times. Over an epoch, the images of an identity are shown as evenly as this allows.
+    2. No identity occurs twice in a step, over all ranks, and so no image does (except for 1).
+    3. `len()` is exact: it is known before the first pass and is equal for all epochs and ranks.
+    4. One identity with very many images makes the epoch as long as its number of groups; the others repeat.
     5. Without cameras (all `camids` equal) groups are random.
 
     Args:
@@ -58,13 +84,22 @@ class IdentitySampler:
         camids: `[N]` camera of each crop; None without cameras.
         ids_per_batch: P, per rank.
         crops_per_id: K.
-        seed: every draw comes from a generator of (seed, epoch), the same on all ranks; ranks take slices of one plan.
+        seed: of the generator of (seed, epoch), which is equal on all ranks; each rank takes a slice of one plan.
+        rank, world_size: of this process.
 
     Yields:
         int64 `[P·K]` rows of the crops, the K of an identity side by side.
 
     Raises:
-        ReidError: no crops, columns of different lengths, P or K below 1, or fewer identities than P × `world_size`.
+        ConfigError: P or K below 1.
+        DataError: no crops, columns of different lengths, or fewer identities than P × `world_size`.
+
+    Example:
+        >>> sampler = IdentitySampler(pids=[7, 7, 7, 8, 8, 9], ids_per_batch=2, crops_per_id=2)
+        >>> len(sampler)
+        2
+        >>> [len(rows) for rows in sampler]
+        [4, 4]
     """
 
     def __init__(
@@ -77,19 +112,14 @@ class IdentitySampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _at_least_one("ids_per_batch", ids_per_batch)
-        _at_least_one("crops_per_id", crops_per_id)
-        _check_rank(seed, rank, world_size)
-        pids = np.asarray(pids)
-        cameras = np.zeros(len(pids), dtype=np.int64) if camids is None else np.asarray(camids)
-        if pids.ndim != 1 or cameras.shape != pids.shape:
-            raise ReidError(f"pids {pids.shape} and camids {cameras.shape} must be two columns of the same length.")
+        super().__init__(seed, rank, world_size)
+        _check_positive(ids_per_batch=ids_per_batch, crops_per_id=crops_per_id)
+        pids = integer_column("pids", pids)
+        cameras = integer_column("camids", np.zeros_like(pids) if camids is None else camids, len(pids))
         if len(pids) == 0:
-            raise ReidError("There is no crop to sample from.")
+            raise DataError("There is no crop to sample from.")
         self.ids_per_batch, self.crops_per_id = ids_per_batch, crops_per_id
         self.batch_size = ids_per_batch * crops_per_id
-        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-
         known, labels = np.unique(pids, return_inverse=True)
         order = np.argsort(labels.reshape(-1), kind="stable")
         self._images = np.bincount(labels.reshape(-1))
@@ -98,7 +128,7 @@ class IdentitySampler:
         self._groups = -(-self._images // crops_per_id)
         self._ids_per_step = ids_per_batch * world_size
         if len(known) < self._ids_per_step:
-            raise ReidError(
+            raise DataError(
                 f"A step needs {self._ids_per_step} different identities (ids_per_batch {ids_per_batch} × "
                 f"world_size {world_size}), but the train set has {len(known)}. Use a smaller batch, or more "
                 "crops_per_id at the same batch size."
@@ -109,18 +139,14 @@ class IdentitySampler:
         """The number of batches of an epoch, exactly."""
         return self._steps
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose plan the next pass follows. Two passes without it are the same."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         mine = slice(self.rank * self.ids_per_batch, (self.rank + 1) * self.ids_per_batch)
         for step in self.plan():
             yield step[mine].reshape(-1)
 
     def plan(self) -> NDArray[np.int64]:
-        """The whole epoch for all ranks: rows `[steps, P·W, K]`, rank r's identities at r·P … (r+1)·P − 1."""
-        rng = _generator(self.seed, self.epoch)
+        """Return the epoch of all ranks: rows `[steps, P·W, K]`; rank r takes the identities r·P … (r+1)·P − 1."""
+        rng = self._generator()
         counts = self._fill_up(rng)
         ids = self._pack(counts, rng)
         plan = np.empty((*ids.shape, self.crops_per_id), dtype=np.int64)
@@ -132,7 +158,7 @@ class IdentitySampler:
         return plan
 
     def _fill_up(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Groups per identity `[C]` that sum to steps × G, none above steps."""
+        """Return the groups of each identity `[C]`, which sum to steps × G and do not exceed steps."""
         counts = self._groups.copy()
         missing = self._steps * self._ids_per_step - int(counts.sum())
         id_of_image = np.repeat(np.arange(len(counts)), self._images)
@@ -160,7 +186,7 @@ class IdentitySampler:
         return ids[rng.permutation(self._steps)]
 
     def _choose(self, left: NDArray[np.int64], must: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-        """The G different identities of a step: those that `must` be in it, and others by the groups they have left."""
+        """Choose the G identities of a step: those that `must` be in it, and others by their remaining groups."""
         with np.errstate(divide="ignore"):
             key = rng.standard_exponential(len(left)) / left
         key[must] = -1
@@ -168,24 +194,23 @@ class IdentitySampler:
 
 
 class HardIdentitySampler(IdentitySampler):
-    """`IdentitySampler`, but identities that look alike share a batch: hard negatives by choice, not by chance.
+    """`IdentitySampler` with hard negatives: similar identities share a batch.
 
-    Between epochs the trainer finds the nearest other identities of each (`reid.training.hard_identity_mining`) and
-    passes them to `set_neighbours`. A step is then filled as follows; everything else is as in `IdentitySampler`,
-    and all that it promises holds (every image shown, exact length, no identity twice in a step, ranks share one
-    plan):
+    Between epochs the trainer finds the most similar other identities of each (`reid.training.hard_identity_mining`)
+    and passes them to `set_neighbours`. A step is then filled as follows. Everything else is as in `IdentitySampler`
+    (every image is shown, exact length, no identity twice in a step, ranks share one plan):
 
-    1. An identity that must be in every step left is taken first.
-    2. An anchor identity is drawn in proportion to the groups it still has to place, and with it come its
-       `lookalikes` nearest that still have one and are not in the step yet.
-    3. Again from 2, until the step is full; the last anchor brings fewer where the step ends.
+    1. An identity that must be in every remaining step is taken first.
+    2. An anchor identity is drawn in proportion to its remaining groups. Its `lookalikes` most similar identities that
+       have groups left and are not in the step join it.
+    3. Step 2 is repeated until the step is full; the last anchor is joined by fewer identities if the step ends.
 
     Graph sampling (Liao and Shao 2022, "Graph Sampling Based Deep Metric Learning") fills each batch with one anchor
-    and its nearest: `lookalikes` at P − 1 or more. It shows each class as an anchor once an epoch; here an epoch shows
-    every image instead, so that late steps, when many identities are used up, are less hard.
+    and its neighbours: `lookalikes` at P − 1 or more. It shows each class as an anchor once per epoch; here an epoch
+    shows every image instead, so the last steps, when many identities have no groups left, are less hard.
 
-    Before neighbours are set, steps are those of `IdentitySampler`. The plan depends on them, on (seed, epoch) and on
-    nothing else: a resumed run needs the same neighbours.
+    Before neighbours are set, steps are those of `IdentitySampler`. The plan depends only on the neighbours and on
+    (seed, epoch): a resumed run needs the same neighbours.
 
     Args:
         lookalikes: 1 or more; all others as in `IdentitySampler`.
@@ -206,17 +231,17 @@ class HardIdentitySampler(IdentitySampler):
         lookalikes: int = 3,
     ) -> None:
         super().__init__(pids, camids, ids_per_batch, crops_per_id, seed, rank, world_size)
-        _at_least_one("lookalikes", lookalikes)
+        _check_positive(lookalikes=lookalikes)
         self.lookalikes = lookalikes
         self.neighbours: NDArray[np.int64] | None = None
 
     def set_neighbours(self, neighbours: ArrayLike | None) -> None:
-        """Take each identity's nearest others, `[C, M]`, nearest first, as numbers in the order of `np.unique(pids)`.
+        """Set the most similar identities of each, `[C, M]`, most similar first, as indices into `np.unique(pids)`.
 
-        None: none are known. A row should hold well more than `lookalikes`, for some are used up late in an epoch.
+        None removes them. Use M well above `lookalikes`, because some have no groups left late in an epoch.
 
         Raises:
-            ReidError: not one row an identity, or a number that is none's.
+            DataError: not one row per identity, or an index out of range.
         """
         if neighbours is None:
             self.neighbours = None
@@ -224,9 +249,9 @@ class HardIdentitySampler(IdentitySampler):
         table = np.asarray(neighbours)
         ids = len(self._images)
         if table.ndim != 2 or len(table) != ids or (table.size and not 0 <= table.min() <= table.max() < ids):
-            raise ReidError(
-                f"Neighbours must be a table [{ids}, M] of identity numbers 0 to {ids - 1}, one row an identity; got "
-                f"shape {table.shape}."
+            raise DataError(
+                f"Neighbours must be [{ids}, M] identity numbers 0 to {ids - 1}, one row per identity; got shape "
+                f"{table.shape}."
             )
         self.neighbours = table.astype(np.int64)
 
@@ -241,77 +266,78 @@ class HardIdentitySampler(IdentitySampler):
             if len(chosen) >= self._ids_per_step:
                 break
             if free[anchor]:
-                near = self.neighbours[anchor]
-                near = near[free[near] & (near != anchor)][: self.lookalikes]
-                some = [int(anchor), *near.tolist()][: self._ids_per_step - len(chosen)]
-                chosen += some
-                free[some] = False
+                similar = self.neighbours[anchor]
+                similar = similar[free[similar] & (similar != anchor)][: self.lookalikes]
+                joining = [int(anchor), *similar.tolist()][: self._ids_per_step - len(chosen)]
+                chosen += joining
+                free[joining] = False
         return np.array(chosen)
 
 
-class RandomSampler:
+class RandomSampler(_EpochSampler):
     """Shuffled batches without regard to identity, for losses that need no pairs (softmax only).
 
-    A step takes `batch_size` × `world_size` different crops, cut into ranks. The remainder of an epoch that does not
-    fill a step is left out (batch normalisation dislikes small batches); which crops these are changes every epoch.
+    A step takes `batch_size` × `world_size` different crops, divided among the ranks. The remaining crops of an epoch,
+    which do not fill a step, are left out (small batches harm batch normalisation); they change every epoch.
 
     Args:
         n: number of crops.
         batch_size: crops per batch and rank.
+        seed, rank, world_size: as in `IdentitySampler`.
 
     Yields:
         int64 `[batch_size]` rows.
 
     Raises:
-        ReidError: fewer crops than one step takes, or a batch size below 1.
+        ConfigError: a batch size below 1.
+        DataError: fewer crops than one step takes.
+
+    Example:
+        >>> [len(rows) for rows in RandomSampler(10, batch_size=4)]
+        [4, 4]
     """
 
     def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        _at_least_one("batch_size", batch_size)
-        _check_rank(seed, rank, world_size)
+        super().__init__(seed, rank, world_size)
+        _check_positive(batch_size=batch_size)
         if n < batch_size * world_size:
-            raise ReidError(
+            raise DataError(
                 f"A step takes {batch_size * world_size} crops (batch_size {batch_size} × world_size {world_size}), "
                 f"but the train set has {n}. Use a smaller batch_size."
             )
         self.n, self.batch_size = n, batch_size
-        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
 
     def __len__(self) -> int:
         """The number of batches of an epoch, exactly."""
         return self.n // (self.batch_size * self.world_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass follows. Two passes without it are the same."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        order = _generator(self.seed, self.epoch).permutation(self.n)
+        order = self._generator().permutation(self.n)
         steps = order[: len(self) * self.batch_size * self.world_size].reshape(len(self), self.world_size, -1)
         yield from steps[:, self.rank].astype(np.int64)
 
 
 class BalancedSampler:
-    """Batches of equal parts from each of several samplers: sources of different sizes teach alike.
+    """Batches with equal parts of several sources, whatever their sizes.
 
-    An epoch is as long as that of the sampler with the most batches, so that every image of every source is shown; the
-    others go on with further epochs of their own meanwhile, so that no pass is shown twice.
+    An epoch is as long as that of the sampler with the most batches, so that every image of every source is shown. The
+    other samplers continue with further epochs, so that no pass is repeated.
 
     Args:
-        samplers: one a source, of the same batch size, which give rows of that source.
-        rows: `[n]` of each source, its rows among all.
+        samplers: one per source, all of the same batch size; they yield row numbers within their source.
+        rows: for each source, its rows among all crops.
 
     Yields:
-        int64, the parts one after the other.
+        int64 rows, one part after the other.
 
     Raises:
-        ReidError: no samplers, not as many `rows`, or batches of different sizes.
+        ConfigError: no samplers, another number of `rows`, or different batch sizes.
     """
 
     def __init__(self, samplers: Sequence[IdentitySampler | RandomSampler], rows: Sequence[NDArray[np.int64]]) -> None:
         sizes = sorted({sampler.batch_size for sampler in samplers})
         if len(sizes) != 1 or len(samplers) != len(rows):
-            raise ReidError(
+            raise ConfigError(
                 f"Balanced batches need a sampler for each source, all of one batch size; there are {len(samplers)} of "
                 f"sizes {sizes} for {len(rows)} sources."
             )
@@ -323,7 +349,7 @@ class BalancedSampler:
         return max(map(len, self.samplers))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose plan the next pass follows. Two passes without it are the same."""
+        """Choose the epoch whose plan the next pass follows. Two passes without it are equal."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
@@ -344,7 +370,7 @@ Sampler = IdentitySampler | RandomSampler | BalancedSampler
 def _deal(
     rows: NDArray[np.int64], cameras: NDArray[np.int64], n_groups: int, k: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows of one identity in groups `[n_groups, k]`, as `IdentitySampler` says (steps 1 and 4)."""
+    """Return the rows of one identity in groups `[n_groups, k]` (steps 1 and 4 of `IdentitySampler`)."""
     n = len(rows)
     _, camera = np.unique(cameras, return_inverse=True)
     camera = camera.reshape(-1)
@@ -356,32 +382,20 @@ def _deal(
     used = np.ones(n, dtype=np.int64)
     for group in groups if n < n_groups * k else ():
         filled = int((group >= 0).sum())
-        here = np.bincount(group[:filled], minlength=n)
-        cameras_here = np.bincount(camera[group[:filled]], minlength=n_cameras)
+        in_group = np.bincount(group[:filled], minlength=n)
+        cameras_in_group = np.bincount(camera[group[:filled]], minlength=n_cameras)
         for slot in range(filled, k):
-            seen = cameras_here[camera]
-            score = (here * (int(used.max()) + 1) + used) * (k + 1) + seen
+            seen = cameras_in_group[camera]
+            score = (in_group * (int(used.max()) + 1) + used) * (k + 1) + seen
             pick = int(np.argmin(score + rng.random(n)))
             group[slot] = pick
-            here[pick] += 1
+            in_group[pick] += 1
             used[pick] += 1
-            cameras_here[camera[pick]] += 1
+            cameras_in_group[camera[pick]] += 1
     return rows[groups]
 
 
-def _generator(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of an epoch's plan. Its key keeps it apart from the generators that augment the batches."""
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(1,)))
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ReidError(f"{name} is {value}; it must be 1 or more.")
-
-
-def _check_rank(seed: int, rank: int, world_size: int) -> None:
-    _at_least_one("world_size", world_size)
-    if not 0 <= rank < world_size:
-        raise ReidError(f"rank is {rank}; with world_size {world_size} it must be 0 to {world_size - 1}.")
-    if seed < 0:
-        raise ReidError(f"seed is {seed}; it must be 0 or more.")
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be 1 or more.")

@@ -1,10 +1,9 @@
-"""Crops decoded once into one memory-mapped uint8 array; or decoded from their files again and again.
+"""Stores of crops: decoded once into one memory-mapped uint8 array, or decoded from their files at each read.
 
-A store's folder holds `index.parquet` (one row a crop; its schema metadata holds the settings and the name of the
-data file) and `crops-<token>.u8` (raw RGB). While a store is being built, `building.parquet` stands beside them and
-names the data file that is being filled: a build that was killed goes on from there. Writing `index.parquet` whole
-is the last step, so a reader sees the old store or the new one. Readers in other processes keep the old data file
-mapped until they close it.
+The folder of a packed store contains `index.parquet` (one row per crop; its schema metadata contains the settings and
+the name of the data file) and `crops-<token>.u8` (raw RGB). During a build, `building.parquet` names the data file that
+is being filled, so that an interrupted build can continue. `index.parquet` is replaced atomically in the last step:
+readers see the old store or the new one. Readers in other processes keep the old data file mapped until they close it.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.console import console, progress_bar
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, DataError, ReidError
 from reid.data.crops import Crops, SkippedFile
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
 
@@ -41,20 +40,22 @@ _CHUNK = 256
 _FLUSH_SECONDS = 2.0
 _DISK_MARGIN = 64 * 2**20
 
+_ROW = np.dtype([(name, np.int64) for name in ("bytes", "mtime_ns", "status", "offset", "height", "width")])
+"""Numbers of a crop in the index: size and modification time of its file, status, and place in the data file."""
+
 
 class PackedStore:
-    """Every crop decoded once, in one uint8 file that workers and ranks map together. Made by `build`.
+    """Every crop decoded once into one uint8 file, which all processes map. Created by `build`.
 
     Attributes:
-        size: (height, width) of every crop; None when they are native and differ.
-        kept: `[N]` bool, False where the file could not be read and `unreadable="skip"` was said.
+        size: (height, width) of every crop; None if the crops have their native sizes, which differ.
+        kept: `[N]` bool, False where the file could not be read and `unreadable` was "skip".
         unreadable: those files, with the reasons.
     """
 
     def __init__(self, index: _Index, rows: NDArray[np.int64]) -> None:
         self._index, self._rows = index, rows
-        status = index.status[rows]
-        self.kept: NDArray[np.bool_] = status == _DONE
+        self.kept: NDArray[np.bool_] = index.rows["status"][rows] == _DONE
         self.unreadable = tuple(SkippedFile(index.paths[i], index.reasons[i]) for i in rows[~self.kept])
         self._flat = np.asarray(np.memmap(index.data, np.uint8, "r")) if index.n_bytes else np.zeros(0, np.uint8)
         shapes = (
@@ -63,10 +64,10 @@ class PackedStore:
         self.size: tuple[int, int] | None = (int(shapes[0][0]), int(shapes[0][1])) if len(shapes) == 1 else None
         self._array: NDArray[np.uint8] | None = None
         self._slots = np.zeros(0, np.int64)
-        if self.size is not None and (index.offsets % (n := self.size[0] * self.size[1] * 3) == 0).all():
-            whole = len(self._flat) // n
-            self._array = self._flat[: whole * n].reshape(whole, *self.size, 3)
-            self._slots = index.offsets // n
+        if self.size is not None and (index.rows["offset"] % (n := self.size[0] * self.size[1] * 3) == 0).all():
+            slots = len(self._flat) // n
+            self._array = self._flat[: slots * n].reshape(slots, *self.size, 3)
+            self._slots = index.rows["offset"] // n
 
     @classmethod
     def build(
@@ -78,28 +79,30 @@ class PackedStore:
         workers: int = 0,
         unreadable: str = "error",
     ) -> PackedStore:
-        """Open the store of `crops` in `folder`, after decoding what is not in it yet.
+        """Open the store of `crops` in `folder`, after decoding what it does not contain yet.
 
-        A store that is whole and fresh (same files in the same order, with the same sizes and modification times,
-        and the same settings) opens at once. When some files changed, came, went or moved, only what is not in the
-        old store is decoded; with other settings all is. A folder serves one set of crops at one size: give another
-        set its own folder, or each build undoes the other. When several processes call this at once, one builds and
-        the others wait.
+        A complete, current store (the same files in the same order, with the same sizes and modification times, and
+        the same settings) opens without decoding. If files were changed, added, removed or moved, only those that the
+        old store does not contain are decoded; other settings decode all. A folder is for one set of crops at one
+        size: use another folder for another set, or each build replaces the other. If several processes call this
+        simultaneously, one builds and the others wait.
 
         Args:
-            size: (height, width) that every crop is resized to (area average when neither side grows, else
-                bilinear); None keeps each at its own size.
-            workers: decoding threads; 0 takes one for each CPU this process may use.
-            unreadable: "error", or "skip" to keep unreadable images out (see `kept`).
+            crops: rows of the store.
+            folder: of the store.
+            size: (height, width) that every crop is resized to (area average if neither side grows, else bilinear);
+                None keeps the native sizes.
+            workers: decoding threads; 0 for one per CPU core of this process.
+            unreadable: "error", or "skip" to leave unreadable images out (see `kept`).
 
         Raises:
-            ReidError: images that cannot be read (with "error"), no crops, or a folder or disk that cannot hold the
-                store. What was decoded until then is kept and not decoded again.
+            ConfigError: a setting out of range.
+            DataError: images that cannot be read (with "error"), no crops, or no space. What was decoded until then
+                is kept.
         """
-        _check_choice("unreadable", unreadable, ("error", "skip"))
-        _check_size(size)
+        _check_settings(unreadable, size)
         if len(crops) == 0:
-            raise ReidError(f"There is no crop to pack into {folder}.")
+            raise DataError(f"There is no crop to pack into {folder}.")
         folder = Path(folder)
         settings = {
             "format": FORMAT,
@@ -114,13 +117,13 @@ class PackedStore:
             with _locked(folder):
                 index = _build(list(map(str, crops.paths)), folder, settings, size, workers)
         except OSError as error:
-            raise ReidError(
-                f"Cannot build the packed store in {folder}: {error.strerror or error}. Free some space or give a "
-                "folder you may write to, and start again: what was decoded so far is kept."
+            raise DataError(
+                f"Cannot build the packed store in {folder}: {error.strerror or error}. Free some space or use a "
+                "writable folder, then start again: the images decoded so far are kept."
             ) from error
         store = cls(index, np.arange(len(crops)))
         if unreadable == "error":
-            _refuse(store.unreadable, len(crops))
+            _raise_unreadable(store.unreadable, len(crops))
         return store
 
     def __len__(self) -> int:
@@ -128,14 +131,14 @@ class PackedStore:
         return len(self._rows)
 
     def take(self, index: ArrayLike) -> PackedStore:
-        """A store of these rows (index array or boolean mask) over the same file."""
+        """Return a store of these rows (index array or boolean mask) over the same file."""
         return PackedStore(self._index, self._rows[_rows(index)])
 
     def read(self, index: ArrayLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """RGB `[B, H, W, 3]` uint8 of the rows `index [B]`, a new array; resized to `size` when given.
+        """Return RGB `[B, H, W, 3]` uint8 of the rows `index [B]`, a new array; resized to `size` if given.
 
         Raises:
-            ReidError: a row that is not there or could not be read; crops of several sizes and no `size`.
+            DataError: a row that does not exist or could not be read; crops of several sizes without `size`.
         """
         index = _checked(index, self.kept, self.unreadable)
         rows = self._rows[index]
@@ -143,7 +146,7 @@ class PackedStore:
             return np.take(self._array, self._slots[rows], axis=0)
         size = size or self.size
         if size is None:
-            raise ReidError("This store keeps crops of several sizes; say read(index, size=(height, width)).")
+            raise DataError("This store contains crops of several sizes. Use read(index, size=(height, width)).")
         out = np.empty((len(rows), *size, 3), np.uint8)
         for target, row in zip(out, rows, strict=True):
             resize(self._index.pixels(self._flat, row), size, out=target)
@@ -151,9 +154,9 @@ class PackedStore:
 
 
 class FileStore:
-    """The same interface with nothing stored: each read decodes the files again, in threads.
+    """The same interface without a copy on disk: each read decodes the files again, in threads.
 
-    For sets that do not fit on the disk twice. On opening, each file's header and end are checked (not its content).
+    Opening checks the header and the end of each file, not its content.
 
     Attributes:
         size: (height, width) of every crop read.
@@ -161,58 +164,51 @@ class FileStore:
     """
 
     def __init__(self, crops: Crops, *, size: tuple[int, int], workers: int = 0, unreadable: str = "error") -> None:
-        _check_choice("unreadable", unreadable, ("error", "skip"))
-        _check_size(size)
+        _check_settings(unreadable, size)
         self.size = (int(size[0]), int(size[1]))
-        self._paths = crops.paths
         threads = _workers(workers)
         self._pool = ThreadPoolExecutor(threads, "reid-decode")
-        self._parts = threads if threads == 1 else 4 * threads  # so that none waits long for the last
-        reasons: list[str] = []
+        self._parts = threads if threads == 1 else 4 * threads  # small parts, so that the threads end together
         with progress_bar() as bar:
-            task = bar.add_task("Checking images", total=len(crops))
-            for reason in self._pool.map(_why_unreadable, map(str, crops.paths)):
-                reasons.append(reason)
-                bar.advance(task)
-        self.kept: NDArray[np.bool_] = np.array([not reason for reason in reasons], dtype=bool)
-        self._reasons = np.array(reasons, dtype=object)
-        self.unreadable = tuple(
-            SkippedFile(str(path), reason) for path, reason in zip(crops.paths, reasons, strict=True) if reason
-        )
+            found = self._pool.map(_why_unreadable, map(str, crops.paths))
+            reasons = list(bar.track(found, total=len(crops), description="Checking images"))
+        self._select(crops.paths, np.array(reasons, dtype=object))
         if unreadable == "error":
-            _refuse(self.unreadable, len(crops))
+            _raise_unreadable(self.unreadable, len(crops))
+
+    def _select(self, paths: NDArray[np.object_], reasons: NDArray[np.object_]) -> None:
+        self._paths, self._reasons = paths, reasons
+        self.kept: NDArray[np.bool_] = reasons == ""
+        self.unreadable = tuple(map(SkippedFile, paths[~self.kept], reasons[~self.kept]))
 
     def __len__(self) -> int:
         """The number of crops, unreadable ones included."""
         return len(self._paths)
 
     def take(self, index: ArrayLike) -> FileStore:
-        """A store of these rows (index array or boolean mask)."""
+        """Return a store of these rows (index array or boolean mask)."""
         taken: FileStore = object.__new__(FileStore)
         taken.size, taken._pool, taken._parts = self.size, self._pool, self._parts
         rows = _rows(index)
-        taken._paths, taken._reasons, taken.kept = self._paths[rows], self._reasons[rows], self.kept[rows]
-        taken.unreadable = tuple(
-            SkippedFile(str(path), reason) for path, reason in zip(taken._paths, taken._reasons, strict=True) if reason
-        )
+        taken._select(self._paths[rows], self._reasons[rows])
         return taken
 
     def read(self, index: ArrayLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """RGB `[B, H, W, 3]` uint8 of the rows `index [B]`; see `PackedStore.read`.
+        """Return RGB `[B, H, W, 3]` uint8 of the rows `index [B]`; see `PackedStore.read`.
 
         Raises:
-            ReidError: a row that is not there, or a file that does not decode now.
+            DataError: a row that does not exist, or a file that cannot be decoded any more.
         """
         index = _checked(index, self.kept, self.unreadable)
         size = size or self.size
         out = np.empty((len(index), *size, 3), np.uint8)
 
-        def some(places: range) -> None:
+        def decode_part(places: range) -> None:
             for place in places:
                 out[place] = decode(self._paths[index[place]], size)
 
         parts = [range(start, len(index), self._parts) for start in range(min(self._parts, len(index)))]
-        for _ in self._pool.map(some, parts):
+        for _ in self._pool.map(decode_part, parts):
             pass
         return out
 
@@ -229,21 +225,22 @@ def open_store(
     workers: int = 0,
     unreadable: str = "error",
 ) -> Store:
-    """`PackedStore.build` in `folder` (kind "packed"), or a `FileStore` (kind "files", which needs no folder).
+    """Return `PackedStore.build` in `folder` (kind "packed"), or a `FileStore` (kind "files", without a folder).
 
     Raises:
-        ReidError: another kind, or "packed" without a folder; and as the two say.
+        ConfigError: another kind, or "packed" without a folder.
+        DataError: as the two stores.
     """
     _check_choice("kind", kind, ("packed", "files"))
     if kind == "files":
         return FileStore(crops, size=size, workers=workers, unreadable=unreadable)
     if folder is None:
-        raise ReidError("A packed store needs a folder to stand in; name one, or use kind 'files'.")
+        raise ConfigError("A packed store needs a folder. Pass one, or use kind 'files'.")
     return PackedStore.build(crops, folder, size=size, workers=workers, unreadable=unreadable)
 
 
 def without_unreadable(crops: Crops, store: Store) -> tuple[Crops, Store]:
-    """Crops and store without the rows that could not be read, row for row the same."""
+    """Return crops and store without the rows that could not be read."""
     if store.kept.all():
         return crops, store
     return crops.take(store.kept), store.take(store.kept)
@@ -251,55 +248,48 @@ def without_unreadable(crops: Crops, store: Store) -> tuple[Crops, Store]:
 
 @dataclass(eq=False)
 class _Index:
-    """What `index.parquet` and `building.parquet` hold: columns of length N, and which data file they speak of."""
+    """Content of `index.parquet` or `building.parquet`: `N` crops and the data file with their pixels."""
 
     settings: dict[str, Any]
     data: Path
     paths: list[str]
-    bytes: NDArray[np.int64]
-    mtimes: NDArray[np.int64]
-    status: NDArray[np.int8]
     reasons: list[str]
-    offsets: NDArray[np.int64]
-    shapes: NDArray[np.int64]
+    rows: NDArray[Any]
+    """`[N]` of `_ROW`."""
+
+    @property
+    def shapes(self) -> NDArray[np.int64]:
+        """`[N, 2]` height and width."""
+        return np.stack([self.rows["height"], self.rows["width"]], axis=1)
 
     @property
     def n_bytes(self) -> int:
         """The length of the data file."""
-        return int((self.offsets + self.shapes.prod(axis=1) * 3).max(initial=0))
+        return int((self.rows["offset"] + self.shapes.prod(axis=1) * 3).max(initial=0))
+
+    @property
+    def files(self) -> list[tuple[str, int, int]]:
+        """Path, size and modification time of each file."""
+        return list(zip(self.paths, self.rows["bytes"].tolist(), self.rows["mtime_ns"].tolist(), strict=True))
 
     def pixels(self, flat: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
-        """One crop `[H, W, 3]` of the mapped data file."""
-        height, width = self.shapes[row]
-        start = self.offsets[row]
+        """Return one crop `[H, W, 3]` of the mapped data file."""
+        start, height, width = self.rows[["offset", "height", "width"]][row].tolist()
         return flat[start : start + height * width * 3].reshape(height, width, 3)
 
-    def same_files(self, other: _Index) -> bool:
-        """Whether both speak of the same files in the same order, none changed."""
-        return (
-            self.paths == other.paths
-            and np.array_equal(self.bytes, other.bytes)
-            and np.array_equal(self.mtimes, other.mtimes)
-        )
-
     def readable_again(self) -> bool:
-        """Whether a file that the system would not give us before may be read now."""
+        """Return whether a file that could not be opened before can be opened now."""
         return any(
             self.reasons[i].startswith("cannot be read") and os.access(self.paths[i], os.R_OK)
-            for i in np.flatnonzero(self.status == _BAD)
+            for i in np.flatnonzero(self.rows["status"] == _BAD)
         )
 
     def write(self, path: Path) -> None:
-        """Write to `path`, whole or not at all."""
+        """Write to `path`, completely or not at all."""
         columns = {
-            "path": pa.array([os.fsencode(path) for path in self.paths], pa.binary()),
-            "bytes": self.bytes,
-            "mtime_ns": self.mtimes,
-            "status": self.status,
+            "path": pa.array(list(map(os.fsencode, self.paths)), pa.binary()),
             "reason": pa.array(self.reasons, pa.string()),
-            "offset": self.offsets,
-            "height": self.shapes[:, 0],
-            "width": self.shapes[:, 1],
+            **{name: np.ascontiguousarray(self.rows[name]) for name in _ROW.names or ()},
         }
         about = json.dumps({**self.settings, "n": len(self.paths), "data": self.data.name})
         with atomic_file(path) as temporary:
@@ -307,23 +297,17 @@ class _Index:
 
     @classmethod
     def load(cls, path: Path, settings: dict[str, Any]) -> _Index | None:
-        """The index at `path`; None when there is none, it is damaged, or it was made with other settings."""
+        """Return the index at `path`; None if it is missing, damaged, or of other settings."""
         try:
             table = pq.read_table(path)
             about = json.loads(table.schema.metadata[_SETTINGS_KEY])
             data = path.with_name(Path(about.pop("data")).name)
             del about["n"]
-            index = cls(
-                about,
-                data,
-                [os.fsdecode(path) for path in table["path"].to_pylist()],
-                table["bytes"].to_numpy(),
-                table["mtime_ns"].to_numpy(),
-                table["status"].to_numpy().copy(),
-                table["reason"].to_pylist(),
-                table["offset"].to_numpy(),
-                np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1),
-            )
+            rows = np.empty(table.num_rows, _ROW)
+            for name in _ROW.names or ():
+                rows[name] = table[name].to_numpy()
+            paths = [os.fsdecode(path) for path in table["path"].to_pylist()]
+            index = cls(about, data, paths, table["reason"].to_pylist(), rows)
             return index if about == settings and data.stat().st_size == index.n_bytes else None
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
             return None
@@ -332,67 +316,65 @@ class _Index:
 def _build(
     paths: list[str], folder: Path, settings: dict[str, Any], size: tuple[int, int] | None, workers: int
 ) -> _Index:
-    wanted = _stat(paths, settings, folder / f"crops-{secrets.token_hex(4)}.u8")
-    whole = _Index.load(folder / "index.parquet", settings)
-    if whole and whole.same_files(wanted) and not whole.readable_again():
-        return whole
+    index = _examine(paths, settings, folder / f"crops-{secrets.token_hex(4)}.u8")
+    complete = _Index.load(folder / "index.parquet", settings)
+    if complete and complete.files == index.files and not complete.readable_again():
+        return complete
     begun = _Index.load(folder / "building.parquet", settings)
     with ThreadPoolExecutor(_workers(workers), "reid-decode") as pool:
         try:
-            if begun and begun.same_files(wanted):
-                _fill(begun, folder, size, pool)
+            if begun and begun.files == index.files:
                 index = begun
+                _fill(index, folder, size, pool)
             else:
-                index = _lay_out(wanted, size, pool)
-                _make_room(index, folder)
-                _fill(index, folder, size, pool, reuse=[old for old in (whole, begun) if old])
+                _lay_out(index, size, pool)
+                _allocate(index, folder)
+                _fill(index, folder, size, pool, reuse=[old for old in (complete, begun) if old])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     index.write(folder / "index.parquet")
     (folder / "building.parquet").unlink(missing_ok=True)
-    _tidy(folder, index)
+    for path in folder.glob("crops-*.u8"):
+        if path != index.data:
+            with contextlib.suppress(OSError):  # Windows cannot remove an open file; the next build does
+                path.unlink()
     return index
 
 
-def _stat(paths: list[str], settings: dict[str, Any], data: Path) -> _Index:
-    """An index in which nothing is decoded yet; a file that is not there has -1 bytes."""
-    n = len(paths)
-    found = np.full((n, 2), -1, dtype=np.int64)
+def _examine(paths: list[str], settings: dict[str, Any], data: Path) -> _Index:
+    """Return an index without decoded crops; a missing file has -1 bytes."""
+    rows = np.zeros(len(paths), _ROW)
+    rows["bytes"] = rows["mtime_ns"] = -1
     for i, path in enumerate(paths):
         with contextlib.suppress(OSError):
             info = os.stat(path)
-            found[i] = info.st_size, info.st_mtime_ns
-    nothing = np.zeros(n, dtype=np.int64)
-    return _Index(
-        settings, data, paths, found[:, 0].copy(), found[:, 1].copy(), np.zeros(n, np.int8), [""] * n, nothing,
-        np.zeros((n, 2), np.int64),
-    )  # fmt: skip
+            rows["bytes"][i], rows["mtime_ns"][i] = info.st_size, info.st_mtime_ns
+    return _Index(settings, data, paths, [""] * len(paths), rows)
 
 
-def _lay_out(index: _Index, size: tuple[int, int] | None, pool: ThreadPoolExecutor) -> _Index:
-    """Give every crop its place in the data file; at native size the headers say how large each is."""
-    status, reasons = index.status.copy(), list(index.reasons)
-    shapes = np.zeros((len(index.paths), 2), np.int64)
+def _lay_out(index: _Index, size: tuple[int, int] | None, pool: ThreadPoolExecutor) -> None:
+    """Give every crop its place in the data file; native sizes are read from the headers."""
+    rows = index.rows
     if size is not None:
-        shapes[:] = size
+        rows["height"], rows["width"] = size
     else:
         for i, found in enumerate(pool.map(_shape_or_reason, index.paths)):
             if isinstance(found, str):
-                status[i], reasons[i] = _BAD, found
+                rows["status"][i], index.reasons[i] = _BAD, found
             else:
-                shapes[i] = found
-    lengths = shapes.prod(axis=1) * 3
-    return replace(index, status=status, reasons=reasons, shapes=shapes, offsets=np.cumsum(lengths) - lengths)
+                rows["height"][i], rows["width"][i] = found
+    lengths = index.shapes.prod(axis=1) * 3
+    rows["offset"] = np.cumsum(lengths) - lengths
 
 
-def _make_room(index: _Index, folder: Path) -> None:
-    """Refuse before the disk runs full, and make the data file."""
+def _allocate(index: _Index, folder: Path) -> None:
+    """Create the data file, or raise an error if the disk is too small."""
     free = shutil.disk_usage(folder).free
     if free < index.n_bytes + _DISK_MARGIN:
-        raise ReidError(
+        raise DataError(
             f"The packed store of {len(index.paths):,} crops needs {index.n_bytes / 1e9:.2f} GB, but {folder} has "
-            f"{free / 1e9:.2f} GB free. Free some space, give a folder on another disk, pack at a smaller size, or "
+            f"{free / 1e9:.2f} GB free. Free some space, use a folder on another disk, pack at a smaller size, or "
             "read the crops from their files (kind 'files')."
         )
     with open(index.data, "wb") as file:
@@ -402,7 +384,7 @@ def _make_room(index: _Index, folder: Path) -> None:
 def _fill(
     index: _Index, folder: Path, size: tuple[int, int] | None, pool: ThreadPoolExecutor, reuse: Sequence[_Index] = ()
 ) -> None:
-    """Copy what `reuse` holds already and decode the rest, noting progress so that a killed build can go on."""
+    """Copy what `reuse` contains and decode the rest. Progress is saved so that an interrupted build can continue."""
     saved = time.monotonic()
     lock = threading.Lock()
 
@@ -415,30 +397,29 @@ def _fill(
 
     def put(file: BinaryIO, row: int, pixels: NDArray[np.uint8]) -> None:
         with lock:
-            file.seek(int(index.offsets[row]))
+            file.seek(int(index.rows["offset"][row]))
             file.write(np.ascontiguousarray(pixels).data)
+        index.rows["status"][row] = _DONE
 
-    def one(file: BinaryIO, row: int) -> None:
+    def decode_row(file: BinaryIO, row: int) -> None:
         try:
             pixels = decode(index.paths[row], size)
-            if pixels.shape[:2] != tuple(index.shapes[row]):
-                raise UnreadableImage(index.paths[row], "changed while it was being read, or its header is wrong")
+            if pixels.shape[:2] != (index.rows["height"][row], index.rows["width"][row]):
+                raise UnreadableImage(index.paths[row], "changed during reading, or its header is wrong")
+            put(file, row, pixels)
         except UnreadableImage as error:
-            index.status[row], index.reasons[row] = _BAD, error.reason
-            return
-        put(file, row, pixels)
-        index.status[row] = _DONE
+            index.rows["status"][row], index.reasons[row] = _BAD, error.reason
 
     with open(index.data, "rb+") as file:
         try:
             for old in reuse:
                 _copy(old, index, lambda row, pixels: put(file, row, pixels))
-            left = np.flatnonzero(index.status == _TO_DO)
+            left = np.flatnonzero(index.rows["status"] == _TO_DO)
             with progress_bar() as bar:
                 task = bar.add_task("Packing crops", total=len(index.paths), completed=len(index.paths) - len(left))
                 for start in range(0, len(left), _CHUNK):
                     chunk = left[start : start + _CHUNK]
-                    for _ in pool.map(lambda row: one(file, row), chunk.tolist()):
+                    for _ in pool.map(lambda row: decode_row(file, row), chunk.tolist()):
                         bar.advance(task)
                     if time.monotonic() - saved > _FLUSH_SECONDS:
                         save(file)
@@ -451,51 +432,32 @@ def _fill(
 
 
 def _copy(old: _Index, new: _Index, put: Callable[[int, NDArray[np.uint8]], None]) -> None:
-    """Take from `old` every crop that is still the same file, unchanged."""
+    """Copy every crop whose file is the same and unchanged."""
     if not old.n_bytes:
         return
     flat = np.memmap(old.data, np.uint8, "r")
-    row_of = {
-        key: row
-        for row, key in enumerate(zip(old.paths, old.bytes.tolist(), old.mtimes.tolist(), strict=True))
-        if old.status[row] == _DONE
-    }
-    for row, key in enumerate(zip(new.paths, new.bytes.tolist(), new.mtimes.tolist(), strict=True)):
-        source = row_of.get(key)
-        if source is not None and new.status[row] == _TO_DO and (old.shapes[source] == new.shapes[row]).all():
-            put(row, old.pixels(flat, source))
-            new.status[row] = _DONE
-
-
-def _tidy(folder: Path, index: _Index) -> None:
-    """Remove the data files of earlier builds."""
-    for path in folder.glob("crops-*.u8"):
-        if path != index.data:
-            with contextlib.suppress(OSError):  # where an open file cannot be removed, the next build does it
-                path.unlink()
+    row_of = {file: row for row, file in enumerate(old.files) if old.rows["status"][row] == _DONE}
+    for row, file in enumerate(new.files):
+        source = row_of.get(file)
+        if source is not None and new.rows["status"][row] == _TO_DO:
+            pixels = old.pixels(flat, source)
+            if pixels.shape[:2] == (new.rows["height"][row], new.rows["width"][row]):
+                put(row, pixels)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock when its holder ends, however it ends."""
-    with open(folder / ".lock", "a+b") as file:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                with contextlib.suppress(OSError):
-                    file.seek(0)
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-        else:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.print(f"Another process is building {folder}; waiting for it.")
-                fcntl.flock(file, fcntl.LOCK_EX)
+    """Allow one process at a time. The operating system releases the lock of a process that ends."""
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        console.print(f"Another process is building {folder}; waiting for it.")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _shape_or_reason(path: str) -> tuple[int, int] | str:
@@ -511,23 +473,23 @@ def _why_unreadable(path: str) -> str:
 
 
 def cores() -> int:
-    """The CPUs that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers(workers: int) -> int:
     if workers < 0:
-        raise ReidError(f"workers is {workers}; it must be 0 (one for each CPU) or more.")
+        raise ConfigError(f"workers is {workers}; it must be 0 (one per CPU core) or more.")
     return workers or cores()
 
 
-def _refuse(unreadable: Sequence[SkippedFile], n: int) -> None:
+def _raise_unreadable(unreadable: Sequence[SkippedFile], n: int) -> None:
     if unreadable:
-        lines = "".join(f"\n  {odd.path}: {odd.reason}" for odd in unreadable[:10])
+        lines = "".join(f"\n  {item.path}: {item.reason}" for item in unreadable[:10])
         more = f"\n  … and {len(unreadable) - 10:,} more" if len(unreadable) > 10 else ""
-        raise ReidError(
+        raise DataError(
             f"{len(unreadable):,} of {n:,} images cannot be read:{lines}{more}\n"
-            "Mend or remove these files, or say unreadable 'skip' to go on without them."
+            "Replace or remove these files, or use unreadable='skip' to continue without them."
         )
 
 
@@ -539,22 +501,23 @@ def _rows(index: ArrayLike) -> NDArray[np.int64] | NDArray[np.bool_]:
 def _checked(index: ArrayLike, kept: NDArray[np.bool_], unreadable: Sequence[SkippedFile]) -> NDArray[np.int64]:
     rows = np.asarray(index, dtype=np.int64)
     if rows.ndim != 1:
-        raise ReidError(f"Rows to read are an array {rows.shape}; they must be one column [B].")
+        raise DataError(f"The rows to read have shape {rows.shape}; they must be one column [B].")
     outside = (rows < 0) | (rows >= len(kept))
     if outside.any():
-        raise ReidError(f"Row {rows[outside][0]} is not in the store, which has rows 0 to {len(kept) - 1}.")
+        raise DataError(f"Row {rows[outside][0]} is not in the store, which has rows 0 to {len(kept) - 1}.")
     bad = rows[~kept[rows]]
     if len(bad):
-        odd = unreadable[int((~kept[: bad[0]]).sum())]
-        raise ReidError(f"Row {bad[0]} could not be read and was left out: {odd.path}: {odd.reason}.")
+        item = unreadable[int((~kept[: bad[0]]).sum())]
+        raise DataError(f"Row {bad[0]} could not be read and was skipped: {item.path}: {item.reason}.")
     return rows
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ReidError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
 
 
-def _check_size(size: tuple[int, int] | None) -> None:
+def _check_settings(unreadable: str, size: tuple[int, int] | None) -> None:
+    _check_choice("unreadable", unreadable, ("error", "skip"))
     if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
-        raise ReidError(f"size is {size}; it must be (height, width), each at least 1 pixel.")
+        raise ConfigError(f"size is {size}; it must be (height, width), each at least 1 pixel.")

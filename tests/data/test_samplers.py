@@ -243,11 +243,11 @@ def test_large_identities_are_spread_over_the_epoch(pids: NDArray[np.int64], p: 
         pytest.param({"world_size": 0}, "world_size is 0", id="no ranks"),
         pytest.param({"seed": -1}, "seed is -1", id="negative seed"),
         pytest.param({"pids": []}, "no crop", id="no crops"),
-        pytest.param({"camids": [1, 2]}, "same length", id="columns differ"),
-        pytest.param({"pids": np.zeros((3, 2))}, "two columns", id="a table for a column"),
+        pytest.param({"camids": [1, 2]}, "camids must be one column of 18 rows", id="columns differ"),
+        pytest.param({"pids": np.zeros((3, 2))}, "pids must be one column", id="a table for a column"),
     ],
 )
-def test_what_cannot_be_sampled_is_said(settings: dict[str, object], words: str) -> None:
+def test_impossible_settings_raise_an_error(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ReidError, match=words):
         IdentitySampler(**{"pids": np.repeat(np.arange(6), 3), "ids_per_batch": 2, **settings})
 
@@ -335,13 +335,13 @@ def test_look_alikes_follow_seed_epoch_and_neighbours_on_all_ranks() -> None:
     [
         pytest.param(np.zeros((5, 2), int), id="a row too few"),
         pytest.param(np.zeros(6, int), id="a column"),
-        pytest.param(np.full((6, 2), 6), id="an identity that is none"),
+        pytest.param(np.full((6, 2), 6), id="an unknown identity"),
         pytest.param(np.full((6, 2), -1), id="a negative number"),
     ],
 )
-def test_neighbours_that_do_not_fit_are_named(table: NDArray[np.int64]) -> None:
+def test_invalid_neighbours_raise_an_error(table: NDArray[np.int64]) -> None:
     sampler = HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2)
-    with pytest.raises(ReidError, match=r"\[6, M\] of identity numbers 0 to 5"):
+    with pytest.raises(ReidError, match=r"\[6, M\] identity numbers 0 to 5"):
         sampler.set_neighbours(table)
     with pytest.raises(ReidError, match="lookalikes is 0"):
         HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2, lookalikes=0)

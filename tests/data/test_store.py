@@ -101,7 +101,7 @@ def test_native_crops_of_many_sizes_are_resized_when_read(tmp_path: Path) -> Non
     store = PackedStore.build(crops, tmp_path / "store", size=None)
     assert store.size is None
     np.testing.assert_array_equal(store.read([8, 1, 4], (16, 8)), expected(crops, (16, 8))[[8, 1, 4]])
-    with pytest.raises(ReidError, match=r"several sizes; say read\(index, size="):
+    with pytest.raises(ReidError, match=r"several sizes. Use read\(index, size="):
         store.read([0])
     alike = store.take([1, 7])
     assert alike.size == (27, 10)
