@@ -1,47 +1,69 @@
-"""Person re-identification: train, score, and match people across cameras."""
+"""Person re-identification: train, evaluate, and match people across cameras.
+
+The public names are imported when they are first used, so that `import reid` does not import torch.
+"""
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reid.core.conflicts import check_no_conflict
+from reid.core.version import __version__
+
 if TYPE_CHECKING:
-    from reid.core.errors import ReidError
+    from reid.core.errors import ConfigError, DataError, ModelError, ReidError
     from reid.data.layouts import load_benchmark
     from reid.embedding.embedder import Embedder
     from reid.embedding.table import Embeddings
     from reid.evaluation import calibrate, evaluate, rerank
     from reid.losses import TripletLoss
+    from reid.mtmc import match, score_tracks
+    from reid.pipelines.test import test
+    from reid.training.trainer import train
 
-from reid.core.version import __version__
+check_no_conflict(Path(__file__).parent)
 
 __all__ = [
+    "ConfigError",
+    "DataError",
     "Embedder",
     "Embeddings",
+    "ModelError",
     "ReidError",
+    "Trainer",
     "TripletLoss",
     "__version__",
     "calibrate",
     "evaluate",
     "load_benchmark",
+    "match",
     "rerank",
+    "score_tracks",
+    "test",
+    "train",
 ]
 
-_HOMES = {
-    "load_benchmark": "reid.data.layouts",
-    "Embedder": "reid.embedding.embedder",
-    "Embeddings": "reid.embedding.table",
-    "ReidError": "reid.core.errors",
-    "TripletLoss": "reid.losses",
-    "calibrate": "reid.evaluation",
-    "evaluate": "reid.evaluation",
-    "rerank": "reid.evaluation",
+_MODULES = {
+    "reid.core.errors": ("ConfigError", "DataError", "ModelError", "ReidError"),
+    "reid.data.layouts": ("load_benchmark",),
+    "reid.embedding.embedder": ("Embedder",),
+    "reid.embedding.table": ("Embeddings",),
+    "reid.evaluation": ("calibrate", "evaluate", "rerank"),
+    "reid.losses": ("TripletLoss",),
+    "reid.mtmc": ("match", "score_tracks"),
+    "reid.pipelines.test": ("test",),
+    "reid.training.trainer": ("Trainer", "train"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are first used, so that `import reid` costs no torch."""
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'reid' has no attribute {name!r}")
-    import importlib
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import click
 
+from reid.core.conflicts import check_no_conflict
 from reid.core.errors import ReidError
 from reid.core.version import __version__
+
+check_no_conflict(Path(__file__).parents[1])  # where the other project's reid/__init__.py replaced this one's
 
 COMMANDS = {
     "train": "Train a model on one or several data sets.",

@@ -7,64 +7,70 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reid.config import load_config
+from reid.config import Config, MatchSettings, Natural, Settings
 from reid.core.console import console
 from reid.core.distributed import init_distributed
+from reid.core.errors import DataError
 from reid.pipelines.match import MatchedFiles, match_files
 from reid.pipelines.settings import MatchFiles, TestSettings
 from reid.pipelines.test import test
 from reid.report import SetResults
-from reid.synthetic import synthesize
+from reid.synthetic import SyntheticSettings, synthesize
 from reid.training.trainer import LAST, train
 
-CROPS_OF_A_TRACK = 4
 
-SETTINGS = [
-    "augment.erase=0.3",
-    "augment.pad=5",
-    "eval.every=8",
-    "loss.margin=null",
-    "model.backbone=light14",
-    "model.height=128",
-    "model.width=64",
-    "optim.decay_norms=false",
-    "optim.lr=1.5e-3",
-    "optim.name=adamw",
-    "optim.weight_decay=0.05",
-    "schedule.epochs=16",
-    "schedule.kind=cosine",
-    "schedule.per=step",
-    "schedule.warmup_epochs=2",
-]
+class DemoSettings(Settings):
+    """Settings of `demo`; the values of `reid demo` are in configs/demo.yaml."""
+
+    seed: Natural = 0
+    """Seed of the data and the training; replaces `synthetic.seed` and `training.seed`."""
+    synthetic: SyntheticSettings = SyntheticSettings(stills=4)
+    training: Config = Config()
+    matching: MatchSettings = MatchSettings()
+
+
+def config_file(name: str) -> Path:
+    """Return a file of `configs/`, in the repository or in the installed package."""
+    package = Path(__file__).parents[1]
+    files = [folder / name for folder in (package / "configs", package.parent / "configs")]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise DataError(f"{name} is in neither of {files[0].parent} and {files[1].parent}. Install reid-toolkit again.")
+    return found
 
 
 def demo(
     out: Path,
-    seed: int,
-    epochs: int | None,
+    settings: DemoSettings,
     on_test: Callable[[list[SetResults], Path], object],
     on_match: Callable[[MatchedFiles], object],
 ) -> None:
-    """Generate a data set, train on it, test on unseen identities, and match the tracks of all cameras."""
+    """Generate a data set, train on it, test on unseen identities, and match the tracks of all cameras.
+
+    Args:
+        out: folder for all results.
+        settings: of each step.
+        on_test, on_match: functions that show the results of the last two steps.
+    """
     began = time.monotonic()
     console.print("[bold]1. Generate synthetic pedestrians[/bold]")
-    root = synthesize(out / "synthetic", seed=seed, stills=CROPS_OF_A_TRACK, workers=os.cpu_count() or 1)
+    synthetic = settings.synthetic.model_copy(update={"seed": settings.seed})
+    root = synthesize(out / "synthetic", synthetic, workers=os.cpu_count() or 1)
     console.print(f"generated {root} in {time.monotonic() - began:.0f} s")
     console.print("[bold]2. Train[/bold]")
-    overrides = [*SETTINGS, f"data.train=market1501:{root}", f"data.store_dir={out / 'store'}", f"seed={seed}"]
-    if epochs is not None:
-        overrides += [f"schedule.epochs={epochs}", f"schedule.warmup_epochs={min(2, epochs / 4)}"]
-    with init_distributed("auto") as distributed:
-        train(load_config(None, overrides), out / "run", distributed)
+    config = settings.training.model_copy(deep=True, update={"seed": settings.seed})
+    config.data.train, config.data.store_dir = [f"market1501:{root}"], str(out / "store")
+    with init_distributed(config.device) as distributed:
+        train(config, out / "run", distributed)
     console.print("[bold]3. Test on unseen identities[/bold]")
     model = out / "run" / LAST
     on_test(test(model, out=out / "test", settings=TestSettings(rerank=True)), out / "test")
-    console.print("[bold]4. Match the tracks of six cameras[/bold]")
+    console.print(f"[bold]4. Match the tracks of {synthetic.cameras} cameras[/bold]")
     files = MatchFiles(
         tracks=root / "tracks",
         videos=root / "stills",
         model=model,
         truth=root / "truth",
-        per_track=CROPS_OF_A_TRACK,
+        per_track=synthetic.stills,
     )
-    on_match(match_files(files, out / "matched"))
+    on_match(match_files(files, out / "matched", settings.matching))

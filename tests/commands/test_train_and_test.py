@@ -226,20 +226,28 @@ def test_what_a_user_gets_wrong_ends_in_words(arguments: list[str], words: str, 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from functools import partial
-
-    import reid.synthetic
-
-    monkeypatch.setattr(reid.synthetic, "synthesize", partial(reid.synthetic.synthesize, ids=32))
-    done = call("demo", "--out", tmp_path / "demo", "--epochs", "1")
+@pytest.mark.slow
+def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) -> None:
+    short = ("training.schedule.epochs=1", "training.schedule.warmup_epochs=0", "training.eval.split=none")
+    done = call("demo", "--out", tmp_path / "demo", "synthetic.ids=24", "synthetic.cameras=3", *short)
     assert done.exit_code == 0, done.output
     words = " ".join(done.output.split())
     assert "re-ranked" in words
+    assert "market1501" not in words
     assert (tmp_path / "demo/test/cmc.png").exists()
     assert (tmp_path / "demo/matched/report.html").exists()
     assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
     assert str(tmp_path / "demo/test/synthetic-worst.png") in done.output.replace("\n", "")
+    for file in ("test/metrics.json", "test/evaluation.html", "matched/report.html", "matched/match.json"):
+        assert str(tmp_path) not in (tmp_path / "demo" / file).read_text("utf-8"), file
+
+
+def test_demo_settings_in_configs_are_the_quick_start_recipe() -> None:
+    from reid.config import load_config, load_settings
+    from reid.pipelines.demo import DemoSettings, config_file
+
+    settings = load_settings(DemoSettings, config_file("demo.yaml"))
+    assert settings.training == load_config(config_file("quickstart.yaml"))
 
 
 def test_camera_aware_re_ranking_is_another_protocol(checkpoint: Path, tmp_path: Path) -> None:
