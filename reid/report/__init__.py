@@ -1,4 +1,4 @@
-"""Pictures and tables of results, and one page of all. Takes result objects; computes nothing."""
+"""Pictures, tables and pages of results; nothing is computed here."""
 
 from reid.report.activations import plot_activations
 from reid.report.camera_pairs import plot_camera_pairs
@@ -7,12 +7,13 @@ from reid.report.distance_histograms import plot_distances, plot_roc
 from reid.report.embedding_map import plot_embedding_map
 from reid.report.evaluation_page import Applied, SetResults, cmc_drawing, set_drawings, write_evaluation
 from reid.report.page import Drawing, Section, Table, write_page
-from reid.report.ranklists import choose_queries, find_queries, plot_rank_lists, read_queries
+from reid.report.ranklists import RankLists, choose_queries, find_queries, plot_rank_lists, read_queries
 from reid.report.tables import Scored, describe_protocol, results_table
 
 __all__ = [
     "Applied",
     "Drawing",
+    "RankLists",
     "Scored",
     "Section",
     "SetResults",

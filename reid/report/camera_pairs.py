@@ -1,4 +1,4 @@
-"""mAP and rank-1 of every pair of cameras, as a map of numbers."""
+"""Heat maps of mAP and rank-1 for every pair of cameras."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import colormaps
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.report.style import picture
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 def plot_camera_pairs(pairs: CameraPairs, path: str | Path, *, dark: bool = False) -> Path:
     """Draw mAP and rank-1 in percent for queries of one camera (rows) in the gallery of another (columns).
 
-    The number is written in each square; a pair without a scored query is left empty. The colour map (cividis) reads
-    the same in grey and to colour-blind eyes.
+    The cell of a pair without a scored query is empty. The colour map (cividis) is readable in grey and with colour
+    blindness.
 
     Returns:
-        The path written (.png, .pdf, .svg or .webp).
+        The path (.png, .pdf, .svg or .webp).
 
     Raises:
         ReidError: no pair of cameras has a scored query, or the file cannot be written.
     """
     if not np.isfinite(pairs.mAP).any():
-        raise ReidError("No pair of cameras has a scored query.")
+        raise DataError("No pair of cameras has a scored query.")
     rows, columns = pairs.mAP.shape
     side = max(0.26, min(0.5, 6 / max(rows, columns)))
     width, height = max(2.2, columns * side) + 0.9, max(1.4, rows * side) + 1.1
@@ -40,8 +40,8 @@ def plot_camera_pairs(pairs: CameraPairs, path: str | Path, *, dark: bool = Fals
             for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
                     ink = "black" if value > 0.5 else "white"
-                    words = f"{100 * value:.0f}"
-                    axes.text(column, row, words, ha="center", va="center", color=ink, fontsize=min(9, 20 * side))
+                    text = f"{100 * value:.0f}"
+                    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(9, 20 * side))
             axes.set_xticks(range(columns), [str(camera) for camera in pairs.gallery_cameras])
             axes.set_yticks(range(rows), [str(camera) for camera in pairs.query_cameras])
             axes.tick_params(length=0, labelsize=min(9, 24 * side))

@@ -1,4 +1,4 @@
-"""Curves of one or several runs: CMC, and ROC of the verification."""
+"""CMC curves of one or several results."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.evaluation import RankingResult
 from reid.report.style import DASHES, MARKERS, picture
 
 
 def plot_cmc(results: Mapping[str, RankingResult], path: str | Path, *, max_rank: int = 20, dark: bool = False) -> Path:
-    """Draw the CMC curves of named results over each other, best rank-1 first in the legend.
+    """Draw the CMC curves of named results, best rank-1 first in the legend.
 
     Args:
-        results: what to draw, by the name that the legend shows.
-        path: where to; .png, .pdf, .svg or .webp.
-        max_rank: draw ranks up to this one, or to the longest curve if that is shorter.
-        dark: for a dark screen.
+        results: by the name in the legend.
+        path: output file (.png, .pdf, .svg or .webp).
+        max_rank: largest rank to draw.
+        dark: use the dark theme.
 
     Returns:
-        The path written.
+        The path.
 
     Raises:
-        ReidError: nothing to draw, or the file cannot be written.
+        ReidError: there is no result, or the file cannot be written.
     """
     if not results:
-        raise ReidError("No result to draw a CMC curve of.")
+        raise DataError("There is no result to draw.")
     ordered = sorted(results.items(), key=lambda item: -item[1].rank(1))
     with picture(path, (6.4, 4.4), dark=dark) as (figure, theme):
         axes = figure.add_subplot()
         for i, (name, result) in enumerate(ordered):
-            shares = 100 * result.cmc[:max_rank]
+            rates = 100 * result.cmc[:max_rank]
             axes.plot(
-                np.arange(1, len(shares) + 1),
-                shares,
+                np.arange(1, len(rates) + 1),
+                rates,
                 color=theme.lines[i % len(theme.lines)],
                 linestyle=DASHES[i // len(theme.lines) % len(DASHES)],
                 marker=MARKERS[i % len(MARKERS)],
-                markevery=max(1, len(shares) // 10),
+                markevery=max(1, len(rates) // 10),
                 markersize=5,
                 linewidth=1.8,
                 label=f"{name}\nrank-1 {100 * result.rank(1):.1f} %, mAP {100 * result.mAP:.1f} %",

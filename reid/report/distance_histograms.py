@@ -1,15 +1,15 @@
-"""How far apart same and different people are: histograms with the threshold, and the ROC."""
+"""Histograms of the distances of genuine and impostor pairs, and the ROC curve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.report.style import DASHES, picture
 
 if TYPE_CHECKING:
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 def plot_distances(
     counts: PairCounts, path: str | Path, *, thresholds: Mapping[str, float] | None = None, dark: bool = False
 ) -> Path:
-    """Draw the distances of pairs of the same and of different people as histograms over each other.
+    """Draw histograms of the distances of genuine pairs (same person) and impostor pairs (different people).
 
-    Each is in percent of its own pairs, since different people make many times more pairs. Every bar sums whole bins
-    of `counts`; nothing is left out of the drawing.
+    Each histogram is in percent of its own pairs, because there are many more impostor pairs. Every bar is the sum of
+    whole bins of `counts`; all pairs are drawn.
 
     Args:
-        counts: as from `count_pairs`.
-        path: where to; .png, .pdf, .svg or .webp.
-        thresholds: distances to mark with a line, by the name that the legend shows; one may lie outside the bars.
-        dark: for a dark screen.
+        counts: counts per bin, as from `count_pairs`.
+        path: output file (.png, .pdf, .svg or .webp).
+        thresholds: distances to mark with a line, by the name in the legend.
+        dark: use the dark theme.
 
     Returns:
-        The path written.
+        The path.
 
     Raises:
-        ReidError: there are no pairs at all, or the file cannot be written.
+        ReidError: there are no pairs, or the file cannot be written.
     """
     n_genuine, n_impostor = counts.n_genuine, counts.n_impostor
     if n_genuine + n_impostor == 0:
-        raise ReidError("There are no pairs to draw the distances of.")
+        raise DataError("There are no pairs to draw.")
     edges, (genuine, impostor) = merged_bins(counts.edges, (counts.genuine, counts.impostor))
     with picture(path, (6.4, 3.8), dark=dark) as (figure, theme):
         axes = figure.add_subplot()
@@ -48,23 +48,15 @@ def plot_distances(
         )
         for name, bars, n, colour, hatch in styles:
             if n:
-                shares, label = 100 * bars / n, f"{name} ({n:,} pairs)"
-                axes.stairs(shares, edges, fill=True, color=colour, alpha=0.25, linewidth=0)
-                axes.stairs(
-                    shares,
-                    edges,
-                    fill=True,
-                    facecolor="none",
-                    edgecolor=colour,
-                    hatch=hatch,
-                    linewidth=1.5,
-                    label=label,
-                )
+                percent, label = 100 * bars / n, f"{name} ({n:,} pairs)"
+                axes.stairs(percent, edges, fill=True, color=colour, alpha=0.25, linewidth=0)
+                hatched: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
+                axes.stairs(percent, edges, fill=True, label=label, **hatched)
         for i, (name, distance) in enumerate((thresholds or {}).items()):
             style = DASHES[(i + 1) % len(DASHES)]
             axes.axvline(distance, color=theme.ink, linestyle=style, linewidth=1.5, label=f"{name}: {distance:.3f}")
         axes.set_xlabel(f"Distance of a pair ({counts.metric})")
-        axes.set_ylabel("Share of pairs (%)")
+        axes.set_ylabel("Pairs (%)")
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper center", ncols=2, fontsize=8.5, frameon=False)
@@ -74,15 +66,15 @@ def plot_distances(
 def merged_bins(
     edges: NDArray[np.float64], columns: tuple[NDArray[np.int64], ...], bars: int = 80
 ) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], ...]]:
-    """Join neighbouring bins into about `bars` over the range where any count is; sums stay.
+    """Merge adjacent bins into at most `bars` over the range of nonzero counts; sums do not change.
 
     Args:
         edges: `[B + 1]` ascending.
         columns: each `[B]` counts.
-        bars: at most so many come back.
+        bars: largest number of merged bins.
 
     Returns:
-        edges `[b + 1]`, a subset of the given ones, and counts `[b]` for each column.
+        edges `[b + 1]`, a subset of the given edges, and counts `[b]` for each column.
     """
     filled = np.flatnonzero(np.sum(columns, axis=0))
     first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, len(edges) - 1)
@@ -91,13 +83,13 @@ def merged_bins(
 
 
 def plot_roc(results: Mapping[str, VerificationResult], path: str | Path, *, dark: bool = False) -> Path:
-    """Draw the share of same pairs accepted over the share of different pairs accepted (logarithmic), by name.
+    """Draw the true-match rate over the false-match rate (logarithmic) of named results.
 
     Raises:
-        ReidError: nothing to draw, or the file cannot be written.
+        ReidError: there is no result, or the file cannot be written.
     """
     if not results:
-        raise ReidError("No result to draw a ROC of.")
+        raise DataError("There is no result to draw.")
     with picture(path, (6.4, 3.8), dark=dark) as (figure, theme):
         axes = figure.add_subplot()
         for i, (name, result) in enumerate(results.items()):
@@ -107,8 +99,8 @@ def plot_roc(results: Mapping[str, VerificationResult], path: str | Path, *, dar
             axes.plot(100 * false, 100 * true, color=colour, linestyle=DASHES[i % len(DASHES)], label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("Different people taken for the same (%)")
-        axes.set_ylabel("Same person recognised (%)")
+        axes.set_xlabel("False-match rate (%)")
+        axes.set_ylabel("True-match rate (%)")
         axes.set_ylim(0, 101)
         axes.grid(linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

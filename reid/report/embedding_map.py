@@ -1,4 +1,4 @@
-"""Crops of some identities as points: how a model places them."""
+"""Two-dimensional maps of the embeddings of some identities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.report.style import MARKERS, picture
 
 _MARKERS = MARKERS + "<>ph*dH8"
@@ -23,31 +23,34 @@ def plot_embedding_map(
     *,
     dark: bool = False,
 ) -> Path:
-    """Draw points of crops: colour and number for the identity, the marker's shape for the camera.
+    """Draw crops as points: colour and number show the identity, the marker's shape shows the camera.
 
-    More identities than colours come round again, told apart by their numbers, which stand at the median of each
-    identity's points; so do cameras beyond 15 shapes.
+    Colours and shapes repeat when there are more identities or cameras than colours or shapes. The number of an
+    identity is at the median of its points.
 
     Args:
-        projections: `[N, 2]` by name, as from `project`; a panel each.
-        pids: `[N]` integers; camids: `[N]`, or None without cameras.
-        path: where to; .png, .pdf, .svg or .webp.
-        dark: for a dark screen.
+        projections: `[N, 2]` by name, as from `project`; one panel each.
+        pids: `[N]` integers.
+        camids: `[N]` integers, or None without cameras.
+        path: output file (.png, .pdf, .svg or .webp).
+        dark: use the dark theme.
 
     Returns:
-        The path written.
+        The path.
 
     Raises:
-        ReidError: no projection or no point, columns that do not fit, or the file cannot be written.
+        ReidError: there are no points, columns differ in length, or the file cannot be written.
     """
     who = np.asarray(pids)
     where = np.zeros(len(who), dtype=np.int64) if camids is None else np.asarray(camids)
     panels = {name: np.asarray(points, dtype=np.float64) for name, points in projections.items()}
     if not panels or len(who) == 0:
-        raise ReidError("No points to draw a map of.")
+        raise DataError("There are no points to draw.")
     for name, points in panels.items():
         if points.shape != (len(who), 2) or len(where) != len(who):
-            raise ReidError(f"{name} of shape {points.shape} does not fit {len(who)} pids and {len(where)} cameras.")
+            raise DataError(
+                f"{name} {points.shape}, {len(who)} pids and {len(where)} camids differ in number. Pass points [N, 2]."
+            )
     people, cameras = np.unique(who), np.unique(where)
     shape_of = {camera: _MARKERS[i % len(_MARKERS)] for i, camera in enumerate(cameras)}
     with picture(path, (4.6 * len(panels), 4.6), dark=dark) as (figure, theme):

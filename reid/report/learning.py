@@ -1,4 +1,4 @@
-"""How runs learned: their logged numbers over steps, side by side."""
+"""Learning curves of runs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.report.style import DASHES, picture
 
 Curve = tuple[Sequence[float], Sequence[float]]
-"""Steps, and the value at each."""
+"""Steps, and the value at each step."""
 
 
 def plot_learning(path: str | Path, panels: Mapping[str, Mapping[str, Curve]], *, dark: bool = False) -> None:
-    """Draw one panel for each quantity and in it one line for each run that logged it; colours are the same in all.
+    """Draw one panel per quantity with one line per run; each run has the same colour in all panels.
 
     Args:
-        path: `.png`, `.svg`, `.pdf` or `.webp`.
-        panels: `{quantity: {run: (steps, values)}}`. Values that are not finite leave a gap.
+        path: output file (.png, .pdf, .svg or .webp).
+        panels: `{quantity: {run: (steps, values)}}`. Values that are not finite are gaps.
 
     Raises:
-        ReidError: nothing to draw, or the file cannot be written.
+        ReidError: no run has logged anything, or the file cannot be written.
     """
     runs = list(dict.fromkeys(run for curves in panels.values() for run in curves))
     if not runs:
-        raise ReidError(f"Nothing to draw in {path}: the runs have logged nothing yet.")
+        raise DataError("The runs have not logged anything yet. Train for at least one logging interval.")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with picture(path, (4.2 * columns, 2.8 * rows + 0.22 * len(runs)), dark=dark) as (figure, theme):

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that colour-blind readers can tell apart, in a light and a dark version."""
+"""Style of all pictures: colours for colour-blind readers, in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reid.core.atomic import atomic_file
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#CC3311", "#8C8C8C"
 
@@ -31,7 +31,7 @@ _SAVED_WITH: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture: `lines` is the palette of Okabe and Ito (2008), less the one that is faint on `paper`."""
+    """Colours of a picture; `lines` is the palette of Okabe and Ito (2008) without the one that is faint on `paper`."""
 
     paper: str
     ink: str
@@ -52,18 +52,18 @@ def picture(
     constrained: bool = True,
     dpi: int = 150,
 ) -> Iterator[tuple[Figure, Theme]]:
-    """Yield an empty figure of `size` inches and its theme; what was drawn is written whole when the block ends.
+    """Yield an empty figure of `size` inches and its theme; write the file when the block ends.
 
-    Without `constrained` the caller places everything. The suffix of `path` chooses the format. Text in a PDF is text
-    (TrueType); in an SVG it is outlines, so that it looks alike everywhere. The same drawing gives the same bytes.
+    Set `constrained` to False to place everything yourself. The suffix of `path` selects the format. Text is embedded
+    as TrueType in a PDF, and as outlines in an SVG. The same drawing gives the same file.
 
     Raises:
-        ReidError: the suffix is none of `FORMATS`, or the file cannot be written.
+        ReidError: the suffix is not one of `FORMATS`, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
-        raise ReidError(f"Cannot draw to {path}: the name must end in .{', .'.join(FORMATS)}.")
+        raise ConfigError(f"{path} has no known picture format. Use .{', .'.join(FORMATS)}.")
     theme = DARK if dark else LIGHT
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
     paper = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")

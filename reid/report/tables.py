@@ -1,4 +1,4 @@
-"""Results as a table for the terminal, with the protocol in words."""
+"""Results as a table for the terminal, with a description of the protocol."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from rich.box import SIMPLE
 from rich.table import Table
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 from reid.evaluation import RankingResult
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of a results table: what was scored on what, and how it went."""
+    """One row of a results table: data set, model and result."""
 
     data_set: str
     model: str
@@ -23,7 +23,7 @@ class Scored:
 
 
 def describe_protocol(result: RankingResult) -> str:
-    """The rules the scores were made by, and what became of the queries, in a few sentences."""
+    """Describe the protocol of a result, and the number of used and dropped queries, in a few sentences."""
     rules = result.protocol
     used = f"{result.n_valid:,} of {rules['queries']:,} queries used"
     if result.dropped:
@@ -38,20 +38,22 @@ def describe_protocol(result: RankingResult) -> str:
 
 
 def results_table(rows: Sequence[Scored]) -> Table:
-    """A rich table of scores in percent, with each protocol that occurs spelled out beneath.
+    """Return a rich table of scores in percent, with a description of each protocol below it.
+
+    Data set names are folded. Model names longer than 24 characters are shortened in the middle.
 
     Raises:
-        ReidError: no rows.
+        DataError: there are no rows.
     """
     if not rows:
-        raise ReidError("No results to make a table of.")
+        raise DataError("There are no results. Pass at least one row.")
     by_protocol: dict[str, list[int]] = {}
     for number, row in enumerate(rows, 1):
         by_protocol.setdefault(describe_protocol(row.result), []).append(number)
     several = len(by_protocol) > 1
     caption = "\n".join(
-        (f"Row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: " if several else "") + words
-        for words, numbers in by_protocol.items()
+        (f"Row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: " if several else "") + text
+        for text, numbers in by_protocol.items()
     )
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     if several:
@@ -67,8 +69,19 @@ def results_table(rows: Sequence[Scored]) -> Table:
         table.add_row(
             *([str(number)] if several else []),
             row.data_set,
-            row.model,
+            shorten_name(row.model),
             "yes" if row.reranked else "no",
             *(f"{100 * score:.2f}" for score in scores),
         )
     return table
+
+
+def shorten_name(name: str, most: int = 24) -> str:
+    """Replace the middle of a long name by an ellipsis.
+
+    Example:
+        >>> shorten_name("light_osnet-market1501-256x128-epoch60", 20)
+        'light_osne…8-epoch60'
+    """
+    kept = most - 1
+    return name if len(name) <= most else f"{name[: (kept + 1) // 2]}…{name[len(name) - kept // 2 :]}"
