@@ -34,7 +34,7 @@ from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.track_files import read_tracks
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.settings import MatchFiles
-from reid.report.match_page import write_match_report
+from reid.report.match_page import ReportOptions, write_match_report
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +132,14 @@ def match_files(
         matches,
         _crops_by_tracklet(matches.tracklets, appearance.pictures),
         out / "report.html",
-        scores=None if scores is None else scores.as_dict(),
-        pixelate_heads=files.pixelate_heads,
-        cameras=cameras,
-        constraints=constraints,
-        warnings=[_without_folders(text, files) for text in warnings],
-        left_out=_without_appearance(matches.tracklets),
+        ReportOptions(
+            scores=None if scores is None else scores.as_dict(),
+            pixelate_heads=files.pixelate_heads,
+            cameras=cameras,
+            constraints=constraints,
+            warnings=[_without_folders(text, files) for text in warnings],
+            left_out=_without_appearance(matches.tracklets),
+        ),
     )
     return MatchedFiles(matches, offline, online, scores, offline_scores, [*written, report])
 

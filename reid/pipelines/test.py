@@ -44,6 +44,7 @@ from reid.pipelines.settings import TestSettings
 from reid.report import (
     Applied,
     Drawing,
+    RankLists,
     SetResults,
     choose_queries,
     cmc_drawing,
@@ -261,10 +262,9 @@ class _TestedSet:
         if self.calibration is None:
             return None
         calibration = self.calibration.calibration
-        threshold, measured, accepted = calibration.threshold(), float("nan"), float("nan")
-        if verification is not None:
-            measured, accepted = verification.rates_at(threshold)
-        return Applied(self.calibration.describe(), threshold, calibration.chosen_fmr, measured, accepted)
+        threshold = calibration.threshold()
+        rates = (None, None) if verification is None else verification.rates_at(threshold)
+        return Applied(self.calibration.describe(), threshold, calibration.chosen_fmr, *rates)
 
     def _open_set(self, ranking: RankingResult) -> OpenSetResult | None:
         """Return open-set scores if some labelled queries have no match in the gallery."""
@@ -295,19 +295,18 @@ class _TestedSet:
                 known = np.where(indices < 0, 2, distances)
                 probabilities = self.calibration.calibration.probability(known, cameras)
             caption += f" Rows {', '.join(map(str, rows))} of the query set. Grey: ignored by the cross-camera rule."
-            draw = partial(
-                plot_rank_lists,
+            lists = RankLists(
                 self.split.query.crops.paths[rows],
                 self.split.gallery.crops.paths,
                 indices,
                 distances,
                 *shown,
-                queries=range(len(rows)),
                 ap=ranking.ap[rows],
                 probabilities=probabilities,
                 cross_camera=self.split.cross_camera,
-                title=f"{self.split.name}: {title.lower()}",
             )
+            heading = f"{self.split.name}: {title.lower()}"
+            draw = partial(plot_rank_lists, lists, queries=range(len(rows)), title=heading)
             drawings.append(Drawing(name, title, caption, draw, photos=True))
         return drawings
 
@@ -359,13 +358,13 @@ def numbers(results: SetResults, calibration: FoundCalibration | None) -> dict[s
     content |= {name: part.as_dict() for name, part in (*parts, ("open_set", results.open_set)) if part is not None}
     if calibration is not None and results.calibrated is not None:
         used = results.calibrated
-        measured = {"false_match_rate": used.measured, "accept_rate": used.accepted}
+        measured = {"false_match_rate": used.fmr, "accept_rate": used.tmr}
         content["calibration"] = {
             "file": calibration.path.name,
             "model": calibration.calibration.model,
             "source": calibration.calibration.source,
             "threshold": used.threshold,
-            "asked_false_match_rate": used.asked,
-            **{name: None if np.isnan(value) else value for name, value in measured.items()},
+            "target_false_match_rate": used.target_fmr,
+            **measured,
         }
     return content

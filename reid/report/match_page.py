@@ -93,7 +93,7 @@ class ReportOptions:
     scores: Mapping[str, Any] | None = None
     pixelate_heads: bool = False
     cameras: Cameras | None = None
-    constraints: Constraints = field(default_factory=Constraints)
+    constraints: Constraints | None = None
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     max_bytes: int = 25_000_000
@@ -234,7 +234,7 @@ def _link_columns(links: Links, rows: NDArray[np.int64]) -> dict[str, list[Any]]
 
 def _rules(matches: Matches, options: ReportOptions) -> dict[str, Any]:
     """Return the timing rules, and the given constraints as pairs of rows and as written in their file."""
-    constraints = options.constraints
+    constraints = options.constraints or Constraints()
     rules = compile_rules(matches.tracklets, options.cameras, constraints)
     n = len(matches.tracklets)
     given = {

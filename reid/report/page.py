@@ -106,8 +106,13 @@ def _environment() -> Environment:
 
 
 def shorten_paths(text: str) -> str:
-    """Replace absolute paths by their last component, so that shared files do not contain local paths."""
-    return re.sub(r"(?<![\w./])(?<!:/)/(?:[^\s/:]+/)*([^\s/:]+)", r"\1", text)
+    """Replace absolute paths by their last component, so that shared files do not contain local paths.
+
+    Example:
+        >>> shorten_paths("market1501:/data/Market-1501: /home/me/a.jpg is empty, see https://a.org/b")
+        'market1501:Market-1501: a.jpg is empty, see https://a.org/b'
+    """
+    return re.sub(r"""(?<![^\s:='"(,\[])/(?:[^\s/:]+/)*([^\s/:,;]+)""", r"\1", text)
 
 
 def describe_value(value: Any) -> str:

@@ -40,7 +40,7 @@ def describe_protocol(result: RankingResult) -> str:
 def results_table(rows: Sequence[Scored]) -> Table:
     """Return a rich table of scores in percent, with a description of each protocol below it.
 
-    Data set names are folded. Model names longer than 24 characters are shortened in the middle.
+    Data set names are folded. Model names longer than 18 characters are shortened in the middle.
 
     Raises:
         DataError: there are no rows.
@@ -76,7 +76,7 @@ def results_table(rows: Sequence[Scored]) -> Table:
     return table
 
 
-def shorten_name(name: str, most: int = 24) -> str:
+def shorten_name(name: str, most: int = 18) -> str:
     """Replace the middle of a long name by an ellipsis.
 
     Example:

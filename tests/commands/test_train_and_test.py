@@ -123,7 +123,7 @@ def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_pat
     scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     used = scores["calibration"]
     assert used["file"] == "calibration.json"
-    assert used["asked_false_match_rate"] == 0.01
+    assert used["target_false_match_rate"] == 0.01
     assert used["threshold"] == pytest.approx(made.threshold())
     tables = [Embeddings.load(tmp_path / f"out/synthetic-{part}.parquet") for part in ("query", "gallery")]
     both = Embeddings.concat(tables)

@@ -1,3 +1,5 @@
+"""The content of the match report; see test_match_page_views.py for its behaviour in a browser."""
+
 from __future__ import annotations
 
 import base64
@@ -18,56 +20,24 @@ from reid.config import MatchSettings
 from reid.core.errors import ReidError
 from reid.mtmc.cameras import Camera, Cameras
 from reid.mtmc.constraints import Constraints
-from reid.mtmc.matching import Links, Matches, match
-from reid.mtmc.tracklets import Tracklets
-from reid.report.match_page import HEAD_SHARE, pixelate_heads, write_match_report
+from reid.mtmc.matching import match
+from reid.report.match_page import HEAD_FRACTION, ReportOptions, pixelate_heads, write_match_report
+from tests.report.small_matches import MARKUP, bundled_tracklets, empty_matches, random_crop, small_matches
 
 
-def made_tracklets(people: int = 6, cameras: int = 3, *, seed: int = 0, names: tuple[str, ...] = ()) -> Tracklets:
-    """Each person once before each camera, ten boxes, one after another; features in tight bundles.
-
-    Local track ids are 10·camera + person, in another order in each camera.
-    """
-    rng = np.random.default_rng(seed)
-    size = max(16, people)
-    centres = 4 * np.linalg.qr(rng.normal(size=(size, size)))[0]
-    rows: list[tuple[int, int, int, float]] = []
-    features = []
-    for camera in range(cameras):
-        for person in range(people):
-            for box in range(10):
-                begin = 60.0 * camera + 7.0 * person
-                rows.append((camera, 10 * camera + (person + camera) % people, 1 + box, begin + 0.4 * box))
-                features.append(centres[person] + rng.normal(0, 0.4, size))
-    camera_of, track, frame, seconds = (np.array(column) for column in zip(*rows, strict=True))
-    names = names or tuple(f"cam{number:02d}" for number in range(1, cameras + 1))
-    frame = frame + np.round(seconds * 2.5).astype(np.int64)
-    return Tracklets.from_features(
-        names, camera_of, track, frame, np.array(features, np.float32), seconds.astype(np.float64)
-    )
-
-
-def made_matches(people: int = 6, cameras: int = 3, **more: Any) -> Matches:
-    settings = MatchSettings(threshold=0.5, camera_whitening=None)
-    return match(made_tracklets(people, cameras, **more), settings=settings)
-
-
-def made_crop(number: int, height: int = 96, width: int = 48) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def held(page: Path, name: str) -> Any:
-    """What a data block of the page holds, found as a browser finds it: the element ends at the first </script>."""
+def embedded_data(page: Path, name: str) -> Any:
+    """Return the content of a data block, found as in a browser: the element ends at the first </script>."""
     text = page.read_text(encoding="utf-8")
     start = text.index(f'<script type="application/json" id="{name}">')
     block = text[text.index(">", start) + 1 :]
     return json.loads(block[: block.index("</script>")])
 
 
-def words_of(page: Path) -> str:
-    """The text of the page's upper part, without tags."""
+def header_text(page: Path) -> str:
+    """Return the text of the page's header, without tags."""
     text = page.read_text(encoding="utf-8")
-    return unescape(re.sub(r"<[^>]+>", " ", text[text.index("<header>") : text.index("</header>")]))
+    text = re.sub(r"<[^>]+>", " ", text[text.index("<header>") : text.index("</header>")])
+    return " ".join(unescape(text).split())
 
 
 def decoded(text: str) -> np.ndarray:
@@ -79,10 +49,10 @@ def decoded(text: str) -> np.ndarray:
 # ---------------------------------------------------------------- what is in the page
 
 
-def test_the_page_holds_the_tracklets_and_links_as_they_are(tmp_path: Path) -> None:
-    matches = made_matches()
+def test_the_page_contains_all_tracklets_and_links(tmp_path: Path) -> None:
+    matches = small_matches()
     page = write_match_report(matches, None, tmp_path / "report.html")
-    data, t = held(page, "data"), matches.tracklets
+    data, t = embedded_data(page, "data"), matches.tracklets
     assert data["cameras"] == ["cam01", "cam02", "cam03"]
     for name, column in (
         ("camera", t.camera),
@@ -95,45 +65,45 @@ def test_the_page_holds_the_tracklets_and_links_as_they_are(tmp_path: Path) -> N
     assert data["tracklets"]["start"] == pytest.approx(t.start.tolist(), abs=1e-3)
     assert data["tracklets"]["end"] == pytest.approx(t.end.tolist(), abs=1e-3)
     shown = {
-        (i, j): (d, p, bool(joined), data["links"]["reasons"][reason])
-        for i, j, d, p, joined, reason in zip(
-            *(data["links"][name] for name in ("first", "second", "distance", "probability", "joined", "reason")),
+        (i, j): (d, m, p, bool(joined), data["links"]["reasons"][reason])
+        for i, j, d, m, p, joined, reason in zip(
+            *(data["links"][n] for n in ("first", "second", "distance", "margin", "probability", "joined", "reason")),
             strict=True,
         )
     }
     links = matches.links
     assert len(shown) == len(links) > 10
     for row in range(len(links)):
-        d, p, joined, reason = shown[int(links.first[row]), int(links.second[row])]
+        d, m, p, joined, reason = shown[int(links.first[row]), int(links.second[row])]
         assert d == pytest.approx(links.distance[row], abs=1e-4)
+        assert m == (None if np.isinf(links.margin[row]) else pytest.approx(links.margin[row], abs=1e-4))
         assert p == pytest.approx(links.probability[row], abs=1e-4)
         assert (joined, reason) == (links.joined[row], links.forbidden_by[row])
-    assert held(page, "crops") == [[] for _ in range(len(t))]
+    assert embedded_data(page, "crops") == [[] for _ in range(len(t))]
 
 
-def test_the_numbers_and_the_threshold_are_said(tmp_path: Path) -> None:
-    matches = made_matches()
+def test_the_header_shows_counts_threshold_and_settings(tmp_path: Path) -> None:
+    matches = small_matches()
     identity = matches.identity.copy()
     identity[0] = identity.max() + 1
     alone = replace(matches, identity=identity, threshold=0.3217, fmr=0.015)
-    words = " ".join(words_of(write_match_report(alone, None, tmp_path / "report.html", title="Hall 3")).split())
-    assert "Hall 3" in words
-    assert "3 cameras 18 tracklets 7 identities 6 in two or more cameras 1 singles" in words
-    assert "distance of 0.3217 or less" in words
-    assert "1.5 % are expected to lie under it" in words
-    assert "settings / solver agglomerative" in words
-    assert "Scores" not in words
+    text = header_text(write_match_report(alone, None, tmp_path / "report.html", ReportOptions(title="Hall 3")))
+    assert "Hall 3" in text
+    assert "3 cameras 18 tracklets 7 identities 6 in two or more cameras 1 with one tracklet" in text
+    assert "at most the threshold 0.3217 (expected false-match rate 1.5 %)" in text
+    assert "settings / solver agglomerative" in text
+    assert "Scores" not in text
 
 
-def test_an_unknown_false_match_rate_is_not_made_up(tmp_path: Path) -> None:
-    words = words_of(write_match_report(replace(made_matches(), fmr=None), None, tmp_path / "report.html"))
-    assert "false-match" not in words
-    assert "nan" not in words
+def test_an_unknown_false_match_rate_is_not_shown(tmp_path: Path) -> None:
+    text = header_text(write_match_report(replace(small_matches(), fmr=None), None, tmp_path / "report.html"))
+    assert "false-match rate" not in text
+    assert "nan" not in text
 
 
-def test_scores_warnings_travel_clocks_and_what_was_left_out_are_shown(tmp_path: Path) -> None:
+def test_the_header_shows_scores_warnings_transitions_clocks_and_omissions(tmp_path: Path) -> None:
     matches = replace(
-        made_matches(),
+        small_matches(),
         transition_times={("cam01", "cam02"): (42.5, 3.25, 17)},
         clock_offsets={"cam02": -1.5, "cam01": 1.5},
     )
@@ -147,71 +117,79 @@ def test_scores_warnings_travel_clocks_and_what_was_left_out_are_shown(tmp_path:
         matches,
         None,
         tmp_path / "report.html",
-        scores=scores,
-        warnings=["The clocks disagree."],
-        left_out={"Tracks without an embedding": ["cam01, track 3", "cam02, track 9"], "Nothing": []},
+        ReportOptions(
+            scores=scores,
+            warnings=["The clocks disagree. See /home/me/private/cameras.yaml."],
+            left_out={"Tracks without an embedding": ["cam01, track 3", "cam02, track 9"], "Nothing": []},
+        ),
     )
-    words = " ".join(words_of(page).split())
-    assert "Scores against the truth that was given 81.2 % IDF1 70.0 % HOTA" in words
-    assert "IDTP 1,234" in words
-    assert "cam02 0.95 0.5" in words
-    assert "cam01 0.9 –" in words
-    assert "warnings: cam03 has no truth" in words
-    assert "Warnings The clocks disagree." in words
-    assert "Tracks without an embedding (2) cam01, track 3 cam02, track 9" in words
-    assert "Nothing" not in words
-    assert "cam01 cam02 42.5 3.2 17" in words
-    assert "cam01 +1.50 cam02 -1.50" in words
+    text = header_text(page)
+    assert "Scores against the given truth 81.2 % IDF1 70.0 % HOTA" in text
+    assert "IDTP 1,234" in text
+    assert "cam02 0.95 0.5" in text
+    assert "cam01 0.9 –" in text
+    assert "warnings: cam03 has no truth" in text
+    assert "Warnings The clocks disagree. See cameras.yaml." in text
+    assert "Tracks without an embedding (2) cam01, track 3 cam02, track 9" in text
+    assert "Nothing" not in text
+    assert "cam01 cam02 42.5 3.2 17" in text
+    assert "cam01 +1.50 cam02 -1.50" in text
 
 
-EVIL = "</script><script>alert(1)</script><!--"
-
-
-def test_no_text_from_outside_becomes_markup(tmp_path: Path) -> None:
-    matches = made_matches(names=(EVIL, "a & b", '"><img src=x onerror=alert(1)>'))
+def test_all_text_is_escaped(tmp_path: Path) -> None:
+    matches = small_matches(names=(MARKUP, "a & b", '"><img src=x onerror=alert(1)>'))
     matches = replace(
         matches,
-        protocol={EVIL: {EVIL: EVIL}},
-        transition_times={(EVIL, "a & b"): (1.0, 1.0, 1)},
-        clock_offsets={EVIL: 1.0},
+        protocol={MARKUP: {MARKUP: MARKUP}},
+        transition_times={(MARKUP, "a & b"): (1.0, 1.0, 1)},
+        clock_offsets={MARKUP: 1.0},
     )
     page = write_match_report(
         matches,
         {0: [b"no image"]},
         tmp_path / "report.html",
-        title=EVIL,
-        scores={EVIL: {EVIL: EVIL}, "overall": {EVIL: 1.0}, "rows": {EVIL: {EVIL: EVIL}}, "list": [EVIL]},
-        warnings=[EVIL],
-        left_out={EVIL: [EVIL]},
+        ReportOptions(
+            title=MARKUP,
+            scores={
+                MARKUP: {MARKUP: MARKUP},
+                "overall": {MARKUP: 1.0},
+                "rows": {MARKUP: {MARKUP: MARKUP}},
+                "list": [MARKUP],
+            },
+            warnings=[MARKUP],
+            left_out={MARKUP: [MARKUP]},
+        ),
     )
     text = page.read_text(encoding="utf-8")
     assert "alert(1)</script>" not in text
     assert "<img" not in text
     assert text.count("<script") == text.count("</script>") == 3
     assert "<!--" not in text
-    assert held(page, "data")["cameras"][0] == EVIL
-    assert words_of(page).count(EVIL) >= 12
+    assert embedded_data(page, "data")["cameras"][0] == MARKUP
+    assert header_text(page).count(MARKUP) >= 12
 
 
-def test_a_placeholder_in_a_text_is_left_as_text(tmp_path: Path) -> None:
-    page = write_match_report(made_matches(), None, tmp_path / "report.html", title="{{data}} {{script}}")
+def test_template_syntax_in_a_title_is_text(tmp_path: Path) -> None:
+    page = write_match_report(
+        small_matches(), None, tmp_path / "report.html", ReportOptions(title="{{data}} {{script}}")
+    )
     assert "<h1>{{data}} {{script}}</h1>" in page.read_text(encoding="utf-8")
 
 
-def test_nothing_from_outside_is_asked_for_and_only_this_script_may_run(tmp_path: Path) -> None:
-    text = write_match_report(made_matches(), None, tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_page_loads_nothing_and_allows_only_its_script(tmp_path: Path) -> None:
+    text = write_match_report(small_matches(), None, tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|url\(", text)
     script = text[text.rindex("<script>") + len("<script>") : text.rindex("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
 
 
-def test_values_that_are_not_numbers_are_unknown(tmp_path: Path) -> None:
-    matches = made_matches()
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    matches = small_matches()
     links = replace(matches.links, probability=np.full(len(matches.links), np.nan))
     confidence = np.full(len(matches.confidence), np.inf)
     page = write_match_report(replace(matches, links=links, confidence=confidence), None, tmp_path / "report.html")
-    data = held(page, "data")
+    data = embedded_data(page, "data")
     assert set(data["links"]["probability"]) == {None}
     assert set(data["tracklets"]["confidence"]) == {None}
 
@@ -225,58 +203,55 @@ def test_values_that_are_not_numbers_are_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_small_results_have_a_page(people: int, cameras: int, tmp_path: Path) -> None:
-    page = write_match_report(made_matches(people, cameras), None, tmp_path / "report.html")
-    assert len(held(page, "data")["tracklets"]["camera"]) == people * cameras
+    page = write_match_report(small_matches(people, cameras), None, tmp_path / "report.html")
+    assert len(embedded_data(page, "data")["tracklets"]["camera"]) == people * cameras
 
 
-def empty_matches() -> Matches:
-    none = np.zeros(0, np.int64)
-    tracklets = Tracklets.from_features(("cam01", "cam02"), none, none, none, np.zeros((0, 4), np.float32))
-    floats = np.zeros(0)
-    links = Links(none, none, floats.astype(np.float32), floats, floats, np.zeros(0, object), np.zeros(0, bool))
-    return Matches(tracklets, none, floats, links, 0.5, 0.01, {})
-
-
-def test_no_tracklets_at_all_have_a_page(tmp_path: Path) -> None:
+def test_a_result_without_tracklets_has_a_page(tmp_path: Path) -> None:
     page = write_match_report(empty_matches(), None, tmp_path / "report.html")
-    assert held(page, "data")["tracklets"]["camera"] == []
-    assert "0 tracklets" in " ".join(words_of(page).split())
+    assert embedded_data(page, "data")["tracklets"]["camera"] == []
+    assert "0 tracklets" in header_text(page)
 
 
-def test_the_run_has_one_name_until_its_result_changes(tmp_path: Path) -> None:
-    matches = made_matches()
-    runs = [held(write_match_report(m, None, tmp_path / "r.html"), "data")["run"] for m in (matches, made_matches())]
+def test_the_run_id_changes_with_the_result(tmp_path: Path) -> None:
+    matches = small_matches()
+    runs = [
+        embedded_data(write_match_report(m, None, tmp_path / "r.html"), "data")["run"]
+        for m in (matches, small_matches())
+    ]
     assert runs[0] == runs[1]
     identity = matches.identity.copy()
     identity[0] += 1
     changed = write_match_report(replace(matches, identity=identity), None, tmp_path / "r.html")
-    assert held(changed, "data")["run"] != runs[0]
+    assert embedded_data(changed, "data")["run"] != runs[0]
 
 
-def test_the_most_doubtful_pairs_are_kept_and_the_rest_counted(tmp_path: Path) -> None:
-    matches = made_matches()
+def test_the_least_certain_pairs_are_kept_and_the_rest_counted(tmp_path: Path) -> None:
+    matches = small_matches()
     n = len(matches.links)
     rng = np.random.default_rng(3)
-    links = replace(matches.links, probability=rng.permutation(np.linspace(0.001, 0.999, n)))
-    page = write_match_report(replace(matches, links=links), None, tmp_path / "report.html", max_links=7)
-    data = held(page, "data")["links"]
-    one = matches.identity[links.first] == matches.identity[links.second]
+    size = rng.permutation(np.linspace(0.001, 0.999, n))
+    links = replace(matches.links, margin=np.where(matches.links.joined, size, -size))
+    options = ReportOptions(max_links=7)
+    page = write_match_report(replace(matches, links=links, threshold=0.5), None, tmp_path / "report.html", options)
+    data = embedded_data(page, "data")["links"]
     expected = []
-    for i, j, p, joined in zip(links.first, links.second, links.probability, one, strict=True):
-        wrong = 1 - p if joined else p
-        expected.append((-max(1 - abs(2 * p - 1), wrong), int(i), int(j)))
+    for i, j, margin, distance, joined in zip(
+        links.first, links.second, links.margin, links.distance, links.joined, strict=True
+    ):
+        expected.append((-max(-abs(margin), distance - 0.5 if joined else 0.5 - distance), int(i), int(j)))
     assert list(zip(data["first"], data["second"], strict=True)) == [(i, j) for _, i, j in sorted(expected)[:7]]
-    assert f"{n - 7} of {n}: those least in doubt" in words_of(page)
+    assert f"{n - 7} of {n}: the most certain pairs" in header_text(page)
 
 
-def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> None:
+def test_timing_rules_and_given_constraints_are_embedded(tmp_path: Path) -> None:
     cameras = Cameras(
         {name: Camera() for name in ("cam01", "cam02", "cam03")},
         overlapping=frozenset({frozenset({"cam01", "cam03"})}),
         transition_times={("cam01", "cam02"): (20.0, 90.0), ("cam03", "cam02"): (math.inf, math.inf)},
         overlaps_known=True,
     )
-    tracklets = made_tracklets()
+    tracklets = bundled_tracklets()
     frame = int(tracklets.first_frame[0])
     constraints = Constraints(
         must_link=((("cam01", int(tracklets.track[0]), frame), ("cam02", 11, -1)),),
@@ -285,14 +260,16 @@ def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> 
     )
     settings = MatchSettings(threshold=0.5, camera_whitening=None)
     matches = match(tracklets, cameras=cameras, settings=settings, constraints=constraints)
-    page = write_match_report(matches, None, tmp_path / "r.html", cameras=cameras, constraints=constraints)
-    rules = held(page, "data")["rules"]
+    page = write_match_report(
+        matches, None, tmp_path / "r.html", ReportOptions(cameras=cameras, constraints=constraints)
+    )
+    rules = embedded_data(page, "data")["rules"]
     assert rules["tolerance"] == 0.5
     assert rules["non_overlapping"] == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     assert rules["min_transition_time"][0][1] == 20.0
     assert rules["min_transition_time"][2][1] == rules["never"]
     assert rules["min_transition_time"][1][0] == -rules["never"]
-    assert rules["kept"] == {
+    assert rules["given"] == {
         "merge": [[["cam01", int(tracklets.track[0]), frame], ["cam02", 11]]],
         "split": [[["cam01", 0], ["cam03", 20]]],
         "tolerance": 0.5,
@@ -302,10 +279,10 @@ def test_rules_of_time_and_former_decisions_go_with_the_page(tmp_path: Path) -> 
     assert rules["cannot"] == [[row[0, 0], row[2, 20]]]
 
 
-def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(ReidError, match="taken"):
-        write_match_report(made_matches(), None, tmp_path / "taken" / "report.html")
+        write_match_report(small_matches(), None, tmp_path / "taken" / "report.html")
 
 
 # ---------------------------------------------------------------- crops
@@ -315,8 +292,8 @@ def test_crops_keep_their_order_proportions_and_colours(tmp_path: Path) -> None:
     red, tall = np.zeros((200, 100, 3), np.uint8), np.zeros((192, 48, 3), np.uint8)
     red[..., 0], tall[..., 2] = 200, 200
     file = cv2.imencode(".png", red[:, :, ::-1])[1].tobytes()
-    page = write_match_report(made_matches(), {3: [red, tall], 5: [file]}, tmp_path / "report.html")
-    crops = held(page, "crops")
+    page = write_match_report(small_matches(), {3: [red, tall], 5: [file]}, tmp_path / "report.html")
+    crops = embedded_data(page, "crops")
     assert [len(of) for of in crops[:7]] == [0, 0, 0, 2, 0, 1, 0]
     assert decoded(crops[3][0]).shape == (96, 48, 3)
     assert decoded(crops[3][1]).shape == (96, 24, 3)
@@ -326,80 +303,82 @@ def test_crops_keep_their_order_proportions_and_colours(tmp_path: Path) -> None:
 
 
 def test_a_very_wide_crop_stays_small(tmp_path: Path) -> None:
-    page = write_match_report(made_matches(), {0: [np.zeros((2, 500, 3), np.uint8)]}, tmp_path / "report.html")
-    assert decoded(held(page, "crops")[0][0]).shape == (96, 288, 3)
+    page = write_match_report(small_matches(), {0: [np.zeros((2, 500, 3), np.uint8)]}, tmp_path / "report.html")
+    assert decoded(embedded_data(page, "crops")[0][0]).shape == (96, 288, 3)
 
 
 def test_at_most_six_crops_of_a_tracklet_are_embedded(tmp_path: Path) -> None:
-    page = write_match_report(made_matches(), {0: [made_crop(n) for n in range(9)]}, tmp_path / "report.html")
-    assert len(held(page, "crops")[0]) == 6
+    page = write_match_report(small_matches(), {0: [random_crop(n) for n in range(9)]}, tmp_path / "report.html")
+    assert len(embedded_data(page, "crops")[0]) == 6
 
 
-def test_whole_rounds_of_crops_fill_the_budget(tmp_path: Path) -> None:
-    crops = {row: [made_crop(10 * row + n) for n in range(4)] for row in range(18)}
-    everything = held(write_match_report(made_matches(), crops, tmp_path / "r.html"), "crops")
+def test_whole_rounds_of_crops_fill_the_size_limit(tmp_path: Path) -> None:
+    crops = {row: [random_crop(10 * row + n) for n in range(4)] for row in range(18)}
+    everything = embedded_data(write_match_report(small_matches(), crops, tmp_path / "r.html"), "crops")
     size = sum(len(text) for of in everything for text in of)
-    page = write_match_report(made_matches(), crops, tmp_path / "r.html", budget=int(0.6 * size))
-    fewer = held(page, "crops")
+    page = write_match_report(small_matches(), crops, tmp_path / "r.html", ReportOptions(max_bytes=int(0.6 * size)))
+    fewer = embedded_data(page, "crops")
     assert [len(of) for of in everything] == [4] * 18
     assert [len(of) for of in fewer] == [2] * 18
     assert [of[:2] for of in everything] == fewer
-    assert "did not fit" not in words_of(page)
+    assert "did not fit" not in header_text(page)
 
 
-def test_crops_are_made_smaller_before_any_is_left_out(tmp_path: Path) -> None:
-    crops = {row: [made_crop(row)] for row in range(18)}
-    full = sum(len(of[0]) for of in held(write_match_report(made_matches(), crops, tmp_path / "r.html"), "crops"))
-    page = write_match_report(made_matches(), crops, tmp_path / "r.html", budget=full // 2)
-    assert {decoded(of[0]).shape for of in held(page, "crops")} == {(48, 24, 3)}
-    assert "did not fit" not in words_of(page)
+def test_crops_are_scaled_down_before_any_is_omitted(tmp_path: Path) -> None:
+    crops = {row: [random_crop(row)] for row in range(18)}
+    full = sum(
+        len(of[0]) for of in embedded_data(write_match_report(small_matches(), crops, tmp_path / "r.html"), "crops")
+    )
+    page = write_match_report(small_matches(), crops, tmp_path / "r.html", ReportOptions(max_bytes=full // 2))
+    assert {decoded(of[0]).shape for of in embedded_data(page, "crops")} == {(48, 24, 3)}
+    assert "did not fit" not in header_text(page)
 
 
-def test_what_does_not_fit_is_listed_and_pairs_in_doubt_come_first(tmp_path: Path) -> None:
-    crops = {row: [made_crop(row)] for row in range(18)}
-    page = write_match_report(made_matches(), crops, tmp_path / "r.html", budget=6000, max_links=1)
-    data, embedded = held(page, "data"), held(page, "crops")
+def test_omitted_crops_are_listed_and_uncertain_pairs_come_first(tmp_path: Path) -> None:
+    crops = {row: [random_crop(row)] for row in range(18)}
+    page = write_match_report(small_matches(), crops, tmp_path / "r.html", ReportOptions(max_bytes=6000, max_links=1))
+    data, embedded = embedded_data(page, "data"), embedded_data(page, "crops")
     have = {row for row in range(18) if embedded[row]}
     assert 2 <= len(have) < 18
     assert {data["links"]["first"][0], data["links"]["second"][0]} <= have
     assert sum(len(text) for of in embedded for text in of) <= 6000
-    assert f"Crops that did not fit in 0.006 MB ({18 - len(have)})" in words_of(page)
+    assert f"Crops that did not fit into 0.006 MB ({18 - len(have)})" in header_text(page)
 
 
-def test_an_unreadable_file_is_listed_and_the_others_kept(tmp_path: Path) -> None:
-    matches = made_matches()
-    crops = {1: [b"not a picture", made_crop(1)], 2: [b""], 4: [made_crop(4)]}
+def test_an_unreadable_crop_is_listed_and_the_others_kept(tmp_path: Path) -> None:
+    matches = small_matches()
+    crops = {1: [b"not a picture", random_crop(1)], 2: [b""], 4: [random_crop(4)]}
     page = write_match_report(matches, crops, tmp_path / "r.html")
-    assert [len(of) for of in held(page, "crops")[:6]] == [0, 1, 0, 0, 1, 0]
-    words = words_of(page)
-    assert "Crops that could not be read (2)" in words
-    assert f"cam01, track {matches.tracklets.track[1]}: 13 bytes that are no JPEG or PNG" in words
+    assert [len(of) for of in embedded_data(page, "crops")[:6]] == [0, 1, 0, 0, 1, 0]
+    text = header_text(page)
+    assert "Crops that could not be read (2)" in text
+    assert f"cam01, track {matches.tracklets.track[1]}: 13 bytes are not a JPEG or PNG" in text
 
 
 @pytest.mark.parametrize(
-    ("crop", "words"),
+    ("crop", "text"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"tracklet 2: it must be uint8 \[H, W, 3\] RGB .* not float32 \[4, 4, 3\]"),
-        (np.zeros((4, 4), np.uint8), r"not uint8 \[4, 4\]"),  # gray
+        (np.zeros((4, 4, 3), np.float32), r"tracklet 2: it is float32 \[4, 4, 3\]\. Pass uint8 \[H, W, 3\] RGB"),
+        (np.zeros((4, 4), np.uint8), r"it is uint8 \[4, 4\]"),  # gray
         (np.zeros((0, 4, 3), np.uint8), r"is empty, \[0, 4, 3\]"),
-        ("crop.jpg", "not str"),  # a path is not bytes
+        ("crop.jpg", "it is str"),  # a path is not bytes
     ],
 )
-def test_a_crop_of_another_kind_is_refused(crop: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ReidError, match=words):
-        write_match_report(made_matches(), {2: [crop]}, tmp_path / "r.html")
+def test_a_crop_of_another_type_is_refused(crop: Any, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ReidError, match=text):
+        write_match_report(small_matches(), {2: [crop]}, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
 
-def test_crops_of_a_tracklet_that_is_not_there_are_refused(tmp_path: Path) -> None:
+def test_crops_of_a_missing_tracklet_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReidError, match=r"tracklet 18, but only 18 tracklets"):
-        write_match_report(made_matches(), {18: [made_crop(0)]}, tmp_path / "r.html")
+        write_match_report(small_matches(), {18: [random_crop(0)]}, tmp_path / "r.html")
 
 
 # ---------------------------------------------------------------- heads
 
 
-def obvious_pixelation(crop: np.ndarray, block: int, rows: int) -> np.ndarray:
+def reference_pixelation(crop: np.ndarray, block: int, rows: int) -> np.ndarray:
     out = crop.astype(float)
     for y in range(rows):
         for x in range(crop.shape[1]):
@@ -421,31 +400,31 @@ def obvious_pixelation(crop: np.ndarray, block: int, rows: int) -> np.ndarray:
         (1, 1, 4, 1),  # one pixel
     ],
 )
-def test_heads_become_blocks_and_the_rest_is_as_it_was(height: int, width: int, block: int, rows: int) -> None:
-    crop = made_crop(height, height, width)
+def test_heads_become_blocks_and_the_rest_does_not_change(height: int, width: int, block: int, rows: int) -> None:
+    crop = random_crop(height, height, width)
     before = crop.copy()
     (coarse,) = pixelate_heads([crop])
-    assert rows >= HEAD_SHARE * height
-    assert np.array_equal(coarse, obvious_pixelation(crop, block, rows))
+    assert rows >= HEAD_FRACTION * height
+    assert np.array_equal(coarse, reference_pixelation(crop, block, rows))
     assert np.array_equal(coarse[rows:], crop[rows:])
     assert np.array_equal(crop, before)
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.0, 0), (0.5, 48), (1.0, 96)])
-def test_the_share_of_the_crop_can_be_chosen(share: float, rows: int) -> None:
-    crop = made_crop(0)
-    (coarse,) = pixelate_heads([crop], share)
-    assert np.array_equal(coarse, obvious_pixelation(crop, 4, rows))
+@pytest.mark.parametrize(("fraction", "rows"), [(0.0, 0), (0.5, 48), (1.0, 96)])
+def test_the_pixelated_fraction_can_be_chosen(fraction: float, rows: int) -> None:
+    crop = random_crop(0)
+    (coarse,) = pixelate_heads([crop], fraction)
+    assert np.array_equal(coarse, reference_pixelation(crop, 4, rows))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
+def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
     with pytest.raises(ReidError, match=r"0\.\.1"):
-        pixelate_heads([made_crop(0)], share)
+        pixelate_heads([random_crop(0)], fraction)
 
 
 def shuffled_in_blocks(crop: np.ndarray, rows: int, block: int = 4) -> np.ndarray:
-    """Another picture with the same block means: pixels moved within each block of the upper rows."""
+    """Return a crop with the same block means: pixels are moved within each block of the upper rows."""
     rng = np.random.default_rng(1)
     other = crop.copy()
     for top in range(0, rows, block):
@@ -455,32 +434,35 @@ def shuffled_in_blocks(crop: np.ndarray, rows: int, block: int = 4) -> np.ndarra
     return other
 
 
-def test_what_is_embedded_of_a_head_holds_its_block_means_and_no_more(tmp_path: Path) -> None:
-    """Two heads that differ in everything but the means of their blocks give the same bytes: none can be had back."""
-    crop = made_crop(7)
+def test_embedded_heads_contain_only_block_means(tmp_path: Path) -> None:
+    """Two heads with the same block means give the same bytes, so the original cannot be restored."""
+    crop = random_crop(7)
     other = shuffled_in_blocks(crop, 24)
     assert not np.array_equal(crop, other)
     crops = {0: [crop], 1: [other], 2: [cv2.imencode(".png", crop[:, :, ::-1])[1].tobytes()]}
-    page = write_match_report(made_matches(), crops, tmp_path / "r.html", pixelate_heads=True)
-    hidden = held(page, "crops")
+    page = write_match_report(small_matches(), crops, tmp_path / "r.html", ReportOptions(pixelate_heads=True))
+    hidden = embedded_data(page, "crops")
     assert hidden[0] == hidden[1] == hidden[2]
-    plain = held(write_match_report(made_matches(), crops, tmp_path / "plain.html"), "crops")
+    plain = embedded_data(write_match_report(small_matches(), crops, tmp_path / "plain.html"), "crops")
     assert plain[0] != plain[1]
-    assert "upper 22 % of each crop was made of coarse blocks" in words_of(page)
+    assert "upper 22 % of each crop was pixelated" in header_text(page)
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 48), (300, 140)])
-def test_the_decoded_head_is_flat_within_blocks_and_the_body_is_not(height: int, width: int, tmp_path: Path) -> None:
-    crops = {0: [made_crop(1, height, width)]}
+def test_decoded_heads_are_flat_within_blocks_and_bodies_are_not(height: int, width: int, tmp_path: Path) -> None:
+    crops = {0: [random_crop(1, height, width)]}
     hidden, plain = (
         decoded(
-            held(write_match_report(made_matches(), crops, tmp_path / "r.html", pixelate_heads=hide), "crops")[0][0]
+            embedded_data(
+                write_match_report(small_matches(), crops, tmp_path / "r.html", ReportOptions(pixelate_heads=hide)),
+                "crops",
+            )[0][0]
         )
         for hide in (True, False)
     )
 
     def detail(image: np.ndarray) -> float:
-        """Mean spread within the 4 x 4 blocks of the head, in gray levels."""
+        """Return the mean spread within the 4 x 4 blocks of the head, in grey levels."""
         head = image[:24, : image.shape[1] // 4 * 4].astype(float)
         return float(head.reshape(6, 4, -1, 4, 3).std(axis=(1, 3)).mean())
 

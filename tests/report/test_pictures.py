@@ -1,4 +1,4 @@
-"""What the pictures of distances, cameras, identities and activations show, read from the figures themselves."""
+"""Content of the pictures of distances, cameras, identities and activations, read from the figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from reid.report.style import DARK, FORMATS, GREEN, LIGHT, MARKERS, RED, picture
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures saved in a test, in order."""
+    """Return the figures that a test saves, in order."""
     saved, save = [], Figure.savefig
 
     def keep(self, *given, **settings):
@@ -43,15 +43,15 @@ def figures(monkeypatch):
     return saved
 
 
-def made_counts(seed=0, n=(500, 9000), bins=1000):
+def random_counts(seed=0, n=(500, 9000), bins=1000):
     rng = np.random.default_rng(seed)
     edges = np.linspace(0, 2, bins + 1)
     genuine, impostor = rng.normal(0.4, 0.1, n[0]), rng.normal(1.0, 0.15, n[1])
     counted = [np.histogram(values.clip(0, 2), edges)[0] for values in (genuine, impostor)]
-    return PairCounts(edges, *counted, metric="cosine", pairs="made")
+    return PairCounts(edges, *counted, metric="cosine", pairs="random")
 
 
-def made_pairs(mAP):
+def camera_pairs(mAP):
     mAP = np.asarray(mAP, dtype=np.float64)
     cameras = [np.arange(1, n + 1) for n in mAP.shape]
     return CameraPairs(*cameras, mAP=mAP, rank1=np.sqrt(mAP), queries=np.isfinite(mAP).astype(np.int64) * 7)
@@ -62,9 +62,9 @@ VERIFIED = verify(np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) %
 CROPS = [np.full((64, 32, 3), 40 * i, dtype=np.uint8) for i in range(1, 4)]
 PLOTS = {
     "cmc": partial(plot_cmc, {"a": RANKED}),
-    "distances": partial(plot_distances, made_counts(), thresholds={"t": 0.5}),
+    "distances": partial(plot_distances, random_counts(), thresholds={"t": 0.5}),
     "roc": partial(plot_roc, {"a": VERIFIED}),
-    "cameras": partial(plot_camera_pairs, made_pairs([[np.nan, 0.3], [0.7, np.nan]])),
+    "cameras": partial(plot_camera_pairs, camera_pairs([[np.nan, 0.3], [0.7, np.nan]])),
     "map": partial(plot_embedding_map, {"PCA": np.eye(4)[:, :2]}, [1, 1, 2, 2], [1, 2, 1, 2]),
     "activations": partial(plot_activations, CROPS, np.ones((3, 4, 2))),
 }
@@ -80,7 +80,7 @@ def test_every_picture_in_every_format(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_picture_is_dark_when_asked(tmp_path, name):
+def test_every_picture_has_a_dark_theme(tmp_path, name):
     corners = []
     for dark in (False, True):
         pixels = cv2.imread(str(PLOTS[name](tmp_path / "x.png", dark=dark)))
@@ -90,8 +90,8 @@ def test_every_picture_is_dark_when_asked(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_another_suffix_is_refused_and_nothing_is_left(tmp_path, name):
-    with pytest.raises(ReidError, match="must end in"):
+def test_an_unknown_format_is_refused_and_leaves_no_file(tmp_path, name):
+    with pytest.raises(ReidError, match="no known picture format"):
         PLOTS[name](tmp_path / "x.bmp")
     assert not list(tmp_path.iterdir())
 
@@ -109,7 +109,7 @@ def test_the_text_of_a_pdf_is_text_of_a_truetype_font(tmp_path):
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
-def test_lines_stand_out_from_their_paper(theme):
+def test_lines_have_enough_contrast(theme):
     def luminance(colour):
         channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgba(colour)[:3]]
         return float(np.dot(channels, [0.2126, 0.7152, 0.0722]))
@@ -125,7 +125,7 @@ def test_lines_stand_out_from_their_paper(theme):
     assert len(set(theme.lines)) == 7
 
 
-def test_settings_of_matplotlib_are_left_as_they_were(tmp_path):
+def test_matplotlib_settings_do_not_change(tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -140,7 +140,7 @@ def test_settings_of_matplotlib_are_left_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_merged_bins_lose_nothing(seed):
+def test_merged_bins_keep_all_counts(seed):
     rng = np.random.default_rng(seed)
     edges = np.sort(rng.random(rng.integers(2, 400)))
     columns = tuple(rng.integers(0, 3, len(edges) - 1) * (rng.random(len(edges) - 1) < 0.3) for _ in range(2))
@@ -155,13 +155,13 @@ def test_merged_bins_lose_nothing(seed):
         assert bar.tolist() == [column[a:b].sum() for a, b in pairwise(at)]
 
 
-def test_no_counts_at_all_keep_the_whole_range():
+def test_empty_bins_keep_the_whole_range():
     edges, (none,) = merged_bins(np.array([0.0, 1.0, 2.0]), (np.zeros(2, dtype=np.int64),), 1)
     assert (edges.tolist(), none.tolist()) == ([0.0, 2.0], [0])
 
 
 def test_bars_sum_to_all_pairs_and_lines_stand_at_the_thresholds(tmp_path, figures):
-    counts = made_counts()
+    counts = random_counts()
     plot_distances(counts, tmp_path / "x.png", thresholds={"asked": 0.61803, "equal": 0.7})
     axes = figures[0].axes[0]
     bars = [patch.get_data() for patch in axes.patches if isinstance(patch, StepPatch)]
@@ -185,14 +185,14 @@ def test_bars_sum_to_all_pairs_and_lines_stand_at_the_thresholds(tmp_path, figur
     ids=["no pair of one person", "no pair of different people"],
 )
 def test_one_kind_of_pairs_alone(tmp_path, figures, n, words):
-    plot_distances(made_counts(n=n), tmp_path / "x.png")
+    plot_distances(random_counts(n=n), tmp_path / "x.png")
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == words
 
 
 def test_without_pairs_there_is_nothing_to_draw(tmp_path):
     with pytest.raises(ReidError, match="no pairs"):
-        plot_distances(made_counts(n=(0, 0)), tmp_path / "x.png")
-    with pytest.raises(ReidError, match="No result"):
+        plot_distances(random_counts(n=(0, 0)), tmp_path / "x.png")
+    with pytest.raises(ReidError, match="There is no result"):
         plot_roc({}, tmp_path / "x.png")
 
 
@@ -212,7 +212,7 @@ def test_the_roc_holds_the_curve_in_percent(tmp_path, figures):
 
 def test_the_heat_map_writes_every_number_that_there_is(tmp_path, figures):
     mAP = [[np.nan, 0.25, 0.5], [0.81, np.nan, 1.0]]
-    plot_camera_pairs(made_pairs(mAP), tmp_path / "x.png")
+    plot_camera_pairs(camera_pairs(mAP), tmp_path / "x.png")
     for axes, values in zip(figures[0].axes, (np.array(mAP), np.sqrt(mAP)), strict=True):
         written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
         assert written == {
@@ -223,15 +223,15 @@ def test_the_heat_map_writes_every_number_that_there_is(tmp_path, figures):
 
 
 def test_many_cameras_and_one(tmp_path):
-    many = plot_camera_pairs(made_pairs(np.random.default_rng(0).random((15, 15))), tmp_path / "many.png")
-    one = plot_camera_pairs(made_pairs([[0.5]]), tmp_path / "one.png")
+    many = plot_camera_pairs(camera_pairs(np.random.default_rng(0).random((15, 15))), tmp_path / "many.png")
+    one = plot_camera_pairs(camera_pairs([[0.5]]), tmp_path / "one.png")
     assert max(cv2.imread(str(many)).shape) < 2200
     assert min(cv2.imread(str(one)).shape[:2]) > 200
 
 
 def test_no_pair_of_cameras(tmp_path):
     with pytest.raises(ReidError, match="No pair of cameras"):
-        plot_camera_pairs(made_pairs([[np.nan]]), tmp_path / "x.png")
+        plot_camera_pairs(camera_pairs([[np.nan]]), tmp_path / "x.png")
 
 
 # --- map of identities
@@ -259,24 +259,26 @@ def test_without_cameras_there_is_one_shape_and_no_legend(tmp_path, figures):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
-        pytest.param(({}, [1], [1]), "No points", id="no projection"),
-        pytest.param(({"PCA": np.zeros((0, 2))}, [], []), "No points", id="no rows"),
-        pytest.param(({"PCA": np.zeros((3, 2))}, [1, 2], [1, 2]), "does not fit 2 pids", id="more points than pids"),
-        pytest.param(({"PCA": np.zeros((2, 3))}, [1, 2], [1, 2]), r"\(2, 3\) does not fit", id="in space"),
-        pytest.param(({"PCA": np.zeros((2, 2))}, [1, 2], [1]), "1 cameras", id="fewer cameras"),
+        pytest.param(({}, [1], [1]), "There are no points", id="no projection"),
+        pytest.param(({"PCA": np.zeros((0, 2))}, [], []), "There are no points", id="no rows"),
+        pytest.param(
+            ({"PCA": np.zeros((3, 2))}, [1, 2], [1, 2]), "2 pids and 2 camids differ", id="more points than pids"
+        ),
+        pytest.param(({"PCA": np.zeros((2, 3))}, [1, 2], [1, 2]), r"\(2, 3\), 2 pids", id="in space"),
+        pytest.param(({"PCA": np.zeros((2, 2))}, [1, 2], [1]), "1 camids", id="fewer cameras"),
     ],
 )
-def test_map_errors(tmp_path, given, words):
-    with pytest.raises(ReidError, match=words):
+def test_map_errors(tmp_path, given, message):
+    with pytest.raises(ReidError, match=message):
         plot_embedding_map(*given, tmp_path / "x.png")
 
 
 # --- activations
 
 
-def test_the_brightest_place_of_the_picture_is_where_the_map_is_high(tmp_path):
+def test_the_picture_is_brightest_where_the_map_is_highest(tmp_path):
     maps = np.zeros((1, 4, 2))
     maps[0, 3, 1] = 1
     crop = np.full((64, 32, 3), 60, dtype=np.uint8)
@@ -288,7 +290,7 @@ def test_the_brightest_place_of_the_picture_is_where_the_map_is_high(tmp_path):
     assert column > 0.5 * overlay.shape[1]
 
 
-def test_names_stand_beneath_and_rows_of_six(tmp_path, figures):
+def test_names_are_below_the_crops_in_rows_of_six(tmp_path, figures):
     images, maps = [CROPS[0]] * 8, np.zeros((8, 4, 2))
     plot_activations(images, maps, tmp_path / "x.png", names=[f"name {i}" for i in range(8)])
     texts = figures[0].axes[0].texts
@@ -297,17 +299,17 @@ def test_names_stand_beneath_and_rows_of_six(tmp_path, figures):
 
 
 @pytest.mark.parametrize(
-    ("given", "settings", "words"),
+    ("given", "settings", "message"),
     [
-        pytest.param(([], np.zeros((0, 4, 2))), {}, "No crop", id="none"),
+        pytest.param(([], np.zeros((0, 4, 2))), {}, "There are no crops", id="none"),
         pytest.param((CROPS, np.zeros((2, 4, 2))), {}, "3 images", id="fewer maps"),
         pytest.param((CROPS, np.zeros((3, 4))), {}, r"\(3, 4\)", id="maps without columns"),
         pytest.param((CROPS, np.zeros((3, 4, 2))), {"names": ["a"]}, "1 names", id="fewer names"),
         pytest.param((["nowhere.jpg"], np.zeros((1, 4, 2))), {}, "nowhere.jpg", id="a path to nothing"),
     ],
 )
-def test_activation_errors(tmp_path, given, settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_activation_errors(tmp_path, given, settings, message):
+    with pytest.raises(ReidError, match=message):
         plot_activations(*given, tmp_path / "x.png", **settings)
     assert not list(tmp_path.iterdir())
 
@@ -315,7 +317,7 @@ def test_activation_errors(tmp_path, given, settings, words):
 # --- chosen queries
 
 
-def test_queries_are_named_by_row_or_by_identity():
+def test_queries_are_selected_by_row_or_by_pid():
     chosen = read_queries(["3, 0", "pid:42", "3"])
     assert chosen == [("query", 3), ("query", 0), ("pid", 42), ("query", 3)]
     assert find_queries(chosen, [42, 7, 42, 8]).tolist() == [3, 0, 2]
@@ -324,15 +326,15 @@ def test_queries_are_named_by_row_or_by_identity():
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "pid:", "pid:x", "1.5", "", "3,", "cam:3", "pid:1:2"])
-def test_what_is_no_query_is_refused(text):
-    with pytest.raises(ReidError, match="Cannot tell a query"):
+def test_an_invalid_query_is_refused(text):
+    with pytest.raises(ReidError, match="is not a query"):
         read_queries([text])
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
-    [([("query", 2)], "town has no query 2.*0..1"), ([("pid", 3)], "No query of town has pid 3.*5..6")],
+    ("chosen", "message"),
+    [([("query", 2)], "town has no query 2.*0 to 1"), ([("pid", 3)], "No query of town has pid 3.*5 to 6")],
 )
-def test_queries_that_are_not_there(chosen, words):
-    with pytest.raises(ReidError, match=words):
+def test_missing_queries_are_refused(chosen, message):
+    with pytest.raises(ReidError, match=message):
         find_queries(chosen, [5, 6], "town")

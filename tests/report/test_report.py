@@ -12,8 +12,8 @@ from rich.console import Console
 
 from reid.core.errors import ReidError
 from reid.evaluation import evaluate_distances, top_matches
-from reid.report import Scored, choose_queries, describe_protocol, plot_cmc, plot_rank_lists, results_table
-from reid.report.ranklists import _placed, pixels_of
+from reid.report import RankLists, Scored, choose_queries, describe_protocol, plot_cmc, plot_rank_lists, results_table
+from reid.report.ranklists import fit_image, read_image
 from reid.report.style import BLUE, GREEN, GREY, RED
 
 # Four queries. Places of the right match: 1, 3, 2; the fourth query has none.
@@ -33,9 +33,10 @@ INDICES = [[2, 0, 1, 3, -1], [1, 0, 2, 3, -1]]
 LABELS = ([5, 6], [5, 6, 5, -1], [1, 3], [2, 2, 1, 1])
 
 
-def draw(path, *, images=IMAGES, gallery=GALLERY, indices=INDICES, queries=(0, 1), **settings):
+def draw(path, *, images=IMAGES, gallery=GALLERY, indices=INDICES, queries=(0, 1), title="", **columns):
     distances = [[0.05, 0.125, 0.25, 0.5, np.inf]] * 2
-    return plot_rank_lists(images, gallery, indices, distances, *LABELS, path, queries=queries, **settings)
+    lists = RankLists(images, gallery, indices, distances, *LABELS, **columns)
+    return plot_rank_lists(lists, path, queries=queries, title=title)
 
 
 def colours_of(picture):
@@ -54,7 +55,7 @@ def test_cmc_is_drawn_in_each_format(tmp_path, suffix):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_cmc_names_every_run_with_its_scores(tmp_path):
+def test_the_cmc_legend_shows_every_run_with_its_scores(tmp_path):
     text = plot_cmc({f"run {i}": RESULT for i in range(9)} | {"best": BETTER}, tmp_path / "cmc.svg").read_text()
     for name in ("best", "run 0", "run 8", "rank-1 33.3 %, mAP 61.1 %", "rank-1 100.0 %, mAP 100.0 %"):
         assert f"<!-- {name} -->" in text
@@ -69,9 +70,9 @@ def test_a_curve_of_one_rank_can_be_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("results", "name", "words"),
     [
-        pytest.param({}, "cmc.png", "No result", id="nothing to draw"),
-        pytest.param({"a": RESULT}, "cmc.bmp", "must end in .pdf, .png, .svg", id="unknown format"),
-        pytest.param({"a": RESULT}, "cmc", "must end in", id="no format"),
+        pytest.param({}, "cmc.png", "There is no result", id="nothing to draw"),
+        pytest.param({"a": RESULT}, "cmc.bmp", "Use .pdf, .png, .svg", id="unknown format"),
+        pytest.param({"a": RESULT}, "cmc", "no known picture format", id="no format"),
         pytest.param({"a": RESULT}, "file/cmc.png", "Cannot write", id="a file where a folder should be"),
     ],
 )
@@ -93,14 +94,14 @@ def test_queries_are_chosen_by_average_precision():
 
 
 @pytest.mark.parametrize(
-    ("choice", "n", "words"), [("wrost", 3, "Did you mean 'worst'"), ("best", 0, "at least 1, not 0")]
+    ("choice", "n", "words"), [("wrost", 3, "Did you mean 'worst'"), ("best", 0, "Pass at least 1")]
 )
 def test_choices_out_of_range(choice, n, words):
     with pytest.raises(ReidError, match=words):
         choose_queries(RESULT, choice, n)
 
 
-def test_rank_lists_mark_each_place_by_colour_and_sign(tmp_path):
+def test_rank_lists_mark_each_crop_by_colour_and_sign(tmp_path):
     picture = draw(tmp_path / "lists.png", ap=[0.5, 1.0], title="worst")
     assert {rgb(colour) for colour in (BLUE, GREEN, RED, GREY)} <= colours_of(picture)
     text = draw(tmp_path / "lists.svg", ap=[0.5, 1.0], title="the worst").read_text()
@@ -110,12 +111,12 @@ def test_rank_lists_mark_each_place_by_colour_and_sign(tmp_path):
     assert "<!-- inf -->" not in text
 
 
-def test_without_the_camera_rule_nothing_of_an_identity_is_grey(tmp_path):
+def test_without_the_cross_camera_rule_only_junk_is_grey(tmp_path):
     text = draw(tmp_path / "lists.svg", cross_camera=False).read_text()
     assert [text.count(f"<!-- {sign} -->") for sign in "✓✗–"] == [3, 3, 2]
 
 
-def test_only_the_chosen_rows_are_read(tmp_path):
+def test_only_the_drawn_images_are_read(tmp_path):
     names = np.array([str(tmp_path / f"{i}.png") for i in range(2)], dtype=object)
     cv2.imwrite(names[0], flat(50))
     assert draw(tmp_path / "lists.png", images=names, queries=[0]).is_file()
@@ -126,9 +127,9 @@ def test_only_the_chosen_rows_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        pytest.param({"queries": []}, "No query", id="nothing chosen"),
+        pytest.param({"queries": []}, "There is no query", id="nothing chosen"),
         pytest.param({"images": IMAGES * 2}, "do not fit 4 queries", id="more images than lists"),
-        pytest.param({"gallery": GALLERY[:3]}, "3 gallery images, 4 pids", id="fewer images than pids"),
+        pytest.param({"gallery": GALLERY[:3]}, "gallery 3 images, 4 pids", id="fewer images than pids"),
         pytest.param({"indices": [[0], [1]]}, "do not fit", id="indices of another shape than distances"),
         pytest.param({"images": [np.zeros((4, 4)), flat(1)]}, "uint8", id="floats for an image"),
         pytest.param({"images": ["nowhere.jpg", flat(1)]}, "nowhere.jpg", id="a path to nothing"),
@@ -152,27 +153,28 @@ def test_rank_list_errors(tmp_path, changes, words):
     ],
 )
 def test_images_keep_their_proportions(shape, rows, columns):
-    placed = (_placed(flat(7, shape)) == 7).all(axis=2)
+    placed = (fit_image(flat(7, shape)) == 7).all(axis=2)
     assert placed.shape == (192, 96)
     assert (placed.any(axis=1).sum(), placed.any(axis=0).sum()) == (rows, columns)
 
 
-def test_a_file_and_its_array_look_alike(tmp_path):
+def test_a_file_and_its_array_are_drawn_equally(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "crop.png"), image[:, :, ::-1])
-    np.testing.assert_array_equal(pixels_of(tmp_path / "crop.png"), pixels_of(image))
+    np.testing.assert_array_equal(read_image(tmp_path / "crop.png"), read_image(image))
 
 
-def test_pictures_leave_pyplot_alone(tmp_path):
+def test_pictures_do_not_use_pyplot(tmp_path):
     plot_cmc({"a": RESULT}, tmp_path / "cmc.png")
     draw(tmp_path / "lists.png")
     assert plt.get_fignums() == []
 
 
-def test_top_matches_are_what_rank_lists_take(tmp_path):
+def test_rank_lists_accept_top_matches(tmp_path):
     rng = np.random.default_rng(0)
     indices, distances = top_matches(rng.normal(size=(2, 4)), rng.normal(size=(4, 4)), *LABELS, k=5)
-    path = plot_rank_lists(IMAGES, GALLERY, indices, distances, *LABELS, tmp_path / "lists.png", queries=[0])
+    lists = RankLists(IMAGES, GALLERY, indices, distances, *LABELS)
+    path = plot_rank_lists(lists, tmp_path / "lists.png", queries=[0])
     assert path.is_file()
 
 
@@ -182,7 +184,7 @@ def printed(rows, width=100):
     return console.export_text()
 
 
-def test_table_holds_the_scores_and_the_protocol():
+def test_the_table_shows_scores_and_protocol():
     rows = [Scored("market1501", "resnet50", RESULT), Scored("market1501", "resnet50", RESULT, reranked=True)]
     text = printed(rows)
     words = " ".join(text.split())
@@ -195,7 +197,7 @@ def test_table_holds_the_scores_and_the_protocol():
     assert "(dropped: 1 identity not in gallery), gallery of 3." in words
 
 
-def test_table_tells_protocols_apart():
+def test_the_table_distinguishes_protocols():
     other = evaluate_distances(DISTANCES, [5, 5, 5, 9], [5, 6, -1], ap="trapezoid", cross_camera=False)
     rows = [Scored("a", "m", RESULT), Scored("b", "m", other), Scored("c", "m", RESULT)]
     words = " ".join(printed(rows).split())
@@ -205,16 +207,34 @@ def test_table_tells_protocols_apart():
     assert describe_protocol(other) in words
 
 
-def test_narrow_terminals_lose_no_score():
-    text = printed([Scored("a_long_data_set_name", "a_longer_model_name", RESULT, True)], width=72)
+def test_narrow_terminals_show_all_scores():
+    text = printed([Scored("a_long_data_set_name", "a_long_model_name", RESULT, True)], width=72)
     lines = text.splitlines()
     assert lines[1].split()[-5:] == ["mAP", "mINP", "R1", "R5", "R10"]
     assert lines[3].split()[-5:] == ["61.11", "61.11", "33.33", "100.00", "100.00"]
     names = [line.split()[:2] for line in lines[3:5]]
     assert "".join(name[0] for name in names) + lines[5].strip() == "a_long_data_set_name"
-    assert "".join(name[1] for name in names) == "a_longer_model_name"
+    assert "".join(name[1] for name in names) == "a_long_model_name"
+
+
+def test_long_model_names_are_shortened_in_the_middle():
+    name = "light_osnet-" + "x" * 100 + "-epoch60"
+    assert len(name) == 120
+    lines = printed([Scored("synthetic", name, RESULT), Scored("synthetic", "osnet", RESULT)], width=80).splitlines()
+    assert max(map(len, lines[:5])) <= 80
+    assert lines[3].split() == [
+        "synthetic",
+        "light_osn…-epoch60",
+        "no",
+        "61.11",
+        "61.11",
+        "33.33",
+        "100.00",
+        "100.00",
+    ]
+    assert lines[4].split()[1] == "osnet"
 
 
 def test_no_rows():
-    with pytest.raises(ReidError, match="No results"):
+    with pytest.raises(ReidError, match="There are no results"):
         results_table([])
