@@ -146,7 +146,7 @@ def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--queries", "cam:3"], "Cannot tell a query"),
+        (["--queries", "cam:3"], "is not a query"),
         (["--queries", "20"], "has no query 20"),
         (["--queries", "pid:1"], "No query of synthetic has pid 1"),
         (["--calibration", "nowhere.json"], "There is no calibration nowhere.json"),
