@@ -16,7 +16,7 @@ import numpy as np
 
 from reid.config import MatchSettings
 from reid.mtmc import Tracklets, cluster_scores, match
-from reid.mtmc.tracklets import normalise_rows
+from reid.mtmc.pooling import normalise_rows
 
 VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
 

@@ -91,12 +91,11 @@ def print_scores(scores: TrackScores) -> None:
         f"People seen in 2 or more cameras ({scores.multi_camera_people:,} of {scores.overall.truth_ids:,}): "
         f"IDF1 {100 * several.IDF1:.1f}, IDP {100 * several.IDP:.1f}, IDR {100 * several.IDR:.1f}."
     )
-    if tracklets.items:
-        console.print(
-            f"Clustering of {tracklets.items:,} tracklets ({scores.false_tracklets:,} more match no person): "
-            f"pairs P {100 * tracklets.pair_precision:.1f} R {100 * tracklets.pair_recall:.1f} "
-            f"F1 {100 * tracklets.pair_f1:.1f}; B³ P {100 * tracklets.b3_precision:.1f} "
-            f"R {100 * tracklets.b3_recall:.1f} F1 {100 * tracklets.b3_f1:.1f}; "
-            f"{tracklets.found_identities:,} identities found, {tracklets.true_identities:,} true, "
-            f"{tracklets.exact_identities:,} exactly right."
-        )
+    values = [getattr(tracklets, f"{kind}_{name}") for kind in ("pair", "b3") for name in ("precision", "recall", "f1")]
+    percent = ["not enough data" if value is None else f"{100 * value:.1f}" for value in values]
+    console.print(
+        f"Clustering of {tracklets.items:,} tracklets ({scores.false_tracklets:,} more match no person): "
+        f"pairs P {percent[0]} R {percent[1]} F1 {percent[2]}; B³ P {percent[3]} R {percent[4]} F1 {percent[5]}; "
+        f"{tracklets.found_identities:,} identities found, {tracklets.true_identities:,} true, "
+        f"{tracklets.exact_identities:,} exactly right."
+    )

@@ -1,43 +1,33 @@
-"""Tracks of several cameras: who is the same person? Knows arrays only; files are `files.py`'s."""
+"""Multi-target multi-camera matching: tracklets of several cameras in, identities and their scores out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from reid.config import MatchSettings
 from reid.data.tracks import Tracks
-from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.cameras import Camera, Cameras, read_cameras
+from reid.mtmc.clustering_scores import ClusterScores, cluster_scores
 from reid.mtmc.constraints import Constraints, find_violations, read_constraints
-from reid.mtmc.scores import BoxScores, ClusterScores, IdScores, TrackScores, cluster_scores, score_tracks, true_ids
+from reid.mtmc.scores import BoxScores, IdScores, TrackScores, score_tracks, true_ids
+from reid.mtmc.track_files import read_tracks, write_tracks
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
-    from reid.mtmc.matching import Links, Matches, MatchSettings, match
+    from reid.mtmc.matching import Links, Matches, match
+
+_MATCHING = ("Links", "Matches", "match")
 
 __all__ = [
-    "BoxScores",
-    "Camera",
-    "Cameras",
-    "ClusterScores",
-    "Constraints",
-    "IdScores",
-    "Links",
-    "MatchSettings",
-    "Matches",
-    "TrackScores",
-    "Tracklets",
-    "Tracks",
-    "cluster_scores",
-    "find_violations",
-    "match",
-    "read_constraints",
-    "score_tracks",
-    "true_ids",
-]
+    "BoxScores", "Camera", "Cameras", "ClusterScores", "Constraints", "IdScores", "Links", "MatchSettings", "Matches",
+    "TrackScores", "Tracklets", "Tracks", "cluster_scores", "find_violations", "match", "read_cameras",
+    "read_constraints", "read_tracks", "score_tracks", "true_ids", "write_tracks",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import the matcher when it is first used: it needs torch, scores do not."""
-    if name not in ("Links", "MatchSettings", "Matches", "match"):
+    """Import the matcher on first use: it needs torch; scores and files do not."""
+    if name not in _MATCHING:
         raise AttributeError(f"module 'reid.mtmc' has no attribute {name!r}")
     import reid.mtmc.matching
 

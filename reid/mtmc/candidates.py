@@ -12,7 +12,7 @@ from torch import Tensor
 from reid.evaluation.features import MEMORY_LIMIT, one_thread
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
 from reid.evaluation.rerank import Reranking, rerank_within
-from reid.mtmc.tracklets import normalise_rows
+from reid.mtmc.pooling import normalise_rows
 
 PRIOR_TRACKLETS = 10.0
 """Weight of the mean over all cameras in each camera's mean, as a number of tracklets."""

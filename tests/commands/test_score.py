@@ -49,7 +49,7 @@ def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
     result = run(truth, found, "--duplicates", "first", "--iou", "0.9", "--out", tmp_path / "deep" / "s.json")
     assert result.exit_code == 0, result.output
     assert "1 rows of ground truth left out" in result.output
-    assert "Taken for one camera" in result.output
+    assert "Assumed to be one camera" in result.output
     numbers = json.loads((tmp_path / "deep" / "s.json").read_text())
     assert (numbers["iou"], numbers["overall"]["HOTA"]) == (0.9, 1.0)
     assert "CLEAR, IoU ≥ 0.9" in result.output

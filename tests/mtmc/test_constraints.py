@@ -158,15 +158,19 @@ def test_a_file_of_decisions(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param("{", "cannot be read as JSON", id="no JSON"),
+        pytest.param("{", "cannot be read as JSON", id="not JSON"),
         pytest.param("[]", "one object", id="a list"),
-        pytest.param('{"mrege": []}', "unknown key 'mrege'", id="a typing error"),
-        pytest.param('{"merge": 3}', "list of pairs", id="no list"),
-        pytest.param('{"merge": [[["cam01", 3]]]}', r"merge\[0\]", id="half a pair"),
-        pytest.param('{"split": [[["cam01", "x"], ["cam02", 5]]]}', r"split\[0\]", id="a track that is no number"),
-        pytest.param('{"format": 9}', "format 9", id="a newer format"),
-        pytest.param('{"tolerance": -1}', "tolerance is -1", id="a negative tolerance"),
-        pytest.param('{"tolerance": "1"}', "must be a number", id="a tolerance in quotes"),
+        pytest.param('{"mrege": []}', "Unknown setting mrege.*merge", id="a typing error"),
+        pytest.param('{"merge": 3}', "merge=3 .* valid list", id="no list"),
+        pytest.param('{"merge": [[["cam01", 3]]]}', "merge.0", id="half a pair"),
+        pytest.param(
+            '{"split": [[["cam01", "x"], ["cam02", 5]]]}',
+            "split.0.0.1='x' .* valid integer",
+            id="a track that is no number",
+        ),
+        pytest.param('{"format": 9}', "format=9", id="a newer format"),
+        pytest.param('{"tolerance": -1}', "tolerance=-1 .* greater than or equal", id="a negative tolerance"),
+        pytest.param('{"tolerance": "1"}', "tolerance='1' .* valid number", id="a tolerance in quotes"),
     ],
 )
 def test_a_bad_file(tmp_path, text, words):

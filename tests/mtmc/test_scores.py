@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.mtmc import Tracks, cluster_scores, score_tracks, scores, true_ids
+from reid.mtmc import Tracks, box_pairs, cluster_scores, score_tracks, true_ids
 from reid.mtmc.track_files import read_tracks
 from tests.oracles import box_iou_loop, cluster_scores_loop, multi_camera_loop, trackeval_scores
 
@@ -142,7 +142,7 @@ def test_equals_trackeval_on_corner_cases(truth, predicted):
 def test_equals_trackeval_where_blocks_are_cut(monkeypatch):
     truth, predicted = crowd(np.random.default_rng(3), frames=30)
     whole = score_tracks(truth, predicted)
-    monkeypatch.setattr(scores, "_CELLS", 7)
+    monkeypatch.setattr(box_pairs, "MAX_CELLS", 7)
     agrees(score_tracks(truth, predicted).overall, trackeval_scores(truth, predicted))
     assert score_tracks(truth, predicted).as_dict() == whole.as_dict()
 
@@ -177,7 +177,7 @@ def test_published_numbers_of_the_mot_fixtures(name, idf1, mota):
     result = score_tracks(read_tracks(folder / "gt.txt"), read_tracks(folder / "test.txt"))
     assert round(100 * result.overall.IDF1, 1) == idf1
     assert round(100 * result.overall.MOTA, 1) == mota
-    assert result.warnings == ("Taken for one camera: gt (truth) and test.",)
+    assert result.warnings == ("Assumed to be one camera: gt (truth) and test.",)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -259,7 +259,7 @@ def test_true_ids_of_local_tracks():
 def test_iou_of_boxes():
     rng = np.random.default_rng(0)
     a, b = rng.uniform(0, 10, (2, 3, 4, 4)) + np.array([0, 0, 1e-3, 1e-3])
-    got = scores._iou(a, b)
+    got = box_pairs.box_iou(a, b)
     for n, i, j in np.ndindex(got.shape):
         assert got[n, i, j] == pytest.approx(box_iou_loop(a[n, i], b[n, j]), abs=1e-12)
 

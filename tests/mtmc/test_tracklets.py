@@ -10,9 +10,12 @@ import pytest
 from reid import Embeddings
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, Tracks, match
+from reid.mtmc.negatives import Spans
 from reid.mtmc.online import match_online
+from reid.mtmc.pooling import pool_features, select_prototypes
 from reid.mtmc.solvers import SOLVERS
-from reid.mtmc.tracklets import change_points, pool, select_prototypes, simultaneous_pairs
+from reid.mtmc.splitting import change_points
+from reid.mtmc.tracklets import simultaneous_pairs
 from tests.mtmc.synthetic_tracklets import made as made_tracklets
 
 
@@ -28,7 +31,7 @@ def test_pooling_against_a_loop(seed):
     of = rng.integers(0, tracklets - 1, n)  # the last one has no crop
     weights = rng.uniform(0.05, 1, n)
     features[3], features[4], features[5] = np.nan, 0, np.inf
-    got = pool(features, of, tracklets, weights)
+    got = pool_features(features, of, tracklets, weights)
     assert (~got.usable).nonzero()[0].tolist() == [3, 4, 5]
     for t in range(tracklets):
         rows = [row for row in range(n) if of[row] == t and row not in (3, 4, 5)]
@@ -45,7 +48,7 @@ def test_pooling_against_a_loop(seed):
 @pytest.mark.parametrize("most", [1, 3, 50])
 @pytest.mark.parametrize("seed", range(4))
 def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
-    monkeypatch.setattr("reid.mtmc.tracklets._CROPS_AT_ONCE", at_once)
+    monkeypatch.setattr("reid.mtmc.pooling._CROPS_PER_BLOCK", at_once)
     rng = np.random.default_rng(seed)
     n, tracklets = 60, 9
     of = rng.integers(0, tracklets - 1, n)  # the last one has no crop
@@ -53,7 +56,7 @@ def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
     features = rng.normal(size=(n, 5)).astype(np.float32)
     features[3], features[4], features[5] = np.nan, 0, np.inf
     features[of == 0] = features[of == 0][0] * rng.uniform(1, 2, ((of == 0).sum(), 1))  # alike but for their length
-    pooled = pool(features, of, tracklets)
+    pooled = pool_features(features, of, tracklets)
     want = []
     for t in range(tracklets):
         rows = [row for row in range(n) if of[row] == t and pooled.usable[row]]
@@ -76,9 +79,9 @@ def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
 
 def test_prototypes_of_nothing():
     none = np.zeros((0, 3), np.float32)
-    assert select_prototypes(none, np.zeros(0, np.int64), pool(none, np.zeros(0, np.int64), 2)).tolist() == []
+    assert select_prototypes(none, np.zeros(0, np.int64), pool_features(none, np.zeros(0, np.int64), 2)).tolist() == []
     zeros, of = np.zeros((2, 3), np.float32), np.array([0, 1])
-    assert select_prototypes(zeros, of, pool(zeros, of, 2)).tolist() == []
+    assert select_prototypes(zeros, of, pool_features(zeros, of, 2)).tolist() == []
 
 
 def test_tracklets_keep_rows_of_the_embeddings_as_prototypes():
@@ -217,7 +220,8 @@ def test_nothing_is_split_where_nothing_changes_or_nothing_is_known():
     assert len(Tracklets.from_features(["a"], *crowd(swapped=set()), split=True)) == 40
     _, track, frame, features = crowd(swapped={0})
     alone = track == 0
-    cuts = change_points(features[alone], track[alone], frame[alone], (np.zeros(1, int), np.zeros(1), np.ones(1)))
+    spans = Spans(np.zeros(1, int), np.zeros(1, int), np.zeros(1), np.ones(1))
+    cuts = change_points(features[alone], track[alone], frame[alone], spans)
     assert len(cuts[0]) == 0, "no two tracks at once, so nobody knows how far apart two people are"
 
 
