@@ -72,7 +72,7 @@ def embed_batches(
 
 def file_batches(
     paths: NDArray[np.object_],
-    batches: int | Iterable[NDArray[np.int64]],
+    batches: Iterable[NDArray[np.int64]],
     size: tuple[int, int],
     unreadable: str,
     threads: int = 0,
@@ -81,7 +81,7 @@ def file_batches(
 
     Args:
         paths: `[N]` image files.
-        batches: the rows of each batch, or the number of rows in a batch.
+        batches: the rows of each batch.
         size: height and width in pixels.
         unreadable: "error", or "skip" to report files that cannot be decoded in `ImageBatch.failed`.
         threads: number of threads; 0 uses one for each CPU.
@@ -98,8 +98,6 @@ def file_batches(
                 raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
             return error.reason
 
-    if isinstance(batches, int):
-        batches = np.split(np.arange(len(paths)), range(batches, len(paths), batches))
     with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
         for rows in batches:
             loaded = dict(zip(rows.tolist(), pool.map(load, paths[rows]), strict=True))
@@ -112,8 +110,35 @@ def file_batches(
             )
 
 
-def array_batches(arrays: Sequence[NDArray[np.uint8]], batch_size: int, size: tuple[int, int]) -> Iterator[ImageBatch]:
-    """Resize arrays uint8 `[H, W, 3]` to `size`, in batches."""
+def open_images(
+    images: Any, batch_size: int, size: tuple[int, int], unreadable: str, threads: int = 0
+) -> tuple[Crops | None, int, Iterator[ImageBatch]]:
+    """Return the crops (see `list_files`), the number of images, and their batches.
+
+    Args:
+        images: as in a call of `Embedder`.
+        batch_size: images in a batch.
+        size: height and width to resize to, in pixels.
+        unreadable: "error", or "skip" to report files that cannot be decoded in `ImageBatch.failed`.
+        threads: number of threads that decode files; 0 uses one for each CPU.
+
+    Raises:
+        ConfigError, DataError: as `check_files` and `list_files`, or an image that is not uint8 `[H, W, 3]`.
+    """
+    crops = list_files(images)
+    if crops is not None:
+        check_files(crops, size, unreadable)
+        rows = np.split(np.arange(len(crops)), range(batch_size, len(crops), batch_size))
+        return crops, len(crops), file_batches(crops.paths, rows, size, unreadable, threads)
+    arrays = [np.asarray(image) for image in images]
+    for number, array in enumerate(arrays):
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            given = f"Image {number} is {array.dtype} of shape {list(array.shape)}"
+            raise DataError(f"{given}. Pass uint8 RGB [N, H, W, 3], a list of uint8 [H, W, 3], or only paths.")
+    return None, len(arrays), _array_batches(arrays, batch_size, size)
+
+
+def _array_batches(arrays: list[NDArray[np.uint8]], batch_size: int, size: tuple[int, int]) -> Iterator[ImageBatch]:
     for start in range(0, len(arrays), batch_size):
         rows = list(range(start, min(start + batch_size, len(arrays))))
         images = np.stack([resize(arrays[row], size) for row in rows])
@@ -131,20 +156,6 @@ def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
         raise ConfigError(f"unreadable is {unreadable!r}; it must be one of {', '.join(map(repr, _UNREADABLE))}.")
     if unreadable == "error":
         FileStore(crops, size=size)
-
-
-def check_arrays(images: Any) -> list[NDArray[np.uint8]]:
-    """Return images as a list of arrays.
-
-    Raises:
-        DataError: an image that is not uint8 `[H, W, 3]`.
-    """
-    arrays = [np.asarray(image) for image in images]
-    for number, array in enumerate(arrays):
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-            given = f"Image {number} is {array.dtype} of shape {list(array.shape)}"
-            raise DataError(f"{given}. Pass uint8 RGB [N, H, W, 3], a list of uint8 [H, W, 3], or only paths.")
-    return arrays
 
 
 def find_images(folder: str | Path) -> list[str]:

@@ -160,7 +160,7 @@ def boxes_to_parquet(
     meta = embedder.describe() | {"camera_names": list(tracks.camera_names)}
     if left_out:
         meta["left_out"] = left_out
-    save_rows(out, rows, lambda piece: job.table(piece, final_quality), embedder.dimension, meta)
+    save_rows(out, rows, lambda piece: job.table(piece, final_quality), meta)
     notes = [*job.notes, *remove_shards(folder, job.shards)]
     return WrittenEmbeddings(out, len(rows), finished, tuple(left_out), tuple(notes))
 
@@ -264,13 +264,14 @@ class _Job:
 
     def read(self, rows: NDArray[np.int64], column: str) -> NDArray[Any]:
         """Return a column of the shards for embedded rows."""
-        result: NDArray[Any] | None = None
+        result: NDArray[Any] = np.zeros(0)
         for number in np.unique(self._shards_of[rows]):
             chosen = self._shards_of[rows] == number
             values = self.shards[number].read(self._position[rows[chosen]], column)
-            result = np.empty((len(rows), *values.shape[1:]), values.dtype) if result is None else result
+            if len(result) < len(rows):
+                result = np.empty((len(rows), *values.shape[1:]), values.dtype)
             result[chosen] = values
-        return np.zeros(0) if result is None else result
+        return result
 
     def table(self, rows: NDArray[np.int64], quality: NDArray[np.float64]) -> Embeddings:
         """Return the embeddings of embedded rows, without `meta`; `quality` is `[N]`."""

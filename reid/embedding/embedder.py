@@ -16,15 +16,7 @@ from reid.core.console import track
 from reid.core.distributed import pick_device
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.data.crops import Crops
-from reid.embedding.batches import (
-    Images,
-    array_batches,
-    check_arrays,
-    check_files,
-    embed_batches,
-    file_batches,
-    list_files,
-)
+from reid.embedding.batches import Images, embed_batches, open_images
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.shards import json_digest
 from reid.embedding.table import Embeddings
@@ -163,13 +155,8 @@ class Embedder:
         Raises:
             DataError, ModelError: as in a call.
         """
-        crops, meta, size = list_files(images), self.describe(), self.preprocessing.size
-        if crops is None:
-            arrays = check_arrays(images)
-            n, batches = len(arrays), array_batches(arrays, self.batch_size, size)
-        else:
-            check_files(crops, size, unreadable)
-            n, batches = len(crops), file_batches(crops.paths, self.batch_size, size, unreadable, self.threads)
+        meta, size = self.describe(), self.preprocessing.size
+        crops, n, batches = open_images(images, self.batch_size, size, unreadable, self.threads)
         features, failed = np.zeros((n, self.dimension), np.float32), dict[int, str]()
         embedded = embed_batches(self.embed_batch, self.dimension, batches)
         for batch, rows in track(embedded, "Embedding", total=-(-n // self.batch_size)):

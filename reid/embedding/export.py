@@ -274,23 +274,21 @@ def _write_check(
     folder: Path, size: tuple[int, int], network: Callable[[Images], Features], lowest: float
 ) -> dict[str, Any]:
     """Write two synthetic crops and their embeddings, chosen so that wrong channel orders and ranges change them."""
-    candidates = []
-    for seed in range(4):
-        images = _patterns(size, 2, seed=10 + seed)
+
+    def check(images: Images) -> tuple[Images, Features, dict[str, float]]:
         expected = network(images)
-        wrong = {
-            "channels_reversed": np.ascontiguousarray(images[..., ::-1]),
-            "values_0_to_1": (images > 127).astype(np.uint8),
-        }
-        cosines = {name: _lowest_cosine(network(changed), expected) for name, changed in wrong.items()}
-        candidates.append((max(cosines.values()), seed, images, expected, cosines))
-    worst, _, images, expected, cosines = min(candidates, key=lambda candidate: candidate[:2])
+        reversed_channels, low_values = np.ascontiguousarray(images[..., ::-1]), (images > 127).astype(np.uint8)
+        wrong = {"channels_reversed": reversed_channels, "values_0_to_1": low_values}
+        return images, expected, {name: _lowest_cosine(network(x), expected) for name, x in wrong.items()}
+
+    checks = [check(_patterns(size, 2, seed=10 + seed)) for seed in range(4)]
+    images, expected, cosines = min(checks, key=lambda one: max(one[2].values()))
     np.savez(folder / "check.npz", images=images, embeddings=expected)
     return {
         "file": "check.npz",
         "lowest_cosine": lowest,
         "cosine_when_wrong": cosines,
-        "detects_wrong_input": bool(worst < lowest - (1 - lowest)),
+        "detects_wrong_input": max(cosines.values()) < lowest - (1 - lowest),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,11 @@ def _settings(content: Mapping[str, Any]) -> list[str]:
     config = content.get("config")
     if not config:
         return []
+    defaults = dict(_flatten(Config().as_dict()))
     lines = [
         f"- {key}: {Path(value).name if isinstance(value, str) and os.path.isabs(value) else value}"
-        for key, value in _differences(config, Config().as_dict())
-        if not key.startswith("data.")
+        for key, value in _flatten(config)
+        if value != defaults.get(key) and not key.startswith("data.")
     ]
     sections = ["## Settings", "Settings that differ from their defaults (config.yaml has all):", "\n".join(lines)]
     if progress := content.get("progress"):
@@ -148,15 +149,12 @@ def _settings(content: Mapping[str, Any]) -> list[str]:
     return sections
 
 
-def _differences(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        default = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(default, Mapping) and default:
-            found += _differences(value, default, f"{prefix}{key}.")
-        elif value != default:
-            found.append((f"{prefix}{key}", value))
-    return found
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _scores(folder: Path, model: str, content: Mapping[str, Any]) -> list[str]:

@@ -128,7 +128,7 @@ def embed_to_parquet(
         values = {name: getattr(crops, name)[rows] for name in columns}
         return Embeddings(shards.read(positions[rows], "features"), paths=crops.paths[rows], **values)
 
-    save_rows(out, kept, read, embedder.dimension, meta)
+    save_rows(out, kept, read, meta)
     notes = [*shards.notes, *remove_shards(temporary_folder(out), [shards])]
     if unused:
         notes.append(f"{unused:,} rows of an earlier run were not used: their files changed or are not in this run.")

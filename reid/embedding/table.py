@@ -267,11 +267,7 @@ def save_chunks(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[st
 
 
 def save_rows(
-    path: str | Path,
-    rows: NDArray[np.int64],
-    read: Callable[[NDArray[np.int64]], Embeddings],
-    dimension: int,
-    meta: Mapping[str, Any],
+    path: str | Path, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], Embeddings], meta: Mapping[str, Any]
 ) -> Path:
     """Write the rows that `read` returns to one file, one row group at a time.
 
@@ -279,13 +275,12 @@ def save_rows(
         path: the Parquet file.
         rows: `[M]`, what `read` is called with, in pieces; with an empty array if M is 0.
         read: from row numbers to a table.
-        dimension: D of the features.
         meta: of the file.
 
     Raises:
         DataError: as `Embeddings.save`.
     """
-    size = _rows_per_group(dimension)
+    size = _rows_per_group(read(rows[:0]).dimension)
     pieces = (rows[start : start + size] for start in range(0, max(len(rows), 1), size))
     return save_chunks(path, map(read, pieces), meta)
 
