@@ -116,7 +116,7 @@ def calibrate_tracks(
     notes: dict[str, Any] = {
         "pairs": f"crops of tracks of one camera that overlap in time, against crops of one track{mapped}",
         "images": len(of),
-        "genuine pairs apart in time by at least": least_gap,
+        "least time between genuine pairs": least_gap,
         "line": [float(f"{value:.6g}") for value in line],
     }
     overall = overall_curve(_mapped(edges, line), genuine, impostor, fmr, len(overlapping))

@@ -292,7 +292,7 @@ def test_tracks_count_what_overlaps():
     assert made.identity_pairs == 2
     assert made.overall.impostor == 200
     # Of the 45 pairs of ten crops in a row, half are 3 or more apart: 7 + 6 + 5 + 4 + 3 + 2 + 1.
-    assert made.notes["genuine pairs apart in time by at least"] == 3
+    assert made.notes["least time between genuine pairs"] == 3
     assert made.overall.genuine == 5 * 28
 
 
