@@ -32,13 +32,11 @@ import yaml
 from torch import Tensor, nn
 
 from reid.config import ScheduleConfig, load_config
-from reid.core.distributed import DistributedContext
 from reid.data.loader import Batch
-from reid.data.pixels import load_training_data
 from reid.evaluation import evaluate, evaluate_distances
 from reid.training.parameter_groups import set_rate
 from reid.training.schedules import learning_rate_factor
-from reid.training.trainer import _Trainer
+from reid.training.trainer import Trainer
 
 CONFIG = Path(__file__).parents[2] / "configs/market1501_bot.yaml"
 STEPS_AN_EPOCH = 5
@@ -98,7 +96,7 @@ def run_theirs(
         yield row | {"sum": loss.item()}, {our_name(k): v.detach() for k, v in network.state_dict().items()}
 
 
-def run_ours(trainer: _Trainer, batches: list[Batch], *, double: bool = False) -> Iterator[Step]:
+def run_ours(trainer: Trainer, batches: list[Batch], *, double: bool = False) -> Iterator[Step]:
     """The trainer's own steps; in float64, to which its step would not keep, its parts called one by one."""
     schedule, rate, model = trainer.config.schedule, trainer.config.optim.lr, trainer.model
     trainer.network.train()
@@ -114,7 +112,7 @@ def run_ours(trainer: _Trainer, batches: list[Batch], *, double: bool = False) -
             loss.backward()
             trainer.optimizer.step()
         else:
-            terms = trainer._step([batch])
+            terms = trainer.train_step([batch])
         row = {"lr": lr} | {key: float(terms[key]) for key in ("triplet", "softmax")} | {"sum": float(terms["loss"])}
         yield row, {k: v.detach() for k, v in model.state_dict().items()}
 
@@ -128,7 +126,7 @@ def distance(some: Weights, other: Weights, start: Weights) -> tuple[float, floa
     return apart / size, apart / moved
 
 
-def our_trainer(market: Path, ids: int, size: tuple[int, int], *overrides: str) -> _Trainer:
+def our_trainer(market: Path, ids: int, size: tuple[int, int], *overrides: str) -> Trainer:
     """The trainer of our BoT config, on batches of `ids` × 4 crops."""
     given = [
         f"data.train=[market1501:{market}]", "data.store=files", "model.weights=none", "device=cpu",
@@ -136,9 +134,7 @@ def our_trainer(market: Path, ids: int, size: tuple[int, int], *overrides: str) 
     ]  # fmt: skip
     config = load_config(CONFIG, [*given, *overrides])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Trainer(
-            config, Path(folder), DistributedContext(0, 1, torch.device("cpu")), load_training_data(config)
-        )
+        trainer = Trainer(config, folder)
     trainer.loader.set_epoch(0)
     return trainer
 

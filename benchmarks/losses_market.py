@@ -162,7 +162,7 @@ def run_one(settings: list[str], name: str, out: Path, threads: int) -> None:
         "mAP": float(result.mAP),
         "mINP": float(result.mINP),
         "rank1": float(result.rank(1)),
-        "collapsed": bool(checkpoint["watch"]["warned"]),
+        "collapsed": bool(checkpoint["log"]["watch"]["warned"]),
         "device": config.device,
         "torch": torch.__version__,
         "last": {key: value for key, value in lines[-1].items() if isinstance(value, float)},

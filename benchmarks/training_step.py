@@ -27,13 +27,12 @@ from torch.nn import functional
 
 from reid.config import load_config
 from reid.core.console import console
-from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.data.crops import Crops
 from reid.data.loader import Batch
 from reid.data.pixels import Pixels, TrainingData
 from reid.data.store import FileStore
-from reid.training.trainer import _Trainer
+from reid.training.trainer import Trainer
 
 IDS, CROPS, CLASSES = 16, 4, 751
 
@@ -86,13 +85,11 @@ def _ours(backbone: str, size: tuple[int, int]) -> Callable[[], object]:
         for path in paths:
             cv2.imwrite(str(path), np.zeros((8, 4, 3), np.uint8))
         crops = Crops.from_columns(paths, np.arange(CLASSES))
-        material = TrainingData(Pixels(crops, FileStore(crops, size=size)), (), ())
-        trainer = _Trainer(
-            load_config(None, settings), Path(folder), DistributedContext(0, 1, torch.device("cpu")), material
-        )
+        data = TrainingData(Pixels(crops, FileStore(crops, size=size)), (), ())
+        trainer = Trainer(load_config(None, settings), folder, data=data)
     trainer.network.train()
     batch = _crops(size)
-    return lambda: trainer._step([batch])
+    return lambda: trainer.train_step([batch])
 
 
 def _plain(backbone: str, size: tuple[int, int]) -> Callable[[], object]:

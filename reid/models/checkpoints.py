@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from reid.config import load_config
 from reid.core.atomic import atomic_file
 from reid.core.errors import ReidError
 from reid.models import ReIDModel, build_model
@@ -60,6 +61,16 @@ def checkpoint_in(path: str | Path) -> Path:
     path = Path(path)
     inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
     return inside[0] if inside else path
+
+
+def training_settings(checkpoint: str | Path) -> dict[str, Any]:
+    """Return the settings of the run that wrote a checkpoint, as nested dicts; empty if they are unknown.
+
+    They are read from `config.yaml` next to the checkpoint. The copy in the checkpoint itself has no local paths: it
+    names the data sets, but not their folders.
+    """
+    file = Path(checkpoint).with_name("config.yaml")
+    return load_config(file).as_dict() if file.is_file() else load_checkpoint(checkpoint).get("config") or {}
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from reid.embedding.export import Images, Quantisation, export_bundle
 from reid.embedding.model_card import model_card
 from reid.embedding.runtimes import FORMATS, ForeignModel
 from reid.models import ReIDModel
-from reid.models.checkpoints import checkpoint_in, load_checkpoint
+from reid.models.checkpoints import checkpoint_in, training_settings
 from reid.pipelines.settings import ExportSettings
 
 REAL_CROPS = 32
@@ -91,7 +91,7 @@ def _open(path: Path) -> _Source:
     if (path / "bundle.json").is_file():
         raise ModelError(f"{path} is a bundle already. Export the checkpoint that it was made from.")
     path = checkpoint_in(path)
-    config: dict[str, Any] = load_checkpoint(path).get("config") or {}
+    config = training_settings(path)
     embedder = Embedder(path, device="cpu")
     return _Source(embedder.model, embedder.describe()["model"], path, config)
 

@@ -38,7 +38,7 @@ from reid.evaluation import (
 from reid.evaluation.pairs import DISTRACTOR
 from reid.evaluation.projection import choose_identities, project
 from reid.models import ReIDModel
-from reid.models.checkpoints import checkpoint_in, load_checkpoint
+from reid.models.checkpoints import checkpoint_in, training_settings
 from reid.pipelines.calibrate import FoundCalibration, find_calibration
 from reid.pipelines.settings import TestSettings
 from reid.report import (
@@ -122,8 +122,8 @@ def _data_of(model: str | Path | ReIDModel) -> list[str]:
     """Return the data sets that a checkpoint was to be tested on, else those it was trained on."""
     texts: list[str] = []
     if not isinstance(model, ReIDModel) and Path(model).suffix.lower() not in (*FORMATS, ".bundle"):
-        saved = load_checkpoint(checkpoint_in(Path(model))).get("config", {}).get("data", {})
-        texts = saved.get("test") or saved.get("train") or []
+        saved = training_settings(checkpoint_in(Path(model))).get("data", {})
+        texts = [text for text in saved.get("test") or saved.get("train") or [] if ":" in text]
     if not texts:
         raise ConfigError("The model does not record a data set. Name one as LAYOUT:ROOT, with --data or `data`.")
     return texts

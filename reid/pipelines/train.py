@@ -10,7 +10,8 @@ from pathlib import Path
 from reid.config import Config, load_config
 from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError
-from reid.training.dry_run import check_run, profile_run
+from reid.training.dry_run import check_run
+from reid.training.profiling import profile_run
 from reid.training.trainer import BEST, LAST, SETTINGS, Interrupted, Progress, train
 
 

@@ -1,4 +1,4 @@
-"""Before a long run: everything it needs, checked in seconds, and where its steps' time goes."""
+"""Check of a training run before it starts: data, settings, memory, disk space and output folder."""
 
 from __future__ import annotations
 
@@ -11,164 +11,119 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from reid.config import Config
 from reid.core.console import console
 from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
+from reid.data.loader import Batch
 from reid.data.pixels import load_training_data, packed_stores
-from reid.training.profiling import StepClock, outside_network, shares
-from reid.training.trainer import LAST, SETTINGS, _Trainer
+from reid.training.hooks import Hook
+from reid.training.run_folder import LAST, SETTINGS
+from reid.training.trainer import Trainer
 from reid.training.validation import autocast
 
-WARM_UP = 3
-"""Steps that are not counted: first calls choose kernels and ask for memory."""
+STEPS = 3
+"""Steps that are made; the last one is timed, because the first calls choose kernels and allocate memory."""
 
 
-def check_run(config: Config, out: Path, ranks: DistributedContext) -> None:
-    """Load the data, make a step and score a batch of each split, and print what the run would need, in a table.
+class FirstSteps(Hook):
+    """Hook that makes a few steps and keeps the loss and the time of the last one."""
 
-    Images are read from their files and nothing is packed; every file's header and end are checked. No run folder is
-    left. Memory is the peak of this process with one step's activations.
+    loss = float("nan")
+    seconds = 0.0
+    _began = 0.0
+
+    def on_step_start(self, trainer: Trainer, batches: list[Batch]) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, Tensor]) -> None:
+        """Read the loss, which waits for the device, and stop after the last step."""
+        self.loss = float(metrics.get("loss", float("nan")))
+        self.seconds = time.perf_counter() - self._began
+        if trainer.progress.step == min(STEPS, trainer.steps):
+            trainer.stop(save=False)
+
+
+def check_run(config: Config, out: Path, distributed: DistributedContext) -> None:
+    """Load the data, make a few steps, evaluate a batch of each split, and print what the run needs.
+
+    Images are read from their files and nothing is packed; header and end of every file are checked. No run folder is
+    left. Memory is the peak of this process.
 
     Raises:
-        ReidError: what the run itself would raise at its start or in its first step; too little disk; an output folder
-            that cannot be used.
+        ReidError: an error that the run would raise at its start or in its first step; too little memory or disk
+            space; an output folder that cannot be used.
     """
-    rows: list[tuple[str, str, bool]] = []
     missing = {path: size for path, size in packed_stores(config).items() if not (path / "index.parquet").is_file()}
-    material = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"store": "files"})}))
-    crops = material.train.crops
-    rows.append(
-        ("data", f"{len(crops):,} train crops of {len(set(crops.pids.tolist())):,} identities, all readable", True)
-    )
+    data = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"store": "files"})}))
+    device, first_steps = distributed.device, FirstSteps()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder, "run"), distributed, data, hooks=[first_steps])
+        trainer.fit()
+    for split in data.splits:
+        images = torch.from_numpy(split.query.store.read(range(min(len(split.query.crops), config.eval.batch_size))))
+        with autocast(device, config.precision):
+            trainer.eval_model.embed(images.to(device), flip=config.eval.flip)
+    crops, loss, seconds = data.train.crops, first_steps.loss, first_steps.seconds
+    identities = len(trainer.pid_of_label)
+    rows = [("data", f"{len(crops):,} train crops of {identities:,} identities, all readable", True)]
     rows += [
         (split.name, f"{len(split.query.crops):,} queries, {len(split.gallery.crops):,} gallery crops", True)
-        for split in material.splits
+        for split in data.splits
     ]
-    trainer = _Trainer(config, out, ranks, material)
-    trainer.network.train()
-    batches = trainer.grouped()
-    seconds = []
-    for _ in range(min(WARM_UP, trainer.steps)):
-        step = next(batches)
-        began = time.perf_counter()
-        loss = float(trainer._step(step).get("loss", torch.tensor(float("nan"))))
-        seconds.append(time.perf_counter() - began)
     rows.append(
-        ("first steps", f"loss {loss:.3f}, {seconds[-1]:.2f} s a step of {trainer.crops_a_step} crops", loss == loss)
+        ("first steps", f"loss {loss:.3f}, {seconds:.2f} s per step of {trainer.crops_per_step} crops", loss == loss)
     )
-    for split in material.splits:
-        images = torch.from_numpy(split.query.store.read(range(min(len(split.query.crops), config.eval.batch_size))))
-        with autocast(ranks.device, config.precision):
-            trainer.scored.embed(images.to(ranks.device), flip=config.eval.flip)
-    used, there = _memory(ranks.device)
-    rows.append(("memory", f"{used / 2**30:.2f} of {there / 2**30:.1f} GiB at its peak", used < 0.95 * there))
+    used, available = _memory(device)
+    rows.append(("memory", f"peak {used / 2**30:.2f} of {available / 2**30:.1f} GiB", used < 0.95 * available))
     if config.data.store == "packed":
-        folder = next(iter(missing or packed_stores(config))).parent
-        rows.append(("packed crops", *_room(sum(missing.values()), folder)))
-    rows.append(("checkpoints", *_room(_checkpoint_bytes(trainer), out)))
+        folder_of_store = next(iter(missing or packed_stores(config))).parent
+        rows.append(("packed crops", *_disk_space(sum(missing.values()), folder_of_store)))
+    rows.append(("checkpoints", *_disk_space(_checkpoint_bytes(trainer), out)))
     rows.append(("output", *_output(out)))
-    total = sum(
-        -(-len(trainer.loaders.at(epoch / config.schedule.epochs)) // config.optim.accumulate)
-        for epoch in range(config.schedule.epochs)
-    )
-    minutes = config.schedule.minutes or total * seconds[-1] / 60
-    words = f"{total:,} steps, about {_duration(minutes)} and the scoring, at the pace of these steps"
-    rows.append(
-        ("length", words if not config.schedule.minutes else f"{_duration(minutes)}, as schedule.minutes says", True)
-    )
-    if ranks.is_first:
+    rows.append(("length", _length(trainer, seconds), True))
+    if distributed.is_first:
         table = Table(box=None, show_header=False)
         for name, found, good in rows:
             table.add_row("[green]✓[/green]" if good else "[red]✗[/red]", name, found)
         console.print(table)
     bad = [name for name, _, good in rows if not good]
     if bad:
-        raise ReidError(f"The run would not go well: see {', '.join(bad)} above.")
-
-
-def profile_run(config: Config, ranks: DistributedContext, steps: int) -> dict[str, float]:
-    """Train `steps` steps (after a few that are not counted) as the run would, and print where their time goes.
-
-    No run folder is left. On a GPU every part is waited for, so a step takes longer than in a run.
-
-    Returns:
-        The share of each part, `other` included.
-
-    Raises:
-        ReidError: as training does; fewer steps in the whole run.
-    """
-    clock = StepClock(ranks.device)
-
-    class Enough(Exception):
-        pass
-
-    class Counted(_Trainer):
-        counted = -WARM_UP
-
-        def grouped(self):  # type: ignore[no-untyped-def]
-            for group in super().grouped():
-                if self.counted == 0:
-                    clock.reset()
-                    self.first = time.perf_counter()
-                if self.counted == steps:
-                    self.whole = time.perf_counter() - self.first  # before the log and the loader's thread are closed
-                    raise Enough
-                self.counted += 1
-                yield group
-
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = config.model_copy(update={"save_every": 0, "save_minutes": 0.0})
-        trainer = Counted(quiet, Path(folder), ranks, load_training_data(config))
-        trainer.clock = clock
-        try:
-            trainer.run()
-        except Enough:
-            pass
-        else:
-            raise ReidError(f"The whole run has fewer than {steps} + {WARM_UP} steps: ask for fewer.")
-    whole = trainer.whole
-    parts = shares(clock.seconds, whole)
-    if ranks.is_first:
-        table = Table(box=None)
-        for name in ("", "ms a step", "share"):
-            table.add_column(name, justify="left" if not name else "right")
-        for part, share in parts.items():
-            table.add_row(part, f"{1000 * share * whole / steps:,.1f}", f"{share:.1%}")
-        table.add_row("all", f"{1000 * whole / steps:,.1f}", "")
-        console.print(table)
-        console.print(
-            f"{steps * trainer.crops_a_step / whole:,.1f} crops/s; outside forward, backward and optimiser: "
-            f"{outside_network(parts):.1%}"
-        )
-    return parts
+        raise ReidError(f"The run would fail: see {', '.join(bad)} above.")
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes used at the peak so far, and bytes there are."""
+    """Return the peak of used bytes, and the available bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     if sys.platform == "win32":
         return 0, 1
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak, there
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return peak if sys.platform == "darwin" else 1024 * peak, available
 
 
-def _room(needed: int, folder: Path) -> tuple[str, bool]:
-    """Whether the disk of `folder` (which need not be there yet) has so many bytes left."""
+def _disk_space(needed: int, folder: Path) -> tuple[str, bool]:
+    """Return a description, and whether the disk of `folder` (which need not exist) has enough space."""
+    folder = _existing(folder)
+    free = shutil.disk_usage(folder).free
+    return f"{needed / 1e9:.2f} GB needed, {free / 1e9:,.1f} GB free in {folder}", free > 1.05 * needed
+
+
+def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    return f"{needed / 1e9:.2f} GB more, {free / 1e9:,.1f} GB free in {folder}", free > 1.05 * needed
+    return folder
 
 
-def _checkpoint_bytes(trainer: _Trainer) -> int:
-    """Of last.pt (twice while it is replaced) and best.pt, with the optimiser's state as it is after a step."""
-    model = sum(tensor.nbytes for tensor in trainer.scored.state_dict().values())
+def _checkpoint_bytes(trainer: Trainer) -> int:
+    """Return the size of last.pt (twice, while it is replaced) and best.pt, with the state of the optimiser."""
+    model = sum(tensor.nbytes for tensor in trainer.eval_model.state_dict().values())
     state = sum(
         value.nbytes
         for entry in trainer.optimizer.state_dict()["state"].values()
@@ -181,14 +136,21 @@ def _checkpoint_bytes(trainer: _Trainer) -> int:
 
 def _output(out: Path) -> tuple[str, bool]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        goes_on = (out / SETTINGS).is_file() or (out / LAST).is_file()
-        words = f"{out} holds a run: --resume {out} goes on with it" if goes_on else f"{out} is not empty"
-        return words, False
-    place = out
-    while not place.exists():
-        place = place.parent
+        is_run = (out / SETTINGS).is_file() or (out / LAST).is_file()
+        return f"{out} contains a run: continue it with --resume {out}" if is_run else f"{out} is not empty", False
+    place = _existing(out)
     writable = os.access(place, os.W_OK)
-    return f"{out} will be made" if writable else f"{place} cannot be written to", writable
+    return f"{out} will be created" if writable else f"{place} is not writable", writable
+
+
+def _length(trainer: Trainer, seconds: float) -> str:
+    schedule, accumulate = trainer.config.schedule, trainer.config.optim.accumulate
+    if schedule.minutes:
+        return f"{_duration(schedule.minutes)} (schedule.minutes)"
+    steps = sum(
+        -(-len(trainer.epoch_loaders.at(epoch / schedule.epochs)) // accumulate) for epoch in range(schedule.epochs)
+    )
+    return f"{steps:,} steps, about {_duration(steps * seconds / 60)} at this speed, without evaluation"
 
 
 def _duration(minutes: float) -> str:

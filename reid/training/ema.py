@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which often scores better than the weights that made it."""
+"""Moving average of a model's weights, which often scores better than the weights themselves."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from reid.models import ReIDModel
 
 
-class Average:
+class MovingAverage:
     """`a ← d·a + (1 − d)·w` after every step, for each weight w and its average a (Polyak and Juditsky 1992).
 
-    Early on the decay is lower, d = min(`decay`, (1 + n) / (10 + n)) after n updates, so that the average soon forgets
-    the random start. The running statistics of BatchNorm are averaged likewise (to know those of the averaged weights
-    themselves would take a pass over the data); counters and other whole numbers are copied.
+    At first the decay is lower, d = min(`decay`, (1 + n) / (10 + n)) after n updates, so that the initial weights are
+    soon forgotten. The running statistics of BatchNorm are averaged as well (computing those of the averaged weights
+    would take a pass over the data); counters and other integers are copied.
 
     Args:
-        model: whose weights are averaged; a copy of it is made at once.
+        model: the model to average; it is copied.
         decay: d, 0 ≤ d < 1.
 
     Attributes:
-        model: the copy that holds the average, in evaluation mode.
+        model: the averaged copy, in evaluation mode.
         updates: n.
     """
 
@@ -31,21 +31,21 @@ class Average:
         self.model = deepcopy(model).eval().requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.grad = None
-        # state_dict would not do: its tensors are looked up anew and detached at each call
-        self._own, self._given = _tensors(self.model), _tensors(model)
+        # looked up once: state_dict would do it at each update
+        self._averaged, self._current = _tensors(self.model), _tensors(model)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's weights as they are now. Nothing waits for the device."""
+        """Update the average with the current weights, without waiting for the device."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(self._own[0], self._given[0], 1 - decay)
-        for own, given in zip(self._own[1], self._given[1], strict=True):
-            own.copy_(given)
+        torch._foreach_lerp_(self._averaged[0], self._current[0], 1 - decay)
+        for averaged, current in zip(self._averaged[1], self._current[1], strict=True):
+            averaged.copy_(current)
 
 
 def _tensors(model: torch.nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Of floating point, and others: parameters and buffers in the order of their names."""
-    every = [*model.parameters(), *model.buffers()]
-    floats = [tensor.detach() for tensor in every if tensor.is_floating_point()]
-    return floats, [tensor for tensor in every if not tensor.is_floating_point()]
+    """Return the floating-point parameters and buffers, and the others."""
+    tensors = [*model.parameters(), *model.buffers()]
+    floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    return floats, [tensor for tensor in tensors if not tensor.is_floating_point()]

@@ -1,4 +1,4 @@
-"""What a run runs on."""
+"""Software and hardware of a run, and memory settings of the process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from reid.core.distributed import DistributedContext
 from reid.core.version import __version__
 
 
-def environment(ranks: DistributedContext) -> dict[str, Any]:
-    """Versions, hardware, command."""
-    device = ranks.device
+def environment(distributed: DistributedContext) -> dict[str, Any]:
+    """Return versions, hardware and command line."""
+    device = distributed.device
     return {
         "reid": __version__,
         "python": platform.python_version(),
@@ -27,19 +27,19 @@ def environment(ranks: DistributedContext) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "processes": ranks.world_size,
+        "processes": distributed.world_size,
         "command": shlex.join(sys.argv),
     }
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, until it ends, where its C library is glibc; else do nothing.
+    """Make the C library keep freed memory for this process (glibc only; else nothing is done).
 
-    By default glibc asks the system for each block above some megabytes and gives it back when it is freed, so that
-    the activations of every training step are pages that the kernel must first clear.
+    By default glibc returns blocks above some megabytes to the system as soon as they are freed. The kernel then has to
+    clear the pages of the activations again in every training step.
     """
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or none to open
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         library = ctypes.CDLL(None)
         if hasattr(library, "gnu_get_libc_version"):
             library.mallopt(mmap_max, 0)

@@ -1,4 +1,4 @@
-"""The train batches of each epoch: their size, the size of their crops, and who is in them."""
+"""Train batches of each epoch: sampler, batch size and crop size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reid.config import Config
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.loader import LoaderOptions, TrainLoader
@@ -23,85 +23,99 @@ from reid.data.samplers import (
     ids_per_batch,
 )
 from reid.models.preprocessing import Preprocessing
-from reid.training.schedules import in_force
+from reid.training.schedules import current_stage
 
 
-class Loaders:
-    """Makes the loader of an epoch by the share of the run that is done when it begins (`schedule.sizes`,
-    `schedule.batch_sizes`). One sampler serves all crop sizes, so that an epoch's plan does not depend on them.
+class EpochLoaders:
+    """Build the loader of an epoch from the fraction of training done (`schedule.sizes`, `schedule.batch_sizes`).
+
+    All crop sizes share one sampler, so that the identities of an epoch do not depend on the crop size.
 
     Args:
+        config: all settings.
+        distributed: this process among those that train together.
+        train: train crops and their pixels.
         labels: `[N]` class of each crop of `train`.
-        preprocessing: the model's; its size is that of scoring, its mean the colour that erasing fills in.
+        preprocessing: that of the model; its size is that of evaluation, its mean the colour of erased rectangles.
 
     Raises:
-        ReidError: stages that are wrong, or a batch size that the processes cannot share or the sampler not fill.
+        ConfigError: a batch size that cannot be divided among the processes or filled by the sampler.
     """
 
     def __init__(
         self,
         config: Config,
-        ranks: DistributedContext,
+        distributed: DistributedContext,
         train: Pixels,
         labels: NDArray[np.int64],
         preprocessing: Preprocessing,
     ) -> None:
-        self.config, self.ranks, self.train, self.labels = config, ranks, train, labels
+        self.config, self.distributed, self.train, self.labels = config, distributed, train, labels
         self.preprocessing = preprocessing
         self.sampler = cache(self._sampler)
         for stage in [(0.0,), *config.schedule.batch_sizes]:
             self.at(stage[0])
 
-    def at(self, share: float) -> TrainLoader:
-        """The loader of an epoch that begins at `share` (0..1) of the run."""
+    def at(self, fraction: float) -> TrainLoader:
+        """Return the loader of an epoch that begins when `fraction` (0..1) of training is done."""
         schedule = self.config.schedule
-        sizes = in_force(schedule.sizes, share)
-        sized = in_force(schedule.batch_sizes, share)
+        size = current_stage(schedule.sizes, fraction)
+        batch = current_stage(schedule.batch_sizes, fraction)
         return TrainLoader(
             self.train.store,
             self.labels,
             self.train.crops,
-            self.sampler(sized[0] if sized else self.config.sampler.batch_size),
-            self._augment((sizes[0], sizes[1]) if sizes else self.preprocessing.size),
+            self.sampler(batch[0] if batch else self.config.sampler.batch_size),
+            self._augment((size[0], size[1]) if size else self.preprocessing.size),
             LoaderOptions(
                 seed=self.config.seed,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                pin=self.ranks.device.type == "cuda",
+                rank=self.distributed.rank,
+                world_size=self.distributed.world_size,
+                pin=self.distributed.device.type == "cuda",
                 paced=True,
             ),
         )
 
     def _sampler(self, batch_size: int) -> Sampler:
-        config, ranks, crops = self.config.sampler, self.ranks, self.train.crops
-        if batch_size % ranks.world_size:
-            raise ReidError(
-                f"A batch of {batch_size} crops cannot be shared by {ranks.world_size} processes: make it a multiple "
-                f"of {ranks.world_size}."
+        config, distributed, crops = self.config.sampler, self.distributed, self.train.crops
+        if batch_size % distributed.world_size:
+            raise ConfigError(
+                f"A batch of {batch_size} crops cannot be divided among {distributed.world_size} processes. Use a "
+                f"multiple of {distributed.world_size}."
             )
-        own = batch_size // ranks.world_size
+        per_process = batch_size // distributed.world_size
         sources = np.unique(crops.sources)
         if config.balance == "none" or len(sources) == 1:
-            return self._sampler_of(crops, own)
+            return self._sampler_of(crops, per_process)
         if config.kind == "hard_identity":
-            raise ReidError("sampler.balance=source has no look-alikes: use sampler.kind=identity, or balance=none.")
-        if own % len(sources):
-            raise ReidError(
-                f"A batch of {own} crops a process cannot hold equal parts of {len(sources)} sources "
-                f"(sampler.balance=source): make it a multiple of {len(sources)}."
+            raise ConfigError(
+                "sampler.kind=hard_identity does not support sampler.balance=source. Use kind=identity or balance=none."
+            )
+        if per_process % len(sources):
+            raise ConfigError(
+                f"A batch of {per_process} crops per process cannot be divided equally among {len(sources)} sources "
+                f"(sampler.balance=source). Use a multiple of {len(sources)}."
             )
         rows = [np.flatnonzero(crops.sources == source) for source in sources]
-        return BalancedSampler([self._sampler_of(crops.take(part), own // len(sources)) for part in rows], rows)
+        return BalancedSampler([self._sampler_of(crops.take(part), per_process // len(sources)) for part in rows], rows)
 
     def _sampler_of(self, crops: Crops, batch_size: int) -> IdentitySampler | RandomSampler:
-        config, ranks, seed = self.config.sampler, self.ranks, self.config.seed
+        config, distributed, seed = self.config.sampler, self.distributed, self.config.seed
         if config.kind == "random":
-            return RandomSampler(len(crops), batch_size, seed, ranks.rank, ranks.world_size)
+            return RandomSampler(len(crops), batch_size, seed, distributed.rank, distributed.world_size)
         k = config.crops_per_id
-        place = (crops.pids, crops.camids, ids_per_batch(batch_size, k), k, seed, ranks.rank, ranks.world_size)
+        arguments = (
+            crops.pids,
+            crops.camids,
+            ids_per_batch(batch_size, k),
+            k,
+            seed,
+            distributed.rank,
+            distributed.world_size,
+        )
         if config.kind == "hard_identity":
-            return HardIdentitySampler(*place, config.lookalikes)
-        return IdentitySampler(*place)
+            return HardIdentitySampler(*arguments, config.lookalikes)
+        return IdentitySampler(*arguments)
 
     def _augment(self, size: tuple[int, int]) -> Augment:
         settings = self.config.augment

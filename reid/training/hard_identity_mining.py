@@ -1,4 +1,4 @@
-"""What is chosen between epochs, from an embedding of the train set: look-alike identities, and triplets."""
+"""Mining on an embedded train split: similar identities for the sampler, and offline triplets."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from reid.training.validation import embed_pixels
 
 KINDS = ("hard", "semi_hard", "random")
 MEMORY_LIMIT = 2**28
-"""Bytes that a block of distances may take."""
+"""Memory limit of a block of distances, in bytes."""
 
 
 def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[np.int64]:
-    """For each identity the others whose centroids are nearest, the nearest first; exact, in blocks.
+    """Return the identities with the nearest centroids for each identity, the nearest first; exact, in blocks.
 
-    A centroid is the mean of an identity's L2-normalised features, made of length 1 again; distances between them are
-    Euclidean, which orders as the cosine does. Equal distances in the order of identities. An identity whose features
-    cancel out, or are all zeros, has its centroid at the origin.
+    A centroid is the L2-normalised mean of an identity's L2-normalised features. Distances are Euclidean; equal
+    distances keep the order of identities. If the features of an identity cancel out or are zeros, its centroid is the
+    origin.
 
     Args:
         features: `[N, D]`, finite.
         pids: `[N]` identities.
-        k: neighbours wanted.
+        k: number of neighbours.
 
     Returns:
-        `[C, min(k, C − 1)]` int64, numbers in the order of `np.unique(pids)`.
+        `[C, min(k, C − 1)]` int64, positions in `np.unique(pids)`.
 
     Raises:
-        ReidError: columns that do not fit, features that are not finite, or k below 1.
+        ReidError: columns of different lengths, features that are not finite, or k below 1.
     """
     x, labels = _columns(features, pids)
     if k < 1:
-        raise ReidError(f"k is {k}: ask for 1 neighbour or more.")
+        raise ReidError(f"k is {k}. Use 1 or more.")
     ids = int(labels.max()) + 1
     x = torch.nn.functional.normalize(x, eps=1e-12)
     sums = x.new_zeros(ids, x.shape[1]).index_add_(0, torch.from_numpy(labels), x)
@@ -48,51 +48,50 @@ def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[
 
 
 def mine_identities(
-    model: ReIDModel, train: Pixels, ranks: DistributedContext, config: Config, epoch: int
+    model: ReIDModel, train: Pixels, distributed: DistributedContext, config: Config, epoch: int
 ) -> NDArray[np.int64]:
-    """Embed the train set, or `sampler.mining_crops` of each identity, and find the identities nearest to each.
+    """Embed `sampler.mining_crops` crops of each train identity and find the nearest identities of each.
 
-    More of them than the `sampler.lookalikes` that a batch asks for, `4 · lookalikes + 16`, for some are used up late
-    in an epoch. The model is run in evaluation mode and left as it was. Ranks share the pass, and get the same
-    table.
+    `4 · lookalikes + 16` neighbours are returned, because some are used up late in an epoch. The model runs in
+    evaluation mode; its mode is restored. The processes divide the work and get the same table.
 
     Args:
-        model: the network as it stands.
-        train: the train crops and their pixels.
-        ranks: those who train.
-        config: `sampler`, `seed`, `precision`, and `eval.batch_size`, in which the pass goes.
-        epoch: with the seed, which crops are drawn.
+        model: the current model.
+        train: train crops and their pixels.
+        distributed: this process among those that train together.
+        config: `sampler`, `seed`, `precision` and `eval.batch_size` are used.
+        epoch: determines, with the seed, which crops are drawn.
 
     Returns:
-        As `nearest_identities`, for `HardIdentitySampler.set_neighbours`.
+        The result of `nearest_identities`, for `HardIdentitySampler.set_neighbours`.
 
     Raises:
-        ReidError: the model gives features that are not finite.
+        ReidError: the embeddings are not finite.
     """
-    rows = _some_of_each(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
-    part = Pixels(train.crops.take(rows), train.store.take(rows))
+    rows = _draw_rows(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
+    drawn = Pixels(train.crops.take(rows), train.store.take(rows))
     features = embed_pixels(
         model,
-        part,
-        ranks,
+        drawn,
+        distributed,
         batch_size=config.eval.batch_size,
         flip=False,
         precision=config.precision,
-        label="look-alikes",
+        label="similar identities",
     )
-    return nearest_identities(features, part.crops.pids, 4 * config.sampler.lookalikes + 16)
+    return nearest_identities(features, drawn.crops.pids, 4 * config.sampler.lookalikes + 16)
 
 
-def _some_of_each(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Rows in order, at most `crops` of each identity; 0: all."""
+def _draw_rows(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Draw at most `crops` rows of each identity, in rising order; 0: all."""
     if crops == 0:
         return np.arange(len(pids))
     rng = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
     shuffled = rng.permutation(len(pids))
     order = shuffled[np.argsort(pids[shuffled], kind="stable")]
     starts = np.flatnonzero(np.diff(pids[order], prepend=pids[order][:1] - 1))
-    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return np.sort(order[place < crops])
+    position = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return np.sort(order[position < crops])
 
 
 def offline_triplets(
@@ -105,40 +104,47 @@ def offline_triplets(
     seed: int = 0,
     memory_limit: int = MEMORY_LIMIT,
 ) -> NDArray[np.int64]:
-    """One triplet for each row of an embedded set that has one: rows (anchor, positive, negative).
+    """Choose one triplet (anchor, positive, negative) for each row of an embedded data set, if there is one.
 
-    Distances are Euclidean between the features as given, exact, in blocks of anchors.
+    Distances are Euclidean, exact, computed in blocks of anchors. The features are not normalised.
 
     - `hard`: the farthest positive and the nearest negative of the whole set.
-    - `semi_hard`: a positive drawn at random, and the nearest negative that is farther than it but inside the margin,
-      `d_ap < d_an < d_ap + margin` (Schroff et al. 2015, section 3.2); an anchor without one is left out.
-    - `random`: both drawn at random.
+    - `semi_hard`: a random positive, and the nearest negative that is farther than it and within the margin,
+      `d_ap < d_an < d_ap + margin` (Schroff et al. 2015, section 3.2); anchors without one are left out.
+    - `random`: a random positive and a random negative.
 
-    The nearest negative of a whole set is often a mislabelled or unreadable crop: training on `hard` alone tends to
+    The nearest negative of a whole set is often a mislabelled or unreadable crop, so training on `hard` alone tends to
     collapse (FaceNet, section 3.2).
 
-    Behaviour in corner cases: an identity with one row is no anchor; one identity in all gives no triplet; of equal
-    distances the first row is taken; an empty set gives `[0, 3]`.
+    Corner cases: an identity with one row has no anchor; a single identity gives no triplet; of equal distances the
+    first row is taken; an empty set gives `[0, 3]`.
 
     Args:
         features: `[N, D]`, finite.
         pids: `[N]` identities.
         kind: one of `KINDS`.
-        camids: `[N]` cameras: positives come from other cameras where the anchor has any there.
-        margin: of `semi_hard`, above 0.
-        seed: of the draws.
-        memory_limit: bytes that a block of distances may take (one row at least); the result does not depend on it.
+        camids: `[N]` cameras; positives then come from other cameras, for anchors that have such positives.
+        margin: margin of `semi_hard`, above 0.
+        seed: seed of the random draws.
+        memory_limit: bytes of a block of distances (at least one row); the result does not depend on it.
 
     Returns:
         `[T, 3]` int64, anchors in rising order.
 
     Raises:
-        ReidError: an unknown kind, columns that do not fit, features that are not finite, or a margin of 0 or less.
+        ReidError: an unknown kind, columns of different lengths, features that are not finite, or a margin ≤ 0.
+
+    Example:
+        >>> offline_triplets([[0.0], [1.0], [1.5], [9.0]], [7, 7, 8, 8])
+        array([[0, 1, 2],
+               [1, 0, 2],
+               [2, 3, 1],
+               [3, 2, 1]])
     """
     if kind not in KINDS:
         raise ReidError(f"Unknown kind of triplets {kind!r}.{did_you_mean(kind, KINDS)}")
     if not margin > 0:
-        raise ReidError(f"The margin is {margin}: between a positive and a negative there must be room above 0.")
+        raise ReidError(f"margin is {margin}. Use a value above 0.")
     x, labels = _columns(features, pids)
     x = centred(x.clone()) if len(x) else x
     cameras = None if camids is None else torch.as_tensor(np.asarray(camids))
@@ -171,15 +177,15 @@ def _triplets_of(
             positive = distances.masked_fill(~positives, -torch.inf).argmax(dim=1)
             allowed = negatives
         else:
-            reach = distances.gather(1, positive.unsqueeze(1))
-            allowed = negatives & (distances > reach) & (distances < reach + margin)
+            d_ap = distances.gather(1, positive.unsqueeze(1))
+            allowed = negatives & (distances > d_ap) & (distances < d_ap + margin)
         negative = distances.masked_fill(~allowed, torch.inf).argmin(dim=1)
         found &= allowed.any(dim=1)
     return torch.stack([rows, positive, negative], dim=1)[found].numpy()
 
 
 def _pick(mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """In each row the masked-in column that the number 0 ≤ `drawn` < 1 falls on, all alike; the last where none is."""
+    """Choose a column of the mask in each row by a random number 0 ≤ `drawn` < 1; without any, the last column."""
     count = mask.sum(dim=1)
     rank = (drawn * count).long() + 1
     return torch.searchsorted(mask.cumsum(dim=1), rank.unsqueeze(1)).squeeze(1).clamp(max=mask.shape[1] - 1)
@@ -192,7 +198,7 @@ def _columns(features: ArrayLike, pids: ArrayLike) -> tuple[torch.Tensor, NDArra
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         raise ReidError(
-            f"{len(bad)} of {len(x)} features are not finite, the first in row {bad[0]}. Lower optim.lr, lengthen "
+            f"{len(bad)} of {len(x)} features are not finite, the first in row {bad[0]}. Lower optim.lr, increase "
             "schedule.warmup_epochs, or use precision=fp32."
         )
     return torch.from_numpy(x), np.unique(identities, return_inverse=True)[1].reshape(-1).astype(np.int64)

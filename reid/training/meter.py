@@ -1,4 +1,4 @@
-"""Numbers of each step on their way from the device to the log, a step late, so that the device never waits."""
+"""Transfer of metrics from the device to the host without waiting for the device."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 
 
 class Measured(NamedTuple):
-    """A step's number, its terms, and the train rows of its batches on this process."""
+    """Number and metrics of a step, and the train rows of its batches in this process."""
 
     step: int
-    terms: dict[str, float]
+    metrics: dict[str, float]
     rows: Tensor
 
 
 class Meter:
-    """Collects 0-d tensors on a device; `send` starts their way to the host in one copy, `receive` ends it."""
+    """Collect 0-d tensors on a device; `send` starts one copy to the host, `receive` finishes it."""
 
     def __init__(self) -> None:
         self._collected: list[tuple[int, dict[str, Tensor], Tensor]] = []
         self._sent: list[tuple[list[tuple[int, dict[str, Tensor], Tensor]], Tensor, torch.cuda.Event | None]] = []
 
-    def add(self, step: int, terms: dict[str, Tensor], rows: Tensor) -> None:
-        """Keep the terms of a step, which have the same names each time."""
-        self._collected.append((step, terms, rows))
+    def add(self, step: int, metrics: dict[str, Tensor], rows: Tensor) -> None:
+        """Add the metrics of a step. Their names are the same in all steps."""
+        self._collected.append((step, metrics, rows))
 
     def send(self) -> None:
         """Start to copy what was added since the last call."""
         if not self._collected:
             return
-        values = torch.stack([torch.stack([v.float() for v in terms.values()]) for _, terms, _ in self._collected])
+        values = torch.stack([torch.stack([v.float() for v in metrics.values()]) for _, metrics, _ in self._collected])
         event = None
         if values.device.type == "cuda":
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
@@ -42,10 +42,10 @@ class Meter:
         self._collected = []
 
     def receive(self) -> Iterator[Measured]:
-        """What was sent, in order; waits for the copy only."""
+        """Yield what was sent, in order. Only the copy is waited for."""
         sent, self._sent = self._sent, []
         for collected, values, event in sent:
             if event is not None:
                 event.synchronize()
-            for (step, terms, rows), numbers in zip(collected, values.tolist(), strict=True):
-                yield Measured(step, dict(zip(terms, numbers, strict=True)), rows)
+            for (step, metrics, rows), numbers in zip(collected, values.tolist(), strict=True):
+                yield Measured(step, dict(zip(metrics, numbers, strict=True)), rows)

@@ -1,59 +1,120 @@
-"""Where the time of a training step goes."""
+"""Time of a training step by section."""
 
 from __future__ import annotations
 
-import contextlib
+import tempfile
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+from rich.table import Table
+from torch import Tensor
 
-PARTS = ("loader", "copy", "preprocess", "forward", "loss", "backward", "optimiser")
+from reid.config import Config
+from reid.core.console import console
+from reid.core.distributed import DistributedContext
+from reid.core.errors import ConfigError
+from reid.training.hooks import Hook
+from reid.training.trainer import Trainer
+
+SECTIONS = ("loader", "copy", "preprocess", "forward", "loss", "backward", "optimiser")
 NETWORK = ("forward", "backward", "optimiser")
-"""What a step cannot do without; all else is what this code adds."""
+"""Sections that every training loop has; the others are overhead of this project."""
+WARM_UP = 3
+"""Steps that are not measured: the first calls choose kernels and allocate memory."""
 
 
-class StepClock:
-    """Adds up wall time by part; as the trainer's `clock` it is called as `with clock("forward"):`.
+class StepTimer(Hook):
+    """Hook that adds up the wall time of each section, and stops training after a number of steps.
 
-    Each part waits for the device before and after, so that what it started is counted where it belongs: a step takes
-    a little longer under this clock than without it. A part within another counts for itself alone.
+    The device is waited for at each border of a section, so that its work is counted in the section that started it;
+    steps therefore take a little longer. A section within another is counted only once.
+
+    Args:
+        device: the device of training.
+        steps: measured steps, after `WARM_UP` others.
+
+    Attributes:
+        seconds: seconds of each section.
+        total: seconds of all measured steps.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._inner = [0.0]
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self.device, self.steps = device, steps
+        self.seconds = dict.fromkeys(SECTIONS, 0.0)
+        self.total = 0.0
+        self._done = -WARM_UP
+        self._began = 0.0
+        self._sections: list[tuple[float, float]] = []
 
-    @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Count what happens inside for `part`."""
-        self._wait()
-        began = time.perf_counter()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            self._wait()
-            took = time.perf_counter() - began
-            self.seconds[part] += took - self._inner.pop()
-            self._inner[-1] += took
+    def on_section_start(self, trainer: Trainer, name: str) -> None:
+        """Start the clock of a section."""
+        self._sections.append((self._now(), 0.0))
 
-    def reset(self) -> None:
-        """Begin anew."""
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+    def on_section_end(self, trainer: Trainer, name: str) -> None:
+        """Add the time of the section, without that of the sections within it."""
+        began, inner = self._sections.pop()
+        took = self._now() - began
+        self.seconds[name] += took - inner
+        if self._sections:
+            outer, nested = self._sections[-1]
+            self._sections[-1] = (outer, nested + took)
 
-    def _wait(self) -> None:
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, Tensor]) -> None:
+        """Count the step; start to measure after the warm-up, and stop after the last one."""
+        self._done += 1
+        if self._done == 0:
+            self.seconds = dict.fromkeys(SECTIONS, 0.0)
+            self._began = self._now()
+        if self._done == self.steps:
+            self.total = self._now() - self._began
+            trainer.stop(save=False)
+
+    def fractions(self) -> dict[str, float]:
+        """Return each section's fraction of the total time, and that of everything else as `other`."""
+        named = {name: seconds / self.total for name, seconds in self.seconds.items()}
+        return {**named, "other": 1 - sum(named.values())}
+
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
-def shares(seconds: dict[str, float], whole: float) -> dict[str, float]:
-    """Each part's share of `whole` seconds, with `other` for what no part counted."""
-    named = {part: took / whole for part, took in seconds.items()}
-    return {**named, "other": 1 - sum(named.values())}
+def outside_network(fractions: dict[str, float]) -> float:
+    """Return the fraction of time that is not spent in the forward pass, backward pass or optimiser."""
+    return sum(fraction for name, fraction in fractions.items() if name not in NETWORK)
 
 
-def outside_network(parts: dict[str, float]) -> float:
-    """The share of all that is not forward, backward or optimiser."""
-    return sum(share for part, share in parts.items() if part not in NETWORK)
+def profile_run(config: Config, distributed: DistributedContext, steps: int) -> dict[str, float]:
+    """Train for `steps` steps, after a few that are not measured, and print the time by section.
+
+    No run folder is left.
+
+    Returns:
+        Fraction of the time of each section, and of `other`.
+
+    Raises:
+        ReidError: an error of training, or training has fewer steps.
+    """
+    timer = StepTimer(distributed.device, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        config = config.model_copy(update={"save_every": 0, "save_minutes": 0.0})
+        trainer = Trainer(config, Path(folder, "run"), distributed, hooks=[timer])
+        trainer.fit()
+    if not timer.total:
+        raise ConfigError(f"Training has fewer than {steps} + {WARM_UP} steps. Profile fewer steps.")
+    fractions, per_step = timer.fractions(), 1000 * timer.total / steps
+    if distributed.is_first:
+        table = Table(box=None)
+        for name in ("", "ms per step", "fraction"):
+            table.add_column(name, justify="left" if not name else "right")
+        for name, fraction in fractions.items():
+            table.add_row(name, f"{fraction * per_step:,.1f}", f"{fraction:.1%}")
+        table.add_row("all", f"{per_step:,.1f}", "")
+        console.print(table)
+        console.print(
+            f"{steps * trainer.crops_per_step / timer.total:,.1f} crops/s; outside forward, backward and optimiser: "
+            f"{outside_network(fractions):.1%}"
+        )
+    return fractions

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT and SIGTERM are collected, and obeyed between two steps."""
+"""Stop after the current step on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from reid.core.errors import ReidError
 
 
 class Interrupted(ReidError):
-    """The run was asked to stop and left a checkpoint; `signal` says by what."""
+    """Training was stopped by `signal` and a checkpoint was written."""
 
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"Stopped by {name}; to go on: reid train --resume {checkpoint.parent}")
+        super().__init__(f"Stopped by {name}. Continue with: reid train --resume {checkpoint.parent}")
         self.signal = signal_number
 
 
 @contextmanager
 def listen() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second SIGINT interrupts at once."""
-    asked: list[int] = []
+    """Collect SIGINT and SIGTERM instead of ending the process; a second SIGINT interrupts immediately."""
+    received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
-        console.print(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
+        received.append(number)
+        console.print(f"{signal.Signals(number).name}: stopping after this step and writing a checkpoint")
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its business
-        yield asked
+    except ValueError:  # only the main thread can handle signals
+        yield received
         return
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all processes, on any device; torch's own works on GPUs only."""
+"""BatchNorm over the batches of all processes on any device (torch's SyncBatchNorm needs GPUs)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reid.core.distributed import sum_with_gradient
 
 
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """`y = γ·(x − μ) / √(σ² + ε) + β` with μ and σ² over the crops of all processes, which must have equally many.
+    """`y = γ·(x − μ) / √(σ² + ε) + β` with μ and σ² over the crops of all processes, which have equal batch sizes.
 
     Gradients flow through the shared statistics, so that with gathered losses a step equals that of one process with
-    the whole batch. Running statistics move as in `nn.BatchNorm2d` (unbiased variance). In evaluation it is that.
+    the whole batch. Running statistics are updated as in `nn.BatchNorm2d` (unbiased variance), and evaluation is equal.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -24,12 +24,12 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """`[B, C, ...]` → the same shape."""
         if not self.training:
             return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        others = [0, *range(2, x.ndim)]
+        axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = sum_with_gradient(x.sum(others)) / count
+        mean = sum_with_gradient(x.sum(axes)) / count
         centred = x - mean.view(shape)
-        variance = sum_with_gradient(centred.square().sum(others)) / count
+        variance = sum_with_gradient(centred.square().sum(axes)) / count
         if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
@@ -43,7 +43,7 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm of `model` take the statistics of all processes: torch's layer on GPUs, else ours."""
+    """Make every BatchNorm of `model` use the statistics of all processes (on GPUs with torch's SyncBatchNorm)."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):

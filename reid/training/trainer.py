@@ -1,4 +1,4 @@
-"""The training loop: material in, checkpoints and a log out; may be stopped at any step and continued."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,269 +17,262 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.config import Config, load_config, save_settings
-from reid.core.atomic import write_json, write_text
+from reid.config import Config, load_config
 from reid.core.console import console, progress_bar, warn
-from reid.core.distributed import DistributedContext
-from reid.core.errors import ReidError
+from reid.core.distributed import DistributedContext, pick_device
+from reid.core.errors import ConfigError, DataError, ModelError
 from reid.data.loader import Batch
 from reid.data.pixels import TrainingData, load_training_data
 from reid.data.samplers import HardIdentitySampler
-from reid.losses import CollapseWatch, Objective
+from reid.losses import Objective
 from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
-from reid.training.ema import Average
-from reid.training.environment import environment, keep_memory
-from reid.training.epoch_loaders import Loaders
+from reid.training.ema import MovingAverage
+from reid.training.environment import keep_memory
+from reid.training.epoch_loaders import EpochLoaders
 from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded, without_exchange
 from reid.training.hard_identity_mining import mine_identities
-from reid.training.meter import Meter
+from reid.training.hooks import Hook
 from reid.training.parameter_groups import Freezer, make_optimizer, set_rate
+from reid.training.run_folder import (
+    BEST,
+    DATA,
+    LAST,
+    LOG,
+    SETTINGS,
+    Progress,
+    advice,
+    check_new,
+    clean_up,
+    run_settings,
+    shared_settings,
+    start_run,
+)
+from reid.training.run_log import RunLog
 from reid.training.schedules import learning_rate_factor, momentum_at
 from reid.training.signals import Interrupted, listen
 from reid.training.sync_batchnorm import share_statistics
 from reid.training.validation import autocast, score
 
-__all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "train"]
-
-LAST, BEST, LOG, SETTINGS, DATA = "last.pt", "best.pt", "log.jsonl", "config.yaml", "data.json"
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint, so that a resumed run goes on as if never stopped."""
-
-    epoch: int = 0
-    batch: int = 0
-    """Steps of `epoch` that are done."""
-    step: int = 0
-    share: float = 0.0
-    """Of the run that was done when `epoch` began."""
-    skipped: int = 0
-    """Steps left out because something in them was not finite."""
-    best: float = -1.0
-    seconds: float = 0.0
-    """Wall time spent training and scoring, over all sittings."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Of each logged term, over the epoch so far."""
-    summed: int = 0
-    """Steps in `sums`."""
-    pending: list[dict[str, float]] = field(default_factory=list)
-    """Terms of the steps since the last log line."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry an evaluation."""
+__all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "Trainer", "train"]
 
 
 def train(
-    config: Config,
+    config: Config | str | Path | None,
     out: str | Path,
-    ranks: DistributedContext,
+    distributed: DistributedContext | None = None,
     *,
+    overrides: Sequence[str] = (),
     resume: bool = False,
     repeats: str | Path | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Progress:
-    """Train as `config` says and leave a complete run folder in `out`.
+    """Train a model and write a run folder.
 
-    The folder holds `config.yaml` (every setting), `environment.json`, `data.json` (the fingerprint of what was
-    trained on), `log.jsonl`, `tensorboard/`, `last.pt` (continues the run) and `best.pt` (best mean mAP over the
-    scored splits; absent with `eval.split=none`).
+    The folder contains `config.yaml` (all settings), `environment.json`, `data.json` (fingerprint of the data),
+    `log.jsonl`, `tensorboard/`, `last.pt` (from which the run can be continued) and `best.pt` (best mean mAP over the
+    evaluated splits; not with `eval.split=none`).
 
     Args:
-        config: the settings; with `resume`, those saved in `out` are used instead.
-        out: the run folder; must be new or empty unless `resume`.
-        ranks: this process among those training; batches are of `sampler.batch_size` crops over all together.
-        resume: go on from `out/last.pt`, or from the start where the run ended before there was one.
-        repeats: the folder of a run that this one repeats; a warning says so where the data are not the same.
+        config: the settings, or a YAML file; None: the defaults. With `resume`, the settings saved in `out` are used.
+        out: the run folder; it must be new or empty unless `resume`.
+        distributed: this process among those that train together; None: a single process on `config.device`.
+        overrides: `key.sub=value` settings that replace those of a YAML file or the defaults.
+        resume: continue from `out/last.pt`, or from the start if the run ended before its first checkpoint.
+        repeats: folder of a run that this run repeats; a warning is printed if the data differ.
+        hooks: called during training; see `Hook`.
+
+    Returns:
+        The final progress, with the scores of all evaluations in `history`.
 
     Raises:
-        ReidError: anything wrong with settings, data or folder; a loss that is not finite or above `loss_limit`.
-        Interrupted: SIGINT or SIGTERM came; `last.pt` stands at the last finished step.
+        ReidError: invalid settings, data or folder; a loss that is not finite or above `loss_limit`.
+        Interrupted: SIGINT or SIGTERM was received; `last.pt` contains the last finished step.
+
+    Example:
+        >>> import tempfile
+        >>> from reid.synthetic import synthesize
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = synthesize(f"{folder}/data", ids=8)  # doctest: +SKIP
+        >>> settings = [f"data.train=market1501:{folder}/data", "model.backbone=light10", "schedule.epochs=1"]
+        >>> progress = train(None, f"{folder}/run", overrides=settings)  # doctest: +SKIP
     """
+    if not isinstance(config, Config):
+        config = load_config(config, overrides)
+    elif overrides:
+        raise ConfigError("overrides need a YAML file or the defaults. Set the attributes of the Config instead.")
     out = Path(out)
-    checkpoint = None
-    if resume and (out / SETTINGS).is_file() and not (out / LAST).exists():
-        config = load_config(out / SETTINGS)
-    elif resume:
-        checkpoint = load_checkpoint(out / LAST)
-        config = Config.from_dict(checkpoint["config"])
-    elif ranks.is_first and out.exists() and any(out.iterdir()):
-        raise ReidError(f"{out} is not empty: continue that run with --resume {out}, or name another --out.")
-    material = load_training_data(config)
-    trainer = _Trainer(config, out, ranks, material)
-    if repeats is not None and ranks.is_first and (Path(repeats) / DATA).is_file():
-        changed = material.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
+    trainer = Trainer(run_settings(out) if resume else config, out, distributed, hooks=hooks)
+    if repeats is not None and trainer.distributed.is_first and (Path(repeats) / DATA).is_file():
+        changed = trainer.data.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
         if changed:
-            warn(f"other data than the run in {repeats} had, so the numbers will differ: {changed}")
-    if checkpoint is not None:
-        trainer.load(checkpoint)
-    elif ranks.is_first:
-        trainer.describe()
-    return trainer.run()
+            warn(f"The data differ from those of the run in {repeats}, so the numbers will differ: {changed}")
+    return trainer.resume() if resume and (out / LAST).exists() else trainer.fit(overwrite=resume)
 
 
-class _Trainer:
-    def __init__(self, config: Config, out: Path, ranks: DistributedContext, material: TrainingData) -> None:
-        self.config, self.out, self.ranks, self.material = config, out, ranks, material
-        if config.keep_memory and ranks.device.type == "cpu":
+class Trainer:
+    """Train a model as described by a `Config`. Use `train` for the short way, and this class to inspect parts.
+
+    Training can be stopped at any step and continued; the result is the same bit for bit (except with
+    `schedule.minutes`).
+
+    Args:
+        config: all settings.
+        out: run folder.
+        distributed: this process among those that train together; None: a single process on `config.device`.
+        data: crops and pixels; None: those that `config.data` names.
+        hooks: called during training; see `Hook`.
+
+    Attributes:
+        model: the model that is trained.
+        eval_model: the model that is evaluated and saved: the moving average of `model` if `optim.ema` is set.
+        objective: the loss.
+        optimizer: the optimiser.
+        loader: the batches of the current epoch.
+        progress: epoch, step, best score and history.
+
+    Raises:
+        ReidError: invalid settings or data.
+
+    Example:
+        >>> trainer = Trainer(Config(), "runs/bot", hooks=[])  # doctest: +SKIP
+        >>> trainer.fit().history[-1]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: str | Path,
+        distributed: DistributedContext | None = None,
+        data: TrainingData | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        distributed = distributed or DistributedContext(0, 1, pick_device(config.device))
+        device = distributed.device
+        self.config, self.out, self.distributed, self.hooks = config, Path(out), distributed, tuple(hooks)
+        self.data = load_training_data(config) if data is None else data
+        if config.keep_memory and device.type == "cpu":
             keep_memory()
-        self.fingerprint = material.fingerprint()
         self.progress = Progress()
-        crops = material.train.crops
+        crops = self.data.train.crops
         labels, self.pid_of_label = crops.labels()
-        self.model = _make_model(config, len(self.pid_of_label)).to(ranks.device)
-        self.objective = _make_objective(config, self.model, len(self.pid_of_label)).to(ranks.device)
+        num_classes = len(self.pid_of_label)
+        self.model: ReIDModel = build_model(
+            config.model, num_classes=num_classes if config.loss.in_use("softmax") else 0, seed=config.seed
+        ).to(device)
+        self.objective = Objective(
+            config.loss, dim=self.model.embedding_size, num_classes=num_classes, seed=config.seed
+        ).to(device)
+        if not (self.objective.uses_softmax or self.objective.uses_embeddings):
+            self.model.neck.requires_grad_(False)  # it gets no gradient, and DDP waits for every gradient
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        if config.sync_batchnorm and ranks.world_size > 1:
-            share_statistics(self.model, ranks.device)
+        if config.sync_batchnorm and distributed.world_size > 1:
+            share_statistics(self.model, device)
         self.freezer = Freezer(config.optim, self.model)
-        self.average = Average(self.model, config.optim.ema) if config.optim.ema else None
+        self.average = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
         self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
-        if ranks.world_size > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
+        if distributed.world_size > 1:
+            devices = [device] if device.type == "cuda" else None
             freezes = bool(self.freezer.until)
             self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=freezes)
         self.optimizer, self.rates = make_optimizer(config.optim, self.model, self.objective.common_parameters())
-        own = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.separate_parameters()]
-        self.loss_optimizer = torch.optim.SGD(own, lr=0.0) if own else None
-        self.scaler = torch.amp.GradScaler(
-            ranks.device.type, enabled=config.precision == "fp16" and ranks.device.type == "cuda"
-        )
-        self.loaders = Loaders(config, ranks, material.train, labels, self.model.preprocessing)
-        self.loader = self.loaders.at(0.0)
-        self.watch = CollapseWatch(config.loss.margin)
-        self.meter = Meter()
-        self.line_due: dict[str, Any] | None = None
-        self.board: Any = None
-        self.lookalikes: np.ndarray | None = None
-        self.saved = time.monotonic()
-        self.clock: Callable[[str], AbstractContextManager[object]] = lambda part: nullcontext()
+        separate = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.separate_parameters()]
+        self.loss_optimizer = torch.optim.SGD(separate, lr=0.0) if separate else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
+        self.epoch_loaders = EpochLoaders(config, distributed, self.data.train, labels, self.model.preprocessing)
+        self.loader = self.epoch_loaders.at(0.0)
+        self.log = RunLog(self.out, config, distributed, crops.paths, lambda line: self._call("on_log", line))
+        self.neighbours: np.ndarray | None = None
+        self._saved = self._began = time.monotonic()
+        self._stop: bool | None = None
 
     @property
-    def scored(self) -> ReIDModel:
-        """The model that is scored and saved: the averaged one, if there is one."""
+    def eval_model(self) -> ReIDModel:
+        """The model that is evaluated and saved."""
         return self.average.model if self.average else self.model
 
     @property
     def steps(self) -> int:
-        """Steps of this epoch."""
+        """Number of steps of the current epoch."""
         return -(-len(self.loader) // self.config.optim.accumulate)
 
     @property
-    def crops_a_step(self) -> int:
-        """Crops of a step of this epoch, over all processes."""
-        return self.loader.batch_size * self.ranks.world_size * self.config.optim.accumulate
+    def crops_per_step(self) -> int:
+        """Crops per step of the current epoch, summed over all processes."""
+        return self.loader.batch_size * self.distributed.world_size * self.config.optim.accumulate
 
-    def describe(self) -> None:
-        """Start the run folder, and print what is about to happen."""
-        config, counts, crops = self.config, self.model.count(), self.material.train.crops
-        save_settings(config, self.out / SETTINGS)
-        write_json(self.out / "environment.json", environment(self.ranks))
-        write_json(self.out / DATA, self.fingerprint)
-        write_text(self.out / LOG, "")
-        size = self.model.preprocessing.size
-        minutes, epochs = config.schedule.minutes, config.schedule.epochs
-        length = f"{minutes:g} minutes of epochs" if minutes else f"{epochs} epochs"
-        console.print(
-            f"{config.model.backbone} at {size[0]}×{size[1]}: {counts.parameters / 1e6:.2f} M parameters, "
-            f"{counts.flops / 1e9:.2f} G multiply-adds a crop\n"
-            f"{len(crops):,} crops of {len(self.pid_of_label):,} identities, {length} of "
-            f"{self.steps} steps of {self.crops_a_step}, on {self.ranks.world_size} × "
-            f"{self.ranks.device} in {config.precision}\n"
-            f"scored on: {', '.join(split.name for split in self.material.splits) or 'nothing'}\n"
-            f"run folder: {self.out}"
-        )
-        if config.eval.split == "test":
-            warn(
-                "eval.split=test: the best checkpoint is chosen on the test split, which makes its score there "
-                "optimistic. Quote the last epoch, or use eval.split=validation."
-            )
-        if config.sampler.kind == "random" and self.objective.uses_triplet:
-            warn(
-                "sampler.kind=random with a triplet term: most crops meet no other of their identity in a batch. "
-                "Use sampler.kind=identity, or loss.triplet_weight=0."
-            )
+    def fit(self, *, overwrite: bool = False) -> Progress:
+        """Start the run and train to the end.
 
-    def run(self) -> Progress:
-        """Train to the end, or until asked to stop."""
-        self.began = time.monotonic() - self.progress.seconds
-        epochs, state = self.config.schedule.epochs, self.progress
-        self.loader = self.loaders.at(state.share)
-        with listen() as asked, progress_bar() as bar, self._tensorboard() as self.board:
-            share = self._share()
-            task = bar.add_task("training", total=epochs * self.steps, completed=int(share * epochs * self.steps))
-            while share < 1:
-                if state.batch == 0:
-                    state.share = share
-                    self.loader = self.loaders.at(share)
-                self._find_lookalikes()
-                self.loader.set_epoch(state.epoch)
-                self.loader.start_at(state.batch * self.config.optim.accumulate)
-                self.network.train()
-                self.freezer.apply(state.epoch)
-                epoch_began, first, steps = time.monotonic(), state.batch, self.steps
-                for batches in self.grouped():
-                    self.objective.set_progress(share)
-                    when = self._when(share)
-                    factor = learning_rate_factor(self.config.schedule, *when)
-                    momentum = momentum_at(self.config.schedule, self.config.optim.momentum, *when)
-                    set_rate(self.optimizer, self.rates, self.config.optim.lr * factor, momentum)
-                    terms = self._step(batches)
-                    self._finish_line()
-                    state.batch += 1
-                    state.step += 1
-                    if terms:
-                        self.meter.add(state.step, terms, torch.cat([batch.index for batch in batches]))
-                    share = self._share()
-                    bar.update(task, completed=int(share * epochs * steps))
-                    at_log = state.step % self.config.log_every == 0 or state.batch == steps or share >= 1
-                    if at_log:
-                        self._begin_line(factor)
-                    may_stop = at_log or self.ranks.world_size == 1  # ranks must agree, which is no work for each step
-                    if may_stop and self.ranks.any(bool(asked)):
-                        self._save_last()
-                        raise Interrupted(asked[0] if asked else signal.SIGTERM, self.out / LAST)
-                    if share >= 1:
-                        break
-                    if state.batch < steps and self._save_is_due():
-                        self._save_last()
-                self._flush()
-                rate = (state.batch - first) * self.crops_a_step / (time.monotonic() - epoch_began)
-                self._end_epoch(rate, last=share >= 1)
-                self._save_last()
-        return state
+        Args:
+            overwrite: whether the run folder may contain files.
 
-    def grouped(self) -> Iterator[list[Batch]]:
-        """The batches of each step of the epoch."""
+        Raises:
+            ReidError: a used run folder; a loss that is not finite or above `loss_limit`.
+            Interrupted: SIGINT or SIGTERM was received; `last.pt` contains the last finished step.
+        """
+        if self.distributed.is_first:
+            if not overwrite:
+                check_new(self.out)
+            start_run(self.out, self.config, self.distributed, self.data)
+            self._describe()
+        return self._run()
+
+    def resume(self) -> Progress:
+        """Restore the run from its last checkpoint and train to the end.
+
+        Raises:
+            ReidError: no checkpoint, other data than those of the run, and as for `fit`.
+            Interrupted: as for `fit`.
+        """
+        self._restore(load_checkpoint(self.out / LAST))
+        return self._run()
+
+    def stop(self, *, save: bool = True) -> None:
+        """End training after the current step. Hooks call it in all processes at the same step.
+
+        Args:
+            save: whether to write `last.pt` first.
+        """
+        self._stop = save
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """Yield the batches of each step of the current epoch."""
         batches = iter(self.loader)
         while True:
-            with self.clock("loader"):
+            with self._section("loader"):
                 group = list(islice(batches, self.config.optim.accumulate))
             if not group:
                 return
             yield group
 
-    def _step(self, batches: list[Batch]) -> dict[str, Tensor]:
-        """One update. Nothing here waits for the device, but for `on_nan=skip`. Returns the terms to log, on it;
-        none of a step that was left out."""
+    def train_step(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Make one optimiser step on batches, at the current learning rate.
+
+        The device is not waited for, except with `on_nan=skip`.
+
+        Returns:
+            Losses and statistics as 0-d tensors on the device; empty if the step was skipped.
+        """
         config = self.config
         skips = config.on_nan == "skip"
         buffers = [*self.model.buffers(), *self.objective.buffers()] if skips else []
         before = [buffer.clone() for buffer in buffers]
-        with self.clock("optimiser"):
+        with self._section("optimiser"):
             self.optimizer.zero_grad(set_to_none=True)
             self.objective.zero_grad(set_to_none=True)
-        seen = []
+        measured = []
         for number, batch in enumerate(batches):
             with without_exchange(self.network) if number < len(batches) - 1 else nullcontext():
-                seen.append(self._backward(batch, number, len(batches)))
-        terms = {name: torch.stack([measured[name].float() for measured in seen]).mean() for name in seen[0]}
-        with self.clock("optimiser"):
+                measured.append(self._backward(batch, number, len(batches)))
+        metrics = {name: torch.stack([m[name].float() for m in measured]).mean() for name in measured[0]}
+        with self._section("optimiser"):
             self._share_loss_gradients()
             if config.optim.clip_norm or skips:
                 self.scaler.unscale_(self.optimizer)
                 norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or math.inf)
-            if skips and not self._is_sound(terms["loss"], norm):
+            if skips and not self._is_finite(metrics["loss"], norm):
                 for buffer, old in zip(buffers, before, strict=True):
                     buffer.copy_(old)
                 self.scaler.update()
@@ -291,290 +283,292 @@ class _Trainer:
             self.scaler.update()
             if self.average:
                 self.average.update()
-        return terms
+        return metrics
 
-    def _backward(self, batch: Batch, number: int, of: int) -> dict[str, Tensor]:
-        """Add the gradient of the `number`-th of the step's batches, over how many there are. Returns its terms."""
-        device, config, state = self.ranks.device, self.config, self.progress
-        gather = self.ranks.gather_with_gradient
-        with self.clock("copy"):
+    def _describe(self) -> None:
+        config, counts, size = self.config, self.model.count(), self.model.preprocessing.size
+        schedule = config.schedule
+        length = f"{schedule.minutes:g} minutes" if schedule.minutes else f"{schedule.epochs} epochs"
+        console.print(
+            f"{config.model.backbone} at {size[0]}×{size[1]}: {counts.parameters / 1e6:.2f} M parameters, "
+            f"{counts.flops / 1e9:.2f} G multiply-adds per crop\n"
+            f"{len(self.data.train.crops):,} crops of {len(self.pid_of_label):,} identities, {length}, "
+            f"{self.steps} steps of {self.crops_per_step} crops per epoch, on {self.distributed.world_size} × "
+            f"{self.distributed.device} in {config.precision}\n"
+            f"evaluated on: {', '.join(split.name for split in self.data.splits) or 'nothing'}\n"
+            f"run folder: {self.out}"
+        )
+        if config.eval.split == "test":
+            warn(
+                "eval.split=test: the best checkpoint is chosen on the test split, which makes its score there "
+                "optimistic. Report the last epoch, or use eval.split=validation."
+            )
+        if config.sampler.kind == "random" and self.objective.uses_triplet:
+            warn(
+                "sampler.kind=random with a triplet loss: most crops have no positive in their batch. "
+                "Use sampler.kind=identity, or loss.triplet_weight=0."
+            )
+
+    def _run(self) -> Progress:
+        config, state = self.config, self.progress
+        self._began = time.monotonic() - state.seconds
+        epochs = config.schedule.epochs
+        self.loader = self.epoch_loaders.at(state.fraction)
+        with listen() as signals, progress_bar() as bar, self.log.tensorboard(state.step + 1):
+            fraction = self._fraction()
+            task = bar.add_task("training", total=epochs * self.steps, completed=int(fraction * epochs * self.steps))
+            self._call("on_train_start")
+            while fraction < 1:
+                self._start_epoch(fraction)
+                epoch_began, first, steps = time.monotonic(), state.batch, self.steps
+                for batches in self.batches():
+                    learning_rate = self._set_rates(fraction)
+                    self._call("on_step_start", batches)
+                    metrics = self.train_step(batches)
+                    self.log.finish_line()
+                    state.batch += 1
+                    state.step += 1
+                    if metrics:
+                        self.log.add(state.step, metrics, torch.cat([batch.index for batch in batches]))
+                    fraction = self._fraction()
+                    bar.update(task, completed=int(fraction * epochs * steps))
+                    at_line = state.step % config.log_every == 0 or state.batch == steps or fraction >= 1
+                    if at_line:
+                        self.log.begin_line(state.step, learning_rate)
+                    self._call("on_step_end", metrics)
+                    if self._stop is not None:
+                        return self._end(save=self._stop)
+                    # processes must agree, which is too slow for every step
+                    may_stop = at_line or self.distributed.world_size == 1
+                    if may_stop and self.distributed.any(bool(signals)):
+                        self._save()
+                        raise Interrupted(signals[0] if signals else signal.SIGTERM, self.out / LAST)
+                    if fraction >= 1:
+                        break
+                    if state.batch < steps and self._save_is_due():
+                        self._save()
+                self.log.flush()
+                rate = (state.batch - first) * self.crops_per_step / (time.monotonic() - epoch_began)
+                self._end_epoch(rate, last=fraction >= 1)
+                self._save()
+        return self._end(save=False)
+
+    def _end(self, *, save: bool) -> Progress:
+        if save:
+            self._save()
+        self._call("on_train_end")
+        return self.progress
+
+    def _start_epoch(self, fraction: float) -> None:
+        config, state = self.config, self.progress
+        if state.batch == 0:
+            state.fraction = fraction
+            self.loader = self.epoch_loaders.at(fraction)
+        self.log.epoch = state.epoch + 1
+        sampler = self.loader.sampler
+        if isinstance(sampler, HardIdentitySampler):
+            if state.batch == 0 and state.epoch > 0 and state.epoch % config.sampler.mining_every == 0:
+                self.neighbours = mine_identities(self.model, self.data.train, self.distributed, config, state.epoch)
+            sampler.set_neighbours(self.neighbours)
+        self.loader.set_epoch(state.epoch)
+        self.loader.start_at(state.batch * config.optim.accumulate)
+        self.network.train()
+        self.freezer.apply(state.epoch)
+        self._call("on_epoch_start")
+
+    def _set_rates(self, fraction: float) -> float:
+        """Set weights, learning rates and momentum of the next step; return the base learning rate."""
+        schedule, optim, state = self.config.schedule, self.config.optim, self.progress
+        self.objective.set_progress(fraction)
+        epoch, step, steps = state.epoch, state.batch, self.steps
+        if schedule.minutes:  # the clock decides; epochs only divide the time
+            steps = 1_000_000
+            epoch, step = divmod(int(fraction * schedule.epochs * steps), steps)
+        learning_rate = optim.lr * learning_rate_factor(schedule, epoch, step, steps)
+        momentum = momentum_at(schedule, optim.momentum, epoch, step, steps)
+        set_rate(self.optimizer, self.rates, learning_rate, momentum)
+        return learning_rate
+
+    def _fraction(self) -> float:
+        """Return the fraction of training that is done: of the epochs, or of the time with `schedule.minutes`."""
+        schedule, state = self.config.schedule, self.progress
+        if not schedule.minutes:
+            return (state.epoch + state.batch / self.steps) / schedule.epochs
+        return self.distributed.first(min(1.0, (time.monotonic() - self._began) / (60 * schedule.minutes)))
+
+    def _backward(self, batch: Batch, number: int, count: int) -> dict[str, Tensor]:
+        """Add the gradient of one of `count` batches of a step; return its metrics."""
+        device, config, state = self.distributed.device, self.config, self.progress
+        gather = self.distributed.gather_with_gradient
+        with self._section("copy"):
             labels = gather(batch.labels.to(device, non_blocking=True))
             camids = gather(batch.camids.to(device, non_blocking=True))
             images = batch.images.to(device, non_blocking=True)
         preprocess = self.model.preprocessing.model_copy(update={"size": (images.shape[1], images.shape[2])})
-        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
 
-        def forward(network: nn.Module, some: Tensor) -> Outputs:
-            with self.clock("preprocess"):
-                images = preprocess(some)
-            with self.clock("forward"), autocast(device, config.precision):
-                output = network(images)
-            after = output.embeddings if self.objective.uses_embeddings else None
-            return [None if part is None else part.float() for part in (output.features, after, output.logits)]
+        def forward(network: nn.Module, chunk: Tensor) -> Outputs:
+            with self._section("preprocess"):
+                prepared = preprocess(chunk)
+            with self._section("forward"), autocast(device, config.precision):
+                output = network(prepared)
+            embeddings = output.embeddings if self.objective.uses_embeddings else None
+            return [None if part is None else part.float() for part in (output.features, embeddings, output.logits)]
 
         def loss_of(outputs: Outputs) -> Tensor:
-            with self.clock("loss"):
+            with self._section("loss"):
                 features, embeddings, logits = (None if part is None else gather(part) for part in outputs)
-                loss, seen = self.objective(features, logits, labels, camids, embeddings)
-                terms.update(seen)
-                return self.scaler.scale(loss if of == 1 else loss / of)
+                loss, measured = self.objective(features, logits, labels, camids, embeddings)
+                metrics.update(measured)
+                return self.scaler.scale(loss if count == 1 else loss / count)
 
-        seed = (config.seed, state.step, self.ranks.rank, number)
+        seed = (config.seed, state.step, self.distributed.rank, number)
         if config.loss.chunk:
             self.loader.make_next()
-            with self.clock("backward"):
+            with self._section("backward"):
                 backward_in_chunks(self.network, images, forward, loss_of, config.loss.chunk, seed)
-            return terms
+            return metrics
         with seeded(device, *seed):
             outputs = forward(self.network, images)
         loss = loss_of(outputs)
         self.loader.make_next()
-        with self.clock("backward"):
+        with self._section("backward"):
             loss.backward()
-        return terms
+        return metrics
 
-    def _is_sound(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether a step may be made (`on_nan=skip`); counts and tells those that may not. Waits for the device.
+    def _is_finite(self, loss: Tensor, norm: Tensor) -> bool:
+        """Return whether a step may be made (`on_nan=skip`); count and report those that may not.
 
         Raises:
-            ReidError: more than `max_skipped` were not.
+            ModelError: more than `max_skipped` steps were skipped.
         """
         config, state = self.config, self.progress
-        value, size = torch.stack([loss, norm.float()]).tolist()
-        if math.isfinite(size) and value <= config.loss_limit:
+        loss_value, norm_value = torch.stack([loss, norm.float()]).tolist()
+        if math.isfinite(norm_value) and loss_value <= config.loss_limit:
             return True
         state.skipped += 1
-        words = f"loss {value:g}, gradient norm {size:g}"
+        values = f"loss {loss_value:g}, gradient norm {norm_value:g}"
         if state.skipped > config.max_skipped:
-            raise ReidError(
-                f"Step {state.step + 1} would be left out too ({words}), after max_skipped={config.max_skipped} "
-                f"others. {self._what_to_do()}"
+            raise ModelError(
+                f"Step {state.step + 1} would be skipped ({values}), after max_skipped={config.max_skipped} others. "
+                f"{advice(self.out)}"
             )
-        if self.ranks.is_first:
-            warn(f"step {state.step + 1} left out: {words}")
+        if self.distributed.is_first:
+            warn(f"step {state.step + 1} skipped: {values}")
         return False
 
-    def _what_to_do(self) -> str:
-        last = self.out / LAST
-        where = f"The last good checkpoint is {last}" if last.exists() else "No checkpoint had been written yet"
-        return f"{where}. Lower optim.lr, lengthen schedule.warmup_epochs, set optim.clip_norm, or use precision=fp32."
-
-    def _find_lookalikes(self) -> None:
-        """Embed the train set where an epoch asks for it, and give its sampler the look-alikes that are known."""
-        sampler, config, state = self.loader.sampler, self.config, self.progress
-        if not isinstance(sampler, HardIdentitySampler):
-            return
-        if state.batch == 0 and state.epoch > 0 and state.epoch % config.sampler.mining_every == 0:
-            self.lookalikes = mine_identities(self.model, self.material.train, self.ranks, config, state.epoch)
-        sampler.set_neighbours(self.lookalikes)
-
-    def _share(self) -> float:
-        """The share of training done, 0..1: of its epochs, or of its time where `schedule.minutes` limits that."""
-        schedule, state = self.config.schedule, self.progress
-        if not schedule.minutes:
-            return (state.epoch + state.batch / self.steps) / schedule.epochs
-        return self.ranks.first(min(1.0, (time.monotonic() - self.began) / (60 * schedule.minutes)))
-
-    def _when(self, share: float) -> tuple[int, int, int]:
-        """Epoch, step, and steps an epoch, for schedules; by the clock, `share` of all epochs is where they stand."""
-        schedule, state = self.config.schedule, self.progress
-        if not schedule.minutes:
-            return state.epoch, state.batch, self.steps
-        fine = 1_000_000
-        return *divmod(int(share * schedule.epochs * fine), fine), fine
-
     def _share_loss_gradients(self) -> None:
-        """Average the gradients of the losses' own weights over the ranks; those with a rate of their own ignore the
-        loss's weight in the sum."""
+        """Average the gradients of the losses' parameters over the processes.
+
+        Those with a separate learning rate are divided by the weight of their loss in the sum.
+        """
         for parameter in self.objective.parameters():
             if parameter.grad is not None:
-                self.ranks.average(parameter.grad)
-        for _, weight, moving in self.objective.separate_parameters():
-            for parameter in moving:
+                self.distributed.average(parameter.grad)
+        for _, weight, parameters in self.objective.separate_parameters():
+            for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 / weight if weight else 0.0)
 
-    def _take_in(self) -> None:
-        """Add the terms that arrived from the device to the sums.
-
-        Raises:
-            ReidError: a loss that is not finite, or above `loss_limit`.
-        """
-        state = self.progress
-        for step, terms, rows in self.meter.receive():
-            if not terms["loss"] <= self.config.loss_limit:
-                files = [str(self.material.train.crops.paths[row]) for row in rows.tolist()]
-                raise ReidError(
-                    f"The loss of step {step} (epoch {state.epoch + 1}) is {terms['loss']:g}: not finite, or above "
-                    f"loss_limit={self.config.loss_limit:g}. {self._what_to_do()} The step's crops: {', '.join(files)}"
-                )
-            state.pending.append(terms)
-            state.summed += 1
-            for name, value in terms.items():
-                state.sums[name] = state.sums.get(name, 0.0) + value
-
-    def _begin_line(self, factor: float) -> None:
-        """Send the terms of the steps since the last line to the host; `_finish_line` writes them, a step later."""
-        self.meter.send()
-        state = self.progress
-        self.line_due = {"step": state.step, "epoch": state.epoch + 1, "lr": self.config.optim.lr * factor}
-
-    def _finish_line(self) -> None:
-        if self.line_due is None:
-            return
-        self._take_in()
-        state, line, self.line_due = self.progress, self.line_due, None
-        if not state.pending:  # all steps since the last line were left out
-            return
-        means = {name: sum(terms[name] for terms in state.pending) / len(state.pending) for name in state.pending[0]}
-        state.pending.clear()
-        self._line({**line, **means})
-        if self.board is not None:
-            for name, value in means.items():
-                self.board.add_scalar(f"train/{name}", value, line["step"])
-            self.board.add_scalar("train/lr", line["lr"], line["step"])
-        if self.objective.uses_triplet:
-            self.watch.margin = means.get("margin", self.config.loss.margin)
-            words = self.watch.observe(means["triplet"], means["positive"], means["negative"])
-            if words and self.ranks.is_first:
-                warn(words)
-
-    def _flush(self) -> None:
-        """Bring everything that is on its way to the host."""
-        self._finish_line()
-        self.meter.send()
-        self._take_in()
-
     def _end_epoch(self, rate: float, *, last: bool) -> None:
         state, config = self.progress, self.config
-        means = {name: value / state.summed for name, value in state.sums.items()}
-        state.epoch, state.batch, state.sums, state.summed = state.epoch + 1, 0, {}, 0
-        if self.ranks.is_first:
-            shown = {
-                name: f"{value:.1%}" if name in ("accuracy", "active") else f"{value:.3f}"
+        means = self.log.end_epoch()
+        state.epoch, state.batch = state.epoch + 1, 0
+        if self.distributed.is_first:
+            shown = "  ".join(
+                f"{name} {value:.1%}" if name in ("accuracy", "active") else f"{name} {value:.3f}"
                 for name, value in means.items()
-            }
-            of = "" if config.schedule.minutes else f"/{config.schedule.epochs}"
-            console.print(
-                f"epoch {state.epoch}{of}  {rate:,.0f} crops/s  "
-                + "  ".join(f"{name} {value}" for name, value in shown.items())
             )
-        if not self.material.splits or (state.epoch % config.eval.every and not last):
-            return
+            total = "" if config.schedule.minutes else f"/{config.schedule.epochs}"
+            console.print(f"epoch {state.epoch}{total}  {rate:,.0f} crops/s  {shown}")
+        if self.data.splits and (last or state.epoch % config.eval.every == 0):
+            self._evaluate()
+        self._call("on_epoch_end", means)
+
+    def _evaluate(self) -> None:
+        state, config = self.progress, self.config
         entry: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
         total = 0.0
-        for split in self.material.splits:
+        for split in self.data.splits:
             result = score(
-                self.scored,
+                self.eval_model,
                 split,
-                self.ranks,
+                self.distributed,
                 batch_size=config.eval.batch_size,
                 flip=config.eval.flip,
                 precision=config.precision,
             )
             total += result.mAP
             entry[split.name] = {"mAP": float(result.mAP), "mINP": float(result.mINP), "rank1": float(result.rank(1))}
-            if self.ranks.is_first:
+            if self.distributed.is_first:
                 console.print(f"  {split.name}: mAP {result.mAP:.2%}  rank-1 {result.rank(1):.2%}")
-            if self.board is not None:
-                self.board.add_scalar(f"{split.name}/mAP", result.mAP, state.step)
-                self.board.add_scalar(f"{split.name}/rank1", result.rank(1), state.step)
+            self.log.scalars({"mAP": result.mAP, "rank1": result.rank(1)}, split.name, state.step)
         state.history.append(entry)
-        self._line(entry)
-        mean = total / len(self.material.splits)
+        self.log.write(entry)
+        mean = total / len(self.data.splits)
         if mean > state.best:
             state.best = mean
-            if self.ranks.is_first:
-                save_checkpoint(self.out / BEST, self.scored, config=config.as_dict(), scores=entry)
-
-    def _line(self, content: dict[str, Any]) -> None:
-        if self.ranks.is_first:
-            with open(self.out / LOG, "a", encoding="utf-8") as log:
-                log.write(json.dumps(content) + "\n")
+            if self.distributed.is_first:
+                settings = shared_settings(config, self.data)
+                save_checkpoint(self.out / BEST, self.eval_model, config=settings, scores=entry)
+            self._call("on_checkpoint", self.out / BEST)
 
     def _save_is_due(self) -> bool:
         config = self.config
         by_steps = config.save_every > 0 and self.progress.step % config.save_every == 0
-        return by_steps or 0 < 60 * config.save_minutes < time.monotonic() - self.saved
+        return by_steps or 0 < 60 * config.save_minutes < time.monotonic() - self._saved
 
-    def _save_last(self) -> None:
-        self._flush()
-        self.progress.seconds = time.monotonic() - self.began
-        if self.ranks.is_first:
+    def _save(self) -> None:
+        self.log.flush()
+        self.progress.seconds = time.monotonic() - self._began
+        if self.distributed.is_first:
             raw = {"raw": self.model.state_dict(), "updates": self.average.updates} if self.average else {}
             save_checkpoint(
                 self.out / LAST,
-                self.scored,
-                config=self.config.as_dict(),
+                self.eval_model,
+                config=shared_settings(self.config, self.data),
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
                 objective=self.objective.state_dict(),
-                watch=self.watch.state(),
-                lookalikes=None if self.lookalikes is None else torch.from_numpy(self.lookalikes),
+                log=self.log.state(),
+                neighbours=None if self.neighbours is None else torch.from_numpy(self.neighbours),
                 progress=vars(self.progress).copy(),
                 pids=self.pid_of_label.tolist(),
-                data=self.fingerprint,
+                data=self.data.fingerprint(),
                 **raw,
             )
-        self.saved = time.monotonic()
+        self._saved = time.monotonic()
+        self._call("on_checkpoint", self.out / LAST)
 
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take up a run where its checkpoint stands.
-
-        Raises:
-            ReidError: the data are not those that the run was started on.
-        """
-        changed = self.material.changed_since(checkpoint["data"])
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        changed = self.data.changed_since(checkpoint["data"])
         if changed:
-            raise ReidError(
+            raise DataError(
                 f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
                 f"model.weights={self.out / LAST}."
             )
-        restore(self.scored, checkpoint, self.out / LAST)
+        restore(self.eval_model, checkpoint, self.out / LAST)
         if self.average:
             restore(self.model, {**checkpoint, "model": checkpoint["raw"]}, self.out / LAST)
             self.average.updates = checkpoint["updates"]
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
-        if "objective" in checkpoint:  # one of the first release has none
-            self.objective.load_state_dict(checkpoint["objective"])
-            self.watch.load(checkpoint["watch"])
-        known = checkpoint.get("lookalikes")
-        self.lookalikes = None if known is None else known.numpy()
+        self.objective.load_state_dict(checkpoint["objective"])
+        self.log.load(checkpoint["log"])
+        self.neighbours = None if checkpoint["neighbours"] is None else checkpoint["neighbours"].numpy()
         self.progress = Progress(**checkpoint["progress"])
-        if self.ranks.is_first:
-            for left_over in self.out.glob(".*.part*"):  # of a process that was killed while it wrote
-                left_over.unlink()
-            path = self.out / LOG
-            lines = path.read_text("utf-8").splitlines() if path.exists() else []
-            kept = [line for line in lines if _logged_step(line) <= self.progress.step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
-            console.print(f"continuing {self.out} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
+        if self.distributed.is_first:
+            clean_up(self.out, self.progress.step)
+            console.print(f"Continuing {self.out} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
+
+    def _call(self, event: str, *values: Any) -> None:
+        for hook in self.hooks:
+            getattr(hook, event)(self, *values)
 
     @contextmanager
-    def _tensorboard(self) -> Iterator[Any]:
-        if not self.ranks.is_first:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(self.out / "tensorboard", purge_step=self.progress.step + 1) as board:
-            yield board
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _make_model(config: Config, num_classes: int) -> ReIDModel:
-    return build_model(config.model, num_classes=num_classes if config.loss.in_use("softmax") else 0, seed=config.seed)
-
-
-def _make_objective(config: Config, model: ReIDModel, num_classes: int) -> Objective:
-    objective = Objective(config.loss, dim=model.embedding_size, num_classes=num_classes, seed=config.seed)
-    if not (objective.uses_softmax or objective.uses_embeddings):
-        model.neck.requires_grad_(False)  # nothing behind it is learned from, and DDP waits for every gradient
-    return objective
+    def _section(self, name: str) -> Iterator[None]:
+        self._call("on_section_start", name)
+        try:
+            yield
+        finally:
+            self._call("on_section_end", name)

@@ -1,4 +1,4 @@
-"""Features of many crops from one model, on one process or shared among all."""
+"""Embedding and evaluation of crops during training, on one or several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The forward pass's number format: `fp32` leaves everything as it is."""
+    """Return the autocast context of a number format; `fp32` changes nothing."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision])
@@ -29,33 +29,35 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def embed_pixels(
     model: ReIDModel,
     pixels: Pixels,
-    ranks: DistributedContext,
+    distributed: DistributedContext,
     *,
     batch_size: int,
     flip: bool,
     precision: str,
     label: str,
 ) -> NDArray[np.float32]:
-    """L2-normalised features `[N, D]` of all crops, in order, on every rank; the ranks share the work."""
-    rows = np.array_split(np.arange(len(pixels.crops)), ranks.world_size)[ranks.rank]
+    """Return L2-normalised embeddings `[N, D]` of all crops, in order, in every process; the work is divided."""
+    rows = np.array_split(np.arange(len(pixels.crops)), distributed.world_size)[distributed.rank]
 
     def features() -> Iterator[NDArray[np.float32]]:
         batches = read_batches(pixels.store, rows, batch_size)
         total = -(-len(rows) // batch_size)
-        for images in track(batches, label, total) if ranks.is_first else batches:
-            with autocast(ranks.device, precision):
-                yield model.embed(images.to(ranks.device, non_blocking=True), flip=flip).cpu().numpy()
+        for images in track(batches, label, total) if distributed.is_first else batches:
+            with autocast(distributed.device, precision):
+                yield model.embed(images.to(distributed.device, non_blocking=True), flip=flip).cpu().numpy()
 
-    own = list(features()) or [np.zeros((0, model.embedding_size), dtype=np.float32)]
-    return np.concatenate(ranks.gather_rows(np.concatenate(own)))
+    embeddings = list(features()) or [np.zeros((0, model.embedding_size), dtype=np.float32)]
+    return np.concatenate(distributed.gather_rows(np.concatenate(embeddings)))
 
 
 def score(
-    model: ReIDModel, split: Split, ranks: DistributedContext, *, batch_size: int, flip: bool, precision: str
+    model: ReIDModel, split: Split, distributed: DistributedContext, *, batch_size: int, flip: bool, precision: str
 ) -> RankingResult:
-    """Embed a split and rank its gallery for each query (cosine, precision AP, the split's cross-camera rule)."""
+    """Embed a split and rank its gallery for each query (cosine distance, precision AP, the split's camera rule)."""
     query, gallery = (
-        embed_pixels(model, pixels, ranks, batch_size=batch_size, flip=flip, precision=precision, label=split.name)
+        embed_pixels(
+            model, pixels, distributed, batch_size=batch_size, flip=flip, precision=precision, label=split.name
+        )
         for pixels in (split.query, split.gallery)
     )
     return evaluate(

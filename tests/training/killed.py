@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from reid.config import load_config, save_settings
-from reid.training import trainer
-from tests.training.runs import ALONE
+from reid.config import load_config
+from reid.training import run_folder, trainer
+from reid.training.trainer import Trainer
+from tests.training.runs import ALONE, Record
 
 
 def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None:
@@ -28,26 +29,23 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    class Mortal(trainer._Trainer):
-        def _step(self, batches):
-            die_if("before a step")
-            terms = super()._step(batches)
-            die_if("after a step")
-            return terms
+    def before_line(_: Trainer, line: dict) -> None:
+        if place == "in a line" and left[0] == 1:
+            with open(out / trainer.LOG, "a") as log:
+                log.write('{"step": ' + str(line["step"]))
+        die_if("in a line")
 
-        def _line(self, content):
-            if place == "in a line" and left[0] == 1:
-                with open(self.out / trainer.LOG, "a") as log:
-                    log.write('{"step": ' + str(content["step"]))
-            die_if("in a line")
-            super()._line(content)
+    hook = Record(
+        on_step_start=lambda *_: die_if("before a step"), on_step_end=lambda *_: die_if("after a step"),
+        on_log=before_line,
+    )  # fmt: skip
+    write_json = run_folder.write_json
 
-        def describe(self):
-            self.out.mkdir(exist_ok=True)
-            save_settings(self.config, self.out / trainer.SETTINGS)
-            die_if("before anything")
-            super().describe()
+    def write_after_settings(*given) -> None:
+        die_if("before anything")
+        write_json(*given)
 
+    run_folder.write_json = write_after_settings
     save = torch.save
 
     def saving(content, path) -> None:
@@ -58,8 +56,7 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
         die_if("before the rename")
 
     torch.save = saving
-    trainer._Trainer = Mortal  # type: ignore[misc]
-    trainer.train(load_config(None, settings), out, ALONE, resume=out.exists())
+    trainer.train(load_config(None, settings), out, ALONE, resume=out.exists(), hooks=[hook])
 
 
 def main() -> None:

@@ -25,10 +25,10 @@ from reid.training import trainer
 
 def make_trouble(kind: str, rank: int, step: int) -> None:
     """Let this process die, hang or fail in `step` (from 1) if it is `rank`."""
-    original = trainer._Trainer._step
+    original = trainer.Trainer.train_step
 
     def stepping(self, batches):
-        if self.ranks.rank == rank and self.progress.step + 1 == step:
+        if self.distributed.rank == rank and self.progress.step + 1 == step:
             if kind == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "hang":
@@ -37,7 +37,7 @@ def make_trouble(kind: str, rank: int, step: int) -> None:
             raise ReidError(f"rank {rank} has a trouble of its own")
         return original(self, batches)
 
-    trainer._Trainer._step = stepping  # type: ignore[method-assign]
+    trainer.Trainer.train_step = stepping  # type: ignore[method-assign]
 
 
 def run_two(task: dict) -> dict:

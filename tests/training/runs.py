@@ -1,8 +1,11 @@
-"""What the tests of whole runs share."""
+"""Helpers for tests of whole runs."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,16 @@ import torch
 
 from reid.config import load_config
 from reid.core.distributed import DistributedContext
-from reid.data.pixels import load_training_data
 from reid.models.checkpoints import load_checkpoint
-from reid.training.trainer import _Trainer
+from reid.training.hooks import Hook
+from reid.training.trainer import Trainer
 
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
-def make_trainer(settings: list[str], out: Path) -> _Trainer:
-    config = load_config(None, settings)
-    return _Trainer(config, out, ALONE, load_training_data(config))
+def make_trainer(settings: list[str], out: Path, *hooks: Hook) -> Trainer:
+    return Trainer(load_config(None, settings), out, ALONE, hooks=hooks)
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def same_state(a: object, b: object) -> bool:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Checkpoint and log, bit for bit, but for the wall time."""
+    """Assert that checkpoint and log are equal bit for bit, except for the wall time."""
     a, b = load_checkpoint(one / "last.pt"), load_checkpoint(other / "last.pt")
     for content in (a, b):
         content["progress"].pop("seconds")
@@ -46,3 +48,22 @@ def assert_same_run(one: Path, other: Path) -> None:
     for key in a:
         assert same_state(a[key], b[key]), key
     assert log_of(one) == log_of(other)
+
+
+class Record(Hook):
+    """Call a function at an event: `Record(on_step_end=lambda trainer, metrics: ...)`."""
+
+    def __init__(self, **functions: Callable[..., None]) -> None:
+        for event, function in functions.items():
+            assert hasattr(Hook, event)
+            setattr(self, event, function)
+
+
+def stop_at(step: int) -> Record:
+    """Send SIGTERM to this process before the given step (from 1)."""
+
+    def before_step(trainer: Trainer, batches: object) -> None:
+        if trainer.progress.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return Record(on_step_start=before_step)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from click.testing import CliRunner
 from reid.commands import main
 from reid.config import load_config
 from reid.core.errors import ReidError
-from reid.data.pixels import load_training_data, packed_stores
+from reid.data.pixels import packed_stores
 from reid.models.checkpoints import load_checkpoint
 from reid.training import dry_run
-from reid.training.dry_run import check_run, profile_run
-from reid.training.profiling import PARTS, StepClock, outside_network, shares
+from reid.training.dry_run import check_run
+from reid.training.profiling import SECTIONS, WARM_UP, StepTimer, outside_network, profile_run
 from reid.training.trainer import train
-from tests.training.runs import ALONE
+from tests.training.runs import ALONE, make_trainer
 
 HELD_OUT = ["eval.split=validation", "eval.fraction=0.3"]
 
@@ -26,7 +27,7 @@ def everything(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def test_a_rehearsal_checks_all_and_leaves_nothing(
+def test_a_dry_run_checks_everything_and_leaves_no_files(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [*small, *HELD_OUT, f"data.store_dir={tmp_path / 'store'}"]
@@ -34,25 +35,25 @@ def test_a_rehearsal_checks_all_and_leaves_nothing(
     assert not everything(tmp_path)
     words = capsys.readouterr().out
     for part in ("84 train crops of 14 identities", "12 queries, 24 gallery crops", "loss ", "memory", "packed crops",
-                 "checkpoints", "will be made", "12 steps"):  # fmt: skip
+                 "checkpoints", "will be created", "12 steps"):  # fmt: skip
         assert part in " ".join(words.split()), part
     assert "✗" not in words
 
 
-def test_what_it_foretells_is_what_the_run_takes(small: list[str], tmp_path: Path) -> None:
+def test_predicted_disk_space_equals_that_of_the_run(small: list[str], tmp_path: Path) -> None:
     settings = [*small, *HELD_OUT, f"data.store_dir={tmp_path / 'store'}", "optim.ema=0.9", "optim.name=adam"]
     config = load_config(None, settings)
     (store, size), *_ = packed_stores(config).items()
     assert not store.exists()
-    trainer = dry_run._Trainer(config, tmp_path / "x", ALONE, load_training_data(config))
+    trainer = make_trainer(settings, tmp_path / "x")
     assert sum(path.stat().st_size for path in store.glob("*.u8")) == size
-    assert not dry_run._room(10**18, tmp_path)[1]
+    assert not dry_run._disk_space(10**18, tmp_path)[1]
     trainer.network.train()
-    trainer._step(next(trainer.grouped()))
-    foretold = dry_run._checkpoint_bytes(trainer)
+    trainer.train_step(next(trainer.batches()))
+    predicted = dry_run._checkpoint_bytes(trainer)
     train(config, tmp_path / "run", ALONE)
     last, best = ((tmp_path / f"run/{name}.pt").stat().st_size for name in ("last", "best"))
-    assert foretold == pytest.approx(2 * last + 2 * best, rel=0.05)
+    assert predicted == pytest.approx(2 * last + 2 * best, rel=0.05)
     assert load_checkpoint(tmp_path / "run/last.pt")["updates"]
 
 
@@ -65,16 +66,14 @@ def test_what_it_foretells_is_what_the_run_takes(small: list[str], tmp_path: Pat
         (["schedule.sizes=[[0.5,16,8]]"], "rise from 0"),  # the schedule
     ],
 )
-def test_what_would_stop_the_run_stops_the_rehearsal(
+def test_errors_of_the_run_are_found_by_the_dry_run(
     small: list[str], tmp_path: Path, extra: list[str], words: str
 ) -> None:
     with pytest.raises(ReidError, match=words):
         check_run(load_config(None, [*small, *extra]), tmp_path / "run", ALONE)
 
 
-def test_an_image_that_will_not_decode_is_found_without_packing(
-    small: list[str], tmp_path: Path, tiny_market: Path
-) -> None:
+def test_an_unreadable_image_is_found_without_packing(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_market, copy)
     broken = sorted((copy / "bounding_box_train").iterdir())[3]
@@ -87,7 +86,7 @@ def test_an_image_that_will_not_decode_is_found_without_packing(
     ("what", "words"),
     [("disk", "packed crops, checkpoints"), ("memory", "memory"), ("run", "output"), ("file", "output")],
 )
-def test_too_little_of_anything_is_told_after_the_table(
+def test_missing_resources_are_reported_after_the_table(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     what: str, words: str,
 ) -> None:  # fmt: skip
@@ -105,12 +104,12 @@ def test_too_little_of_anything_is_told_after_the_table(
         check_run(load_config(None, settings), tmp_path / "run", ALONE)
     printed = capsys.readouterr().out
     assert "✗" in printed
-    assert ("goes on with it" in printed) == (what == "run")
+    assert ("continue it with --resume" in printed) == (what == "run")
 
 
-def test_the_parts_of_a_step_add_up(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sections_of_a_step_add_up(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parts = profile_run(load_config(None, [*small, "optim.ema=0.9", "optim.accumulate=2"]), ALONE, 4)
-    assert parts.keys() == {*PARTS, "other"}
+    assert parts.keys() == {*SECTIONS, "other"}
     assert sum(parts.values()) == pytest.approx(1)
     assert all(share >= 0 for share in parts.values())
     assert min(parts[part] for part in ("forward", "backward", "optimiser", "loss")) > 0
@@ -124,29 +123,31 @@ def test_a_profile_longer_than_the_run_is_refused(small: list[str]) -> None:
         profile_run(load_config(None, [*small, "schedule.epochs=1"]), ALONE, 100)
 
 
-def test_a_part_within_a_part_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nested_sections_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = StepClock(torch.device("cpu"))
-    with clock("backward"):
-        now[0] += 1
-        with clock("forward"):
-            now[0] += 2
-        with clock("forward"):
-            now[0] += 4
-        now[0] += 8
-    now[0] += 16
-    assert clock.seconds == dict.fromkeys(PARTS, 0.0) | {"backward": 9.0, "forward": 6.0}
-    parts = shares(clock.seconds, 32.0)
-    assert parts["other"] == pytest.approx(17 / 32)
-    assert outside_network(parts) == pytest.approx(17 / 32)
-    clock.reset()
-    assert not any(clock.seconds.values())
+    timer, trainer = StepTimer(torch.device("cpu"), steps=1), SimpleNamespace(stop=lambda save: None)
+    for _ in range(WARM_UP):
+        timer.on_step_end(trainer, {})
+    timer.on_section_start(trainer, "backward")
+    now[0] += 1
+    for seconds in (2, 4):
+        timer.on_section_start(trainer, "forward")
+        now[0] += seconds
+        timer.on_section_end(trainer, "forward")
+    now[0] += 8
+    timer.on_section_end(trainer, "backward")
+    now[0] += 17
+    timer.on_step_end(trainer, {})
+    assert timer.seconds == dict.fromkeys(SECTIONS, 0.0) | {"backward": 9.0, "forward": 6.0}
+    assert timer.total == 32
+    assert timer.fractions()["other"] == pytest.approx(17 / 32)
+    assert outside_network(timer.fractions()) == pytest.approx(17 / 32)
 
 
-def test_the_command_rehearses_and_profiles(small: list[str], tmp_path: Path) -> None:
+def test_the_command_makes_a_dry_run_and_a_profile(small: list[str], tmp_path: Path) -> None:
     arguments = ["train", "--dry-run", "--profile", "2", "--out", str(tmp_path / "run"), *small]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
-    assert "ms a step" in done.output
+    assert "ms per step" in done.output
     assert not (tmp_path / "run").exists()

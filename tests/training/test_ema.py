@@ -8,7 +8,7 @@ import torch
 from reid.config import load_config
 from reid.models import build_model
 from reid.models.checkpoints import load_checkpoint, load_model
-from reid.training.ema import Average
+from reid.training.ema import MovingAverage
 from reid.training.trainer import train
 from tests.training.runs import ALONE, same_state
 
@@ -16,7 +16,7 @@ from tests.training.runs import ALONE, same_state
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999], ids=["the weights themselves", "above the warm-up", "warming up"])
 def test_it_is_the_formula_applied_to_every_tensor(decay: float) -> None:
     model = build_model("light10", num_classes=3, height=32, width=16)
-    average = Average(model, decay)
+    average = MovingAverage(model, decay)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
     for n in range(25):

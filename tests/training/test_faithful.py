@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from reid.config import Config, load_config
 from reid.core.errors import ReidError
 from reid.models.checkpoints import load_checkpoint
 from reid.training import trainer as trainer_module
-from reid.training.trainer import _Trainer, train
-from tests.training.runs import ALONE, REPOSITORY, assert_same_run, log_of, make_trainer
+from reid.training.trainer import train
+from tests.training.runs import ALONE, REPOSITORY, Record, assert_same_run, log_of, make_trainer
 
 EVERYTHING = [
     "save_every=2",
@@ -70,20 +71,17 @@ def test_a_killed_run_ends_as_if_it_had_not_been(runs: Path, number: int) -> Non
     assert not list(killed.glob(".*.part*"))
 
 
-def test_checkpoints_within_an_epoch_come_when_they_are_due(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps = []
-    save = _Trainer._save_last
-    monkeypatch.setattr(_Trainer, "_save_last", lambda self: (steps.append(self.progress.step), save(self)))
-    train(load_config(None, [*small, "save_every=3", "schedule.epochs=1"]), tmp_path / "a", ALONE)
+def test_checkpoints_within_an_epoch_are_written_when_due(small: list[str], tmp_path: Path) -> None:
+    steps: list[int] = []
+    hooks = [Record(on_checkpoint=lambda trainer, path: steps.append(trainer.progress.step))]
+    train(load_config(None, [*small, "save_every=3", "schedule.epochs=1"]), tmp_path / "a", ALONE, hooks=hooks)
     assert steps == [3, 6, 8]
     steps.clear()
-    train(load_config(None, [*small, "save_minutes=0.0001", "schedule.epochs=1"]), tmp_path / "b", ALONE)
+    train(load_config(None, [*small, "save_minutes=0.0001", "schedule.epochs=1"]), tmp_path / "b", ALONE, hooks=hooks)
     assert steps[-1] == 8
     assert len(steps) > 2
     steps.clear()
-    train(load_config(None, [*small, "schedule.epochs=1"]), tmp_path / "c", ALONE)
+    train(load_config(None, [*small, "schedule.epochs=1"]), tmp_path / "c", ALONE, hooks=hooks)
     assert steps == [8]
 
 
@@ -115,7 +113,7 @@ def test_a_loss_that_goes_wrong_names_the_step_its_files_and_the_last_checkpoint
     assert f"last good checkpoint is {tmp_path / 'run/last.pt'}" in words
     trainer = make_trainer(small, tmp_path / "other")
     rows = list(trainer.loader)[4].index.numpy()
-    assert all(path in words for path in trainer.material.train.crops.paths[rows])
+    assert all(path in words for path in trainer.data.train.crops.paths[rows])
     good = load_checkpoint(tmp_path / "run/last.pt")
     assert good["progress"]["step"] == 4
     assert all(tensor.isfinite().all() for tensor in good["model"].values())
@@ -128,28 +126,21 @@ def test_a_loss_that_goes_wrong_names_the_step_its_files_and_the_last_checkpoint
 
 def test_before_any_checkpoint_it_says_so(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, {1: float("nan")})
-    with pytest.raises(ReidError, match=r"The loss of step 1 .*No checkpoint had been written yet"):
+    with pytest.raises(ReidError, match=r"The loss of step 1 .*No checkpoint has been written yet"):
         train(load_config(None, small), tmp_path / "run", ALONE)
 
 
 @pytest.mark.parametrize("extra", [[], ["optim.ema=0.5", "optim.clip_norm=1", "optim.accumulate=2"]])
-def test_steps_that_are_not_sound_are_left_out_and_counted(
+def test_steps_that_are_not_finite_are_skipped_and_counted(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], extra: list
 ) -> None:
-    trainer = make_trainer([*small, *extra, "on_nan=skip", "log_every=1"], tmp_path / "run")
+    states: list[dict[str, torch.Tensor]] = []
+    keep = Record(on_step_end=lambda trainer, _: states.append({**deepcopy(trainer.eval_model.state_dict())}))
+    trainer = make_trainer([*small, *extra, "on_nan=skip", "log_every=1"], tmp_path / "run", keep)
     spoil(monkeypatch, {3: float("nan"), 6: 1e12})
-    states = []
-    step = _Trainer._step
-
-    def keeping(self, batches):
-        terms = step(self, batches)
-        states.append({name: tensor.clone() for name, tensor in self.scored.state_dict().items()})
-        return terms
-
-    monkeypatch.setattr(_Trainer, "_step", keeping)
-    progress = trainer.run()
+    progress = trainer.fit()
     assert progress.skipped == 2
-    assert "left out: loss nan" in capsys.readouterr().out
+    assert "skipped: loss nan" in capsys.readouterr().out
     still = [
         number
         for number, (one, other) in enumerate(itertools.pairwise(states), 2)
@@ -164,7 +155,7 @@ def test_steps_that_are_not_sound_are_left_out_and_counted(
 
 def test_skipping_has_an_end(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, dict.fromkeys(range(2, 20), float("nan")))
-    with pytest.raises(ReidError, match=r"Step 5 would be left out too.*max_skipped=3"):
+    with pytest.raises(ReidError, match=r"Step 5 would be skipped.*max_skipped=3"):
         train(load_config(None, [*small, "on_nan=skip", "max_skipped=3"]), tmp_path / "run", ALONE)
 
 

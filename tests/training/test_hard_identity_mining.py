@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from reid.config import Config, load_config
-from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.models.checkpoints import load_checkpoint
-from reid.training import trainer as trainer_module
 from reid.training.hard_identity_mining import KINDS, _some_of_each, nearest_identities, offline_triplets
 from reid.training.trainer import Interrupted, train
 from tests.oracles import nearest_identities_loop, offline_triplets_loop
-from tests.training.test_trainer import assert_same_run
-
-ALONE = DistributedContext(0, 1, torch.device("cpu"))
+from tests.training.runs import ALONE, Record, assert_same_run, stop_at
 
 
 def made(case: str) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -166,36 +159,25 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.int64] | None]:
-    """The neighbours of each epoch, as the sampler gets them."""
-    seen = []
-    find = trainer_module._Trainer._find_lookalikes
-
-    def watching(self):
-        find(self)
-        seen.append(self.loader.sampler.neighbours)
-
-    monkeypatch.setattr(trainer_module._Trainer, "_find_lookalikes", watching)
-    return seen
+def record_neighbours(seen: list[NDArray[np.int64] | None]) -> Record:
+    """Record the neighbours that the sampler uses in each epoch."""
+    return Record(on_epoch_start=lambda trainer: seen.append(trainer.loader.sampler.neighbours))
 
 
-def test_a_run_mines_before_each_epoch_but_the_first(
-    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = plans(monkeypatch)
-    train(load_config(None, settings), tmp_path / "run", ALONE)
+def test_a_run_mines_before_each_epoch_but_the_first(settings: list[str], tmp_path: Path) -> None:
+    seen: list[NDArray[np.int64] | None] = []
+    hooks = [record_neighbours(seen)]
+    train(load_config(None, settings), tmp_path / "run", ALONE, hooks=hooks)
     assert seen[0] is None
     assert [table.shape for table in seen[1:]] == [(20, 19), (20, 19)]
     assert (seen[1] != seen[2]).any()
     seen.clear()
-    train(load_config(None, [*settings, "sampler.mining_every=2"]), tmp_path / "rare", ALONE)
+    train(load_config(None, [*settings, "sampler.mining_every=2"]), tmp_path / "rare", ALONE, hooks=hooks)
     assert seen[0] is seen[1] is None
     assert seen[2] is not None
 
 
-def test_a_run_stopped_in_a_mined_epoch_goes_on_as_if_it_had_not(
-    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_stopped_in_a_mined_epoch_goes_on_as_if_it_had_not(settings: list[str], tmp_path: Path) -> None:
     """All that must come back: look-alikes, a memory, proxies and their optimiser, centres, draws, the watch."""
     losses = {
         "contrastive": {"weight": 0.1, "memory": 30},
@@ -211,21 +193,12 @@ def test_a_run_stopped_in_a_mined_epoch_goes_on_as_if_it_had_not(
     config = load_config(None, [*settings, *more])
     train(config, tmp_path / "whole", ALONE)
 
-    step = trainer_module._Trainer._step
     epoch = load_checkpoint(tmp_path / "whole/last.pt")["progress"]["step"] // 3
-
-    def stopping(self, *batches):
-        if self.progress.step + 1 == epoch + 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *batches)
-
-    monkeypatch.setattr(trainer_module._Trainer, "_step", stopping)
     with pytest.raises(Interrupted):
-        train(config, tmp_path / "parts", ALONE)
-    monkeypatch.undo()
+        train(config, tmp_path / "parts", ALONE, hooks=[stop_at(epoch + 4)])
     stopped = load_checkpoint(tmp_path / "parts/last.pt")
     assert (stopped["progress"]["epoch"], stopped["progress"]["batch"]) == (1, 4)
-    assert stopped["lookalikes"].shape == (20, 19)
+    assert stopped["neighbours"].shape == (20, 19)
     assert stopped["objective"]["extra.contrastive.filled"].any()
     train(Config(), tmp_path / "parts", ALONE, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")

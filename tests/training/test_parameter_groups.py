@@ -80,11 +80,11 @@ def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path:
     frozen = ["optim.groups={backbone.0: {freeze_epochs: 2}, backbone: {freeze_epochs: 1}}", "schedule.epochs=1"]
     trainer = make_trainer([*small, *frozen], tmp_path / "one")
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    trainer.run()
+    trainer.fit()
     for name, tensor in trainer.model.state_dict().items():
         assert torch.equal(tensor, before[name]) == name.startswith("backbone.") or name == "neck.bias", name
     trainer = make_trainer([*small, *frozen, "schedule.epochs=2"], tmp_path / "two")
-    trainer.run()
+    trainer.fit()
     for name, tensor in trainer.model.state_dict().items():
         still = name.startswith("backbone.0.") or name == "neck.bias"
         assert torch.equal(tensor, before[name]) == still, name

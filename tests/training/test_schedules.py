@@ -7,7 +7,7 @@ import torch
 
 from reid.config import ScheduleConfig
 from reid.core.errors import ConfigError
-from reid.training.schedules import in_force, learning_rate_factor, momentum_at
+from reid.training.schedules import current_stage, learning_rate_factor, momentum_at
 
 
 def test_bot_schedule_by_hand() -> None:
@@ -74,12 +74,12 @@ def test_momentum_moves_in_one_cycle_only_where_asked(kind: str) -> None:
     assert (moved != 0.9) == (kind == "onecycle")
 
 
-def test_the_stage_in_force_is_the_last_that_began() -> None:
+def test_the_stage_current_stage_is_the_last_that_began() -> None:
     stages = [[0, 96, 48], [0.5, 128, 64], [0.9, 256, 128]]
-    found = [in_force(stages, share) for share in (0, 0.49, 0.5, 0.89, 0.9, 1)]
+    found = [current_stage(stages, fraction) for fraction in (0, 0.49, 0.5, 0.89, 0.9, 1)]
     assert found == [(96, 48), (96, 48), (128, 64), (128, 64), (256, 128), (256, 128)]
-    assert in_force([[0, 32], [0.5, 64]], 0.7) == (64,)
-    assert in_force([], 0.3) is None
+    assert current_stage([[0, 32], [0.5, 64]], 0.7) == (64,)
+    assert current_stage([], 0.3) is None
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ import torch
 
 from reid.config import load_config
 from reid.core.errors import ReidError
-from reid.training import trainer as trainer_module
 from reid.training.meter import Meter
-from reid.training.trainer import _Trainer, train
-from tests.training.runs import ALONE, assert_same_run, log_of, make_trainer
+from reid.training.trainer import Trainer, train
+from tests.training.runs import ALONE, Record, assert_same_run, log_of, make_trainer
 
 WAITS = ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
 """Methods of a tensor that make the host wait for its device."""
@@ -34,8 +33,8 @@ def test_a_step_never_waits_for_the_device(
 ) -> None:
     trainer = make_trainer([*small, *extra], tmp_path / "run")
     trainer.network.train()
-    batches = next(iter(trainer.grouped()))
-    trainer._step(batches)  # what is set up once may wait
+    batches = next(trainer.batches())
+    trainer.train_step(batches)  # initialisation may wait
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the step reads a value from the device")
@@ -45,33 +44,29 @@ def test_a_step_never_waits_for_the_device(
         patched.setattr(torch, "get_float32_matmul_precision", lambda: "high")
         for name in WAITS:
             patched.setattr(torch.Tensor, name, forbidden)
-        terms = trainer._step(batches)
-        trainer.meter.add(1, terms, batches[0].index)
-        trainer.meter.send()
-    (measured,) = trainer.meter.receive()
-    assert np.isfinite(measured.terms["loss"])
+        metrics = trainer.train_step(batches)
+        trainer.log.add(1, metrics, batches[0].index)
+        trainer.log.meter.send()
+    (measured,) = trainer.log.meter.receive()
+    assert np.isfinite(measured.metrics["loss"])
 
 
 def test_a_line_is_read_a_step_late_and_holds_its_own_steps(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer([*small, "schedule.epochs=1", "log_every=3"], tmp_path / "run")
     losses: list[float] = []
     seen_at: list[tuple[int, int]] = []
-    step, line = _Trainer._step, _Trainer._line
+    hook = Record(on_log=lambda _, line: seen_at.append((line["step"], len(losses))))
+    trainer = make_trainer([*small, "schedule.epochs=1", "log_every=3"], tmp_path / "run", hook)
+    step = Trainer.train_step
 
     def stepping(self, batches):
-        terms = step(self, batches)
-        losses.append(float(terms["loss"]))
-        return terms
+        metrics = step(self, batches)
+        losses.append(float(metrics["loss"]))
+        return metrics
 
-    def writing(self, content):
-        seen_at.append((content["step"], len(losses)))
-        line(self, content)
-
-    monkeypatch.setattr(_Trainer, "_step", stepping)
-    monkeypatch.setattr(_Trainer, "_line", writing)
-    trainer.run()
+    monkeypatch.setattr(Trainer, "train_step", stepping)
+    trainer.fit()
     steps = len(losses)
     assert seen_at == [(at, min(at + 1, steps)) for at in [*range(3, steps, 3), steps]]
     first = 0
@@ -90,7 +85,7 @@ def test_the_meter_keeps_order_over_several_sends() -> None:
     meter.send()
     meter.send()
     rest = list(meter.receive())
-    assert [(m.step, m.terms, len(m.rows)) for m in rest] == [
+    assert [(m.step, m.metrics, len(m.rows)) for m in rest] == [
         (4, {"loss": 4.0, "x": -4.0}, 4), (5, {"loss": 5.0, "x": -5.0}, 5),
     ]  # fmt: skip
     assert list(meter.receive()) == []
@@ -100,7 +95,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
     trainer = make_trainer([*small, "optim.accumulate=3", "optim.weight_decay=0"], tmp_path / "run")
     alone = deepcopy(trainer.model).train()
     trainer.network.train()
-    batches = next(trainer.grouped())
+    batches = next(trainer.batches())
     assert len(batches) == 3
     losses = []
     for batch in batches:
@@ -111,7 +106,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.5
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-    terms = trainer._step(batches)
+    terms = trainer.train_step(batches)
     assert float(terms["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
     for name, parameter in trainer.model.named_parameters():
         gradient = alone.get_parameter(name).grad
@@ -125,24 +120,23 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(
 ) -> None:
     trainer = make_trainer([*small, f"optim.accumulate={accumulate}", "schedule.epochs=1"], tmp_path / "run")
     assert len(trainer.loader) == 8
-    assert trainer.run().step == trainer.steps == steps
+    assert trainer.fit().step == trainer.steps == steps
 
 
-def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path) -> None:
     stages = ["schedule.sizes=[[0,16,8],[0.5,32,16]]", "schedule.batch_sizes=[[0,8],[0.75,16]]", "schedule.epochs=4"]
-    trainer = make_trainer([*small, *stages, "eval.split=validation", "eval.fraction=0.3"], tmp_path / "run")
     seen: dict[int, set[tuple[int, ...]]] = {}
-    backward = _Trainer._backward
 
-    def looking(self, batch, number, of):
-        seen.setdefault(self.progress.epoch, set()).add(tuple(batch.images.shape[:3]))
-        return backward(self, batch, number, of)
+    def look(trainer, batches) -> None:
+        for batch in batches:
+            seen.setdefault(trainer.progress.epoch, set()).add(tuple(batch.images.shape[:3]))
 
-    monkeypatch.setattr(_Trainer, "_backward", looking)
-    progress = trainer.run()
+    settings = [*small, *stages, "eval.split=validation", "eval.fraction=0.3"]
+    trainer = make_trainer(settings, tmp_path / "run", Record(on_step_start=look))
+    progress = trainer.fit()
     assert seen == {0: {(8, 16, 8)}, 1: {(8, 16, 8)}, 2: {(8, 32, 16)}, 3: {(16, 32, 16)}}
     assert trainer.model.preprocessing.size == (32, 16), "scored at the full size"
-    small_steps, large_steps = len(trainer.loaders.at(0)), len(trainer.loaders.at(0.8))
+    small_steps, large_steps = len(trainer.epoch_loaders.at(0)), len(trainer.epoch_loaders.at(0.8))
     assert progress.step == 3 * small_steps + large_steps
     assert small_steps > large_steps
 
@@ -156,14 +150,12 @@ def test_a_smaller_stage_sees_the_same_crops(small: list[str], tmp_path: Path) -
     assert (plain.augment.settings.pad, staged.augment.settings.pad) == (2, 1)
 
 
-def test_small_crops_are_normalised_and_not_resized_back(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_crops_are_normalised_and_not_resized_back(small: list[str], tmp_path: Path) -> None:
     trainer = make_trainer([*small, "schedule.sizes=[[0,24,12]]"], tmp_path / "run")
     shapes = []
     trainer.model.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape)))
     batch = next(iter(trainer.loader))
-    trainer._backward(batch, 0, 1)
+    trainer.train_step([batch])
     assert shapes == [(16, 3, 24, 12)]
 
 
@@ -218,18 +210,14 @@ def test_batches_for_a_gpu_stand_in_page_locked_memory(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(small, tmp_path / "run")
-    assert not trainer.loader.options.pin
-    trainer.loaders.ranks = replace(ALONE, device=torch.device("cuda"))
+    assert not trainer.loader.pin
+    trainer.epoch_loaders.distributed = replace(ALONE, device=torch.device("cuda"))
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.shape) or self)
-    loader = trainer.loaders.at(0.0)
-    loader.options = replace(loader.options, prefetch=0)
+    loader = trainer.epoch_loaders.at(0.0)
+    loader.prefetch = 0
     batch = next(iter(loader))
     assert pinned == [batch.images.shape, batch.labels.shape, batch.pids.shape, batch.camids.shape]
-
-
-def test_trainer_module_names_stay() -> None:
-    assert {"train", "Progress", "Interrupted", "LAST", "BEST", "LOG"} <= set(trainer_module.__all__)
 
 
 def test_residual_blocks_may_start_as_the_identity(small: list[str], tmp_path: Path) -> None:
@@ -261,9 +249,9 @@ def test_zero_residual_needs_residual_blocks_and_no_initial_weights(
 def test_sources_are_balanced_where_asked(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
     both = [*small, f"data.train=[market1501:{tiny_market},market1501:{tiny_market}]", "sampler.balance=source"]
     trainer = make_trainer(both, tmp_path / "run")
-    sources = trainer.material.train.crops.sources
+    sources = trainer.data.train.crops.sources
     assert all(np.bincount(sources[batch.index]).tolist() == [8, 8] for batch in trainer.loader)
     with pytest.raises(ReidError, match="2 sources"):
         make_trainer([*both, "sampler.batch_size=3", "sampler.crops_per_id=1"], tmp_path / "run")
-    with pytest.raises(ReidError, match="look-alikes"):
+    with pytest.raises(ReidError, match="hard_identity does not support"):
         make_trainer([*both, "sampler.kind=hard_identity"], tmp_path / "run")
