@@ -68,7 +68,7 @@ def mine_identities(
     Raises:
         ReidError: the embeddings are not finite.
     """
-    rows = _draw_rows(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
+    rows = draw_rows(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
     drawn = Pixels(train.crops.take(rows), train.store.take(rows))
     features = embed_pixels(
         model,
@@ -82,7 +82,7 @@ def mine_identities(
     return nearest_identities(features, drawn.crops.pids, 4 * config.sampler.lookalikes + 16)
 
 
-def _draw_rows(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def draw_rows(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Draw at most `crops` rows of each identity, in rising order; 0: all."""
     if crops == 0:
         return np.arange(len(pids))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from reid.config import Config, load_config
 from reid.core.errors import ReidError
 from reid.models.checkpoints import load_checkpoint
-from reid.training.hard_identity_mining import KINDS, _some_of_each, nearest_identities, offline_triplets
+from reid.training.hard_identity_mining import KINDS, draw_rows, nearest_identities, offline_triplets
 from reid.training.trainer import Interrupted, train
 from tests.oracles import nearest_identities_loop, offline_triplets_loop
 from tests.training.runs import ALONE, Record, assert_same_run, stop_at
@@ -119,17 +119,17 @@ def test_nearest_identities_against_the_loop(case: str, k: int) -> None:
         assert len(set(own.tolist())) == len(own)
 
 
-def test_some_of_each_takes_every_identity_and_all_in_time() -> None:
+def testdraw_rows_takes_every_identity_and_all_in_time() -> None:
     pids = np.random.default_rng(0).permutation(np.repeat([4, 9, 2, 11], [1, 3, 4, 20]))
     seen = set()
     for epoch in range(60):
-        rows = _some_of_each(pids, 4, 0, epoch)
+        rows = draw_rows(pids, 4, 0, epoch)
         assert (np.diff(rows) > 0).all()
         assert dict(zip(*np.unique(pids[rows], return_counts=True), strict=True)) == {2: 4, 4: 1, 9: 3, 11: 4}
         seen |= set(rows.tolist())
     assert seen == set(range(len(pids)))
-    np.testing.assert_array_equal(_some_of_each(pids, 0, 0, 0), np.arange(len(pids)))
-    np.testing.assert_array_equal(_some_of_each(pids, 4, 1, 2), _some_of_each(pids, 4, 1, 2))
+    np.testing.assert_array_equal(draw_rows(pids, 0, 0, 0), np.arange(len(pids)))
+    np.testing.assert_array_equal(draw_rows(pids, 4, 1, 2), draw_rows(pids, 4, 1, 2))
 
 
 @pytest.mark.parametrize("k", [0, -1])

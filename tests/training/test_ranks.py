@@ -125,7 +125,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(small: list[str], tmp_path: 
         command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=REPOSITORY
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"continuing {tmp_path / 'run'} at epoch 1, step 3" in done.stdout.replace("\n", "")
+    assert f"Continuing {tmp_path / 'run'} at epoch 1, step 3" in done.stdout.replace("\n", "")
     train(load_config(None, [*small, *SHARED, *SMOOTH]), tmp_path / "one", ALONE)
     assert [line["step"] for line in log_of(tmp_path / "run")] == [line["step"] for line in log_of(tmp_path / "one")]
     assert json.loads((tmp_path / "run/environment.json").read_text())["processes"] == 2

@@ -210,12 +210,12 @@ def test_batches_for_a_gpu_stand_in_page_locked_memory(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(small, tmp_path / "run")
-    assert not trainer.loader.pin
+    assert not trainer.loader.options.pin
     trainer.epoch_loaders.distributed = replace(ALONE, device=torch.device("cuda"))
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self.shape) or self)
     loader = trainer.epoch_loaders.at(0.0)
-    loader.prefetch = 0
+    loader.options = replace(loader.options, prefetch=0)
     batch = next(iter(loader))
     assert pinned == [batch.images.shape, batch.labels.shape, batch.pids.shape, batch.camids.shape]
 
