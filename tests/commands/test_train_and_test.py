@@ -114,6 +114,7 @@ def test_other_sets_than_trained_on_stand_in_one_table(checkpoint: Path, tmp_pat
 
 def test_the_stored_calibration_the_checkpoint_is_used(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     shutil.copy(checkpoint, tmp_path / "best.pt")
+    shutil.copy(checkpoint.with_name("config.yaml"), tmp_path / "config.yaml")
     embeddings = reid.Embedder(load_model(checkpoint)).table(reid.load_benchmark("market1501", tiny_market).train)
     made = calibrate(embeddings.features, embeddings.pids, embeddings.camids, fmr=0.01, model=embeddings.meta["model"])
     save_calibration(made, tmp_path / "calibration.json")
