@@ -1,4 +1,4 @@
-"""What is printed: one rich console, and progress that falls silent when nobody watches."""
+"""Console output: one rich console, progress bars, and warnings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def progress_bar() -> Progress:
-    """A progress display with counts and ETA; it draws nothing when the output is not a terminal."""
+    """Return a progress display with counts and ETA. It draws nothing if the output is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,11 +28,11 @@ def progress_bar() -> Progress:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, drawing progress when the output is a terminal."""
+    """Yield the items, with a progress bar if the output is a terminal."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)
 
 
 def warn(text: str) -> None:
-    """Print a warning in words."""
+    """Print a warning."""
     console.print(f"[yellow]Warning:[/yellow] {text}")

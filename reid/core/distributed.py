@@ -1,4 +1,4 @@
-"""One process or many by the same lines: `torchrun` sets the environment, everything else asks `DistributedContext`."""
+"""Run the same code in one process or many. `torchrun` sets the environment; `DistributedContext` describes it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, ReidError
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among `world_size`; with one process every method is the identity."""
+    """This process among `world_size`. With one process, every method returns its input."""
 
     rank: int
     world_size: int
@@ -32,11 +32,10 @@ class DistributedContext:
         return self.rank == 0
 
     def gather_with_gradient(self, tensor: Tensor) -> Tensor:
-        """Rows of all ranks, in rank order: `[B, ...]` → `[world_size·B, ...]`.
+        """Concatenate the rows of all ranks, in rank order: `[B, ...]` → `[world_size·B, ...]`.
 
-        Gradients flow back to the rank that a row came from, summed over the ranks that used it; together with
-        DistributedDataParallel's mean over ranks, a loss of the gathered rows gets the gradient of one process with
-        the whole batch.
+        The gradient of a row returns to its rank, summed over the ranks that used it. Together with the mean over ranks
+        of DistributedDataParallel, a loss of the gathered rows has the gradient of one process with the whole batch.
         """
         if self.world_size == 1:
             return tensor
@@ -44,7 +43,7 @@ class DistributedContext:
         return gathered
 
     def gather_rows(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Every rank's array, in rank order, on every rank. Lengths may differ."""
+        """Return the arrays of all ranks, in rank order. Lengths may differ."""
         if self.world_size == 1:
             return [rows]
         gathered: list[NDArray[np.float32]] = [rows] * self.world_size
@@ -52,32 +51,32 @@ class DistributedContext:
         return gathered
 
     def first(self, number: float) -> float:
-        """The first rank's number, on every rank; all ranks must ask."""
+        """Return the number of the first rank. All ranks must call this."""
         if self.world_size == 1:
             return number
-        said = torch.tensor([number], dtype=torch.float64, device=self.device)
-        dist.broadcast(said, 0)
-        return float(said.item())
+        shared = torch.tensor([number], dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared.item())
 
     def average(self, tensor: Tensor) -> None:
-        """Put the mean over the ranks in the tensor's place; all ranks must ask."""
+        """Replace the tensor by its mean over the ranks. All ranks must call this."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
             tensor /= self.world_size
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; all ranks must ask."""
+        """Return whether the flag is set on any rank. All ranks must call this."""
         if self.world_size == 1:
             return flag
-        said = torch.tensor([float(flag)], device=self.device)
-        dist.all_reduce(said)
-        return bool(said.item() > 0)
+        count = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(count)
+        return bool(count.item() > 0)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, world_size: int) -> Tensor:
-        ctx.own = slice(rank * len(tensor), (rank + 1) * len(tensor))
+        ctx.rows = slice(rank * len(tensor), (rank + 1) * len(tensor))
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
@@ -86,7 +85,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[ctx.own], None, None
+        return gradient[ctx.rows], None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -102,16 +101,16 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_with_gradient(tensor: Tensor) -> Tensor:
-    """The sum over all processes, on each; gradients are summed likewise. There must be a process group."""
+    """Return the sum over all processes; gradients are summed too. Needs a process group."""
     total: Tensor = _Sum.apply(tensor)
     return total
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto`: the GPU of this rank if there is one, else Apple's, else the CPU.
+    """Return the device called `name`; `auto` is the GPU of this rank if there is one, else Apple's GPU, else the CPU.
 
     Raises:
-        ReidError: not a device name, or a device that this machine lacks.
+        ConfigError: not a device name, or a device that this machine does not have.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -120,50 +119,48 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ReidError(f"device={name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps.") from error
+        raise ConfigError(f"device={name!r} is not a device. Use auto, cpu, cuda, cuda:1 or mps.") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ReidError(f"device={name!r}, but torch sees no CUDA GPU here. Use device=cpu or device=auto.")
+            raise ConfigError(f"device={name!r}, but torch finds no CUDA GPU. Use device=cpu or device=auto.")
         index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise ReidError(f"device={name!r}, but there are only {torch.cuda.device_count()} GPUs, numbered from 0.")
+            raise ConfigError(f"device={name!r}, but there are {torch.cuda.device_count()} GPUs, numbered from 0.")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ReidError(f"device={name!r}, but torch sees no Apple GPU here. Use device=cpu or device=auto.")
+        raise ConfigError(f"device={name!r}, but torch finds no Apple GPU. Use device=cpu or device=auto.")
     return device
 
 
 @contextlib.contextmanager
 def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[DistributedContext]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or be the only one.
-
-    A process that waits for the others longer than `timeout_minutes`, or loses one, ends with an error.
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs); without it, use one process.
 
     Raises:
-        ReidError: the others are gone, or do not answer.
+        ReidError: another process ended, or did not answer for `timeout_minutes`.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    place = pick_device(device, local_rank)
+    chosen = pick_device(device, local_rank)
     if world_size == 1:
-        yield DistributedContext(0, 1, place)
+        yield DistributedContext(0, 1, chosen)
         return
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    backend = "nccl" if place.type == "cuda" else "gloo"
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
     try:
         timeout = timedelta(minutes=timeout_minutes)
         store, *_ = next(dist.rendezvous("env://", timeout=timeout))
-        # torchrun may keep its store over a restart, with the addresses of the processes that died
+        # after a restart torchrun may keep its store with the addresses of the ended processes
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt {attempt}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-        yield DistributedContext(rank, world_size, place)
+        yield DistributedContext(rank, world_size, chosen)
     except RuntimeError as error:
         if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error).lower():
             raise
         raise ReidError(
-            f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} The cause is the first "
-            f"error of another process, or one that did not answer for rank_timeout={timeout_minutes:g} minutes."
+            f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} Look for the first error of "
+            f"another process, or for one that did not answer for rank_timeout={timeout_minutes:g} minutes."
         ) from error
-    dist.destroy_process_group()  # not after an error: it would wait for the others
+    dist.destroy_process_group()  # after an error this would wait for the others

@@ -1,4 +1,4 @@
-"""One image file to RGB uint8: its header is checked before it is decoded, and a damaged file is told, not guessed."""
+"""Decode one image file to RGB uint8. Headers are checked before decoding, and damaged files are errors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 
 MAX_PIXELS = 50_000_000
-"""An image of more pixels than this is refused by its header, before any memory is asked for."""
+"""Images with more pixels are refused by their header, before memory is allocated."""
 
 MAX_BYTES = 256 * 2**20
-"""A file of more bytes than this is refused before it is read."""
+"""Larger files are refused before they are read."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -33,8 +33,8 @@ Buffer = bytes | mmap.mmap
 Result = TypeVar("Result")
 
 
-class UnreadableImage(ReidError):
-    """An image that will not decode; `path` and `reason` say which and why."""
+class UnreadableImage(DataError):
+    """An image that cannot be decoded: `path` and `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -43,18 +43,18 @@ class UnreadableImage(ReidError):
 
 
 class _Damaged(Exception):
-    """Carries the reason from the bytes to the place that knows the path."""
+    """The reason why bytes are no image; `_with_bytes` adds the path."""
 
 
 def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode one file to RGB `[H, W, 3]` uint8, or `[h, w, 3]` when `size` = (h, w) is given (see `resize`).
+    """Decode one file to RGB `[H, W, 3]` uint8, or `[h, w, 3]` if `size` = (h, w) is given (see `resize`).
 
-    JPEG and PNG go through OpenCV; BMP, GIF (first frame), PPM, TIFF and WebP through Pillow. EXIF orientation is
-    ignored, as in the published data loaders. Gray is repeated over three channels, alpha is dropped, of 16 bits
-    the upper 8 are kept.
+    OpenCV decodes JPEG and PNG; Pillow decodes BMP, GIF (first frame), PPM, TIFF and WebP. EXIF orientation is ignored,
+    as in the published data loaders. Gray is repeated over three channels, alpha is dropped, and 16-bit values keep
+    their upper 8 bits.
 
-    A JPEG or PNG whose end is missing is refused: decoders fill what is missing with gray and say nothing. Damage
-    inside a JPEG that leaves its end in place cannot be told from picture content and is not found.
+    A JPEG or PNG whose end is missing is an error, because decoders silently fill the missing part with gray. Damage
+    inside a JPEG that keeps its end cannot be distinguished from image content.
 
     Raises:
         UnreadableImage: missing, empty, not a regular file, more than `MAX_BYTES` or (by its header) `MAX_PIXELS`,
@@ -70,18 +70,18 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
 
 
 def probe(path: str | Path) -> tuple[int, int]:
-    """The (height, width) that the header promises, after every check that needs no decoding.
+    """Return (height, width) from the header, after all checks that need no decoding.
 
     Raises:
-        UnreadableImage: as `decode`, but for what only decoding finds.
+        UnreadableImage: as `decode`, except for what only decoding finds.
     """
     return _with_bytes(path, _inspect, map_file=True)
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Resize `[H, W, 3]` to (h, w): the area average when neither side grows, bilinear otherwise.
+    """Resize `[H, W, 3]` to (h, w): area average if neither side grows, else bilinear.
 
-    An image that has the size already is returned as it is (or copied to `out`).
+    An image of that size is returned unchanged (or copied to `out`).
     """
     height, width = size
     if image.shape[:2] == (height, width):
@@ -90,8 +90,8 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint
         out[...] = image
         return out
     shrinks = image.shape[0] >= height and image.shape[1] >= width
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), dst=out, interpolation=how).view(np.uint8)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), dst=out, interpolation=interpolation).view(np.uint8)
 
 
 def _with_bytes(path: str | Path, use: Callable[[Buffer], Result], *, map_file: bool) -> Result:
@@ -102,7 +102,7 @@ def _with_bytes(path: str | Path, use: Callable[[Buffer], Result], *, map_file: 
         if info.st_size == 0:
             raise _Damaged("is empty (0 bytes)")
         if info.st_size > MAX_BYTES:
-            raise _Damaged(f"is a file of {info.st_size:,} bytes; more than {MAX_BYTES:,} is not taken for a crop")
+            raise _Damaged(f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop")
         with open(path, "rb", buffering=0) as file:
             if not map_file:
                 return use(file.read())
@@ -119,7 +119,7 @@ def _is_common(data: Buffer) -> bool:
 
 
 def _inspect(data: Buffer) -> tuple[int, int]:
-    """The (height, width) of the header; refuses giants and files without their end."""
+    """Return (height, width) from the header; refuse too large images and files without their end."""
     if data[:3] == _JPEG:
         height, width, after = _jpeg_frame(data)
         ends = data.rfind(b"\xff\xd9", after) >= 0
@@ -134,14 +134,14 @@ def _inspect(data: Buffer) -> tuple[int, int]:
     if height == 0 or width == 0:
         raise _Damaged(f"has no pixels ({width}×{height})")
     if height * width > MAX_PIXELS:
-        raise _Damaged(f"is {width}×{height} pixels; more than {MAX_PIXELS:,} is not taken for a crop")
+        raise _Damaged(f"has {width}×{height} pixels; more than {MAX_PIXELS:,} is too large for a crop")
     if not ends:
         raise _Damaged("is truncated: the end of the image is missing")
     return height, width
 
 
 def _jpeg_frame(data: Buffer) -> tuple[int, int, int]:
-    """Height and width of the frame header, and the position after it."""
+    """Return height and width of the frame header, and the position after it."""
     at = 2
     while at + 9 <= len(data):
         if data[at] != 0xFF:
@@ -163,9 +163,9 @@ def _decode_cv2(data: Buffer) -> NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise _Damaged(f"will not decode: {error.err}") from error
+        raise _Damaged(f"cannot be decoded: {error.err}") from error
     if image is None:
-        raise _Damaged("will not decode: its content is damaged")
+        raise _Damaged("cannot be decoded: its content is damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image).view(np.uint8)
 
 
@@ -175,7 +175,7 @@ def _pillow_size(data: Buffer) -> tuple[int, int]:
             return image.height, image.width
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _Damaged(f"has far more than {MAX_PIXELS:,} pixels, too many for a crop") from error
-    except Exception as error:  # Pillow's readers raise many kinds on hostile bytes
+    except Exception as error:  # Pillow raises many types on damaged files
         raise _Damaged("is not an image of a known format (JPEG, PNG, BMP, GIF, PPM, TIFF, WebP)") from error
 
 
@@ -186,9 +186,9 @@ def _decode_pillow(data: Buffer) -> NDArray[np.uint8]:
                 gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
                 return np.repeat(gray[..., None], 3, axis=2)
             if image.mode == "F":
-                raise _Damaged("holds floating-point pixels; save it with 8 bits a channel")
+                raise _Damaged("has floating-point pixels; save it with 8 bits per channel")
             return np.array(image.convert("RGB"))
     except _Damaged:
         raise
     except Exception as error:
-        raise _Damaged(f"will not decode: {error}") from error
+        raise _Damaged(f"cannot be decoded: {error}") from error

@@ -1,4 +1,4 @@
-"""What a run works on: the train rows in their store, and the splits it is scored on."""
+"""Data of a training run: the train crops in their store, and the splits that it is scored on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from reid.config import Config, DataConfig
 from reid.core.console import console, warn
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError, DataError
 from reid.data.crops import Benchmark, Crops, merge
 from reid.data.layouts import load_benchmarks
 from reid.data.splits import hold_out
@@ -22,7 +22,7 @@ from reid.data.store import Store, open_store
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Crops and their pixels, row by row."""
+    """Crops and the store of their pixels, with the same rows."""
 
     crops: Crops
     store: Store
@@ -30,7 +30,7 @@ class Pixels:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One query-gallery pair that the run is scored on."""
+    """A query and a gallery to score a model on."""
 
     name: str
     query: Pixels
@@ -40,36 +40,25 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """All that a run reads."""
+    """All data that a run reads. `left_out` lists unreadable images that `data.unreadable=skip` skipped."""
 
     train: Pixels
     splits: tuple[Split, ...]
     left_out: tuple[str, ...]
-    """Unreadable images that `data.unreadable=skip` left out, with their reasons."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Counts and a digest of names, identities and cameras: two runs that agree trained on the same rows."""
-        return {
-            "train": _describe(self.train.crops),
-            **{
-                f"{split.name} {part}": _describe(pixels.crops)
-                for split in self.splits
-                for part, pixels in (("query", split.query), ("gallery", split.gallery))
-            },
-            "left_out": list(self.left_out),
-        }
+        """Return counts and a digest of names, identities and cameras: equal for runs on the same rows."""
+        parts = {"train": self.train}
+        for split in self.splits:
+            parts |= {f"{split.name} query": split.query, f"{split.name} gallery": split.gallery}
+        return {**{name: _describe(pixels.crops) for name, pixels in parts.items()}, "left_out": list(self.left_out)}
 
     def changed_since(self, fingerprint: dict[str, Any]) -> str:
-        """What is different from an earlier run's fingerprint, in words; empty where nothing is."""
-        now = self.fingerprint()
-        return next(
-            (
-                f"{name} was {fingerprint.get(name)}, and is now {now[name]}"
-                for name in now
-                if now[name] != fingerprint.get(name)
-            ),
-            "",
-        )
+        """Describe the first difference from the fingerprint of an earlier run; empty if there is none."""
+        for name, now in self.fingerprint().items():
+            if now != fingerprint.get(name):
+                return f"{name} was {fingerprint.get(name)}, and is now {now}"
+        return ""
 
 
 def _describe(crops: Crops) -> dict[str, Any]:
@@ -86,55 +75,57 @@ def _describe(crops: Crops) -> dict[str, Any]:
 
 
 def load_training_data(config: Config) -> TrainingData:
-    """Load the sources, hold out validation identities, and open (or build) the stores.
+    """Load the train sources, hold out validation identities, and open (or build) the stores.
 
-    The validation identities are the same for every `seed`, so that runs can be compared on them.
+    The validation identities do not depend on `seed`, so that runs can be compared on them.
 
     Raises:
-        ReidError: no train source named, or anything wrong with one.
+        ConfigError: no train source.
+        DataError: a source that cannot be read or has no train crops.
     """
     if not config.data.train:
-        raise ReidError(
-            "data.train is empty: name a data set, e.g. data.train=market1501:/data/Market-1501-v15.09.15. Without "
-            "one, try data.train=market1501:datasets/synthetic after `reid data synthesize --out datasets/synthetic`."
+        raise ConfigError(
+            "data.train is empty. Name a data set, such as data.train=market1501:/data/Market-1501-v15.09.15; to try "
+            "without one, use `reid data synthesize datasets/synthetic` and data.train=market1501:datasets/synthetic."
         )
     size = (config.model.height, config.model.width)
     sources = load_benchmarks(config.data.train)
+    train: list[Crops] = []
+    held_out: list[Crops] = []
     for benchmark in sources:
         for text in benchmark.warnings:
             warn(text)
         if len(benchmark.train) == 0:
-            raise ReidError(f"{benchmark.name} at {benchmark.root} has no train crops.")
-    left_out: list[str] = []
-    scored = config.eval.split
-    held_out: list[Crops] = []
-    kept: list[Crops] = []
-    for benchmark in sources:
-        if scored == "validation":
-            train, query, gallery = hold_out(
-                benchmark.train, fraction=config.eval.fraction, cross_camera=benchmark.cross_camera
-            )
-            kept.append(train)
+            raise DataError(f"{benchmark.name} at {benchmark.root} has no train crops. Use it as data.test.")
+        if config.eval.split == "validation":
+            fraction, cross_camera = config.eval.fraction, benchmark.cross_camera
+            rest, query, gallery = hold_out(benchmark.train, fraction=fraction, cross_camera=cross_camera)
+            train.append(rest)
             held_out += [query, gallery]
         else:
-            kept.append(benchmark.train)
-    every = merge([benchmark.train for benchmark in sources])
-    train_pixels, *validation = open_pixels(config.data, [merge(kept), *held_out], size, left_out, of=every)
+            train.append(benchmark.train)
+    left_out: list[str] = []
+    packed = merge([benchmark.train for benchmark in sources])
+    train_pixels, *validation = open_pixels(config.data, [merge(train), *held_out], size, left_out, of=packed)
     splits = [
         Split(f"{benchmark.name} validation", query, gallery, benchmark.cross_camera)
         for benchmark, query, gallery in zip(sources, validation[::2], validation[1::2], strict=False)
     ]
-    if scored == "test":
-        targets = load_benchmarks(config.data.test) if config.data.test else sources
-        splits = [open_test_split(config.data, benchmark, size, left_out) for benchmark in targets]
+    if config.eval.split == "test":
+        splits = [open_test_split(config.data, target, size, left_out) for target in _targets(config, sources)]
     left_out = list(dict.fromkeys(left_out))
     for line in left_out:
-        console.print(f"left out: {line}")
+        console.print(f"skipped: {line}")
     return TrainingData(train_pixels, tuple(splits), tuple(left_out))
 
 
+def _targets(config: Config, sources: list[Benchmark]) -> list[Benchmark]:
+    """Return the data sets of `data.test`, or the train sources."""
+    return load_benchmarks(config.data.test) if config.data.test else sources
+
+
 def store_folder(data: DataConfig, of: Crops, size: tuple[int, int]) -> Path:
-    """Where the packed store of these crops at this size stands."""
+    """Return the folder of the packed store of these crops at this size."""
     base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
     digest = hashlib.sha256(os.fsencode("\n".join(of.paths))).hexdigest()[:12]
     name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
@@ -142,12 +133,11 @@ def store_folder(data: DataConfig, of: Crops, size: tuple[int, int]) -> Path:
 
 
 def packed_stores(config: Config) -> dict[Path, int]:
-    """The packed stores that a run reads, and the bytes of each."""
+    """Return the packed stores that a run reads, and the bytes of each."""
     sources = load_benchmarks(config.data.train)
     packed = [merge([benchmark.train for benchmark in sources])]
     if config.eval.split == "test":
-        targets = load_benchmarks(config.data.test) if config.data.test else sources
-        packed += [_test_crops(benchmark) for benchmark in targets]
+        packed += [_test_crops(target) for target in _targets(config, sources)]
     size = (config.model.height, config.model.width)
     return {store_folder(config.data, crops, size): len(crops) * size[0] * size[1] * 3 for crops in packed}
 
@@ -155,24 +145,18 @@ def packed_stores(config: Config) -> dict[Path, int]:
 def open_pixels(
     data: DataConfig, parts: Sequence[Crops], size: tuple[int, int], left_out: list[str], *, of: Crops
 ) -> list[Pixels]:
-    """Open one store for all of `parts` and leave out what will not decode, adding it to `left_out`.
+    """Open one store for all of `parts`, without unreadable images.
 
     Args:
-        data: kind of store, folder, what to do with unreadable files.
+        data: kind of store, folder, and how to handle unreadable files.
         parts: crops to read.
         size: height and width in pixels.
-        left_out: gets a line for each unreadable file.
-        of: the crops to pack, which hold all of `parts`.
+        left_out: a line is appended for each unreadable file.
+        of: the crops to pack, which include all of `parts`.
     """
-    store = open_store(
-        of,
-        kind=data.store,
-        size=size,
-        folder=store_folder(data, of, size),
-        workers=data.workers,
-        unreadable=data.unreadable,
-    )
-    left_out.extend(f"{odd.path}: {odd.reason}" for odd in store.unreadable)
+    folder = store_folder(data, of, size)
+    store = open_store(of, kind=data.store, size=size, folder=folder, workers=data.workers, unreadable=data.unreadable)
+    left_out.extend(f"{item.path}: {item.reason}" for item in store.unreadable)
     row_of = {path: row for row, path in enumerate(of.paths)}
     result = []
     for part in parts:
@@ -183,9 +167,9 @@ def open_pixels(
 
 
 def open_test_split(data: DataConfig, benchmark: Benchmark, size: tuple[int, int], left_out: list[str]) -> Split:
-    """A benchmark's test split, ready to be read; what will not decode is added to `left_out`."""
-    both = _test_crops(benchmark)
-    query, gallery = open_pixels(data, [benchmark.query, benchmark.gallery], size, left_out, of=both)
+    """Open the test split of a benchmark. A line is appended to `left_out` for each unreadable file."""
+    parts, packed = [benchmark.query, benchmark.gallery], _test_crops(benchmark)
+    query, gallery = open_pixels(data, parts, size, left_out, of=packed)
     return Split(f"{benchmark.name} test", query, gallery, benchmark.cross_camera)
 
 

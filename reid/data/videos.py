@@ -1,4 +1,4 @@
-"""Pictures of a camera by frame number, from a video file or a folder of numbered images."""
+"""Read the frames of a camera by number, from a video file or a folder of numbered images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import DataError, did_you_mean
 from reid.data.crops import IMAGE_SUFFIXES
 from reid.data.images import UnreadableImage, decode, probe
 
@@ -21,13 +21,13 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts"
 
 
 _MOST_BAD = 100
-"""So many pictures in a row that do not decode are taken for the end of a video."""
+"""Number of consecutive frames that cannot be decoded after which a video has ended."""
 
 _NUMBER = re.compile(r"(\d+)\D*$")
 
 
 class Frame(NamedTuple):
-    """One frame that was asked for: RGB uint8 `[H, W, 3]`, or None and the reason why there is none."""
+    """A requested frame: RGB uint8 `[H, W, 3]`, or None and the reason."""
 
     number: int
     image: NDArray[np.uint8] | None
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """What a header says: pixels, frames a second and number of frames; None where it says nothing (image folders)."""
+    """Size in pixels, frames per second and number of frames; None where unknown (image folders)."""
 
     width: int
     height: int
@@ -45,25 +45,25 @@ class VideoInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Video:
-    """The pictures of one camera.
+    """The frames of one camera.
 
-    Of a video file, the first picture that OpenCV decodes is frame `first_frame` of `read`, the next one follows, and
-    so on: as a tracker that reads with OpenCV counts them, whatever the time stamps say. Of a folder, the last number
-    in an image's name counts from 0 where the folder has an image 0, else from 1.
+    In a video file, the first frame that OpenCV decodes is frame `first_frame` of `read`, and so on, regardless of time
+    stamps: as trackers that read with OpenCV count. In a folder, the last number in an image's name is the frame
+    number; it counts from 0 if the folder has an image 0, else from 1.
 
     Attributes:
         path: the video file, or the folder of images.
-        images: of a folder, the image of each number; None for a video file.
+        images: the image of each number; None for a video file.
     """
 
     path: Path
     images: dict[int, Path] | None = None
 
     def info(self) -> VideoInfo:
-        """Size, rate and length.
+        """Return size, frame rate and length.
 
         Raises:
-            ReidError: the file cannot be opened as a video; the first image cannot be read.
+            DataError: the file cannot be opened as a video; the first image cannot be read.
         """
         if self.images is not None:
             height, width = probe(self.images[min(self.images)])
@@ -77,15 +77,14 @@ class Video:
         return VideoInfo(width, height, fps if 0 < fps < 1000 else None, frames if frames > 0 else None)
 
     def read(self, frames: ArrayLike, *, first_frame: int = 1) -> Iterator[Frame]:
-        """The frames of these numbers, ascending, each once, in one pass through the video.
+        """Yield the frames with these numbers, ascending, each once, in one pass through the video.
 
-        A frame that cannot be had comes with `image` None and the reason: it does not decode, the video ends before
-        it, the folder has no image of that number, the number is below `first_frame`. A file that cannot be opened
-        gives that reason for all frames. Nothing is raised.
+        No error is raised. A frame that cannot be read has `image` None and a reason: it cannot be decoded, the video
+        ends before it, the folder has no such image, the number is below `first_frame`, or the file cannot be opened.
 
         Args:
             frames: integers in any order.
-            first_frame: the number of the first picture. Track files mostly count from 1.
+            first_frame: number of the first frame. Most track files count from 1.
         """
         wanted = np.unique(np.asarray(frames, dtype=np.int64)).tolist()
         if self.images is not None:
@@ -93,7 +92,7 @@ class Video:
         return _read_video(self.path, wanted, first_frame)
 
     def fingerprint(self) -> str:
-        """A digest of the path, size and time of change of the file, or of every image of the folder."""
+        """Return a digest of the path, size and modification time of the file, or of every image."""
         digest = hashlib.sha256()
         for path in [self.path] if self.images is None else [self.images[number] for number in sorted(self.images)]:
             status = path.stat()
@@ -103,26 +102,25 @@ class Video:
 
 @dataclass(frozen=True)
 class FoundVideos:
-    """`videos` by camera name; `problems` in words: cameras without a video, and names that could not be used."""
+    """`videos` by camera name; `problems` describes cameras without a video and images that were skipped."""
 
     videos: dict[str, Video]
     problems: tuple[str, ...]
 
 
 def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
-    """The video of each camera in a folder, by name.
+    """Find the video of each camera in a folder, by name.
 
-    Of the camera `cam01` that is one of: `cam01.mp4` (or another of `VIDEO_SUFFIXES`), a folder `cam01/` of numbered
-    images, `cam01/img1/` of numbered images (MOTChallenge), or a folder `cam01/` with one video file in it (AI City).
-    Where tracks have bare numbers for cameras, as AI City's text has, `41` is also `c041`, by the last number.
+    The video of camera `cam01` is `cam01.mp4` (or another of `VIDEO_SUFFIXES`), a folder `cam01/` or `cam01/img1/` of
+    numbered images (MOTChallenge), or a folder `cam01/` with one video file (AI City). If the camera's name is a
+    number, as in AI City's text files, `41` also matches `c041`, by the last number.
 
     Raises:
-        ReidError: `folder` is not one; a camera has two videos; two images of one number; no camera has any video (the
-            nearest names are given).
+        DataError: no such folder; a camera has two videos; two images have one number; no camera has a video.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ReidError(f"There is no folder of videos {folder}.")
+        raise DataError(f"There is no folder {folder}. Pass the folder that contains the videos.")
     entries: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -138,21 +136,21 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
         if not found and name.isdecimal():
             found = [path for other, paths in entries.items() for path in paths if _last_number(other) == int(name)]
         if len(found) > 1:
-            raise ReidError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Leave only one of them there.")
+            raise DataError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Remove one of them.")
         if not found:
-            near = did_you_mean(name, entries) if entries else " It holds no videos."
-            problems.append(f"camera {name!r} has no video in {folder}.{near}")
+            hint = did_you_mean(name, entries) if entries else " It contains no videos."
+            problems.append(f"camera {name!r} has no video in {folder}.{hint}")
         elif found[0].is_dir():
             video = _folder_video(found[0], problems)
             if video is None:
-                problems.append(f"camera {name!r}: {found[0]} holds neither numbered images nor one video file.")
+                problems.append(f"camera {name!r}: {found[0]} contains neither numbered images nor one video file.")
             else:
                 videos[name] = video
         else:
             videos[name] = Video(found[0])
     if names and not videos:
-        raise ReidError(
-            f"No camera has a video in {folder}: {problems[0]} A video is named like its camera: "
+        raise DataError(
+            f"No camera has a video in {folder}: {problems[0]} Name each video like its camera: "
             f"{names[0]}.mp4, or a folder {names[0]}/ of numbered images."
         )
     return FoundVideos(videos, tuple(problems))
@@ -173,20 +171,22 @@ def _files(folder: Path) -> list[Path]:
 
 def _numbered(folder: Path, paths: Iterable[Path], problems: list[str]) -> Video | None:
     images: dict[int, Path] = {}
-    odd = []
+    unnumbered = []
     for path in paths:
         number = _last_number(path.stem)
         if number is None:
-            odd.append(path.name)
+            unnumbered.append(path.name)
             continue
         if number in images:
-            raise ReidError(
-                f"{folder}: {images[number].name} and {path.name} are both frame {number}, by the last number in the "
-                "name. Keep one image a frame."
+            raise DataError(
+                f"{folder}: {images[number].name} and {path.name} are both frame {number} (the last number in the "
+                "name). Keep one image per frame."
             )
         images[number] = path
-    if odd:
-        problems.append(f"{folder}: {len(odd)} images without a number in their name, left out, e.g. {odd[0]}.")
+    if unnumbered:
+        problems.append(
+            f"{folder}: {len(unnumbered)} images without a number in their name were skipped, e.g. {unnumbered[0]}."
+        )
     return Video(folder, images) if images else None
 
 
@@ -199,48 +199,52 @@ def _open(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
-        raise ReidError(f"{path} cannot be opened as a video: it is damaged, or of a codec that OpenCV lacks.")
+        raise DataError(f"{path} cannot be opened as a video: it is damaged, or OpenCV has no decoder for it.")
     return capture
 
 
 def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Frame]:
     try:
         capture = _open(path)
-    except ReidError as error:
+    except DataError as error:
         yield from (Frame(number, None, str(error)) for number in wanted)
         return
     try:
-        passed = 0  # pictures; the last of them is grabbed and can be retrieved
+        passed = 0  # frames; the last of them is grabbed and can be retrieved
         end: int | None = None
         for number in wanted:
             place = number - first_frame
             if place < 0:
-                yield Frame(number, None, f"the frame is before the first one, {first_frame}")
+                yield Frame(number, None, f"the frame is before the first frame, {first_frame}")
                 continue
             while end is None and passed <= place:
-                bad = _bad_before_next(capture)
+                bad = _skip_to_next(capture)
                 if bad is None:
                     end = passed
                 else:
                     passed += bad + 1
             if end is not None and place >= end:
-                why = f"the video ends after frame {first_frame + end - 1}" if end else f"no frame of {path} decodes"
+                why = (
+                    f"the video ends after frame {first_frame + end - 1}"
+                    if end
+                    else f"no frame of {path} can be decoded"
+                )
                 yield Frame(number, None, why)
                 continue
             if place < passed - 1:
-                yield Frame(number, None, "the frame does not decode")
+                yield Frame(number, None, "the frame cannot be decoded")
                 continue
             decodes, image = capture.retrieve()
             if decodes and image is not None:
                 yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).view(np.uint8))
             else:
-                yield Frame(number, None, "the frame does not decode")
+                yield Frame(number, None, "the frame cannot be decoded")
     finally:
         capture.release()
 
 
-def _bad_before_next(capture: cv2.VideoCapture) -> int | None:
-    """Grab the next picture that decodes: how many before it did not; None at the end."""
+def _skip_to_next(capture: cv2.VideoCapture) -> int | None:
+    """Grab the next frame that can be decoded; return how many before it cannot, or None at the end."""
     return next((bad for bad in range(_MOST_BAD + 1) if capture.grab()), None)
 
 
@@ -248,7 +252,7 @@ def _read_images(folder: Path, images: dict[int, Path], wanted: list[int], shift
     for number in wanted:
         path = images.get(number - shift)
         if path is None:
-            yield Frame(number, None, f"{folder} has no image of the frame")
+            yield Frame(number, None, f"{folder} has no image for the frame")
             continue
         try:
             yield Frame(number, decode(path))

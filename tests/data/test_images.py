@@ -164,7 +164,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "one byte": (b"\xff", "not an image"),
     "png that promises 100,000 × 100,000": (png_header(100_000, 100_000), "100000×100000 pixels"),
     "png without pixels": (png_header(0, 5), "no pixels"),
-    "png with nothing inside": (png_header(5, 5), "will not decode"),
+    "png with nothing inside": (png_header(5, 5), "cannot be decoded"),
     "png header cut": (encoded(RGB, "PNG")[:14], "header is damaged"),
     "jpeg that promises 65,500 × 65,500": (
         JPEGS["jpeg"].replace(struct.pack(">HH", 128, 64), struct.pack(">HH", 65_500, 65_500)),
@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_named_with_its_reason(case: str, tmp_path: Path) -> None:
+def test_a_damaged_file_raises_an_error_with_the_reason(case: str, tmp_path: Path) -> None:
     data, reason = BROKEN[case]
     path = tmp_path / "image"
     path.write_bytes(data)

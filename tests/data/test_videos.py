@@ -84,7 +84,7 @@ def test_the_header_is_read(tmp_path):
     assert only(tmp_path, "b").info() == (96, 64, None, None)
 
 
-def test_a_video_that_ends_early_lists_what_is_missing(tmp_path):
+def test_frames_after_the_end_of_the_video_are_reported(tmp_path):
     path = write_video(tmp_path / "cam01.avi", "MJPG")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -92,14 +92,14 @@ def test_a_video_that_ends_early_lists_what_is_missing(tmp_path):
     assert [frame.number for frame in frames] == [0, 1, 5, 39, 40]
     assert numbers(frames[1:3]) == [(1, 1), (5, 5)]
     assert frames[0].image is None
-    assert frames[0].reason == "the frame is before the first one, 1"
+    assert frames[0].reason == "the frame is before the first frame, 1"
     for frame in frames[3:]:
         assert frame.image is None
         assert frame.reason.startswith("the video ends after frame ")
         assert 5 <= int(frame.reason.split()[-1]) < 39
 
 
-def test_a_frame_that_does_not_decode_is_listed_and_the_next_keep_their_numbers(tmp_path):
+def test_an_undecodable_frame_is_reported_and_later_frames_keep_their_numbers(tmp_path):
     path = write_video(tmp_path / "cam01.avi", "MJPG")
     content = bytearray(path.read_bytes())
     for damaged in (19, 25, 26):
@@ -113,7 +113,7 @@ def test_a_frame_that_does_not_decode_is_listed_and_the_next_keep_their_numbers(
     bad = [frame.number for frame in frames if frame.image is None]
     assert len(bad) == 3
     assert bad[2] == bad[1] + 1
-    assert {frame.reason for frame in frames if frame.image is None} == {"the frame does not decode"}
+    assert {frame.reason for frame in frames if frame.image is None} == {"the frame cannot be decoded"}
     good = [frame for frame in frames if frame.image is not None]
     assert numbers(good) == [(frame.number, frame.number) for frame in good]
     assert numbers(only(tmp_path).read([bad[0] + 1, 40])) == [(bad[0] + 1, bad[0] + 1), (40, 40)]
@@ -151,7 +151,7 @@ def test_a_folder_of_images(tmp_path, folder, names):
     assert numbers(video.read([10, 1])) == [(1, 1), (10, 10)]
     (missing,) = video.read([3])
     assert missing.image is None
-    assert missing.reason.endswith("has no image of the frame")
+    assert missing.reason.endswith("has no image for the frame")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_bare_number_is_the_camera_whose_name_ends_in_it(tmp_path):
         find_videos(tmp_path, ["141"])
 
 
-def test_cameras_without_a_video_are_listed_with_the_nearest_name(tmp_path):
+def test_cameras_without_a_video_are_reported_with_a_similar_name(tmp_path):
     write_video(tmp_path / "cam01.mp4", count=2)
     (tmp_path / "cam05").mkdir()
     (tmp_path / "cam05" / "notes.txt").touch()
@@ -224,7 +224,7 @@ def test_cameras_without_a_video_are_listed_with_the_nearest_name(tmp_path):
     assert len(found.problems) == 2
     assert "'cam1' has no video" in found.problems[0]
     assert "Did you mean 'cam01'?" in found.problems[0]
-    assert "cam05 holds neither numbered images nor one video file" in found.problems[1]
+    assert "cam05 contains neither numbered images nor one video file" in found.problems[1]
 
 
 def test_images_without_a_number_are_listed(tmp_path):
@@ -232,13 +232,13 @@ def test_images_without_a_number_are_listed(tmp_path):
     cv2.imwrite(str(tmp_path / "cam01" / "thumbnail.png"), picture(1))
     found = find_videos(tmp_path, ["cam01"])
     assert numbers(found.videos["cam01"].read([1])) == [(1, 1)]
-    assert "1 images without a number in their name, left out, e.g. thumbnail.png" in found.problems[0]
+    assert "1 images without a number in their name were skipped, e.g. thumbnail.png" in found.problems[0]
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        pytest.param(lambda f: None, r"'cam01' has no video in .* It holds no videos", id="an empty folder"),
+        pytest.param(lambda f: None, r"'cam01' has no video in .* It contains no videos", id="an empty folder"),
         pytest.param(lambda f: write_video(f / "cam_01.mp4", count=2), "Did you mean 'cam_01'", id="another name"),
         pytest.param(
             lambda f: (write_video(f / "cam01.mp4", count=2), write_images(f / "cam01", ["1.png"])),
@@ -250,14 +250,14 @@ def test_images_without_a_number_are_listed(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_named(tmp_path, make, words):
+def test_unusable_folders_raise_errors(tmp_path, make, words):
     make(tmp_path)
     with pytest.raises(ReidError, match=words):
         find_videos(tmp_path, ["cam01"])
 
 
-def test_an_absent_folder_is_named(tmp_path):
-    with pytest.raises(ReidError, match=r"no folder of videos .*nowhere"):
+def test_a_missing_folder_raises_an_error(tmp_path):
+    with pytest.raises(ReidError, match=r"no folder .*nowhere"):
         find_videos(tmp_path / "nowhere", ["cam01"])
 
 

@@ -190,7 +190,7 @@ def test_file_that_fails_while_decoding(model, folder, tmp_path):
     content[60:600] = bytes(540)
     bad.write_bytes(content)
     some = [paths(folder)[0], str(bad), *paths(folder)[1:]]
-    with pytest.raises(ReidError, match=r"bad\.png: will not decode.*Repair or remove it"):
+    with pytest.raises(ReidError, match=r"bad\.png: cannot be decoded.*Repair or remove it"):
         Embedder(model, batch_size=4)(some)
     table = Embedder(model, batch_size=4).table(some, unreadable="skip")
     close(table.features, Embedder(model)(paths(folder)))
@@ -408,11 +408,13 @@ def test_decompression_bomb_is_rejected_by_its_header(embedder, folder, tmp_path
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
     (tmp_path / "bomb.png").write_bytes(bomb)
     some = [paths(folder)[0], str(tmp_path / "bomb.png"), paths(folder)[1]]
-    with pytest.raises(ReidError, match=r"1 of 3 images cannot be read:\n.*bomb\.png: is 60000×60000 pixels"):
+    with pytest.raises(ReidError, match=r"1 of 3 images cannot be read:\n.*bomb\.png: has 60000×60000 pixels"):
         embedder(some)
     table = embedder.table(some, unreadable="skip")
     assert table.paths.tolist() == [some[0], some[2]]
-    assert table.meta["left_out"] == [f"{some[1]}: is 60000×60000 pixels; more than 50,000,000 is not taken for a crop"]
+    assert table.meta["left_out"] == [
+        f"{some[1]}: has 60000×60000 pixels; more than 50,000,000 is too large for a crop"
+    ]
     with pytest.raises(ReidError, match="unreadable is 'maybe'; it must be one of 'error', 'skip'"):
         embedder.table(some, unreadable="maybe")
 
