@@ -15,8 +15,9 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ MAX_BATCH = 16
 
 Images = NDArray[np.uint8]
 Network = Callable[[Images], NDArray[np.float32]]
+Result = TypeVar("Result")
 
 
 class Bundle:
@@ -202,6 +204,17 @@ def onnx_session(path: Path, threads: int, device: str) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
 
+def on_own_thread(compute: Callable[[], Result]) -> Result:
+    """Return what `compute` returns, called on a thread that ends with the call.
+
+    Everything that compiles with OpenVINO must run this way. OpenVINO's CPU plugin gives the thread that loads it a
+    signal stack and unmaps that stack with the plugin, but detaches it from the thread only under conditions that
+    garbage collection violates. The next signal on such a thread (Ctrl-C, SIGTERM) ends the process with SIGSEGV.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(compute).result()
+
+
 def _open_onnx(path: Path, threads: int | None, device: str) -> Network:
     session = onnx_session(path, threads or _cores(), device)
     (name,) = (one.name for one in session.get_inputs())
@@ -222,7 +235,7 @@ def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
         "NUM_STREAMS": str(streams),
         "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would use bfloat16, which the parity proof does not cover
     }
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = on_own_thread(lambda: openvino.Core().compile_model(str(path), "CPU", settings))
     queue = openvino.AsyncInferQueue(compiled, streams)
 
     def run(images: Images) -> NDArray[np.float32]:

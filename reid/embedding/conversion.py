@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.core.errors import ModelError
+from reid.embedding.bundle import on_own_thread
 from reid.embedding.runtimes import ForeignModel
 from reid.models import ReIDModel
 
@@ -136,12 +137,9 @@ def quantise(network: Any, calibration: NDArray[np.uint8]) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    return nncf.quantize(
-        network,
-        nncf.Dataset([crop[None] for crop in calibration]),
-        subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(names=_operations_after_pooling(network), types=["Multiply"], validate=False),
-    )
+    ignored = nncf.IgnoredScope(names=_operations_after_pooling(network), types=["Multiply"], validate=False)
+    crops = nncf.Dataset([crop[None] for crop in calibration])
+    return on_own_thread(lambda: nncf.quantize(network, crops, subset_size=len(calibration), ignored_scope=ignored))
 
 
 def _operations_after_pooling(network: Any) -> list[str]:

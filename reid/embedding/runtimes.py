@@ -16,7 +16,7 @@ from torch import Tensor
 from reid.config import Settings
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.embedding import bundle as reader
-from reid.embedding.bundle import Bundle
+from reid.embedding.bundle import Bundle, on_own_thread
 from reid.models.preprocessing import Preprocessing
 
 FORMATS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}
@@ -187,7 +187,7 @@ def _open_openvino(path: Path, device: str) -> Opened:
         raise ModelError(f"{path} needs its weights in the same folder, but there is no {weights.name}.")
     core = openvino.Core()
     model = core.read_model(path)
-    compiled = core.compile_model(model, "CPU")
+    compiled = on_own_thread(lambda: core.compile_model(model, "CPU"))
 
     def name(port: Any, number: int) -> str:
         return min(port.get_names(), default=f"number {number}")
