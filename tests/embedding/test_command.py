@@ -28,7 +28,7 @@ def draw(path, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images in subfolders, among files that are none."""
+    """Images in subfolders, next to other files."""
     found = [draw(tmp_path / "crops" / name, seed) for seed, name in enumerate(["a/2.jpg", "a/10.PNG", "b.jpeg"])]
     (tmp_path / "crops" / "notes.txt").write_text("not an image")
     (tmp_path / "crops" / ".hidden.jpg").touch()
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def market(tmp_path):
-    """The smallest market1501 tree: every part has two images, the gallery a junk one too."""
+    """A small market1501 tree: two images in each split, and a junk image in the gallery."""
     names = {
         "bounding_box_train": ["0002_c1s1_000001_01.jpg", "0002_c2s1_000001_01.jpg"],
         "query": ["0003_c1s1_000001_00.jpg", "0004_c2s1_000001_00.jpg"],
@@ -53,7 +53,7 @@ def run(*arguments):
     return CliRunner().invoke(main, ["embed", *map(str, arguments)])
 
 
-def test_a_folder_of_images(checkpoint, folder, tmp_path):
+def test_folder_of_images(checkpoint, folder, tmp_path):
     images, found = folder
     out = tmp_path / "new" / "t.parquet"
     ran = run("--model", checkpoint, "--images", images, "--out", out, "--batch-size", 2, "--device", "cpu")
@@ -68,7 +68,7 @@ def test_a_folder_of_images(checkpoint, folder, tmp_path):
 
 
 @pytest.mark.parametrize(("part", "pids"), [("query", [3, 4]), ("gallery", [3, 4]), ("train", [2, 2])])
-def test_a_part_of_a_data_set(checkpoint, market, tmp_path, part, pids):
+def test_split_of_a_data_set(checkpoint, market, tmp_path, part, pids):
     out = tmp_path / "t.parquet"
     place = ("--data", f"market1501:{market}", "--split", part)
     ran = run("--model", checkpoint, *place, "--out", out, "--flip")
@@ -79,7 +79,7 @@ def test_a_part_of_a_data_set(checkpoint, market, tmp_path, part, pids):
     assert table.meta["flip"] is True
 
 
-def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp_path):
+def test_unreadable_images_are_an_error_or_skipped(checkpoint, folder, tmp_path):
     images, found = folder
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     arguments = ("--model", checkpoint, "--images", images, "--out", tmp_path / "t.parquet")
@@ -94,7 +94,7 @@ def test_unreadable_images_stop_it_or_are_left_out_aloud(checkpoint, folder, tmp
     assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
 
 
-def test_it_goes_on_after_a_kill_and_says_so(checkpoint, folder, tmp_path, monkeypatch):
+def test_interrupted_command_resumes(checkpoint, folder, tmp_path, monkeypatch):
     images, found = folder
     out, embed, left = tmp_path / "t.parquet", Embedder.embed_batch, [2]
 
@@ -116,7 +116,7 @@ def test_it_goes_on_after_a_kill_and_says_so(checkpoint, folder, tmp_path, monke
     np.testing.assert_allclose(Embeddings.load(out).features, Embedder(checkpoint)(found), atol=2e-6)
 
 
-def test_a_backbone_by_name(folder, tmp_path):
+def test_backbone_by_name(folder, tmp_path):
     arguments = ("--images", folder[0], "--out", tmp_path / "t.parquet", "--device", "cpu")
     ran = run("--model", "light10", *arguments)
     assert "light10 is a backbone. Pass its weights" in " ".join(ran.output.split())
@@ -127,7 +127,7 @@ def test_a_backbone_by_name(folder, tmp_path):
 
 @pytest.fixture
 def filmed(tmp_path):
-    """Two cameras of 10 pictures, and their tracks as MOT text; one box after the end, one without area."""
+    """Two cameras with 10 frames each, and their tracks as MOT text, with boxes after the last frame."""
     for name in ("a", "b"):
         writer = cv2.VideoWriter(str(tmp_path / f"{name}.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (120, 90))
         for number in range(10):
@@ -139,7 +139,7 @@ def filmed(tmp_path):
     return tmp_path
 
 
-def test_boxes_in_videos(checkpoint, filmed):
+def test_boxes_of_tracks_in_videos(checkpoint, filmed):
     out = filmed / "t.parquet"
     ran = run("--model", checkpoint, "--videos", filmed, "--tracks", filmed / "tracks", "--out", out)
     assert ran.exit_code == 0, ran.output
@@ -158,7 +158,7 @@ def test_boxes_in_videos(checkpoint, filmed):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         pytest.param(["--images", "{images}"], "Missing option '--out'", id="no --out"),
         pytest.param(["--out", "{out}"], "Pass one input: --images DIR", id="nothing to embed"),
@@ -191,17 +191,17 @@ def test_boxes_in_videos(checkpoint, filmed):
         pytest.param(["--out", "{out}", "--images", "{images}", "--batch-size", "0"], "batch_size=0", id="batch of 0"),
     ],
 )
-def test_wrong_use_is_named(checkpoint, folder, tmp_path, arguments, words):
+def test_invalid_options_are_errors(checkpoint, folder, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     places = {"images": folder[0], "out": tmp_path / "t.parquet", "empty": tmp_path / "empty"}
     ran = run("--model", checkpoint, *(argument.format(**places) for argument in arguments))
     assert ran.exit_code != 0
-    assert words in " ".join(ran.output.split())
+    assert message in " ".join(ran.output.split())
     assert "Traceback" not in ran.output
     assert not (tmp_path / "t.parquet").exists()
 
 
-def test_an_absent_checkpoint_is_named(folder, tmp_path):
+def test_missing_checkpoint_is_an_error(folder, tmp_path):
     ran = run("--model", tmp_path / "none.pt", "--images", folder[0], "--out", tmp_path / "t.parquet")
     assert ran.exit_code == 1
     assert "none.pt" in ran.output
