@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reid.commands.options import PATH, command, model_option, out_option, settings_options
+from reid.commands.tables import make_table
 from reid.core.errors import ReidError
 from reid.pipelines.settings import CalibrateSettings
 
@@ -48,9 +49,6 @@ def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **op
 
 def print_calibration(calibration: Calibration) -> None:
     """Print thresholds by false-match rate, and how camera pairs differ."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
     from reid.core.console import console
 
     curve = calibration.overall
@@ -62,19 +60,17 @@ def print_calibration(calibration: Calibration) -> None:
         f"p(same) at the threshold: {curve.method}, with equal prior probabilities.\n"
         "* the default threshold."
     )
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    for name in ("false-match rate", "threshold", "true-match rate", "p(same)"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for fmr in sorted({1e-1, 1e-2, 1e-3, 1e-4, 1e-5, calibration.chosen_fmr}, reverse=True):
-        chosen = "*" if fmr == calibration.chosen_fmr else ""
+        name = f"{'*' if fmr == calibration.chosen_fmr else ''}{fmr:g}"
         try:
             threshold = calibration.threshold(fmr)
         except ReidError:
-            table.add_row(f"{fmr:g}", "too few pairs", "", "")
+            rows.append((name, "too few pairs", "", ""))
             continue
         p = float(calibration.probability(threshold, prior=0.5))
-        table.add_row(f"{chosen}{fmr:g}", f"{threshold:.4f}", f"{100 * calibration.tmr(threshold):.1f} %", f"{p:.3f}")
-    console.print(table)
+        rows.append((name, f"{threshold:.4f}", f"{100 * calibration.tmr(threshold):.1f} %", f"{p:.3f}"))
+    console.print(make_table(("false-match rate", "threshold", "true-match rate", "p(same)"), rows, caption=caption))
     if calibration.by_cameras:
         thresholds = {cameras: calibration.threshold(cameras=cameras) for cameras in calibration.by_cameras}
         low, high = min(thresholds, key=thresholds.__getitem__), max(thresholds, key=thresholds.__getitem__)

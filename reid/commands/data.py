@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from reid.commands.options import PATH, Command, option, out_option, overrides_argument
+from reid.commands.tables import make_table
 from reid.core.atomic import write_json
 from reid.core.console import console, warn
 from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_archive
-from reid.data.check import Bin, CheckReport, check_benchmark
+from reid.data.check import CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
 from reid.data.layouts import LAYOUTS, load_benchmark
 
@@ -46,7 +45,7 @@ def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: i
     report = check_benchmark(load_benchmark(data), decode=not quick)
     if json_file:
         write_json(json_file, report.as_dict())
-    show(report, limit)
+    print_report(report, limit)
     if not report.findings:
         console.print(f" Next: reid train data.train={data}", markup=False)
     if strict and report.findings:
@@ -105,59 +104,60 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
     console.print(f"Generated {root}. Next: reid data check market1501:{root}", markup=False)
 
 
-def show(report: CheckReport, most: int = 10) -> None:
-    """Print a report; of files, the first `most` of each kind."""
+def print_report(report: CheckReport, limit: int = 10) -> None:
+    """Print a report, with the first `limit` files of each kind."""
     console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}")
-    _show_parts(report)
-    if report.cameras and any(row[0] >= 0 for row in report.cameras):
-        _show_cameras(report)
+    _print_splits(report)
+    if any(row[0] >= 0 for row in report.cameras):
+        _print_cameras(report)
     else:
         console.print("\nNo cameras.")
-    if report.crops_per_train_id and any(row.ids for row in report.crops_per_train_id):
-        _show_histogram(report.crops_per_train_id)
-    _show_files(report, most)
-    _show_queries(report)
+    largest = max((row.ids for row in report.crops_per_train_id), default=0)
+    if largest:
+        console.print("\n[italic]Train identities by number of crops[/italic]")
+        for row in report.crops_per_train_id:
+            name = f"{row.low}+" if row.high is None else _range((row.low, 0, row.high)).partition(",")[0]
+            console.print(f"{name:>9} {'█' * round(BAR * row.ids / largest):<{BAR}} {row.ids:,}")
+    _print_files(report, limit)
+    total = report.queries_kept + sum(drop.queries for drop in report.queries_dropped)
+    rule = "in other cameras only" if report.cross_camera else "in the whole gallery"
+    console.print(f"\nQueries: {report.queries_kept:,} of {total:,} can be scored, matched {rule}.")
+    for drop in report.queries_dropped:
+        shown = ", ".join(map(str, drop.pids[:10])) + (", …" if len(drop.pids) > 10 else "")
+        console.print(f"  {drop.queries:,} dropped: {drop.reason} (identities {shown})")
     for note in report.notes:
         console.print(f"\n[cyan]Note:[/cyan] {escape(note)}")
-    console.print("\n[bold]What to do[/bold]")
+    console.print("\n[bold]What to fix[/bold]")
     for number, finding in enumerate(report.findings, start=1):
         console.print(f" {number}. [yellow]{escape(finding.problem)}[/yellow]\n    {escape(finding.fix)}")
     if not report.findings:
-        console.print(
-            " Nothing: the data set is as it should be."
-            if report.files.decoded
-            else " Nothing, as far as a quick look shows."
-        )
+        console.print(" Nothing." if report.files.decoded else " Nothing found by the quick check.")
 
 
-def _with_official(here: int, official: int | None) -> str:
+def _with_official(count: int, official: int | None) -> str:
     if official is None:
-        return f"{here:,}"
-    return f"{here:,} [green]✓[/green]" if here == official else f"[yellow]{here:,} ≠ {official:,}[/yellow]"
+        return f"{count:,}"
+    return f"{count:,} [green]✓[/green]" if count == official else f"[yellow]{count:,} ≠ {official:,}[/yellow]"
 
 
-def _show_parts(report: CheckReport) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("part", "images", "identities", "cameras", "crops per identity"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
-    for part in report.splits:
-        table.add_row(
-            part.name,
-            _with_official(part.images, part.official_images),
-            _with_official(part.ids, part.official_ids),
-            str(part.cameras),
-            _range(part.crops_per_id),
+def _print_splits(report: CheckReport) -> None:
+    rows = [
+        (
+            split.name,
+            _with_official(split.images, split.official_images),
+            _with_official(split.ids, split.official_ids),
+            str(split.cameras),
+            _range(split.crops_per_id),
         )
-    console.print(table)
-    if report.distractors or report.junk or "junk" in report.official:
-        console.print(
-            "Distractors (pid 0, in the gallery): "
-            + _with_official(report.distractors, report.official.get("distractors"))
-            + ". Junk (pid -1, left out): "
-            + _with_official(report.junk, report.official.get("junk"))
-            + "."
-        )
-    if report.official:
+        for split in report.splits
+    ]
+    console.print(make_table(("split", "images", "identities", "cameras", "crops per identity"), rows))
+    official = report.official
+    if report.distractors or report.junk or "junk" in official:
+        distractors = _with_official(report.distractors, official.get("distractors"))
+        junk = _with_official(report.junk, official.get("junk"))
+        console.print(f"Distractors (pid 0, in the gallery): {distractors}. Junk (pid -1, ignored): {junk}.")
+    if official:
         console.print("✓ the official count; ≠ differs from the official count on the right.")
 
 
@@ -166,14 +166,13 @@ def _range(spread: tuple[int, float, int]) -> str:
     return str(least) if least == most else f"{least}–{most}, median {median:g}"
 
 
-def _show_cameras(report: CheckReport) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title="Images / identities by camera", title_justify="left")
-    for heading in ("camera", "train", "query", "gallery"):
-        table.add_column(heading, justify="right")
-    for camid, *numbers in report.cameras[:MOST_CAMERAS]:
-        cells = [f"{numbers[i]:,} / {numbers[i + 1]:,}" for i in (0, 2, 4)]
-        table.add_row("unknown" if camid < 0 else str(camid), *cells)
-    console.print(table)
+def _print_cameras(report: CheckReport) -> None:
+    rows = [
+        ("unknown" if camid < 0 else str(camid), *(f"{counts[i]:,} / {counts[i + 1]:,}" for i in (0, 2, 4)))
+        for camid, *counts in report.cameras[:MOST_CAMERAS]
+    ]
+    title = "Images / identities by camera"
+    console.print(make_table(("camera", "train", "query", "gallery"), rows, title=title))
     if len(report.cameras) > MOST_CAMERAS:
         console.print(f"and {len(report.cameras) - MOST_CAMERAS} more cameras (all of them with --json).")
     for column, part in ((1, "train"), (2, "test")):
@@ -182,44 +181,26 @@ def _show_cameras(report: CheckReport) -> None:
             console.print(f"Cameras that see an identity, {part}: {', '.join(seen)}.")
 
 
-def _show_histogram(bins: Sequence[Bin]) -> None:
-    console.print("\n[italic]Train identities by number of crops[/italic]")
-    largest = max(row.ids for row in bins)
-    for row in bins:
-        name = f"{row.low}+" if row.high is None else _range((row.low, 0, row.high)).partition(",")[0]
-        console.print(f"{name:>9} {'█' * round(BAR * row.ids / largest):<{BAR}} {row.ids:,}")
-
-
-def _show_files(report: CheckReport, most: int) -> None:
+def _print_files(report: CheckReport, limit: int) -> None:
     files = report.files
-    how = "decoded" if files.decoded else "headers read"
     console.print(
-        f"\nFiles: {files.examined:,} images {how}, {files.n_bytes / 2**20:,.1f} MiB, "
-        f"{len(files.unreadable):,} unreadable."
+        f"\nFiles: {files.examined:,} images {'decoded' if files.decoded else 'headers read'}, "
+        f"{files.n_bytes / 2**20:,.1f} MiB, {len(files.unreadable):,} unreadable."
     )
     if files.width and files.height:
         console.print(f"Width {_range(files.width)}; height {_range(files.height)} pixels.")
-    _list(files.unreadable, most)
+    _print_list(files.unreadable, limit)
     if report.skipped:
-        console.print(f"Not taken: {len(report.skipped):,} files.")
-        _list(report.skipped, most)
+        console.print(f"Skipped: {len(report.skipped):,} files.")
+        _print_list(report.skipped, limit)
     if files.duplicates and files.duplicates.groups:
         console.print(f"The same bytes: {files.duplicates.files:,} files in {files.duplicates.groups:,} groups.")
-        for first, second in files.duplicates.examples[:most]:
+        for first, second in files.duplicates.examples[:limit]:
             console.print(f"  {escape(first)} = {escape(second)}")
 
 
-def _list(items: Sequence[SkippedFile], most: int) -> None:
-    for item in items[:most]:
+def _print_list(items: Sequence[SkippedFile], limit: int) -> None:
+    for item in items[:limit]:
         console.print(f"  {escape(item.path)}: {escape(item.reason)}")
-    if len(items) > most:
-        console.print(f"  and {len(items) - most:,} more (--list {len(items)})")
-
-
-def _show_queries(report: CheckReport) -> None:
-    total = report.queries_kept + sum(drop.queries for drop in report.queries_dropped)
-    rule = "matched in other cameras only" if report.cross_camera else "matched in the whole gallery"
-    console.print(f"\nQueries: {report.queries_kept:,} of {total:,} can be scored, {rule}.")
-    for drop in report.queries_dropped:
-        shown = ", ".join(map(str, drop.pids[:10])) + (", …" if len(drop.pids) > 10 else "")
-        console.print(f"  {drop.queries:,} dropped: {drop.reason} (identities {shown})")
+    if len(items) > limit:
+        console.print(f"  and {len(items) - limit:,} more (--list {len(items)})")

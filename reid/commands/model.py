@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from reid.commands.options import Command, model_option, option, out_option, settings_options
+from reid.commands.tables import make_table
 from reid.pipelines.settings import ExportSettings
 
 SIZE: Any = {"nargs": 2, "type": click.IntRange(1), "default": (256, 128), "show_default": True, "metavar": "H W"}
@@ -30,22 +31,18 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     NAME is a backbone or timm:NAME; by default all backbones are listed. Counts are for one crop, up to the pooled
     feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
     """
-    from rich.table import Table
-
     from reid.core.console import console, track
     from reid.pipelines.networks import describe_network, network_names, use_device
 
     place, note = use_device(device, threads)
-    table = Table(box=None)
-    table.add_column("network", no_wrap=True)
-    for heading in ("D", "parameters, M", "multiply-adds, G", "MB", *([f"crops/s, {place}"] if measure else [])):
-        table.add_column(heading, justify="right")
+    rows = []
     for name in track(names or network_names(), "Measuring" if measure else "Counting"):
         one = describe_network(name, size, place if measure else None)
-        row = [name, f"{one.dimension}", f"{one.parameters / 1e6:.2f}", f"{one.flops / 1e9:.3f}"]
-        row.append(f"{one.n_bytes / 1e6:.1f}")
-        table.add_row(*row, *([] if one.crops_per_second is None else [f"{one.crops_per_second:.0f}"]))
-    console.print(table)
+        speed = [] if one.crops_per_second is None else [f"{one.crops_per_second:.0f}"]
+        counts = (f"{one.parameters / 1e6:.2f}", f"{one.flops / 1e9:.3f}", f"{one.n_bytes / 1e6:.1f}")
+        rows.append((name, f"{one.dimension}", *counts, *speed))
+    headings = ("network", "D", "parameters, M", "multiply-adds, G", "MB")
+    console.print(make_table((*headings, *([f"crops/s, {place}"] if measure else [])), rows))
     console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")
     if measure:
         console.print(note)

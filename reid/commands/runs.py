@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from reid.commands.options import PATH, Command, out_option
+from reid.commands.tables import make_table
 
 
 @click.group("runs")
@@ -23,32 +24,24 @@ def compare_command(runs: tuple[Path, ...], out: Path) -> None:
     Prints two tables and writes comparison.json (all numbers) and comparison.png (every logged quantity by step).
     Scores are the last ones logged during training, and those of `reid test` in RUN/test. Runs may be unfinished.
     """
-    from rich.table import Table
-
     from reid.core.console import console, warn
     from reid.pipelines.compare import compare
 
     found = compare(runs, out)
     sets = list(dict.fromkeys(name for run in found.runs for name in run.scores))
-    table = Table(box=None)
-    table.add_column("run", overflow="fold")
-    for heading in ("steps", "minutes", "loss", *(f"{name}\nmAP / rank-1" for name in sets)):
-        table.add_column(heading, justify="right")
+    rows = []
     for run in found.runs:
-        cells = [
+        scores = [
             f"{run.scores[name]['mAP']:.2%} / {run.scores[name]['rank1']:.2%}" if name in run.scores else "–"
             for name in sets
         ]
         loss = f"{run.lines[-1]['loss']:.3f}" if run.lines else "–"
-        table.add_row(run.name, f"{run.steps:,}", "–" if run.minutes is None else f"{run.minutes:.1f}", loss, *cells)
-    console.print(table)
+        rows.append((run.name, f"{run.steps:,}", "–" if run.minutes is None else f"{run.minutes:.1f}", loss, *scores))
+    headings = ("run", "steps", "minutes", "loss", *(f"{name}\nmAP / rank-1" for name in sets))
+    console.print(make_table(headings, rows))
     if found.differences:
-        settings = Table(box=None)
-        for heading in ("setting", *(run.name for run in found.runs)):
-            settings.add_column(heading, overflow="fold")
-        for key, values in found.differences.items():
-            settings.add_row(key, *map(str, values))
-        console.print(settings)
+        different = [(key, *map(str, values)) for key, values in found.differences.items()]
+        console.print(make_table(("setting", *(run.name for run in found.runs)), different))
     elif len(runs) > 1:
         console.print("All settings are equal.")
     if not found.same_data:

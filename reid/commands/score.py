@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reid.commands.options import PATH, command, out_option, settings_options
+from reid.commands.tables import make_table
 from reid.pipelines.settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -54,30 +55,20 @@ def cli(truth: Path, predicted: Path, out: Path | None, **options: Any) -> None:
 
 def print_scores(scores: TrackScores) -> None:
     """Print the scores of all cameras together, then of each camera."""
-    from rich.box import SIMPLE
     from rich.markup import escape
-    from rich.table import Table
 
     from reid.core.console import console, warn
 
     for text in scores.warnings:
         warn(escape(text))
-    rows = {"all": scores.overall, **scores.per_camera}
-    first, second = (
-        Table(box=SIMPLE, padding=(0, 1, 0, 0), title=title, title_justify="left")
-        for title in ("Identities, % (boxes and people are counts of the truth)", f"CLEAR, IoU ≥ {scores.iou:g}")
-    )
-    for table, names in ((first, ("boxes", "people", *FRACTIONS)), (second, ("MOTA %", "MOTP %", *COUNTS))):
-        table.add_column("cameras", overflow="fold", min_width=7)
-        for name in names:
-            table.add_column(name, justify="right", no_wrap=True)
-    for name, row in rows.items():
-        style = "bold" if row is scores.overall else None
-        fractions = [f"{100 * getattr(row, name):.1f}" for name in FRACTIONS]
-        first.add_row(escape(name), f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions, style=style)
-        counts = [f"{getattr(row, count):,}" for count in COUNTS]
-        second.add_row(escape(name), f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts, style=style)
-    console.print(first)
+    first, second = [], []
+    for name, row in {"all": scores.overall, **scores.per_camera}.items():
+        fractions = [f"{100 * getattr(row, key):.1f}" for key in FRACTIONS]
+        first.append((escape(name), f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions))
+        counts = [f"{getattr(row, key):,}" for key in COUNTS]
+        second.append((escape(name), f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts))
+    title = "Identities, % (boxes and people are counts of the truth)"
+    console.print(make_table(("cameras", "boxes", "people", *FRACTIONS), first, title=title))
     if len(scores.per_camera) > 1:
         mean = sum(row.IDF1 for row in scores.per_camera.values()) / len(scores.per_camera)
         console.print(
@@ -85,7 +76,8 @@ def print_scores(scores: TrackScores) -> None:
             f"identities that change between cameras; their mean IDF1 is {100 * mean:.1f}.",
             markup=False,
         )
-    console.print(second)
+    title = f"CLEAR, IoU ≥ {scores.iou:g}"
+    console.print(make_table(("cameras", "MOTA %", "MOTP %", *COUNTS), second, title=title))
     several, tracklets = scores.multi_camera, scores.tracklets
     console.print(
         f"People seen in 2 or more cameras ({scores.multi_camera_people:,} of {scores.overall.truth_ids:,}): "

@@ -24,12 +24,12 @@ def test_a_sound_set(root: Path) -> None:
     result = check(f"market1501:{root}", "--strict")
     assert result.exit_code == 0, result.output
     for words in (
-        "Distractors (pid 0, in the gallery): 1. Junk (pid -1, left out): 1.",
+        "Distractors (pid 0, in the gallery): 1. Junk (pid -1, ignored): 1.",
         "Cameras that see an identity, train: 1 by 1, 1 by 2.",
         "Files: 8 images decoded",
         "Width 8; height 16 pixels.",
         "Queries: 2 of 2 can be scored, matched in other cameras only.",
-        "Nothing: the data set is as it should be.",
+        "What to fix\n Nothing.",
         "synthetic",
     ):
         assert words in result.output
@@ -38,7 +38,7 @@ def test_a_sound_set(root: Path) -> None:
 def test_official_counts_are_shown_beside_those_that_differ(tmp_path: Path) -> None:
     output = check(f"market1501:{market(tmp_path)}").output
     assert "3 ≠ 12,936" in output
-    assert "Junk (pid -1, left out): 1 ≠ 3,819" in output
+    assert "Junk (pid -1, ignored): 1 ≠ 3,819" in output
     assert "Unpack the archive again" in output
 
 
@@ -83,7 +83,7 @@ def test_json_holds_the_same(root: Path, tmp_path: Path) -> None:
     assert written["splits"][0]["images"] == 3
     assert written["files"]["decoded"] is False
     assert written["findings"] == []
-    assert "as far as a quick look shows" in result.output
+    assert "Nothing found by the quick check" in result.output
 
 
 def test_duke_says_that_it_was_withdrawn(tmp_path: Path) -> None:
