@@ -7,11 +7,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reid.core.console import console, warn
-from reid.core.distributed import DistributedContext, init_distributed
+from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import box_quality
 from reid.data.layouts import load_benchmark
+from reid.data.tracks import Tracks
 from reid.data.videos import Video, find_videos
 from reid.embedding.batches import find_images
 from reid.embedding.boxes import boxes_to_parquet
@@ -71,7 +75,19 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         )
         start = time.perf_counter()
         if settings.videos and settings.tracks:
-            done = _embed_boxes(embedder, settings.videos, settings.tracks, settings.first_frame, out, distributed)
+            tracks = read_tracks(settings.tracks)
+            videos, quality, problems = open_videos(settings.videos, tracks)
+            for text in (*tracks.warnings, *problems):
+                warn(text)
+            done = boxes_to_parquet(
+                embedder,
+                videos,
+                tracks,
+                out,
+                quality=quality,
+                first_frame=settings.first_frame,
+                distributed=distributed,
+            )
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
             done = embed_to_parquet(embedder, images, out, unreadable=unreadable, distributed=distributed)
@@ -81,28 +97,31 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         return EmbeddedFile(done, embedder, max(done.rows - done.finished, 0) / seconds)
 
 
-def _embed_boxes(
-    embedder: Embedder, videos: Path, track_files: Path, first_frame: int, out: Path, distributed: DistributedContext
-) -> WrittenEmbeddings | None:
-    """Embed every box of the track files, with its quality."""
-    tracks = read_tracks(track_files)
+def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[np.float64], tuple[str, ...]]:
+    """Open the videos of tracks.
+
+    Args:
+        path: a folder of videos or frame folders named like the cameras, or the video of a single camera.
+        tracks: boxes in the videos.
+
+    Returns:
+        The videos by camera, the quality of each box `[N]`, and warnings.
+
+    Raises:
+        DataError: a video cannot be opened, or `path` is one video but the tracks are of several cameras.
+    """
     problems: tuple[str, ...] = ()
-    if videos.is_file():
-        if len(tracks.camera_names) != 1:
-            raise DataError(
-                f"{track_files} has tracks of the cameras {', '.join(tracks.camera_names)}, but {videos} is one video. "
-                "Pass a folder of videos named like the cameras."
-            )
-        found = {tracks.camera_names[0]: Video(videos)}
+    if path.is_dir():
+        found = find_videos(path, tracks.camera_names)
+        videos, problems = dict(found.videos), found.problems
+    elif len(tracks.camera_names) == 1:
+        videos = {tracks.camera_names[0]: Video(path)}
     else:
-        searched = find_videos(videos, tracks.camera_names)
-        found, problems = searched.videos, searched.problems
-    for text in (*tracks.warnings, *problems):
-        warn(text)
-    quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.items()})
-    return boxes_to_parquet(
-        embedder, found, tracks, out, quality=quality, first_frame=first_frame, distributed=distributed
-    )
+        raise DataError(
+            f"The tracks are of the cameras {', '.join(tracks.camera_names)}, but {path} is one video. Pass a folder "
+            "of videos named like the cameras."
+        )
+    return videos, box_quality(tracks, {name: video.info()[:2] for name, video in videos.items()}), problems
 
 
 def _check_writable(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ REAL_CROPS = 32
 """Number of real crops in the parity proof."""
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A model to export, its id, its file and the settings of its training."""
-
-    model: ReIDModel | ForeignModel
-    model_id: str
-    file: Path
-    config: dict[str, Any]
-
-
 def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Export a model as a bundle. Nothing is written unless the export agrees with the model.
 
@@ -54,18 +43,18 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
     Raises:
         ReidError: the model or the data cannot be used, or the export does not agree with the model.
     """
-    source = _open(model)
+    network, model_id, file, config = _open(model)
     if out is None:
-        out = source.file.with_name(f"{source.file.stem}-{settings.to}{'-int8' if settings.int8 else ''}.bundle")
-    text = settings.data or _train_data(source.config)
+        out = file.with_name(f"{file.stem}-{settings.to}{'-int8' if settings.int8 else ''}.bundle")
+    text = settings.data or _train_data(config)
     if settings.int8 and text is None:
         raise ConfigError("int8 needs labelled crops to measure the loss of mAP. Name a data set: --data LAYOUT:ROOT.")
     benchmark = None if text is None else load_benchmark(text)
     images = None if settings.images is None else _folder(settings.images)
-    size = source.model.preprocessing.size
+    size = network.preprocessing.size
     quantisation = None
     if settings.int8 and benchmark is not None:
-        scoring = source.config.get("eval", {}) if settings.data is None else {}
+        scoring = config.get("eval", {}) if settings.data is None else {}
         split, others = _split(benchmark, settings.split, size, scoring)
         crops = _pixels(others if images is None else images, size, settings.calibration_crops)
         quantisation = Quantisation(crops, split, settings.max_loss)
@@ -73,27 +62,28 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
     if not real:
         warn("No real crops (--data or --images): parity is proven on random and synthetic patterns only.")
     manifest = export_bundle(
-        source.model,
+        network,
         out,
         to=settings.to,
-        model_id=source.model_id,
+        model_id=model_id,
         crops=_pixels(real, size, REAL_CROPS) if real else None,
         quantisation=quantisation,
-        about=model_card(source.file) if isinstance(source.model, ReIDModel) else "",
+        about=model_card(file) if isinstance(network, ReIDModel) else "",
     )
     return out, manifest
 
 
-def _open(path: Path) -> _Source:
+def _open(path: Path) -> tuple[ReIDModel | ForeignModel, str, Path, dict[str, Any]]:
+    """Return the model, its id, its file and the settings of its training."""
     if path.suffix.lower() in FORMATS:
         foreign = ForeignModel(path)
-        return _Source(foreign, foreign.name, path, {})
+        return foreign, foreign.name, path, {}
     if (path / "bundle.json").is_file():
         raise ModelError(f"{path} is a bundle already. Export the checkpoint that it was made from.")
     path = checkpoint_in(path)
     config = training_settings(path)
     embedder = Embedder(path, device="cpu")
-    return _Source(embedder.model, embedder.describe()["model"], path, config)
+    return embedder.model, embedder.describe()["model"], path, config
 
 
 def _train_data(config: dict[str, Any]) -> str | None:

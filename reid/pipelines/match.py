@@ -12,9 +12,8 @@ from reid.config import MatchSettings, StreamSettings
 from reid.core.atomic import write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
-from reid.data.box_selection import box_quality, choose_boxes
+from reid.data.box_selection import choose_boxes
 from reid.data.tracks import camera_number
-from reid.data.videos import find_videos
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
@@ -33,6 +32,7 @@ from reid.mtmc.online import OnlineMatches, match_online
 from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.track_files import read_tracks
 from reid.pipelines.calibrate import find_calibration
+from reid.pipelines.embed import open_videos
 from reid.pipelines.settings import MatchFiles
 from reid.report.match_page import ReportOptions, write_match_report
 
@@ -203,13 +203,12 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
     if files.videos is None or files.model is None:
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
-    found = find_videos(files.videos, tracks.camera_names)
-    quality = box_quality(tracks, {name: video.info()[:2] for name, video in found.videos.items()})
+    videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
     embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size)
     result = embed_boxes(
         embedder,
-        found.videos,
+        videos,
         tracks.take(rows),
         quality=quality[rows],
         cache=out / "cache",
@@ -219,7 +218,7 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
     pictures = dict(enumerate(result.crop_jpegs))
-    return _Appearance(table, pictures, [*found.problems, *result.problems()])
+    return _Appearance(table, pictures, [*problems, *result.problems()])
 
 
 def _crops_by_tracklet(tracklets: Tracklets, pictures: dict[int, bytes]) -> dict[int, list[bytes]]:

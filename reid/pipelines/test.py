@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reid import evaluation, report
 from reid.config import DataConfig
 from reid.core.atomic import write_json
 from reid.core.console import console, warn
@@ -23,40 +23,15 @@ from reid.data.pixels import open_test_split
 from reid.embedding.embedder import Embedder
 from reid.embedding.learned_metric import LearnedMetric
 from reid.embedding.runtimes import FORMATS
-from reid.evaluation import (
-    OpenSetResult,
-    RankingResult,
-    Reranking,
-    VerificationResult,
-    evaluate,
-    evaluate_distances,
-    open_set,
-    rerank_blocks,
-    top_matches,
-    verify,
-)
+from reid.embedding.table import Embeddings
+from reid.evaluation import OpenSetResult, RankingResult, Reranking, VerificationResult
 from reid.evaluation.pairs import DISTRACTOR
 from reid.evaluation.projection import choose_identities, project
 from reid.models import ReIDModel
 from reid.models.checkpoints import checkpoint_in, training_settings
 from reid.pipelines.calibrate import FoundCalibration, find_calibration
 from reid.pipelines.settings import TestSettings
-from reid.report import (
-    Applied,
-    Drawing,
-    RankLists,
-    SetResults,
-    choose_queries,
-    cmc_drawing,
-    describe_protocol,
-    find_queries,
-    plot_activations,
-    plot_embedding_map,
-    plot_rank_lists,
-    read_queries,
-    set_drawings,
-    write_evaluation,
-)
+from reid.report import Applied, Drawing, SetResults
 from reid.report.evaluation_page import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
 
 LIST_LENGTH = 10
@@ -95,7 +70,7 @@ def test(
         True
     """
     settings = settings or TestSettings()
-    wanted = read_queries(settings.queries)
+    wanted = report.read_queries(settings.queries)
     given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
     if not given:
         given = _data_of(model)
@@ -114,7 +89,15 @@ def test(
             one.write(Path(out))
         sets.append(one.results)
     if out is not None:
-        _write(Path(out), sets, described, calibration, settings)
+        out = Path(out)
+        report.cmc_drawing(sets).draw(out / "cmc.png")
+        scores = {one.name: numbers(one, calibration) for one in sets}
+        protocol = report.describe_protocol(sets[0].ranking)
+        write_json(out / "metrics.json", {"model": described, "protocol": protocol, "sets": scores})
+        if settings.page:
+            shown = {name: value.name if isinstance(value, Path) else value for name, value in settings if value != ()}
+            shown["reid-toolkit"] = __version__
+            report.write_evaluation(out / "evaluation.html", sets, described=described, settings=shown)
     return sets
 
 
@@ -127,30 +110,6 @@ def _data_of(model: str | Path | ReIDModel) -> list[str]:
     if not texts:
         raise ConfigError("The model does not record a data set. Name one as LAYOUT:ROOT, with --data or `data`.")
     return texts
-
-
-def _write(
-    out: Path,
-    sets: Sequence[SetResults],
-    described: dict[str, Any],
-    calibration: FoundCalibration | None,
-    settings: TestSettings,
-) -> None:
-    """Write what concerns all data sets: the CMC picture, the numbers and the page."""
-    cmc_drawing(sets).draw(out / "cmc.png")
-    write_json(
-        out / "metrics.json",
-        {
-            "model": described,
-            "protocol": describe_protocol(sets[0].ranking),
-            "sets": {one.name: numbers(one, calibration) for one in sets},
-        },
-    )
-    if settings.page:
-        shown = {name: value.name if isinstance(value, Path) else value for name, value in settings if value != ()}
-        write_evaluation(
-            out / "evaluation.html", sets, described=described, settings={**shown, "reid-toolkit": __version__}
-        )
 
 
 class _TestedSet:
@@ -172,12 +131,13 @@ class _TestedSet:
         self.skipped = tuple(line.removeprefix(f"{benchmark.root}/") for line in skipped)
         for line in self.skipped:
             console.print(f"skipped: {line}", markup=False)
-        self.chosen = find_queries(wanted, self.split.query.crops.pids, benchmark.name)
+        self.chosen = report.find_queries(wanted, self.split.query.crops.pids, benchmark.name)
         if settings.any_camera:
             self.split = replace(self.split, cross_camera=False)
         self.query, self.gallery = (embedder.table(part.crops) for part in (self.split.query, self.split.gallery))
         if metric is not None:
             self.query, self.gallery = metric.apply(self.query), metric.apply(self.gallery)
+        self.both = Embeddings.concat([self.query, self.gallery])
         query, gallery = self.split.query.crops, self.split.gallery.crops
         self.labels = (query.pids, gallery.pids, query.camids, gallery.camids)
         self.cameras_known = query.has_cameras and gallery.has_cameras
@@ -188,7 +148,7 @@ class _TestedSet:
         """Write the embeddings and the pictures."""
         self.query.save(out / f"{self.benchmark.name}-query.parquet")
         self.gallery.save(out / f"{self.benchmark.name}-gallery.parquet")
-        for drawing in set_drawings(self.results):
+        for drawing in report.set_drawings(self.results):
             drawing.draw(out / f"{self.results.name}-{drawing.name}.png")
 
     def _results(self) -> SetResults:
@@ -196,15 +156,17 @@ class _TestedSet:
         rules: dict[str, Any] = {
             "cross_camera": self.split.cross_camera, "ap": self.settings.ap, "camera_pairs": self.cameras_known
         }  # fmt: skip
-        ranking = evaluate(self.query, self.gallery, **rules)
+        ranking = evaluation.evaluate(self.query, self.gallery, **rules)
         reranked = None
         if self.settings.rerank or self.settings.camera_aware:
             reranking = self._reranking()
-            blocks = rerank_blocks(self.query, self.gallery, settings=reranking)
-            reranked = evaluate_distances(blocks, *self.labels, **rules, metric=reranking.describe())
+            blocks = evaluation.rerank_blocks(self.query, self.gallery, settings=reranking)
+            reranked = evaluation.evaluate_distances(blocks, *self.labels, **rules, metric=reranking.describe())
         notes, verification, activations = {}, None, None
         try:
-            verification = self._verify()
+            verification = evaluation.verify(
+                self.both, cross_camera=self.split.cross_camera, distractor=self.distractor
+            )
         except ReidError as error:
             notes[VERIFICATION] = str(error)
         if self.calibration is None:
@@ -247,16 +209,6 @@ class _TestedSet:
             raise ConfigError(f"{self.benchmark.name} has no camera labels, which --camera-aware needs. Remove it.")
         return Reranking(camera_aware=True, lambda_value=settings.lambda_value)
 
-    def _joined(self) -> tuple[NDArray[Any], ...]:
-        """Return features, pids and cameras of query and gallery, one after the other."""
-        query_pids, gallery_pids, query_camids, gallery_camids = self.labels
-        features = (self.query.features, self.gallery.features)
-        pairs = (features, (query_pids, gallery_pids), (query_camids, gallery_camids))
-        return tuple(np.concatenate(pair) for pair in pairs)
-
-    def _verify(self) -> VerificationResult:
-        return verify(*self._joined(), cross_camera=self.split.cross_camera, distractor=self.distractor)
-
     def _applied(self, verification: VerificationResult | None) -> Applied | None:
         """Return how the calibration's threshold performs on this set."""
         if self.calibration is None:
@@ -271,14 +223,14 @@ class _TestedSet:
         query_pids = self.labels[0]
         if not ranking.dropped or not (query_pids[ranking.first_match == 0] >= 0).any():
             return None
-        return open_set(self.query, self.gallery, cross_camera=self.split.cross_camera)
+        return evaluation.open_set(self.query, self.gallery, cross_camera=self.split.cross_camera)
 
     def _lists(self, ranking: RankingResult) -> list[Drawing]:
         """Return drawings of rank lists. Crops of the query's camera are included, in grey: the rule ignores them."""
         kinds = {
-            "worst": ("Worst queries", "Lowest average precision.", choose_queries(ranking, "worst")),
-            "best": ("Best queries", "Highest average precision.", choose_queries(ranking, "best")),
-            "random": ("Random queries", "Drawn with seed 0.", choose_queries(ranking, "random")),
+            "worst": ("Worst queries", "Lowest average precision.", report.choose_queries(ranking, "worst")),
+            "best": ("Best queries", "Highest average precision.", report.choose_queries(ranking, "best")),
+            "random": ("Random queries", "Drawn with seed 0.", report.choose_queries(ranking, "random")),
         }
         if len(self.chosen):
             kinds["chosen"] = ("Chosen queries", "Named with --queries.", self.chosen)
@@ -286,8 +238,8 @@ class _TestedSet:
         drawings = []
         for name, (title, caption, rows) in kinds.items():
             shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
-            indices, distances = top_matches(
-                self.query.features[rows], self.gallery.features, *shown, k=LIST_LENGTH, cross_camera=False
+            indices, distances = evaluation.top_matches(
+                self.query.take(rows), self.gallery, k=LIST_LENGTH, cross_camera=False
             )
             probabilities = None
             if self.calibration is not None:
@@ -295,7 +247,7 @@ class _TestedSet:
                 known = np.where(indices < 0, 2, distances)
                 probabilities = self.calibration.calibration.probability(known, cameras)
             caption += f" Rows {', '.join(map(str, rows))} of the query set. Grey: ignored by the cross-camera rule."
-            lists = RankLists(
+            lists = report.RankLists(
                 self.split.query.crops.paths[rows],
                 self.split.gallery.crops.paths,
                 indices,
@@ -306,13 +258,13 @@ class _TestedSet:
                 cross_camera=self.split.cross_camera,
             )
             heading = f"{self.split.name}: {title.lower()}"
-            draw = partial(plot_rank_lists, lists, queries=range(len(rows)), title=heading)
+            draw = partial(report.plot_rank_lists, lists, queries=range(len(rows)), title=heading)
             drawings.append(Drawing(name, title, caption, draw, photos=True))
         return drawings
 
     def _points(self) -> Drawing | None:
         """Return the drawing of some identities as points in the plane."""
-        features, pids, camids = self._joined()
+        features, pids, camids = self.both.features, np.concatenate(self.labels[:2]), np.concatenate(self.labels[2:])
         rows = choose_identities(np.where(pids == self.distractor, -1, pids))
         if not len(rows):
             return None
@@ -321,21 +273,17 @@ class _TestedSet:
             "Some identities, drawn with seed 0: colours and numbers are identities, shapes are cameras. PCA preserves "
             "large distances; t-SNE preserves neighbourhoods, and distances between its groups have no meaning."
         )
-        draw = partial(plot_embedding_map, maps, pids[rows], camids[rows] if self.cameras_known else None)
+        draw = partial(report.plot_embedding_map, maps, pids[rows], camids[rows] if self.cameras_known else None)
         return Drawing("map", f"{len(np.unique(pids[rows]))} identities in the plane", caption, draw)
 
     def _activations(self, ranking: RankingResult) -> Drawing:
         """Return the drawing of activation maps of the worst queries and their first counted matches."""
-        rows, split = choose_queries(ranking, "worst", ACTIVATED), self.split
-        query_pids, gallery_pids, query_camids, gallery_camids = self.labels
-        shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
-        nearest, _ = top_matches(
-            self.query.features[rows], self.gallery.features, *shown, k=1, cross_camera=split.cross_camera
-        )
+        rows, split = report.choose_queries(ranking, "worst", ACTIVATED), self.split
+        nearest, _ = evaluation.top_matches(self.query.take(rows), self.gallery, k=1, cross_camera=split.cross_camera)
         first = nearest[:, 0]
         images, names = [], []
         for row, item in zip(rows, first, strict=True):
-            sign = "✓" if gallery_pids[item] == query_pids[row] else "✗"
+            sign = "✓" if split.gallery.crops.pids[item] == split.query.crops.pids[row] else "✗"
             images += [split.query.crops.paths[row], split.gallery.crops.paths[item]]
             names += [f"query {row}", f"{sign} nearest to {row}"]
         pixels = (
@@ -347,7 +295,7 @@ class _TestedSet:
             "The worst queries and the nearest gallery crop that counts. Bright: high activation in the last feature "
             "map (sum over channels of squared activations, divided by its maximum)."
         )
-        draw = partial(plot_activations, images, maps.reshape(-1, *maps.shape[2:]), names=names)
+        draw = partial(report.plot_activations, images, maps.reshape(-1, *maps.shape[2:]), names=names)
         return Drawing("activations", "Activation maps", caption, draw, photos=True)
 
 

@@ -154,7 +154,7 @@ def test_boxes_of_tracks_in_videos(checkpoint, filmed):
     np.testing.assert_allclose(Embeddings.load(out).features, table.features[20:], atol=2e-6)
     ran = run("--model", checkpoint, "--videos", filmed / "b.avi", "--tracks", filmed / "tracks", "--out", out)
     assert ran.exit_code == 1
-    assert "has tracks of the cameras a, b, but" in " ".join(ran.output.split())
+    assert "are of the cameras a, b, but" in " ".join(ran.output.split())
 
 
 @pytest.mark.parametrize(
