@@ -101,7 +101,7 @@ def existing_folder(root: str | Path, content: str) -> Path:
     if not root.is_dir():
         raise DataError(
             f"{root} is a file, not a folder. Pass the folder that contains {content}; "
-            "unpack an archive with `reid data unpack ARCHIVE FOLDER`."
+            "unpack an archive with `reid data unpack ARCHIVE --out FOLDER`."
         )
     return root.absolute()
 
