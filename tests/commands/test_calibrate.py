@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from reid.commands import main
 from reid.embedding.calibration_file import load_calibration
 from reid.embedding.table import Embeddings
-from tests.evaluation.test_calibration import people, street
+from tests.evaluation.test_calibration import people, walks
 
 
 def calibrate(*arguments: object) -> Result:
@@ -26,7 +26,7 @@ def labelled(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tracked(tmp_path: Path) -> Path:
-    features, pids, camids, tracks, times = street()
+    features, pids, camids, tracks, times = walks()
     frames = np.round(times * 25).astype(int)
     meta = {"model": "net-1", "metric": "cosine"}
     return Embeddings(features, pids=pids, camids=camids, tracks=tracks, frames=frames, meta=meta).save(

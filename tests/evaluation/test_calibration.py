@@ -79,7 +79,7 @@ def test_probability_is_monotone_and_never_certain(made):
     assert np.isnan(made.probability(np.nan))
 
 
-def test_the_prior_is_that_of_bayes(made):
+def test_probability_follows_bayes_rule_for_any_prior(made):
     distances = np.linspace(0, 2, 9).reshape(3, 3)
     for prior in (0.5, 0.01):
         odds = np.exp(made.log_ratio(distances)) * prior / (1 - prior)
@@ -90,12 +90,12 @@ def test_the_prior_is_that_of_bayes(made):
 
 
 @pytest.mark.parametrize("prior", [0, 1, -0.1, float("nan")])
-def test_a_prior_that_is_none(made, prior):
+def test_a_prior_out_of_range(made, prior):
     with pytest.raises(ReidError, match="The prior is the fraction"):
         made.probability(0.5, prior=prior)
 
 
-def test_labels_of_other_people_are_met():
+def test_rates_are_achieved_on_other_people():
     """Calibrated on some people, tested on others of the same kind."""
     calibration = calibrate(*people(seed=1), fmr=1e-2)
     tested = Tested(*people(n_ids=200, seed=2))
@@ -106,7 +106,7 @@ def test_labels_of_other_people_are_met():
 
 
 def test_pairs_of_cameras_have_their_own_thresholds():
-    """Cameras 1 and 2 add the same to everybody, so their pairs are nearer to each other; 4 has few items."""
+    """Cameras 1 and 2 add the same offset, so their pairs are nearer to each other; camera 4 has few items."""
     features, pids, camids = people(n_ids=300, per_id=8, cameras=3, seed=3)
     features[camids != 3] += 0.5
     camids[:3] = 4
@@ -133,7 +133,7 @@ def test_pairs_of_cameras_have_their_own_thresholds():
     assert made.probability(distances, cameras=(1, 2)) == pytest.approx(np.full((2, 3), p[0, 0]))
 
 
-def test_a_pair_of_cameras_with_few_pairs_leans_on_all():
+def test_a_pair_of_cameras_with_few_pairs_stays_near_the_overall_curve():
     rng = np.random.default_rng(0)
     whole = (expected(SAME, 10**5), expected(DIFFERENT, 10**7))
     shifted = np.histogram(norm(1.3, 0.1).rvs(1100, random_state=rng), EDGES)[0]
@@ -146,7 +146,7 @@ def test_a_pair_of_cameras_with_few_pairs_leans_on_all():
     assert both.threshold() < both.threshold(cameras=(1, 2)) < alone
 
 
-def test_json_and_back(made, tmp_path):
+def test_saving_and_loading_as_json(made, tmp_path):
     from reid.embedding.calibration_file import load_calibration, save_calibration, stored_calibration
 
     assert stored_calibration(tmp_path / "best.pt") is None
@@ -162,7 +162,7 @@ def test_json_and_back(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         pytest.param({"kind": "salad"}, "is not a calibration", id="something else"),
         pytest.param({"format": 99}, "has format 99", id="a newer format"),
@@ -172,12 +172,12 @@ def test_json_and_back(made, tmp_path):
         pytest.param({"identities": None}, "damaged", id="no number"),
     ],
 )
-def test_damaged_files_are_named(made, tmp_path, change, words):
+def test_damaged_files_are_named(made, tmp_path, change, message):
     from reid.embedding.calibration_file import load_calibration
 
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps({**made.as_dict(), **change}))
-    with pytest.raises(ReidError, match=words) as error:
+    with pytest.raises(ReidError, match=message) as error:
         load_calibration(path)
     assert str(path) in str(error.value)
 
@@ -190,7 +190,7 @@ def test_knots_that_are_not_monotone(made, table):
         Calibration.from_dict(stored)
 
 
-def test_files_that_are_no_json(tmp_path):
+def test_files_that_are_not_json(tmp_path):
     from reid.embedding.calibration_file import load_calibration
 
     with pytest.raises(ReidError, match="There is no calibration"):
@@ -208,7 +208,7 @@ def test_another_model_is_refused_by_name(made):
 
 
 @pytest.mark.parametrize(
-    ("case", "settings", "words"),
+    ("case", "settings", "message"),
     [
         pytest.param(
             people(n_ids=20), {}, r"0.001 cannot be estimated.*10,000 pairs of different people.*there are", id="few"
@@ -222,7 +222,7 @@ def test_another_model_is_refused_by_name(made):
         pytest.param(people(n_ids=20), {"fmr": 1e-4}, "Choose a rate of 0.006 or more", id="a rate that would do"),
         pytest.param(people(), {"fmr": 1.5}, "must be between 0 and 1; got 1.5", id="no rate"),
         pytest.param((*people()[:2], None), {}, "need camera ids", id="no cameras"),
-        pytest.param((people()[0], np.arange(1, 721), people()[2]), {}, "no genuine pair", id="nobody twice"),
+        pytest.param((people()[0], np.arange(1, 721), people()[2]), {}, "no genuine pair", id="no identity twice"),
         pytest.param(
             (people()[0], np.r_[np.arange(1, 716), [900] * 5], people()[2]),
             {},
@@ -231,13 +231,13 @@ def test_another_model_is_refused_by_name(made):
         ),
     ],
 )
-def test_refusals(case, settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_too_few_pairs_and_bad_settings_are_reported(case, settings, message):
+    with pytest.raises(ReidError, match=message):
         calibrate(*case, **settings)
 
 
-def test_features_that_tell_nobody_apart():
-    """Pairs of one person are the farthest apart: each stands at two opposite points."""
+def test_features_that_do_not_separate_identities():
+    """Pairs of one person have the largest distances: each person has two opposite points."""
     angle = np.repeat(np.linspace(0, np.pi, 60, endpoint=False), 2) + np.tile([0, np.pi], 60)
     features = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     with pytest.raises(ReidError, match="do not separate identities"):
@@ -254,8 +254,8 @@ def test_without_cross_camera_or_cameras():
 # Without labels.
 
 
-def street(n_ids=150, cameras=3, crops=5, dim=24, bias=0.0, seed=0, rate=4.0):
-    """Rows of people who walk past each camera once: features, pids, camids, tracks, times; some meet on the way."""
+def walks(n_ids=150, cameras=3, crops=5, dim=24, bias=0.0, seed=0, rate=4.0):
+    """Rows of people who pass each camera once, some at the same time: features, pids, camids, tracks, times."""
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(n_ids, dim))
     scene = bias * rng.normal(size=(cameras, dim))
@@ -269,9 +269,9 @@ def street(n_ids=150, cameras=3, crops=5, dim=24, bias=0.0, seed=0, rate=4.0):
     return features.astype(np.float32), pids, camids, tracks, times
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.7], ids=["cameras see alike", "each camera has its own light"])
+@pytest.mark.parametrize("bias", [0.0, 0.7], ids=["equal cameras", "cameras with different light"])
 def test_tracks_give_about_the_threshold_that_labels_give(bias):
-    features, pids, camids, tracks, times = street(bias=bias)
+    features, pids, camids, tracks, times = walks(bias=bias)
     made = calibrate_tracks(features, camids, tracks, times, fmr=1e-2)
     assert (made.source, made.prior, made.identities) == ("tracks", 0.5, 450)
     tested = Tested(features, pids, camids)
@@ -282,7 +282,7 @@ def test_tracks_give_about_the_threshold_that_labels_give(bias):
     assert Calibration.from_dict(made.as_dict()).prior == 0.5
 
 
-def test_tracks_count_what_overlaps():
+def test_pairs_of_overlapping_tracks_are_counted():
     """Tracks 1 and 2 overlap in camera 1, and other people's of these numbers in camera 2; track 3 comes later."""
     rng = np.random.default_rng(0)
     spans = [(1, 1, 0, 10), (1, 2, 5, 15), (1, 3, 100, 110), (2, 1, 0, 10), (2, 2, 9, 19)]
@@ -291,7 +291,7 @@ def test_tracks_count_what_overlaps():
     assert made.identities == 5
     assert made.identity_pairs == 2
     assert made.overall.impostor == 200
-    # Of the 45 pairs of ten crops in a row, half are 3 or more apart: 7 + 6 + 5 + 4 + 3 + 2 + 1.
+    # Of the 45 pairs of ten crops in a row, half differ by 3 or more: 7 + 6 + 5 + 4 + 3 + 2 + 1.
     assert made.notes["least time between genuine pairs"] == 3
     assert made.overall.genuine == 5 * 28
 
@@ -304,8 +304,8 @@ def test_long_tracks_are_thinned_evenly():
     assert used[-1]
 
 
-def test_one_camera_is_calibrated_for_itself():
-    features, _, camids, tracks, times = street(n_ids=300, cameras=1)
+def test_one_camera_has_no_line():
+    features, _, camids, tracks, times = walks(n_ids=300, cameras=1)
     made = calibrate_tracks(features, camids, tracks, times, fmr=1e-2)
     assert made.notes["line"] == [0, 1]
     assert "one camera only" in made.notes["pairs"]
@@ -313,7 +313,7 @@ def test_one_camera_is_calibrated_for_itself():
 
 
 def test_rows_without_a_track_are_left_out():
-    features, _, camids, tracks, times = street(n_ids=150, cameras=2)
+    features, _, camids, tracks, times = walks(n_ids=150, cameras=2)
     whole = calibrate_tracks(features, camids, tracks, times, fmr=2e-2)
     more = calibrate_tracks(
         np.concatenate([features, np.ones((50, 24))]),
@@ -326,7 +326,7 @@ def test_rows_without_a_track_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         pytest.param(
             {"tracks": 1}, "another crop of their track at the same time.*videos", id="videos numbered as tracks"
@@ -336,28 +336,28 @@ def test_rows_without_a_track_are_left_out():
         pytest.param({"times": np.nan}, "time of row 0 is nan", id="time"),
     ],
 )
-def test_track_refusals(change, words):
-    features, _, camids, tracks, times = street(n_ids=60)
+def test_invalid_tracks_are_reported(change, message):
+    features, _, camids, tracks, times = walks(n_ids=60)
     columns = {"camids": camids, "tracks": tracks, "times": np.round(times)}
     for name in columns.keys() & change.keys():
         columns[name] = np.full(len(camids), change[name])
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         calibrate_tracks(features, **columns, fmr=change.get("fmr", 1e-2))
 
 
 @pytest.mark.parametrize(
-    ("times", "words"),
+    ("times", "message"),
     [
         pytest.param([0, 1, 10, 11, 20, 21], "no two tracks of one camera overlap.*3 tracks in 1", id="one by one"),
-        pytest.param([0, 0.0, 0, 0, 0, 0], "another crop of their track at the same time", id="at once"),
+        pytest.param([0, 0.0, 0, 0, 0, 0], "another crop of their track at the same time", id="same time"),
     ],
 )
-def test_tracks_that_teach_nothing(times, words):
-    with pytest.raises(ReidError, match=words):
+def test_tracks_without_impostor_pairs(times, message):
+    with pytest.raises(ReidError, match=message):
         calibrate_tracks(np.eye(6), np.ones(6, int), [1, 1, 2, 2, 3, 3], times)
 
 
-def test_tracks_of_one_crop_teach_nothing_of_one_person():
+def test_tracks_of_one_crop_have_no_genuine_pairs():
     with pytest.raises(ReidError, match="no track has two crops at two times"):
         calibrate_tracks(np.eye(6), np.ones(6, int), np.arange(6), np.zeros(6))
 
@@ -366,7 +366,7 @@ def test_tracks_of_one_crop_teach_nothing_of_one_person():
 
 
 @pytest.mark.parametrize("name", ["intel0288", "osnet_x0_25_msmt17"])
-def test_half_of_real_identities_speaks_for_the_other(name):
+def test_calibration_on_half_of_real_identities_fits_the_other_half(name):
     path = FOLDER / f"market1501_test_embeddings_{name}.npz"
     if not path.is_file():
         pytest.skip(f"{path} is not here")

@@ -86,7 +86,7 @@ def test_it_ranks_clusters_better():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         pytest.param({"k": 0}, "k must be at least 1; got 0", id="no neighbour"),
         pytest.param({"alpha": -1}, "alpha must be 0 or more; got -1", id="negative power"),
@@ -95,8 +95,8 @@ def test_it_ranks_clusters_better():
         pytest.param({"query_camids": [0], "gallery_camids": [0] * 9}, "query_camids must be", id="too few cameras"),
     ],
 )
-def test_settings_out_of_range(settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ReidError, match=message):
         expand_queries(*normal(3, 9, 4), **settings)
 
 

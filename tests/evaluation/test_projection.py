@@ -8,7 +8,7 @@ from reid.evaluation.projection import choose_identities, project
 
 
 def groups(n=20, seed=0):
-    """Three far-apart directions, `n` features near each."""
+    """Three distant directions, `n` features near each."""
     rng = np.random.default_rng(seed)
     return np.repeat(np.eye(8)[:3], n, axis=0) + 0.05 * rng.normal(size=(3 * n, 8)), np.repeat([0, 1, 2], n)
 
@@ -49,7 +49,7 @@ def test_features_without_any_spread(method, features):
 
 
 @pytest.mark.parametrize(
-    ("features", "method", "words"),
+    ("features", "method", "message"),
     [
         (np.ones((3, 2)), "tsen", "Did you mean 'tsne'"),
         (np.ones((0, 2)), "pca", "shape"),
@@ -57,8 +57,8 @@ def test_features_without_any_spread(method, features):
         ([[1.0, np.nan]], "pca", "rows 0"),
     ],
 )
-def test_what_cannot_be_projected(features, method, words):
-    with pytest.raises(ReidError, match=words):
+def test_features_that_cannot_be_projected_are_reported(features, method, message):
+    with pytest.raises(ReidError, match=message):
         project(features, method)
 
 

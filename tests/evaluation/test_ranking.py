@@ -20,10 +20,10 @@ from reid.evaluation import (
     top_matches,
 )
 from reid.evaluation.features import distance_blocks, prepare_features
-from tests.evaluation.made import UGLY, changed, made, squared_distances
+from tests.evaluation.cases import DIFFICULT, changed, made, squared_distances
 from tests.oracles import average_precision_loop, camera_pair_loop, cmc_loop, match_ranks_loop
 
-EVERY_UGLY = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in UGLY.items()])
+EVERY_CASE = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in DIFFICULT.items()])
 BOTH_RULES = pytest.mark.parametrize("cross_camera", [True, False], ids=["cross-camera", "any camera"])
 BOTH_AP = pytest.mark.parametrize("ap", ["precision", "trapezoid"])
 
@@ -89,7 +89,7 @@ def test_equal_distances_rank_in_gallery_order(right, rank):
     assert result.first_match[0] == rank
 
 
-@EVERY_UGLY
+@EVERY_CASE
 @BOTH_RULES
 @BOTH_AP
 def test_equals_the_loop(case, cross_camera, ap):
@@ -140,7 +140,7 @@ def test_precision_equals_scikit_learn_where_nothing_ties(seed):
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_any_kind_of_numbers(kind):
+def test_features_of_any_number_type(kind):
     case = made()
     expected = evaluate(*case, metric="euclidean")
     given = changed(case, query=kind(case[0]), gallery=kind(case[1]))
@@ -212,7 +212,7 @@ def test_blocks_stay_under_the_memory_limit(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_blocks_hold_the_distances(metric):
+def test_blocks_contain_the_distances(metric):
     rng = np.random.default_rng(0)
     query, gallery = rng.normal(size=(7, 33)), rng.normal(size=(11, 33))
     blocks = distance_blocks(*prepare_features(query, gallery, metric), metric, 2 * 11 * 4)
@@ -241,7 +241,7 @@ def test_cmc_longer_than_the_gallery_stays_flat():
 
 
 def test_result_as_plain_python():
-    result = evaluate(*UGLY["unlabelled queries and identities absent from the gallery"], max_rank=7)
+    result = evaluate(*DIFFICULT["unlabelled queries and identities absent from the gallery"], max_rank=7)
     plain = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert plain["mAP"] == result.mAP
     assert plain["rank-1"] == result.cmc[0]
@@ -267,20 +267,20 @@ ONE_CAMERA = changed(made(cameras=1), query_pids=np.arange(12) % 3, gallery_pids
 
 
 @pytest.mark.parametrize(
-    ("case", "words"),
+    ("case", "message"),
     [
         pytest.param(ONE_CAMERA, "12 only in the query's own camera", id="cameras all equal: the reason"),
         pytest.param(ONE_CAMERA, "All items are of one camera \\(1\\)", id="cameras all equal: said so"),
         pytest.param(ONE_CAMERA, "set cross_camera=False", id="cameras all equal: the remedy"),
         pytest.param(changed(made(), query_pids=np.full(12, 99)), "12 identity not in gallery", id="other people"),
-        pytest.param(changed(made(), query_pids=np.full(12, -1)), "unlabelled", id="nobody labelled the queries"),
+        pytest.param(changed(made(), query_pids=np.full(12, -1)), "unlabelled", id="unlabelled queries"),
         pytest.param(changed(made(), gallery_pids=np.full(60, -1)), "None of the 12 queries", id="all junk"),
     ],
 )
-def test_no_valid_query_is_an_error_that_explains(case, words):
-    with pytest.raises(ReidError, match=words):
+def test_no_valid_query_is_an_error_that_explains(case, message):
+    with pytest.raises(ReidError, match=message):
         evaluate(*case)
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         evaluate_distances(squared_distances(*case[:2]), *case[2:])
 
 
@@ -292,7 +292,7 @@ def spoiled(rows, value, which):
 
 
 @pytest.mark.parametrize(
-    ("case", "words"),
+    ("case", "message"),
     [
         pytest.param(spoiled([4, 9], np.nan, 0), "2 of 30 query features .* \\(rows 4, 9\\)", id="NaN"),
         pytest.param(spoiled([59], np.inf, 1), "1 of 60 gallery features .* \\(rows 59\\)", id="infinity"),
@@ -311,29 +311,29 @@ def spoiled(rows, value, which):
         pytest.param(changed(made(), gallery_pids=np.ones((60, 1), int)), "got shape \\[60, 1\\]", id="2-d labels"),
     ],
 )
-def test_bad_input_is_named(case, words):
-    with pytest.raises(ReidError, match=words):
+def test_invalid_input_is_reported(case, message):
+    with pytest.raises(ReidError, match=message):
         evaluate(*case)
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         top_matches(*case)
 
 
-def test_zero_features_have_a_place_under_the_euclidean_metric():
+def test_zero_features_are_valid_with_the_euclidean_metric():
     case = spoiled([0, 7], 0, 1)
     ranks = match_ranks_loop(squared_distances(*case[:2]), *case[2:])
     agrees(evaluate(*case, metric="euclidean"), ranks, "precision")
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         pytest.param({"metric": "cosin"}, "Did you mean 'cosine'", id="metric"),
         pytest.param({"ap": "trapezium"}, "Did you mean 'trapezoid'", id="average precision"),
         pytest.param({"max_rank": 0}, "max_rank must be at least 1; got 0", id="no rank"),
     ],
 )
-def test_unknown_settings(settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_unknown_settings(settings, message):
+    with pytest.raises(ReidError, match=message):
         evaluate(*made(), **settings)
 
 
@@ -357,7 +357,7 @@ def test_distances_of_another_shape(shape):
         evaluate_distances(np.zeros(shape), *made()[2:])
 
 
-@EVERY_UGLY
+@EVERY_CASE
 @BOTH_RULES
 @pytest.mark.parametrize("k", [1, 7, 300])
 def test_top_matches_equal_a_sorted_row(case, cross_camera, k):
@@ -381,12 +381,12 @@ def test_top_matches_need_at_least_one_place():
         top_matches(*made(), k=0)
 
 
-@EVERY_UGLY
+@EVERY_CASE
 @BOTH_RULES
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9], ids=["empty mask", "some excluded", "most excluded"])
-def test_exclusion_masks_equal_the_loop(case, cross_camera, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9], ids=["empty mask", "some excluded", "most excluded"])
+def test_exclusion_masks_equal_the_loop(case, cross_camera, fraction):
     distances = squared_distances(*case[:2])
-    excluded = np.random.default_rng(4).random(distances.shape) < share
+    excluded = np.random.default_rng(4).random(distances.shape) < fraction
     ranks = match_ranks_loop(distances, *case[2:], cross_camera=cross_camera, excluded=excluded)
     settings = {"cross_camera": cross_camera, "excluded": excluded}
     if all(isinstance(one, str) for one in ranks):
@@ -397,7 +397,7 @@ def test_exclusion_masks_equal_the_loop(case, cross_camera, share):
         agrees(evaluate_distances(distances, *case[2:], **settings), ranks, "precision")
 
 
-def test_a_mask_that_takes_everything_out_says_so():
+def test_a_mask_that_excludes_every_match_is_reported():
     case = made()
     with pytest.raises(ReidError, match="mask `excluded` removes every right match"):
         evaluate(*case, excluded=np.ones((12, 60), dtype=bool))
@@ -415,7 +415,7 @@ def test_masks_that_do_not_fit_are_refused(mask):
         evaluate(*made(), excluded=mask)
 
 
-@EVERY_UGLY
+@EVERY_CASE
 @BOTH_RULES
 @BOTH_AP
 def test_scores_by_camera_pair_equal_the_loop(case, cross_camera, ap):
@@ -443,8 +443,8 @@ def test_camera_pairs_need_cameras():
         evaluate(*case[:4], cross_camera=False, camera_pairs=True)
 
 
-@EVERY_UGLY
-@pytest.mark.parametrize("rows", [1, 5, 1000], ids=["row by row", "five rows", "all at once"])
+@EVERY_CASE
+@pytest.mark.parametrize("rows", [1, 5, 1000], ids=["row by row", "five rows", "one block"])
 def test_distances_may_come_in_blocks(case, rows):
     distances = squared_distances(*case[:2])
     blocks = ((start, distances[start : start + rows]) for start in range(0, len(distances), rows))
@@ -467,7 +467,7 @@ def test_blocks_that_do_not_fit_are_refused(blocks, message):
         evaluate_distances(iter(blocks), *made()[2:])
 
 
-def test_many_queries_rank_alike_in_chunks_of_rows():
+def test_more_queries_than_are_ranked_together():
     """More queries than are ranked at a time, some without matches between those with them."""
     case = made(n_query=3 * ranking._ROWS + 7, n_gallery=150, ids=90, cameras=2, seed=12)
     agrees(evaluate(*case, metric="euclidean"), match_ranks_loop(squared_distances(*case[:2]), *case[2:]), "precision")

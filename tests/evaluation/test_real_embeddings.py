@@ -1,4 +1,4 @@
-"""Embeddings of the Market-1501 test split by two public models, where they lie beside the repository."""
+"""Embeddings of the Market-1501 test split by two public models, if they are in ../shared/data."""
 
 from __future__ import annotations
 

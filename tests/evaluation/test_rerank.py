@@ -73,7 +73,7 @@ CASES = [
     pytest.param((np.ones((3, 4)), np.ones((40, 4))), id="all items are one point"),
     pytest.param((np.full((3, 64), 0.1), np.full((4, 64), 0.1)), id="fewer than k1, all one point"),
     pytest.param((normal(3, 30, 4)[0], np.repeat(normal(3, 2, 4)[1], 30, axis=0)), id="two points, thirty times each"),
-    pytest.param((normal(4, 40, 4)[0] * 1e-1, normal(4, 40, 4)[1] * 1e3), id="far apart in scale"),
+    pytest.param((normal(4, 40, 4)[0] * 1e-1, normal(4, 40, 4)[1] * 1e3), id="very different scales"),
     pytest.param(crowded(3.0), id="crowded far from the origin"),
     pytest.param(crowded(0.0, 3.0), id="two crowds"),
     pytest.param(with_an_outlier(), id="an outlier"),
@@ -210,7 +210,7 @@ def test_torch_features_and_float16():
     np.testing.assert_array_equal(rerank(query.astype(np.float64), gallery.astype(np.float64)), expected)
 
 
-def test_inputs_are_left_as_they_were():
+def test_inputs_are_not_modified():
     query, gallery = normal(10, 50, 8)
     copies = query.copy(), gallery.copy()
     rerank(query, gallery)
@@ -218,7 +218,7 @@ def test_inputs_are_left_as_they_were():
     np.testing.assert_array_equal(gallery, copies[1])
 
 
-def test_it_ranks_clusters_better():
+def test_it_improves_the_ranking_of_clusters():
     query, gallery, query_pids, gallery_pids = clusters(60, 400, dim=4, people=20, spread=0.45, seed=3)
     plain = ((query[:, None] - gallery[None]) ** 2).sum(axis=2)
     labels = {"query_pids": query_pids, "gallery_pids": gallery_pids, "cross_camera": False}
@@ -258,7 +258,7 @@ def test_bad_features_are_named():
         rerank(query, gallery)
 
 
-def test_definition_in_words():
+def test_description_of_the_settings():
     text = Reranking(k1=30, lambda_value=0.25, metric="cosine").describe()
     assert "k1=30, k2=6, λ=0.25" in text
     assert "of L2-normalised features" in text
@@ -302,7 +302,7 @@ def test_camera_aware_equals_the_dense_form(case, k1_intra, k1_inter, k2_intra, 
     "camids",
     [
         pytest.param(np.zeros(60, dtype=int), id="one camera"),
-        pytest.param(np.arange(60), id="every item in a camera of its own"),
+        pytest.param(np.arange(60), id="one camera per item"),
         pytest.param(np.r_[7, np.full(59, -2)], id="one item against all, any numbers"),
         pytest.param(np.repeat([3, 1, 2], 20), id="cameras not in order"),
     ],
@@ -380,7 +380,7 @@ def test_within_with_neighbours_found_before():
     np.testing.assert_allclose(got.distances.toarray(), expected.distances.toarray(), rtol=0, atol=1e-6)
 
 
-def test_camera_aware_definition_in_words():
+def test_description_of_the_camera_aware_settings():
     text = Reranking(camera_aware=True, k1_intra=4, lambda_value=0.25).describe()
     assert "k1=4 in the own camera and 20 in others, k2=3 and 3" in text
     assert "λ=0.25" in text

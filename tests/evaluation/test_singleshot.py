@@ -5,13 +5,13 @@ import pytest
 
 from reid.core.errors import ReidError
 from reid.evaluation import evaluate, single_shot_cmc
-from tests.evaluation.made import UGLY, made, squared_distances
+from tests.evaluation.cases import DIFFICULT, made, squared_distances
 from tests.oracles import single_shot_loop
 
-EVERY_UGLY = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in UGLY.items()])
+EVERY_CASE = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in DIFFICULT.items()])
 
 
-@EVERY_UGLY
+@EVERY_CASE
 @pytest.mark.parametrize("cross_camera", [True, False], ids=["cross-camera", "any camera"])
 def test_equals_the_loop_over_the_same_draws(case, cross_camera):
     repeats, seed = 4, 3
@@ -26,9 +26,9 @@ def test_equals_the_loop_over_the_same_draws(case, cross_camera):
         draw[kept] = rng.permutation(len(kept))
         draws.append(draw)
     ranks = [single_shot_loop(squared_distances(*case[:2]), *case[2:], cross_camera, draw) for draw in draws]
-    shares = np.array([[np.mean(np.array(one) <= k) for k in range(1, 9)] for one in ranks])
-    np.testing.assert_allclose(result.cmc, shares.mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(result.spread, shares.std(axis=0), atol=1e-12)
+    fractions = np.array([[np.mean(np.array(one) <= k) for k in range(1, 9)] for one in ranks])
+    np.testing.assert_allclose(result.cmc, fractions.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(result.spread, fractions.std(axis=0), atol=1e-12)
     assert result.n_valid == len(ranks[0])
     assert result.dropped == evaluate(*case, metric="euclidean", cross_camera=cross_camera).dropped
 

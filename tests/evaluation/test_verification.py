@@ -13,7 +13,7 @@ from reid.core.errors import ReidError
 from reid.evaluation import PairCounts, count_pairs, identification, open_set, pairs, verification, verify
 from reid.evaluation.pairs import BINS
 from reid.evaluation.verification import score_counts
-from tests.evaluation.made import UGLY, changed, made, squared_distances
+from tests.evaluation.cases import DIFFICULT, changed, made, squared_distances
 from tests.evaluation.test_real_embeddings import load
 from tests.oracles import open_set_loop, pairs_loop, weighted_tar_loop
 
@@ -52,7 +52,7 @@ CASES = {
 
 
 def as_counted(counts, kind):
-    """How many lie below each of many thresholds, by the bins."""
+    """Number of pairs below each bin edge."""
     return np.concatenate([[0], np.cumsum(getattr(counts, kind))])
 
 
@@ -83,10 +83,10 @@ def test_counts_do_not_depend_on_the_memory_limit():
         part = count_pairs(*case, memory_limit=limit)
         for kind in ("genuine", "impostor"):
             # A distance on a bin's edge may round to either side.
-            ours, theirs = as_counted(part, kind), as_counted(whole, kind)
-            assert ours[-1] == theirs[-1]
-            assert (ours[:-1] <= theirs[1:]).all()
-            assert (theirs[:-1] <= ours[1:]).all()
+            tested_loss, reference = as_counted(part, kind), as_counted(whole, kind)
+            assert tested_loss[-1] == reference[-1]
+            assert (tested_loss[:-1] <= reference[1:]).all()
+            assert (reference[:-1] <= tested_loss[1:]).all()
 
 
 def test_no_block_is_above_the_memory_limit(monkeypatch):
@@ -103,7 +103,7 @@ def test_no_block_is_above_the_memory_limit(monkeypatch):
     assert max(sizes) <= 1000
 
 
-def test_a_torch_tensor_counts_alike():
+def test_torch_tensors_give_the_same_counts():
     features, pids, camids = people()
     given = count_pairs(torch.from_numpy(features), pids.tolist(), torch.from_numpy(camids))
     assert np.array_equal(given.impostor, count_pairs(features, pids, camids).impostor)
@@ -122,7 +122,7 @@ def gaussians(n=10**9, same=(0.4, 0.1), different=(0.9, 0.15)):
     return PairCounts(edges, *parts, "cosine", "made")
 
 
-def test_analytic_gaussians():
+def test_scores_of_normal_distributions():
     result = score_counts(gaussians())
     assert result.auc == pytest.approx(norm.cdf(0.5 / math.hypot(0.1, 0.15)), abs=1e-5)
     assert result.auc_within < 1e-4
@@ -139,8 +139,8 @@ def test_analytic_gaussians():
     assert precision[half] == pytest.approx(0.5 / (0.5 + norm(0.9, 0.15).cdf(0.4)), abs=1e-3)
 
 
-def test_genuine_pairs_are_the_near_ones():
-    """Distances turned round are as bad as they were good: nothing is inverted on the way."""
+def test_swapping_genuine_and_impostor_pairs_inverts_the_auc():
+    """Swapping genuine and impostor pairs turns the AUC into 1 − AUC."""
     near, far = gaussians(), gaussians(same=(0.9, 0.15), different=(0.4, 0.1))
     assert score_counts(near).auc == pytest.approx(1 - score_counts(far).auc, abs=1e-6)
     assert score_counts(near).auc > 0.95
@@ -154,22 +154,22 @@ def test_agrees_with_scikit_learn(metric):
     labels, scores = [a == b for _, a, b in pairs], [-d for d, _, _ in pairs]
     assert result.auc == pytest.approx(roc_auc_score(labels, scores), abs=result.auc_within + 1e-5)
     far, tar, _ = roc_curve(labels, scores, drop_intermediate=False)
-    ours_far, ours_tar, _ = result.roc()
-    assert (np.diff(ours_far) >= 0).all()
-    assert (ours_far[0], ours_tar[0], ours_far[-1], ours_tar[-1]) == (0, 0, 1, 1)
-    highest = tar[np.searchsorted(far, ours_far + 1e-9, "right") - 1]
-    lowest = tar[np.searchsorted(far, ours_far - 1e-9, "left")]
-    assert (ours_tar <= highest + 0.01).all()
-    assert (ours_tar >= lowest - 0.01).all()
+    tested_far, tested_tar, _ = result.roc()
+    assert (np.diff(tested_far) >= 0).all()
+    assert (tested_far[0], tested_tar[0], tested_far[-1], tested_tar[-1]) == (0, 0, 1, 1)
+    highest = tar[np.searchsorted(far, tested_far + 1e-9, "right") - 1]
+    lowest = tar[np.searchsorted(far, tested_far - 1e-9, "left")]
+    assert (tested_tar <= highest + 0.01).all()
+    assert (tested_tar >= lowest - 0.01).all()
     precision, recall, _ = precision_recall_curve(labels, scores)
-    ours_precision, ours_recall, _ = result.precision_recall()
-    assert auc(ours_recall, ours_precision) == pytest.approx(auc(recall, precision), abs=0.01)
+    tested_precision, tested_recall, _ = result.precision_recall()
+    assert auc(tested_recall, tested_precision) == pytest.approx(auc(recall, precision), abs=0.01)
     for point in result.tar:
         assert point.tar == pytest.approx(tar[np.searchsorted(far, point.far, "right") - 1], abs=0.01)
 
 
 def test_intervals_are_those_of_the_slow_bootstrap():
-    """Few identities, each a group of its own: the same draws, weighted pair by pair."""
+    """With few identities each is one group: the same draws, weighted pair by pair."""
     case = people(n_ids=14, per_id=8, noise=0.9, seed=9)
     fars = (0.2, 0.05)
     result = verify(*case, fars=fars, bootstrap=150, seed=4)
@@ -182,7 +182,7 @@ def test_intervals_are_those_of_the_slow_bootstrap():
         assert point.low < point.tar < point.high
 
 
-def test_groups_of_identities_give_like_intervals(monkeypatch):
+def test_groups_of_identities_give_similar_intervals(monkeypatch):
     case = people(n_ids=260, per_id=4, noise=0.9, seed=10)
 
     def widths():
@@ -194,7 +194,7 @@ def test_groups_of_identities_give_like_intervals(monkeypatch):
     assert grouped == pytest.approx(widths(), rel=0.25)
 
 
-def test_intervals_hold_distractors_apart():
+def test_each_distractor_is_one_unit_of_the_bootstrap():
     features, pids, camids = people(n_ids=20, seed=11)
     pids = np.where(pids > 15, 0, pids)
     result = verify(features, pids, camids, fars=(0.1,))
@@ -203,7 +203,7 @@ def test_intervals_hold_distractors_apart():
     assert "pairs among 25 distractors (pid 0) ignored" in result.protocol["pairs"]
 
 
-def test_rates_that_so_few_pairs_cannot_tell():
+def test_rates_with_too_few_pairs_are_none_with_a_note():
     result = verify(*people(), fars=(0.1, 1e-5), bootstrap=20)
     assert result.tar[0].note == ""
     assert result.tar[1].tar is None
@@ -215,7 +215,7 @@ def test_rates_that_so_few_pairs_cannot_tell():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         pytest.param((np.eye(4), [1, 1, 2, 2]), "need camera ids", id="no cameras"),
         pytest.param((np.eye(4), [1, 1, 2, 2], [1, 1, 1, 1]), "no genuine pair.*in 1 camera,.*--any-camera", id="one"),
@@ -230,8 +230,8 @@ def test_rates_that_so_few_pairs_cannot_tell():
         pytest.param((np.eye(4), [0.5, 1, 2, 2], [1, 2, 1, 2]), "pids must contain integers", id="floats"),
     ],
 )
-def test_errors(arguments, words):
-    with pytest.raises(ReidError, match=words):
+def test_invalid_input_is_reported(arguments, message):
+    with pytest.raises(ReidError, match=message):
         verify(*arguments)
 
 
@@ -242,7 +242,7 @@ def test_far_out_of_range():
 
 @pytest.mark.parametrize("cross_camera", [True, False], ids=["cross-camera", "any camera"])
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("case", UGLY.values(), ids=UGLY.keys())
+@pytest.mark.parametrize("case", DIFFICULT.values(), ids=DIFFICULT.keys())
 def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
     monkeypatch.setattr(identification, "PAIRS_PER_ERROR", 0)
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = case
@@ -264,14 +264,14 @@ def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
         assert 0 <= result.points[0].low <= result.points[0].high <= 1
 
 
-def test_open_set_on_analytic_gaussians():
-    """One gallery item a person, queries at a known distance from it, everybody else far away."""
+def test_open_set_scores_of_normal_distributions():
+    """One gallery item per person, queries at a known distance from it, all other items far away."""
     rng = np.random.default_rng(0)
     n = 2000
     gallery = 20 * np.eye(n)
     gap = np.concatenate([rng.normal(3, 1, n // 2), rng.normal(6, 1, n // 2)])
     pids = np.arange(1, n + 1)
-    # The second half of the people stands beside somebody else's item: they are not enrolled.
+    # The second half of the people are near an item of another identity: they are not enrolled.
     enrolled = np.where(pids > n // 2, pids + n, pids)
     result = open_set(
         gallery + np.diag(gap), gallery, pids, enrolled, metric="euclidean", cross_camera=False, fars=(0.1, 0.01)
@@ -285,7 +285,7 @@ def test_open_set_on_analytic_gaussians():
     assert (far[at], found[at]) == (pytest.approx(0.1), result.points[0].dir)
 
 
-def test_everybody_enrolled_is_explained_and_mended():
+def test_when_every_identity_is_in_the_gallery_the_error_suggests_unenrolled():
     case = made(n_query=90, n_gallery=80, ids=10, seed=3)
     with pytest.raises(ReidError, match=r"of 90 with an identity, 90 are.*unenrolled=0\.5"):
         open_set(*case, cross_camera=False)
@@ -297,15 +297,15 @@ def test_everybody_enrolled_is_explained_and_mended():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         pytest.param({"rank": 0}, "rank must be at least 1", id="rank"),
         pytest.param({"fars": (1.0,)}, "between 0 and 1", id="rate"),
         pytest.param({"unenrolled": 1.0}, "fraction of the query identities", id="everybody out"),
     ],
 )
-def test_open_set_settings(change, words):
-    with pytest.raises(ReidError, match=words):
+def test_open_set_settings_out_of_range(change, message):
+    with pytest.raises(ReidError, match=message):
         open_set(*made(), **change)
 
 

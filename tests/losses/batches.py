@@ -1,4 +1,4 @@
-"""Ugly batches, each with what is ugly about it."""
+"""Difficult batches, each named after its difficulty."""
 
 from __future__ import annotations
 

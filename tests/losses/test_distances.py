@@ -96,7 +96,7 @@ def test_near_points_far_from_the_origin_keep_their_digits(distance):
     ["no near pair", "twins", "a few near pairs", "two tight crowds", "identities as tight crowds", "one point"],
 )
 def test_near_points_in_a_wide_cloud_keep_their_digits(case, itself, precision):
-    """Blocks without near pairs, with few, and with many go three ways; 300 rows are three blocks."""
+    """Blocks without near pairs, with few, and with many are computed in three ways; 300 rows are three blocks."""
     x = 3 + draw(300, 64)
     if case == "twins":
         x[200:240] = x[:40]

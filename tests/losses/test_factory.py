@@ -124,7 +124,7 @@ def test_theirs_may_be_camera_aware(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs", "options"),
+    ("name", "reference", "options"),
     [
         ("lifted", "GeneralizedLiftedStructureLoss", {"neg_margin": 0.7}),
         ("multi_similarity", "MultiSimilarityLoss", {"alpha": 3}),
@@ -132,20 +132,20 @@ def test_theirs_may_be_camera_aware(name):
         ("pml:ProxyNCALoss", "ProxyNCALoss", {"softmax_scale": 3}),
     ],
 )
-def test_the_value_and_the_gradient_are_theirs(name, theirs, options):
+def test_the_value_and_the_gradient_are_theirs(name, reference, options):
     from pytorch_metric_learning import losses
 
     loss = make_loss(name, **SIZES, **options)
     if name == "pml:ProxyNCALoss":
         options = {**options, "num_classes": 4, "embedding_size": 6}
-    expected = getattr(losses, theirs)(**options)
+    expected = getattr(losses, reference)(**options)
     if name == "pml:ProxyNCALoss":
         expected.proxies.data = loss.loss.proxies.data.clone()
     pids = labels([5, 1, 2])
-    mine, other = draw(8, 6).requires_grad_(), draw(8, 6).requires_grad_()
-    (loss(mine, pids) + expected(other, pids)).backward()
-    assert loss(mine, pids).item() == expected(other, pids).item()
-    torch.testing.assert_close(mine.grad, other.grad)
+    tested, other = draw(8, 6).requires_grad_(), draw(8, 6).requires_grad_()
+    (loss(tested, pids) + expected(other, pids)).backward()
+    assert loss(tested, pids).item() == expected(other, pids).item()
+    torch.testing.assert_close(tested.grad, other.grad)
 
 
 def test_theirs_take_a_distance_and_a_reducer_by_name():
@@ -179,7 +179,7 @@ def test_options_reach_the_loss():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "message"),
     [
         ("circel", {}, r"Unknown loss 'circel'. Did you mean 'circle'\? Known: arcface, .*proxy_nca"),
         ("multisimilarity", {}, r"Did you mean 'multi_similarity'"),
@@ -201,8 +201,8 @@ def test_options_reach_the_loss():
         ("contrastive", {"distance": "mahalanobis:7"}, r"between 1 and its size 6; got 7"),
     ],
 )
-def test_wrong_names_options_and_values_are_named(name, options, words):
-    with pytest.raises(ReidError, match=words):
+def test_wrong_names_options_and_values_are_named(name, options, message):
+    with pytest.raises(ReidError, match=message):
         make_loss(name, **SIZES, **options)
 
 

@@ -38,16 +38,16 @@ def test_equals_pytorch_metric_learning(make, kind):
     """Theirs takes ArcFace's margin in degrees, and keeps its directions in columns."""
     from pytorch_metric_learning import losses
 
-    ours, x, labels = make(6, 5, 0.4, 16.0), draw(20, 6, seed=1), torch.arange(20) % 5
+    tested_loss, x, labels = make(6, 5, 0.4, 16.0), draw(20, 6, seed=1), torch.arange(20) % 5
     name, margin = ("ArcFaceLoss", math.degrees(0.4)) if kind == "arcface" else ("CosFaceLoss", 0.4)
-    theirs = getattr(losses, name)(num_classes=5, embedding_size=6, margin=margin, scale=16)
-    theirs.W.data = ours.weight.detach().T.clone()
-    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    loss, expected = ours(mine, labels), theirs(other, labels)
+    reference = getattr(losses, name)(num_classes=5, embedding_size=6, margin=margin, scale=16)
+    reference.W.data = tested_loss.weight.detach().T.clone()
+    tested, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    loss, expected = tested_loss(tested, labels), reference(other, labels)
     (loss + expected).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours.weight.grad, theirs.W.grad.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tested.grad, other.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tested_loss.weight.grad, reference.W.grad.T, rtol=1e-4, atol=1e-5)
 
 
 @EVERY
@@ -129,7 +129,7 @@ def test_directions_follow_from_the_seed_and_not_from_the_global_one():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"margin": -0.1}, "margin of a head must be 0 or more"),
         ({"margin": 28.6}, "below π; got 28.6"),
@@ -137,8 +137,8 @@ def test_directions_follow_from_the_seed_and_not_from_the_global_one():
         ({"label_smoothing": 2}, "0 or more and at most 1; got 2"),
     ],
 )
-def test_wrong_values_are_named(options, words):
-    with pytest.raises(ReidError, match=words):
+def test_wrong_values_are_named(options, message):
+    with pytest.raises(ReidError, match=message):
         ArcFaceLoss(4, 3, **options)
 
 

@@ -53,7 +53,7 @@ def test_a_random_subspace_keeps_squared_distances_on_average():
 
 @pytest.mark.parametrize("make", [partial(TripletLoss, mining="batch_all"), ContrastiveLoss], ids=["triplet", "pairs"])
 def test_a_loss_learns_it(make):
-    """The two numbers that tell people apart grow against the four that do not."""
+    """The two dimensions that separate identities grow relative to the four that do not."""
     features, pids, _ = people(identities=12, noise=1.0)
     metric = Mahalanobis(6)
     loss = make(margin=1.0, distance=metric)
@@ -141,7 +141,7 @@ def test_kissme_equals_the_loop_over_pairs(seed, cameras):
 @pytest.mark.parametrize("cameras", [False, True], ids=["all pairs", "across cameras"])
 @pytest.mark.parametrize("seed", range(3))
 def test_xqda_is_kissme_in_the_subspace_of_the_paper(seed, cameras):
-    """By the paper's way: eigenvectors W of Σ⁺⁻¹Σ⁻ above 1, and (WᵀΣ⁺W)⁻¹ − (WᵀΣ⁻W)⁻¹ between them."""
+    """By the paper's method: eigenvectors W of Σ⁺⁻¹Σ⁻ above 1, and (WᵀΣ⁺W)⁻¹ − (WᵀΣ⁻W)⁻¹ between them."""
     features, pids, camids = ragged(seed)
     pairs = pair_covariances_loop(features, pids, camids if cameras else None)
     within, between = (with_ridge(scatter, 0.1) for scatter in pairs)
@@ -156,7 +156,7 @@ def test_xqda_is_kissme_in_the_subspace_of_the_paper(seed, cameras):
 @pytest.mark.parametrize("fit", [kissme, xqda])
 @pytest.mark.parametrize("cameras", [False, True], ids=["all pairs", "across cameras"])
 def test_where_the_answer_is_known_it_is_found(fit, cameras):
-    """Fitted on some people, the metric ranks others by the two numbers that tell people apart."""
+    """Fitted on some people, the metric ranks others by the two dimensions that separate identities."""
     features, pids, camids = people()
     metric = fit(features, pids, camids if cameras else None, ridge=1e-3)
     weights = metric.matrix.diagonal().detach()
@@ -177,7 +177,7 @@ def test_where_the_answer_is_known_it_is_found(fit, cameras):
 
 @pytest.mark.parametrize("fit", [kissme, xqda])
 def test_few_dimensions_keep_the_best(fit):
-    features, pids, camids = people(noise=0.2)  # small noise: the largest components are those that tell apart
+    features, pids, camids = people(noise=0.2)  # small noise: the largest components separate identities
     metric = fit(features, pids, camids, dimensions=2)
     assert metric.factor.shape[0] <= 2
     weights = metric.matrix.diagonal().detach()
@@ -205,7 +205,7 @@ def test_more_dimensions_than_rows_and_equal_crops(fit):
 
 @pytest.mark.parametrize("fit", [kissme, xqda])
 @pytest.mark.parametrize(
-    ("arguments", "options", "words"),
+    ("arguments", "options", "message"),
     [
         ((np.ones((3, 2)), [0, 0]), {}, r"pids must be one column of 3 rows; got shape \[2\]"),
         ((np.ones((3, 2)), [0, 0, 1], [0]), {}, r"camids must be one column of 3 rows; got shape \[1\]"),
@@ -222,6 +222,6 @@ def test_more_dimensions_than_rows_and_equal_crops(fit):
         (([[0, 0], [9, 9], [0, 0], [9, 9]], [0, 0, 1, 1]), {}, r"found no direction"),
     ],
 )
-def test_wrong_values_are_named(fit, arguments, options, words):
-    with pytest.raises(ReidError, match=words):
+def test_wrong_values_are_named(fit, arguments, options, message):
+    with pytest.raises(ReidError, match=message):
         fit(*arguments, **options)

@@ -87,7 +87,7 @@ def test_gradient_in_float64_with_a_memory():
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "options"),
+    ("tested_loss", "reference", "options"),
     [
         (CircleLoss(), "CircleLoss", {"m": 0.25, "gamma": 128}),
         (InfoNCELoss(0.2), "NTXentLoss", {"temperature": 0.2}),
@@ -95,18 +95,18 @@ def test_gradient_in_float64_with_a_memory():
     ],
     ids=["circle", "InfoNCE", "contrastive"],
 )
-def test_equals_pytorch_metric_learning(ours, theirs, options):
+def test_equals_pytorch_metric_learning(tested_loss, reference, options):
     """Theirs puts the batch in first and compares with that copy, without the crop itself: the same pairs."""
     from pytorch_metric_learning import losses
 
-    mine = CrossBatchMemory(ours, 6, 20)
-    other = losses.CrossBatchMemory(getattr(losses, theirs)(**options), 6, memory_size=28)
+    tested = CrossBatchMemory(tested_loss, 6, 20)
+    other = losses.CrossBatchMemory(getattr(losses, reference)(**options), 6, memory_size=28)
     rng = np.random.default_rng(1)
-    for step in range(6):  # theirs holds this batch beside the 20 before it
+    for step in range(6):  # the reference compares with this batch and the 20 before it
         x = torch.nn.functional.normalize(draw(8, 6, seed=step))
         pids = torch.from_numpy(rng.integers(0, 4, 8))
         if step * 8 <= 20:
-            assert mine(x, pids).item() == pytest.approx(other(x, pids).item(), rel=1e-5)
+            assert tested(x, pids).item() == pytest.approx(other(x, pids).item(), rel=1e-5)
 
 
 def test_a_run_that_goes_on_from_its_state_goes_on_the_same():
@@ -161,11 +161,11 @@ def test_half_precision_features_and_autocast(dtype):
 
 
 def test_theirs_with_a_memory_compare_with_it():
-    ours = make_loss("infonce", dim=4, num_classes=3, memory=20, temperature=0.2)
-    theirs = make_loss("pml:NTXentLoss", dim=4, num_classes=3, memory=20, temperature=0.2)
+    tested_loss = make_loss("infonce", dim=4, num_classes=3, memory=20, temperature=0.2)
+    reference = make_loss("pml:NTXentLoss", dim=4, num_classes=3, memory=20, temperature=0.2)
     for step in range(4):
         x, pids = draw(8, 4, seed=step), repeated([3, 3, 2])
-        assert ours(x, pids).item() == pytest.approx(theirs(x, pids).item(), rel=1e-5)
+        assert tested_loss(x, pids).item() == pytest.approx(reference(x, pids).item(), rel=1e-5)
 
 
 def test_wrong_values_are_named():

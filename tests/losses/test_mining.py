@@ -19,7 +19,7 @@ def draw(*shape, seed=0, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def mine(mining, distances, pids, camids=None, hardness=1.0, seed=0):
+def select(mining, distances, pids, camids=None, hardness=1.0, seed=0):
     features = torch.randn(len(pids), 5, generator=torch.Generator().manual_seed(seed + 100))
     generator = torch.Generator().manual_seed(seed)
     return mine_triplets(mining, distances, pids, camids, hardness=hardness, generator=generator, features=features)
@@ -48,7 +48,7 @@ def test_the_names():
 def test_equals_the_loop(pids, mining, cameras):
     distances = draw(len(pids), len(pids), seed=1)
     camids = torch.arange(len(pids)) % 3 if cameras else None
-    got = mine(mining, distances, pids, camids)
+    got = select(mining, distances, pids, camids)
     truth = mined_loop(mining, distances.double().tolist(), pids.tolist(), camids.tolist() if cameras else None)
     same_triplets(picked(*got), truth)
     assert (got[0][~got[2]] == 0).all()
@@ -64,7 +64,7 @@ def test_equals_the_loop_on_random_ragged_batches(mining, seed, dtype):
     distances = draw(len(pids), len(pids), seed=seed, dtype=torch.float64).to(dtype)
     if seed % 2:
         distances = (10 * distances).round() / 10
-    got = mine(mining, distances, pids, camids)
+    got = select(mining, distances, pids, camids)
     same_triplets(picked(*got), mined_loop(mining, distances.double().tolist(), pids.tolist(), camids.tolist()))
 
 
@@ -73,14 +73,14 @@ def test_semi_hard_by_passes_and_by_sorting_are_the_same(monkeypatch):
     pids, _ = ragged_batch(3, most=200)
     distances = (20 * draw(len(pids), len(pids))).round()
     monkeypatch.setattr(module, "_NARROW", 10**9)
-    by_passes = picked(*mine("semi_hard", distances, pids))
+    by_passes = picked(*select("semi_hard", distances, pids))
     monkeypatch.setattr(module, "_NARROW", 0)
-    assert by_passes == picked(*mine("semi_hard", distances, pids))
+    assert by_passes == picked(*select("semi_hard", distances, pids))
 
 
 def test_semi_hard_without_a_farther_negative_takes_the_farthest():
     distances = torch.tensor([[0.0, 5.0, 1.0, 3.0], [5.0, 0.0, 5.0, 6.0], [1.0, 5.0, 0.0, 2.0], [3.0, 6.0, 2.0, 0.0]])
-    positive, negative, valid = mine("semi_hard", distances, torch.tensor([0, 0, 1, 2]))
+    positive, negative, valid = select("semi_hard", distances, torch.tensor([0, 0, 1, 2]))
     assert valid[:, 0].tolist() == [True, True, False, False]
     assert positive[:2, 0].tolist() == [5, 5]
     assert negative[:2, 0].tolist() == [3, 6]  # anchor 1: a tie at 5 is not farther
@@ -99,7 +99,7 @@ def test_masks_part_the_pairs(pids):
 def test_an_anchor_is_never_its_own_positive(mining):
     """With distances that do not vanish on the diagonal, as other measures may have."""
     distances = torch.full((4, 4), 0.5).fill_diagonal_(9.0)
-    positive, negative, valid = mine(mining, distances, torch.tensor([0, 0, 1, 1]))
+    positive, negative, valid = select(mining, distances, torch.tensor([0, 0, 1, 1]))
     assert valid.any(dim=-1).all()
     assert (positive[valid] == 0.5).all()
     assert (negative[valid] == 0.5).all()
@@ -117,7 +117,7 @@ def test_of_equal_distances_one_takes_the_gradient():
 @pytest.mark.parametrize("pids", [repeated([1] * 4), repeated([4]), repeated([1])], ids=["singles", "one id", "B = 1"])
 def test_anchors_without_a_triplet_get_no_gradient(mining, pids):
     distances = draw(len(pids), len(pids)).requires_grad_()
-    positive, negative, valid = mine(mining, distances, pids)
+    positive, negative, valid = select(mining, distances, pids)
     assert not valid.any()
     (positive.sum() + negative.sum()).backward()
     assert (distances.grad == 0).all()
@@ -126,7 +126,7 @@ def test_anchors_without_a_triplet_get_no_gradient(mining, pids):
 @pytest.mark.parametrize("mining", [*FIXED, *DRAWING])
 def test_an_empty_batch(mining):
     distances = torch.zeros(0, 0, requires_grad=True)
-    positive, negative, valid = mine(mining, distances, torch.zeros(0, dtype=torch.int64))
+    positive, negative, valid = select(mining, distances, torch.zeros(0, dtype=torch.int64))
     assert positive.numel() == negative.numel() == valid.numel() == 0
     (positive - negative).sum().backward()
     assert distances.grad.shape == (0, 0)
@@ -148,7 +148,7 @@ def test_draws_are_candidates_in_ragged_batches(mining, seed):
     distances = draw(len(pids), len(pids), seed=seed)
     candidates = candidates_loop(pids.tolist(), camids.tolist())
     for hardness in (0.0, 0.4, 0.97) if mining in HARDNESS_MINERS else (1.0,):
-        got = picked(*mine(mining, distances, pids, camids, hardness, seed))
+        got = picked(*select(mining, distances, pids, camids, hardness, seed))
         assert {a for a, _, _ in got} == set(candidates)
         for a, ap, an in got:
             positives, negatives = candidates[a]
@@ -162,7 +162,7 @@ ONE = torch.tensor([0] * 5 + list(range(1, 9)))
 
 @pytest.mark.parametrize("hardness", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("mining", HARDNESS_MINERS)
-def test_hardness_draws_from_the_hardest_share(mining, hardness):
+def test_hardness_draws_from_the_hardest_fraction(mining, hardness):
     """Frequencies over many draws against: rank r of n candidates with chance |[r, r+1] ∩ [0, s]| / s, s = (1−h)·n."""
     distances = draw(13, 13, seed=2)
     distances[0, 1:5] = torch.tensor([0.1, 0.2, 0.3, 0.4])
@@ -172,8 +172,8 @@ def test_hardness_draws_from_the_hardest_share(mining, hardness):
     drawn = [mine_triplets(mining, distances, ONE, hardness=hardness, generator=generator) for _ in range(draws)]
 
     def chances(n):
-        share = max(1.0, (1 - hardness) * n)
-        return [max(0.0, min(r + 1, share) - r) / share for r in range(n)]
+        fraction = max(1.0, (1 - hardness) * n)
+        return [max(0.0, min(r + 1, fraction) - r) / fraction for r in range(n)]
 
     def assert_drawn(values, ranked):
         seen = [sum(abs(v - r) < 1e-6 for v in values) / len(values) for r in ranked]
@@ -198,7 +198,9 @@ def test_hardness_draws_from_the_hardest_share(mining, hardness):
 def test_hardness_one_is_the_limit(mining):
     pids, camids = ragged_batch(5)
     distances = draw(len(pids), len(pids))
-    assert picked(*mine(mining, distances, pids, camids, 1 - 1e-9)) == picked(*mine(mining, distances, pids, camids))
+    assert picked(*select(mining, distances, pids, camids, 1 - 1e-9)) == picked(
+        *select(mining, distances, pids, camids)
+    )
 
 
 def test_random_draws_all_with_equal_chances():
@@ -236,8 +238,8 @@ def test_a_generator_decides_and_nothing_global_is_drawn(mining):
     distances = draw(32, 32)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = picked(*mine(mining, distances, pids, seed=1))
-    assert first == picked(*mine(mining, distances, pids, seed=1)) != picked(*mine(mining, distances, pids, seed=2))
+    first = picked(*select(mining, distances, pids, seed=1))
+    assert first == picked(*select(mining, distances, pids, seed=1)) != picked(*select(mining, distances, pids, seed=2))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -271,13 +273,13 @@ def test_batch_all_and_its_gradient_are_those_of_all_triplets(seed, margin, bloc
     if seed % 2:
         distances = (8 * distances).round() / 8  # ties, and margins met exactly
         margin = margin and 0.25
-    mine, other = distances.clone().requires_grad_(), distances.clone().requires_grad_()
-    total = batch_all(mine, pids, margin, camids)[0]
+    tested, other = distances.clone().requires_grad_(), distances.clone().requires_grad_()
+    total = batch_all(tested, pids, margin, camids)[0]
     expected = all_triplets(other, pids, margin, camids)
     torch.testing.assert_close(total, expected)
     (3 * total).backward()
     (3 * expected).backward()
-    torch.testing.assert_close(mine.grad, other.grad)
+    torch.testing.assert_close(tested.grad, other.grad)
 
 
 def test_batch_all_of_one_large_identity_does_not_make_its_triplets():
@@ -314,7 +316,7 @@ def test_batch_all_of_nothing():
 def test_wrong_shapes_are_named(mining, shape):
     pids = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ReidError, match=r"distances \[B, B\]"):
-        batch_all(torch.zeros(shape), pids) if mining == "batch_all" else mine(mining, torch.zeros(shape), pids)
+        batch_all(torch.zeros(shape), pids) if mining == "batch_all" else select(mining, torch.zeros(shape), pids)
 
 
 def test_wrong_arguments_are_named():
@@ -322,7 +324,7 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ReidError, match=r"camids like pids, \[3\]; got \[2\]"):
         mine_triplets("batch_hard", torch.zeros(3, 3), pids, torch.zeros(2))
     with pytest.raises(ReidError, match=r"hardness must be between 0 .* got 1.5"):
-        mine("batch_hard", torch.zeros(3, 3), pids, hardness=1.5)
+        select("batch_hard", torch.zeros(3, 3), pids, hardness=1.5)
     with pytest.raises(ReidError, match=r"Pass a torch\.Generator"):
         mine_triplets("batch_hard", torch.zeros(3, 3), pids, hardness=0.5)
     with pytest.raises(ReidError, match="needs the features"):

@@ -104,7 +104,7 @@ CONTRASTIVE = {"power": 1, "margin": 3.0}
 
 @pytest.mark.parametrize("pids", PIDS)
 @pytest.mark.parametrize(
-    ("ours", "name", "options"),
+    ("tested_loss", "name", "options"),
     [
         pytest.param(ContrastiveLoss(**CONTRASTIVE), "ContrastiveLoss", {"neg_margin": 3.0}, id="contrastive"),
         pytest.param(CircleLoss(), "CircleLoss", CIRCLE, id="circle"),
@@ -112,18 +112,18 @@ CONTRASTIVE = {"power": 1, "margin": 3.0}
         pytest.param(SupConLoss(0.2), "SupConLoss", {"temperature": 0.2}, id="SupCon"),
     ],
 )
-def test_equals_pytorch_metric_learning(ours, name, options, pids):
+def test_equals_pytorch_metric_learning(tested_loss, name, options, pids):
     from pytorch_metric_learning import distances, losses
 
     if name == "ContrastiveLoss":
         options = {**options, "distance": distances.LpDistance(normalize_embeddings=False)}
-    theirs = getattr(losses, name)(**options)
+    reference = getattr(losses, name)(**options)
     x = draw(len(pids), 8, dtype=torch.float64)
-    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    loss, expected = ours(mine, pids), theirs(other, pids)
+    tested, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    loss, expected = tested_loss(tested, pids), reference(other, pids)
     (loss + expected).backward()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(tested.grad, other.grad, rtol=1e-5, atol=1e-7)
 
 
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if case[0] is not CircleLoss}
@@ -231,7 +231,7 @@ def test_a_small_temperature_does_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda: ContrastiveLoss(0.0), "margin of the contrastive loss must be above 0; got 0.0"),
         (lambda: ContrastiveLoss(1.0, 1.5), "must be above 1.5; got 1.0"),
@@ -248,8 +248,8 @@ def test_a_small_temperature_does_not_overflow():
         (lambda: CircleLoss()(draw(2, 2), torch.zeros(2), torch.zeros(3)), r"camids \[B\].*got \[3\] and \[2\]"),
     ],
 )
-def test_wrong_values_and_shapes_are_named(make, words):
-    with pytest.raises(ReidError, match=words):
+def test_wrong_values_and_shapes_are_named(make, message):
+    with pytest.raises(ReidError, match=message):
         make()
 
 

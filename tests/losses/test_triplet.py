@@ -71,7 +71,7 @@ def test_batch_all_is_a_mean_over_active_triplets_unless_told():
 def test_with_the_soft_margin_every_triplet_is_active():
     features, pids = draw(12, 4), repeated([4, 5, 3])
     for mining in FIXED:
-        mean, active = (TripletLoss(None, mining, reduction=way)(features, pids) for way in ("mean", "active"))
+        mean, active = (TripletLoss(None, mining, reduction=name)(features, pids) for name in ("mean", "active"))
         torch.testing.assert_close(mean, active)
 
 
@@ -93,27 +93,27 @@ def test_the_ragged_batch_on_which_reshaping_is_wrong():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pids", PIDS)
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("tested_loss", "reference"),
     [("euclidean", {"p": 2}), ("squared_euclidean", {"p": 2, "power": 2})],
     ids=["euclidean", "squared"],
 )
 @pytest.mark.parametrize("margin", [0.3, None])
-def test_equals_pytorch_metric_learning(pids, ours, theirs, margin, dtype):
+def test_equals_pytorch_metric_learning(pids, tested_loss, reference, margin, dtype):
     """Their miner with their loss; MeanReducer, for their default divides by the triplets above 0 only."""
     from pytorch_metric_learning import distances, losses, miners, reducers
 
-    distance = distances.LpDistance(normalize_embeddings=False, **theirs)
+    distance = distances.LpDistance(normalize_embeddings=False, **reference)
     miner = miners.BatchHardMiner(distance=distance)
     smooth = {"margin": 0.0, "smooth_loss": True} if margin is None else {"margin": margin}
     criterion = losses.TripletMarginLoss(distance=distance, reducer=reducers.MeanReducer(), **smooth)
     features = draw(len(pids), 16, dtype=dtype)
-    mine, other = features.clone().requires_grad_(), features.clone().requires_grad_()
-    loss = TripletLoss(margin, distance=ours)(mine, pids)
+    tested, other = features.clone().requires_grad_(), features.clone().requires_grad_()
+    loss = TripletLoss(margin, distance=tested_loss)(tested, pids)
     expected = criterion(other, pids, miner(other, pids))
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected.to(dtype), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(tested.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -131,13 +131,13 @@ def test_other_miners_equal_pytorch_metric_learning(mining, seed, dtype):
     criterion = losses.TripletMarginLoss(0.3, distance=distance, reducer=reducer)
     pids, _ = ragged_batch(seed)
     features = draw(len(pids), 6, dtype=dtype)
-    mine, other = features.clone().requires_grad_(), features.clone().requires_grad_()
-    loss = TripletLoss(0.3, mining.split()[0], reduction="active" if mining == "batch_all" else "mean")(mine, pids)
+    tested, other = features.clone().requires_grad_(), features.clone().requires_grad_()
+    loss = TripletLoss(0.3, mining.split()[0], reduction="active" if mining == "batch_all" else "mean")(tested, pids)
     expected = criterion(other, pids, miner(other, pids))
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected.to(dtype), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(tested.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))

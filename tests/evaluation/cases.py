@@ -1,4 +1,4 @@
-"""Made rankings, from ordinary to ugly, each with what is ugly about it."""
+"""Synthetic rankings, from ordinary to difficult, each named after its difficulty."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def with_unlabelled_queries():
     return changed(case, query_pids=pids)
 
 
-UGLY = {
+DIFFICULT = {
     "ordinary": made(n_gallery=200, dim=16, low=-9, high=10),
     "many ties": made(dim=2, low=0, high=2, seed=1),
     "all items are one point": made(low=1, high=2, seed=2),

@@ -1,0 +1,114 @@
+"""Track scores. The truth and the predictions are `Tracks` with the same cameras."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+
+def trackeval_scores(truth, predicted, iou=0.5):
+    """{metric: {field: value}} of trackeval over (camera, frame) timesteps; skips the test where it is absent."""
+    pytest.importorskip("trackeval", reason="trackeval is not installed (pip install -e .[dev])")
+    from trackeval.datasets._base_dataset import _BaseDataset
+    from trackeval.metrics import CLEAR, HOTA, Identity
+
+    sides = (truth, predicted)
+    steps = sorted({(c, f) for side in sides for c, f in zip(side.camera.tolist(), side.frame.tolist(), strict=True)})
+    numbers = [{name: i for i, name in enumerate(np.unique(side.track).tolist())} for side in sides]
+    ids, similarity = ([], []), []
+    for camera, frame in steps:
+        boxes = []
+        for side, number, out in zip(sides, numbers, ids, strict=True):
+            here = (side.camera == camera) & (side.frame == frame)
+            out.append(np.array([number[name] for name in side.track[here].tolist()], dtype=int))
+            boxes.append(side.boxes[here])
+        similarity.append(_BaseDataset._calculate_box_ious(*boxes))
+    data = {
+        "num_timesteps": len(steps),
+        "gt_ids": ids[0],
+        "tracker_ids": ids[1],
+        "similarity_scores": similarity,
+        "num_gt_ids": len(numbers[0]),
+        "num_tracker_ids": len(numbers[1]),
+        "num_gt_dets": len(truth),
+        "num_tracker_dets": len(predicted),
+    }
+    settings = {"THRESHOLD": iou, "PRINT_CONFIG": False}
+    metrics = {"HOTA": HOTA(), "CLEAR": CLEAR(settings), "Identity": Identity(settings)}
+    return {name: metric.eval_sequence(data) for name, metric in metrics.items()}
+
+
+def cluster_scores_loop(true, found):
+    """Pairs and B³ one pair and one item at a time: {name: value}."""
+    n = len(true)
+    pairs = [(true[i] == true[j], found[i] == found[j]) for i in range(n) for j in range(i)]
+    right = sum(a and b for a, b in pairs)
+    claimed, there = sum(b for _, b in pairs), sum(a for a, _ in pairs)
+    precisions, recalls = [], []
+    for i in range(n):
+        cluster = {j for j in range(n) if found[j] == found[i]}
+        person = {j for j in range(n) if true[j] == true[i]}
+        precisions.append(len(cluster & person) / len(cluster))
+        recalls.append(len(cluster & person) / len(person))
+    p, r = sum(precisions) / n, sum(recalls) / n
+    people = {frozenset(j for j in range(n) if true[j] == t) for t in set(true)}
+    clusters = {frozenset(j for j in range(n) if found[j] == f) for f in set(found)}
+    return {
+        "items": n,
+        "true_identities": len(people),
+        "found_identities": len(clusters),
+        "exact_identities": len(people & clusters),
+        "pair_precision": right / claimed if claimed else 1,
+        "pair_recall": right / there if there else 1,
+        "pair_f1": 2 * right / (claimed + there) if claimed + there else 1,
+        "b3_precision": p,
+        "b3_recall": r,
+        "b3_f1": 2 * p * r / (p + r),
+    }
+
+
+def box_iou_loop(a, b):
+    """IoU of two boxes x, y, width, height."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def identity_true_positives_loop(truth, predicted, iou):
+    """IDTP by trying every pairing of a few identities; rows are (camera, frame, id, box)."""
+    people, ids = sorted({row[2] for row in truth}), sorted({row[2] for row in predicted})
+    shared = {(t, p): 0 for t in people for p in ids}
+    for a in truth:
+        for b in predicted:
+            if a[:2] == b[:2] and box_iou_loop(a[3], b[3]) >= iou:
+                shared[a[2], b[2]] += 1
+    alone = [None] * len(people)
+    return max(
+        sum(shared[t, p] for t, p in zip(people, chosen, strict=False) if p is not None)
+        for chosen in set(itertools.permutations([*ids, *alone], len(people)))
+    )
+
+
+def multi_camera_loop(truth, predicted, iou):
+    """(IDTP, true boxes, predicted boxes, people) over people in two or more cameras; rows as above.
+
+    A predicted identity is assigned to the person that most of its boxes overlap; in a tie, to one who is kept.
+    """
+    kept = {t for t in {row[2] for row in truth} if len({row[0] for row in truth if row[2] == t}) > 1}
+    stays = set()
+    for identity in {row[2] for row in predicted}:
+        votes = {}
+        for b in predicted:
+            if b[2] == identity:
+                near = [(box_iou_loop(a[3], b[3]), -a[2]) for a in truth if a[:2] == b[:2]]
+                if near and max(near)[0] >= iou:
+                    person = -max(near)[1]
+                    votes[person] = votes.get(person, 0) + 1
+        best = [t for t in votes if votes[t] == max(votes.values())]
+        if not votes or kept & set(best):
+            stays.add(identity)
+    a, b = [row for row in truth if row[2] in kept], [row for row in predicted if row[2] in stays]
+    return (identity_true_positives_loop(a, b, iou) if a and b else 0), len(a), len(b), len(kept)
