@@ -137,11 +137,11 @@ def test_a_run_is_repeated_from_its_own_settings(folder: Path, tmp_path: Path, t
     done = call("train", "--config", folder / "one/config.yaml", "--out", tmp_path / "again")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "again/log.jsonl").read_bytes() == (folder / "one/log.jsonl").read_bytes()
-    assert "other data" not in done.output
+    assert "The data differ" not in done.output
     copy = tmp_path / "data"
     shutil.copytree(tiny_market, copy)
     next((copy / "bounding_box_train").iterdir()).unlink()
     arguments = ("train", "--config", folder / "one/config.yaml", f"data.train=market1501:{copy}")
     done = call(*arguments, "--out", tmp_path / "changed")
     assert done.exit_code == 0, done.output
-    assert "other data than the run" in " ".join(done.output.split())
+    assert "The data differ from those of the run" in " ".join(done.output.split())
