@@ -61,6 +61,7 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
         ConfigError: an unknown name or option (the nearest one is suggested), an invalid value, or a missing package.
 
     Example:
+        >>> import torch
         >>> circle = make_loss("circle", dim=8, num_classes=2, gamma=64)
         >>> circle(torch.eye(4, 8), torch.tensor([0, 0, 1, 1])).shape
         torch.Size([])

@@ -42,6 +42,8 @@ class Objective(nn.Module):
         ConfigError: an unknown loss or option, or no loss at all.
 
     Example:
+        >>> import torch
+        >>> from reid.config import LossConfig
         >>> objective = Objective(LossConfig(margin=0.3, extra={"center": {"weight": 0.0005}}), dim=64, num_classes=2)
         >>> features, logits = torch.zeros(4, 64), torch.zeros(4, 2)
         >>> loss, terms = objective(features, logits, torch.tensor([0, 0, 1, 1]))

@@ -93,9 +93,16 @@ def train(
         >>> import tempfile
         >>> from reid.synthetic import synthesize
         >>> folder = tempfile.mkdtemp()
-        >>> _ = synthesize(f"{folder}/data", ids=8)  # doctest: +SKIP
-        >>> settings = [f"data.train=market1501:{folder}/data", "model.backbone=light10", "schedule.epochs=1"]
-        >>> progress = train(None, f"{folder}/run", overrides=settings)  # doctest: +SKIP
+        >>> data = synthesize(f"{folder}/data", ids=12, cameras=2)
+        >>> overrides = [
+        ...     f"data.train=market1501:{data}", "data.store=files", "model.backbone=light10", "model.height=32",
+        ...     "model.width=16", "sampler.batch_size=8", "sampler.crops_per_id=2", "schedule.epochs=1",
+        ...     "eval.split=none", "device=cpu",
+        ... ]
+        >>> progress = train(None, f"{folder}/run", overrides=overrides)  # doctest: +ELLIPSIS
+        light10 at 32×16: ...
+        >>> progress.epoch
+        1
     """
     if not isinstance(config, Config):
         config = load_config(config, overrides)
@@ -135,8 +142,16 @@ class Trainer:
         ReidError: invalid settings or data.
 
     Example:
-        >>> trainer = Trainer(Config(), "runs/bot", hooks=[])  # doctest: +SKIP
-        >>> trainer.fit().history[-1]  # doctest: +SKIP
+        >>> import tempfile
+        >>> from reid.synthetic import synthesize
+        >>> folder = tempfile.mkdtemp()
+        >>> data = synthesize(f"{folder}/data", ids=12, cameras=2)
+        >>> config = Config(data={"train": f"market1501:{data}", "store": "files"}, device="cpu")
+        >>> config.model.backbone, config.model.height, config.model.width = "light10", 32, 16
+        >>> config.sampler.batch_size, config.sampler.crops_per_id, config.eval.split = 8, 2, "none"
+        >>> trainer = Trainer(config, f"{folder}/run")
+        >>> sorted(trainer.train_step(next(trainer.batches())))[:2]
+        ['accuracy', 'active']
     """
 
     def __init__(
