@@ -1,4 +1,4 @@
-"""What a match leaves on disk: the tracks under global ids, a line for each identity's sighting, every link."""
+"""Write the result of a match: tracks with global ids, identities, links and statistics."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from reid.mtmc.tracklets import tracklet_of_boxes
 
 
 def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
-    """The same boxes, each under its identity: one number for one person in every camera."""
+    """Return the same boxes with global identities as track ids."""
     return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
 
 
 def count_multi_camera_identities(matches: Matches) -> int:
-    """How many identities were seen by two cameras or more."""
+    """Number of identities that two or more cameras saw."""
     seen = np.unique(np.stack([matches.identity, matches.tracklets.camera]), axis=1)
     return int((np.bincount(seen[0]) > 1).sum())
 
 
 def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[str, Path]:
-    """Write all of a match but its report to a folder; what was written comes back by name.
+    """Write a match, except its report, to a folder; return the paths by name.
 
-    - `tracks/`: the track files in their own format, ids now global.
-    - `aicity.txt`: all cameras in one, `camera id frame x y w h -1 -1`.
-    - `identities.csv`: a line for each tracklet, by identity and time.
-    - `links.parquet`: every candidate pair, its distance, p(same), what stopped it, whether both are one identity.
-    - `match.json`: settings, threshold, expected false-match rate, travel times, clock offsets, counts.
+    - `tracks/`: The track files in their original format, with global ids.
+    - `aicity.txt`: All cameras in one file, `camera id frame x y w h -1 -1`.
+    - `identities.csv`: One line per tracklet, by identity and time.
+    - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, and the decision.
+    - `match.json`: Settings, threshold, expected false-match rate, transition times, clock offsets and counts.
 
     Raises:
-        ReidError: cannot be written.
+        DataError: A file cannot be written.
     """
     folder = Path(folder)
     found = global_tracks(matches, tracks)
@@ -103,6 +103,7 @@ def _write_links(matches: Matches, path: Path) -> None:
         columns[f"{side}_frame"] = pa.array(t.first_frame[rows])
         columns[f"{side}_identity"] = pa.array(matches.identity[rows])
     columns["distance"] = pa.array(links.distance)
+    columns["margin"] = pa.array(links.margin)
     columns["p_same"] = pa.array(links.probability)
     columns["forbidden_by"] = pa.array(links.forbidden_by, type=pa.string())
     columns["joined"] = pa.array(links.joined)

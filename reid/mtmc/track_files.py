@@ -1,10 +1,10 @@
-"""Track files and `cameras.yaml`: the only part of this room that touches the disk."""
+"""Read and write track files: MOTChallenge, AI City and DukeMTMC text, and Parquet."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,32 +15,33 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, DataError, did_you_mean
 from reid.data.tracks import Floats, Integers, Tracks, camera_number, natural_sort_key, sorting_order, valid_boxes
 
 FORMATS = {
-    "mot": "MOTChallenge text, a file a camera: frame,id,x,y,w,h,conf,…",
+    "mot": "MOTChallenge text, one file per camera: frame,id,x,y,w,h,conf,…",
     "aicity": "AI City text: camera id frame x y w h -1 -1",
     "duke": "DukeMTMC text: camera,id,frame,left,top,w,h,wx,wy",
-    "parquet": "Parquet: columns camera, track, frame, x, y, w, h and perhaps confidence",
+    "parquet": "Parquet: columns camera, track, frame, x, y, w, h and optionally confidence",
 }
+"""Track file formats and their rows."""
+
 DUPLICATES = ("error", "first", "confident")
+_SUFFIXES = (".txt", ".parquet")
 _GROUND_TRUTH = "mot with consider, class, visibility"
 _COLUMNS = ("camera", "track", "frame", "x", "y", "w", "h")
 _METADATA_KEY = b"reid"
-_LARGEST = 2**53
-"""Above it float64 does not tell whole numbers apart."""
-_NAMED = 5
-"""Rows that a warning names."""
+_MAX_WHOLE = 2**53  # above it float64 cannot represent every whole number
+_ROWS_NAMED = 5  # rows that a warning names
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What one file holds. `lines` is None where row i (from 0) is line i + 1 of the file."""
+    """Content of one file. `layout` is a key of FORMATS, `_GROUND_TRUTH`, or "" for an empty text file."""
 
     file: Path
-    layout: str  # a key of FORMATS, _GROUND_TRUTH, or "" for an empty text file
-    why: str
+    layout: str
+    reason: str
     names: list[str]
     camera: Integers
     track: Integers
@@ -48,73 +49,77 @@ class _Part:
     boxes: Floats
     confidence: Floats
     lines: Integers
-    ignored: int = 0  # rows of ground truth that say: do not consider
+    ignored: int = 0  # ground-truth rows that are marked as not to be considered
 
-    def at(self, row: int) -> str:
-        """Where a row is, for people."""
-        if self.layout == "parquet":
-            return f"{self.file.name} row {self.lines[row]} (from 0)"
-        return f"{self.file.name} line {self.lines[row]}"
+    def where(self, row: int) -> str:
+        """Location of a row, for messages."""
+        kind, note = ("row", " (from 0)") if self.layout == "parquet" else ("line", "")
+        return f"{self.file.name} {kind} {self.lines[row]}{note}"
 
 
 def read_tracks(path: str | Path, *, format: str = "auto", duplicates: str = "error") -> Tracks:
-    """Read track files of any format in `FORMATS`, told apart by their content.
+    """Read track files of any format in `FORMATS`; the format is detected from their content.
 
     Args:
-        path: a folder, of which all `.txt` and `.parquet` files are read (hidden ones not), or one file. Text files
-            without a camera column are named like their camera. An empty one is a camera without tracks.
-        format: a key of `FORMATS` where the content would mislead.
-        duplicates: what to do with several boxes of one id in one frame of one camera. Equal boxes are one; of
-            different ones `"error"` refuses, `"first"` keeps the first in the file, `"confident"` the one of the
+        path: A folder, of which all `.txt` and `.parquet` files are read (except hidden ones), or one file. A text file
+            without a camera column is named like its camera. An empty one is a camera without tracks.
+        format: A key of `FORMATS`, if the content is ambiguous.
+        duplicates: How to handle several boxes of one id in one frame of one camera. Equal boxes count as one. For
+            different ones, `"error"` raises, `"first"` keeps the first in the file, and `"confident"` keeps the one of
             highest confidence (the first of equals).
 
     Returns:
-        The tracks; `.format`, `.format_reason` and `.warnings` say what was found. Left out and counted in `.warnings`:
-        boxes without area or with NaN, repeated rows, ground-truth rows that say not to consider them (7th column 0).
+        The tracks; `.format`, `.format_reason` and `.warnings` report what was found. Skipped and counted in
+        `.warnings`: boxes without area or with NaN, repeated rows, ground-truth rows that are marked as not to be
+        considered (7th column 0).
 
     Raises:
-        ReidError: nothing to read; files of different formats; a bad line, named with its number and text; ids of −1
-            (detections that nobody tracked); different boxes of one id in one frame (see `duplicates`).
+        DataError: Nothing to read; files of different formats; an invalid line (named with its number and text); ids of
+            −1 (untracked detections); different boxes of one id in one frame (see `duplicates`).
+        ConfigError: Unknown `format` or `duplicates`.
     """
     path = Path(path)
     if format != "auto" and format not in FORMATS:
-        raise ReidError(f"There is no track format {format!r}.{did_you_mean(format, ['auto', *FORMATS])}")
+        raise ConfigError(f"There is no track format {format!r}.{did_you_mean(format, ['auto', *FORMATS])}")
     if duplicates not in DUPLICATES:
-        raise ReidError(f"duplicates={duplicates!r} is not known.{did_you_mean(duplicates, DUPLICATES)}")
+        raise ConfigError(f"duplicates={duplicates!r} is unknown.{did_you_mean(duplicates, DUPLICATES)}")
     parts = [_read_file(file, format) for file in _files(path)]
     layouts: dict[str, _Part] = {}
     for part in parts:
         if part.layout:
             layouts.setdefault(part.layout, part)
     if len(layouts) > 1:
-        found = "; ".join(f"{part.file.name} is {layout} ({part.why})" for layout, part in layouts.items())
-        raise ReidError(
-            f"{path} holds files of different formats: {found}. Keep one format in a folder, or say which it is with "
-            f"format= ({', '.join(FORMATS)})."
+        found = "; ".join(f"{part.file.name} is {layout} ({part.reason})" for layout, part in layouts.items())
+        raise DataError(
+            f"{path} contains files of different formats: {found}. Keep files of one format in a folder, or set the "
+            f"format ({', '.join(FORMATS)})."
         )
-    layout, why = next(((name, part.why) for name, part in layouts.items()), ("", ""))
-    if not layout:
-        layout, why = (format, "as told") if format != "auto" else ("mot", "the files are empty")
+    layout, reason = next(((name, part.reason) for name, part in layouts.items()), ("", ""))
     if format != "auto":
-        why = f"as told; {why}" if why and why != "as told" else "as told"
-    return replace(
-        _joined(path, parts, duplicates),
-        format="mot" if layout == _GROUND_TRUTH else layout,
-        format_reason=f"{layout}: {why}",
-    )
+        layout, reason = layout or format, f"as given; {reason}" if reason else "as given"
+    elif not layout:
+        layout, reason = "mot", "the files are empty"
+    tracks = _joined(path, parts, duplicates)
+    name = "mot" if layout == _GROUND_TRUTH else layout
+    return replace(tracks, format=name, format_reason=f"{layout}: {reason}")
+
+
+def _track_files(folder: Path) -> list[str]:
+    names = [p.name for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.name[0] != "." and p.is_file()]
+    return sorted(names, key=natural_sort_key)
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ReidError(f"There are no tracks at {path}: give a folder of track files, or one file.")
-    files = [p for p in path.iterdir() if p.suffix.lower() in (".txt", ".parquet") and p.name[0] != "." and p.is_file()]
+        raise DataError(f"There are no tracks at {path}. Give a folder of track files, or one file.")
+    files = [path / name for name in _track_files(path)]
     if not files:
         folders = sorted((p.name for p in path.iterdir() if p.is_dir()), key=natural_sort_key)
         hint = f" It has the folders {', '.join(folders[:5])}: give one of them." if folders else ""
-        raise ReidError(f"{path} holds no .txt and no .parquet file, so there are no tracks to read.{hint}")
-    return sorted(files, key=lambda file: natural_sort_key(file.name))
+        raise DataError(f"{path} contains no .txt or .parquet file, so there are no tracks to read.{hint}")
+    return files
 
 
 def _read_file(file: Path, format: str) -> _Part:
@@ -122,80 +127,82 @@ def _read_file(file: Path, format: str) -> _Part:
         with open(file, "rb") as opened:
             is_parquet = opened.read(4) == b"PAR1"
     except OSError as error:
-        raise ReidError(f"Cannot read {file}: {error.strerror}.") from error
-    if format == "parquet" and not is_parquet:
-        raise ReidError(f"{file} is not a Parquet file. Leave the format to be found, or give the right one.")
-    if is_parquet:
-        if format not in ("auto", "parquet"):
-            raise ReidError(f"{file} is a Parquet file, not {format}. Leave the format to be found.")
-        return _read_parquet(file)
-    return _read_text(file, format)
+        raise DataError(f"Cannot read {file}: {error.strerror}.") from error
+    if format != "auto" and is_parquet != (format == "parquet"):
+        found = "a Parquet file" if is_parquet else "not a Parquet file"
+        raise DataError(f"{file} is {found}, but the format is given as {format}. Use format auto, or the right one.")
+    return _read_parquet(file) if is_parquet else _read_text(file, format)
 
 
-# Text ----------------------------------------------------------------------------------------------------------------
+def _whole_numbers(values: Floats, where: Callable[[int], str], name: str) -> Integers:
+    """A column of whole numbers from 0; `where` describes the location of a row."""
+    bad = ~((values >= 0) & (values < _MAX_WHOLE) & (values == np.floor(values)))
+    if bad.any():
+        row = int(np.argmax(bad))
+        if name in ("id", "track") and values[row] == -1:
+            raise DataError(
+                f"{where(row)}: the {name} is -1 ({int((values == -1).sum())} such rows), which marks untracked "
+                "detections. Run a tracker on each camera first, and use its output."
+            )
+        raise DataError(f"{where(row)}: the {name} is {values[row]:g}; it must be a whole number from 0. Correct it.")
+    return values.astype(np.int64)
 
 
 def _read_text(file: Path, format: str) -> _Part:
     values, lines, separator = _numbers(file)
-    nothing, no_ids = np.zeros(0), np.zeros(0, dtype=np.int64)
     if not len(values):
-        names = [] if format in ("aicity", "duke") else [file.stem]
-        return _Part(file, "", "empty", names, no_ids, no_ids, no_ids, nothing.reshape(0, 4), nothing, no_ids)
-    layout, why = _layout(file, values, separator, format)
+        none, names = lines, [] if format in ("aicity", "duke") else [file.stem]
+        return _Part(file, "", "empty", names, none, none, none, np.zeros((0, 4)), np.zeros(0), none)
+    layout, reason = _layout(file, values, separator, format)
     camera_first = layout in ("aicity", "duke")
-    place = {"camera": 0, "id": 1, "frame": 2} if camera_first else {"frame": 0, "id": 1}
-    whole = {name: _whole_numbers(file, name, values[:, at], lines) for name, at in place.items()}
-    ignored = 0
+    column = {"camera": 0, "id": 1, "frame": 2} if camera_first else {"frame": 0, "id": 1}
+    whole = {
+        name: _whole_numbers(values[:, place], lambda row: f"{file}, line {lines[row]}", name)
+        for name, place in column.items()
+    }
+    keep = np.ones(len(values), dtype=bool)
     confidence = np.ones(len(values))
+    camera, names = np.zeros(len(values), dtype=np.int64), [file.stem]
     if camera_first:
-        boxes = values[:, 3:7]
         numbers, camera = np.unique(whole["camera"], return_inverse=True)
         names = [str(number) for number in numbers.tolist()]
-    else:
-        boxes = values[:, 2:6]
-        camera, names = np.zeros(len(values), dtype=np.int64), [file.stem]
-        if values.shape[1] > 6 and layout != _GROUND_TRUTH:
-            confidence = np.where(values[:, 6] == -1, 1.0, values[:, 6])
-    keep = np.ones(len(values), dtype=bool)
-    if layout == _GROUND_TRUTH:
+    elif layout == _GROUND_TRUTH:
         keep = values[:, 6] != 0
-        ignored = int((~keep).sum())
+    elif values.shape[1] > 6:
+        confidence = np.where(values[:, 6] == -1, 1.0, values[:, 6])
+    boxes = values[:, 3:7] if camera_first else values[:, 2:6]
+    track, frame = whole["id"][keep], whole["frame"][keep]
     return _Part(
-        file,
-        layout,
-        why,
-        names,
-        camera[keep],
-        whole["id"][keep],
-        whole["frame"][keep],
-        boxes[keep],
-        confidence[keep],
-        lines[keep],
-        ignored,
-    )
+        file, layout, reason, names, camera[keep], track, frame, boxes[keep], confidence[keep], lines[keep],
+        ignored=int((~keep).sum()),
+    )  # fmt: skip
 
 
 def _numbers(file: Path) -> tuple[Floats, Integers, str]:
-    """The numbers of a text file `[n, columns]`, the line of each row (from 1), and what separates them."""
+    """Numbers of a text file `[n, columns]`, the line of each row (from 1), and the separator."""
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ReidError(f"Cannot read {file}: {error.strerror}.") from error
+        raise DataError(f"Cannot read {file}: {error.strerror}.") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4096]:
-        raise ReidError(f"{file} is not plain text (UTF-16, or not text at all). Save it as UTF-8 text.")
+        raise DataError(f"{file} is not plain text (it may be UTF-16). Save it as UTF-8 text.")
     data = data.removeprefix(b"\xef\xbb\xbf")
-    first = next((line for line in _data_lines(data)), None)
+    first = next((text for _, text in _data_lines(data)), None)
     if first is None:
         return np.zeros((0, 0)), np.zeros(0, dtype=np.int64), ""
-    separator = next((mark for mark in ",;\t" if mark in first[1]), " ")
-    width = len(_fields(first[1], separator))
-    values = _fast_numbers(data, separator, width)
-    if values is not None:
-        lines = np.arange(1, len(values) + 1)
-        if data.count(b"\n") + (data[-1:] != b"\n") != len(values) or b"\r" in data.replace(b"\r\n", b""):
-            lines = np.array([number for number, _ in _data_lines(data)], dtype=np.int64)
-        return values, lines, separator
-    return (*_slow_numbers(file, data, separator, width), separator)
+    separator = next((mark for mark in ",;\t" if mark in first), " ")
+    width = len(_fields(first, separator))
+    values = None if b"#" in data or b"%" in data else _parse_numbers(data, separator, width)
+    line_count = data.count(b"\n") + (data[-1:] != b"\n")
+    if values is not None and line_count == len(values) and b"\r" not in data.replace(b"\r\n", b""):
+        return values, np.arange(1, len(values) + 1), separator
+    lines = list(_data_lines(data))
+    if values is None:
+        tidy = "\n".join(separator.join(_fields(text, separator)) for _, text in lines)
+        values = _parse_numbers(tidy.encode(), separator, width)
+    if values is None:
+        raise _bad_line(file, lines, separator, width)
+    return values, np.array([number for number, _ in lines], dtype=np.int64), separator
 
 
 def _data_lines(data: bytes) -> Iterator[tuple[int, str]]:
@@ -207,76 +214,59 @@ def _data_lines(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _fields(text: str, separator: str) -> list[str]:
+    """Fields of a line, without spaces and leading plus signs."""
     if separator == " ":
-        return text.split()
-    fields = [field.strip() for field in text.split(separator)]
+        return [field.removeprefix("+") for field in text.split()]
+    fields = [field.strip().removeprefix("+") for field in text.split(separator)]
     return fields[:-1] if fields[-1] == "" else fields
 
 
-def _fast_numbers(data: bytes, separator: str, width: int) -> Floats | None:
-    """The numbers by Arrow's reader, or None where the text is not as plain as that needs."""
-    if b"#" in data or b"%" in data:
-        return None
+def _parse_numbers(data: bytes, separator: str, width: int) -> Floats | None:
+    """Parse delimited text with Arrow, `[n, width]`; None if a line does not fit."""
     names = [str(i) for i in range(width)]
+    types = dict.fromkeys(names, pa.float64())
     try:
         table = pa_csv.read_csv(
             pa.BufferReader(data),
             read_options=pa_csv.ReadOptions(column_names=names),
             parse_options=pa_csv.ParseOptions(delimiter=separator, quote_char=False, ignore_empty_lines=True),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.float64()), null_values=[], strings_can_be_null=False
-            ),
+            convert_options=pa_csv.ConvertOptions(column_types=types, null_values=[], strings_can_be_null=False),
         )
     except pa.ArrowException:
         return None
     return np.stack([table.column(name).to_numpy() for name in names], axis=1)
 
 
-def _slow_numbers(file: Path, data: bytes, separator: str, width: int) -> tuple[Floats, Integers]:
-    """The same line by line: takes comments and any spaces, and names the first line that is bad."""
-    rows: list[list[float]] = []
-    lines: list[int] = []
-    for number, text in _data_lines(data):
+def _bad_line(file: Path, lines: list[tuple[int, str]], separator: str, width: int) -> DataError:
+    """Describe the first line that cannot be parsed."""
+    for place, (number, text) in enumerate(lines):
         fields = _fields(text, separator)
-        if len(fields) != width:
-            raise _bad_line(file, number, text, f"has {len(fields)} values where the first line has {width}")
-        try:
-            rows.append([float(field) for field in fields])
-        except ValueError:
-            wrong = next(field for field in fields if not _is_number(field))
-            mend = " Put # before a line of headings" if not rows else ""
-            raise _bad_line(file, number, text, f"holds {wrong!r}, which is not a number.{mend}") from None
-        lines.append(number)
-    return np.array(rows), np.array(lines, dtype=np.int64)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _bad_line(file: Path, number: int, text: str, reason: str) -> ReidError:
-    shown = text if len(text) <= 100 else text[:100] + "…"
-    return ReidError(f"{file}, line {number}: {shown!r} {reason}. Mend or remove the line.")
+        bad = [field for field in fields if _parse_numbers(field.encode() or b"?", ",", 1) is None]
+        reason = f"has {len(fields)} values where the first line has {width}"
+        if bad and len(fields) == width:
+            reason = f"contains {bad[0]!r}, which is not a number." + (
+                " Put # before a header line" if not place else ""
+            )
+        if bad or len(fields) != width:
+            shown = text if len(text) <= 100 else text[:100] + "…"
+            return DataError(f"{file}, line {number}: {shown!r} {reason}. Correct or remove the line.")
+    return DataError(f"{file} cannot be parsed as numbers. Check its lines.")
 
 
 def _layout(file: Path, values: Floats, separator: str, format: str) -> tuple[str, str]:
-    """The layout of a text file, and why."""
+    """Layout of a text file, and the reason for it."""
     width = values.shape[1]
     need = 7 if format in ("aicity", "duke") else 6
     if width < need:
-        what = FORMATS.get(format, f"{FORMATS['mot']} Or {FORMATS['aicity']}")
-        raise ReidError(f"{file} has {width} columns, which are too few for tracks. {what}.")
+        what = FORMATS.get(format, f"{FORMATS['mot']} or {FORMATS['aicity']}")
+        raise DataError(f"{file} has {width} columns, which is too few for tracks. Expected: {what}.")
     if format in ("aicity", "duke"):
         return format, f"{width} columns"
     by = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}[separator]
     if format == "auto" and 7 <= width <= 9:
         whole = bool((values[:, :3] == np.round(values[:, :3])).all())
         if whole and not (np.abs(values[:, 6]) <= 1).all():
-            why = f"columns 1 to 3 are whole numbers and column 7 is no confidence but a height; {by}"
+            why = f"columns 1 to 3 are whole numbers and column 7 is a height, not a confidence; {by}"
             return ("aicity" if separator == " " else "duke"), why
     if width == 9:
         consider, kind, visible = values[:, 6], values[:, 7], values[:, 8]
@@ -289,73 +279,45 @@ def _layout(file: Path, values: Floats, separator: str, format: str) -> tuple[st
     return "mot", f"{width} columns" + ("" if width in (6, 10) else ", the 7th a confidence") + f", {by}"
 
 
-def _whole_numbers(file: Path, name: str, values: Floats, lines: Integers) -> Integers:
-    """A column of whole numbers of 0 or more."""
-    bad = ~((values >= 0) & (values < _LARGEST) & (values == np.floor(values)))
-    if bad.any():
-        row = int(np.argmax(bad))
-        where = f"{file}, line {lines[row]}"
-        if name == "id" and values[row] == -1:
-            raise ReidError(
-                f"{where}: the id is -1 ({int((values == -1).sum())} such lines), which means a detection that nobody "
-                "tracked. Run a tracker on each camera first, and give its output."
-            )
-        raise ReidError(f"{where}: the {name} is {values[row]:g}; it must be a whole number, 0 or more. Mend the line.")
-    return values.astype(np.int64)
-
-
-# Parquet -------------------------------------------------------------------------------------------------------------
-
-
 def _read_parquet(file: Path) -> _Part:
     try:
         schema = pq.read_schema(file)
         missing = [name for name in _COLUMNS if name not in schema.names]
         if missing:
-            raise ReidError(
-                f"{file} has no column {', '.join(map(repr, missing))}; tracks need {', '.join(_COLUMNS)}. "
-                f"It has: {', '.join(schema.names) or 'none'}."
+            raise DataError(
+                f"{file} has no column {', '.join(map(repr, missing))}. Tracks need {', '.join(_COLUMNS)}; it has: "
+                f"{', '.join(schema.names) or 'none'}."
             )
         optional = [name for name in ("confidence",) if name in schema.names]
         table = pq.read_table(file, columns=[*_COLUMNS, *optional])
     except (pa.ArrowException, OSError) as error:
-        raise ReidError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it anew.") from error
+        raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it again.") from error
+    numbers = {}
     for name in table.column_names:
-        if table.column(name).null_count:
-            row = table.column(name).is_null().to_pylist().index(True)
-            raise ReidError(f"{file}: column {name!r} has no value in row {row} (from 0). Fill it in.")
-    rows = np.arange(len(table))
+        column = table.column(name)
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataError(f"{file}: column {name!r} has no value in row {row} (from 0). Fill it in.")
+        if name != "camera":
+            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                raise DataError(f"{file}: column {name!r} must contain numbers; it contains {column.type}.")
+            numbers[name] = column.to_numpy().astype(np.float64)
     names, camera = _parquet_cameras(file, table, (schema.metadata or {}).get(_METADATA_KEY))
-    for name in table.column_names[1:]:
-        kind = table.column(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise ReidError(f"{file}: column {name!r} must hold numbers; it holds {kind}.")
-    numbers = {name: table.column(name).to_numpy().astype(np.float64) for name in table.column_names[1:]}
-    whole = {}
-    for name in ("track", "frame"):
-        values = numbers[name]
-        bad = ~((values >= 0) & (values < _LARGEST) & (values == np.floor(values)))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ReidError(
-                f"{file}: column {name!r} is {values[row]:g} in row {row} (from 0); it must be a whole number, 0 or "
-                "more. A track of -1 is a detection that nobody tracked: leave such rows out."
-            )
-        whole[name] = values.astype(np.int64)
+    track, frame = (
+        _whole_numbers(numbers[name], lambda row: f"{file}, row {row} (from 0)", name) for name in ("track", "frame")
+    )
     boxes = np.stack([numbers[name] for name in ("x", "y", "w", "h")], axis=1)
-    confidence = numbers.get("confidence", np.ones(len(table)))
-    return _Part(
-        file, "parquet", "the file begins with PAR1", names, camera, whole["track"], whole["frame"], boxes, confidence,
-        rows,
-    )  # fmt: skip
+    confidence, rows = numbers.get("confidence", np.ones(len(table))), np.arange(len(table))
+    reason = "the file begins with PAR1"
+    return _Part(file, "parquet", reason, names, camera, track, frame, boxes, confidence, rows)
 
 
 def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[list[str], Integers]:
-    """Camera names, those without rows too where `write_tracks` wrote the file, and each row's index into them."""
+    """Camera names (also those without rows, if `write_tracks` wrote the file), and each row's index into them."""
     column = table.column("camera")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise ReidError(f"{file}: column 'camera' must hold names or whole numbers; it holds {column.type}.")
+        raise DataError(f"{file}: column 'camera' must contain names or whole numbers; it contains {column.type}.")
     coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     coded = pa.chunked_array([coded]) if isinstance(coded, pa.Array) else coded
     coded = coded.unify_dictionaries()
@@ -372,23 +334,20 @@ def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[l
     return names, np.array([place[name] for name in seen], dtype=np.int64)[codes.astype(np.int64)]
 
 
-# Joining -------------------------------------------------------------------------------------------------------------
-
-
 def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
-    """All parts as one, without the rows that are of no use."""
+    """Join all parts, without the rows that cannot be used."""
     names = sorted({name for part in parts for name in part.names}, key=natural_sort_key)
     place = {name: number for number, name in enumerate(names)}
     cameras = [np.array([place[n] for n in part.names], dtype=np.int64)[part.camera] for part in parts]
     start = np.cumsum([0, *(len(part.track) for part in parts)])
 
-    def at(row: int) -> str:
+    def where(row: int) -> str:
         number = int(np.searchsorted(start, row, side="right")) - 1
-        return parts[number].at(row - int(start[number]))
+        return parts[number].where(row - int(start[number]))
 
     def named(rows: Integers) -> str:
-        more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
-        return ", ".join(at(row) for row in rows[:_NAMED].tolist()) + more
+        more = f" and {len(rows) - _ROWS_NAMED:,} more" if len(rows) > _ROWS_NAMED else ""
+        return ", ".join(where(row) for row in rows[:_ROWS_NAMED].tolist()) + more
 
     camera = np.concatenate(cameras)
     track, frame, boxes, confidence = (
@@ -397,79 +356,77 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
     warnings = []
     ignored = sum(part.ignored for part in parts)
     if ignored:
-        warnings.append(f"{ignored:,} rows of ground truth left out: their 7th column says not to consider them.")
+        warnings.append(f"{ignored:,} ground-truth rows skipped: their 7th column (consider) is 0.")
     good = valid_boxes(boxes, confidence)
     if not good.all():
         bad = np.flatnonzero(~good)
-        warnings.append(f"{len(bad):,} boxes left out, without area or not finite: {named(bad)}.")
+        warnings.append(f"{len(bad):,} boxes skipped, without area or not finite: {named(bad)}.")
     if len(frame) and not frame.all():
-        warnings.append("Frames count from 0. They stay so; clocks take frame 1 as the first.")
+        warnings.append("Frames count from 0 and are kept; camera clocks start at frame 1.")
 
     order = sorting_order(camera, track, frame)
     order = np.flatnonzero(good) if order is None else order[good[order]]
     keys = (camera[order], frame[order], track[order])
-    again = np.zeros(len(order), dtype=bool)
+    repeated = np.zeros(len(order), dtype=bool)
     if len(order):
-        again[1:] = (keys[0][1:] == keys[0][:-1]) & (keys[1][1:] == keys[1][:-1]) & (keys[2][1:] == keys[2][:-1])
-    if again.any():
-        first = np.maximum.accumulate(np.where(again, 0, np.arange(len(order))))  # of its group
+        repeated[1:] = (keys[0][1:] == keys[0][:-1]) & (keys[1][1:] == keys[1][:-1]) & (keys[2][1:] == keys[2][:-1])
+    if repeated.any():
+        first = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(order))))  # of its group
         differs = (boxes[order] != boxes[order[first]]).any(axis=1)
         if differs.any() and duplicates == "error":
             row = int(np.argmax(differs))
-            raise ReidError(
-                f"{path}: {at(int(order[row]))} and {at(int(order[first[row]]))} both give id {track[order[row]]} in "
-                f"frame {frame[order[row]]} of camera {names[camera[order[row]]]!r}, with different boxes "
-                f"({int(differs.sum()):,} such rows). Mend them, or read with duplicates 'first' or 'confident'."
+            raise DataError(
+                f"{path}: {where(int(order[row]))} and {where(int(order[first[row]]))} both have id "
+                f"{track[order[row]]} in frame {frame[order[row]]} of camera {names[camera[order[row]]]!r}, with "
+                f"different boxes ({int(differs.sum()):,} such rows). Correct them, or set duplicates to 'first' or "
+                "'confident'."
             )
-        out = order[again]
-        kept = order[~again]
+        skipped = order[repeated]
+        kept = order[~repeated]
         if duplicates == "confident":
             best = np.lexsort((np.arange(len(order)), -confidence[order], first))
-            kept = order[best[~again]]
-            out = np.setdiff1d(order, kept)
-        equal, other = int((again & ~differs).sum()), int(differs.sum())
-        what = [f"{equal:,} that repeat a box"] * bool(equal) + [f"{other:,} with another box"] * bool(other)
+            kept = order[best[~repeated]]
+            skipped = np.setdiff1d(order, kept)
+        equal, other = int((repeated & ~differs).sum()), int(differs.sum())
+        kinds = [f"{equal:,} with an equal box"] * bool(equal) + [f"{other:,} with another box"] * bool(other)
         rule = "" if not other else f" (kept: the {'first' if duplicates == 'first' else 'most confident'})"
         warnings.append(
-            f"{len(out):,} rows left out whose id was in that frame already, {', '.join(what)}{rule}: "
-            f"{named(np.sort(out))}."
+            f"{len(skipped):,} rows skipped whose id was already in that frame, {', '.join(kinds)}{rule}: "
+            f"{named(np.sort(skipped))}."
         )
         order = kept
     tracks = Tracks.from_columns(names, camera[order], track[order], frame[order], boxes[order], confidence[order])
     return replace(tracks, warnings=tuple(warnings))
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
-
-
 def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> list[Path]:
-    """Write tracks to a folder in a format of `FORMATS`, each file whole or not at all; the files' paths come back.
+    """Write tracks to a folder in a format of `FORMATS`, each file atomically; return the files' paths.
 
-    `mot` writes `<camera>.txt` for each camera, empty ones too; the others `tracks.txt` or `tracks.parquet`. Numbers
-    are written so that reading gives the same float64. Text with a camera column knows no cameras without boxes and
-    no confidence, and has a number for each camera (`write_aicity`).
+    `mot` writes `<camera>.txt` for each camera, also for those without boxes; the others write `tracks.txt` or
+    `tracks.parquet`. Numbers are written so that reading gives the same float64. Text with a camera column has a number
+    for each camera (`write_aicity`), no confidence, and no cameras without boxes.
 
     Raises:
-        ReidError: unknown format; the folder holds other track files, which a reader would take for a part of these;
-            a camera whose name cannot be a file's; cannot be written.
+        ConfigError: Unknown format.
+        DataError: The folder contains other track files, which would be read as part of these; a camera name that is
+            not a valid file name; or a file cannot be written.
     """
     folder = Path(folder)
     if format not in FORMATS:
-        raise ReidError(f"There is no track format {format!r}.{did_you_mean(format, FORMATS)}")
+        raise ConfigError(f"There is no track format {format!r}.{did_you_mean(format, FORMATS)}")
     if format == "mot":
         for name in tracks.camera_names:
             if not name or name[0] == "." or re.search(r'[/\\:*?"<>|\0\n\r]', name):
-                raise ReidError(f"The camera name {name!r} cannot be a file name. Rename it, or write Parquet.")
+                raise DataError(f"The camera name {name!r} is not a valid file name. Rename it, or write Parquet.")
         files = [folder / f"{name}.txt" for name in tracks.camera_names]
     else:
         files = [folder / ("tracks.parquet" if format == "parquet" else "tracks.txt")]
     if folder.is_dir():
-        others = [p.name for p in folder.iterdir() if p.suffix.lower() in (".txt", ".parquet") and p.name[0] != "."]
-        others = sorted(set(others) - {file.name for file in files}, key=natural_sort_key)
+        others = [name for name in _track_files(folder) if folder / name not in files]
         if others:
-            raise ReidError(
-                f"{folder} holds other track files ({', '.join(others[:5])}), which a reader would take for a part of "
-                "these. Give an empty folder, or remove them."
+            raise DataError(
+                f"{folder} contains other track files ({', '.join(others[:5])}), which would be read as part of these. "
+                "Use an empty folder, or remove them."
             )
     if format == "parquet":
         _write_parquet(tracks, files[0])
@@ -485,10 +442,10 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
 
 
 def write_aicity(tracks: Tracks, file: str | Path) -> dict[str, int]:
-    """Write AI City text, `camera id frame x y w h -1 -1`, whole or not at all; {camera name: its number} comes back.
+    """Write AI City text, `camera id frame x y w h -1 -1`, atomically; return {camera name: its number}.
 
-    A camera's number is the last in its name (`cam01` → 1); where a name has none or two share one, cameras are
-    numbered from 1 in their order.
+    A camera's number is the last in its name (`cam01` → 1). If a name has none or two share one, cameras are numbered
+    from 1 in their order.
     """
     return _write_camera_first(tracks, Path(file), " ")
 

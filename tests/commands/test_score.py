@@ -45,10 +45,10 @@ def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
     found.write_text("1,5,0,0,10,20,1,-1,-1,-1\n1,5,1,0,10,20,1,-1,-1,-1\n")
     result = run(truth, found)
     assert result.exit_code == 1
-    assert "both give id 5 in frame 1" in result.output
+    assert "both have id 5 in frame 1" in result.output
     result = run(truth, found, "--duplicates", "first", "--iou", "0.9", "--out", tmp_path / "deep" / "s.json")
     assert result.exit_code == 0, result.output
-    assert "1 rows of ground truth left out" in result.output
+    assert "1 ground-truth rows skipped" in result.output
     assert "Assumed to be one camera" in result.output
     numbers = json.loads((tmp_path / "deep" / "s.json").read_text())
     assert (numbers["iou"], numbers["overall"]["HOTA"]) == (0.9, 1.0)

@@ -50,6 +50,7 @@ TWO = [("cam01", 7, 1, [10, 20, 30, 40], 0.5), ("cam01", 7, 2, [11, 20, 30, 40],
         pytest.param(MOT.replace(",7,", ",7.0,"), id="ids with a point, as pandas writes them"),
         pytest.param(MOT.replace(",7,", ",7.000000000000000000e+00,"), id="as numpy.savetxt writes them"),
         pytest.param("".join(reversed(MOT.splitlines(keepends=True))), id="in another order"),
+        pytest.param(MOT.replace(",7,", ",+7,"), id="a plus sign"),
         pytest.param(MOT.replace(",-1,-1,-1", ""), id="7 columns"),
         pytest.param(MOT.replace(",-1,-1,-1", ",-1,-1"), id="9 columns, of which 8 and 9 say nothing"),
         pytest.param(MOT.replace("-1,-1,-1", "2.5,3.5,0"), id="world coordinates"),
@@ -76,11 +77,11 @@ AICITY = "41 7 1 10 20 30 40 -1 -1\n42 7 2 11 20 30 40 -1 -1\n"
             [(*TWO[0][:4], 1), ("cam01", 7, 3, [11, 20, 30, 40], 1)], id="ground truth; a row not to consider",
         ),
         pytest.param(
-            AICITY, "aicity", "no confidence but a height; spaces",
+            AICITY, "aicity", "a height, not a confidence; spaces",
             [("41", 7, 1, [10, 20, 30, 40], 1), ("42", 7, 2, [11, 20, 30, 40], 1)], id="AI City",
         ),
         pytest.param(
-            AICITY.replace(" ", ","), "duke", "no confidence but a height; commas",
+            AICITY.replace(" ", ","), "duke", "a height, not a confidence; commas",
             [("41", 7, 1, [10, 20, 30, 40], 1), ("42", 7, 2, [11, 20, 30, 40], 1)], id="DukeMTMC",
         ),
         pytest.param(
@@ -99,7 +100,7 @@ def test_formats_are_known_by_their_content(tmp_path, text, format, why, expecte
 
 def test_rows_not_to_consider_are_counted(tmp_path):
     assert read_tracks(put(tmp_path / "t", a=GT)).warnings == (
-        "1 rows of ground truth left out: their 7th column says not to consider them.",
+        "1 ground-truth rows skipped: their 7th column (consider) is 0.",
     )
 
 
@@ -109,7 +110,7 @@ def test_a_format_may_be_told(tmp_path):
     assert read_tracks(folder).format == "duke"
     told = read_tracks(folder, format="mot")
     assert rows(told) == [("cam01", 7, 1, [10, 20, 30, 40], 5.5)]
-    assert told.format_reason.startswith("mot: as told")
+    assert told.format_reason.startswith("mot: as given")
     with pytest.raises(ReidError, match="Did you mean 'aicity'"):
         read_tracks(folder, format="aic")
     with pytest.raises(ReidError, match="not a Parquet file"):
@@ -137,11 +138,11 @@ def test_what_lies_beside_track_files_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        pytest.param({"a": MOT + "3,7,10,x,30,40,1,-1,-1,-1\n"}, r"a\.txt, line 3: '3,7,10,x.*holds 'x'", id="a word"),
-        pytest.param({"a": "frame,id,x,y,w,h\n" + MOT}, r"line 1.*Put # before a line of headings", id="headings"),
+        pytest.param({"a": MOT + "3,7,10,x,30,40,1,-1,-1,-1\n"}, r"a\.txt, line 3: '3,7,10,x.*s 'x'", id="a word"),
+        pytest.param({"a": "frame,id,x,y,w,h\n" + MOT}, r"line 1.*Put # before a header line", id="headings"),
         pytest.param({"a": MOT + "\n3,7,10\n"}, r"line 4: '3,7,10' has 3 values where the first line has 10", id="cut"),
-        pytest.param({"a": MOT + "3,7,,20,30,40,1,-1,-1,-1\n"}, r"line 3.*holds ''", id="an empty field"),
-        pytest.param({"a": "1,7,10,20,30\n"}, "5 columns, which are too few", id="too few columns"),
+        pytest.param({"a": MOT + "3,7,,20,30,40,1,-1,-1,-1\n"}, r"line 3.*contains ''", id="an empty field"),
+        pytest.param({"a": "1,7,10,20,30\n"}, "5 columns, which is too few", id="too few columns"),
         pytest.param({"a": MOT + "3,-1,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the id is -1 \(1 such.*tracker", id="-1"),
         pytest.param({"a": "#\n" + MOT + "3,-2,1,2,3,4,1,-1,-1,-1\n"}, r"line 4: the id is -2", id="negative id"),
         pytest.param({"a": MOT + "-3,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the frame is -3", id="negative frame"),
@@ -152,7 +153,7 @@ def test_what_lies_beside_track_files_is_left_alone(tmp_path):
         pytest.param({"a": MOT, "b": GT}, r"different formats: .*b\.txt is mot with consider", id="truth and results"),
         pytest.param({"a": MOT.encode("utf-16")}, r"not plain text", id="UTF-16"),
         pytest.param({"a": b"1,7\0\0\0"}, r"not plain text", id="not text"),
-        pytest.param({}, r"holds no \.txt and no \.parquet", id="an empty folder"),
+        pytest.param({}, r"contains no \.txt or \.parquet", id="an empty folder"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path, files, message):
@@ -174,7 +175,7 @@ def test_boxes_of_no_use_are_left_out_and_listed(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", cam01=MOT + "\n" + bad + "7,7,-50,2,3,4,nan,-1,-1,-1\n"))
     assert rows(tracks) == TWO
     assert tracks.warnings == (
-        "5 boxes left out, without area or not finite: cam01.txt line 4, cam01.txt line 5, cam01.txt line 6, "
+        "5 boxes skipped, without area or not finite: cam01.txt line 4, cam01.txt line 5, cam01.txt line 6, "
         "cam01.txt line 7, cam01.txt line 8.",
     )
 
@@ -196,18 +197,18 @@ TWICE = (
 
 def test_one_id_twice_in_a_frame(tmp_path):
     folder = put(tmp_path / "t", cam01=TWICE)
-    with pytest.raises(ReidError, match=r"cam01\.txt line 4 and cam01\.txt line 3 both give id 7 in frame 2 of camera"):
+    with pytest.raises(ReidError, match=r"cam01\.txt line 4 and cam01\.txt line 3 both have id 7 in frame 2 of camera"):
         read_tracks(folder)
     first = read_tracks(folder, duplicates="first")
     assert [row[3:] for row in rows(first)] == [([10, 20, 30, 40], 0.5), ([11, 20, 30, 40], 0.5)]
     assert first.warnings == (
-        "3 rows left out whose id was in that frame already, 1 that repeat a box, 2 with another box (kept: the "
+        "3 rows skipped whose id was already in that frame, 1 with an equal box, 2 with another box (kept: the "
         "first): cam01.txt line 2, cam01.txt line 4, cam01.txt line 5.",
     )
     confident = read_tracks(folder, duplicates="confident")
     assert [row[3:] for row in rows(confident)] == [([10, 20, 30, 40], 0.9), ([12, 20, 30, 40], 0.9)]
     assert "cam01.txt line 1, cam01.txt line 3, cam01.txt line 5" in confident.warnings[0]
-    with pytest.raises(ReidError, match="duplicates='last' is not known"):
+    with pytest.raises(ReidError, match="duplicates='last' is unknown"):
         read_tracks(folder, duplicates="last")
 
 
@@ -215,7 +216,7 @@ def test_repeated_boxes_are_one_and_counted(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", cam01=MOT + MOT))
     assert rows(tracks) == TWO
     assert tracks.warnings == (
-        "2 rows left out whose id was in that frame already, 2 that repeat a box: cam01.txt line 3, cam01.txt line 4.",
+        "2 rows skipped whose id was already in that frame, 2 with an equal box: cam01.txt line 3, cam01.txt line 4.",
     )
 
 
@@ -275,7 +276,7 @@ def test_writing_refuses_what_would_be_misread(tmp_path):
     write_tracks(tracks, tmp_path / "out")  # the same files again
     with pytest.raises(ReidError, match=r"other track files \(a\.txt\)"):
         write_tracks(Tracks.from_columns(["b"], [], [], [], []), tmp_path / "out")
-    with pytest.raises(ReidError, match="cannot be a file name"):
+    with pytest.raises(ReidError, match="is not a valid file name"):
         write_tracks(Tracks.from_columns(["../a"], [], [], [], []), tmp_path / "new")
     with pytest.raises(ReidError, match="no track format 'motchallenge'"):
         write_tracks(tracks, tmp_path / "new", "motchallenge")
@@ -301,10 +302,10 @@ def test_parquet_of_others(tmp_path):
     [
         pytest.param(table().drop(["w", "h"]), "has no column 'w', 'h'", id="columns missing"),
         pytest.param(table(track=[7, None]), "'track' has no value in row 1", id="a value missing"),
-        pytest.param(table(track=[7, -1]), "'track' is -1 in row 1.*nobody tracked", id="no id"),
-        pytest.param(table(frame=[1.5, 2]), "'frame' is 1.5 in row 0", id="half a frame"),
-        pytest.param(table(x=["1", "2"]), "'x' must hold numbers; it holds string", id="text for numbers"),
-        pytest.param(table(camera=[0.5, 1]), "'camera' must hold names", id="half a camera"),
+        pytest.param(table(track=[7, -1]), "row 1 .from 0.: the track is -1.*untracked", id="no id"),
+        pytest.param(table(frame=[1.5, 2]), "row 0 .from 0.: the frame is 1.5", id="half a frame"),
+        pytest.param(table(x=["1", "2"]), "'x' must contain numbers; it contains string", id="text for numbers"),
+        pytest.param(table(camera=[0.5, 1]), "'camera' must contain names", id="half a camera"),
         pytest.param(table(frame=[1, 1]), r"t\.parquet row 1 \(from 0\) and .* row 0", id="one id twice in a frame"),
     ],
 )
