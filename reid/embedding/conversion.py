@@ -60,16 +60,9 @@ def trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) ->
                 torch.jit.freeze(torch.jit.trace(exported, (example,), check_trace=False)).save(str(path))
                 return
             # The tracing exporter is part of every torch from 2.4 on and only needs onnx.
-            torch.onnx.export(
-                exported,
-                (example,),
-                str(path),
-                input_names=["images"],
-                output_names=["embeddings"],
-                dynamic_axes={"images": {0: "N"}, "embeddings": {0: "N"}},
-                opset_version=17,
-                dynamo=False,
-            )
+            names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"]}
+            names["dynamic_axes"] = {"images": {0: "N"}, "embeddings": {0: "N"}}
+            torch.onnx.export(exported, (example,), str(path), opset_version=17, dynamo=False, **names)
         except Exception as error:  # tracing runs the code of the model, which can raise any exception
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{model.spec['backbone']} cannot be converted to {form}: {text}") from error

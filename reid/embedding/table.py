@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +255,13 @@ def save_chunks(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[st
         note = json.dumps({"format": FORMAT, "meta": dict(meta)}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"Embeddings.meta must contain plain JSON values: {error}.") from error
-    with atomic_file(path) as temporary, contextlib.ExitStack() as stack:
-        writer = None
-        for chunk in chunks:
-            table = chunk._to_arrow()
-            if writer is None:
-                schema = table.schema.with_metadata({_METADATA_KEY: note.encode()})
-                writer = stack.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=["path"]))
-            writer.write_table(table.cast(writer.schema), row_group_size=_rows_per_group(chunk.dimension))
+    tables = (chunk._to_arrow() for chunk in chunks)
+    first = next(tables)
+    schema = first.schema.with_metadata({_METADATA_KEY: note.encode()})
+    size = _rows_per_group(schema.field(_FEATURES).type.list_size)
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, use_dictionary=["path"]) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table.cast(schema), row_group_size=size)
     return Path(path)
 
 

@@ -320,7 +320,7 @@ def test_two_torchrun_processes_equal_one_process(tmp_path):
     same(two, one)
     assert two.meta == one.meta
     assert len(two.meta["left_out"]) == 1
-    assert done.stdout.count("30 crops") == 1
+    assert done.stdout.count("30 crops →") == 1
     assert sorted(os.listdir(tmp_path)) == ["best.pt", "crops", "one.parquet", "two.parquet"]
 
 
