@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reid.losses import TripletLoss
     from reid.mtmc import match, score_tracks
     from reid.pipelines.test import test
-    from reid.training.trainer import train
+    from reid.training.trainer import Trainer, train
 
 check_no_conflict(Path(__file__).parent)
 

@@ -46,13 +46,7 @@ def test_subpackages_stay_importable() -> None:
     assert reid.losses.TripletLoss is reid.TripletLoss
 
 
-PENDING = {"Trainer", "TripletLoss", "score_tracks", "train"}
-"""Their owners have not landed the example yet."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.xfail] * (name in PENDING)) for name in sorted(PUBLIC)]
-)
+@pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_every_public_name_has_a_docstring_with_a_running_example(name: str) -> None:
     public = getattr(reid, name)
     text = inspect.getdoc(public)

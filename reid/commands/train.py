@@ -64,7 +64,7 @@ def cli(
         console.print(str(stop))
         raise SystemExit(128 + stop.signal) from stop
     if result is not None:
-        progress = result.progress
+        progress, model = result
         console.print(
-            f"{progress.step:,} steps in {progress.seconds / 60:.1f} minutes; next: reid test --model {result.model}"
+            f"{progress.step:,} steps in {progress.seconds / 60:.1f} minutes; next: reid test --model {model}"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from reid.config import Config, load_config
@@ -13,19 +12,6 @@ from reid.core.errors import ConfigError
 from reid.training.dry_run import check_run
 from reid.training.profiling import profile_run
 from reid.training.trainer import BEST, LAST, SETTINGS, Interrupted, Progress, train
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """Result of `train_run`.
-
-    Attributes:
-        progress: steps, time and evaluations.
-        model: the best checkpoint of the run; the last one if it was not scored.
-    """
-
-    progress: Progress
-    model: Path
 
 
 def check(config: Config, out: Path | None, *, dry_run: bool = False, profile_steps: int | None = None) -> None:
@@ -43,7 +29,7 @@ def check(config: Config, out: Path | None, *, dry_run: bool = False, profile_st
 
 def train_run(
     config: Config, out: Path | None = None, *, resume: Path | None = None, config_file: Path | None = None
-) -> TrainedRun | None:
+) -> tuple[Progress, Path] | None:
     """Train a run, or resume it.
 
     A process that torchrun restarted resumes the run in `out`.
@@ -56,7 +42,7 @@ def train_run(
             reports data that differ from that run's.
 
     Returns:
-        The result; None in all processes but the first.
+        The progress, and the best checkpoint (the last one without evaluations); None in all processes but the first.
 
     Raises:
         ReidError: as `reid.training.train`, or torchrun restarts processes but `out` is missing.
@@ -77,7 +63,7 @@ def train_run(
             if not distributed.is_first:
                 raise SystemExit(128 + stop.signal) from stop
             raise
-        return TrainedRun(progress, folder / (BEST if progress.history else LAST)) if distributed.is_first else None
+        return (progress, folder / (BEST if progress.history else LAST)) if distributed.is_first else None
 
 
 def _new_folder(config_file: Path | None, seconds: float) -> Path:
