@@ -242,6 +242,4 @@ def _distance(point: TarPoint | DirPoint) -> str:
 
 
 def _interval(point: TarPoint | DirPoint) -> str:
-    if point.low is None or point.high is None:
-        return "–"
-    return f"{100 * point.low:.2f} to {100 * point.high:.2f} %"
+    return "–" if point.low is None or point.high is None else f"{100 * point.low:.2f} to {100 * point.high:.2f} %"

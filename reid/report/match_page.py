@@ -101,10 +101,7 @@ class ReportOptions:
 
 
 def write_match_report(
-    matches: Matches,
-    crops: Mapping[int, Sequence[Crop]] | None,
-    path: str | Path,
-    options: ReportOptions | None = None,
+    matches: Matches, crops: Mapping[int, Sequence[Crop]] | None, path: str | Path, options: ReportOptions | None = None
 ) -> Path:
     """Write the report of a match as one HTML file that needs no other file and sends nothing.
 

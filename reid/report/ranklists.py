@@ -157,17 +157,9 @@ def plot_rank_lists(
     shown = np.asarray(queries, dtype=np.int64)
     if not len(shown):
         raise DataError("There is no query to draw a rank list of.")
-    ranked, distances, q_pids, g_pids, q_cams, g_cams = map(
-        np.asarray,
-        (
-            lists.indices,
-            lists.distances,
-            lists.query_pids,
-            lists.gallery_pids,
-            lists.query_camids,
-            lists.gallery_camids,
-        ),
-    )
+    labels = (lists.query_pids, lists.gallery_pids, lists.query_camids, lists.gallery_camids)
+    q_pids, g_pids, q_cams, g_cams = map(np.asarray, labels)
+    ranked, distances = np.asarray(lists.indices), np.asarray(lists.distances)
     k = ranked.shape[1]
     top, bottom = (_TITLE if title else 0) + _HEAD, _FOOT
     width, height = (k + 1) * _STEP + 2 * _GAP, len(shown) * _ROW + top + bottom

@@ -85,8 +85,8 @@ class Studio:
         tall = ends[0, 1] - ends[1, 1]
         margin = 0.45 * tall
         x, y, w, h = region
-        beside = x - margin < ends[0, 0] < x + w + margin
-        return bool(beside and ends[1, 1] - 0.1 * tall < y + h and ends[0, 1] + 0.15 * tall > y)
+        in_columns = x - margin < ends[0, 0] < x + w + margin
+        return bool(in_columns and ends[1, 1] - 0.1 * tall < y + h and ends[0, 1] + 0.15 * tall > y)
 
     def _draw_occluder(self, canvas: Image, thing: Occluder, matrix: Floats) -> None:
         x, y, w, h = thing.box

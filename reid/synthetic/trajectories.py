@@ -107,7 +107,7 @@ def travel_table(cameras: Sequence[Camera]) -> list[Travel]:
     return [Travel(i, j, float(least[i, j]), most.get((i, j))) for i in range(n) for j in range(n)]
 
 
-def _cross_view(rng: np.random.Generator, camera: Camera, person: int, speed: float, visit: int, start: float) -> Pass:
+def _cross(rng: np.random.Generator, camera: Camera, person: int, speed: float, visit: int, start: float) -> Pass:
     """Draw a walk through the view: a line through a random point, roughly in the main walking direction."""
     for _ in range(50):
         angle = camera.walking_direction + rng.normal(0, 0.3) + (math.pi if rng.random() < 0.5 else 0.0)
@@ -161,7 +161,7 @@ def walk_people(
         journey: list[Pass] = []
         while True:
             visits[camera] += 1
-            journey.append(_cross_view(rng, cameras[camera], person, speed, visits[camera], clock))
+            journey.append(_cross(rng, cameras[camera], person, speed, visits[camera], clock))
             if sum(count > 0 for count in visits) >= wanted or len(journey) > wanted:
                 break
             if rng.random() < hard.reentry:

@@ -226,6 +226,6 @@ def _junk(world: World, names: _Names, n: int) -> list[Shot]:
             box = (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h)
         frame = int(sighting.frames[t])
         name = names(-1, c, sighting.walk.visit, frame)
-        seed = (settings.seed, 13, i)
-        found.append(Shot("bounding_box_test", name, TEST, c, frame, _inside(box, world.cameras[c].size), seed))
+        inside = _inside(box, world.cameras[c].size)
+        found.append(Shot("bounding_box_test", name, TEST, c, frame, inside, (settings.seed, 13, i)))
     return found
