@@ -324,78 +324,47 @@ def _judge_files(benchmark: Benchmark, files: FileReport) -> Judgement:
     notes: list[str] = []
     difference = count_difference(benchmark)
     for warning in benchmark.warnings:
+        problem = f"{warning[0].upper()}{warning[1:]}."
         if warning == WITHDRAWN:
-            notes.append(f"{warning}.")
+            notes.append(problem)
         elif warning == difference:
-            fix = "Unpack the archive again if this should be the published set; your own data may differ."
-            found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", fix))
+            found.append(Finding(problem, "Unpack the archive again if this should be the published set."))
         else:
-            found.append(Finding(f"{warning[0].upper()}{warning[1:]}.", "See the rules of the layout in docs/data.md."))
+            found.append(Finding(problem, "See the rules of the layout in docs/data.md."))
     if is_synthetic(benchmark.root):
         notes.append(f"The data set is synthetic ({SYNTHETIC_MARKER}), so its counts are not compared.")
-    unreadable, skipped, duplicates = len(files.unreadable), len(benchmark.skipped), files.duplicates
-    if unreadable:
-        found.append(
-            Finding(
-                f"{unreadable:,} of {files.examined:,} images cannot be read.",
-                "Replace or remove these files. Training stops at them unless data.unreadable=skip.",
-            )
-        )
-    if skipped:
-        found.append(
-            Finding(
-                f"{skipped:,} files were skipped.",
-                "Rename the images among them to the form of the layout, and move the others elsewhere.",
-            )
-        )
-    if duplicates and duplicates.between_train_and_test:
-        found.append(
-            Finding(
-                f"{duplicates.between_train_and_test:,} images are in both train and test (identical bytes).",
-                "Remove them from train: the scores would be too good.",
-            )
-        )
-    if duplicates and duplicates.between_identities:
-        found.append(
-            Finding(
-                f"{duplicates.between_identities:,} images belong to several identities (identical bytes).",
-                "Give each image one identity, or remove it.",
-            )
-        )
+    same = files.duplicates or Duplicates(0, 0, 0, 0, ())
+    unreadable_fix = "Replace or remove them; training stops at them unless data.unreadable=skip."
+    problems = [
+        (len(files.unreadable), f"of {files.examined:,} images cannot be read", unreadable_fix),
+        (len(benchmark.skipped), "files were skipped", "Rename the images among them to the form of the layout."),
+        (same.between_train_and_test, "images are in both train and test (identical bytes)", "Remove them from train."),
+        (same.between_identities, "images belong to several identities (identical bytes)", "Give each one identity."),
+    ]
+    found += [Finding(f"{number:,} {problem}.", fix) for number, problem, fix in problems if number]
     return found, notes
 
 
 def _judge_train(benchmark: Benchmark) -> Judgement:
     found: list[Finding] = []
     notes: list[str] = []
-    train = benchmark.train
-    if not len(train):
-        return found, notes
-    per_id = np.unique(train.pids, return_counts=True)[1]
-    single, few = int((per_id == 1).sum()), int((per_id < 4).sum())
-    if len(per_id) < 2:
+    per_id = np.unique(benchmark.train.pids, return_counts=True)[1]
+    n, single, few = len(per_id), int((per_id == 1).sum()), int((per_id < 4).sum())
+    if n == 1:
         found.append(Finding("Train has only one identity.", "Add more people: one identity teaches nothing."))
-    elif single > len(per_id) / 2:
-        found.append(
-            Finding(
-                f"{single:,} of {len(per_id):,} train identities have a single crop, so no positive pair.",
-                "Check that pids number people and not images; add more crops of each person.",
-            )
-        )
+    elif single > n / 2:
+        problem = f"{single:,} of {n:,} train identities have a single crop, so no positive pair."
+        found.append(Finding(problem, "Check that pids number people and not images; add more crops of each person."))
     elif few:
         notes.append(
-            f"{few:,} of {len(per_id):,} train identities have fewer than 4 crops; "
-            "batches with 4 crops per identity repeat theirs."
+            f"{few:,} of {n:,} train identities have fewer than 4 crops; batches of 4 per identity repeat them."
         )
-    both = np.intersect1d(train.pids, _test_people(benchmark).pids)
+    both = np.intersect1d(benchmark.train.pids, _test_people(benchmark).pids)
     if len(both):
-        found.append(
-            Finding(
-                f"{len(both):,} identities are in both train and test, such as "
-                f"{', '.join(map(str, both[:5].tolist()))}.",
-                "Split by identity if these numbers mean the same people: the scores would be too good.",
-            )
-        )
+        examples = ", ".join(map(str, both[:5].tolist()))
+        problem = f"{len(both):,} identities are in both train and test, such as {examples}."
+        fix = "Split by identity if these numbers mean the same people: the scores would be too good."
+        found.append(Finding(problem, fix))
     return found, notes
 
 
@@ -420,12 +389,8 @@ def _judge_test(benchmark: Benchmark, dropped: Sequence[DroppedQueries]) -> Judg
         notes.append("Queries are matched with the whole gallery, including images from their own camera.")
         in_gallery = int(np.isin(query.paths.astype(str), gallery.paths.astype(str)).sum())
         if in_gallery:
-            found.append(
-                Finding(
-                    f"{in_gallery:,} queries are also in the gallery, so each finds itself.",
-                    "Remove them from the gallery.",
-                )
-            )
+            problem = f"{in_gallery:,} queries are also in the gallery, so each finds itself."
+            found.append(Finding(problem, "Remove them from the gallery."))
     without_query = np.setdiff1d(_people(benchmark, gallery).pids, query.pids)
     if len(without_query):
         notes.append(f"{len(without_query):,} gallery identities have no query and act as distractors.")
