@@ -58,4 +58,6 @@ def main() -> None:
     """Person re-identification: train, evaluate, and match people across cameras.
 
     A data set is LAYOUT:ROOT[?key=value&...], a model is --model FILE, a setting is key=value.
+
+    Shell completion: eval "$(_REID_COMPLETE=bash_source reid)" (or zsh_source, fish_source).
     """

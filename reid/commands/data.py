@@ -39,7 +39,7 @@ def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: i
 
     \b
     reid data check market1501:/data/Market-1501-v15.09.15
-    reid data check cuhk03:/data/cuhk03?variant=detected
+    reid data check 'cuhk03:/data/cuhk03?variant=detected'
     reid data check table:crops.csv
     """
     report = check_benchmark(load_benchmark(data), decode=not quick)
@@ -54,9 +54,9 @@ def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: i
 
 @cli.command("verify", cls=Command)
 @click.argument("archive")
-@click.argument("layout")
+@click.argument("layout", type=click.Choice(sorted(CONTENTS)))
 def verify_command(archive: str, layout: str) -> None:
-    """Read ARCHIVE without unpacking it and verify that it is complete, safe, and of LAYOUT."""
+    """Read ARCHIVE without unpacking it and verify that it is undamaged, safe, and contains LAYOUT."""
     found = verify_archive(archive, layout)
     console.print(f"{found.file}: {found.n_bytes:,} bytes, complete", markup=False)
     console.print(f"sha256 {found.sha256}\nmd5    {found.md5}" + (" (the published one)" if found.md5_agrees else ""))
@@ -94,8 +94,8 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
     reid data synthesize --out datasets/synthetic
     reid data synthesize --out datasets/synthetic seed=1 ids=100 cameras=4 videos=true
 
-    The same settings generate the same bytes. With stills=N the frames of N boxes per track are written instead of
-    videos: all that `reid match --videos OUT/stills` needs.
+    configs/synthetic.yaml lists all settings. The same settings generate the same bytes. With stills=N the frames of N
+    boxes per track are written instead of videos: all that `reid match --videos OUT/stills` needs.
     """
     from reid.config import load_settings
     from reid.synthetic import SyntheticSettings, synthesize

@@ -20,7 +20,8 @@ def cli(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> No
     reid demo --out runs/demo seed=1 training.schedule.epochs=4
 
     Synthetic pedestrians walk past six cameras. A small network is trained and tested on unseen identities, with and
-    without re-ranking, and the tracks of all cameras are matched with it. Nothing is downloaded.
+    without re-ranking, and the tracks of all cameras are matched with it. Nothing is downloaded. configs/demo.yaml
+    lists the settings.
     """
     from reid.commands.match import print_matches
     from reid.commands.test import print_results

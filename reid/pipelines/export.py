@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reid.config import DataConfig
+from reid.config import Config, DataConfig, ModelConfig
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError, ModelError
-from reid.data.crops import Benchmark, Crops
+from reid.data.crops import Crops
 from reid.data.images import decode
 from reid.data.layouts import load_benchmark
-from reid.data.pixels import Split, open_pixels, open_test_split
-from reid.data.splits import hold_out
+from reid.data.pixels import Split, load_training_data
 from reid.embedding.batches import find_images
 from reid.embedding.embedder import Embedder
 from reid.embedding.export import Images, Quantisation, export_bundle
@@ -53,9 +53,8 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
     images = None if settings.images is None else _folder(settings.images)
     size = network.preprocessing.size
     quantisation = None
-    if settings.int8 and benchmark is not None:
-        scoring = config.get("eval", {}) if settings.data is None else {}
-        split, others = _split(benchmark, settings.split, size, scoring)
+    if settings.int8 and text is not None:
+        split, others = _split(text, settings, size, config.get("eval", {}) if settings.data is None else {})
         crops = _pixels(others if images is None else images, size, settings.calibration_crops)
         quantisation = Quantisation(crops, split, settings.max_loss)
     real = benchmark.train if images is None and benchmark is not None else images
@@ -108,15 +107,12 @@ def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:
     return np.stack([decode(path, size) for path in crops.paths[np.sort(rows)]])
 
 
-def _split(benchmark: Benchmark, name: str, size: tuple[int, int], scoring: dict[str, Any]) -> tuple[Split, Crops]:
-    """Return the split on which int8 is scored, and train crops of other people; `scoring` is the run's `eval`."""
-    for text in benchmark.warnings:
-        warn(text)
-    settings, left_out = DataConfig(store="files"), list[str]()
-    if name == "test":
-        return open_test_split(settings, benchmark, size, left_out), benchmark.train
-    fraction = scoring.get("fraction", 0.1)
-    train, query, gallery = hold_out(benchmark.train, fraction=fraction, cross_camera=benchmark.cross_camera)
-    queries, others = open_pixels(settings, [query, gallery], size, left_out, of=benchmark.train)
-    known = "" if scoring.get("split") == "validation" else " (may include train identities)"
-    return Split(f"{benchmark.name} validation{known}", queries, others, benchmark.cross_camera), train
+def _split(text: str, settings: ExportSettings, size: tuple[int, int], run: dict[str, Any]) -> tuple[Split, Crops]:
+    """Return the split on which int8 is scored, and train crops of other people; `run` is the `eval` of the run."""
+    config = Config(data=DataConfig(train=[text], store="files"), model=ModelConfig(height=size[0], width=size[1]))
+    config.eval.split, config.eval.fraction = settings.split, run.get("fraction", 0.1)
+    data = load_training_data(config)
+    split = data.splits[0]
+    if settings.split == "validation" and run.get("split") != "validation":
+        split = replace(split, name=f"{split.name} (may include train identities)")
+    return split, data.train.crops

@@ -170,21 +170,17 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
             f"{path} does not identify the box of each feature. Add the columns "
             f"{', '.join(name.removesuffix('s') for name in missing)} (camera names may be in a column `camera`)."
         )
-    camids = np.unique(table.camids).tolist()
-    names = table.meta.get("camera_names")
-    if names is None:
-        by_number = {camera_number(name): name for name in tracks.camera_names}
-        name_of = {camid: by_number.get(camid, str(camid)) for camid in camids}
-    else:
-        name_of = dict(enumerate(names))
-    unknown = sorted({name_of[camid] for camid in camids} - set(tracks.camera_names))
+    camids, code = np.unique(table.camids, return_inverse=True)
+    by_number = {camera_number(name): name for name in tracks.camera_names}
+    names = table.meta.get("camera_names") or {camid: by_number.get(camid, str(camid)) for camid in camids.tolist()}
+    found = [names[camid] for camid in camids.tolist()]
+    unknown = sorted(set(found) - set(tracks.camera_names))
     if unknown:
         raise DataError(
             f"{path} has features of cameras without tracks: {', '.join(unknown)}. Cameras with tracks: "
             f"{', '.join(tracks.camera_names)}. Add a column `camera` with these names, or number camid like them."
         )
-    index = {name: number for number, name in enumerate(tracks.camera_names)}
-    camera = np.array([index[name_of[camid]] for camid in table.camids.tolist()], dtype=np.int64)
+    camera = np.array([tracks.camera_names.index(name) for name in found], dtype=np.int64)[code]
     known = set(zip(tracks.camera.tolist(), tracks.track.tolist(), strict=True))
     kept = np.array([pair in known for pair in zip(camera.tolist(), table.tracks.tolist(), strict=True)], dtype=bool)
     if not kept.any():

@@ -228,15 +228,15 @@ class _TestedSet:
     def _lists(self, ranking: RankingResult) -> list[Drawing]:
         """Return drawings of rank lists. Crops of the query's camera are included, in grey: the rule ignores them."""
         kinds = {
-            "worst": ("Worst queries", "Lowest average precision.", report.choose_queries(ranking, "worst")),
-            "best": ("Best queries", "Highest average precision.", report.choose_queries(ranking, "best")),
-            "random": ("Random queries", "Drawn with seed 0.", report.choose_queries(ranking, "random")),
+            "worst": ("Lowest average precision.", report.choose_queries(ranking, "worst")),
+            "best": ("Highest average precision.", report.choose_queries(ranking, "best")),
+            "random": ("Drawn with seed 0.", report.choose_queries(ranking, "random")),
         }
         if len(self.chosen):
-            kinds["chosen"] = ("Chosen queries", "Named with --queries.", self.chosen)
+            kinds["chosen"] = ("Named with --queries.", self.chosen)
         query_pids, gallery_pids, query_camids, gallery_camids = self.labels
         drawings = []
-        for name, (title, caption, rows) in kinds.items():
+        for name, (caption, rows) in kinds.items():
             shown = (query_pids[rows], gallery_pids, query_camids[rows], gallery_camids)
             indices, distances = evaluation.top_matches(
                 self.query.take(rows), self.gallery, k=LIST_LENGTH, cross_camera=False
@@ -257,9 +257,9 @@ class _TestedSet:
                 probabilities=probabilities,
                 cross_camera=self.split.cross_camera,
             )
-            heading = f"{self.split.name}: {title.lower()}"
-            draw = partial(report.plot_rank_lists, lists, queries=range(len(rows)), title=heading)
-            drawings.append(Drawing(name, title, caption, draw, photos=True))
+            title = f"{self.split.name}: {name} queries"
+            draw = partial(report.plot_rank_lists, lists, queries=range(len(rows)), title=title)
+            drawings.append(Drawing(name, f"{name.capitalize()} queries", caption, draw, photos=True))
         return drawings
 
     def _points(self) -> Drawing | None:
