@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from reid.core.errors import DataError
 from reid.data.tracks import Floats, Integers, Tracks, same_cameras
+from reid.mtmc.pooling import Mask
 
 EPS = np.finfo(np.float64).eps
 
@@ -69,9 +70,7 @@ class BoxPairs:
         pairs = self.iou >= iou
         return self.truth_id[self.truth_row[pairs]], self.predicted_id[self.predicted_row[pairs]]
 
-    def majority(
-        self, group: Integers, groups: int, iou: float, preferred: NDArray[np.bool_] | None = None
-    ) -> Integers:
+    def majority(self, group: Integers, groups: int, iou: float, preferred: Mask | None = None) -> Integers:
         """True id that most boxes of each group of predicted boxes match, `[groups]`; −1 for none.
 
         Each box counts for the one true box that it overlaps most. In a tie, ids that are `preferred` come first, then
@@ -227,7 +226,7 @@ class StepMatcher:
         """Pairs of a timestep."""
         return slice(self.pair_start[step], self.pair_start[step + 1])
 
-    def contested(self, candidate: NDArray[np.bool_]) -> Integers:
+    def contested(self, candidate: Mask) -> Integers:
         """Timesteps in which a box is in two candidate pairs, in order."""
         row, column = self.boxes.truth_row[candidate], self.boxes.predicted_row[candidate]
         several = (np.bincount(row, minlength=1)[row] > 1) | (np.bincount(column, minlength=1)[column] > 1)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from reid.config import Positive, Settings, parse_yaml
 from reid.core.errors import ConfigError, did_you_mean
-from reid.data.tracks import same_cameras
+from reid.data.tracks import Floats, same_cameras
 
 FPS = 25.0
 """Frames per second of a camera that nothing is known about."""
@@ -23,7 +23,7 @@ _IGNORED_KEYS = ("position", "azimuth")
 """Keys of a camera that `reid data synthesize` writes and matching does not use."""
 
 
-def _homography(value: Any) -> NDArray[np.float64] | None:
+def _homography(value: Any) -> Floats | None:
     if value is None:
         return None
     try:
@@ -54,11 +54,11 @@ class Camera(Settings):
     homography: Annotated[Any, AfterValidator(_homography)] = None
     """`[3, 3]` float64, from image (x, y, 1) to the ground in metres."""
 
-    def seconds(self, frames: ArrayLike) -> NDArray[np.float64]:
+    def seconds(self, frames: ArrayLike) -> Floats:
         """Time of each frame: offset + (frame − 1) / fps · (1 + drift), float64 of the same shape."""
         return self.offset + (np.asarray(frames, dtype=np.float64) - 1) / self.fps * (1 + self.drift)
 
-    def ground(self, boxes: ArrayLike) -> NDArray[np.float64] | None:
+    def ground(self, boxes: ArrayLike) -> Floats | None:
         """Ground position in metres `[N, 2]` of the middle of each box's lower edge; None without a homography.
 
         A point on the horizon gives infinity or NaN.

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.data.tracks import Floats, Integers
 from reid.evaluation.features import MEMORY_LIMIT, one_thread
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
 from reid.evaluation.rerank import Reranking, rerank_within
-from reid.mtmc.pooling import normalise_rows
+from reid.mtmc.pooling import Features, Mask, normalise_rows
 
 PRIOR_TRACKLETS = 10.0
 """Weight of the mean over all cameras in each camera's mean, as a number of tracklets."""
@@ -35,9 +36,9 @@ class Candidates:
         tracklets: T.
     """
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    distance: NDArray[np.float32]
+    first: Integers
+    second: Integers
+    distance: Features
     far: float
     tracklets: int
 
@@ -45,7 +46,7 @@ class Candidates:
         """Number of pairs."""
         return len(self.first)
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Candidates:
+    def take(self, rows: NDArray[np.integer] | Mask) -> Candidates:
         """Return the candidates of the given rows or mask."""
         return Candidates(self.first[rows], self.second[rows], self.distance[rows], self.far, self.tracklets)
 
@@ -79,11 +80,11 @@ class CameraWhitening:
     """
 
     strength: float = 1.0
-    camera: NDArray[np.int64] = field(init=False)
-    means: NDArray[np.float32] = field(init=False)
-    maps: NDArray[np.float32] = field(init=False)
+    camera: Integers = field(init=False)
+    means: Features = field(init=False)
+    maps: Features = field(init=False)
 
-    def fit(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> CameraWhitening:
+    def fit(self, features: Features, camera: Integers) -> CameraWhitening:
         """Estimate the mean and covariance of each camera and return self.
 
         Args:
@@ -118,7 +119,7 @@ class CameraWhitening:
         self.means = torch.stack([*means, common_mean]).numpy()
         return self
 
-    def transform(self, features: NDArray[np.float32], camera: NDArray[np.int64]) -> NDArray[np.float32]:
+    def transform(self, features: Features, camera: Integers) -> Features:
         """Return whitened features `[T, D]`, L2-normalised, for tracklets of these cameras `[T]`."""
         place = np.searchsorted(self.camera[:-1], camera)
         place = np.where(self.camera[np.minimum(place, len(self.camera) - 2)] == camera, place, len(self.camera) - 1)
@@ -145,12 +146,12 @@ def _inverse_root(covariance: Tensor, strength: float) -> Tensor:
     return (vectors * values.clamp(min=ridge).rsqrt()) @ vectors.T
 
 
-def find_neighbours(features: NDArray[np.float32], k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
+def find_neighbours(features: Features, k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
     """Exact k nearest neighbours of each L2-normalised feature, itself first; equal distances in row order."""
     return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
 
 
-def cosine_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> Candidates:
+def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
     """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
 
     `far` is 1, the distance of random features after centring.
@@ -165,9 +166,7 @@ def cosine_candidates(features: NDArray[np.float32], neighbours: Neighbours) -> 
     return Candidates(first, second, cosine_distances(features, first, second), 1.0, n)
 
 
-def reranked_candidates(
-    features: NDArray[np.float32], neighbours: Neighbours, k1: int, lambda_value: float = 0.3
-) -> Candidates:
+def reranked_candidates(features: Features, neighbours: Neighbours, k1: int, lambda_value: float = 0.3) -> Candidates:
     """Pairs that share a k-reciprocal neighbour, with distance `(1 − λ) Jaccard + λ cosine`.
 
     k2 is 0.4 k1, rounded. A pair is kept if it is among the `MAX_PAIRS_PER_TRACKLET` nearest pairs of either tracklet
@@ -192,9 +191,7 @@ def reranked_candidates(
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)
 
 
-def cosine_distances(
-    features: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def cosine_distances(features: Features, first: Integers, second: Integers) -> Features:
     """Cosine distance `1 − f_i · f_j` of each pair, computed in blocks."""
     distance = np.empty(len(first), np.float32)
     step = max(1, 2**20 // (4 * features.shape[1]))
@@ -204,7 +201,7 @@ def cosine_distances(
     return distance
 
 
-def pair_distances(candidates: Candidates, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+def pair_distances(candidates: Candidates, first: Integers, second: Integers) -> Floats:
     """Distance of each pair of rows; `far` for pairs that are not candidates."""
     if len(candidates) == 0:
         return np.full(len(first), candidates.far)

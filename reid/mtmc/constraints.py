@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, StrictInt, StrictStr
 
 from reid.config import Settings
 from reid.core.errors import ConfigError
+from reid.data.tracks import Floats, Integers
+from reid.mtmc.pooling import Mask
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -142,13 +144,13 @@ class Rules:
 
     tracklets: Tracklets
     tolerance: float
-    non_overlapping: NDArray[np.bool_]
-    min_transition_time: NDArray[np.float64]
+    non_overlapping: Mask
+    min_transition_time: Floats
     max_speed: float | None
-    cannot_link: NDArray[np.int64]
-    must_link: NDArray[np.int64] = field(repr=False)
+    cannot_link: Integers
+    must_link: Integers = field(repr=False)
 
-    def violations(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int8]:
+    def violations(self, first: Integers, second: Integers) -> NDArray[np.int8]:
         """Index into `REASONS` for each pair of rows (arrays of one shape); 0 where no rule forbids it."""
         t = self.tracklets
         swap = (t.start[first] > t.start[second]) | ((t.start[first] == t.start[second]) & (first > second))
@@ -173,7 +175,7 @@ class Rules:
             reason[self.cannot_link[place] == code] = _CANNOT_LINK
         return reason
 
-    def allow(self, members: NDArray[np.int64], others: NDArray[np.int64]) -> bool:
+    def allow(self, members: Integers, others: Integers) -> bool:
         """Whether no rule forbids any member to be one person with any of the others."""
         if len(members) == 1 and len(others) == 1:
             return not self.violations(members, others)[0]
@@ -209,7 +211,7 @@ def compile_rules(
     return Rules(tracklets, constraints.tolerance, non_overlapping, min_time, constraints.max_speed, codes, must)
 
 
-def _rows_of(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> NDArray[np.int64]:
+def _rows_of(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> Integers:
     """Pairs of rows `[n, 2]` that the pairs of keys name. The key of a whole track names all its parts."""
     where: dict[tuple[str, int], list[int]] = {}
     for row, (camera, track) in enumerate(zip(tracklets.camera, tracklets.track, strict=True)):
@@ -233,10 +235,7 @@ def _rows_of(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> NDArra
 
 
 def find_violations(
-    tracklets: Tracklets,
-    identity: NDArray[np.int64],
-    cameras: Cameras | None = None,
-    constraints: Constraints | None = None,
+    tracklets: Tracklets, identity: Integers, cameras: Cameras | None = None, constraints: Constraints | None = None
 ) -> list[str]:
     """Describe every violation of a rule by these identities; empty if there is none.
 

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from reid.config import MatchSettings
 from reid.core.errors import ConfigError
+from reid.data.tracks import Floats, Integers
 from reid.embedding.table import Embeddings
 from reid.mtmc.candidates import (
     CameraWhitening,
@@ -22,6 +23,7 @@ from reid.mtmc.candidates import (
     reranked_candidates,
 )
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
+from reid.mtmc.pooling import Features, Mask
 from reid.mtmc.solvers import (
     Clusters,
     agglomerative,
@@ -73,19 +75,19 @@ class Links:
         joined: bool, whether both tracklets have one identity.
     """
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    distance: NDArray[np.float32]
-    margin: NDArray[np.float64]
-    probability: NDArray[np.float64]
+    first: Integers
+    second: Integers
+    distance: Features
+    margin: Floats
+    probability: Floats
     forbidden_by: NDArray[np.object_]
-    joined: NDArray[np.bool_]
+    joined: Mask
 
     def __len__(self) -> int:
         """Number of links."""
         return len(self.first)
 
-    def with_result(self, joined: NDArray[np.bool_]) -> Links:
+    def with_result(self, joined: Mask) -> Links:
         """Return links with this result; a margin that contradicts it becomes 0, its probability 0.5."""
         contradicts = np.where(joined, self.margin < 0, self.margin > 0)
         margin, probability = np.where(contradicts, 0.0, self.margin), np.where(contradicts, 0.5, self.probability)
@@ -110,8 +112,8 @@ class Matches:
     """
 
     tracklets: Tracklets
-    identity: NDArray[np.int64]
-    confidence: NDArray[np.float64]
+    identity: Integers
+    confidence: Floats
     links: Links
     threshold: float
     fmr: float | None
@@ -319,9 +321,9 @@ def _select_threshold(candidates: Candidates, rules: Rules, preferred: float | N
 def _threshold(
     tracklets: Tracklets,
     candidates: Candidates,
-    allowed: NDArray[np.bool_],
+    allowed: Mask,
     selection: ThresholdSelection,
-    negatives: NDArray[np.float64],
+    negatives: Floats,
     settings: MatchSettings,
     calibration: Calibration | None,
 ) -> tuple[float, str]:
@@ -352,7 +354,7 @@ def _threshold(
 
 def _links(
     candidates: Candidates,
-    identity: NDArray[np.int64],
+    identity: Integers,
     violation: NDArray[np.int8],
     start: Clusters,
     threshold: float,
@@ -367,7 +369,7 @@ def _links(
     return links.with_result(joined)
 
 
-def tracklet_confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np.float64]:
+def tracklet_confidence(identity: Integers, links: Links) -> Floats:
     """Confidence of each tracklet's identity, `[T]` 0..1.
 
     The mean p(same) over its candidates in its identity. For a tracklet alone: 1 − the largest p(same) of its
@@ -385,7 +387,7 @@ def tracklet_confidence(identity: NDArray[np.int64], links: Links) -> NDArray[np
     return np.where(size > 1, np.where(count > 0, total / np.maximum(count, 1), 0.5), 1 - largest)
 
 
-def number_identities(tracklets: Tracklets, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def number_identities(tracklets: Tracklets, labels: Integers) -> Integers:
     """Number clusters from 1 by first appearance (ties: lower row)."""
     order = np.lexsort((np.arange(len(tracklets)), tracklets.start))
     _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reid.mtmc.pooling import PooledFeatures
+from reid.data.tracks import Floats, Integers
+from reid.mtmc.pooling import Mask, PooledFeatures
 
 _MAX_PAIRS = 200_000
 _MIN_NEGATIVES = 20
@@ -18,13 +18,13 @@ _QUANTILE = 0.1
 class Spans:
     """Camera, local id and first and last second of T tracks or tracklets, columns of length T."""
 
-    camera: NDArray[np.int64]
-    track: NDArray[np.int64]
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
+    camera: Integers
+    track: Integers
+    start: Floats
+    end: Floats
 
 
-def simultaneous_rows(spans: Spans, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+def simultaneous_rows(spans: Spans, wanted: Mask) -> Integers:
     """Pairs `[n, 2]` of wanted rows of one camera that share time; at most 200,000, evenly spaced."""
     rows = np.flatnonzero(wanted)
     order = rows[np.lexsort((spans.start[rows], spans.camera[rows]))]

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
+from reid.data.tracks import Integers
 from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations
 from reid.mtmc.matching import Matches, match, tracklet_confidence
+from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
 from reid.mtmc.tracklets import Tracklets
 
@@ -65,7 +66,7 @@ class OnlineMatcher:
         """Number of remembered tracklets."""
         return len(self._identity)
 
-    def push(self, tracklets: Tracklets) -> NDArray[np.int64]:
+    def push(self, tracklets: Tracklets) -> Integers:
         """Match tracklets that have ended since the last push.
 
         Returns:
@@ -92,11 +93,7 @@ class OnlineMatcher:
             fixed[row] = number
         clusters = _FixedClusters(rules, fixed, forbidden)
         offline = match(
-            both,
-            cameras=self._cameras,
-            settings=self._settings,
-            calibration=self._calibration,
-            constraints=constraints,
+            both, cameras=self._cameras, settings=self._settings, calibration=self._calibration, constraints=constraints
         )
         links = offline.links
         candidates = Candidates(links.first, links.second, links.distance, FAR, len(both))
@@ -154,7 +151,7 @@ class OnlineMatcher:
                                 found.setdefault(row, set()).add(number)
         return found
 
-    def _remember(self, tracklets: Tracklets, identity: NDArray[np.int64]) -> None:
+    def _remember(self, tracklets: Tracklets, identity: Integers) -> None:
         order = np.lexsort((np.arange(len(identity)), tracklets.end))[::-1]
         recent = order[tracklets.end[order] >= tracklets.end.max(initial=0.0) - self._stream.memory]
         count: dict[int, int] = {}
@@ -171,7 +168,7 @@ class OnlineMatcher:
 class _FixedClusters(Clusters):
     """Clusters of which some have an identity that they keep."""
 
-    def __init__(self, rules: Rules, identity: NDArray[np.int64], forbidden: dict[int, set[int]]) -> None:
+    def __init__(self, rules: Rules, identity: Integers, forbidden: dict[int, set[int]]) -> None:
         super().__init__(rules)
         self.number = identity.tolist()
         self.forbidden = [set(forbidden.get(row, ())) for row in range(len(identity))]
@@ -192,7 +189,7 @@ class _FixedClusters(Clusters):
         """As `may_join_each`, for one pair."""
         return bool(self.may_join_each(np.array([a]), np.array([b]))[0])
 
-    def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def may_join_each(self, a: Integers, b: Integers) -> Mask:
         """As in `Clusters`; and not two identities, nor a cluster with an identity that is forbidden for it."""
         allowed = super().may_join_each(a, b)
         for place, (one, other) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
@@ -207,7 +204,7 @@ class _FixedClusters(Clusters):
         self.forbidden[kept] |= self.forbidden[removed]
         super().join(kept, removed)
 
-    def identities(self) -> NDArray[np.int64]:
+    def identities(self) -> Integers:
         """Identity of each tracklet, `[T]`; 0 where it has none yet."""
         return np.array(self.number, np.int64)[self.labels] if len(self.labels) else np.zeros(0, np.int64)
 
@@ -222,7 +219,7 @@ class OnlineMatches:
         delay: Maximum seconds from the last box of a track to its identity.
     """
 
-    identity: NDArray[np.int64]
+    identity: Integers
     max_remembered: int
     delay: float
 

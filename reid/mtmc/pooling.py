@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.data.tracks import Floats, Integers
+
+Features = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
 MIN_WEIGHT = 0.05
 """Smallest weight of a crop."""
 
@@ -20,24 +25,21 @@ _CROPS_PER_BLOCK = 16_384
 class PooledFeatures:
     """`features [T, D]`, `has_feature [T]`, `quality [T]`, and which crops are `usable [N]`."""
 
-    features: NDArray[np.float32]
-    has_feature: NDArray[np.bool_]
-    quality: NDArray[np.float64]
-    usable: NDArray[np.bool_]
+    features: Features
+    has_feature: Mask
+    quality: Floats
+    usable: Mask
 
 
-def normalise_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalise_rows(features: Features) -> Features:
     """L2-normalise rows; rows of zeros stay zeros."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    scaled: Features = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return scaled
 
 
 def pool_features(
-    features: NDArray[np.float32],
-    tracklet: NDArray[np.int64],
-    tracklets: int,
-    weights: NDArray[np.float64] | None = None,
+    features: Features, tracklet: Integers, tracklets: int, weights: Floats | None = None
 ) -> PooledFeatures:
     """Pool the crops of each tracklet: `norm(Σ wᵢ norm(fᵢ))`. Crops with NaN, infinity or only zeros are left out.
 
@@ -66,8 +68,8 @@ def pool_features(
 
 
 def select_prototypes(
-    features: NDArray[np.float32], tracklet: NDArray[np.int64], pooled: PooledFeatures, most: int = MAX_PROTOTYPES
-) -> NDArray[np.int64]:
+    features: Features, tracklet: Integers, pooled: PooledFeatures, most: int = MAX_PROTOTYPES
+) -> Integers:
     """Select up to `most` different crops of each tracklet; return their rows, tracklet by tracklet.
 
     First the crop closest to the pooled feature, then repeatedly the crop that is farthest (by cosine) from its closest
@@ -90,13 +92,7 @@ def select_prototypes(
     return np.concatenate([_block_prototypes(features, tracklet, block, pooled.features, most) for block in blocks])
 
 
-def _block_prototypes(
-    features: NDArray[np.float32],
-    tracklet: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    pooled: NDArray[np.float32],
-    most: int,
-) -> NDArray[np.int64]:
+def _block_prototypes(features: Features, tracklet: Integers, rows: Integers, pooled: Features, most: int) -> Integers:
     """As `select_prototypes`, for rows that are sorted by tracklet."""
     crops, owner = normalise_rows(features[rows]), tracklet[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from reid.config import Solver
 from reid.core.errors import ConfigError
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Rules
+from reid.mtmc.pooling import Mask
 
 SOLVERS: tuple[str, ...] = get_args(Solver)
 """Names of the solvers."""
@@ -35,12 +36,12 @@ class Clusters:
         labels: `[T]` cluster of each tracklet; each tracklet alone if not given.
     """
 
-    def __init__(self, rules: Rules, labels: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, rules: Rules, labels: Integers | None = None) -> None:
         n = len(rules.tracklets)
         self.rules = rules
         self.labels = np.arange(n) if labels is None else labels.copy()
         order = np.argsort(self.labels, kind="stable")
-        self.members: list[NDArray[np.int64]] = np.split(
+        self.members: list[Integers] = np.split(
             order, np.searchsorted(self.labels[order], np.arange(1, n)) if n else []
         )
         self.pinned: set[int] = set()
@@ -50,7 +51,7 @@ class Clusters:
         """Whether the rules allow every member of a with every member of b."""
         return self.rules.allow(self.members[a], self.members[b])
 
-    def may_join_each(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def may_join_each(self, a: Integers, b: Integers) -> Mask:
         """`may_join` of each pair of clusters, `[n]`."""
         sides = [(self.members[one], self.members[other]) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
         pairs = np.array([len(one) * len(other) for one, other in sides], np.int64)
@@ -170,7 +171,7 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
         )
 
 
-def decision_distances(candidates: Candidates, identity: NDArray[np.int64], start: Clusters) -> NDArray[np.float64]:
+def decision_distances(candidates: Candidates, identity: Integers, start: Clusters) -> Floats:
     """Distance by which average linkage decides each candidate pair, given the final identities, `[L]`.
 
     For two tracklets of one identity: the mean distance at which their groups are joined by average linkage within the
@@ -207,9 +208,7 @@ def decision_distances(candidates: Candidates, identity: NDArray[np.int64], star
     return distance
 
 
-def _between(
-    a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float64], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _between(a: Integers, b: Integers, similarity: Floats, n: int) -> tuple[Integers, Integers, Floats]:
     """Sum values by pair of different clusters, of n clusters: lower number, higher number, sum."""
     code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
     total = np.bincount(index, similarity, minlength=len(code))
@@ -263,7 +262,7 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
     first, second = np.where(swap, second, first), np.where(swap, first, second)
     transition = t.camera[first] * len(t.camera_names) + t.camera[second]
     order = np.argsort(transition, kind="stable")
-    links: list[NDArray[np.int64]] = []
+    links: list[Integers] = []
     for part in np.split(order, np.flatnonzero(np.diff(transition[order])) + 1):
         if len(part) == 0:
             continue
@@ -402,9 +401,7 @@ def move_single_tracklets(candidates: Candidates, clusters: Clusters, value: Cal
     return moves
 
 
-def _neighbour_lists(
-    candidates: Candidates,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _neighbour_lists(candidates: Candidates) -> tuple[Integers, Integers, Floats]:
     """Neighbours of each tracklet, concatenated: rows `[2 L]`, start of each tracklet `[T + 1]`, distances `[2 L]`."""
     i = np.concatenate([candidates.first, candidates.second])
     j = np.concatenate([candidates.second, candidates.first])

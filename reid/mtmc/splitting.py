@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.negatives import Spans, certain_negative_distance
-from reid.mtmc.pooling import normalise_rows, pool_features
+from reid.mtmc.pooling import Features, normalise_rows, pool_features
 
 _MIN_CROPS = 3
 _SHUFFLES = 99
 
 
-def change_points(
-    features: NDArray[np.float32], track: NDArray[np.int64], frame: NDArray[np.int64], spans: Spans
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def change_points(features: Features, track: Integers, frame: Integers, spans: Spans) -> tuple[Integers, Integers]:
     """Find where tracks change to another person: the track and first frame of each new part, sorted.
 
     A tracker that swaps two people makes a track with two appearances. In each track with 6 crops or more, the best cut
@@ -53,7 +51,7 @@ def change_points(
     return cuts[:, 0], cuts[:, 1]
 
 
-def _cut(crops: NDArray[np.float64], frame: NDArray[np.int64], min_distance: float, rng: np.random.Generator) -> int:
+def _cut(crops: Floats, frame: Integers, min_distance: float, rng: np.random.Generator) -> int:
     """Number of crops before the cut, of the crops of one track in order; 0 without a cut."""
     if len(crops) < 2 * _MIN_CROPS:
         return 0
@@ -66,7 +64,7 @@ def _cut(crops: NDArray[np.float64], frame: NDArray[np.int64], min_distance: flo
     return 0 if by_chance else cut
 
 
-def _best_cut(crops: NDArray[np.float64]) -> tuple[int, float]:
+def _best_cut(crops: Floats) -> tuple[int, float]:
     """Number of crops before the best cut, and its value."""
     n = len(crops)
     sums = np.cumsum(crops, axis=0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.negatives import Spans, certain_negative_distance
-from reid.mtmc.pooling import PooledFeatures
+from reid.mtmc.pooling import Mask, PooledFeatures
 
 MAX_GAP = 3.0
 """Longest time in seconds for which a track may have been lost."""
@@ -21,13 +21,7 @@ MAX_LOG_HEIGHT = 0.25
 """Largest difference between the logarithms of the heights."""
 
 
-def stitch_tracks(
-    spans: Spans,
-    pooled: PooledFeatures,
-    tracklet: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    seconds: NDArray[np.float64],
-) -> NDArray[np.int64]:
+def stitch_tracks(spans: Spans, pooled: PooledFeatures, tracklet: Integers, boxes: Floats, seconds: Floats) -> Integers:
     """Find the local track that each tracklet continues, `[T]`; −1 for none.
 
     Tracklet j continues i, both of one camera, if all of these are true:
@@ -70,7 +64,7 @@ def stitch_tracks(
     return previous_track
 
 
-def _candidates(spans: Spans, has_feature: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _candidates(spans: Spans, has_feature: Mask) -> tuple[Integers, Integers]:
     """Rows of one camera with features, of different tracks, the later of which starts within `MAX_GAP`."""
     found = [np.zeros((2, 0), np.int64)]
     for camera in np.unique(spans.camera):
@@ -86,9 +80,7 @@ def _candidates(spans: Spans, has_feature: NDArray[np.bool_]) -> tuple[NDArray[n
     return earlier[different], later[different]
 
 
-def _motion(
-    moment: NDArray[np.float64], tracklet: NDArray[np.int64], boxes: NDArray[np.float64], seconds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _motion(moment: Floats, tracklet: Integers, boxes: Floats, seconds: Floats) -> tuple[Floats, Floats]:
     """Position and speed per second of each tracklet at this moment, `[T, 3]` each.
 
     The three numbers are the horizontal middle, the lower edge and the logarithm of the height, from a straight-line
@@ -101,7 +93,7 @@ def _motion(
     state = np.stack([x + width / 2, y + height, np.log(np.maximum(height, 1e-3))], axis=1)
     count = np.bincount(tracklet, minlength=n).astype(np.float64)
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean(values: Floats) -> Floats:
         return np.bincount(tracklet, values, minlength=n) / np.maximum(count, 1)
 
     middle = mean(time)

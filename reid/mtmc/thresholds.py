@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.candidates import Candidates
+from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Join
 
 MAX_THRESHOLD = 0.96
@@ -38,12 +40,12 @@ class ThresholdSelection:
     threshold: float
     silhouette: float
     identity_size: float
-    thresholds: NDArray[np.float64]
-    silhouettes: NDArray[np.float64]
+    thresholds: Floats
+    silhouettes: Floats
 
 
 def select_threshold(
-    candidates: Candidates, start: NDArray[np.int64], joins: list[Join], preferred: float | None = None
+    candidates: Candidates, start: Integers, joins: list[Join], preferred: float | None = None
 ) -> ThresholdSelection:
     """Select the threshold of average linkage by the mean silhouette (Rousseeuw 1987).
 
@@ -104,9 +106,7 @@ def select_threshold(
     )
 
 
-def _silhouettes(
-    rows: sparse.csr_matrix, sample: NDArray[np.int64], labels: NDArray[np.int64], far: float
-) -> NDArray[np.float64]:
+def _silhouettes(rows: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:
     """Silhouettes of the tracklets in `sample`; `rows` contains their similarities (far − distance) to all."""
     n = len(labels)
     size = np.bincount(labels, minlength=n)
@@ -130,15 +130,15 @@ class Odds:
     intercept: float
     slope: float
 
-    def log_odds(self, distance: NDArray[np.floating]) -> NDArray[np.float64]:
+    def log_odds(self, distance: NDArray[np.floating]) -> Floats:
         """Log-odds at each distance, any shape."""
-        odds: NDArray[np.float64] = np.clip(
+        odds: Floats = np.clip(
             self.intercept + self.slope * np.asarray(distance, np.float64), -_MAX_LOG_ODDS, _MAX_LOG_ODDS
         )
         return odds
 
 
-def fit_odds(distance: NDArray[np.floating], joined: NDArray[np.bool_], threshold: float) -> Odds:
+def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> Odds:
     """Logistic regression of "same identity" on the distance of the candidate pairs that no rule forbids.
 
     The run's own identities are the labels, so the odds describe how sharply the distance decides, not how often the

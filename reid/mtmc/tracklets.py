@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.negatives import Spans, simultaneous_rows
-from reid.mtmc.pooling import MIN_WEIGHT, pool_features, select_prototypes
+from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
 from reid.mtmc.splitting import change_points
 from reid.mtmc.stitching import stitch_tracks
 
@@ -27,7 +27,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _no_rows() -> NDArray[np.int64]:
+def _no_rows() -> Integers:
     return np.zeros(0, np.int64)
 
 
@@ -68,22 +68,22 @@ class Tracklets:
     """
 
     camera_names: tuple[str, ...]
-    camera: NDArray[np.int64]
-    track: NDArray[np.int64]
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
-    frames: NDArray[np.int64]
-    features: NDArray[np.float32]
-    has_feature: NDArray[np.bool_]
-    quality: NDArray[np.float64]
-    first_frame: NDArray[np.int64]
-    last_frame: NDArray[np.int64]
-    entry: NDArray[np.float64]
-    exit: NDArray[np.float64]
-    previous_track: NDArray[np.int64]
-    prototype_row: NDArray[np.int64] = field(default_factory=_no_rows)
-    prototype_tracklet: NDArray[np.int64] = field(default_factory=_no_rows)
-    invalid_rows: NDArray[np.int64] = field(default_factory=_no_rows)
+    camera: Integers
+    track: Integers
+    start: Floats
+    end: Floats
+    frames: Integers
+    features: Features
+    has_feature: Mask
+    quality: Floats
+    first_frame: Integers
+    last_frame: Integers
+    entry: Floats
+    exit: Floats
+    previous_track: Integers
+    prototype_row: Integers = field(default_factory=_no_rows)
+    prototype_tracklet: Integers = field(default_factory=_no_rows)
+    invalid_rows: Integers = field(default_factory=_no_rows)
 
     def __len__(self) -> int:
         """Number of tracklets."""
@@ -98,7 +98,7 @@ class Tracklets:
         seconds = np.array([offsets.get(name, 0.0) for name in self.camera_names])[self.camera]
         return replace(self, start=self.start + seconds, end=self.end + seconds)
 
-    def take(self, rows: NDArray[np.int64]) -> Tracklets:
+    def take(self, rows: Integers) -> Tracklets:
         """Return the given rows in that order, without prototypes."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return replace(self, **columns, prototype_row=_no_rows(), prototype_tracklet=_no_rows())
@@ -121,13 +121,13 @@ class Tracklets:
     def from_features(
         cls,
         camera_names: Sequence[str],
-        camera: NDArray[np.int64],
-        track: NDArray[np.int64],
-        frame: NDArray[np.int64],
-        features: NDArray[np.float32],
-        seconds: NDArray[np.float64] | None = None,
+        camera: Integers,
+        track: Integers,
+        frame: Integers,
+        features: Features,
+        seconds: Floats | None = None,
         *,
-        weights: NDArray[np.float64] | None = None,
+        weights: Floats | None = None,
         split: bool = False,
     ) -> Tracklets:
         """Make tracklets of N crops with known camera, track and frame; each crop counts as one box.
@@ -185,7 +185,7 @@ class Tracklets:
         cameras: Cameras | None = None,
         *,
         camera_names: Mapping[int, str] | None = None,
-        blur: NDArray[np.float64] | None = None,
+        blur: Floats | None = None,
         split: bool = False,
         stitch: bool = True,
     ) -> Tracklets:
@@ -236,14 +236,14 @@ class Tracklets:
         return _assemble(names, boxes, _Crops(camera, embeddings.tracks, frames, embeddings.features, weights), split)
 
 
-def simultaneous_pairs(tracklets: Tracklets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def simultaneous_pairs(tracklets: Tracklets) -> tuple[Integers, Integers]:
     """Certain negatives: pairs with features in one camera that share time; at most 200,000, evenly spaced."""
     spans = Spans(tracklets.camera, tracklets.track, tracklets.start, tracklets.end)
     pairs = simultaneous_rows(spans, tracklets.has_feature)
     return pairs[:, 0], pairs[:, 1]
 
 
-def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> NDArray[np.int64]:
+def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> Integers:
     """Tracklet of each box of the tracks, `[N]`; for a split track, the part that contains its frame."""
     keys = np.concatenate([[tracklets.camera, tracklets.track], [tracks.camera, tracks.track]], axis=1)
     code = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
@@ -253,7 +253,7 @@ def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> NDArray[np.int64]
     return order[np.searchsorted(begins[order], code[len(tracklets) :] * most + tracks.frame, "right") - 1]
 
 
-def _find_columns(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find_columns(keys: Integers, wanted: Integers) -> Integers:
     """Index in `keys [k, T]` of each column of `wanted [k, N]`; −1 where there is none."""
     code = np.unique(np.concatenate([keys, wanted], axis=1), axis=1, return_inverse=True)[1].reshape(-1)
     t = keys.shape[1]
@@ -262,7 +262,7 @@ def _find_columns(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray
     return table[code[t:]]
 
 
-def _crop_quality(tracks: Tracks, cameras: Cameras | None, crops: NDArray[np.int64]) -> NDArray[np.float64]:
+def _crop_quality(tracks: Tracks, cameras: Cameras | None, crops: Integers) -> Floats:
     """Quality of the box of each crop (camera, track, frame) `[3, N]`; 1 for a crop without a box."""
     known = {} if cameras is None else cameras.cameras
     quality = box_quality(tracks, {name: camera.size for name, camera in known.items() if camera.size is not None})
@@ -270,9 +270,7 @@ def _crop_quality(tracks: Tracks, cameras: Cameras | None, crops: NDArray[np.int
     return np.where(found >= 0, np.append(quality, 1.0)[found], 1.0)
 
 
-def _named_cameras(
-    camids: NDArray[np.int64] | None, names: Mapping[int, str] | None
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _named_cameras(camids: Integers | None, names: Mapping[int, str] | None) -> tuple[tuple[str, ...], Integers]:
     """Names of the different camids, and each row's index into them."""
     known, index = np.unique(np.asarray(camids), return_inverse=True)
     if names is None:
@@ -283,9 +281,7 @@ def _named_cameras(
     return tuple(names[int(number)] for number in known), index.astype(np.int64)
 
 
-def _seconds(
-    names: Sequence[str], camera: NDArray[np.int64], frame: NDArray[np.int64], cameras: Cameras | None
-) -> NDArray[np.float64]:
+def _seconds(names: Sequence[str], camera: Integers, frame: Integers, cameras: Cameras | None) -> Floats:
     if cameras is None:
         return (frame - 1) / 25.0
     seconds = np.zeros(len(frame))
@@ -295,7 +291,7 @@ def _seconds(
     return seconds
 
 
-def _ground(tracks: Tracks, cameras: Cameras | None) -> NDArray[np.float64]:
+def _ground(tracks: Tracks, cameras: Cameras | None) -> Floats:
     """Ground position of each box, `[N, 2]` metres; NaN where the camera has no homography."""
     places = np.full((len(tracks.camera), 2), np.nan)
     for number, name in enumerate(tracks.camera_names):
@@ -311,23 +307,23 @@ def _ground(tracks: Tracks, cameras: Cameras | None) -> NDArray[np.float64]:
 class _Boxes:
     """Columns of N boxes. `boxes [N, 4]` is given if tracks are to be stitched, `ground [N, 2]` if known."""
 
-    camera: NDArray[np.int64]
-    track: NDArray[np.int64]
-    frame: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-    boxes: NDArray[np.float64] | None = None
-    ground: NDArray[np.float64] | None = None
+    camera: Integers
+    track: Integers
+    frame: Integers
+    seconds: Floats
+    boxes: Floats | None = None
+    ground: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Crops:
     """Columns of N crops; `weights` may be None."""
 
-    camera: NDArray[np.int64]
-    track: NDArray[np.int64]
-    frame: NDArray[np.int64]
-    features: NDArray[np.float32]
-    weights: NDArray[np.float64] | None
+    camera: Integers
+    track: Integers
+    frame: Integers
+    features: Features
+    weights: Floats | None
 
 
 def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool) -> Tracklets:

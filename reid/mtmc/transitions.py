@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from reid.data.tracks import Floats, Integers
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Transition:
         links: Number of consecutive sightings that `median` and `spread` are computed from.
     """
 
-    edges: NDArray[np.float64]
-    log_ratio: NDArray[np.float64]
+    edges: Floats
+    log_ratio: Floats
     median: float
     spread: float
     links: int
@@ -57,9 +58,7 @@ class TransitionModel:
         """Number of ordered camera pairs with learned times."""
         return len(self.transitions)
 
-    def log_ratios(
-        self, tracklets: Tracklets, first: NDArray[np.int64], second: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def log_ratios(self, tracklets: Tracklets, first: Integers, second: Integers) -> Floats:
         """Log-likelihood ratio of each pair's time gap; 0 where nothing was learned for its cameras."""
         earlier, later, gap = _in_time_order(tracklets, first, second)
         ratios = np.zeros(len(gap))
@@ -70,9 +69,7 @@ class TransitionModel:
         return ratios
 
 
-def fit_transitions(
-    tracklets: Tracklets, identity: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]
-) -> TransitionModel:
+def fit_transitions(tracklets: Tracklets, identity: Integers, first: Integers, second: Integers) -> TransitionModel:
     """Learn the time gaps of each ordered pair of cameras that has `MIN_PAIRS` pairs within identities.
 
     All pairs of one identity are used, not only consecutive sightings, because candidate pairs are not always
@@ -109,9 +106,7 @@ def fit_transitions(
     return TransitionModel(transitions)
 
 
-def _in_time_order(
-    tracklets: Tracklets, first: NDArray[np.int64], second: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _in_time_order(tracklets: Tracklets, first: Integers, second: Integers) -> tuple[Integers, Integers, Floats]:
     """Order each pair by start (ties: lower row first); return earlier, later and the gap `start − end` in seconds."""
     start = tracklets.start
     swap = (start[second] < start[first]) | ((start[second] == start[first]) & (second < first))
@@ -119,9 +114,7 @@ def _in_time_order(
     return earlier, later, start[later] - tracklets.end[earlier]
 
 
-def consecutive_sightings(
-    tracklets: Tracklets, identity: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def consecutive_sightings(tracklets: Tracklets, identity: Integers) -> tuple[Integers, Integers]:
     """Rows (earlier, later) of sightings of one identity with no other sighting between them, by start."""
     order = np.lexsort((np.arange(len(identity)), tracklets.start, identity))
     same = identity[order][1:] == identity[order][:-1]
@@ -129,7 +122,7 @@ def consecutive_sightings(
 
 
 def _group_by_cameras(
-    tracklets: Tracklets, earlier: NDArray[np.int64], later: NDArray[np.int64], values: NDArray[Number]
+    tracklets: Tracklets, earlier: Integers, later: Integers, values: NDArray[Number]
 ) -> dict[tuple[int, int], NDArray[Number]]:
     """Group the values of pairs by their cameras (from, to); the order within a group is kept."""
     cameras = len(tracklets.camera_names)
@@ -141,7 +134,7 @@ def _group_by_cameras(
 
 
 def clock_offsets(
-    tracklets: Tracklets, identity: NDArray[np.int64], cameras: Cameras | None = None, *, min_links: int = MIN_PAIRS
+    tracklets: Tracklets, identity: Integers, cameras: Cameras | None = None, *, min_links: int = MIN_PAIRS
 ) -> dict[str, float]:
     """Estimate the seconds by which each camera's clock is ahead, by camera name.
 
@@ -187,7 +180,7 @@ def clock_offsets(
     return _combine_offsets(names, offsets) if significant else {}
 
 
-def _median_error(values: NDArray[np.float64]) -> float:
+def _median_error(values: Floats) -> float:
     """Standard error of the median, from the quartiles."""
     low, high = np.quantile(values, [0.25, 0.75])
     return float(1.25 * (high - low) / 1.349 / np.sqrt(len(values)))

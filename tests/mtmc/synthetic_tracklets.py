@@ -1,4 +1,4 @@
-"""Tracklets made for tests: people with a feature each, seen by cameras in time."""
+"""Synthetic tracklets for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from reid.mtmc import Tracklets
 
 
-def made(
+def make_tracklets(
     people=20, cameras=4, visits=6, *, noise=0.25, dimension=32, seed=0, bias=0.5, crops=5, travel=None, speed=0.0
 ):
     """(tracklets, true person of each). Everyone walks from camera to camera; one tracklet a visit.
@@ -26,21 +26,21 @@ def made(
     camera, track, frame, features, person = [], [], [], [], []
     for who in range(people):
         clock = rng.uniform(0, 300)
-        here = int(rng.integers(cameras))
+        current = int(rng.integers(cameras))
         for _ in range(visits):
             number = len(person)
             for shot in range(crops):
-                camera.append(here)
+                camera.append(current)
                 track.append(number)
                 frame.append(1 + round(25 * clock) + 20 * shot)
                 change = rng.normal(size=dimension)
-                features.append(face[who] + light[here] + noise * change / np.linalg.norm(change))
+                features.append(face[who] + light[current] + noise * change / np.linalg.norm(change))
             person.append(who)
             clock += crops * 0.8
-            there = int(rng.integers(cameras))
-            way = rng.uniform(5, 60) if travel is None else travel[here][there]
-            clock += way * (1 + speed * rng.normal())
-            here = there
+            following = int(rng.integers(cameras))
+            seconds = rng.uniform(5, 60) if travel is None else travel[current][following]
+            clock += seconds * (1 + speed * rng.normal())
+            current = following
     tracklets = Tracklets.from_features(
         [f"cam{number + 1:02d}" for number in range(cameras)],
         np.array(camera),
@@ -52,7 +52,7 @@ def made(
     return tracklets, np.array(person)[tracklets.track]
 
 
-def plain(camera, start, end, features=None, *, names=None, entry=None, leave=None, seed=0):
+def tracklets_of(camera, start, end, features=None, *, names=None, entry=None, leave=None, seed=0):
     """Tracklets with these columns; features at random where not given."""
     camera, start, end = np.array(camera, np.int64), np.array(start, float), np.array(end, float)
     n = len(camera)

@@ -32,21 +32,21 @@ from reid.mtmc.solvers import (
     single_linkage,
 )
 from reid.mtmc.thresholds import fit_odds, select_threshold
-from tests.mtmc.synthetic_tracklets import plain
+from tests.mtmc.synthetic_tracklets import tracklets_of
 
 
 def rules_of(n, *, camera=None, start=None, end=None, cameras=None, constraints=None):
     camera = np.zeros(n, int) if camera is None else camera
     start = np.arange(n) * 10.0 if start is None else start
     end = start + 5 if end is None else end
-    return compile_rules(plain(camera, start, end), cameras, constraints)
+    return compile_rules(tracklets_of(camera, start, end), cameras, constraints)
 
 
-def candidates_of(matrix, far=1.0, share=1.0, seed=0):
-    """Candidates of a full matrix, each kept with the chance `share`."""
+def candidates_of(matrix, far=1.0, fraction=1.0, seed=0):
+    """Candidates of a full matrix, each kept with the chance `fraction`."""
     n = len(matrix)
     first, second = np.triu_indices(n, 1)
-    keep = np.random.default_rng(seed).random(len(first)) < share
+    keep = np.random.default_rng(seed).random(len(first)) < fraction
     first, second = first[keep], second[keep]
     return Candidates(first, second, matrix[first, second].astype(np.float32), far, n)
 
@@ -70,7 +70,7 @@ def partition(of):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("threshold", [0.1, 0.25, 0.5])
-def test_average_linkage_is_scipys(seed, threshold):
+def test_average_linkage_equals_scipy(seed, threshold):
     matrix = random_distances(40, seed)
     clusters = Clusters(rules_of(40))
     agglomerative(candidates_of(matrix), clusters, threshold)
@@ -101,7 +101,7 @@ def test_constrained_sparse_average_linkage_against_a_slow_one(seed):
     matrix = (np.triu(matrix, 1) + np.triu(matrix, 1).T).astype(np.float32).astype(float)
     start = rng.uniform(0, 60, n)
     rules = rules_of(n, camera=rng.integers(0, 3, n), start=start, end=start + rng.uniform(0, 10, n))
-    found = candidates_of(matrix, far=1.0, share=0.6, seed=seed)
+    found = candidates_of(matrix, far=1.0, fraction=0.6, seed=seed)
     whole = np.ones((n, n))
     whole[found.first, found.second] = whole[found.second, found.first] = found.distance
     clusters = Clusters(rules)
@@ -109,8 +109,8 @@ def test_constrained_sparse_average_linkage_against_a_slow_one(seed):
     assert partition(clusters.labels) == slow_average_linkage(whole, rules, 0.5)
 
 
-def test_a_join_of_three_needs_all_pairs_to_be_allowed():
-    """0 and 2 are seen at once; 1 is near both. One compatible pair is not enough."""
+def test_a_join_is_refused_if_one_pair_of_members_is_forbidden():
+    """0 and 2 are simultaneous; 1 is close to both. One compatible pair is not enough."""
     rules = rules_of(3, start=np.array([0.0, 20.0, 1.0]), end=np.array([5.0, 25.0, 6.0]))
     matrix = np.array([[0, 0.1, 0.3], [0.1, 0, 0.2], [0.3, 0.2, 0]])
     for solve in (agglomerative, single_linkage, hungarian):
@@ -119,25 +119,25 @@ def test_a_join_of_three_needs_all_pairs_to_be_allowed():
         assert partition(clusters.labels) == [[0, 1], [2]], solve.__name__
 
 
-def test_joins_can_be_cut_at_a_lower_threshold():
+def test_joins_up_to_a_lower_threshold_are_those_of_that_threshold():
     matrix = random_distances(50, 3)
     whole = Clusters(rules_of(50))
-    joins = agglomerative(candidates_of(matrix, share=0.7), whole, 0.9)
+    joins = agglomerative(candidates_of(matrix, fraction=0.7), whole, 0.9)
     for threshold in (0.05, 0.2, 0.4, 0.9):
         again, cut = Clusters(rules_of(50)), Clusters(rules_of(50))
-        agglomerative(candidates_of(matrix, share=0.7), again, threshold)
+        agglomerative(candidates_of(matrix, fraction=0.7), again, threshold)
         replay(cut, joins, threshold)
         assert (again.labels == cut.labels).all()
 
 
 def random_world(seed, n=60):
-    """Ugly times, cameras, travel, places, decisions; distances that know nothing of them."""
+    """Difficult times, cameras, travel, places, decisions; distances that know nothing of them."""
     rng = np.random.default_rng(seed)
     names = ("cam01", "cam02", "cam03", "cam04")
     camera = rng.integers(0, 4, n)
     start = rng.integers(0, 80, n) / 2
     place = rng.uniform(0, 30, (n, 2))
-    tracklets = plain(camera, start, start + rng.integers(0, 10, n) / 2, names=names, entry=place, leave=place)
+    tracklets = tracklets_of(camera, start, start + rng.integers(0, 10, n) / 2, names=names, entry=place, leave=place)
     travel = {(a, b): (float(rng.uniform(0, 8)), 30.0) for a in names for b in names if rng.random() < 0.4}
     cameras = Cameras(
         {name: Camera() for name in names}, transition_times=travel, overlaps_known=bool(rng.random() < 0.5)
@@ -151,7 +151,7 @@ def random_world(seed, n=60):
     allowed = np.flatnonzero(rules.violations(first, second) == 0)[:1]
     must = tuple((keys[first[row]], keys[second[row]]) for row in allowed)
     constraints = Constraints(cannot, must, free.tolerance, free.max_speed)
-    return tracklets, cameras, constraints, candidates_of(random_distances(n, seed, groups=4), share=0.8, seed=seed)
+    return tracklets, cameras, constraints, candidates_of(random_distances(n, seed, groups=4), fraction=0.8, seed=seed)
 
 
 def solve_correlation(candidates, clusters):
@@ -196,16 +196,16 @@ def test_no_solver_breaks_a_rule(solver):
     assert together > 200, "they do join"
 
 
-def test_what_must_be_joined_but_cannot():
+def test_a_must_link_that_breaks_a_rule_is_an_error():
     constraints = Constraints(must_link=((("cam01", 0, -1), ("cam01", 1, -1)),))
-    rules = compile_rules(plain([0, 0], [0, 3], [5, 9]), None, constraints)
+    rules = compile_rules(tracklets_of([0, 0], [0, 3], [5, 9]), None, constraints)
     with pytest.raises(ReidError, match="camera cam01, track 0 and camera cam01, track 1 are must-linked"):
         apply_must_links(Clusters(rules))
 
 
 def test_hungarian_gives_each_one_successor():
     """Both of camera 1 are nearest to 2; the total decides, as in the textbook."""
-    tracklets = plain([0, 0, 1, 1], [0, 1, 20, 21], [5, 6, 25, 26])
+    tracklets = tracklets_of([0, 0, 1, 1], [0, 1, 20, 21], [5, 6, 25, 26])
     matrix = np.ones((4, 4))
     matrix[0, 2], matrix[0, 3], matrix[1, 2], matrix[1, 3] = 0.1, 0.2, 0.15, 0.5
     matrix = np.minimum(matrix, matrix.T)
@@ -228,7 +228,7 @@ def test_correlation_clustering_of_few_is_near_the_best_of_all_partitions(seed):
     n = 7
     truth = rng.integers(0, 3, n)
     matrix = np.where(truth[:, None] == truth[None], -1.0, 1.0) + rng.normal(0, 0.9, (n, n))
-    costs = candidates_of(matrix, far=2.0, share=0.9, seed=seed)
+    costs = candidates_of(matrix, far=2.0, fraction=0.9, seed=seed)
     clusters = Clusters(rules_of(n))
     correlation(costs, clusters)
 
@@ -249,7 +249,7 @@ def test_correlation_clustering_of_few_is_near_the_best_of_all_partitions(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_silhouettes_are_scikit_learns(seed):
+def test_silhouettes_equal_scikit_learn(seed):
     from sklearn.metrics import silhouette_score
 
     matrix = random_distances(40, seed)
@@ -276,7 +276,7 @@ def test_odds_fall_with_distance_and_recover_a_known_line():
 
 
 @pytest.mark.parametrize(("n", "k"), [(40, 5), (3, 9), (2, 1)])
-def test_neighbours_and_plain_candidates_against_a_full_matrix(n, k):
+def test_neighbours_and_cosine_candidates_equal_a_full_matrix(n, k):
     rng = np.random.default_rng(n)
     features = rng.normal(size=(n, 8)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -295,7 +295,7 @@ def test_neighbours_and_plain_candidates_against_a_full_matrix(n, k):
     assert there == pytest.approx(np.where(known, matrix[first, second], found.far), abs=1e-5)
 
 
-def test_reranked_distances_tell_groups_apart():
+def test_reranked_distances_separate_groups():
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(12), 6)
     features = rng.normal(size=(12, 24))[person] + 0.7 * rng.normal(size=(72, 24))
@@ -306,7 +306,7 @@ def test_reranked_distances_tell_groups_apart():
     assert found.distance.min() >= 0
 
 
-def test_camera_bias_is_taken_out():
+def test_camera_whitening_removes_the_bias_and_follows_its_formula():
     rng = np.random.default_rng(0)
     people, cameras = 60, 3
     face = rng.normal(size=(people, 20))
@@ -340,7 +340,7 @@ def test_camera_bias_is_taken_out():
     assert np.isfinite(unseen).all()
 
 
-def test_a_camera_with_one_tracklet_keeps_it():
+def test_whitening_a_camera_with_one_tracklet_keeps_its_feature():
     features = np.eye(6, dtype=np.float32)[[0, 1, 2, 3, 4, 5]]
     clean = (
         CameraWhitening().fit(features, np.array([0, 0, 0, 0, 0, 1])).transform(features, np.array([0, 0, 0, 0, 0, 1]))
@@ -348,7 +348,7 @@ def test_a_camera_with_one_tracklet_keeps_it():
     assert np.linalg.norm(clean, axis=1) == pytest.approx(1, abs=1e-5)
 
 
-def test_camera_bias_where_float32_finds_no_eigenvalues(monkeypatch):
+def test_whitening_uses_float64_if_float32_eigenvalues_do_not_converge(monkeypatch):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(20, 12)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)

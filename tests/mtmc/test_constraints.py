@@ -11,7 +11,7 @@ import pytest
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, find_violations, read_constraints
 from reid.mtmc.constraints import REASONS, compile_rules
-from tests.mtmc.synthetic_tracklets import plain
+from tests.mtmc.synthetic_tracklets import tracklets_of
 
 INF = math.inf
 
@@ -28,17 +28,22 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
 @pytest.mark.parametrize(
     ("camera", "times", "cameras", "constraints", "reason"),
     [
-        pytest.param((0, 0), (0, 5, 3, 9), None, None, "same camera, same time", id="one camera, at once"),
+        pytest.param((0, 0), (0, 5, 3, 9), None, None, "same camera, same time", id="one camera, simultaneous"),
         pytest.param((0, 0), (0, 5, 5, 9), None, None, "same camera, same time", id="one camera, one shared frame"),
         pytest.param((0, 0), (0, 5, 5.04, 9), None, None, "", id="one camera, one after the other: re-entry"),
         pytest.param((0, 0), (0, 5, 4.5, 9), None, Constraints(tolerance=1), "", id="one camera, within tolerance"),
         pytest.param((0, 0), (0, 9, 3, 4), None, None, "same camera, same time", id="one inside the other"),
-        pytest.param((0, 1), (0, 5, 3, 9), None, None, "", id="two cameras, nobody said whether they overlap"),
+        pytest.param((0, 1), (0, 5, 3, 9), None, None, "", id="two cameras, overlap unknown"),
         pytest.param(
-            (0, 1), (0, 5, 3, 9), cameras_with(), None, "cameras do not overlap", id="two cameras, apart, at once"
+            (0, 1), (0, 5, 3, 9), cameras_with(), None, "cameras do not overlap", id="non-overlapping, simultaneous"
         ),
         pytest.param(
-            (0, 1), (0, 5, 3, 9), cameras_with(overlapping=[("cam01", "cam02")]), None, "", id="overlapping, at once"
+            (0, 1),
+            (0, 5, 3, 9),
+            cameras_with(overlapping=[("cam01", "cam02")]),
+            None,
+            "",
+            id="overlapping, simultaneous",
         ),
         pytest.param(
             (0, 1),
@@ -46,13 +51,13 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
             cameras_with({("cam01", "cam02"): (4, 20)}),
             None,
             "shorter than the transition time",
-            id="3 s for 4 s",
+            id="3 s where 4 s are needed",
         ),
         pytest.param(
-            (0, 1), (8, 9, 0, 5), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="the other way: not known"
+            (0, 1), (8, 9, 0, 5), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="opposite direction unknown"
         ),
         pytest.param(
-            (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="a max stops nothing"
+            (0, 1), (0, 5, 99, 100), cameras_with({("cam01", "cam02"): (4, 20)}), None, "", id="a max forbids nothing"
         ),
         pytest.param(
             (0, 1),
@@ -63,7 +68,12 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
             id="unreachable",
         ),
         pytest.param(
-            (0, 0), (0, 5, 6, 9), cameras_with({("cam01", "cam01"): (4, 20)}), None, "", id="broken track, same camera"
+            (0, 0),
+            (0, 5, 6, 9),
+            cameras_with({("cam01", "cam01"): (4, 20)}),
+            None,
+            "",
+            id="interrupted track, same camera",
         ),
         pytest.param(
             (0, 1),
@@ -71,7 +81,7 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
             cameras_with({("cam01", "cam02"): (4, 20)}),
             Constraints(tolerance=1),
             "",
-            id="clocks may be a second off",
+            id="within clock tolerance",
         ),
         pytest.param(
             (0, 1),
@@ -79,12 +89,12 @@ def cameras_with(travel=None, overlapping=(), stated=True, names=("cam01", "cam0
             None,
             Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 1, -1)),)),
             "cannot-link",
-            id="laid down",
+            id="a constraint",
         ),
     ],
 )
-def test_a_pair(camera, times, cameras, constraints, reason):
-    tracklets = plain(camera, times[::2], times[1::2], names=("cam01", "cam02"))
+def test_a_pair_is_forbidden_by_the_expected_rule(camera, times, cameras, constraints, reason):
+    tracklets = tracklets_of(camera, times[::2], times[1::2], names=("cam01", "cam02"))
     rules = compile_rules(tracklets, cameras, constraints)
     for first, second in ((0, 1), (1, 0)):
         assert REASONS[rules.violations(np.array([first]), np.array([second]))[0]] == reason
@@ -92,8 +102,8 @@ def test_a_pair(camera, times, cameras, constraints, reason):
     assert not find_violations(tracklets, np.array([1, 2]), cameras, constraints)
 
 
-def test_speed_bound():
-    tracklets = plain((0, 1, 1), (0, 12, 12), (2, 20, 20), entry=[(0, 0), (30, 0), (3, 0)], leave=[(0, 0)] * 3)
+def test_the_maximum_speed_forbids_distant_pairs():
+    tracklets = tracklets_of((0, 1, 1), (0, 12, 12), (2, 20, 20), entry=[(0, 0), (30, 0), (3, 0)], leave=[(0, 0)] * 3)
     constraints = Constraints(max_speed=2.0)
     rules = compile_rules(tracklets, None, constraints)
     stops = rules.violations(np.array([0, 0]), np.array([1, 2]))
@@ -103,8 +113,8 @@ def test_speed_bound():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rules_and_the_check_agree_on_random_pairs(seed):
-    """Two implementations that share no code, on ugly times: equal starts, points, ends that touch."""
+def test_compiled_rules_and_find_violations_agree_on_random_pairs(seed):
+    """Two implementations that are independent, on difficult times: equal starts, zero length, touching ends."""
     rng = np.random.default_rng(seed)
     n = 40
     start = rng.integers(0, 30, n) / 2
@@ -113,7 +123,7 @@ def test_rules_and_the_check_agree_on_random_pairs(seed):
     names = ("cam01", "cam02", "cam03")
     place = rng.uniform(0, 30, (n, 2))
     place[rng.random(n) < 0.2] = np.nan
-    tracklets = plain(camera, start, end, names=names, entry=place, leave=place)
+    tracklets = tracklets_of(camera, start, end, names=names, entry=place, leave=place)
     travel = {}
     for a in names:
         for b in names:
@@ -140,14 +150,14 @@ def test_rules_and_the_check_agree_on_random_pairs(seed):
     assert (rules.violations(second, first) == stops).all()
 
 
-def test_must_and_cannot():
-    tracklets = plain((0, 1, 2), (0, 10, 20), (5, 15, 25))
+def test_find_violations_reports_a_broken_must_link():
+    tracklets = tracklets_of((0, 1, 2), (0, 10, 20), (5, 15, 25))
     must = Constraints(must_link=((("cam01", 0, -1), ("cam02", 1, -1)),))
     assert find_violations(tracklets, np.array([1, 2, 3]), None, must)
     assert not find_violations(tracklets, np.array([1, 1, 3]), None, must)
 
 
-def test_a_file_of_decisions(tmp_path):
+def test_a_constraints_file_is_read(tmp_path):
     path = tmp_path / "constraints.json"
     path.write_text(json.dumps({"merge": [[["cam01", 3], ["cam02", 4, 77]]], "reject": [[["cam01", 3], ["cam02", 5]]]}))
     read = read_constraints(path)
@@ -156,7 +166,7 @@ def test_a_file_of_decisions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         pytest.param("{", "cannot be read as JSON", id="not JSON"),
         pytest.param("[]", "one object", id="a list"),
@@ -173,15 +183,15 @@ def test_a_file_of_decisions(tmp_path):
         pytest.param('{"tolerance": "1"}', "tolerance='1' .* valid number", id="a tolerance in quotes"),
     ],
 )
-def test_a_bad_file(tmp_path, text, words):
+def test_an_invalid_constraints_file_is_an_error(tmp_path, text, message):
     path = tmp_path / "constraints.json"
     path.write_text(text)
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         read_constraints(path)
 
 
-def test_a_tracklet_that_is_not_there():
-    tracklets = plain((0, 1), (0, 10), (5, 15))
+def test_constraints_on_unknown_or_identical_tracklets_are_errors():
+    tracklets = tracklets_of((0, 1), (0, 10), (5, 15))
     with pytest.raises(ReidError, match="camera 'cam02', track 9"):
         compile_rules(tracklets, None, Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 9, -1)),)))
     with pytest.raises(ReidError, match="split from itself"):

@@ -1,4 +1,4 @@
-"""`match` from end to end on made people, and the cases that others crash on."""
+"""`match` from end to end on synthetic people, and edge cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reid.core.errors import ReidError
 from reid.evaluation.calibration import calibrate
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, match
 from reid.mtmc.solvers import SOLVERS
-from tests.mtmc.synthetic_tracklets import made, plain
+from tests.mtmc.synthetic_tracklets import make_tracklets, tracklets_of
 
 
 def pairwise_f1(person, identity):
@@ -20,8 +20,8 @@ def pairwise_f1(person, identity):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_people_are_found(solver):
-    tracklets, person = made(people=30, cameras=4, visits=6, noise=0.6)
+def test_every_solver_finds_the_people(solver):
+    tracklets, person = make_tracklets(people=30, cameras=4, visits=6, noise=0.6)
     result = match(tracklets, settings=MatchSettings(solver=solver))
     assert pairwise_f1(person, result.identity) > 0.9
     assert abs(result.identity.max() - 30) <= 5
@@ -40,16 +40,16 @@ def test_people_are_found(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_the_same_again(solver):
-    tracklets, _ = made(noise=1.0)
+def test_matching_is_deterministic(solver):
+    tracklets, _ = make_tracklets(noise=1.0)
     first, second = (match(tracklets, settings=MatchSettings(solver=solver)) for _ in range(2))
     assert (first.identity == second.identity).all()
     for column in fields(first.links):
         assert (getattr(first.links, column.name) == getattr(second.links, column.name)).all()
 
 
-def test_what_a_match_says_of_itself():
-    tracklets, _ = made(people=30)
+def test_the_protocol_describes_the_run():
+    tracklets, _ = make_tracklets(people=30)
     result = match(tracklets)
     assert "re-ranked (k1=" in result.protocol["distance"]
     assert "silhouette" in result.protocol["threshold"]
@@ -63,8 +63,8 @@ def test_what_a_match_says_of_itself():
     assert rate.threshold <= 0.96
 
 
-def test_embeddings_go_straight_in():
-    tracklets, person = made(people=20)
+def test_embeddings_can_be_matched_directly():
+    tracklets, person = make_tracklets(people=20)
     embeddings = Embeddings(
         tracklets.features, camids=tracklets.camera + 1, tracks=tracklets.track, frames=tracklets.first_frame
     )
@@ -73,18 +73,18 @@ def test_embeddings_go_straight_in():
 
 
 def test_a_calibration_gives_the_threshold():
-    tracklets, person = made(people=30, noise=0.6)
+    tracklets, person = make_tracklets(people=30, noise=0.6)
     calibration = calibrate(tracklets.features, person, tracklets.camera, fmr=0.01)
     result = match(tracklets, calibration=calibration)
     assert result.protocol["threshold"].startswith("calibration")
     assert pairwise_f1(person, result.identity) > 0.7
 
 
-def test_travel_times_help_where_looks_do_not():
+def test_transition_times_help_where_appearance_does_not():
     travel = [[40, 10, 60, 25], [10, 40, 20, 45], [60, 20, 40, 15], [25, 45, 15, 40]]
     gains = []
     for seed in range(3):
-        tracklets, person = made(people=60, visits=8, noise=2.5, travel=travel, speed=0.05, seed=seed)
+        tracklets, person = make_tracklets(people=60, visits=8, noise=2.5, travel=travel, speed=0.05, seed=seed)
         with_time = match(tracklets)
         without = match(tracklets, settings=MatchSettings(transitions=False))
         assert with_time.transition_times
@@ -93,15 +93,15 @@ def test_travel_times_help_where_looks_do_not():
     assert min(gains) > 0.01
 
 
-def test_clocks_that_disagree_are_reported():
-    way = [[30, 20], [20, 30]]
-    tracklets, _ = made(people=80, cameras=2, visits=8, travel=way, speed=0.05, noise=0.4)
+def test_clock_offsets_are_reported():
+    travel = [[30, 20], [20, 30]]
+    tracklets, _ = make_tracklets(people=80, cameras=2, visits=8, travel=travel, speed=0.05, noise=0.4)
     result = match(tracklets.shifted({"cam02": 5.0}))
     assert result.clock_offsets["cam02"] == pytest.approx(5, abs=1)
 
 
-def test_a_person_in_the_loop():
-    tracklets, _ = made(people=20)
+def test_cannot_links_and_must_links_are_followed():
+    tracklets, _ = make_tracklets(people=20)
     first = match(tracklets)
     names = tracklets.camera_names
     key = [(names[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
@@ -120,8 +120,8 @@ def overlap(tracklets, a, b):
     return tracklets.camera[a] == tracklets.camera[b] and shared >= 0
 
 
-def test_rules_of_the_cameras_are_kept_and_told():
-    tracklets, _ = made(people=40, noise=2.5)
+def test_links_report_the_rules_that_forbid_them():
+    tracklets, _ = make_tracklets(people=40, noise=2.5)
     names = tracklets.camera_names
     cameras = Cameras(
         {name: Camera() for name in names},
@@ -133,29 +133,33 @@ def test_rules_of_the_cameras_are_kept_and_told():
     assert not result.links.joined[result.links.forbidden_by != ""].any()
 
 
-ONE = made(people=1, cameras=3, visits=6)[0]
+ONE = make_tracklets(people=1, cameras=3, visits=6)[0]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     "tracklets",
     [
-        pytest.param(plain([], [], [], np.zeros((0, 4)), names=("cam01",)), id="nothing at all"),
-        pytest.param(plain([0], [0], [1]), id="one tracklet"),
-        pytest.param(plain([0, 1], [0, 5], [0, 5], np.eye(2)), id="two of one frame each"),
+        pytest.param(tracklets_of([], [], [], np.zeros((0, 4)), names=("cam01",)), id="nothing at all"),
+        pytest.param(tracklets_of([0], [0], [1]), id="one tracklet"),
+        pytest.param(tracklets_of([0, 1], [0, 5], [0, 5], np.eye(2)), id="two of one frame each"),
         pytest.param(ONE, id="one person only"),
-        pytest.param(plain([0] * 30, np.arange(30) * 9.0, np.arange(30) * 9.0 + 3), id="one camera only"),
-        pytest.param(plain([0, 2], [0, 9], [3, 12], names=("cam01", "empty", "cam03")), id="a camera without tracks"),
-        pytest.param(plain([0] * 25, [0.0] * 25, [9.0] * 25), id="all at once"),
-        pytest.param(plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.ones((30, 4))), id="all alike"),
-        pytest.param(plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.zeros((30, 4))), id="no feature at all"),
+        pytest.param(tracklets_of([0] * 30, np.arange(30) * 9.0, np.arange(30) * 9.0 + 3), id="one camera only"),
         pytest.param(
-            plain([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.eye(30)[:, :5]), id="most without a feature"
+            tracklets_of([0, 2], [0, 9], [3, 12], names=("cam01", "empty", "cam03")), id="a camera without tracks"
+        ),
+        pytest.param(tracklets_of([0] * 25, [0.0] * 25, [9.0] * 25), id="all simultaneous"),
+        pytest.param(tracklets_of([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.ones((30, 4))), id="all equal"),
+        pytest.param(
+            tracklets_of([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.zeros((30, 4))), id="no feature at all"
+        ),
+        pytest.param(
+            tracklets_of([0, 1] * 15, np.arange(30.0), np.arange(30.0), np.eye(30)[:, :5]), id="most without a feature"
         ),
         pytest.param(replace(ONE, track=np.zeros(len(ONE), np.int64)), id="one id for all: parts of one track"),
     ],
 )
-def test_edge_cases_end_well(tracklets, solver):
+def test_edge_cases_give_complete_identities(tracklets, solver):
     result = match(tracklets, settings=MatchSettings(solver=solver))
     assert len(result.identity) == len(tracklets)
     assert not np.isnan(result.confidence).any()
@@ -166,8 +170,8 @@ def test_one_person_is_one_identity():
     assert match(ONE).identity.max() == 1
 
 
-def test_bad_crops_are_left_out_and_listed():
-    tracklets, _ = made(people=5, visits=4)
+def test_invalid_crops_are_skipped_and_listed():
+    tracklets, _ = make_tracklets(people=5, visits=4)
     camera, track, frame = (np.repeat(column, 2) for column in (tracklets.camera, tracklets.track, tracklets.start))
     features = np.repeat(tracklets.features, 2, axis=0)
     features[3] = np.nan
@@ -180,23 +184,23 @@ def test_bad_crops_are_left_out_and_listed():
     assert (result.identity == result.identity[3]).sum() == 1
 
 
-def test_without_a_feature_by_time():
+def test_tracklets_without_a_feature_join_by_time():
     """A broken track: its second part has no feature and begins a second after the first ends."""
     features = np.eye(4)[[0, 1, 2, 3]].copy()
     features[1] = 0
-    tracklets = plain([0, 0, 0, 1], [0, 11, 60, 90], [10, 20, 70, 99], features)
+    tracklets = tracklets_of([0, 0, 0, 1], [0, 11, 60, 90], [10, 20, 70, 99], features)
     assert match(tracklets).identity[1] not in match(tracklets).identity[[0, 2, 3]]
     result = match(tracklets, settings=MatchSettings(featureless_max_gap=2.0))
     assert result.identity[1] == result.identity[0]
     assert result.protocol["tracklets_without_feature_unmatched"] == 0
-    two = plain([0, 0, 0], [0, 11, 3], [10, 20, 10], np.array([[1, 0], [0, 0], [0, 1.0]]))
+    two = tracklets_of([0, 0, 0], [0, 11, 3], [10, 20, 10], np.array([[1, 0], [0, 0], [0, 1.0]]))
     assert len(set(match(two, settings=MatchSettings(featureless_max_gap=2.0)).identity)) == 3, (
-        "two could go on; neither does"
+        "two candidates: none is used"
     )
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"solver": "agglomerativ"}, "Did you mean 'agglomerative'"),
         ({"threshold": -1.0}, "threshold=-1.0"),
@@ -206,12 +210,12 @@ def test_without_a_feature_by_time():
         ({"featureless_max_gap": -2.0}, "featureless_max_gap"),
     ],
 )
-def test_settings_out_of_range(settings, words):
-    with pytest.raises(ReidError, match=words):
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ReidError, match=message):
         MatchSettings(**settings)
 
 
-def test_a_rate_that_too_few_pairs_can_tell():
-    tracklets = plain([0, 1] * 15, np.arange(30.0) * 9, np.arange(30.0) * 9)
+def test_fmr_with_too_few_certain_negatives_is_an_error():
+    tracklets = tracklets_of([0, 1] * 15, np.arange(30.0) * 9, np.arange(30.0) * 9)
     with pytest.raises(ReidError, match="only 0 pairs"):
         match(tracklets, settings=MatchSettings(fmr=0.01))

@@ -32,8 +32,8 @@ def walks(people=30, cameras=3, noise=0.25, seed=0, dim=32, gap=20.0):
     return tracklets, np.array([person_of[key] for key in keys])
 
 
-def test_clear_people_are_found_nearly_as_offline():
-    """In its first minutes a stream has seen nobody twice, and some of what it joins there is wrong."""
+def test_online_matching_of_distinct_people_is_nearly_as_good_as_offline():
+    """In the first minutes nobody was seen twice, so some joins are wrong."""
     found = []
     for gap in (3.0, 6.0, 12.0):
         tracklets, who = walks(gap=gap)
@@ -44,7 +44,7 @@ def test_clear_people_are_found_nearly_as_offline():
     assert online.delay == 62
 
 
-def test_no_decision_knows_what_comes_after_it():
+def test_no_online_decision_uses_later_data():
     tracklets, _ = walks(noise=1.5, seed=1)
     stream = StreamSettings(period=20)
     whole = match_online(tracklets, stream=stream).identity
@@ -57,7 +57,7 @@ def test_no_decision_knows_what_comes_after_it():
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("noise", [0.3, 1.5, 6.0], ids=["clear", "unclear", "hopeless"])
-def test_no_rule_is_broken(seed, noise):
+def test_online_matching_breaks_no_rule(seed, noise):
     tracklets, _ = walks(people=20, noise=noise, seed=seed, gap=3.0)
     rng = np.random.default_rng(seed)
     keys = [(NAMES[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
@@ -72,7 +72,7 @@ def test_no_rule_is_broken(seed, noise):
 
 
 @pytest.mark.parametrize("memory", [1e9, 25.0], ids=["remembered", "forgotten"])
-def test_people_are_joined_where_they_must_be_even_when_forgotten(memory):
+def test_online_must_links_hold_for_forgotten_tracklets(memory):
     tracklets, who = walks(people=12, noise=0.3)
     first = np.flatnonzero((who == 0) & (tracklets.camera == 0))[0]
     last = np.flatnonzero((who == 5) & (tracklets.camera == 2))[0]
@@ -87,7 +87,7 @@ def test_people_are_joined_where_they_must_be_even_when_forgotten(memory):
     assert bound.identity[first] == bound.identity[last]
 
 
-def test_what_must_and_cannot_be_is_refused_in_words():
+def test_contradicting_online_constraints_are_errors():
     tracklets, who = walks(people=12, noise=0.3)
     rows = [np.flatnonzero((who == person) & (tracklets.camera == camera))[0] for person, camera in ((0, 0), (0, 2))]
     a, b = ((NAMES[tracklets.camera[row]], int(tracklets.track[row]), -1) for row in rows)
@@ -99,7 +99,7 @@ def test_what_must_and_cannot_be_is_refused_in_words():
         )
 
 
-def test_memory_is_bounded():
+def test_online_memory_is_bounded():
     tracklets, _ = walks(people=40, noise=0.3)
     stream = StreamSettings(period=20, max_per_identity=2, max_tracklets=30)
     matcher = OnlineMatcher(stream=stream)
@@ -113,7 +113,7 @@ def test_memory_is_bounded():
     assert short.max_remembered < 20
 
 
-def test_a_recording_without_features_gives_everybody_a_number():
+def test_online_tracklets_without_features_get_identities():
     tracklets, _ = walks(people=4)
     blind = Tracklets.from_features(
         NAMES,
@@ -126,7 +126,7 @@ def test_a_recording_without_features_gives_everybody_a_number():
     assert sorted(online.identity.tolist()) == list(range(1, len(blind) + 1))
 
 
-def test_cameras_that_change_are_refused():
+def test_online_pushes_with_other_cameras_are_errors():
     matcher = OnlineMatcher()
     matcher.push(walks(people=3)[0])
     with pytest.raises(ReidError, match="Tracklets of cameras cam01, cam02, cam03"):
@@ -134,12 +134,12 @@ def test_cameras_that_change_are_refused():
 
 
 @pytest.mark.parametrize("name", ["period", "memory", "max_per_identity", "max_tracklets"])
-def test_settings_of_zero_are_refused(name):
+def test_stream_settings_of_zero_are_errors(name):
     with pytest.raises(ReidError, match=f"{name}=0"):
         StreamSettings(**{name: 0})
 
 
-def test_a_given_threshold_is_used():
+def test_online_matching_uses_a_given_threshold():
     tracklets, who = walks()
     never = match_online(tracklets, settings=MatchSettings(threshold=0.0))
     assert never.identity.max() == len(who)

@@ -13,7 +13,7 @@ from reid.mtmc import Tracks, box_pairs, cluster_scores, score_tracks, true_ids
 from reid.mtmc.track_files import read_tracks
 from tests.oracles import box_iou_loop, cluster_scores_loop, multi_camera_loop, trackeval_scores
 
-OURS = {
+TRACKEVAL_FIELDS = {
     "HOTA": ("HOTA", "HOTA"), "DetA": ("HOTA", "DetA"), "AssA": ("HOTA", "AssA"), "LocA": ("HOTA", "LocA"),
     "DetRe": ("HOTA", "DetRe"), "DetPr": ("HOTA", "DetPr"), "AssRe": ("HOTA", "AssRe"), "AssPr": ("HOTA", "AssPr"),
     "MOTA": ("CLEAR", "MOTA"), "MOTP": ("CLEAR", "MOTP"), "TP": ("CLEAR", "CLR_TP"), "FP": ("CLEAR", "CLR_FP"),
@@ -25,12 +25,12 @@ OURS = {
 """Our name: trackeval's metric and field."""
 
 
-def agrees(ours, theirs):
-    for name, (metric, field) in OURS.items():
-        expected = theirs[metric][field]
-        assert getattr(ours, name) == pytest.approx(np.mean(expected), abs=1e-9), name
+def agrees(scores, expected_scores):
+    for name, (metric, field) in TRACKEVAL_FIELDS.items():
+        expected = expected_scores[metric][field]
+        assert getattr(scores, name) == pytest.approx(np.mean(expected), abs=1e-9), name
         if metric == "HOTA":
-            assert ours.per_alpha[name] == pytest.approx(expected, abs=1e-9), name
+            assert scores.per_alpha[name] == pytest.approx(expected, abs=1e-9), name
 
 
 def crowd(rng, cameras=2, frames=12, people=5, *, present=0.7, noise=4.0, miss=0.2, swap=0.2, false=0.3, grid=None):
@@ -79,8 +79,10 @@ def test_equals_trackeval_on_random_tracks(seed):
     result = score_tracks(truth, predicted, iou=iou)
     agrees(result.overall, trackeval_scores(truth, predicted, iou))
     for number, name in enumerate(truth.camera_names):
-        theirs = trackeval_scores(truth.take(truth.camera == number), predicted.take(predicted.camera == number), iou)
-        agrees(result.per_camera[name], theirs)
+        expected_scores = trackeval_scores(
+            truth.take(truth.camera == number), predicted.take(predicted.camera == number), iou
+        )
+        agrees(result.per_camera[name], expected_scores)
 
 
 def tracks(*rows, cameras=2):
@@ -90,25 +92,25 @@ def tracks(*rows, cameras=2):
     return Tracks.from_columns([f"cam{i + 1}" for i in range(cameras)], *columns[:3], boxes)
 
 
-NOBODY = tracks()
+EMPTY = tracks()
 ONE = tracks((0, 1, 1, 0))
 
 
 @pytest.mark.parametrize(
     ("truth", "predicted"),
     [
-        pytest.param(NOBODY, NOBODY, id="no boxes at all"),
-        pytest.param(ONE, NOBODY, id="nothing predicted"),
-        pytest.param(NOBODY, ONE, id="nothing true"),
+        pytest.param(EMPTY, EMPTY, id="no boxes at all"),
+        pytest.param(ONE, EMPTY, id="nothing predicted"),
+        pytest.param(EMPTY, ONE, id="nothing true"),
         pytest.param(ONE, ONE, id="one box, found"),
-        pytest.param(ONE, tracks((0, 1, 1, 100)), id="one box each, apart"),
+        pytest.param(ONE, tracks((0, 1, 1, 100)), id="one box each, no overlap"),
         pytest.param(ONE, tracks((0, 1, 2, 0)), id="one box each, in other frames"),
         pytest.param(ONE, tracks((1, 1, 1, 0)), id="one box each, in other cameras"),
         pytest.param(ONE, tracks((0, 1, 1, 0), (0, 2, 1, 0)), id="two equal boxes on one"),
         pytest.param(
             tracks((0, 1, 1, 0), (0, 2, 1, 0), (0, 1, 2, 0), (0, 2, 2, 0)),
             tracks((0, 5, 1, 0), (0, 4, 1, 0), (0, 6, 2, 0), (0, 4, 2, 0)),
-            id="everybody on one spot: all IoUs tie",
+            id="all in one place: all IoUs tie",
         ),
         pytest.param(
             tracks((0, 1, 1, 0), (0, 1, 3, 0), (0, 1, 9, 0)),
@@ -181,7 +183,7 @@ def test_published_numbers_of_the_mot_fixtures(name, idf1, mota):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_people_in_several_cameras(seed):
+def test_multi_camera_scores_equal_the_loop(seed):
     rng = np.random.default_rng(seed)
     truth, predicted = crowd(rng, cameras=3, frames=3, people=4, present=0.35, false=0.1)
     sides = [
@@ -198,13 +200,13 @@ def test_people_in_several_cameras(seed):
     assert idf1 == pytest.approx(2 * right / max(1, true + found))
 
 
-def test_whom_the_score_over_several_cameras_leaves_out():
+def test_multi_camera_scores_leave_out_people_seen_in_one_camera():
     passer_by = [(0, 9, f, 50) for f in range(5)]
     truth = tracks((0, 1, 1, 0), (1, 1, 1, 0), *passer_by)
     right = tracks((0, 4, 1, 0), (1, 4, 1, 0), *((0, 7, f, 50) for f in range(5)))
     assert score_tracks(truth, right).multi_camera.IDF1 == 1  # the passer-by's identity is neither right nor wrong
     false = tracks((0, 4, 1, 0), (1, 4, 1, 0), (0, 8, 1, 200))
-    assert score_tracks(truth, false).multi_camera.IDFP == 1  # one on nobody is false
+    assert score_tracks(truth, false).multi_camera.IDFP == 1  # an identity that matches no one is false
     merged = tracks((0, 4, 1, 0), (1, 4, 1, 0), (0, 4, 2, 50), (0, 4, 3, 50))
     assert score_tracks(truth, merged).multi_camera.IDFP == 2  # a passer-by within someone's identity is false
 
@@ -225,17 +227,17 @@ def test_cluster_scores_equal_the_loop(seed):
         pytest.param([1, 1, 2, 2], [5, 5, 6, 6], (1, 1, 1, 1, 2), id="all right under other names"),
         pytest.param([1, 1, 2, 2], [1, 2, 3, 4], (1, 0, 1, 0.5, 0), id="nothing joined: no claim is wrong"),
         pytest.param([1, 1, 2, 2], [1, 1, 1, 1], (1 / 3, 1, 0.5, 1, 0), id="all in one"),
-        pytest.param([1, 2, 3], [1, 2, 3], (1, 1, 1, 1, 3), id="everybody seen once"),
+        pytest.param([1, 2, 3], [1, 2, 3], (1, 1, 1, 1, 3), id="everyone seen once"),
         pytest.param([1], [1], (1, 1, 1, 1, 1), id="one item"),
     ],
 )
-def test_cluster_scores_by_hand(true, found, expected):
+def test_cluster_scores_equal_hand_computed_values(true, found, expected):
     result = cluster_scores(true, found)
     got = (result.pair_precision, result.pair_recall, result.b3_precision, result.b3_recall, result.exact_identities)
     assert got == pytest.approx(expected)
 
 
-def test_cluster_scores_of_nothing_and_of_what_does_not_fit():
+def test_cluster_scores_without_items_are_none_and_unequal_lengths_are_errors():
     assert cluster_scores([], []).as_dict()["b3_f1"] is None
     with pytest.raises(ReidError, match=r"shapes \[2\] and \[3\]"):
         cluster_scores([1, 2], [1, 2, 3])
@@ -245,14 +247,14 @@ def test_true_ids_of_local_tracks():
     truth = tracks((0, 70, 1, 0), (0, 70, 2, 0), (1, 70, 1, 0), (1, 80, 1, 50), (1, 80, 2, 50))
     local = tracks(
         (0, 1, 1, 0), (0, 1, 2, 0),  # on 70
-        (0, 2, 1, 300),  # on nobody
+        (0, 2, 1, 300),  # matches no one
         (1, 1, 1, 50), (1, 1, 2, 50), (1, 1, 3, 50),  # on 80
         (1, 5, 1, 0),  # on 70
     )  # fmt: skip
     other_order = Tracks.from_columns(["cam2", "cam1"], 1 - local.camera, local.track, local.frame, local.boxes)
     assert np.stack(true_ids(truth, local)).T.tolist() == [[0, 1, 70], [0, 2, -1], [1, 1, 80], [1, 5, 70]]
     assert np.stack(true_ids(truth, other_order)).T.tolist() == [[0, 1, 80], [0, 5, 70], [1, 1, 70], [1, 2, -1]]
-    assert np.stack(true_ids(NOBODY, ONE)).T.tolist() == [[0, 1, -1]]
+    assert np.stack(true_ids(EMPTY, ONE)).T.tolist() == [[0, 1, -1]]
     assert score_tracks(truth, local).false_tracklets == 1
 
 
@@ -264,7 +266,7 @@ def test_iou_of_boxes():
         assert got[n, i, j] == pytest.approx(box_iou_loop(a[n, i], b[n, j]), abs=1e-12)
 
 
-def test_cameras_meet_by_name_or_number():
+def test_scored_cameras_correspond_by_name_or_number():
     truth, predicted = crowd(np.random.default_rng(1))
     same = score_tracks(truth, predicted)
     numbered = replace(predicted, camera_names=("1", "2"))
@@ -273,7 +275,7 @@ def test_cameras_meet_by_name_or_number():
     assert score_tracks(truth, turned).as_dict() == same.as_dict()
 
 
-def test_cameras_that_one_side_lacks():
+def test_cameras_of_one_side_are_reported_and_counted():
     truth, predicted = crowd(np.random.default_rng(1))
     other = replace(predicted, camera_names=("cam1", "cam3"))
     result = score_tracks(truth, other)
@@ -296,6 +298,6 @@ def _shifted(predicted):
 
 
 @pytest.mark.parametrize("iou", [0, -0.5, 1.5, float("nan")])
-def test_an_iou_that_cannot_be(iou):
+def test_an_iou_outside_its_range_is_an_error(iou):
     with pytest.raises(ReidError, match="above 0 and at most 1"):
         score_tracks(ONE, ONE, iou=iou)

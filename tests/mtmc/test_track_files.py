@@ -56,7 +56,7 @@ TWO = [("cam01", 7, 1, [10, 20, 30, 40], 0.5), ("cam01", 7, 2, [11, 20, 30, 40],
         pytest.param(MOT.replace("-1,-1,-1", "2.5,3.5,0"), id="world coordinates"),
     ],
 )
-def test_mot_text_however_it_is_written(tmp_path, text):
+def test_mot_text_in_every_spelling(tmp_path, text):
     tracks = read_tracks(put(tmp_path / "t", cam01=text))
     assert rows(tracks) == TWO
     assert (tracks.format, tracks.warnings) == ("mot", ())
@@ -89,7 +89,7 @@ AICITY = "41 7 1 10 20 30 40 -1 -1\n42 7 2 11 20 30 40 -1 -1\n"
         ),
     ],
 )  # fmt: skip
-def test_formats_are_known_by_their_content(tmp_path, text, format, why, expected):
+def test_formats_are_detected_from_content(tmp_path, text, format, why, expected):
     put(tmp_path / "t", cam01=text)
     for path in (tmp_path / "t", tmp_path / "t" / "cam01.txt"):
         tracks = read_tracks(path)
@@ -98,19 +98,19 @@ def test_formats_are_known_by_their_content(tmp_path, text, format, why, expecte
         assert rows(tracks) == expected
 
 
-def test_rows_not_to_consider_are_counted(tmp_path):
+def test_ground_truth_rows_with_consider_0_are_counted(tmp_path):
     assert read_tracks(put(tmp_path / "t", a=GT)).warnings == (
         "1 ground-truth rows skipped: their 7th column (consider) is 0.",
     )
 
 
-def test_a_format_may_be_told(tmp_path):
+def test_the_format_can_be_given(tmp_path):
     logits = "1,7,10,20,30,40,5.5\n"  # looks like camera 1, id 7, frame 10, of height 5.5
     folder = put(tmp_path / "t", cam01=logits)
     assert read_tracks(folder).format == "duke"
-    told = read_tracks(folder, format="mot")
-    assert rows(told) == [("cam01", 7, 1, [10, 20, 30, 40], 5.5)]
-    assert told.format_reason.startswith("mot: as given")
+    given = read_tracks(folder, format="mot")
+    assert rows(given) == [("cam01", 7, 1, [10, 20, 30, 40], 5.5)]
+    assert given.format_reason.startswith("mot: as given")
     with pytest.raises(ReidError, match="Did you mean 'aicity'"):
         read_tracks(folder, format="aic")
     with pytest.raises(ReidError, match="not a Parquet file"):
@@ -127,7 +127,7 @@ def test_empty_files_are_cameras_without_tracks(tmp_path):
     assert read_tracks(folder / "cam10.txt", format="aicity").camera_names == ()
 
 
-def test_what_lies_beside_track_files_is_left_alone(tmp_path):
+def test_other_files_in_the_folder_are_ignored(tmp_path):
     folder = put(tmp_path / "t", cam01=MOT)
     for name in ("cameras.yaml", ".cam02.txt", "seqinfo.ini", "cam01.mp4", "scores.json"):
         (folder / name).write_text("not tracks")
@@ -156,13 +156,13 @@ def test_what_lies_beside_track_files_is_left_alone(tmp_path):
         pytest.param({}, r"contains no \.txt or \.parquet", id="an empty folder"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_named(tmp_path, files, message):
+def test_invalid_track_files_are_errors_with_file_and_line(tmp_path, files, message):
     folder = put(tmp_path / "t", **files)
     with pytest.raises(ReidError, match=message):
         read_tracks(folder)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_tracks_are_an_error(tmp_path):
     with pytest.raises(ReidError, match="There are no tracks at"):
         read_tracks(tmp_path / "none")
     (tmp_path / "gt").mkdir()
@@ -170,7 +170,7 @@ def test_nothing_there(tmp_path):
         read_tracks(tmp_path)
 
 
-def test_boxes_of_no_use_are_left_out_and_listed(tmp_path):
+def test_invalid_boxes_are_skipped_and_listed(tmp_path):
     bad = "3,7,1,2,0,40,1,-1,-1,-1\n4,7,1,2,30,-1,1,-1,-1,-1\n5,7,nan,2,3,4,1,-1,-1,-1\n6,7,1,2,inf,4,1,-1,-1,-1\n"
     tracks = read_tracks(put(tmp_path / "t", cam01=MOT + "\n" + bad + "7,7,-50,2,3,4,nan,-1,-1,-1\n"))
     assert rows(tracks) == TWO
@@ -180,7 +180,7 @@ def test_boxes_of_no_use_are_left_out_and_listed(tmp_path):
     )
 
 
-def test_frame_0_and_boxes_outside_the_image_stay(tmp_path):
+def test_frame_0_and_boxes_outside_the_image_are_kept(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", a="0,0,-100,-50,30,40,1,-1,-1,-1\n"))
     assert rows(tracks) == [("a", 0, 0, [-100, -50, 30, 40], 1)]
     assert "Frames count from 0" in tracks.warnings[0]
@@ -195,7 +195,7 @@ TWICE = (
 )
 
 
-def test_one_id_twice_in_a_frame(tmp_path):
+def test_different_boxes_of_one_id_in_a_frame(tmp_path):
     folder = put(tmp_path / "t", cam01=TWICE)
     with pytest.raises(ReidError, match=r"cam01\.txt line 4 and cam01\.txt line 3 both have id 7 in frame 2 of camera"):
         read_tracks(folder)
@@ -212,7 +212,7 @@ def test_one_id_twice_in_a_frame(tmp_path):
         read_tracks(folder, duplicates="last")
 
 
-def test_repeated_boxes_are_one_and_counted(tmp_path):
+def test_equal_boxes_of_one_id_are_counted_once(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", cam01=MOT + MOT))
     assert rows(tracks) == TWO
     assert tracks.warnings == (
@@ -235,7 +235,7 @@ def ugly(rng: np.random.Generator) -> Tracks:
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
-def test_what_is_written_reads_back_equal(tmp_path, format):
+def test_written_tracks_are_read_back_equal(tmp_path, format):
     tracks = ugly(np.random.default_rng(0))
     write_tracks(tracks, tmp_path / "out", format)
     again = read_tracks(tmp_path / "out")
@@ -252,12 +252,12 @@ def test_what_is_written_reads_back_equal(tmp_path, format):
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
-def test_no_boxes_at_all_can_be_written(tmp_path, format):
+def test_tracks_without_boxes_can_be_written(tmp_path, format):
     write_tracks(Tracks.from_columns(["a"], [], [], [], []), tmp_path / "out", format)
     assert len(read_tracks(tmp_path / "out")) == 0
 
 
-def test_the_text_that_is_written(tmp_path):
+def test_written_text(tmp_path):
     tracks = Tracks.from_columns(["cam01", "cam02"], [1], [7], [3], [[10, 20.25, 30, 40]], [0.1])
     files = write_tracks(tracks, tmp_path / "mot")
     assert [file.name for file in files] == ["cam01.txt", "cam02.txt"]
@@ -270,7 +270,7 @@ def test_the_text_that_is_written(tmp_path):
     assert write_aicity(named, tmp_path / "named.txt") == {"door": 1, "hall": 2}
 
 
-def test_writing_refuses_what_would_be_misread(tmp_path):
+def test_writing_what_would_be_misread_is_an_error(tmp_path):
     tracks = Tracks.from_columns(["a"], [0], [7], [3], [[10, 20, 30, 40]])
     write_tracks(tracks, tmp_path / "out")
     write_tracks(tracks, tmp_path / "out")  # the same files again
@@ -288,7 +288,7 @@ def table(**columns) -> pa.Table:
     return pa.table(whole | {name: [1.0, 2.0] for name in "xywh"} | columns)
 
 
-def test_parquet_of_others(tmp_path):
+def test_parquet_of_other_programs(tmp_path):
     for camera in (pa.array([12, 3]), pa.array(["12", "3"]), pa.array(["12", "3"]).dictionary_encode()):
         pq.write_table(table(camera=camera, more=["x", "y"]), tmp_path / "t.parquet")
         tracks = read_tracks(tmp_path / "t.parquet")
@@ -298,7 +298,7 @@ def test_parquet_of_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("content", "message"),
     [
         pytest.param(table().drop(["w", "h"]), "has no column 'w', 'h'", id="columns missing"),
         pytest.param(table(track=[7, None]), "'track' has no value in row 1", id="a value missing"),
@@ -309,8 +309,8 @@ def test_parquet_of_others(tmp_path):
         pytest.param(table(frame=[1, 1]), r"t\.parquet row 1 \(from 0\) and .* row 0", id="one id twice in a frame"),
     ],
 )
-def test_parquet_that_cannot_be_read(tmp_path, made, message):
-    pq.write_table(made, tmp_path / "t.parquet")
+def test_invalid_parquet_is_an_error(tmp_path, content, message):
+    pq.write_table(content, tmp_path / "t.parquet")
     with pytest.raises(ReidError, match=message):
         read_tracks(tmp_path / "t.parquet")
 
@@ -321,7 +321,7 @@ def test_parquet_that_is_cut(tmp_path):
         read_tracks(tmp_path)
 
 
-def test_the_made_world_can_be_read(tmp_path):
+def test_synthetic_tracks_can_be_read(tmp_path):
     from reid.mtmc.cameras import read_cameras
     from reid.synthetic import synthesize
 
@@ -333,7 +333,7 @@ def test_the_made_world_can_be_read(tmp_path):
     assert cameras.warnings == ()
     fps = json.loads((root / "made.json").read_text())["fps"]
     assert cameras["cam02"].seconds(1 + fps) == cameras["cam02"].offset + 1
-    # `least` holds between any two walks of one person, in the truth.
+    # `min` is valid for any two sightings of one person in the truth.
     for person in np.unique(truth.track).tolist():
         spans = []
         for camera, name in enumerate(truth.camera_names):

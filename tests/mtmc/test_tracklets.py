@@ -16,7 +16,7 @@ from reid.mtmc.pooling import pool_features, select_prototypes
 from reid.mtmc.solvers import SOLVERS
 from reid.mtmc.splitting import change_points
 from reid.mtmc.tracklets import simultaneous_pairs
-from tests.mtmc.synthetic_tracklets import made as made_tracklets
+from tests.mtmc.synthetic_tracklets import make_tracklets
 
 
 def unit(x):
@@ -55,7 +55,7 @@ def test_prototypes_against_a_loop(seed, most, at_once, monkeypatch):
     of[3:6] = 1
     features = rng.normal(size=(n, 5)).astype(np.float32)
     features[3], features[4], features[5] = np.nan, 0, np.inf
-    features[of == 0] = features[of == 0][0] * rng.uniform(1, 2, ((of == 0).sum(), 1))  # alike but for their length
+    features[of == 0] = features[of == 0][0] * rng.uniform(1, 2, ((of == 0).sum(), 1))  # equal except for their length
     pooled = pool_features(features, of, tracklets)
     want = []
     for t in range(tracklets):
@@ -86,26 +86,30 @@ def test_prototypes_of_nothing():
 
 def test_tracklets_keep_rows_of_the_embeddings_as_prototypes():
     features = np.array([[1, 0], [0, 1], [1, 0.1], [1, 0], [0, 1]], np.float32)
-    made = Tracklets.from_features(
+    tracklets = Tracklets.from_features(
         ["a", "b"], np.array([1, 0, 1, 1, 0]), np.array([7, 2, 7, 7, 2]), np.arange(5), features
     )
-    assert made.prototype_tracklet.tolist() == [0, 1, 1]  # the first is camera a's track 2, whose two crops are alike
-    assert made.prototype_row.tolist() == [1, 0, 2]
+    assert tracklets.prototype_tracklet.tolist() == [
+        0,
+        1,
+        1,
+    ]  # the first is camera a's track 2, whose two crops are equal
+    assert tracklets.prototype_row.tolist() == [1, 0, 2]
 
 
-def test_rows_are_sorted_and_timed():
-    made = Tracklets.from_features(
+def test_tracklets_are_sorted_and_timed():
+    tracklets = Tracklets.from_features(
         ["a", "b"],
         np.array([1, 0, 0, 1, 0]),
         np.array([7, 2, 1, 7, 2]),
         np.array([50, 9, 3, 25, 30]),
         np.eye(5, dtype=np.float32),
     )
-    assert list(zip(made.camera, made.track, strict=True)) == [(0, 1), (0, 2), (1, 7)]
-    assert made.start.tolist() == [3 / 25, 9 / 25, 1]
-    assert made.end.tolist() == [3 / 25, 30 / 25, 2]
-    assert made.frames.tolist() == [1, 2, 2]
-    assert made.first_frame.tolist() == [3, 9, 25]
+    assert list(zip(tracklets.camera, tracklets.track, strict=True)) == [(0, 1), (0, 2), (1, 7)]
+    assert tracklets.start.tolist() == [3 / 25, 9 / 25, 1]
+    assert tracklets.end.tolist() == [3 / 25, 30 / 25, 2]
+    assert tracklets.frames.tolist() == [1, 2, 2]
+    assert tracklets.first_frame.tolist() == [3, 9, 25]
 
 
 def test_embeddings_without_the_columns_needed():
@@ -116,10 +120,10 @@ def test_embeddings_without_the_columns_needed():
 def test_embeddings_take_clocks_from_cameras():
     embeddings = Embeddings(np.eye(3), camids=[1, 1, 2], tracks=[5, 5, 5], frames=[1, 11, 1])
     cameras = Cameras({"cam01": Camera(fps=10, offset=3), "cam02": Camera()})
-    made = Tracklets.from_embeddings(embeddings, cameras)
-    assert made.camera_names == ("cam01", "cam02")
-    assert made.start.tolist() == [3, 0]
-    assert made.end.tolist() == [4, 0]
+    tracklets = Tracklets.from_embeddings(embeddings, cameras)
+    assert tracklets.camera_names == ("cam01", "cam02")
+    assert tracklets.start.tolist() == [3, 0]
+    assert tracklets.end.tolist() == [4, 0]
     with pytest.raises(ReidError, match="Camera 2 of the embeddings has no name"):
         Tracklets.from_embeddings(embeddings, cameras, camera_names={1: "cam01"})
 
@@ -135,37 +139,37 @@ def some_tracks():
     )
 
 
-def test_tracks_without_embeddings_are_kept():
+def test_tracks_without_embeddings_have_no_feature():
     embeddings = Embeddings(np.eye(3), camids=[1, 1, 2], tracks=[1, 1, 1], frames=[1, 2, 2])
-    made = Tracklets.from_tracks(some_tracks(), embeddings)
-    assert made.has_feature.tolist() == [True, False, True]
-    assert made.camera_names == ("cam01", "cam02", "empty")
-    assert made.frames.tolist() == [2, 1, 2]
-    assert made.features[0, 0] != made.features[0, 1], "crops count by the quality of their boxes"
+    tracklets = Tracklets.from_tracks(some_tracks(), embeddings)
+    assert tracklets.has_feature.tolist() == [True, False, True]
+    assert tracklets.camera_names == ("cam01", "cam02", "empty")
+    assert tracklets.frames.tolist() == [2, 1, 2]
+    assert tracklets.features[0, 0] != tracklets.features[0, 1], "crops count by the quality of their boxes"
     none = Tracklets.from_tracks(some_tracks(), None)
     assert len(none) == 3
     assert not none.has_feature.any()
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "message"),
     [
         pytest.param({"camids": [1], "tracks": [9]}, "camera cam01, track 9", id="a track that is not there"),
         pytest.param({"camids": [4], "tracks": [1]}, "cameras cam04", id="a camera that is not there"),
         pytest.param({"tracks": [1]}, "no camids", id="no cameras"),
     ],
 )
-def test_embeddings_that_do_not_fit(columns, words):
-    with pytest.raises(ReidError, match=words):
+def test_embeddings_of_unknown_tracks_or_cameras_are_errors(columns, message):
+    with pytest.raises(ReidError, match=message):
         Tracklets.from_tracks(some_tracks(), Embeddings(np.ones((1, 3)), **columns))
 
 
-def test_places_on_the_ground():
+def test_ground_positions_of_entry_and_exit():
     cameras = Cameras({"cam01": Camera(homography=np.diag([2.0, 1.0, 1.0])), "cam02": Camera()})
-    made = Tracklets.from_tracks(some_tracks(), None, cameras)
-    assert made.entry[0].tolist() == [10, 20]
-    assert made.exit[0].tolist() == [12, 20]
-    assert np.isnan(made.entry[2]).all()
+    tracklets = Tracklets.from_tracks(some_tracks(), None, cameras)
+    assert tracklets.entry[0].tolist() == [10, 20]
+    assert tracklets.exit[0].tolist() == [12, 20]
+    assert np.isnan(tracklets.entry[2]).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -178,16 +182,18 @@ def test_simultaneous_pairs_against_a_loop(seed):
     frame = np.stack([start, start + rng.integers(0, 9, n)], axis=1).reshape(-1)
     features = rng.normal(size=(2 * n, 4)).astype(np.float32)
     features[:4] = 0
-    made = Tracklets.from_features(["a", "b", "c"], camera, track, frame, features)
+    tracklets = Tracklets.from_features(["a", "b", "c"], camera, track, frame, features)
     want = {
         (a, b)
         for a in range(n)
         for b in range(a + 1, n)
-        if made.has_feature[[a, b]].all()
-        and made.camera[a] == made.camera[b]
-        and max(made.start[a], made.start[b]) <= min(made.end[a], made.end[b])
+        if tracklets.has_feature[[a, b]].all()
+        and tracklets.camera[a] == tracklets.camera[b]
+        and max(tracklets.start[a], tracklets.start[b]) <= min(tracklets.end[a], tracklets.end[b])
     }
-    got = {tuple(sorted(pair)) for pair in zip(*(column.tolist() for column in simultaneous_pairs(made)), strict=True)}
+    got = {
+        tuple(sorted(pair)) for pair in zip(*(column.tolist() for column in simultaneous_pairs(tracklets)), strict=True)
+    }
     assert got == want
 
 
@@ -205,24 +211,24 @@ def crowd(swapped, seed=0, noise=0.2):
     return np.zeros(len(track), np.int64), track, frame, features.astype(np.float32)
 
 
-def test_a_track_of_two_people_is_split():
+def test_a_track_with_two_people_is_split():
     camera, track, frame, features = crowd(swapped={7, 20})
-    made = Tracklets.from_features(["a"], camera, track, frame, features, split=True)
-    assert len(made) == 42
-    parts = np.flatnonzero(made.track == 7)
-    assert made.first_frame[parts].tolist() == [300, 305]
-    assert made.last_frame[parts].tolist() == [304, 311]
-    assert made.frames[parts].tolist() == [5, 7]
+    tracklets = Tracklets.from_features(["a"], camera, track, frame, features, split=True)
+    assert len(tracklets) == 42
+    parts = np.flatnonzero(tracklets.track == 7)
+    assert tracklets.first_frame[parts].tolist() == [300, 305]
+    assert tracklets.last_frame[parts].tolist() == [304, 311]
+    assert tracklets.frames[parts].tolist() == [5, 7]
     assert len(Tracklets.from_features(["a"], camera, track, frame, features)) == 40
 
 
-def test_nothing_is_split_where_nothing_changes_or_nothing_is_known():
+def test_no_split_without_a_change_or_without_certain_negatives():
     assert len(Tracklets.from_features(["a"], *crowd(swapped=set()), split=True)) == 40
     _, track, frame, features = crowd(swapped={0})
     alone = track == 0
     spans = Spans(np.zeros(1, int), np.zeros(1, int), np.zeros(1), np.ones(1))
     cuts = change_points(features[alone], track[alone], frame[alone], spans)
-    assert len(cuts[0]) == 0, "no two tracks at once, so nobody knows how far apart two people are"
+    assert len(cuts[0]) == 0, "no certain negatives, so the distance of two people is unknown"
 
 
 @pytest.mark.parametrize(
@@ -232,13 +238,13 @@ def test_nothing_is_split_where_nothing_changes_or_nothing_is_known():
         pytest.param(18, [1500, 1508], id="2 crops of the third are too few for a part"),
     ],
 )
-def test_a_track_is_cut_more_than_once(crops, begins):
+def test_a_track_can_be_split_more_than_once(crops, begins):
     _, track, frame, features = crowd(swapped=set())
     others = track != 30
     rng = np.random.default_rng(1)
     faces = np.eye(16)[np.arange(crops) // 8]
     mixed = faces + 0.05 * rng.normal(size=(crops, 16))
-    made = Tracklets.from_features(
+    tracklets = Tracklets.from_features(
         ["a"],
         np.zeros(others.sum() + crops, np.int64),
         np.append(track[others], np.full(crops, 30)),
@@ -246,11 +252,11 @@ def test_a_track_is_cut_more_than_once(crops, begins):
         np.concatenate([features[others], mixed.astype(np.float32)]),
         split=True,
     )
-    parts = np.flatnonzero(made.track == 30)
-    assert made.first_frame[parts].tolist() == begins
-    assert made.last_frame[parts].tolist() == [*(begin - 1 for begin in begins[1:]), 1499 + crops]
-    assert made.frames[parts].sum() == crops
-    assert len(made) == 39 + len(begins)
+    parts = np.flatnonzero(tracklets.track == 30)
+    assert tracklets.first_frame[parts].tolist() == begins
+    assert tracklets.last_frame[parts].tolist() == [*(begin - 1 for begin in begins[1:]), 1499 + crops]
+    assert tracklets.frames[parts].sum() == crops
+    assert len(tracklets) == 39 + len(begins)
 
 
 def walk(track, frames, start, speed, height=100.0):
@@ -262,10 +268,10 @@ def walk(track, frames, start, speed, height=100.0):
 
 
 SECOND_HALF = {
-    "goes on": (walk(2, range(70, 120), 0, 100), True),
-    "goes on, but looks like somebody else": (walk(2, range(70, 120), 0, 100), False),
+    "continues": (walk(2, range(70, 120), 0, 100), True),
+    "continues with another appearance": (walk(2, range(70, 120), 0, 100), False),
     "elsewhere": (walk(2, range(70, 120), 300, 100), False),
-    "the other way": (walk(2, range(70, 120), 560, -100), False),
+    "opposite direction": (walk(2, range(70, 120), 560, -100), False),
     "twice as tall": (walk(2, range(70, 120), 0, 100, 200.0), False),
     "after too long": (walk(2, range(130, 180), 0, 100), False),
     "while the first is still there": (walk(2, range(40, 90), 0, 100), False),
@@ -274,14 +280,14 @@ SECOND_HALF = {
 
 
 @pytest.mark.parametrize("case", SECOND_HALF)
-def test_a_track_that_was_lost_and_found(case):
+def test_stitching_of_lost_and_found_tracks(case):
     second, joined = SECOND_HALF[case]
     first = walk(1, range(1, 51), 0, 100)
     rng = np.random.default_rng(0)
     crowd = [walk(10 + number, range(1, 200), 1000 + 100 * number, 0) for number in range(8)]
     track, frame, boxes = (np.concatenate(column) for column in zip(first, second, *crowd, strict=True))
     looks = {number: unit(rng.normal(size=32)) for number in np.unique(track).tolist()}
-    if "looks" not in case:
+    if "appearance" not in case:
         looks[2] = unit(looks[1] + 0.1 * rng.normal(size=32) / 6)
     tracks = Tracks.from_columns(("cam01",), np.zeros(len(track), int), track, frame, boxes)
     rows = np.array([np.flatnonzero(track == number)[0] for number in looks])
@@ -289,21 +295,21 @@ def test_a_track_that_was_lost_and_found(case):
         np.array(list(looks.values())), camids=np.zeros(len(rows), int), tracks=track[rows], frames=frame[rows]
     )
     options = {"camera_names": {0: "cam01"}}
-    made = Tracklets.from_tracks(tracks, embeddings, **options)
-    want = np.full(len(made), -1)
-    want[made.track == 2] = 1 if joined else -1
-    assert made.previous_track.tolist() == want.tolist()
+    tracklets = Tracklets.from_tracks(tracks, embeddings, **options)
+    want = np.full(len(tracklets), -1)
+    want[tracklets.track == 2] = 1 if joined else -1
+    assert tracklets.previous_track.tolist() == want.tolist()
     assert (Tracklets.from_tracks(tracks, embeddings, **options, stitch=False).previous_track == -1).all()
     few = tracks.take(np.flatnonzero(tracks.track < 14))
     crops = np.isin(embeddings.tracks, few.track)
     assert (Tracklets.from_tracks(few, embeddings.take(crops), **options).previous_track == -1).all(), (
-        "too few seen at once"
+        "too few certain negatives"
     )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_what_goes_on_is_one_identity_unless_a_rule_stops_it(solver):
-    tracklets, _ = made_tracklets(people=10, cameras=3, visits=4)
+def test_stitched_tracks_are_one_identity_unless_a_rule_forbids_it(solver):
+    tracklets, _ = make_tracklets(people=10, cameras=3, visits=4)
     key = [(tracklets.camera_names[c], int(t), -1) for c, t in zip(tracklets.camera, tracklets.track, strict=True)]
     settings = MatchSettings(solver=solver, threshold=0.0)
     apart = match(tracklets, settings=settings)
