@@ -162,6 +162,12 @@ class Benchmark:
         skipped: files that were not read as images of the set.
         warnings: problems to know about, such as counts that differ from the official ones.
         official: published counts by name ("train images", "train ids", ..., "junk", "distractors"); empty if none.
+
+    Example:
+        >>> train = Crops.from_columns(["a.jpg", "b.jpg"], pids=[0, 0], camids=[1, 2])
+        >>> empty = Crops.from_columns([], [])
+        >>> Benchmark("mine", "/data", train, empty, empty).cross_camera
+        True
     """
 
     name: str

@@ -28,7 +28,7 @@ def noise(n: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
         pytest.param(5, (32, 16), id="a batch"),
         pytest.param(1, (1, 1), id="one pixel"),
         pytest.param(0, (8, 4), id="no image"),
-        pytest.param(3, (17, 33), id="odd, wide"),
+        pytest.param(3, (17, 33), id="uneven, wide"),
     ],
 )
 def test_all_off_is_a_copy(n: int, size: tuple[int, int]) -> None:
@@ -113,19 +113,19 @@ def test_erasing_follows_bags_of_tricks(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(changed.sum(axis=(1, 2)), boxes[:, 2] * boxes[:, 3])
     assert abs(erased.mean() - 0.5) < 4 * np.sqrt(0.25 / n)
     expected = erased_boxes(size, n, 0.02, 0.4, 0.3, np.random.default_rng(1))
-    ours = boxes[erased]
+    drawn = boxes[erased]
     for column, name in enumerate(("top", "left", "height", "width")):
-        assert stats.ks_2samp(ours[:, column], expected[:, column]).pvalue > 1e-3, name
-    area = ours[:, 2] * ours[:, 3] / (size[0] * size[1])
+        assert stats.ks_2samp(drawn[:, column], expected[:, column]).pvalue > 1e-3, name
+    area = drawn[:, 2] * drawn[:, 3] / (size[0] * size[1])
     assert area.min() > 0.01
     assert area.max() < 0.42
-    assert (ours[:, :2].min(axis=0) == 0).all()
-    assert ((ours[:, :2] + ours[:, 2:]).max(axis=0) == size).all(), "the last row and column are reached"
-    assert (ours[:, 2] < size[0]).all()
-    assert (ours[:, 3] < size[1]).all()
+    assert (drawn[:, :2].min(axis=0) == 0).all()
+    assert ((drawn[:, :2] + drawn[:, 2:]).max(axis=0) == size).all(), "the last row and column are reached"
+    assert (drawn[:, 2] < size[0]).all()
+    assert (drawn[:, 3] < size[1]).all()
 
 
-def test_a_box_that_never_fits_is_not_drawn() -> None:
+def test_a_rectangle_that_never_fits_is_not_drawn() -> None:
     images = noise(20, 2, 2)
     out = Augment((2, 2), AugmentConfig(flip=0, pad=0, erase=1, erase_area=(1, 1)))(images, np.random.default_rng(0))
     np.testing.assert_array_equal(out, images)
@@ -141,7 +141,7 @@ def test_one_colour_setting_alone_equals_the_formula(name: str) -> None:
         assert min(errors) <= 1.0  # rounding, in 10-bit weights
 
 
-def test_colours_together_equal_the_formula_and_are_uniform() -> None:
+def test_coldrawn_together_equal_the_formula_and_are_uniform() -> None:
     augment = Augment((8, 8), AugmentConfig(**OFF, brightness=0.2, contrast=0.3, saturation=1.0))
     images = noise(400, 8, 8)
     out = augment(images, np.random.default_rng(9))
@@ -152,7 +152,7 @@ def test_colours_together_equal_the_formula_and_are_uniform() -> None:
         assert np.abs(recolour(image, b, c, s) - result).max() <= 1.0
 
 
-def test_colours_do_not_change_the_erased_area() -> None:
+def test_coldrawn_do_not_change_the_erased_area() -> None:
     out = Augment((64, 32), AugmentConfig(erase=1, brightness=0.5, pad=4))(noise(50, 64, 32), np.random.default_rng(0))
     filled = (out == np.array(IMAGENET_MEAN, np.uint8)).all(axis=3)
     assert (filled.mean(axis=(1, 2)) > 0.015).all()

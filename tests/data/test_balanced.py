@@ -21,7 +21,7 @@ def balanced(kind: str, rank: int = 0, world_size: int = 1) -> BalancedSampler:
 
 @pytest.mark.parametrize("kind", ["identity", "random"])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_every_batch_holds_as_much_of_each_source(kind: str, world_size: int) -> None:
+def test_every_batch_has_equal_parts_of_each_source(kind: str, world_size: int) -> None:
     for rank in range(world_size):
         sampler = balanced(kind, rank, world_size)
         batches = list(sampler)
@@ -31,14 +31,14 @@ def test_every_batch_holds_as_much_of_each_source(kind: str, world_size: int) ->
             assert np.bincount(SOURCES[batch]).tolist() == [6, 6, 6]
 
 
-def test_identities_stay_whole_and_every_image_of_every_source_is_shown() -> None:
+def test_every_image_of_every_source_is_shown_in_its_identity() -> None:
     batches = list(balanced("identity"))
     assert np.array_equal(np.unique(np.concatenate(batches)), np.arange(len(PIDS)))
     for batch in batches:
         assert (np.unique(PIDS[batch], return_counts=True)[1] == 3).all()
 
 
-def test_a_small_source_goes_on_with_other_passes_and_epochs_do_not_repeat_them() -> None:
+def test_a_small_source_continues_with_new_passes() -> None:
     sampler = balanced("identity")
     own = len(sampler.samplers[1])
     assert len(sampler) > 2 * own
@@ -57,7 +57,7 @@ def test_two_passes_are_the_same_and_ranks_are_disjoint_parts() -> None:
         assert not set(PIDS[one]) & set(PIDS[other])
 
 
-def test_samplers_that_do_not_fit_are_refused() -> None:
+def test_samplers_of_different_batch_sizes_raise_an_error() -> None:
     rows = [np.arange(12), np.arange(12, 24)]
     with pytest.raises(ReidError, match="all of one batch size"):
         BalancedSampler([RandomSampler(12, 2), RandomSampler(12, 4)], rows)

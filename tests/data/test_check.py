@@ -21,7 +21,7 @@ Damage = Callable[[bytes], bytes] | None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A made Market-1501 tree in which nothing is wrong."""
+    """A synthetic tree in the Market-1501 layout without problems."""
     (market(tmp_path / "set") / "made.json").write_text("{}")
     return tmp_path / "set"
 
@@ -30,7 +30,7 @@ def look(root: Path, layout: str = "market1501", **options: bool) -> CheckReport
     return check_benchmark(load_benchmark(layout, root), **options)
 
 
-def said(report: CheckReport) -> str:
+def findings_text(report: CheckReport) -> str:
     return " ".join(f"{finding.problem} {finding.fix}" for finding in report.findings)
 
 
@@ -40,7 +40,7 @@ def crops_on_disk(folder: Path, pids: list[int], camids: list[int] | None = None
 
 
 @pytest.mark.parametrize("decode", [True, False])
-def test_a_sound_set_has_nothing_to_mend(root: Path, decode: bool) -> None:
+def test_a_valid_data_set_has_no_findings(root: Path, decode: bool) -> None:
     report = look(root, decode=decode)
     assert report.findings == ()
     assert report.synthetic
@@ -57,26 +57,26 @@ def test_a_sound_set_has_nothing_to_mend(root: Path, decode: bool) -> None:
     assert report.queries_kept == 2
 
 
-def test_identities_by_camera_leave_the_distractor_out(root: Path) -> None:
+def test_identities_by_camera_do_not_count_the_distractor(root: Path) -> None:
     report = look(root)
     assert report.cameras == ((1, 1, 1, 1, 1, 2, 1), (2, 1, 1, 1, 1, 1, 1), (3, 1, 1, 0, 0, 0, 0))
     assert report.ids_by_cameras == ((1, 1, 0), (2, 1, 2))
 
 
-def test_counts_that_differ_from_the_official_ones(tmp_path: Path) -> None:
+def test_counts_that_differ_from_the_official_ones_are_one_finding(tmp_path: Path) -> None:
     report = look(market(tmp_path))
     assert (
         "official market1501: train images 3 (official 12,936), train ids 2 (official 751)"
         in report.findings[0].problem
     )
     assert report.splits[0].official_images == 12_936
-    assert len(report.findings) == 1, "told once"
+    assert len(report.findings) == 1, "it is reported once"
 
 
 def test_the_withdrawal_of_duke_is_a_note_and_no_finding(tmp_path: Path) -> None:
     report = look(write_images(tmp_path, DUKE), "dukemtmc")
     assert f"{WITHDRAWN}." in report.notes
-    assert "withdrawn" not in said(report)
+    assert "withdrawn" not in findings_text(report)
 
 
 @pytest.mark.parametrize(
@@ -105,20 +105,20 @@ def test_files_that_cannot_be_read_are_listed(root: Path, damage: Damage, reason
     else:
         file.write_bytes(damage(file.read_bytes()))
     report = check_benchmark(benchmark, decode=decode)
-    (odd,) = report.files.unreadable
-    assert odd.path == str(file)
-    assert reason in odd.reason
-    assert "1 of 8 images cannot be read" in said(report)
+    (item,) = report.files.unreadable
+    assert item.path == str(file)
+    assert reason in item.reason
+    assert "1 of 8 images cannot be read" in findings_text(report)
 
 
-def test_odd_files_are_a_finding(root: Path) -> None:
+def test_skipped_files_are_a_finding(root: Path) -> None:
     write_image(root / "query" / "portrait.jpg")
     report = look(root)
-    assert [Path(odd.path).name for odd in report.skipped] == ["portrait.jpg"]
-    assert "1 files were skipped" in said(report)
+    assert [Path(item.path).name for item in report.skipped] == ["portrait.jpg"]
+    assert "1 files were skipped" in findings_text(report)
 
 
-def test_the_same_bytes_in_train_and_test(root: Path) -> None:
+def test_identical_files_in_train_and_test_are_a_finding(root: Path) -> None:
     shutil.copy(root / "query" / "0001_c1s1_001051_00.jpg", root / "bounding_box_train" / "0002_c1s1_000451_03.jpg")
     report = look(root)
     assert report.files.duplicates is not None
@@ -127,14 +127,14 @@ def test_the_same_bytes_in_train_and_test(root: Path) -> None:
         (1, 2, 1, 1)
     )
     assert {Path(path).parent.name for path in duplicates.examples[0]} == {"query", "bounding_box_train"}
-    assert "1 images are in both train and test" in said(report)
-    assert "1 images belong to several identities" in said(report)
+    assert "1 images are in both train and test" in findings_text(report)
+    assert "1 images belong to several identities" in findings_text(report)
     quick = look(root, decode=False)
     assert quick.files.duplicates is None
     assert quick.findings == ()
 
 
-def test_the_same_bytes_of_one_identity_in_one_part_are_told_but_no_fault(root: Path) -> None:
+def test_identical_files_of_one_identity_in_one_split_are_counted_only(root: Path) -> None:
     shutil.copy(
         root / "bounding_box_train" / "0002_c1s1_000451_03.jpg", root / "bounding_box_train" / "0002_c1s1_000452_03.jpg"
     )
@@ -144,17 +144,17 @@ def test_the_same_bytes_of_one_identity_in_one_part_are_told_but_no_fault(root: 
     assert report.findings == ()
 
 
-def test_identities_in_train_and_in_test(root: Path) -> None:
+def test_identities_in_both_train_and_test_are_a_finding(root: Path) -> None:
     write_image(root / "bounding_box_train" / "0003_c6s1_000451_03.jpg")
-    assert "1 identities are in both train and test, such as 3." in said(look(root))
+    assert "1 identities are in both train and test, such as 3." in findings_text(look(root))
 
 
-def test_the_distractor_is_no_identity_of_both(root: Path) -> None:
+def test_the_distractor_is_not_an_identity_of_train_and_test(root: Path) -> None:
     write_image(root / "bounding_box_train" / "0000_c6s1_000451_03.jpg")
-    assert "both train and test" not in said(look(root))
+    assert "both train and test" not in findings_text(look(root))
 
 
-def test_queries_that_will_be_dropped_and_why(root: Path) -> None:
+def test_dropped_queries_are_listed_with_the_reason(root: Path) -> None:
     write_image(root / "query" / "0020_c1s1_000451_03.jpg")
     write_image(root / "query" / "0021_c1s1_000451_03.jpg")
     write_image(root / "bounding_box_test" / "0021_c1s1_000451_04.jpg")
@@ -164,13 +164,13 @@ def test_queries_that_will_be_dropped_and_why(root: Path) -> None:
         (NO_MATCH, 1, (20,)),
         (SAME_CAMERA, 1, (21,)),
     ]
-    assert f"1 of 4 queries will be dropped: {NO_MATCH}" in said(report)
-    assert "from another camera" in said(report)
+    assert f"1 of 4 queries will be dropped: {NO_MATCH}" in findings_text(report)
+    assert "from another camera" in findings_text(report)
 
 
 @pytest.mark.parametrize("cross_camera", [True, False])
 @pytest.mark.parametrize("seed", range(10))
-def test_dropped_queries_are_those_of_the_plain_definition(tmp_path: Path, seed: int, cross_camera: bool) -> None:
+def test_dropped_queries_equal_a_naive_loop(tmp_path: Path, seed: int, cross_camera: bool) -> None:
     rng = np.random.default_rng(seed)
     n_query, n_gallery = int(rng.integers(1, 40)), int(rng.integers(1, 40))
     image = write_image(tmp_path / "a.jpg")
@@ -194,30 +194,30 @@ def test_dropped_queries_are_those_of_the_plain_definition(tmp_path: Path, seed:
     assert report.queries_kept == n_query - sum(map(len, expected.values()))
 
 
-def test_cameras_all_equal_says_so_and_what_to_do(root: Path) -> None:
+def test_equal_cameras_are_a_finding_with_a_fix(root: Path) -> None:
     for file in [*root.glob("query/*"), *root.glob("bounding_box_test/*")]:
         file.rename(file.with_name(file.name.replace("_c2", "_c1")))
     report = look(root)
     assert report.queries_kept == 0
-    assert "All 2 queries will be dropped" in said(report)
-    assert "All cameras are equal (1)" in said(report)
-    assert "reid test --any-camera" in said(report)
+    assert "All 2 queries will be dropped" in findings_text(report)
+    assert "All cameras are equal (1)" in findings_text(report)
+    assert "reid test --any-camera" in findings_text(report)
 
 
-def test_a_query_that_finds_itself(tmp_path: Path) -> None:
+def test_a_query_in_the_gallery_is_a_finding(tmp_path: Path) -> None:
     crops = crops_on_disk(tmp_path, [1, 1, 2])
     benchmark = Benchmark(
         "faces", str(tmp_path), Crops.from_columns([], []), crops.take([0]), crops.take([0, 1, 2]), False
     )
     report = check_benchmark(benchmark)
-    assert "1 queries are also in the gallery" in said(report)
+    assert "1 queries are also in the gallery" in findings_text(report)
     assert report.files.examined == 3
     assert report.files.duplicates is not None
     assert report.files.duplicates.groups == 0, "one file in two parts is no duplicate of itself"
 
 
 @pytest.mark.parametrize("camids", [None, [1, 2, 1, 2]], ids=["no cameras", "cameras"])
-def test_parts_that_are_empty(tmp_path: Path, camids: list[int] | None) -> None:
+def test_empty_splits_are_no_finding(tmp_path: Path, camids: list[int] | None) -> None:
     crops = crops_on_disk(tmp_path, [1, 1, 2, 2], camids)
     none = Crops.from_columns([], [])
     training = check_benchmark(Benchmark("x", str(tmp_path), crops, none, none, camids is not None))
@@ -253,28 +253,28 @@ def test_histogram_of_crops_per_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pids", "words"),
+    ("pids", "message"),
     [([5, 5, 5], "Train has only one identity"), ([1, 2, 3, 3], "2 of 3 train identities have a single crop")],
 )
-def test_train_sets_that_teach_nothing(tmp_path: Path, pids: list[int], words: str) -> None:
+def test_train_sets_without_positive_pairs_are_a_finding(tmp_path: Path, pids: list[int], message: str) -> None:
     none = Crops.from_columns([], [])
     report = check_benchmark(Benchmark("x", str(tmp_path), crops_on_disk(tmp_path, pids), none, none))
-    assert words in said(report)
+    assert message in findings_text(report)
 
 
 def test_warnings_of_the_layout_are_findings(root: Path) -> None:
     benchmark = replace(load_benchmark("market1501", root), warnings=("all is strange",))
-    assert "All is strange." in said(check_benchmark(benchmark))
+    assert "All is strange." in findings_text(check_benchmark(benchmark))
 
 
-def test_the_report_is_plain_json(root: Path) -> None:
+def test_the_report_can_be_written_as_json(root: Path) -> None:
     write_image(root / "query" / "0020_c1s1_000451_03.jpg")
     written = json.dumps(look(root).as_dict(), allow_nan=False)
     assert json.loads(written)["queries_dropped"][0]["pids"] == [20]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_the_number_of_threads_changes_nothing(root: Path, workers: int) -> None:
+def test_the_report_does_not_depend_on_the_number_of_threads(root: Path, workers: int) -> None:
     (root / "query" / "0001_c1s1_001051_00.jpg").write_bytes(b"")
     assert check_benchmark(load_benchmark("market1501", root), workers=workers) == look(root)
 

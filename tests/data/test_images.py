@@ -1,4 +1,4 @@
-"""One file to RGB uint8: every kind of pixel, and every way a file can be broken."""
+"""Tests of decoding: pixel formats and damaged files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reid.data.images import UnreadableImage, decode, probe, resize
 
 
 def picture(height: int = 128, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth colours with some texture, so that JPEG keeps it nearly."""
+    """Smooth coldrawn with some texture, so that JPEG keeps it nearly."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -34,7 +34,7 @@ def encoded(array: NDArray[np.uint8] | Image.Image, kind: str, **options: object
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and holds next to nothing."""
+    """A PNG with a header and almost no content."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -80,9 +80,9 @@ JPEGS = {
     "jpeg": encoded(RGB, "JPEG"),
     "jpeg, progressive": encoded(RGB, "JPEG", progressive=True),
     "jpeg, gray": encoded(Image.fromarray(GRAY), "JPEG"),
-    "jpeg, odd size": encoded(picture(37, 19), "JPEG"),
+    "jpeg, uneven size": encoded(picture(37, 19), "JPEG"),
     "jpeg, with restart markers": cv2.imencode(".jpg", RGB, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes(),
-    "jpeg, with a comment that holds an end marker": encoded(RGB, "JPEG", comment=b"\xff\xd9 not the end"),
+    "jpeg, with an end marker in a comment": encoded(RGB, "JPEG", comment=b"\xff\xd9 not the end"),
 }
 
 
@@ -110,27 +110,27 @@ def test_jpeg_equals_pillow(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", JPEGS)
 @pytest.mark.parametrize("part", [0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
-def test_a_truncated_jpeg_is_told_and_never_filled_with_gray(case: str, part: float, tmp_path: Path) -> None:
+def test_a_truncated_jpeg_raises_an_error(case: str, part: float, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(JPEGS[case][: int(len(JPEGS[case]) * part)])
     for read in (decode, probe):
-        with pytest.raises(UnreadableImage) as told:
+        with pytest.raises(UnreadableImage) as error:
             read(path)
-        assert str(path) in str(told.value)
+        assert str(path) in str(error.value)
         if part > 0.01:
-            assert "truncated" in told.value.reason
+            assert "truncated" in error.value.reason
 
 
 @pytest.mark.parametrize("case", LOSSLESS)
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
-def test_other_truncated_files_are_told(case: str, part: float, tmp_path: Path) -> None:
+def test_other_truncated_files_raise_an_error(case: str, part: float, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(LOSSLESS[case][0][: int(len(LOSSLESS[case][0]) * part)])
     with pytest.raises(UnreadableImage):
         decode(path)
 
 
-def test_a_thumbnail_inside_a_truncated_jpeg_does_not_pass_for_its_end(tmp_path: Path) -> None:
+def test_a_thumbnail_in_a_truncated_jpeg_is_not_its_end(tmp_path: Path) -> None:
     thumbnail = encoded(picture(16, 8), "JPEG")
     whole = JPEGS["jpeg"]
     data = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + whole[2:]
@@ -142,7 +142,7 @@ def test_a_thumbnail_inside_a_truncated_jpeg_does_not_pass_for_its_end(tmp_path:
         decode(path)
 
 
-def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+def test_bytes_after_the_end_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(JPEGS["jpeg"])
     expected = decode(path)
@@ -189,12 +189,12 @@ def test_a_damaged_file_raises_an_error_with_the_reason(case: str, tmp_path: Pat
     data, reason = BROKEN[case]
     path = tmp_path / "image"
     path.write_bytes(data)
-    with pytest.raises(UnreadableImage, match=reason) as told:
+    with pytest.raises(UnreadableImage, match=reason) as error:
         decode(path)
-    assert told.value.path == str(path)
+    assert error.value.path == str(path)
 
 
-def test_what_is_not_a_file_is_named(tmp_path: Path) -> None:
+def test_missing_files_and_folders_raise_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="No such file"):
         decode(tmp_path / "gone.jpg")
     with pytest.raises(UnreadableImage, match="not a regular file"):
@@ -214,7 +214,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["png, rgb", "bmp", "gif", "tiff", "webp, lossless", "jpeg"])
-def test_noise_in_a_file_never_raises_anything_else(kind: str, tmp_path: Path) -> None:
+def test_random_bytes_raise_only_unreadable_image(kind: str, tmp_path: Path) -> None:
     """Random bytes changed at random places: an array or UnreadableImage, nothing else."""
     data = JPEGS[kind] if kind in JPEGS else LOSSLESS[kind][0]
     rng = np.random.default_rng(1)

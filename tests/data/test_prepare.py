@@ -25,7 +25,7 @@ KINDS = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"]
 
 
 def pack(tree: Path, archive: Path, top: str = "Market-1501-v15.09.15") -> Path:
-    """Put a tree in an archive of the kind that its name says, below the folder `top`."""
+    """Write a tree into an archive, whose suffix is its format, below the folder `top`."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
             for file in sorted(tree.rglob("*")):
@@ -43,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 class Member(NamedTuple):
-    """A member of an archive made by hand, as an attacker would."""
+    """A member of a crafted archive."""
 
     name: str
     link_to: str = ""
@@ -81,7 +81,7 @@ def everything_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_unpacked_is_what_was_packed(tmp_path: Path, tree: Path, kind: str) -> None:
+def test_unpacked_files_equal_the_packed_files(tmp_path: Path, tree: Path, kind: str) -> None:
     folder = unpack_archive(pack(tree, tmp_path / f"set{kind}"), tmp_path / "deep" / "out")
     assert everything_below(folder / "Market-1501-v15.09.15") == everything_below(tree)
     for file in tree.rglob("*.jpg"):
@@ -89,12 +89,12 @@ def test_what_is_unpacked_is_what_was_packed(tmp_path: Path, tree: Path, kind: s
     assert os.listdir(tmp_path / "deep") == ["out"], "nothing temporary is left"
 
 
-def test_a_tar_of_the_folder_dot(tmp_path: Path, tree: Path) -> None:
+def test_a_tar_whose_top_folder_is_dot_is_unpacked(tmp_path: Path, tree: Path) -> None:
     folder = unpack_archive(pack(tree, tmp_path / "set.tar", top="."), tmp_path / "out")
     assert everything_below(folder) == everything_below(tree)
 
 
-def test_backslashes_of_windows_archives_are_folders(tmp_path: Path) -> None:
+def test_backslashes_in_names_separate_folders(tmp_path: Path) -> None:
     archive = pack_members(tmp_path / "set.zip", [Member("a\\b\\"), Member("a\\b\\c.jpg")])
     assert everything_below(unpack_archive(archive, tmp_path / "out")) == ["a", "a/b", "a/b/c.jpg"]
 
@@ -115,7 +115,7 @@ def test_backslashes_of_windows_archives_are_folders(tmp_path: Path) -> None:
         pytest.param(Member("GOOD.jpg"), "twice", id="the same name where letters' case is one"),
     ],
 )
-def test_an_unsafe_archive_is_refused_whole(tmp_path: Path, kind: str, member: Member, why: str) -> None:
+def test_an_archive_with_one_unsafe_name_is_not_unpacked(tmp_path: Path, kind: str, member: Member, why: str) -> None:
     box = tmp_path / "box"
     box.mkdir()
     archive = pack_members(tmp_path / f"set{kind}", [Member("good.jpg"), member])
@@ -146,7 +146,7 @@ def test_a_damaged_archive_leaves_nothing_behind(tmp_path: Path, tree: Path, kin
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
-def test_a_flipped_byte_is_noticed_by_the_checksum(tmp_path: Path, tree: Path, kind: str) -> None:
+def test_a_flipped_byte_is_detected_by_the_checksum(tmp_path: Path, tree: Path, kind: str) -> None:
     archive = pack(tree, tmp_path / f"set{kind}")
     data = bytearray(archive.read_bytes())
     at = len(data) * 2 // 3
@@ -163,7 +163,7 @@ def test_a_flipped_byte_is_noticed_by_the_checksum(tmp_path: Path, tree: Path, k
     assert not (tmp_path / "out").exists()
 
 
-def test_a_member_larger_than_it_says_is_not_written_on(tmp_path: Path) -> None:
+def test_a_member_larger_than_its_header_states_raises_an_error(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("a.jpg", b"\0" * 10_000_000)
     data = (tmp_path / "bomb.zip").read_bytes()
@@ -173,7 +173,7 @@ def test_a_member_larger_than_it_says_is_not_written_on(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_more_than_the_disk_holds_is_refused_before_writing(
+def test_an_archive_larger_than_the_free_disk_is_not_unpacked(
     tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = pack(tree, tmp_path / "set.zip")
@@ -183,7 +183,7 @@ def test_more_than_the_disk_holds_is_refused_before_writing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_destination_that_holds_something_is_left_alone(tmp_path: Path, tree: Path) -> None:
+def test_a_destination_that_is_not_empty_raises_an_error(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set.zip")
     with pytest.raises(ReidError, match="not an empty folder"):
         unpack_archive(archive, tree)
@@ -205,14 +205,16 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, tree: Path, monke
     assert sorted(os.listdir(tmp_path)) == ["set.zip", "tree"]
 
 
-@pytest.mark.parametrize(("name", "words"), [("none.zip", "no file"), ("set.rar", "neither a complete zip nor a tar")])
-def test_what_is_no_archive(tmp_path: Path, name: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.zip", "no file"), ("set.rar", "neither a complete zip nor a tar")]
+)
+def test_a_missing_file_or_another_format_raises_an_error(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "set.rar").write_bytes(b"Rar!" * 100)
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         unpack_archive(tmp_path / name, tmp_path / "out")
 
 
-def test_an_archive_with_a_password_says_what_to_do(tmp_path: Path, tree: Path) -> None:
+def test_an_archive_with_a_password_raises_an_error(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set.zip")
     data = bytearray(archive.read_bytes())
     at = data.rfind(b"PK\x01\x02")
@@ -223,7 +225,7 @@ def test_an_archive_with_a_password_says_what_to_do(tmp_path: Path, tree: Path) 
 
 
 @pytest.mark.parametrize(("layout", "folders"), [("market1501", None), ("dukemtmc", DUKE)])
-def test_the_layout_of_what_was_unpacked_is_found(
+def test_the_layout_of_an_unpacked_archive_is_detected(
     tmp_path: Path, tree: Path, layout: str, folders: dict[str, list[str]] | None
 ) -> None:
     if folders:
@@ -235,7 +237,7 @@ def test_the_layout_of_what_was_unpacked_is_found(
         read_unpacked(folder, "msmt17")
 
 
-def test_what_is_of_no_known_layout(tmp_path: Path) -> None:
+def test_an_unknown_layout_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "holidays").mkdir()
     with pytest.raises(ReidError, match="has none of the layouts market1501, dukemtmc"):
         read_unpacked(tmp_path)
@@ -245,7 +247,7 @@ def test_what_is_of_no_known_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_verify_counts_images_and_leaves_the_disk_alone(tmp_path: Path, tree: Path, kind: str) -> None:
+def test_verify_counts_images_and_writes_nothing(tmp_path: Path, tree: Path, kind: str) -> None:
     (tree / "query" / "Thumbs.db").write_bytes(b"x")
     archive = pack(tree, tmp_path / f"set{kind}")
     before = everything_below(tmp_path)
@@ -258,7 +260,7 @@ def test_verify_counts_images_and_leaves_the_disk_alone(tmp_path: Path, tree: Pa
     assert everything_below(tmp_path) == before
 
 
-def test_verify_states_the_sums_that_others_compute(tmp_path: Path, tree: Path) -> None:
+def test_verify_returns_sha256_and_md5(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set.zip")
     found = verify_archive(archive, "dukemtmc")
     assert found.sha256 == hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -267,7 +269,7 @@ def test_verify_states_the_sums_that_others_compute(tmp_path: Path, tree: Path) 
 
 
 @pytest.mark.parametrize("layout", ["msmt17", "cuhk03"])
-def test_verify_says_what_an_archive_of_another_set_lacks(tmp_path: Path, tree: Path, layout: str) -> None:
+def test_verify_of_another_data_set_lists_what_is_missing(tmp_path: Path, tree: Path, layout: str) -> None:
     archive = pack(tree, tmp_path / "set.zip", "top")
     with pytest.raises(
         ReidError, match=rf"is undamaged, but is not a {layout} archive: it does not contain .*top level contains top"
@@ -275,7 +277,7 @@ def test_verify_says_what_an_archive_of_another_set_lacks(tmp_path: Path, tree: 
         verify_archive(archive, layout)
 
 
-def test_verify_takes_one_variant_of_cuhk03(tmp_path: Path) -> None:
+def test_verify_accepts_one_variant_of_cuhk03(tmp_path: Path) -> None:
     tree = write_images(tmp_path / "c", {"images_detected": CUHK["train"]})
     assert verify_archive(pack(tree, tmp_path / "c.zip"), "cuhk03").images == {
         "images_labeled": 0,
@@ -283,7 +285,7 @@ def test_verify_takes_one_variant_of_cuhk03(tmp_path: Path) -> None:
     }
 
 
-def test_verify_of_a_layout_that_comes_in_no_archive(tmp_path: Path, tree: Path) -> None:
+def test_verify_needs_a_layout_that_is_distributed_as_an_archive(tmp_path: Path, tree: Path) -> None:
     with pytest.raises(ReidError, match="no archive of the layout 'table'"):
         verify_archive(pack(tree, tmp_path / "set.zip"), "table")
 
@@ -291,7 +293,7 @@ def test_verify_of_a_layout_that_comes_in_no_archive(tmp_path: Path, tree: Path)
 # The commands
 
 
-def test_the_commands(tmp_path: Path, tree: Path) -> None:
+def test_the_commands_verify_and_unpack(tmp_path: Path, tree: Path) -> None:
     archive = pack(tree, tmp_path / "set[1].zip")
     runner = CliRunner()
     verified = runner.invoke(main, ["data", "verify", str(archive), "market1501"])

@@ -130,7 +130,7 @@ def check(
 
 @pytest.mark.parametrize("k", [4, 8, 16])
 @pytest.mark.parametrize("case", SETS)
-def test_trap_4_on_whole_sets(case: str, k: int) -> None:
+def test_every_image_is_shown_on_realistic_sets(case: str, k: int) -> None:
     pids, camids = SETS[case]()
     steps = check(pids, camids, 64 // k, k)
     large = np.flatnonzero(np.bincount(pids) >= k)
@@ -141,12 +141,12 @@ def test_trap_4_on_whole_sets(case: str, k: int) -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 @pytest.mark.parametrize("case", UGLY)
-def test_the_same_on_ugly_sets(case: str, epoch: int) -> None:
+def test_every_image_is_shown_on_unbalanced_sets(case: str, epoch: int) -> None:
     check(*ugly(case), epoch=epoch)
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_the_same_on_random_sets(seed: int) -> None:
+def test_every_image_is_shown_on_random_sets(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pids = np.repeat(np.arange(30), rng.integers(1, rng.integers(2, 40), 30))
     check(rng.permutation(pids), rng.integers(0, 5, len(pids)), int(rng.integers(1, 31)), int(rng.integers(1, 20)))
@@ -189,14 +189,14 @@ def test_passes_repeat_and_epochs_and_seeds_differ() -> None:
     assert (np.stack(list(IdentitySampler(pids, camids, 4, 4, seed=2))) != first).any()
 
 
-def test_the_global_generators_are_left_alone() -> None:
+def test_the_global_generators_are_not_used() -> None:
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     list(IdentitySampler(*made(60), 4, 4))
     list(RandomSampler(100, 10))
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_an_identity_meets_many_others() -> None:
+def test_an_identity_shares_batches_with_many_others() -> None:
     """Packing is random: in 30 epochs almost every pair of identities shares a batch."""
     pids, camids = made(40, n_cameras=4)
     sampler = IdentitySampler(pids, camids, 8, 4)
@@ -233,7 +233,7 @@ def test_large_identities_are_spread_over_the_epoch(pids: NDArray[np.int64], p: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         pytest.param({"ids_per_batch": 0}, "ids_per_batch is 0", id="P of 0"),
         pytest.param({"crops_per_id": -1}, "crops_per_id is -1", id="K below 1"),
@@ -247,12 +247,12 @@ def test_large_identities_are_spread_over_the_epoch(pids: NDArray[np.int64], p: 
         pytest.param({"pids": np.zeros((3, 2))}, "pids must be one column", id="a table for a column"),
     ],
 )
-def test_impossible_settings_raise_an_error(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ReidError, match=words):
+def test_impossible_settings_raise_an_error(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ReidError, match=message):
         IdentitySampler(**{"pids": np.repeat(np.arange(6), 3), "ids_per_batch": 2, **settings})
 
 
-def test_without_cameras() -> None:
+def test_groups_without_cameras_are_random() -> None:
     sampler = IdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2)
     assert len(np.unique(np.stack(list(sampler)))) == 18
 
@@ -268,7 +268,7 @@ def test_ids_per_batch() -> None:
 
 
 def nearest_on_a_line(n_ids: int, k: int) -> NDArray[np.int64]:
-    """Identities stand on a line in a mixed order: each one's neighbours are those beside it."""
+    """Identities are on a line in a random order; the neighbours of each are those next to it."""
     place = np.random.default_rng(8).permutation(n_ids)
     distance = np.abs(place[:, None] - place).astype(float)
     np.fill_diagonal(distance, np.inf)
@@ -284,14 +284,14 @@ def look_alike(pids: NDArray[np.int64], camids: NDArray[np.int64], p: int, k: in
 
 @pytest.mark.parametrize("lookalikes", [1, 3, 100])
 @pytest.mark.parametrize("case", UGLY)
-def test_look_alikes_keep_every_promise(case: str, lookalikes: int) -> None:
+def test_hard_identity_sampler_shows_every_image_without_repeats(case: str, lookalikes: int) -> None:
     pids, camids, p, k = ugly(case)
     check(pids, camids, p, k, 2, look_alike(pids, camids, p, k, lookalikes))
 
 
 @pytest.mark.parametrize(("lookalikes", "least"), [(3, 0.5), (7, 0.45), (15, 0.4)])
-def test_look_alikes_share_a_batch(lookalikes: int, least: float) -> None:
-    """The share of identities that meet one of their two nearest; by chance it is 2 × 15 / 750."""
+def test_similar_identities_share_a_batch(lookalikes: int, least: float) -> None:
+    """The fraction of identities that share a batch with one of their two neighbours; by chance 2 × 15 / 750."""
     pids, camids = made()
     nearest = nearest_on_a_line(751, 2)
 
@@ -304,7 +304,7 @@ def test_look_alikes_share_a_batch(lookalikes: int, least: float) -> None:
     assert meet(check(pids, camids, 16, 4, 1)) < 0.08
 
 
-def test_without_neighbours_look_alikes_are_the_plain_plan() -> None:
+def test_without_neighbours_the_plan_is_that_of_the_identity_sampler() -> None:
     pids, camids = made(60)
     sampler = HardIdentitySampler(pids, camids, 4, 4, seed=1)
     np.testing.assert_array_equal(sampler.plan(), IdentitySampler(pids, camids, 4, 4, seed=1).plan())
@@ -315,7 +315,7 @@ def test_without_neighbours_look_alikes_are_the_plain_plan() -> None:
     np.testing.assert_array_equal(sampler.plan(), plan)
 
 
-def test_look_alikes_follow_seed_epoch_and_neighbours_on_all_ranks() -> None:
+def test_the_hard_plan_depends_on_seed_epoch_and_neighbours() -> None:
     pids, camids = made(100)
     ranks = [HardIdentitySampler(pids, camids, 4, 4, 1, rank, 2) for rank in range(2)]
     for sampler in ranks:
@@ -369,7 +369,7 @@ def test_random_sampler(n: int, batch: int, world: int) -> None:
     assert (epochs[0] != epochs[1]).any()
 
 
-def test_random_sampler_leaves_out_others_each_epoch() -> None:
+def test_random_sampler_leaves_out_different_crops_each_epoch() -> None:
     sampler = RandomSampler(25, 10)
     seen = set()
     for epoch in range(20):

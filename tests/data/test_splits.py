@@ -128,9 +128,7 @@ def test_a_fraction_outside_0_and_1_raises_an_error(fraction: float) -> None:
     "crops",
     [
         pytest.param(Crops.from_columns([], []), id="nothing"),
-        pytest.param(
-            Crops.from_columns(list("ab"), [1, 1], [1, 2]), id="one identity: somebody must be left to train on"
-        ),
+        pytest.param(Crops.from_columns(list("ab"), [1, 1], [1, 2]), id="one identity: one must remain for training"),
         pytest.param(Crops.from_columns(list("ab"), [1, 2]), id="single crops"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The packed store holds what the files hold, notices what changed, and survives being killed."""
+"""Tests of the packed store: content, updates, and interrupted builds."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def spoil(path: str | Path) -> None:
         pytest.param(None, id="native"),
     ],
 )
-def test_both_stores_hold_what_the_files_hold(size: tuple[int, int] | None, tmp_path: Path) -> None:
+def test_both_stores_return_the_decoded_files(size: tuple[int, int] | None, tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 11)
     whole = expected(crops, size)
     rows = np.array([3, 10, 0, 3, 7])
@@ -103,12 +103,12 @@ def test_native_crops_of_many_sizes_are_resized_when_read(tmp_path: Path) -> Non
     np.testing.assert_array_equal(store.read([8, 1, 4], (16, 8)), expected(crops, (16, 8))[[8, 1, 4]])
     with pytest.raises(ReidError, match=r"several sizes. Use read\(index, size="):
         store.read([0])
-    alike = store.take([1, 7])
-    assert alike.size == (27, 10)
-    np.testing.assert_array_equal(alike.read([1]), expected(crops.take([7])))
+    pair = store.take([1, 7])
+    assert pair.size == (27, 10)
+    np.testing.assert_array_equal(pair.read([1]), expected(crops.take([7])))
 
 
-def test_a_whole_store_opens_without_decoding(tmp_path: Path, decoded: list[str]) -> None:
+def test_a_complete_store_opens_without_decoding(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 10)
     PackedStore.build(crops, tmp_path / "store", size=(24, 12))
     assert len(decoded) == 10
@@ -117,7 +117,7 @@ def test_a_whole_store_opens_without_decoding(tmp_path: Path, decoded: list[str]
     np.testing.assert_array_equal(store.read(np.arange(10)), expected(crops))
 
 
-def test_only_what_changed_is_decoded_again(tmp_path: Path, decoded: list[str]) -> None:
+def test_only_changed_files_are_decoded_again(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 10)
     old = PackedStore.build(crops, tmp_path / "store", size=None)
     before = expected(crops)
@@ -139,7 +139,7 @@ def test_only_what_changed_is_decoded_again(tmp_path: Path, decoded: list[str]) 
         pytest.param([5, 5, 1, 5], 0, id="one file in several rows"),
     ],
 )
-def test_files_that_come_go_or_move(order: list[int], n_decoded: int, tmp_path: Path, decoded: list[str]) -> None:
+def test_added_removed_and_moved_files(order: list[int], n_decoded: int, tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 8)
     PackedStore.build(crops.take(np.arange(6)), tmp_path / "store", size=(10, 5))
     decoded.clear()
@@ -160,7 +160,7 @@ def test_other_settings_decode_everything(tmp_path: Path, decoded: list[str], mo
 
 
 @pytest.mark.parametrize("harm", ["index cut", "index gone", "data cut", "data gone", "index of another kind"])
-def test_a_harmed_store_is_built_again(harm: str, tmp_path: Path, decoded: list[str]) -> None:
+def test_a_damaged_store_is_built_again(harm: str, tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 5)
     folder = tmp_path / "store"
     PackedStore.build(crops, folder, size=(24, 12))
@@ -197,7 +197,7 @@ def test_the_index_cannot_point_outside_its_folder(tmp_path: Path, decoded: list
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("size", [pytest.param((24, 12), id="resized"), pytest.param(None, id="native")])
-def test_a_build_that_stops_goes_on_from_there(
+def test_an_interrupted_build_continues(
     stop: BaseException,
     size: tuple[int, int] | None,
     tmp_path: Path,
@@ -215,11 +215,11 @@ def test_a_build_that_stops_goes_on_from_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(packed, "decode", failing)
-        with pytest.raises(KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else ReidError) as told:
+        with pytest.raises(KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else ReidError) as error:
             PackedStore.build(crops, tmp_path / "store", size=size, workers=1)
         if isinstance(stop, OSError):
-            assert "No space left" in str(told.value)
-            assert str(tmp_path / "store") in str(told.value)
+            assert "No space left" in str(error.value)
+            assert str(tmp_path / "store") in str(error.value)
     assert not (tmp_path / "store" / "index.parquet").exists()
     begun = list((tmp_path / "store").glob("crops-*.u8"))
     store = PackedStore.build(crops, tmp_path / "store", size=size)
@@ -260,7 +260,7 @@ def start_build(folder: Path, pause: float) -> subprocess.Popen[str]:
     )
 
 
-def test_a_killed_build_goes_on_from_there(tmp_path: Path, decoded: list[str]) -> None:
+def test_a_killed_build_continues(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 60)
     process = start_build(tmp_path, 0.02)
     log = tmp_path / "decoded.txt"
@@ -276,7 +276,7 @@ def test_a_killed_build_goes_on_from_there(tmp_path: Path, decoded: list[str]) -
     np.testing.assert_array_equal(store.read(np.arange(60)), expected(crops))
 
 
-def test_of_two_processes_at_once_one_builds_and_the_other_waits(tmp_path: Path) -> None:
+def test_of_two_simultaneous_processes_one_builds_and_the_other_waits(tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 40)
     outputs = [process.communicate(timeout=60)[0] for process in [start_build(tmp_path, 0.01) for _ in range(2)]]
     assert {output.splitlines()[-1] for output in outputs} == {f"40 {expected(crops).sum()}"}
@@ -296,9 +296,9 @@ def broken_crops(folder: Path, n: int = 30, n_broken: int = 12) -> Crops:
 @pytest.mark.parametrize("size", [pytest.param((24, 12), id="resized"), pytest.param((48, 24), id="enlarged")])
 def test_unreadable_images_are_an_error_that_lists_them(kind: str, size: tuple[int, int], tmp_path: Path) -> None:
     crops = broken_crops(tmp_path / "images")
-    with pytest.raises(ReidError) as told:
+    with pytest.raises(ReidError) as error:
         open_store(crops, kind=kind, size=size, folder=tmp_path / "store")
-    text = str(told.value)
+    text = str(error.value)
     assert "12 of 30 images cannot be read" in text
     assert "… and 2 more" in text
     assert f"{crops.paths[0]}: cannot be read: No such file" in text
@@ -309,11 +309,11 @@ def test_unreadable_images_are_an_error_that_lists_them(kind: str, size: tuple[i
 
 
 @pytest.mark.parametrize("kind", ["packed", "files"])
-def test_unreadable_images_are_kept_out_when_told(kind: str, tmp_path: Path) -> None:
+def test_unreadable_images_can_be_skipped(kind: str, tmp_path: Path) -> None:
     crops = broken_crops(tmp_path / "images")
     store = open_store(crops, kind=kind, size=(24, 12), folder=tmp_path / "store", unreadable="skip")
     assert (~store.kept).sum() == len(store.unreadable) == 12
-    assert [odd.path for odd in store.unreadable] == crops.paths[~store.kept].tolist()
+    assert [item.path for item in store.unreadable] == crops.paths[~store.kept].tolist()
     assert len(store) == 30
     with pytest.raises(ReidError, match=r"Row 4 could not be read .*0004\.png: is truncated"):
         store.read([1, 4])
@@ -324,7 +324,7 @@ def test_unreadable_images_are_kept_out_when_told(kind: str, tmp_path: Path) -> 
     np.testing.assert_array_equal(store.read(np.arange(18)), expected(left))
 
 
-def test_native_with_unreadable_images(tmp_path: Path) -> None:
+def test_native_sizes_with_unreadable_images(tmp_path: Path) -> None:
     crops = broken_crops(tmp_path / "images")
     store = PackedStore.build(crops, tmp_path / "store", size=None, unreadable="skip")
     assert store.size == (24, 12)
@@ -332,7 +332,7 @@ def test_native_with_unreadable_images(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.read(rows), expected(crops.take(rows)))
 
 
-def test_what_was_refused_is_not_decoded_again_and_a_mended_file_is(tmp_path: Path, decoded: list[str]) -> None:
+def test_unreadable_files_are_decoded_again_only_after_a_change(tmp_path: Path, decoded: list[str]) -> None:
     crops = broken_crops(tmp_path / "images")
     with pytest.raises(ReidError):
         PackedStore.build(crops, tmp_path / "store", size=(24, 12))
@@ -346,8 +346,10 @@ def test_what_was_refused_is_not_decoded_again_and_a_mended_file_is(tmp_path: Pa
     np.testing.assert_array_equal(store.read(np.arange(30)), expected(crops))
 
 
-def test_a_file_that_may_be_read_again_is(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Permissions leave size and time as they are."""
+def test_a_file_is_read_again_after_its_permission_changed(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not change size and modification time."""
     crops = make_crops(tmp_path / "images", 4)
 
     def forbidden(path: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -364,7 +366,7 @@ def test_a_file_that_may_be_read_again_is(tmp_path: Path, decoded: list[str], mo
     np.testing.assert_array_equal(store.read(np.arange(4)), expected(crops))
 
 
-def test_all_unreadable(tmp_path: Path) -> None:
+def test_a_store_without_readable_images(tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 3)
     for path in crops.paths:
         Path(path).write_bytes(b"")
@@ -375,7 +377,7 @@ def test_all_unreadable(tmp_path: Path) -> None:
             store.read([1])
 
 
-def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_an_error_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = make_crops(tmp_path / "images", 3)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -384,7 +386,7 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest
     assert not list((tmp_path / "store").glob("*.u8"))
 
 
-def test_file_names_of_any_bytes(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     names = ["naïve 人.png", "with\nline.png", os.fsdecode(b"\xff\xfe.png")]
@@ -402,7 +404,7 @@ def test_file_names_of_any_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         pytest.param({"kind": "zip"}, "kind is 'zip'; it must be one of 'packed', 'files'", id="kind"),
         pytest.param({"unreadable": "ignore"}, "unreadable is 'ignore'", id="unreadable"),
@@ -411,14 +413,14 @@ def test_file_names_of_any_bytes(tmp_path: Path) -> None:
         pytest.param({"workers": -1}, "workers is -1", id="workers"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_wrong_settings_raise_an_error(settings: dict[str, object], message: str, tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 2)
     good = {"kind": "packed", "size": (8, 4), "folder": tmp_path / "store"}
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         open_store(crops, **{**good, **settings})
 
 
-def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_raises_an_error(tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 2)
     (tmp_path / "store").write_text("a file")
     with pytest.raises(ReidError, match=f"Cannot build the packed store in {tmp_path / 'store'}"):
@@ -429,17 +431,17 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["packed", "files"])
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "message"),
     [([5], "Row 5 is not in the store, which has rows 0 to 2"), ([-1], "Row -1"), ([[0]], "must be one column")],
 )
-def test_rows_that_are_not_there(kind: str, rows: object, words: str, tmp_path: Path) -> None:
+def test_rows_outside_the_store_raise_an_error(kind: str, rows: object, message: str, tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 3)
     store = open_store(crops, kind=kind, size=(8, 4), folder=tmp_path / "store")
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         store.read(rows)
 
 
-def test_a_file_that_goes_bad_later_is_named(tmp_path: Path) -> None:
+def test_a_file_damaged_after_opening_raises_an_error(tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 3)
     store = FileStore(crops, size=(8, 4))
     spoil(crops.paths[1])

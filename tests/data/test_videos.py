@@ -59,13 +59,13 @@ def numbers(frames):
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "mp4v"), ("avi", "MJPG"), ("mkv", "mp4v"), ("AVI", "MJPG")])
-def test_the_frames_asked_for_come_in_order_and_once(tmp_path, suffix, codec):
+def test_requested_frames_come_in_order_and_once(tmp_path, suffix, codec):
     write_video(tmp_path / f"cam01.{suffix}", codec)
     got = numbers(only(tmp_path).read([7, 1, 40, 2, 7, 23]))
     assert got == [(n, n) for n in (1, 2, 7, 23, 40)]
 
 
-def test_every_frame_and_none(tmp_path):
+def test_all_frames_and_no_frames(tmp_path):
     write_video(tmp_path / "cam01.mp4")
     video = only(tmp_path)
     assert numbers(video.read(range(1, COUNT + 1))) == [(n, n) for n in range(1, COUNT + 1)]
@@ -77,7 +77,7 @@ def test_tracks_may_count_from_zero(tmp_path):
     assert numbers(only(tmp_path).read([0, 5], first_frame=0)) == [(0, 1), (5, 6)]
 
 
-def test_the_header_is_read(tmp_path):
+def test_info_returns_size_rate_and_length(tmp_path):
     write_video(tmp_path / "cam01.avi", "MJPG")
     assert only(tmp_path).info() == (96, 64, 12.5, COUNT)
     write_images(tmp_path / "b", ["5.png", "7.png"])
@@ -122,7 +122,7 @@ def test_an_undecodable_frame_is_reported_and_later_frames_keep_their_numbers(tm
 @pytest.mark.parametrize(
     "content", [pytest.param(b"", id="empty"), pytest.param(b"not a video at all" * 100, id="text"), None]
 )
-def test_a_file_that_is_no_video_gives_its_reason_for_every_frame(tmp_path, content):
+def test_a_file_that_is_not_a_video_gives_the_reason_for_every_frame(tmp_path, content):
     path = tmp_path / "cam01.mp4"
     if content is None:  # cut before its index, which an mp4 has at the end
         write_video(path)
@@ -163,7 +163,7 @@ def test_a_folder_of_images(tmp_path, folder, names):
         pytest.param(["7.png", "8.png", "9.png"], 1, {7: 7, 8: 8, 9: 9}, id="a cut of a longer video"),
     ],
 )
-def test_where_a_folder_starts_to_count(tmp_path, names, first_frame, expected):
+def test_a_folder_counts_from_its_first_image(tmp_path, names, first_frame, expected):
     write_images(tmp_path / "cam01", names)
     assert dict(numbers(only(tmp_path).read(list(expected), first_frame=first_frame))) == expected
 
@@ -187,7 +187,7 @@ def test_a_damaged_image_is_listed_and_the_others_are_read(tmp_path):
         ("16 bit gray", np.full((8, 6), 100 << 8, np.uint16)),
     ],
 )
-def test_odd_images_come_as_rgb(tmp_path, kind, image):
+def test_gray_and_transparent_images_become_rgb(tmp_path, kind, image):
     (tmp_path / "cam01").mkdir()
     cv2.imwrite(str(tmp_path / "cam01" / "1.png"), image)
     (frame,) = only(tmp_path).read([1])
@@ -201,7 +201,7 @@ def test_a_folder_with_one_video_in_it(tmp_path):
     assert numbers(only(tmp_path, "c001").read([3])) == [(3, 3)]
 
 
-def test_a_bare_number_is_the_camera_whose_name_ends_in_it(tmp_path):
+def test_a_camera_number_matches_the_name_that_ends_in_it(tmp_path):
     write_video(tmp_path / "c041" / "vdo.avi", "MJPG", count=2)
     write_video(tmp_path / "c141.mp4", count=3)
     write_video(tmp_path / "7.mp4", count=4)
@@ -236,7 +236,7 @@ def test_images_without_a_number_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         pytest.param(lambda f: None, r"'cam01' has no video in .* It contains no videos", id="an empty folder"),
         pytest.param(lambda f: write_video(f / "cam_01.mp4", count=2), "Did you mean 'cam_01'", id="another name"),
@@ -250,9 +250,9 @@ def test_images_without_a_number_are_listed(tmp_path):
         ),
     ],
 )
-def test_unusable_folders_raise_errors(tmp_path, make, words):
+def test_unusable_folders_raise_errors(tmp_path, make, message):
     make(tmp_path)
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=message):
         find_videos(tmp_path, ["cam01"])
 
 
