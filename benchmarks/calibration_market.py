@@ -52,7 +52,7 @@ class Tested:
     __test__ = False
 
     def __init__(self, features, pids, camids):
-        pairs = LabelledPairs.from_columns(features, pids, camids)
+        pairs = LabelledPairs(features, pids, camids)
         self.by_cameras = {(a, b): (own, others) for a, b, own, others in pairs.count_by_cameras(MEMORY)}
         self.genuine = sum(own for own, _ in self.by_cameras.values())
         self.impostor = sum(others for _, others in self.by_cameras.values())

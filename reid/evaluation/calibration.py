@@ -142,25 +142,17 @@ class Calibration:
         odds = self.log_ratio(distances, cameras) + np.log(prior / (1 - prior))
         return np.asarray(1 / (1 + np.exp(-odds)))
 
-    def check_model(self, model: str | None, subject: str = "these embeddings") -> None:
-        """Raise an error if `subject` is of another model. Passes if either model is unknown.
+    def check_fits(self, model: str | None, subject: str = "these embeddings") -> None:
+        """Raise an error if `subject` is of another known model, or the calibration is not of cosine distances.
 
         Raises:
-            DataError: naming both models.
+            DataError: naming both models, or the metric.
         """
         if self.model and model and self.model != model:
             raise DataError(
                 f"The calibration is of model {self.model!r}, but {subject} come from {model!r}, whose distances have "
                 "another meaning. Calibrate that model with `reid calibrate`."
             )
-
-    def check_fits(self, model: str | None, subject: str) -> None:
-        """Raise an error if `subject` is of another model, or the calibration is not of cosine distances.
-
-        Raises:
-            DataError: naming both models, or the metric.
-        """
-        self.check_model(model, subject)
         if self.metric != "cosine":
             raise DataError(f"The calibration is of {self.metric} distances. Calibrate with cosine distances.")
 
@@ -273,7 +265,7 @@ def calibrate(
         >>> bool(calibration.probability(threshold / 4, prior=0.5) > 0.95)
         True
     """
-    pairs = LabelledPairs.from_columns(features, pids, camids, metric, cross_camera, distractor)
+    pairs = LabelledPairs(features, pids, camids, metric, cross_camera, distractor)
     genuine, impostor = np.zeros(BINS, dtype=np.int64), np.zeros(BINS, dtype=np.int64)
     by_cameras = {}
     for first, second, one, two in pairs.count_by_cameras(memory_limit):

@@ -87,10 +87,8 @@ def expand_gallery(
 
 
 def _check(k: int, alpha: float) -> None:
-    if k < 1:
-        raise ConfigError(f"k must be at least 1; got {k}.")
-    if not 0 <= alpha < np.inf:
-        raise ConfigError(f"alpha must be 0 or more; got {alpha}.")
+    if k < 1 or not 0 <= alpha < np.inf:
+        raise ConfigError(f"k must be at least 1 and alpha 0 or more; got k={k} and alpha={alpha}.")
 
 
 def _expanded(features: Tensor, others: Tensor, nearest: NDArray[np.int64], alpha: float) -> NDArray[np.float32]:

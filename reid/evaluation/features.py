@@ -24,19 +24,11 @@ MEMORY_LIMIT = 128 * 2**20
 
 @runtime_checkable
 class EmbeddingTable(Protocol):
-    """Features `[N, D]` with the identity and the camera of each row, such as `reid.Embeddings`."""
+    """Features `[N, D]` with the identities and cameras `[N]` of their rows, if known, such as `reid.Embeddings`."""
 
-    @property
-    def features(self) -> NDArray[np.float32]:
-        """`[N, D]`."""
-
-    @property
-    def pids(self) -> NDArray[np.int64] | None:
-        """`[N]` identities, if known."""
-
-    @property
-    def camids(self) -> NDArray[np.int64] | None:
-        """`[N]` cameras, if known."""
+    features: NDArray[np.float32]
+    pids: NDArray[np.int64] | None
+    camids: NDArray[np.int64] | None
 
 
 Labels = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None, ArrayLike | None]

@@ -148,7 +148,7 @@ def open_set(
     n_junk = int((np.asarray(gallery_pids) == JUNK).sum())
     searched = None if gallery_pids is None else np.where(np.isin(gallery_pids, removed), JUNK, gallery_pids)
     labels = (query_pids, searched, query_camids, gallery_camids)
-    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera)
+    search = Search(query_features, gallery_features, labels, metric, cross_camera)
     protocol = search.protocol
     if not len(protocol.kept):
         raise DataError("All gallery items have pid -1, so there is nothing to search. Pass items with an identity.")
@@ -179,8 +179,9 @@ def open_set(
                 else "Check that query and gallery use the same pids, and the cross-camera rule."
             )
         )
+    pids = protocol.query_pids
     return OpenSetResult(
-        points=_points(protocol.query_pids, (mated, right), (unmated, nearest), fars, bootstrap, rng),
+        points=_points((pids[mated], right[mated]), (pids[unmated], nearest[unmated]), fars, bootstrap, rng),
         n_mated=int(mated.sum()),
         n_unmated=int(unmated.sum()),
         dropped={} if known.all() else {NO_IDENTITY: int((~known).sum())},
@@ -200,16 +201,28 @@ def open_set(
 
 
 def _points(
-    pids: Integers,
-    mated: tuple[NDArray[np.bool_], Floats],
-    unmated: tuple[NDArray[np.bool_], Floats],
+    mated: tuple[Integers, Floats],
+    unmated: tuple[Integers, Floats],
     fars: Sequence[float],
-    bootstrap: int,
+    draws: int,
     rng: np.random.Generator,
 ) -> tuple[DirPoint, ...]:
-    """Return DIR at each FAR with its interval; `mated` and `unmated` are masks `[Q]` and distances `[Q]`."""
-    found, alarms = mated[1][mated[0]], unmated[1][unmated[0]]
-    drawn = _draw_dir(pids, mated, unmated, fars, bootstrap, rng)
+    """Return DIR at each FAR with its interval; `mated` and `unmated` are the pids and distances of the queries."""
+    sides = []
+    for pids, scores in (mated, unmated):
+        person = np.unique(pids, return_inverse=True)[1]
+        order = np.argsort(scores, kind="stable")
+        sides.append((person[order], scores[order], int(person.max()) + 1))
+    (person_m, found, n_m), (person_u, alarms, n_u) = sides
+    drawn: list[list[float]] = [[] for _ in fars]
+    for _ in range(draws):
+        weight_m = rng.multinomial(n_m, np.full(n_m, 1 / n_m))[person_m]
+        below = np.cumsum(rng.multinomial(n_u, np.full(n_u, 1 / n_u))[person_u])
+        reached = np.concatenate([[0], np.cumsum(weight_m)])
+        for values, far in zip(drawn, fars, strict=True):
+            over = int(np.searchsorted(below, far * below[-1] * (1 + 1e-12), "right"))
+            threshold = alarms[min(over, len(alarms) - 1)]
+            values.append(float(reached[np.searchsorted(found, threshold, "left")] / reached[-1]))
     points = []
     for far, values in zip(fars, drawn, strict=True):
         if far * len(alarms) < PAIRS_PER_ERROR:
@@ -217,35 +230,7 @@ def _points(
             note = f"a FAR of {far:g} needs {need:,} queries who are not in the gallery; there are {len(alarms):,}"
             points.append(DirPoint(far, note=note))
             continue
-        allowed = int(np.floor(far * len(alarms) * (1 + 1e-12)))
-        threshold = float(np.partition(alarms, allowed)[allowed])
+        threshold = float(alarms[int(np.floor(far * len(alarms) * (1 + 1e-12)))])
         interval = np.percentile(values, [2.5, 97.5]).tolist() if values else (None, None)
         points.append(DirPoint(far, threshold, float((found < threshold).mean()), *interval))
     return tuple(points)
-
-
-def _draw_dir(
-    pids: Integers,
-    mated: tuple[NDArray[np.bool_], Floats],
-    unmated: tuple[NDArray[np.bool_], Floats],
-    fars: Sequence[float],
-    draws: int,
-    rng: np.random.Generator,
-) -> list[list[float]]:
-    """Return DIR at each FAR in each draw of identities."""
-    drawn: list[list[float]] = [[] for _ in fars]
-    sides = []
-    for mask, scores in (mated, unmated):
-        person = np.unique(pids[mask], return_inverse=True)[1]
-        order = np.argsort(scores[mask], kind="stable")
-        sides.append((person[order], scores[mask][order], int(person.max()) + 1))
-    (person_m, score_m, n_m), (person_u, score_u, n_u) = sides
-    for _ in range(draws):
-        weight_m = rng.multinomial(n_m, np.full(n_m, 1 / n_m))[person_m]
-        below = np.cumsum(rng.multinomial(n_u, np.full(n_u, 1 / n_u))[person_u])
-        reached = np.concatenate([[0], np.cumsum(weight_m)])
-        for i, far in enumerate(fars):
-            over = int(np.searchsorted(below, far * below[-1] * (1 + 1e-12), "right"))
-            threshold = score_u[min(over, len(score_u) - 1)]
-            drawn[i].append(float(reached[np.searchsorted(score_m, threshold, "left")] / reached[-1]))
-    return drawn

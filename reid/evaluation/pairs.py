@@ -100,7 +100,7 @@ def count_pairs(
         >>> counts.n_genuine, counts.n_impostor
         (2, 4)
     """
-    return LabelledPairs.from_columns(features, pids, camids, metric, cross_camera, distractor).count(memory_limit)
+    return LabelledPairs(features, pids, camids, metric, cross_camera, distractor).count(memory_limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,36 +117,27 @@ class Block:
     ignored: Tensor
 
 
-@dataclass(frozen=True, eq=False)
 class LabelledPairs:
-    """Labelled items, sorted by camera and then by identity, whose pairs can be counted.
+    """Labelled items, sorted by camera and then by identity, whose pairs can be counted; see `count_pairs`.
 
-    `unit [N]` numbers the identities from 0, with every distractor as one; `order [N]` is the position of each item in
-    the input.
+    Attributes:
+        features: `[N, D]` float32, without junk; pids, camids: `[N]` int64.
+        order: `[N]` int64, the position of each item in the input.
+        labelled: `[N]` bool, False for distractors.
+        unit: `[N]` int64, numbers the identities from 0, with every distractor as one.
+        largest: upper bound of the distances.
+        n_junk: number of ignored items.
     """
 
-    features: Tensor
-    pids: Integers
-    camids: Integers
-    unit: Integers
-    order: Integers
-    labelled: NDArray[np.bool_]
-    metric: Metric
-    largest: float
-    cross_camera: bool
-    n_junk: int
-
-    @classmethod
-    def from_columns(
-        cls,
+    def __init__(
+        self,
         features: Features | EmbeddingTable,
         pids: ArrayLike | None,
         camids: ArrayLike | None,
         metric: Metric = "cosine",
         cross_camera: bool = True,
         distractor: int | None = DISTRACTOR,
-    ) -> LabelledPairs:
-        """Check and sort the columns; see `count_pairs`."""
+    ) -> None:
         features, pids, camids = unpack_table(features, pids, camids)
         if cross_camera and camids is None:
             raise DataError("Pairs across cameras need camera ids. Pass camids, or set cross_camera=False.")
@@ -156,19 +147,19 @@ class LabelledPairs:
         kept = np.flatnonzero(people != JUNK)
         if len(kept) < 2:
             raise DataError(f"Pairs need at least 2 items with an identity; there are {len(kept)} (pid -1 means none).")
-        order = kept[np.lexsort((people[kept], cameras[kept]))]
-        ready = ready[torch.from_numpy(order).to(ready.device)]
-        n_junk, people, cameras = len(people) - len(kept), people[order], cameras[order]
-        largest = 2.0
+        self.metric, self.cross_camera, self.n_junk = metric, cross_camera, len(people) - len(kept)
+        self.order = kept[np.lexsort((people[kept], cameras[kept]))]
+        self.pids, self.camids = people[self.order], cameras[self.order]
+        self.features = ready[torch.from_numpy(self.order).to(ready.device)]
+        self.largest = 2.0
         if metric == "euclidean":
-            ready = ready - ready.mean(dim=0)
-            largest = 2 * float(torch.linalg.vector_norm(ready, dim=1).max()) * (1 + 1e-6) or 1.0
-        labelled = np.ones(len(people), dtype=bool) if distractor is None else people != distractor
-        unit = np.unique(people, return_inverse=True)[1]
-        distractors = np.flatnonzero(~labelled)
+            self.features = self.features - self.features.mean(dim=0)
+            self.largest = 2 * float(torch.linalg.vector_norm(self.features, dim=1).max()) * (1 + 1e-6) or 1.0
+        self.labelled = np.ones(len(self.pids), dtype=bool) if distractor is None else self.pids != distractor
+        unit = np.unique(self.pids, return_inverse=True)[1]
+        distractors = np.flatnonzero(~self.labelled)
         unit[distractors] = unit.max() + 1 + np.arange(len(distractors))
-        unit = np.unique(unit, return_inverse=True)[1]
-        return cls(ready, people, cameras, unit, order, labelled, metric, largest, cross_camera, n_junk)
+        self.unit = np.unique(unit, return_inverse=True)[1]
 
     @property
     def n_units(self) -> int:

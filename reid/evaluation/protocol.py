@@ -65,7 +65,6 @@ class Pairs:
         return Pairs(self.query[part] - start, self.item[part], self.first[start : stop + 1] - self.first[start])
 
 
-@dataclass(frozen=True, eq=False)
 class Protocol:
     """Identities and cameras of queries and gallery, and what follows from them under the rules of `evaluate`.
 
@@ -78,42 +77,28 @@ class Protocol:
         cross_camera: whether such pairs are ignored.
         has_cameras: False if no camera ids were given (they are all 0 then).
         mask: `[Q, G]` bool, further pairs to ignore, or None.
+
+    Raises:
+        DataError: a column is missing, not integers or of another length, or the mask does not fit.
     """
 
-    query_pids: Integers
-    query_camids: Integers
-    gallery_pids: Integers
-    gallery_camids: Integers
-    gallery_size: int
-    kept: Integers
-    matches: Pairs
-    ignored: Pairs
-    cross_camera: bool
-    has_cameras: bool
-    mask: NDArray[np.bool_] | None
-
-    @classmethod
-    def from_columns(
-        cls,
+    def __init__(
+        self,
         query_pids: ArrayLike | None,
         gallery_pids: ArrayLike | None,
         query_camids: ArrayLike | None,
         gallery_camids: ArrayLike | None,
         cross_camera: bool,
         excluded: ArrayLike | None = None,
-    ) -> Protocol:
-        """Check the columns and find the matches.
-
-        Raises:
-            DataError: a column is missing, not integers or of another length, or the mask does not fit.
-        """
+    ) -> None:
         if query_pids is None or gallery_pids is None:
             raise DataError(
                 f"The {'query' if query_pids is None else 'gallery'} has no pids. Pass query_pids and gallery_pids, or "
                 "Embeddings with pids."
             )
-        has_cameras = query_camids is not None and gallery_camids is not None
-        if cross_camera and not has_cameras:
+        self.cross_camera = cross_camera
+        self.has_cameras = query_camids is not None and gallery_camids is not None
+        if cross_camera and not self.has_cameras:
             raise DataError(
                 "Cross-camera evaluation needs camera ids. Pass query_camids and gallery_camids (or Embeddings with "
                 "camids), or set cross_camera=False."
@@ -123,30 +108,20 @@ class Protocol:
             np.zeros(len(pids), np.int64) if camids is None else integer_column(f"{side}_camids", camids, len(pids))
             for side, camids, pids in (("query", query_camids, q_pids), ("gallery", gallery_camids, g_pids))
         )
-        kept = np.flatnonzero(g_pids != JUNK)
-        mask = None if excluded is None else _mask(excluded, len(q_pids), len(g_pids))
-        by_pid = np.argsort(g_pids[kept], kind="stable")
-        ordered = g_pids[kept][by_pid]
+        self.query_pids, self.query_camids, self.gallery_size = q_pids, q_cams, len(g_pids)
+        self.kept = np.flatnonzero(g_pids != JUNK)
+        self.gallery_pids, self.gallery_camids = g_pids[self.kept], g_cams[self.kept]
+        self.mask = None if excluded is None else _mask(excluded, len(q_pids), len(g_pids))
+        by_pid = np.argsort(self.gallery_pids, kind="stable")
+        ordered = self.gallery_pids[by_pid]
         first = np.searchsorted(ordered, q_pids, "left")
         counts = np.searchsorted(ordered, q_pids, "right") - first
         query = np.repeat(np.arange(len(q_pids)), counts)
         position = np.arange(len(query)) + np.repeat(first - np.cumsum(counts) + counts, counts)
         same = Pairs.from_columns(query, by_pid[position], len(q_pids))
-        own_camera = g_cams[kept][same.item] == q_cams[same.query] if cross_camera else np.zeros(len(query), bool)
-        masked = np.zeros(len(query), bool) if mask is None else mask[same.query, kept[same.item]]
-        return cls(
-            query_pids=q_pids,
-            query_camids=q_cams,
-            gallery_pids=g_pids[kept],
-            gallery_camids=g_cams[kept],
-            gallery_size=len(g_pids),
-            kept=kept,
-            matches=same.select(~own_camera & ~masked),
-            ignored=same.select(own_camera),
-            cross_camera=cross_camera,
-            has_cameras=has_cameras,
-            mask=mask,
-        )
+        own_camera = cross_camera & (self.gallery_camids[same.item] == q_cams[same.query])
+        masked = False if self.mask is None else self.mask[same.query, self.kept[same.item]]
+        self.matches, self.ignored = same.select(~own_camera & ~np.asarray(masked)), same.select(own_camera)
 
     def check_lengths(self, n_query: int, n_gallery: int) -> None:
         """Raise an error if there are not as many features or distances as labels.
@@ -227,48 +202,39 @@ class Protocol:
         return rules
 
 
-@dataclass(frozen=True, eq=False)
 class Search:
-    """Query and gallery features with their protocol.
+    """Query and gallery features with their protocol: the checked arguments of `evaluate` and its relatives.
+
+    Args:
+        query, gallery: features or tables.
+        labels: query_pids, gallery_pids, query_camids, gallery_camids; all None with tables.
+        metric, cross_camera, excluded: as in `evaluate`.
 
     Attributes:
         protocol: the rules.
         query: `[Q, D]` float32; gallery: `[G′, D]`, without junk.
         metric: "cosine" or "euclidean".
+
+    Raises:
+        ReidError: as `evaluate`.
     """
 
-    protocol: Protocol
-    query: Tensor
-    gallery: Tensor
-    metric: str
-
-    @classmethod
-    def from_columns(
-        cls,
+    def __init__(
+        self,
         query: Features | EmbeddingTable,
         gallery: Features | EmbeddingTable,
         labels: Labels,
         metric: str,
         cross_camera: bool,
         excluded: ArrayLike | None = None,
-    ) -> Search:
-        """Check everything that `evaluate` and its relatives are given.
-
-        Args:
-            query, gallery: features or tables.
-            labels: query_pids, gallery_pids, query_camids, gallery_camids; all None with tables.
-            metric, cross_camera, excluded: as in `evaluate`.
-
-        Raises:
-            ReidError: as `evaluate`.
-        """
+    ) -> None:
         query_features, gallery_features, columns = unpack_tables(query, gallery, labels)
-        protocol = Protocol.from_columns(*columns, cross_camera, excluded)
-        ready_query, ready_gallery = prepare_features(query_features, gallery_features, metric)
-        protocol.check_lengths(len(ready_query), len(ready_gallery))
-        if len(protocol.kept) < len(ready_gallery):
-            ready_gallery = ready_gallery[torch.from_numpy(protocol.kept).to(ready_gallery.device)]
-        return cls(protocol, ready_query, ready_gallery, metric)
+        self.protocol = Protocol(*columns, cross_camera, excluded)
+        self.metric = metric
+        self.query, self.gallery = prepare_features(query_features, gallery_features, metric)
+        self.protocol.check_lengths(len(self.query), len(self.gallery))
+        if len(self.protocol.kept) < len(self.gallery):
+            self.gallery = self.gallery[torch.from_numpy(self.protocol.kept).to(self.gallery.device)]
 
     def blocks(self, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield `(first row, distances [b, G′])` as `distance_blocks`, with ignored pairs at inf."""

@@ -46,12 +46,14 @@ class CameraPairs:
         return {
             "query_cameras": self.query_cameras.tolist(),
             "gallery_cameras": self.gallery_cameras.tolist(),
-            **{
-                name: [[None if np.isnan(cell) else cell for cell in row] for row in values.tolist()]
-                for name, values in (("mAP", self.mAP), ("rank-1", self.rank1))
-            },
+            "mAP": _none_for_nan(self.mAP),
+            "rank-1": _none_for_nan(self.rank1),
             "queries": self.queries.tolist(),
         }
+
+
+def _none_for_nan(table: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[None if np.isnan(cell) else cell for cell in row] for row in table.tolist()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +202,7 @@ def evaluate(
         'mAP 100%, rank-1 100%'
     """
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
-    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera, excluded)
+    search = Search(query_features, gallery_features, labels, metric, cross_camera, excluded)
     name = "cosine distance" if metric == "cosine" else "Euclidean distance"
     score = _Scorer(search.protocol, ap, max_rank, camera_pairs)
     return score(search.blocks(memory_limit), name)
@@ -237,7 +239,7 @@ def evaluate_distances(
         >>> result.mAP
         0.5
     """
-    protocol = Protocol.from_columns(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
+    protocol = Protocol(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
     if not isinstance(distances, Iterator):
         matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
         if matrix.ndim != 2 or 0 in matrix.shape:
@@ -274,7 +276,7 @@ def top_matches(
     if k < 1:
         raise ConfigError(f"k must be at least 1; got {k}.")
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
-    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera)
+    search = Search(query_features, gallery_features, labels, metric, cross_camera)
     indices = np.full((len(search.query), k), -1, dtype=np.int64)
     found = np.full((len(search.query), k), np.inf, dtype=np.float32)
     for start, block in search.blocks(memory_limit):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from torch import Tensor
 
 from reid.core.arrays import integer_column
 from reid.core.errors import ConfigError, DataError
@@ -169,13 +168,13 @@ def rerank(
         (3, 40)
     """
     settings = Reranking(k1, k2, lambda_value, metric, camera_aware, k1_intra, k2_intra)
-    items = _Items.from_columns(query_features, gallery_features, query_camids, gallery_camids, settings)
+    items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
     distances = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
     if camera_aware:
-        for start, block in _Encoded.from_items(items, settings, memory_limit).blocks(lambda_value, memory_limit):
+        for start, block in _Encoded(items, settings, memory_limit).blocks(lambda_value, memory_limit):
             distances[start : start + len(block)] = block
     else:  # the search for neighbours also fills in the squared distances
-        encoded = _Encoded.from_items(items, settings, memory_limit, squared=distances)
+        encoded = _Encoded(items, settings, memory_limit, squared=distances)
         encoded.rerank_in_place(0, distances, lambda_value)
     return distances
 
@@ -200,8 +199,8 @@ def rerank_blocks(
         >>> [block.shape for _, block in rerank_blocks(features[:10], features[10:], settings=Reranking(k1=5, k2=2))]
         [(10, 40)]
     """
-    items = _Items.from_columns(query_features, gallery_features, query_camids, gallery_camids, settings)
-    return _Encoded.from_items(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit)
+    items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
+    return _Encoded(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,29 +248,25 @@ def rerank_within(
     Raises:
         ReidError: as `rerank`.
     """
-    items = _Items.from_columns(features, None, camids, None, settings)
-    encoded = _Encoded.from_items(items, settings, memory_limit, neighbours=neighbours)
+    items = _Items(features, None, camids, None, settings)
+    encoded = _Encoded(items, settings, memory_limit, neighbours=neighbours)
     return encoded.pairs(settings.lambda_value, settings.metric, largest_jaccard)
 
 
-@dataclass(frozen=True, eq=False)
 class _Items:
-    """Centred features `[N, D]`, of which the first `n_query` are the queries, and `[N]` cameras if needed."""
+    """Centred features `[N, D]`, of which the first `n_query` are the queries, and `[N]` cameras if needed.
 
-    features: Tensor
-    n_query: int
-    cameras: NDArray[np.int64] | None
+    `gallery` None means one set, whose cameras are `query_camids`.
+    """
 
-    @classmethod
-    def from_columns(
-        cls,
+    def __init__(
+        self,
         query: Features | EmbeddingTable,
         gallery: Features | EmbeddingTable | None,
         query_camids: ArrayLike | None,
         gallery_camids: ArrayLike | None,
         settings: Reranking,
-    ) -> _Items:
-        """Check the columns. `gallery` None means one set, whose cameras are `query_camids`."""
+    ) -> None:
         if gallery is None:
             sides = [prepare_one(query, "item", settings.metric).clone()]  # type: ignore[arg-type]
             columns = [("camids", query_camids)]
@@ -280,19 +275,19 @@ class _Items:
             query, gallery, (*_, query_camids, gallery_camids) = unpack_tables(query, gallery, labels)
             sides = list(prepare_features(query, gallery, settings.metric))
             columns = [("query_camids", query_camids), ("gallery_camids", gallery_camids)]
-        cameras = None
+        self.n_query, self.cameras = len(sides[0]), None
+        self.features = centred(torch.cat(sides) if len(sides) > 1 else sides[0])
         if settings.camera_aware:
             if any(camids is None for _, camids in columns):
                 raise DataError(
                     f"Camera-aware re-ranking needs camera ids. Pass {' and '.join(name for name, _ in columns)}."
                 )
-            cameras = np.concatenate(
+            self.cameras = np.concatenate(
                 [
                     integer_column(name, camids, len(side))  # type: ignore[arg-type]
                     for (name, camids), side in zip(columns, sides, strict=True)
                 ]
             )
-        return cls(centred(torch.cat(sides) if len(sides) > 1 else sides[0]), len(sides[0]), cameras)
 
 
 def _from_lists(lists: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -320,32 +315,25 @@ def _expanded_reciprocal(nearest: NDArray[np.int64], k1: int) -> sparse.csr_matr
     return (whole + overlap @ half).tocsr()
 
 
-@dataclass(frozen=True, eq=False)
 class _Encoded:
-    """V after the query expansion, csr `[N, N]`, with the features and the largest squared distance `[N]` of each."""
+    """Result of steps 2 to 5 of `rerank`: V, csr `[N, N]`, and the largest squared distance `[N]` of each item.
 
-    items: _Items
-    largest: NDArray[np.float32]
-    v: sparse.csr_matrix
+    Args:
+        items: features and cameras.
+        settings: see `Reranking`.
+        memory_limit: as in `rerank`.
+        squared: `[Q, G]`, to be filled with squared distances; not if camera-aware.
+        neighbours: what `nearest_items` returned, if known; not if camera-aware.
+    """
 
-    @classmethod
-    def from_items(
-        cls,
+    def __init__(
+        self,
         items: _Items,
         settings: Reranking,
         memory_limit: int,
         squared: NDArray[np.float32] | None = None,
         neighbours: Neighbours | None = None,
-    ) -> _Encoded:
-        """Do steps 2 to 5 of `rerank`.
-
-        Args:
-            items: features and cameras.
-            settings: see `Reranking`.
-            memory_limit: as in `rerank`.
-            squared: `[Q, G]`, to be filled with squared distances; not if camera-aware.
-            neighbours: what `nearest_items` returned, if known; not if camera-aware.
-        """
+    ) -> None:
         k1, k2 = settings.k1, settings.k2
         if items.cameras is not None:
             own, k2_inter = settings.k1_intra, k2 - settings.k2_intra
@@ -367,7 +355,7 @@ class _Encoded:
             average = _from_lists(averaged)
             average.data /= np.repeat(np.diff(average.indptr), np.diff(average.indptr)).astype(np.float32)
             v = (average @ v).tocsr()
-        return cls(items, largest, v)
+        self.items, self.largest, self.v = items, largest, v
 
     @cached_property
     def _gallery_columns(self) -> sparse.csc_matrix:

@@ -67,7 +67,7 @@ def single_shot_cmc(
     if max_rank < 1 or repeats < 1:
         raise ConfigError(f"max_rank and repeats must be at least 1; got {max_rank} and {repeats}.")
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
-    search = Search.from_columns(query_features, gallery_features, labels, metric, cross_camera)
+    search = Search(query_features, gallery_features, labels, metric, cross_camera)
     protocol = search.protocol
     protocol.require_matches()
     rng = np.random.default_rng(seed)

@@ -82,7 +82,7 @@ def calibrate_tracks(
     tracklet, start, end = _tracklets(cameras, local, clock)
     n_tracks = len(start)
     chosen = np.where(_spread(tracklet, clock), tracklet, -1)
-    pairs = LabelledPairs.from_columns(features, chosen, cameras, metric, cross_camera=False, distractor=None)
+    pairs = LabelledPairs(features, chosen, cameras, metric, cross_camera=False, distractor=None)
     times_of_pairs, of = clock[pairs.order], pairs.pids
     least_gap = _median_gap(of, times_of_pairs)
     genuine, impostor = np.zeros(BINS, dtype=np.int64), np.zeros(BINS, dtype=np.int64)

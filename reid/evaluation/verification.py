@@ -158,7 +158,7 @@ def verify(
     """
     if any(not 0 < far < 1 for far in fars):
         raise ConfigError(f"False-accept rates must be between 0 and 1; got {', '.join(map(str, fars))}.")
-    pairs = LabelledPairs.from_columns(features, pids, camids, metric, cross_camera, distractor)
+    pairs = LabelledPairs(features, pids, camids, metric, cross_camera, distractor)
     counts = pairs.count(memory_limit)
     pairs.require_both(counts)
     reachable = [far for far in fars if far * counts.n_impostor >= PAIRS_PER_ERROR]

@@ -202,9 +202,9 @@ def test_files_that_are_not_json(tmp_path):
 
 def test_another_model_is_refused_by_name(made):
     for passes in ("net-1", None, ""):
-        made.check_model(passes)
+        made.check_fits(passes)
     with pytest.raises(ReidError, match="of model 'net-1', but these embeddings come from 'net-2'"):
-        made.check_model("net-2")
+        made.check_fits("net-2")
 
 
 @pytest.mark.parametrize(
