@@ -214,31 +214,23 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
         end: int | None = None
         for number in wanted:
             place = number - first_frame
-            if place < 0:
-                yield Frame(number, None, f"the frame is before the first frame, {first_frame}")
-                continue
             while end is None and passed <= place:
                 bad = _skip_to_next(capture)
                 if bad is None:
                     end = passed
                 else:
                     passed += bad + 1
-            if end is not None and place >= end:
-                why = (
-                    f"the video ends after frame {first_frame + end - 1}"
-                    if end
-                    else f"no frame of {path} can be decoded"
-                )
-                yield Frame(number, None, why)
-                continue
-            if place < passed - 1:
-                yield Frame(number, None, "the frame cannot be decoded")
-                continue
-            decodes, image = capture.retrieve()
-            if decodes and image is not None:
-                yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).view(np.uint8))
-            else:
-                yield Frame(number, None, "the frame cannot be decoded")
+            image, reason = None, "the frame cannot be decoded"
+            if place < 0:
+                reason = f"the frame is before the first frame, {first_frame}"
+            elif end == 0:
+                reason = f"no frame of {path} can be decoded"
+            elif end is not None and place >= end:
+                reason = f"the video ends after frame {first_frame + end - 1}"
+            elif place == passed - 1:
+                decoded, bgr = capture.retrieve()
+                image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).view(np.uint8) if decoded and bgr is not None else None
+            yield Frame(number, image, reason if image is None else "")
     finally:
         capture.release()
 

@@ -193,12 +193,12 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
     inside = [10, 10, 30, 40]
     rows = [
         (0, 1, 5, inside, ""),
-        (0, 1, 31, inside, "a: .* has no image of the frame"),
+        (0, 1, 31, inside, "a: .* has no image for the frame"),
         (0, 2, 5, [10, 10, 0.2, 40], "smaller than a pixel"),
         (0, 3, 5, [10, 10, 30, 0.3], "smaller than a pixel"),
         (0, 4, 5, [-50, 10, 30, 40], "a: the box is outside the frame"),
         (0, 5, 5, [130, 10, 30, 40], "a: the box is outside the frame"),
-        (1, 2, 0, inside, "b: the frame is before the first one, 1"),
+        (1, 2, 0, inside, "b: the frame is before the first frame, 1"),
         (1, 2, 6, inside, ""),
         (1, 2, 31, inside, "b: the video ends after frame 30"),
         (2, 3, 5, inside, "camera 'c' has no video"),
