@@ -63,7 +63,7 @@ const marginOf = (l) => L.margin[l] ?? -Infinity;
 /** Return the margin with its sign; pairs that a rule forbids have none. */
 function marginText(l) {
   const margin = L.margin[l];
-  return margin === null ? "none" : `${margin < 0 ? "−" : "+"}${Math.abs(margin).toFixed(3)}`;
+  return margin === null ? "none" : `${margin < 0 ? "−" : margin > 0 ? "+" : ""}${Math.abs(margin).toFixed(3)}`;
 }
 
 // ---------------------------------------------------------------- decisions of the user

@@ -4,10 +4,8 @@ const review = (() => {
   const together = (l) => current.identity[L.first[l]] === current.identity[L.second[l]];
   const isForbidden = (l) => L.reasons[L.reason[l]] !== "";
   const decision = (l) => decisionOn(L.first[l], L.second[l]);
-  const orders = {
-    margin: (l) => -Math.abs(marginOf(l)),
-    contradiction: (l) => (together(l) ? 1 : -1) * (L.distance[l] - data.threshold),
-  };
+  const contradiction = (l) => (together(l) ? 1 : -1) * (L.distance[l] - data.threshold);
+  const orders = {margin: (l) => -Math.abs(marginOf(l)) + 1e-6 * contradiction(l), contradiction};
   const kinds = {
     open: ["open pairs", (l) => !decision(l) && !isForbidden(l)],
     joined: ["joined, not decided by you", (l) => together(l) && !decision(l)],
@@ -82,14 +80,15 @@ const review = (() => {
     const l = queue[at], i = L.first[l], j = L.second[l];
     const fact = (name, text, id = "") => h("div", null, h("dt", null, name), h("dd", {id}, text));
     const yours = {same: "one person", different: "different people", "": "none"}[decision(l)];
-    const outcome = L.joined[l] ? "joined" : isForbidden(l) ? `forbidden: ${L.reasons[L.reason[l]]}` : "kept separate";
+    const outcome = L.joined[l] ? "joined" : isForbidden(l) ? `forbidden: ${L.reasons[L.reason[l]]}`
+      : L.margin[l] === 0 ? "kept separate: a rule forbids other members of the two identities" : "kept separate";
     fill(pair,
       h("div", {className: "sides"}, side(i), side(j)),
       h("dl", {className: "facts"},
         fact("this run", outcome, "fact-run"),
-        fact("margin (decides: above 0 is joined)", marginText(l), "fact-margin"),
-        fact("p(same), from the margin", number(L.probability[l], 3), "fact-p"),
-        fact("own distance", `${number(L.distance[l], 4)} (threshold ${number(data.threshold, 4)})`),
+        fact("margin (above 0: joined)", marginText(l), "fact-margin"),
+        fact("p(same)", number(L.probability[l], 3), "fact-p"),
+        fact("own distance", `${number(L.distance[l], 3)} (threshold ${number(data.threshold, 3)})`),
         fact("cameras", T.camera[i] === T.camera[j] ? `${cameraOf(i)}, twice` : `${cameraOf(i)}, ${cameraOf(j)}`),
         fact("time", describeGap(i, j)),
         fact("your decision", yours, "fact-decision")),
