@@ -8,8 +8,8 @@ const review = (() => {
   const orders = {margin: (l) => -Math.abs(marginOf(l)) + 1e-6 * contradiction(l), contradiction};
   const kinds = {
     open: ["open pairs", (l) => !decision(l) && !isForbidden(l)],
-    joined: ["joined, not decided by you", (l) => together(l) && !decision(l)],
-    separate: ["separate, not decided by you", (l) => !together(l) && !isForbidden(l) && !decision(l)],
+    joined: ["joined, undecided", (l) => together(l) && !decision(l)],
+    separate: ["separate, undecided", (l) => !together(l) && !isForbidden(l) && !decision(l)],
     forbidden: ["forbidden by a rule", isForbidden],
     decided: ["decided by you", (l) => decision(l) !== ""],
     all: ["all pairs", () => true],
