@@ -351,8 +351,8 @@ def _explain(matches: Matches, hidden: bool) -> list[str]:
         "can differ from the distance of the pair itself.",
         "The margin of a pair is the threshold minus the deciding distance. It orders all pairs as the match decided: "
         "above 0 the pair was joined, below 0 it was kept separate. p(same) is the margin on a scale from 0 to 1, with "
-        "0.5 at the threshold; it is fitted to this result, not to labels. A margin of 0 marks a pair that stays separate "
-        "because a rule forbids other members of its two identities.",
+        "0.5 at the threshold; it is fitted to this result, not to labels. A margin of 0 marks a pair that stays "
+        "separate because a rule forbids other members of its two identities.",
     ]
     if hidden:
         sentences.append(f"The upper {100 * HEAD_FRACTION:.0f} % of each crop was pixelated before it was embedded.")
