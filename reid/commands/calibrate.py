@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @command("calibrate")
 @click.argument("embeddings", nargs=-1, required=True, type=PATH)
-@model_option(required=False, help="Checkpoint or run folder beside which the calibration is written.")
+@model_option(required=False, help="Checkpoint or run folder next to which the calibration is written.")
 @settings_options(CalibrateSettings, {"Calibration": ["fmr", "any_camera", "label_free"]})
-@out_option("JSON file to write.  [default: calibration.json beside the model, else beside the first embeddings]")
+@out_option("JSON file to write.  [default: calibration.json next to the model, else next to the first embeddings]")
 def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **options: Any) -> None:
     """Learn which distance between two EMBEDDINGS means the same person.
 
@@ -30,7 +30,7 @@ def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **op
 
     With a pid column, labelled pairs are compared. Without one, the columns camid, track and frame are used: tracks
     of one camera that overlap in time show different people, and crops of one track show the same person. `reid test`
-    and `reid match` find calibration.json beside the model.
+    and `reid match` find calibration.json next to the model.
     """
     from reid.core.console import console, warn
     from reid.pipelines.calibrate import calibrate_files

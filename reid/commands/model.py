@@ -31,16 +31,15 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     NAME is a backbone or timm:NAME; by default all backbones are listed. Counts are for one crop, up to the pooled
     feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
     """
-    from reid.core.console import console, track
-    from reid.pipelines.networks import describe_network, network_names, use_device
+    from reid.core.console import console
+    from reid.pipelines.networks import describe_networks, use_device
 
     place, note = use_device(device, threads)
     rows = []
-    for name in track(names or network_names(), "Measuring" if measure else "Counting"):
-        one = describe_network(name, size, place if measure else None)
+    for one in describe_networks(names, size, place if measure else None):
         speed = [] if one.crops_per_second is None else [f"{one.crops_per_second:.0f}"]
         counts = (f"{one.parameters / 1e6:.2f}", f"{one.flops / 1e9:.3f}", f"{one.n_bytes / 1e6:.1f}")
-        rows.append((name, f"{one.dimension}", *counts, *speed))
+        rows.append((one.name, f"{one.dimension}", *counts, *speed))
     headings = ("network", "D", "parameters, M", "multiply-adds, G", "MB")
     console.print(make_table((*headings, *([f"crops/s, {place}"] if measure else [])), rows))
     console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")
@@ -91,14 +90,14 @@ def convert(model: Path, out: Path, **options: Any) -> None:
     ExportSettings,
     {"Format": ["to"], "Crops": ["data", "images"], "Quantisation": ["int8", "calibration_crops", "split", "max_loss"]},
 )
-@out_option("Folder of the bundle.  [default: MODEL-FORMAT.bundle beside the model]")
+@out_option("Folder of the bundle.  [default: MODEL-FORMAT.bundle next to the model]")
 def export_command(model: Path, out: Path | None, **options: Any) -> None:
     """Export a model as a bundle that runs without torch: network, preprocessing, card, parity proof.
 
     \b
     reid model export --model runs/x/best.pt --to onnx
     reid model export --model runs/x --to openvino --int8 --data market1501:/data/market
-    reid model export --model other.onnx --to openvino         (with other.reid.json beside it)
+    reid model export --model other.onnx --to openvino         (with other.reid.json next to it)
 
     Nothing is written unless the export agrees with the model: cosine similarity at least 0.9999, and for int8 a loss
     of mAP of at most --max-loss.
@@ -132,7 +131,7 @@ def export_command(model: Path, out: Path | None, **options: Any) -> None:
 def card(model: Path, out: Path | None) -> None:
     """Write the model card of a run: network, data, recipe, scores, intended use and limits.
 
-    Scores are those that `reid test` wrote for this model in a folder beside the checkpoint. Review the card before
+    Scores are read from the files that `reid test` wrote next to the checkpoint for this model. Review the card before
     publishing it: the purpose of the model and the terms of its data are yours to state.
     """
     from reid.core.atomic import write_text

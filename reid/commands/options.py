@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from reid.config import Settings
 
@@ -69,33 +70,29 @@ def settings_options(settings: type[Settings], groups: Mapping[str, Sequence[str
     """
 
     def add(function: Any) -> Any:
-        for group, names in reversed(list(groups.items())):
-            for name in reversed(names):
-                function = option(group, *_attributes(settings, name)[0], **_attributes(settings, name)[1])(function)
+        for group, name in reversed([(group, name) for group, names in groups.items() for name in names]):
+            function = _field_option(group, name, settings.model_fields[name])(function)
         return function
 
     return add
 
 
-def _attributes(settings: type[Settings], name: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the names and attributes of the option of a field."""
-    field = settings.model_fields[name]
-    flag, kind, default = name.replace("_", "-"), field.annotation, field.get_default()
-    attributes: dict[str, Any] = {"help": field.description, "required": field.is_required()}
-    kinds = [one for one in get_args(kind) if one is not type(None)]
-    if get_origin(kind) is not Literal and type(None) in get_args(kind):
-        kind = kinds[0]
+def _field_option(group: str, name: str, field: FieldInfo) -> Decorator:
+    kind, default = field.annotation, None if field.is_required() else field.default
+    names = [f"--{name.replace('_', '-')}", name]
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    attributes: dict[str, Any] = {"type": PATH if kind is Path else kind}
+    if name == "data":
+        attributes["metavar"] = "LAYOUT:ROOT"
     if kind is bool:
-        names = f"--{flag}/--no-{flag}" if default else f"--{flag}"
-        return [names, name], attributes | {"default": default, "is_flag": True, "show_default": default}
-    if get_origin(kind) is Literal:
-        attributes["type"] = click.Choice(get_args(kind))
+        attributes = {"is_flag": True}
+        names[0] += f"/--no-{names[0][2:]}" if default else ""
+    elif get_origin(kind) is Literal:
+        attributes = {"type": click.Choice(get_args(kind))}
     elif get_origin(kind) is tuple:
-        return [f"--{flag}", name], attributes | {"multiple": True, "metavar": "LIST"}
-    else:
-        attributes["type"] = PATH if kind is Path else kind
-    if not field.is_required() and default is not None:
-        attributes |= {"default": default, "show_default": True}
-    return [f"--{flag}", name], attributes
+        attributes = {"multiple": True, "metavar": "LIST"}
+    attributes |= {"required": True} if field.is_required() else {"default": default}
+    return option(group, *names, help=field.description, show_default=default not in (None, False, ()), **attributes)

@@ -28,7 +28,7 @@ GROUPS = {
     "Input", "--data", multiple=True, metavar="LAYOUT:ROOT",
     help="Data set to evaluate on. Repeatable.  [default: the model's data.test, else its data.train]",
 )  # fmt: skip
-@out_option("Folder for the results.  [default: test/ beside the model]")
+@out_option("Folder for the results.  [default: test/ next to the model]")
 @settings_options(TestSettings, GROUPS)
 def cli(model: Path, data: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Evaluate a model across cameras: CMC, mAP, re-ranking, verification.

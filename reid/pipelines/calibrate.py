@@ -26,7 +26,7 @@ class FoundCalibration:
     calibration: Calibration
 
     def describe(self) -> str:
-        """Return what it was made from."""
+        """Return the source of the calibration."""
         overall, source = self.calibration.overall, self.calibration.source
         return (
             f"{self.path.name}, made from {source}: {overall.genuine:,} genuine and {overall.impostor:,} impostor "
@@ -35,20 +35,20 @@ class FoundCalibration:
         )
 
 
-def find_calibration(given: Path | None, beside: Iterable[Path], model: str | None) -> FoundCalibration | None:
-    """Return the calibration of a model: the given file, else the first calibration.json beside some files.
+def find_calibration(given: Path | None, nearby: Iterable[Path], model: str | None) -> FoundCalibration | None:
+    """Return the calibration of a model: the given file, else the first calibration.json next to some files.
 
-    A file found beside others that belongs to another model is ignored with a warning.
+    A file found there that belongs to another model is ignored with a warning.
 
     Args:
         given: a calibration file.
-        beside: files (checkpoint, embeddings) beside which to search if none is given.
-        model: id of the model whose distances are to be calibrated.
+        nearby: files (checkpoint, embeddings) whose folders are searched if none is given.
+        model: id of the model that made the embeddings.
 
     Raises:
         ReidError: the given file is missing or of another model; a file is damaged.
     """
-    path = given or next((found for file in beside if (found := stored_calibration(file)) is not None), None)
+    path = given or next((found for file in nearby if (found := stored_calibration(file)) is not None), None)
     if path is None:
         return None
     calibration = load_calibration(path)
@@ -102,7 +102,7 @@ def calibrate_files(
 
     Args:
         files: Parquet files of embeddings of one model.
-        out: the file to write. Default: calibration.json beside `model`, else beside the first file.
+        out: the file to write. Default: calibration.json next to `model`, else next to the first file.
         model: the checkpoint, or run folder, that the calibration belongs to.
         settings: as for `calibrate`.
 
@@ -116,8 +116,8 @@ def calibrate_files(
         raise DataError(f"There is no model {model}. Pass an existing file with --model.")
     table = Embeddings.concat([Embeddings.load(path) for path in files], list(map(str, files)))
     calibration = calibrate_embeddings(table, settings)
-    beside = model or files[0]
-    return calibration, save_calibration(calibration, out or (beside if beside.is_dir() else beside.parent) / NAME)
+    owner = model or files[0]
+    return calibration, save_calibration(calibration, out or (owner if owner.is_dir() else owner.parent) / NAME)
 
 
 def _check_tracks(pids: NDArray[np.int64], camids: NDArray[np.int64], tracks: NDArray[np.int64]) -> None:

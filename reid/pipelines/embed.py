@@ -30,7 +30,7 @@ class EmbeddedFile:
     """Result of `embed_files`.
 
     Attributes:
-        done: the file, its rows, and what was skipped.
+        done: the file, its number of rows, and the skipped images.
         embedder: the model that was used.
         rate: crops per second.
     """
@@ -64,15 +64,8 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         images = find_images(settings.images) if settings.images else []
         if settings.data and settings.split:
             images = getattr(load_benchmark(settings.data), settings.split)
-        embedder = Embedder(
-            model,
-            device=settings.device,
-            runtime=settings.runtime,
-            weights=settings.weights,
-            batch_size=settings.batch_size,
-            flip=settings.flip,
-            threads=settings.threads,
-        )
+        options = {"device", "runtime", "weights", "batch_size", "flip", "threads"}
+        embedder = Embedder(model, **settings.model_dump(include=options))
         start = time.perf_counter()
         if settings.videos and settings.tracks:
             tracks = read_tracks(settings.tracks)

@@ -35,7 +35,7 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
     Args:
         model: checkpoint, run folder, .onnx or OpenVINO .xml file.
         settings: format and quantisation.
-        out: folder of the bundle. Default: beside the model's file.
+        out: folder of the bundle. Default: next to the model's file.
 
     Returns:
         The folder, and its manifest (bundle.json).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class MatchedFiles:
         offline: identities of offline matching, to compare with; None without `online`.
         stream: delay and memory of the online matcher; None without `online`.
         scores: against the truth; None without truth.
-        offline_scores: of `offline`, likewise.
+        offline_scores: of `offline`, against the truth.
         written: files and folders that were written.
     """
 
@@ -102,24 +103,20 @@ def match_files(
     tracklets = Tracklets.from_tracks(
         tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
     )
-    beside = [path for path in (files.model, files.embeddings) if path is not None]
-    found = find_calibration(files.calibration, beside, appearance.embeddings.meta.get("model"))
+    nearby = [path for path in (files.model, files.embeddings) if path is not None]
+    found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
         console.print(f"calibration: {found.path}", markup=False)
     for text in warnings:
         warn(text)
     calibration = None if found is None else found.calibration
-    matches = match(tracklets, cameras=cameras, settings=settings, calibration=calibration, constraints=constraints)
+    given: dict[str, Any] = {
+        "cameras": cameras, "settings": settings, "calibration": calibration, "constraints": constraints
+    }  # fmt: skip
+    matches = match(tracklets, **given)
     offline = online = None
     if files.online:
-        online = match_online(
-            matches.tracklets,
-            cameras=cameras,
-            settings=settings,
-            calibration=calibration,
-            constraints=constraints,
-            stream=stream,
-        )
+        online = match_online(matches.tracklets, stream=stream, **given)
         offline, matches = matches, online.as_matches(matches)
     written = list(write_matches(matches, tracks, out).values())
     scores = offline_scores = None

@@ -42,7 +42,7 @@ class TestSettings(PipelineSettings):
     learned_metric: Path | None = None
     """Distance fitted by `reid metric fit`."""
     calibration: Path | None = None
-    """Calibration file. Default: calibration.json beside the model, if present."""
+    """Calibration file. Default: calibration.json next to the model, if present."""
     queries: tuple[str, ...] = ()
     """Queries to draw: row numbers from 0 ("3,17") or identities ("pid:42"). Repeatable."""
     page: bool = True
@@ -100,9 +100,9 @@ class MatchFiles(PipelineSettings):
     model: Path | None = None
     """Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file that embeds the crops of --videos."""
     cameras: Path | None = None
-    """Camera clocks, overlaps and transition times. Default: cameras.yaml beside the tracks, if present."""
+    """Camera clocks, overlaps and transition times. Default: cameras.yaml next to the tracks, if present."""
     calibration: Path | None = None
-    """Calibration file. Default: calibration.json beside the model or the embeddings, if present."""
+    """Calibration file. Default: calibration.json next to the model or the embeddings, if present."""
     constraints: Path | None = None
     """Cannot-link and must-link pairs, as saved by the match report."""
     truth: Path | None = None

@@ -152,7 +152,7 @@ class _TestedSet:
             drawing.draw(out / f"{self.results.name}-{drawing.name}.png")
 
     def _results(self) -> SetResults:
-        """Compute everything; `notes` of the result explain what is missing."""
+        """Compute everything; `notes` explain missing parts."""
         rules: dict[str, Any] = {
             "cross_camera": self.split.cross_camera, "ap": self.settings.ap, "camera_pairs": self.cameras_known
         }  # fmt: skip
@@ -171,7 +171,7 @@ class _TestedSet:
             notes[VERIFICATION] = str(error)
         if self.calibration is None:
             notes[CALIBRATION] = (
-                "No calibration.json of this model was found beside it. Create one with `reid calibrate` to see here "
+                "No calibration.json of this model was found next to it. Create one with `reid calibrate` to see here "
                 "below which distance two crops are accepted as the same person."
             )
         points = self._points()

@@ -34,12 +34,12 @@ def tracked(tmp_path: Path) -> Path:
     )
 
 
-def test_with_labels(labelled: Path) -> None:
+def test_labelled_embeddings_are_calibrated(labelled: Path) -> None:
     result = calibrate(labelled, "--fmr", 1e-2)
     assert result.exit_code == 0, result.output
     made = load_calibration(labelled.parent / "calibration.json")
     assert (made.model, made.source, made.chosen_fmr) == ("net-1", "labels", 1e-2)
-    for words in (
+    for expected in (
         "*0.01",
         f"{made.threshold():.4f}",
         "too few pairs",
@@ -47,11 +47,11 @@ def test_with_labels(labelled: Path) -> None:
         "3 camera pairs have a curve each",
         f"calibration: {labelled.parent / 'calibration.json'}",
     ):
-        assert words in result.output
+        assert expected in result.output
     assert "Warning" not in result.output
 
 
-def test_several_files_are_taken_together(labelled: Path, tmp_path: Path) -> None:
+def test_several_files_give_the_calibration_of_one(labelled: Path, tmp_path: Path) -> None:
     table = Embeddings.load(labelled)
     parts = [table.take(np.arange(start, 720, 2)).save(tmp_path / f"{start}.parquet") for start in (0, 1)]
     for files, out in (([labelled], "whole.json"), (parts, "parts.json")):
@@ -61,11 +61,11 @@ def test_several_files_are_taken_together(labelled: Path, tmp_path: Path) -> Non
     assert whole["threshold"] == pytest.approx(both["threshold"], rel=1e-4)
 
 
-def test_any_camera(labelled: Path) -> None:
+def test_any_camera_counts_all_pairs(labelled: Path) -> None:
     assert "all pairs, of any cameras" in calibrate(labelled, "--fmr", 1e-2, "--any-camera").output
 
 
-def test_beside_the_checkpoint(labelled: Path, tmp_path: Path) -> None:
+def test_calibration_is_written_next_to_the_model(labelled: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "best.pt"
     result = calibrate(labelled, "--fmr", 1e-2, "--model", checkpoint)
     assert result.exit_code == 1
@@ -76,7 +76,7 @@ def test_beside_the_checkpoint(labelled: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "calibration.json").is_file()
 
 
-def test_without_labels(tracked: Path, tmp_path: Path) -> None:
+def test_tracks_are_calibrated_without_labels(tracked: Path, tmp_path: Path) -> None:
     result = calibrate(tracked, "--label-free", "--fmr", 1e-2)
     assert result.exit_code == 0, result.output
     assert "Made without labels" in result.output
@@ -91,7 +91,7 @@ def test_without_labels(tracked: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "arguments", "words"),
+    ("columns", "arguments", "expected"),
     [
         pytest.param({"camids": None}, [], "no camid column.*--any-camera", id="labels without cameras"),
         pytest.param(
@@ -102,21 +102,23 @@ def test_without_labels(tracked: Path, tmp_path: Path) -> None:
         pytest.param({}, ["--fmr", "1e-6"], "cannot be estimated from these pairs", id="too few"),
     ],
 )
-def test_refusals(tracked: Path, tmp_path: Path, columns: dict, arguments: list, words: str) -> None:
+def test_missing_columns_are_errors(
+    tracked: Path, tmp_path: Path, columns: dict, arguments: list, expected: str
+) -> None:
     table = Embeddings.load(tracked)
     kept = {name: getattr(table, name) for name in ("pids", "camids", "tracks", "frames")}
     for name, value in columns.items():
         kept[name] = None if value is None else np.full(len(table), value)
-    path = Embeddings(table.features, **kept).save(tmp_path / "odd" / "odd.parquet")
+    path = Embeddings(table.features, **kept).save(tmp_path / "other" / "other.parquet")
     result = calibrate(path, *arguments)
     assert result.exit_code == 1
-    words_in_order = words.split(".*")
+    parts = expected.split(".*")
     flat = " ".join(result.output.split())
-    assert all(part in flat for part in words_in_order), flat
-    assert not (tmp_path / "odd" / "calibration.json").exists()
+    assert all(part in flat for part in parts), flat
+    assert not (tmp_path / "other" / "calibration.json").exists()
 
 
-def test_embeddings_of_two_models(labelled: Path, tmp_path: Path) -> None:
+def test_embeddings_of_two_models_are_an_error(labelled: Path, tmp_path: Path) -> None:
     other = Embeddings(*people(), meta={"model": "net-2"}).save(tmp_path / "other.parquet")
     result = calibrate(labelled, other)
     assert result.exit_code == 1

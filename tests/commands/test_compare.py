@@ -36,14 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> Path:
     return folder
 
 
-def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
+def test_comparison_of_two_runs(folder: Path, tmp_path: Path) -> None:
     done = call("runs", "compare", folder / "one", folder / "other", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    words = " ".join(done.output.split())
+    text = " ".join(done.output.split())
     for part in ("one", "other", "synthetic validation", "optim.lr", "schedule.epochs", "loss.extra.center.weight"):
-        assert part in words
-    assert "augment.pad" not in words, "equal settings are not listed"
-    assert "trained on different rows" not in words
+        assert part in text
+    assert "augment.pad" not in text, "equal settings are not listed"
+    assert "trained on different rows" not in text
     content = json.loads((tmp_path / "out/comparison.json").read_text())
     assert content["differences"]["optim.lr"] == {"one": 3.5e-4, "other": 1e-3}
     assert content["differences"]["loss.extra.center.weight"] == {"one": None, "other": 0.01}
@@ -62,12 +62,12 @@ def test_two_runs_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of the time, and one is enough."""
+    """Skip the pictures, which take most of the time."""
     monkeypatch.setattr("reid.pipelines.compare.plot_learning", lambda *given: None)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_one_run_and_equal_runs(folder: Path, tmp_path: Path) -> None:
+def test_comparison_of_one_run_and_of_equal_runs(folder: Path, tmp_path: Path) -> None:
     done = call("runs", "compare", folder / "one", "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     assert "setting" not in done.output
@@ -81,7 +81,7 @@ def test_one_run_and_equal_runs(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_reid_test_left_and_other_data_are_seen(folder: Path, tmp_path: Path) -> None:
+def test_scores_of_reid_test_and_different_data_are_reported(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder / "one", copy)
     (copy / "test").mkdir()
@@ -95,7 +95,7 @@ def test_what_reid_test_left_and_other_data_are_seen(folder: Path, tmp_path: Pat
     assert "trained on different rows" in done.output
 
 
-def test_an_unfinished_run_is_read_as_far_as_it_goes(folder: Path, tmp_path: Path) -> None:
+def test_unfinished_run_is_read(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder / "one", copy)
     (copy / "last.pt").unlink()
@@ -114,7 +114,7 @@ def test_an_unfinished_run_is_read_as_far_as_it_goes(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "damaged"])
-def test_what_is_no_run_is_named(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_invalid_run_folder_is_an_error(folder: Path, tmp_path: Path, kind: str) -> None:
     place = tmp_path / "run"
     if kind != "missing":
         place.mkdir()
@@ -133,7 +133,7 @@ def test_differences_are_none_where_a_run_lacks_the_key(folder: Path) -> None:
     assert found["optim.lr"] == [3.5e-4, 1e-3]
 
 
-def test_a_run_is_repeated_from_its_own_settings(folder: Path, tmp_path: Path, tiny_market: Path) -> None:
+def test_run_is_repeated_from_its_saved_settings(folder: Path, tmp_path: Path, tiny_market: Path) -> None:
     done = call("train", "--config", folder / "one/config.yaml", "--out", tmp_path / "again")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "again/log.jsonl").read_bytes() == (folder / "one/log.jsonl").read_bytes()

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained(tmp_path: Path, tiny_market: Path) -> Path:
-    """A run that says what it was trained on, and was scored."""
+    """A run with its train data recorded, and with scores."""
     config = {
         "data": {"train": [f"market1501:{tiny_market}"]},
         "model": {"weights": "imagenet"},
@@ -48,12 +48,12 @@ def trained(tmp_path: Path, tiny_market: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_becomes_a_bundle_beside_its_checkpoint(run):
+def test_bundle_is_written_next_to_the_checkpoint(run):
     result = export(run, "--to", "openvino")
     assert result.exit_code == 0, result.output
     out = run / "best-openvino.bundle"
-    for words in ("No real crops (--data or --images)", "openvino: lowest cosine to the model 0.99999", str(out)):
-        assert words in result.output
+    for expected in ("No real crops (--data or --images)", "openvino: lowest cosine to the model 0.99999", str(out)):
+        assert expected in result.output
     images = crops(3)
     opened = open_bundle(out)
     np.testing.assert_allclose(opened.embed(images), expected_features(images), atol=2e-5)
@@ -63,7 +63,7 @@ def test_a_run_becomes_a_bundle_beside_its_checkpoint(run):
     assert "already exists" in again.output
 
 
-def test_int8_by_the_runs_own_data(trained):
+def test_int8_with_the_train_data_of_the_run(trained):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibration-crops", 10)
     assert result.exit_code == 0, result.output
@@ -72,14 +72,14 @@ def test_int8_by_the_runs_own_data(trained):
     assert manifest["parity"]["int8"]["calibration_crops"] == 10
     assert manifest["parity"]["crops"]["real"] == "32 given crops"
     card = (trained / "last-openvino-int8.bundle/card.md").read_text()
-    for words in (
+    for expected in (
         "Licence note** (synthetic): rendered pedestrians",
         "| tiny test | plain | 12.50 | 6.00 | 25.00 | 50.00 |",
     ):
-        assert words in card
+        assert expected in card
 
 
-def test_int8_on_named_data_and_its_test_part(run, tiny_market):
+def test_int8_on_the_test_split_of_a_named_data_set(run, tiny_market):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     data = ("--data", f"market1501:{tiny_market}", "--calibration-crops", 5, "--max-loss", 100)
     result = export(run, "--to", "openvino", "--int8", *data, "--split", "test", "--out", run / "a.bundle")
@@ -87,7 +87,7 @@ def test_int8_on_named_data_and_its_test_part(run, tiny_market):
     assert "int8 on synthetic test: mAP" in result.output
 
 
-def test_proof_on_a_folder_of_crops(run, tmp_path):
+def test_parity_on_a_folder_of_crops(run, tmp_path):
     folder = tmp_path / "crops"
     folder.mkdir()
     for number, image in enumerate(crops(3, size=(50, 20))):
@@ -99,30 +99,32 @@ def test_proof_on_a_folder_of_crops(run, tmp_path):
     assert manifest["parity"]["crops"]["real"] == "3 given crops"
 
 
-def test_anothers_file(tmp_path):
-    theirs = make_onnx(tmp_path / "theirs.onnx")
-    theirs.with_suffix(".reid.json").write_text(json.dumps(SIDECAR))
-    result = export(theirs, "--to", "openvino", "--out", tmp_path / "ours.bundle")
+def test_export_of_an_onnx_file(tmp_path):
+    other = make_onnx(tmp_path / "other.onnx")
+    other.with_suffix(".reid.json").write_text(json.dumps(SIDECAR))
+    result = export(other, "--to", "openvino", "--out", tmp_path / "exported.bundle")
     assert result.exit_code == 0, result.output
     images = crops(3, size=(16, 8))
     np.testing.assert_allclose(
-        Embedder(tmp_path / "ours.bundle")(images), Embedder(theirs)(images), atol=torch.finfo(torch.float32).eps * 100
+        Embedder(tmp_path / "exported.bundle")(images),
+        Embedder(other)(images),
+        atol=torch.finfo(torch.float32).eps * 100,
     )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         pytest.param(["absent.pt", "--to", "onnx"], "There is no checkpoint absent.pt", id="no file"),
         pytest.param(["RUN", "--to", "openvino", "--int8"], "Name a data set: --data LAYOUT:ROOT", id="int8, no data"),
         pytest.param(["BUNDLE", "--to", "onnx"], "is a bundle already", id="a bundle"),
         pytest.param(["RUN", "--to", "onnx", "--images", "nowhere"], "nowhere is not a folder", id="no crops"),
-        pytest.param(["RUN", "--to", "onnx", "--data", "x"], "not of the form LAYOUT:ROOT", id="odd data"),
+        pytest.param(["RUN", "--to", "onnx", "--data", "x"], "not of the form LAYOUT:ROOT", id="invalid data"),
     ],
 )
-def test_what_is_wrong_is_named(run, arguments, words):
+def test_invalid_arguments_are_errors(run, arguments, expected):
     names = {"RUN": run, "BUNDLE": bundle("onnx")}
     result = export(*(names.get(argument, argument) for argument in arguments))
     assert result.exit_code == 1
-    assert words in result.output.replace("\n", " ")
+    assert expected in result.output.replace("\n", " ")
     assert [path.name for path in run.iterdir()] == ["best.pt"]

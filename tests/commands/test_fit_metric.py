@@ -24,14 +24,14 @@ def fit(*arguments: object) -> Result:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Beside 40 people some rows of nobody and of anybody, which would spoil the fit."""
+    """40 people, and unlabelled and distractor rows that would distort the fit."""
     features, pids, camids = people()
     features[:6], pids[:6] = 1e4, [-1, -1, -1, 0, 0, 0]
     return Embeddings(features, pids=pids, camids=camids, meta={"model": "net-1"}).save(tmp_path / "train.parquet")
 
 
 @pytest.mark.parametrize("method", ["kissme", "xqda"])
-def test_fitted_on_a_file_it_ranks_other_people_better(labelled: Path, tmp_path: Path, method: str) -> None:
+def test_fitted_metric_improves_the_ranking_of_other_people(labelled: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "made" / "metric.npz"
     result = fit(labelled, "--method", method, "--ridge", 1e-3, "--out", out)
     assert result.exit_code == 0, result.output
@@ -63,9 +63,7 @@ def test_fitted_on_a_file_it_ranks_other_people_better(labelled: Path, tmp_path:
     assert score(after) > score(before) + 0.2
 
 
-def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_function(
-    labelled: Path, tmp_path: Path
-) -> None:
+def test_several_files_give_the_metric_of_the_function(labelled: Path, tmp_path: Path) -> None:
     table = Embeddings.load(labelled)
     parts = [table.take(np.arange(start, len(table), 2)).save(tmp_path / f"{start}.parquet") for start in (0, 1)]
     assert fit(*parts, "--any-camera", "--dimensions", 2, "--out", tmp_path / "m.npz").exit_code == 0
@@ -77,7 +75,7 @@ def test_several_files_are_taken_together_and_the_numbers_are_those_of_the_funct
     assert len(got) == 2
 
 
-def test_a_row_of_zeros_stays_and_features_that_do_not_fit_are_named() -> None:
+def test_zero_rows_stay_zero_and_other_features_are_an_error() -> None:
     metric = LearnedMetric(np.eye(2, 3, dtype=np.float32), {"method": "xqda", "model": "net-1"})
     assert (metric.transform(np.zeros((1, 3), dtype=np.float32)) == 0).all()
     with pytest.raises(ReidError, match=r"fitted on dimension 3, not 4"):
@@ -88,24 +86,24 @@ def test_a_row_of_zeros_stays_and_features_that_do_not_fit_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "arguments", "words"),
+    ("columns", "arguments", "expected"),
     [
         ({}, (), "no pid column"),
         ({"pids": [1, 1, 2]}, (), "no camid column.*--any-camera"),
         ({"pids": [1, 1, 2], "camids": [1, 1, 2]}, (), "no pair of one person across cameras"),
-        ({"pids": [1, 1, 2], "camids": [1, 2, 2]}, ("--dimensions", 9), "the size of the features, 3; got 9"),
+        ({"pids": [1, 1, 2], "camids": [1, 2, 2]}, ("--dimensions", 9), "1 or more and at most 3; got 9"),
     ],
 )
-def test_what_is_lacking_is_named(tmp_path: Path, columns: dict, arguments: tuple, words: str) -> None:
+def test_missing_labels_are_errors(tmp_path: Path, columns: dict, arguments: tuple, expected: str) -> None:
     file = Embeddings(np.eye(3), **columns).save(tmp_path / "x.parquet")
     result = fit(file, *arguments, "--out", tmp_path / "m.npz")
     assert result.exit_code == 1
     assert not (tmp_path / "m.npz").exists()
-    with pytest.raises(ReidError, match=words):
+    with pytest.raises(ReidError, match=expected):
         raise ReidError(result.output)
 
 
-def test_nan_features_and_a_wrong_name_are_named(tmp_path: Path) -> None:
+def test_nan_features_and_wrong_file_names_are_errors(tmp_path: Path) -> None:
     features = np.eye(3)
     features[1, 1] = np.nan
     file = Embeddings(features, pids=[1, 1, 2], camids=[1, 2, 1]).save(tmp_path / "x.parquet")
@@ -124,9 +122,9 @@ def test_invalid_metric_files_are_errors(tmp_path: Path) -> None:
         with pytest.raises(ReidError, match=f"{name}.npz is not a learned metric.*reid metric fit"):
             LearnedMetric.load(tmp_path / f"{name}.npz")
     factor = np.eye(2, dtype=np.float32)
-    for about, words in (({"format": 2, "method": "xqda"}, "has format 2"), ({"format": 1}, "name of a method")):
+    for about, expected in (({"format": 2, "method": "xqda"}, "has format 2"), ({"format": 1}, "name of a method")):
         np.savez(tmp_path / "m.npz", factor=factor, about=np.array(json.dumps(about)))
-        with pytest.raises(ReidError, match=words):
+        with pytest.raises(ReidError, match=expected):
             LearnedMetric.load(tmp_path / "m.npz")
     np.savez(tmp_path / "m.npz", factor=factor * np.nan, about=np.array('{"format": 1, "method": "xqda"}'))
     with pytest.raises(ReidError, match="must contain finite"):
@@ -135,8 +133,8 @@ def test_invalid_metric_files_are_errors(tmp_path: Path) -> None:
         LearnedMetric(factor, {"method": "xqda"}).save(tmp_path / "m.bin")
 
 
-def test_reid_test_compares_by_it(tmp_path: Path, tiny_market: Path) -> None:
-    """The written features are those of the model, transformed; the scores are theirs; the files say so."""
+def test_reid_test_uses_a_learned_metric(tmp_path: Path, tiny_market: Path) -> None:
+    """The written features are those of the model, transformed by the metric, whose id is in the files."""
     from reid.models import build_model
     from reid.models.checkpoints import save_checkpoint
 

@@ -62,7 +62,7 @@ def identities(world):
     return {(line["camera"], int(line["track"])): int(line["identity"]) for line in lines}
 
 
-def test_every_person_gets_one_identity_and_all_files_say_so(world):
+def test_every_person_gets_one_identity_in_all_files(world):
     result = run(*options(world, "--truth", world / "truth"))
     assert result.exit_code == 0, result.output
     assert "6 identities from 18 tracklets, 6 of them in two or more cameras" in result.output
@@ -96,7 +96,7 @@ def test_cameras_may_be_named_in_the_embeddings(world):
     assert "6 identities" in result.output
 
 
-def test_a_persons_decisions_are_obeyed(world):
+def test_constraints_are_obeyed(world):
     (world / "constraints.json").write_text(
         json.dumps({"format": 1, "merge": [[["cam01", 1], ["cam03", 2]]], "split": [[["cam01", 3], ["cam03", 3]]]})
     )
@@ -117,7 +117,7 @@ def test_tracks_without_appearance_are_listed_and_keep_an_identity(world):
     assert json.loads((world / "out" / "match.json").read_text())["tracklets_without_feature"] == 1
 
 
-def test_clocks_and_travel_times_come_from_cameras_yaml_beside_the_tracks(world):
+def test_cameras_yaml_next_to_the_tracks_is_used(world):
     (world / "cameras.yaml").write_text(
         "cameras: {cam01: {fps: 10}, cam02: {fps: 10}, cam03: {fps: 10}}\n"
         "pairs: [{from: cam01, to: cam02, min: 1000}]\n"
@@ -138,7 +138,7 @@ def test_every_solver_runs(world, solver):
 
 @pytest.fixture
 def videos(world):
-    """Each person is a colour in front of grey; the model is small and knows nothing, but colours differ."""
+    """Each person is a colour on grey; the model is untrained, but colours differ."""
     colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [200, 200, 30], [200, 30, 200], [30, 200, 200]])
     rows = walks()
     for c, name in enumerate(CAMERAS):
@@ -154,7 +154,7 @@ def videos(world):
     return world
 
 
-def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(videos):
+def test_crops_of_videos_are_embedded_once(videos):
     given = ("--tracks", videos / "tracks", "--videos", videos / "videos", "--model", videos / "model.pt")
     first = run(*given, "--out", videos / "out", "--per-track", 2, "threshold=0.001", "--pixelate-heads")
     assert first.exit_code == 0, first.output
@@ -199,7 +199,7 @@ def test_videos_are_cut_embedded_and_shown_and_a_second_run_embeds_nothing(video
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(world, monkeypatch, arguments, message):
+def test_invalid_arguments_are_errors(world, monkeypatch, arguments, message):
     monkeypatch.chdir(world)
     result = run(*arguments)
     assert result.exit_code != 0
@@ -224,11 +224,11 @@ def test_embeddings_without_tracks_are_refused(world):
     assert "Add the columns track, frame" in " ".join(result.output.split())
 
 
-def test_a_stream_gives_the_same_clear_people_and_says_what_it_lost(world):
+def test_online_matching_is_compared_with_offline_matching(world):
     result = run(*options(world, "--online", "stream.period=2", "threshold=0.5", "--truth", world / "truth"))
     assert result.exit_code == 0, result.output
-    words = " ".join(result.output.split())
-    assert "online, delay at most 4 s" in words
-    assert "of the pairs joined offline, 100.0% are joined online" in words
-    assert "IDF1 100.0 online, 100.0 offline" in words
+    text = " ".join(result.output.split())
+    assert "online, delay at most 4 s" in text
+    assert "of the pairs joined offline, 100.0% are joined online" in text
+    assert "IDF1 100.0 online, 100.0 offline" in text
     assert json.loads((world / "out" / "match.json").read_text())["protocol"]["online"]["delay"] == 4

@@ -23,13 +23,13 @@ def world(in_second: tuple[int, int]) -> Tracks:
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
-def test_the_swap_in_every_format(tmp_path: Path, format: str) -> None:
+def test_swapped_identities_in_every_format(tmp_path: Path, format: str) -> None:
     write_tracks(world((1, 2)), tmp_path / "truth")
     write_tracks(world((2, 1)), tmp_path / "found", format)
     result = run(tmp_path / "truth", tmp_path / "found")
     assert result.exit_code == 0, result.output
-    for words in ("their mean IDF1 is 100.0", "predicted: 200 boxes, 2 cameras, read as", "IDF1 50.0, IDP 50.0"):
-        assert words in result.output
+    for expected in ("their mean IDF1 is 100.0", "predicted: 200 boxes, 2 cameras, read as", "IDF1 50.0, IDP 50.0"):
+        assert expected in result.output
     lines = [line.split() for line in result.output.splitlines()]
     assert ["all", "200", "2", "50.0", "50.0", "50.0", "57.7", "100.0", "33.3", "100.0"] in lines
     assert any(line[:4] in (["cam1", "100", "2", "100.0"], ["1", "100", "2", "100.0"]) for line in lines)
@@ -39,7 +39,7 @@ def test_the_swap_in_every_format(tmp_path: Path, format: str) -> None:
     assert {row["IDF1"] for row in numbers["per_camera"].values()} == {1.0}
 
 
-def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
+def test_warnings_and_errors(tmp_path: Path) -> None:
     truth, found = tmp_path / "truth.txt", tmp_path / "found.txt"
     truth.write_text("1,1,0,0,10,20,1,1,1\n2,1,0,0,10,20,0,1,1\n")
     found.write_text("1,5,0,0,10,20,1,-1,-1,-1\n1,5,1,0,10,20,1,-1,-1,-1\n")
@@ -57,7 +57,7 @@ def test_warnings_and_errors_are_in_words(tmp_path: Path) -> None:
     assert run(truth, found, "--iou", "0").exit_code == 1
 
 
-def test_no_tracks_at_all(tmp_path: Path) -> None:
+def test_files_without_tracks(tmp_path: Path) -> None:
     write_tracks(Tracks.from_columns(["a", "b"], [], [], [], []), tmp_path / "none")
     result = run(tmp_path / "none", tmp_path / "none")
     assert result.exit_code == 0, result.output

@@ -17,7 +17,7 @@ def rows(*arguments: str) -> dict[str, list[str]]:
 
 def test_all_networks_are_listed_with_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: BACKBONES[name] for name in ("resnet18", "osnet_ain_x0_25", "light10")}
-    monkeypatch.setattr("reid.models.BACKBONES", few)
+    monkeypatch.setattr("reid.pipelines.networks.BACKBONES", few)
     listed = rows()
     assert [name for name in listed if name in BACKBONES] == list(few)
     model = build_model("light10", neck="none")

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.config import load_config, load_settings
+from reid.pipelines.demo import DemoSettings, config_file
+
+
+@pytest.mark.slow
+def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) -> None:
+    short = ("training.schedule.epochs=1", "training.schedule.warmup_epochs=0", "training.eval.split=none")
+    done = CliRunner().invoke(
+        main, ["demo", "--out", str(tmp_path / "demo"), "synthetic.ids=24", "synthetic.cameras=3", *short]
+    )
+    assert done.exit_code == 0, done.output
+    text = " ".join(done.output.split())
+    assert "re-ranked" in text
+    assert "market1501" not in text
+    assert (tmp_path / "demo/test/cmc.png").exists()
+    assert (tmp_path / "demo/matched/report.html").exists()
+    assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
+    assert str(tmp_path / "demo/test/synthetic-worst.png") in done.output.replace("\n", "")
+    for file in ("test/metrics.json", "test/evaluation.html", "matched/report.html", "matched/match.json"):
+        assert str(tmp_path) not in (tmp_path / "demo" / file).read_text("utf-8"), file
+
+
+def test_demo_settings_in_configs_are_the_quick_start_recipe() -> None:
+    settings = load_settings(DemoSettings, config_file("demo.yaml"))
+    assert settings.training == load_config(config_file("quickstart.yaml"))
