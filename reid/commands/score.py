@@ -79,9 +79,10 @@ def print_scores(scores: TrackScores) -> None:
     title = f"CLEAR, IoU ≥ {scores.iou:g}"
     console.print(make_table(("cameras", "MOTA %", "MOTP %", *COUNTS), second, title=title))
     several, tracklets = scores.multi_camera, scores.tracklets
+    multi_camera = f"IDF1 {100 * several.IDF1:.1f}, IDP {100 * several.IDP:.1f}, IDR {100 * several.IDR:.1f}"
     console.print(
         f"People seen in 2 or more cameras ({scores.multi_camera_people:,} of {scores.overall.truth_ids:,}): "
-        f"IDF1 {100 * several.IDF1:.1f}, IDP {100 * several.IDP:.1f}, IDR {100 * several.IDR:.1f}."
+        f"{multi_camera if scores.multi_camera_people else 'not enough data'}."
     )
     values = [getattr(tracklets, f"{kind}_{name}") for kind in ("pair", "b3") for name in ("precision", "recall", "f1")]
     percent = ["not enough data" if value is None else f"{100 * value:.1f}" for value in values]

@@ -70,26 +70,20 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
 
 
 def _identities(matches: Matches) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["identity", "camera", "track", "first_time", "last_time", "first_frame", "last_frame", "frames", "confidence"]
-    )
-    t = matches.tracklets
-    for row in np.lexsort((t.camera, t.start, matches.identity)).tolist():
-        writer.writerow(
-            [
-                matches.identity[row],
-                t.camera_names[t.camera[row]],
-                t.track[row],
-                f"{t.start[row]:.3f}",
-                f"{t.end[row]:.3f}",
-                t.first_frame[row],
-                t.last_frame[row],
-                t.frames[row],
-                f"{matches.confidence[row]:.4f}",
-            ]
-        )
+    t, text = matches.tracklets, io.StringIO()
+    rows = np.lexsort((t.camera, t.start, matches.identity))
+    columns = {
+        "identity": matches.identity[rows],
+        "camera": np.array(t.camera_names, dtype=object)[t.camera[rows]],
+        "track": t.track[rows],
+        "first_time": [f"{seconds:.3f}" for seconds in t.start[rows]],
+        "last_time": [f"{seconds:.3f}" for seconds in t.end[rows]],
+        "first_frame": t.first_frame[rows],
+        "last_frame": t.last_frame[rows],
+        "frames": t.frames[rows],
+        "confidence": [f"{confidence:.4f}" for confidence in matches.confidence[rows]],
+    }
+    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
     return text.getvalue()
 
 
@@ -102,10 +96,8 @@ def _write_links(matches: Matches, path: Path) -> None:
         columns[f"{side}_track"] = pa.array(t.track[rows])
         columns[f"{side}_frame"] = pa.array(t.first_frame[rows])
         columns[f"{side}_identity"] = pa.array(matches.identity[rows])
-    columns["distance"] = pa.array(links.distance)
-    columns["margin"] = pa.array(links.margin)
-    columns["p_same"] = pa.array(links.probability)
-    columns["forbidden_by"] = pa.array(links.forbidden_by, type=pa.string())
+    columns |= {"distance": pa.array(links.distance), "margin": pa.array(links.margin)}
+    columns |= {"p_same": pa.array(links.probability), "forbidden_by": pa.array(links.forbidden_by, type=pa.string())}
     columns["joined"] = pa.array(links.joined)
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

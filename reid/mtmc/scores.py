@@ -111,11 +111,12 @@ class TrackScores:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values for JSON."""
+        """Plain Python values for JSON; None for the fractions over people in several cameras if there are none."""
+        undefined = {} if self.multi_camera_people else dict.fromkeys(("IDF1", "IDP", "IDR"))
         return {
             "iou": self.iou,
             "overall": self.overall.as_dict(),
-            "multi_camera": {"people": self.multi_camera_people, **asdict(self.multi_camera)},
+            "multi_camera": {"people": self.multi_camera_people, **asdict(self.multi_camera), **undefined},
             "tracklets": {**self.tracklets.as_dict(), "false_tracklets": self.false_tracklets},
             "per_camera": {name: scores.as_dict() for name, scores in self.per_camera.items()},
             "warnings": list(self.warnings),

@@ -143,7 +143,8 @@ def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> 
 
     The run's own identities are the labels, so the odds describe how sharply the distance decides, not how often the
     decision is right. One artificial pair at distance 0 (one person) and one at 1 (two people) ensure a solution. With
-    fewer than 10 pairs of either kind: odds 0 at the threshold, slope −20.
+    fewer than 10 pairs of either kind: odds 0 at the threshold, slope −20. The Newton steps are limited so that
+    separable data also converges; scikit-learn's solvers warn there.
     """
     if min(int(joined.sum()), int((~joined).sum())) < 10:
         return Odds(20.0 * threshold, -20.0)
