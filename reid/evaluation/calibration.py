@@ -198,16 +198,14 @@ class Calibration:
                 raise ValueError(f"metric is {stored['metric']!r}")
             if not 0 < stored["fmr"] < 1:
                 raise ValueError(f"fmr is {stored['fmr']!r}")
-            by_cameras = {(int(a["cameras"][0]), int(a["cameras"][1])): a for a in stored["camera_pairs"]}
-            too_few = {(int(a["cameras"][0]), int(a["cameras"][1])): a for a in stored["too_few"]}
             return cls(
                 metric=stored["metric"],
                 chosen_fmr=float(stored["fmr"]),
                 overall=Curve.from_dict(stored["overall"]),
-                by_cameras={cameras: Curve.from_dict(entry) for cameras, entry in by_cameras.items()},
+                by_cameras={_cameras(entry): Curve.from_dict(entry) for entry in stored["camera_pairs"]},
                 too_few={
-                    cameras: (int(entry["genuine_pairs"]), int(entry["impostor_pairs"]))
-                    for cameras, entry in too_few.items()
+                    _cameras(entry): (int(entry["genuine_pairs"]), int(entry["impostor_pairs"]))
+                    for entry in stored["too_few"]
                 },
                 identities=int(stored["identities"]),
                 identity_pairs=int(stored["identity_pairs"]),
@@ -215,11 +213,14 @@ class Calibration:
                 source=stored["source"],
                 notes=dict(stored["notes"]),
             )
-        except KeyError as error:
-            problem, cause = f"lacks {error}", error
-        except (TypeError, ValueError, IndexError) as error:
-            problem, cause = f"is damaged: {error}", error  # type: ignore[assignment]
-        raise DataError(f"The calibration {problem}. Make it again with `reid calibrate`.") from cause
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+            raise DataError(f"The calibration {problem}. Make it again with `reid calibrate`.") from error
+
+
+def _cameras(entry: Mapping[str, Any]) -> CameraPair:
+    first, second = entry["cameras"]
+    return int(first), int(second)
 
 
 def calibrate(

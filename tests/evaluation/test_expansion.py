@@ -48,7 +48,7 @@ def test_gallery_equals_the_loop(case, alpha):
 
 
 @pytest.mark.parametrize("n_cameras", [1, 2, 7])
-def test_by_camera(n_cameras):
+def test_pairs_across_cameras_only(n_cameras):
     case = normal(20, 60, 5)
     cameras = np.random.default_rng(1).integers(0, n_cameras, 80)
     got = expand_queries(*case, k=4, alpha=2, query_camids=cameras[:20], gallery_camids=cameras[20:])
@@ -64,7 +64,7 @@ def test_the_block_size_changes_nothing(rows):
     np.testing.assert_allclose(expand_gallery(case[1], memory_limit=limit), expand_gallery(case[1]), rtol=0, atol=1e-6)
 
 
-def test_torch_features_and_inputs_left_alone():
+def test_torch_features_and_unmodified_inputs():
     case = [features.astype(np.float32) for features in normal(10, 50, 8)]
     copies = [features.copy() for features in case]
     expected = expand_queries(*case)
@@ -73,7 +73,7 @@ def test_torch_features_and_inputs_left_alone():
     np.testing.assert_array_equal(case[1], copies[1])
 
 
-def test_it_ranks_clusters_better():
+def test_expansion_improves_the_ranking_of_clusters():
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(20, 8))
     who = rng.integers(0, 20, 460)

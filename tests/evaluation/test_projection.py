@@ -22,7 +22,7 @@ def test_pca_is_the_singular_vectors_of_centred_features_of_length_one():
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_groups_stay_groups_and_the_same_call_gives_the_same_points(method):
+def test_projection_keeps_groups_and_is_reproducible(method):
     features, who = groups()
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     points = project(features, method)
@@ -75,5 +75,5 @@ def test_identities_are_drawn_among_those_seen_twice():
 
 
 @pytest.mark.parametrize("pids", [[], [1, 2, 3], [-1, -1]], ids=["nothing", "each once", "junk"])
-def test_nobody_to_choose(pids):
+def test_without_identities_nothing_is_chosen(pids):
     assert choose_identities(np.array(pids, dtype=np.int64)).tolist() == []

@@ -147,7 +147,7 @@ def test_features_of_any_number_type(kind):
     np.testing.assert_array_equal(evaluate(*given, metric="euclidean").ap, expected.ap)
 
 
-def test_labels_may_be_lists_tensors_or_small_integers():
+def test_labels_of_any_integer_type():
     case = made()
     expected = evaluate(*case)
     for kind in (list, torch.from_numpy, lambda x: x.astype(np.uint8)):
@@ -161,7 +161,7 @@ def test_features_on_a_gpu():
     np.testing.assert_array_equal(evaluate(*given, metric="euclidean").ap, evaluate(*case, metric="euclidean").ap)
 
 
-def test_inputs_are_left_as_they_were():
+def test_inputs_are_not_modified():
     case = made()
     copies = [column.copy() for column in case]
     distances = squared_distances(*case[:2]).astype(np.float32)
@@ -337,7 +337,7 @@ def test_unknown_settings(settings, message):
         evaluate(*made(), **settings)
 
 
-def test_ranks_count_from_one():
+def test_rank_0_is_refused():
     with pytest.raises(ReidError, match="count from 1"):
         evaluate(*made()).rank(0)
 
@@ -352,7 +352,7 @@ def test_bad_distances_are_named(value):
 
 
 @pytest.mark.parametrize("shape", [(12,), (12, 61), (11, 60), (0, 60)])
-def test_distances_of_another_shape(shape):
+def test_distances_of_another_shape_are_refused(shape):
     with pytest.raises(ReidError):
         evaluate_distances(np.zeros(shape), *made()[2:])
 

@@ -30,7 +30,7 @@ def load(name):
         pytest.param("osnet_x0_25_msmt17", "trapezoid", (32.41, 6.73, 59.89, 77.49, 83.08), id="osnet, trapezoid"),
     ],
 )
-def test_scores(name, ap, percent):
+def test_scores_on_real_embeddings(name, ap, percent):
     result = evaluate(*load(name), ap=ap)
     got = [100 * score for score in (result.mAP, result.mINP, *map(result.rank, (1, 5, 10)))]
     assert got == pytest.approx(percent, abs=0.02)

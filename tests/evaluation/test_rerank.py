@@ -362,7 +362,7 @@ def test_within_equals_the_dense_form(case, metric, n_cameras):
     assert (distances[absent] >= got.absent - 1e-9).all()
 
 
-def test_within_is_symmetric_and_leaves_its_input():
+def test_within_is_symmetric_and_does_not_modify_its_input():
     features = normal(60, 1, 8)[0]
     copy = features.copy()
     got = rerank_within(features)
@@ -370,7 +370,7 @@ def test_within_is_symmetric_and_leaves_its_input():
     np.testing.assert_array_equal(features, copy)
 
 
-def test_within_with_neighbours_found_before():
+def test_within_accepts_known_neighbours():
     features = normal(60, 1, 8)[0]
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     found = nearest_items(centred(torch.from_numpy(features.copy())), 15, 2**20)

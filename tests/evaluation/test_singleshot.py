@@ -33,7 +33,7 @@ def test_equals_the_loop_over_the_same_draws(case, cross_camera):
     assert result.dropped == evaluate(*case, metric="euclidean", cross_camera=cross_camera).dropped
 
 
-def test_it_is_the_common_cmc_where_every_identity_has_one_item():
+def test_it_equals_the_cmc_if_every_identity_has_one_item():
     rng = np.random.default_rng(0)
     pids = rng.permutation(30)
     query, gallery = rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
@@ -42,7 +42,7 @@ def test_it_is_the_common_cmc_where_every_identity_has_one_item():
     assert (one.spread == 0).all()
 
 
-def test_blocks_change_nothing_and_seeds_do():
+def test_blocks_do_not_change_the_cmc_and_seeds_do():
     case = made(n_gallery=200, dim=16, low=-9, high=10)
     whole = single_shot_cmc(*case, repeats=5)
     np.testing.assert_array_equal(whole.cmc, single_shot_cmc(*case, repeats=5, memory_limit=1).cmc)

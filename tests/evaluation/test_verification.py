@@ -321,7 +321,7 @@ def test_open_set_needs_cameras_for_its_rule():
         pytest.param("osnet_x0_25_msmt17", 0.9672, 0.0931, (0.913, 0.616, 0.300, 0.114, 0.037), id="osnet"),
     ],
 )
-def test_real_embeddings(name, auc, eer, tar):
+def test_verification_scores_on_real_embeddings(name, auc, eer, tar):
     case = load(name)
     result = verify(*(np.concatenate(case[i : i + 2]) for i in (0, 2, 4)), bootstrap=0)
     assert result.counts.n_genuine == 166_987

@@ -51,7 +51,7 @@ def test_centres_stay_in_eval_mode_and_are_saved():
     assert torch.equal(copy.centers, loss.centers)
 
 
-def test_the_loss_may_be_taken_back_after_the_centres_moved():
+def test_backward_works_after_the_centres_moved():
     """The gradient is that of the centres before the step: (x − c) / B."""
     loss, x = CenterLoss(2, 3), draw(4, 2).requires_grad_()
     loss.centers += 1

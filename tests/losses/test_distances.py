@@ -45,7 +45,7 @@ def test_float64_stays_float64(distance):
     ("distance", "name"),
     [("minkowski:1", "manhattan"), ("minkowski:2", "euclidean"), ("minkowski:2.0", "euclidean")],
 )
-def test_the_orders_that_have_names(distance, name):
+def test_minkowski_orders_1_and_2_equal_the_named_distances(distance, name):
     x, y = draw(20, 7), draw(6, 7, seed=1)
     assert torch.equal(pairwise_distances(x, y, distance), pairwise_distances(x, y, name))
 
@@ -57,7 +57,7 @@ def test_high_orders_neither_overflow_nor_vanish():
 
 
 @pytest.mark.parametrize("distance", ["manhattan", "minkowski:3"])
-def test_blocks_of_rows_are_the_same_and_hold_few_differences(distance, monkeypatch):
+def test_blocks_of_rows_give_equal_distances_with_little_memory(distance, monkeypatch):
     x, y = draw(23, 6), draw(9, 6, seed=1)
     weights = draw(23, 9, seed=2)
 
@@ -79,7 +79,7 @@ def test_blocks_of_rows_are_the_same_and_hold_few_differences(distance, monkeypa
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
-def test_near_points_far_from_the_origin_keep_their_digits(distance):
+def test_near_points_far_from_the_origin_stay_accurate(distance):
     """What a collapsing network gives; the float32 Gram form returns noise instead of distances of 0.006."""
     x = 30 + 1e-4 * draw(32, 2048)
     truth = pairwise_distances_loop(x.numpy(), x.numpy(), distance)
@@ -95,7 +95,7 @@ def test_near_points_far_from_the_origin_keep_their_digits(distance):
     "case",
     ["no near pair", "twins", "a few near pairs", "two tight crowds", "identities as tight crowds", "one point"],
 )
-def test_near_points_in_a_wide_cloud_keep_their_digits(case, itself, precision):
+def test_near_points_in_a_wide_cloud_stay_accurate(case, itself, precision):
     """Blocks without near pairs, with few, and with many are computed in three ways; 300 rows are three blocks."""
     x = 3 + draw(300, 64)
     if case == "twins":
@@ -125,7 +125,7 @@ def test_near_points_in_a_wide_cloud_keep_their_digits(case, itself, precision):
         assert torch.equal(got == 0, truth == 0)
 
 
-def test_near_directions_keep_their_digits_under_cosine():
+def test_near_directions_stay_accurate_with_cosine():
     x = 1 + 1e-3 * draw(16, 512)
     truth = pairwise_distances_loop(x.double().numpy(), x.double().numpy(), "cosine")
     np.testing.assert_allclose(pairwise_distances(x, distance="cosine").numpy(), truth, rtol=1e-3, atol=1e-12)
@@ -235,12 +235,12 @@ def test_nan_stays_in_its_row_and_column(distance):
 
 
 @EVERY
-def test_no_rows(distance):
+def test_empty_features_give_empty_distances(distance):
     assert pairwise_distances(draw(0, 4), draw(3, 4), distance).shape == (0, 3)
     assert pairwise_distances(draw(0, 4), distance=distance).shape == (0, 0)
 
 
-def test_no_rows_pass_a_gradient():
+def test_empty_features_have_an_empty_gradient():
     x = draw(0, 4).requires_grad_()
     pairwise_distances(x).sum().backward()
     assert x.grad.shape == (0, 4)

@@ -64,7 +64,7 @@ def test_every_loss_takes_every_batch(name, pids):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_loss_says_nan_and_takes_half_precision(name):
+def test_every_loss_returns_nan_for_nan_and_takes_half_precision(name):
     x, pids = draw(12, 6), labels([4, 4, 4])
     half, bad = x.half().requires_grad_(), x.clone()
     bad[3, 2] = torch.nan
@@ -99,7 +99,7 @@ def test_what_is_learned_gets_a_gradient_and_is_saved(name):
 
 
 @pytest.mark.parametrize("name", OVER_PAIRS)
-def test_a_memory_goes_around_any_loss_over_pairs(name):
+def test_every_pair_loss_can_use_a_memory(name):
     loss, alone = make_loss(name, **SIZES, memory=16, warmup=1), make_loss(name, **SIZES)
     assert isinstance(loss, CrossBatchMemory)
     assert (loss.size, loss.warmup) == (16, 1)
@@ -115,7 +115,7 @@ def test_a_memory_goes_around_any_loss_over_pairs(name):
 
 
 @pytest.mark.parametrize("name", ["lifted", "multi_similarity"])
-def test_theirs_may_be_camera_aware(name):
+def test_pml_losses_may_be_camera_aware(name):
     x, pids, camids = draw(8, 6), labels([4, 4]), torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
     loss = make_loss(name, **SIZES, camera_aware=True)
     one_camera = loss(x, pids, torch.zeros(8, dtype=torch.int64)).item()
@@ -132,7 +132,7 @@ def test_theirs_may_be_camera_aware(name):
         ("pml:ProxyNCALoss", "ProxyNCALoss", {"softmax_scale": 3}),
     ],
 )
-def test_the_value_and_the_gradient_are_theirs(name, reference, options):
+def test_pml_losses_keep_their_value_and_gradient(name, reference, options):
     from pytorch_metric_learning import losses
 
     loss = make_loss(name, **SIZES, **options)
@@ -148,7 +148,7 @@ def test_the_value_and_the_gradient_are_theirs(name, reference, options):
     torch.testing.assert_close(tested.grad, other.grad)
 
 
-def test_theirs_take_a_distance_and_a_reducer_by_name():
+def test_pml_losses_take_distances_and_reducers_by_name():
     from pytorch_metric_learning import distances, losses, reducers
 
     loss = make_loss(

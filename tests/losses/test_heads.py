@@ -61,7 +61,7 @@ def test_gradient_in_float64_to_features_and_directions(make, kind):
     assert torch.autograd.gradcheck(of, (x, loss.weight.detach().clone().requires_grad_()))
 
 
-def test_the_margin_never_makes_a_worse_angle_cheaper():
+def test_the_loss_rises_with_the_angle():
     loss = ArcFaceLoss(2, 2, margin=0.7, scale=1.0)
     loss.weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]])  # the other identity has cosine 0 with all
     angles = torch.linspace(0, math.pi, 200)
@@ -71,7 +71,7 @@ def test_the_margin_never_makes_a_worse_angle_cheaper():
 
 
 @EVERY
-def test_only_directions_count(make, kind):
+def test_the_length_of_features_does_not_matter(make, kind):
     loss, labels = make(4, 3), torch.tensor([0, 1, 2])
     x = draw(3, 4)
     before = loss(x, labels).item()
@@ -81,7 +81,7 @@ def test_only_directions_count(make, kind):
 
 @EVERY
 @pytest.mark.parametrize("sign", [1, -1])
-def test_on_its_direction_or_against_it_the_gradient_is_finite(make, kind, sign):
+def test_the_gradient_is_finite_at_angles_0_and_pi(make, kind, sign):
     loss = make(4, 3)
     x = (sign * 2 * loss.weight.detach()).requires_grad_()
     loss(x, torch.arange(3)).backward()
@@ -90,7 +90,7 @@ def test_on_its_direction_or_against_it_the_gradient_is_finite(make, kind, sign)
 
 
 @EVERY
-def test_one_identity_in_all_gives_0_and_a_row_of_zeros_no_direction(make, kind):
+def test_one_class_gives_0_and_a_row_of_zeros_has_no_direction(make, kind):
     assert make(4, 1)(draw(3, 4), torch.zeros(3, dtype=torch.int64)).item() == 0
     x = torch.zeros(2, 4, requires_grad=True)
     make(4, 3)(x, torch.tensor([0, 1])).backward()

@@ -52,7 +52,7 @@ def test_a_random_subspace_keeps_squared_distances_on_average():
 
 
 @pytest.mark.parametrize("make", [partial(TripletLoss, mining="batch_all"), ContrastiveLoss], ids=["triplet", "pairs"])
-def test_a_loss_learns_it(make):
+def test_a_loss_trains_the_distance(make):
     """The two dimensions that separate identities grow relative to the four that do not."""
     features, pids, _ = people(identities=12, noise=1.0)
     metric = Mahalanobis(6)
@@ -155,7 +155,7 @@ def test_xqda_is_kissme_in_the_subspace_of_the_paper(seed, cameras):
 
 @pytest.mark.parametrize("fit", [kissme, xqda])
 @pytest.mark.parametrize("cameras", [False, True], ids=["all pairs", "across cameras"])
-def test_where_the_answer_is_known_it_is_found(fit, cameras):
+def test_metrics_find_the_known_informative_dimensions(fit, cameras):
     """Fitted on some people, the metric ranks others by the two dimensions that separate identities."""
     features, pids, camids = people()
     metric = fit(features, pids, camids if cameras else None, ridge=1e-3)
@@ -176,7 +176,7 @@ def test_where_the_answer_is_known_it_is_found(fit, cameras):
 
 
 @pytest.mark.parametrize("fit", [kissme, xqda])
-def test_few_dimensions_keep_the_best(fit):
+def test_dimensions_keeps_the_best_directions(fit):
     features, pids, camids = people(noise=0.2)  # small noise: the largest components separate identities
     metric = fit(features, pids, camids, dimensions=2)
     assert metric.factor.shape[0] <= 2
@@ -185,7 +185,7 @@ def test_few_dimensions_keep_the_best(fit):
 
 
 @pytest.mark.parametrize("fit", [kissme, xqda])
-def test_the_place_and_the_scale_of_the_features_do_not_matter(fit):
+def test_shift_and_scale_of_the_features_do_not_matter(fit):
     features, pids, camids = people()
     x = torch.from_numpy(features)
     a = fit(features, pids, camids)(x, x)

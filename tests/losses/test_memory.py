@@ -60,13 +60,13 @@ def test_equals_a_loop_over_a_list_of_the_last_features(inner, loop, cameras):
 
 
 @EVERY
-def test_the_first_call_is_the_loss_alone(inner, loop):
+def test_the_first_call_equals_the_loss_without_memory(inner, loop):
     x, pids = draw(8, 4), repeated([3, 3, 2])
     assert CrossBatchMemory(inner, 4)(x, pids).item() == pytest.approx(inner(x, pids).item())
 
 
 @EVERY
-def test_no_gradient_goes_to_earlier_batches_and_none_is_held(inner, loop):
+def test_earlier_batches_get_no_gradient_and_keep_no_graph(inner, loop):
     memory, pids = CrossBatchMemory(inner, 4), repeated([3, 3])
     early, late = draw(6, 4).requires_grad_(), draw(6, 4, seed=1).requires_grad_()
     memory(early, pids)
@@ -109,7 +109,7 @@ def test_equals_pytorch_metric_learning(tested_loss, reference, options):
             assert tested(x, pids).item() == pytest.approx(other(x, pids).item(), rel=1e-5)
 
 
-def test_a_run_that_goes_on_from_its_state_goes_on_the_same():
+def test_a_restored_memory_continues_exactly():
     memory, pids = CrossBatchMemory(InfoNCELoss(), 4, 10, warmup=1), repeated([3, 3])
     for step in range(3):
         memory(draw(6, 4, seed=step), pids)
@@ -130,7 +130,7 @@ def test_in_eval_mode_it_does_not_change():
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @EVERY
-def test_a_row_that_is_not_finite_is_not_kept(inner, loop, bad):
+def test_a_row_that_is_not_finite_is_not_stored(inner, loop, bad):
     memory, pids = CrossBatchMemory(inner, 4, 10), repeated([2, 2])
     x = draw(4, 4)
     x[1, 1] = bad
@@ -160,7 +160,7 @@ def test_half_precision_features_and_autocast(dtype):
     assert x.grad.isfinite().all()
 
 
-def test_theirs_with_a_memory_compare_with_it():
+def test_pml_losses_compare_with_a_memory():
     tested_loss = make_loss("infonce", dim=4, num_classes=3, memory=20, temperature=0.2)
     reference = make_loss("pml:NTXentLoss", dim=4, num_classes=3, memory=20, temperature=0.2)
     for step in range(4):

@@ -37,7 +37,7 @@ def same_triplets(got, truth):
         np.testing.assert_allclose(got, sorted(truth), rtol=1e-6)
 
 
-def test_the_names():
+def test_names_of_all_miners():
     assert {"batch_all", *FIXED, *DRAWING} == set(MINING_NAMES) == {"batch_all", *MINERS}
     assert set(HARDNESS_MINERS) < set(MINERS)
 
@@ -87,7 +87,7 @@ def test_semi_hard_without_a_farther_negative_takes_the_farthest():
 
 
 @pytest.mark.parametrize("pids", PIDS)
-def test_masks_part_the_pairs(pids):
+def test_each_pair_is_positive_negative_or_itself(pids):
     positives, negatives = pair_masks(pids)
     for i in range(len(pids)):
         for j in range(len(pids)):
@@ -105,7 +105,7 @@ def test_an_anchor_is_never_its_own_positive(mining):
     assert (negative[valid] == 0.5).all()
 
 
-def test_of_equal_distances_one_takes_the_gradient():
+def test_only_one_of_equal_distances_gets_the_gradient():
     distances = torch.ones(5, 5, requires_grad=True)
     positive, negative, _ = mine_triplets("batch_hard", distances, torch.tensor([0, 0, 0, 1, 1]))
     (positive[0] + negative[0]).backward()
@@ -132,7 +132,7 @@ def test_an_empty_batch(mining):
     assert distances.grad.shape == (0, 0)
 
 
-def test_nan_is_passed_on():
+def test_a_nan_distance_gives_nan():
     distances = draw(4, 4)
     distances[0, 1] = distances[2, 1] = torch.nan
     positive, negative, valid = mine_triplets("batch_hard", distances, torch.tensor([0, 0, 1, 1]))
@@ -304,7 +304,7 @@ def test_batch_all_has_no_second_derivative():
         gradient.sum().backward()
 
 
-def test_batch_all_of_nothing():
+def test_batch_all_of_an_empty_batch():
     distances = torch.zeros(0, 0, requires_grad=True)
     total, violated, count = batch_all(distances, torch.zeros(0, dtype=torch.int64))
     total.backward()

@@ -137,7 +137,7 @@ def test_gradient_in_float64(make, options, loop):
     assert torch.autograd.gradcheck(lambda x: loss(x, repeated([3, 1, 4, 1])), (x,))
 
 
-def test_gradient_of_the_circle_loss_holds_its_weights_fixed():
+def test_the_weights_of_the_circle_loss_get_no_gradient():
     x = draw(9, 4, dtype=torch.float64).requires_grad_()
     pids = repeated([3, 1, 4, 1])
     loss = CircleLoss(0.25, 8.0)

@@ -46,7 +46,7 @@ def test_the_second_pair_shares_no_identity_with_the_anchor():
     assert loss.item() == pytest.approx(1.0 - 0.2 + 0.1)
 
 
-def test_with_two_identities_the_triplet_term_is_left():
+def test_with_two_identities_only_the_triplet_term_counts():
     features, pids = draw(8, 4), repeated([4, 4])
     assert QuadrupletLoss(0.3, 9.0)(features, pids).item() == pytest.approx(TripletLoss(0.3)(features, pids).item())
 

@@ -62,7 +62,7 @@ def test_equals_the_loop_on_random_ragged_batches(seed, mining, camera_aware):
         assert 0 <= seen["active"].item() <= 1
 
 
-def test_batch_all_is_a_mean_over_active_triplets_unless_told():
+def test_batch_all_averages_active_triplets_by_default():
     assert TripletLoss(mining="batch_all").reduction == "active"
     assert TripletLoss(mining="batch_all", reduction="mean").reduction == "mean"
     assert TripletLoss().reduction == "mean"
@@ -193,7 +193,7 @@ def test_gradient_in_float64(distance, mining, hardness):
         assert torch.autograd.gradcheck(of, (features,), fast_mode=True)
 
 
-def test_the_weights_of_a_distance_learn_and_are_the_loss_s_own():
+def test_weights_of_a_distance_are_parameters_of_the_loss():
     loss = TripletLoss(1.0, distance=Mahalanobis(dim=4))
     assert len(list(loss.parameters())) == len(list(loss.distance.parameters())) > 0
     loss(draw(9, 4), repeated([3, 1, 4, 1])).backward()
@@ -326,7 +326,7 @@ def test_the_host_never_waits_for_the_device(mining, distance, monkeypatch):
 
 
 @pytest.mark.parametrize("mining", [*DRAWING, *HARDNESS_MINERS])
-def test_a_batch_draws_from_the_seed_and_its_number(mining):
+def test_random_mining_depends_on_the_seed_and_the_batch_number(mining):
     features, pids = draw(40, 6), repeated([5] * 8)
 
     def losses(seed, batches, start=0):
@@ -407,7 +407,7 @@ def test_online_mining_over_a_batch_in_one_forward_pass():
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, 7.0, math.inf])
-def test_a_module_with_margin_1_and_the_order_at_the_call(p):
+def test_minkowski_triplet_loss_takes_the_order_at_each_call(p):
     a, p_, n = np.random.default_rng(3).normal(size=(3, 10, 6))
     expected = numpy_triplet(np.linalg.norm(a - p_, ord=p, axis=1), np.linalg.norm(a - n, ord=p, axis=1), 1.0)
     loss = MinkowskiTripletLoss(margin=1.0)
