@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain Python only, written whole, read with `weights_only=True`."""
+"""Checkpoints: tensors and plain Python only, written completely or not at all, read with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from reid.config import load_config
 from reid.core.atomic import atomic_file
-from reid.core.errors import ReidError
+from reid.core.errors import ModelError
 from reid.models import ReIDModel, build_model
 
 FORMAT = "reid-checkpoint"
@@ -17,19 +17,19 @@ VERSION = 1
 
 
 def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
-    """Write the model (structure, preprocessing, weights) and any further plain state, whole or not at all.
+    """Write structure, preprocessing and weights of a model, and further state, completely or not at all.
 
     Args:
-        path: the file; what was there stays until the new one is complete.
-        model: its `spec` rebuilds it; its weights are stored as CPU tensors.
-        state: tensors, numbers, strings, and lists and dicts of them (the trainer's progress, settings, …).
+        path: the file; an existing one is kept until the new one is complete.
+        model: the model; weights are stored as CPU tensors.
+        state: tensors, numbers, strings, and lists and dicts of them (progress, settings, …).
 
     Raises:
-        ReidError: cannot be written (the old file is unchanged), or `state` holds something that
-            `torch.load(weights_only=True)` would refuse, a NumPy scalar for instance; it is named.
+        ReidError: the file cannot be written (an existing one is unchanged), or `state` contains another type, e.g. a
+            NumPy number.
     """
     for key, value in state.items():
-        _refuse_odd(value, key)
+        _check_plain(value, key)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -40,24 +40,26 @@ def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
     with atomic_file(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
+        except RuntimeError as error:  # torch's zip writer raises it when the disk is full
             raise OSError(str(error)) from error
 
 
-def _refuse_odd(value: Any, key: str) -> None:
+def _check_plain(value: Any, key: str) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
-            _refuse_odd(name, f"a key of {key}")
-            _refuse_odd(item, f"{key}.{name}")
+            _check_plain(name, f"a key of {key}")
+            _check_plain(item, f"{key}.{name}")
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            _refuse_odd(item, f"{key}[{number}]")
+            _check_plain(item, f"{key}[{number}]")
     elif not (value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)):
-        raise ReidError(f"A checkpoint holds tensors and plain Python only, but {key} is a {type(value).__name__}.")
+        raise ModelError(
+            f"{key} is a {type(value).__name__}, but checkpoints contain only tensors and plain Python. Convert it."
+        )
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """Of a run's folder its best.pt, else its last.pt; any other path as it is."""
+    """Return best.pt, else last.pt, of a run folder; any other path is returned unchanged."""
     path = Path(path)
     inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
     return inside[0] if inside else path
@@ -74,59 +76,58 @@ def training_settings(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU. Nothing in the file is executed.
+    """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
     Raises:
-        ReidError: missing, damaged, of a newer version, or not a checkpoint of this package.
+        ModelError: missing, damaged, of another version, or not a checkpoint of this project.
     """
     path = Path(path)
     if path.is_dir():
-        raise ReidError(f"{path} is a folder: name the checkpoint in it, e.g. {path / 'best.pt'}.")
+        raise ModelError(f"{path} is a folder. Pass the checkpoint in it, e.g. {path / 'best.pt'}.")
     if not path.is_file():
-        raise ReidError(f"There is no checkpoint {path}.")
+        raise ModelError(f"There is no checkpoint {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler fails on damaged bytes in any way there is
-        words = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ReidError(
-            f"{path} cannot be read as a checkpoint ({words}). It is damaged, or holds more "
-            "than tensors and plain Python, which is never executed here. Copy it anew, or save its weights alone."
+    except Exception as error:  # the unpickler raises errors of many types for damaged files
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}). It is damaged, or contains Python "
+            "objects, which are never executed here. Copy it again, or save only its weights."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ReidError(
-            f"{path} is not a checkpoint of this package. To embed with one of torchreid, fast-reid or BoT's code: "
-            f"reid model convert --model {path} --out NEW.pt. To start training from its weights: model.weights={path}."
+        raise ModelError(
+            f"{path} is not a checkpoint of this project. Convert one of torchreid, fast-reid or BoT's code with: "
+            f"reid model convert --model {path} --out NEW.pt. To train from its weights, set model.weights={path}."
         )
     if content["version"] > VERSION:
-        raise ReidError(f"{path} has format version {content['version']}; this is {VERSION}. Update the package.")
+        raise ModelError(f"{path} has format version {content['version']}; this is {VERSION}. Update reid-toolkit.")
     return content
 
 
 def restore(model: ReIDModel, content: dict[str, Any], path: str | Path) -> None:
-    """Put a checkpoint's weights into a model of the same structure.
+    """Load the weights of a checkpoint into a model of the same structure.
 
     Raises:
-        ReidError: the checkpoint is of another model; the first differing tensors and both structures are named.
+        ModelError: the checkpoint belongs to another model; the message lists the first differences.
     """
-    own, given = model.state_dict(), content["model"]
+    expected, found = model.state_dict(), content["model"]
     wrong = [
-        f"{name}: {list(given[name].shape) if name in given else 'absent'} in the file, "
-        f"{list(own[name].shape) if name in own else 'absent'} in the model"
-        for name in sorted(own.keys() | given.keys())
-        if name not in own or name not in given or own[name].shape != given[name].shape
+        f"{name}: {list(found[name].shape) if name in found else 'absent'} in the file, "
+        f"{list(expected[name].shape) if name in expected else 'absent'} in the model"
+        for name in sorted(expected.keys() | found.keys())
+        if name not in expected or name not in found or expected[name].shape != found[name].shape
     ]
     if wrong:
-        there, here = content["spec"], model.spec
-        differing = [f"{key}: {there.get(key)!r} → {here.get(key)!r}" for key in here if there.get(key) != here[key]]
-        raise ReidError(
-            f"{path} is the checkpoint of another model. Settings (file → here): {'; '.join(differing) or 'equal'}. "
+        stored = content["spec"]
+        differing = [f"{k}: {stored.get(k)!r} → {v!r}" for k, v in model.spec.items() if stored.get(k) != v]
+        raise ModelError(
+            f"{path} is the checkpoint of another model. Settings (file → model): {'; '.join(differing) or 'equal'}. "
             f"{len(wrong)} tensors differ, the first: {'; '.join(wrong[:3])}."
         )
-    model.load_state_dict(given)
+    model.load_state_dict(found)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> ReIDModel:
-    """The trained model of a checkpoint, in evaluation mode on `device`."""
+    """Return the model of a checkpoint, in evaluation mode on `device`."""
     content = load_checkpoint(path)
     model = build_model(**content["spec"])
     restore(model, content, path)

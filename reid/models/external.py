@@ -1,4 +1,4 @@
-"""Whole checkpoints of torchreid, fast-reid and BoT's code, recognised by their tensors and rebuilt as our model."""
+"""Import of checkpoints of torchreid, fast-reid and reid-strong-baseline, recognised by their tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reid.core.errors import ReidError
+from reid.core.errors import ModelError
 from reid.models.backbones import BACKBONES
 from reid.models.model import ReIDModel, build_model
 from reid.models.pretrained import read_weights
@@ -20,17 +20,21 @@ BOT, FASTREID, TORCHREID = "reid-strong-baseline (BoT)", "fast-reid", "torchreid
 # blocks of stage 3, and whether they are bottlenecks → depth
 _DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}
 _WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}
-# What only training needs, and what is no part of the network; BoT's IBN-a network has an ImageNet classifier unused.
+# Only used in training, or not part of the network; BoT's IBN-a network contains an unused ImageNet classifier.
 _NOT_FOR_EMBEDDING = r"(classifier|fc)\.(weight|bias)|heads\.(classifier\.)?weight|pixel_(mean|std)"
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What the tensors of a checkpoint say: whose code wrote it, and the arguments of `build_model` for it.
+    """Structure of a checkpoint, found from its tensors.
 
-    `head` gives the file's name of each tensor after the backbone by our name; `bias` that of a linear layer's bias,
-    which the batch norm after it takes over. `assumed` is what the file cannot say, in words.
+    Attributes:
+        family: the project that wrote it.
+        spec: arguments of `build_model`.
+        head: name in the file of each tensor after the backbone, by its name in `ReIDModel`.
+        bias: name in the file of a linear layer's bias, which is merged into the batch norm after it.
+        assumed: descriptions of values that the file does not contain.
     """
 
     family: str
@@ -48,24 +52,24 @@ def import_model(
     pooling: str | None = None,
     before_neck: bool = False,
 ) -> tuple[ReIDModel, Recognised]:
-    """The model that a checkpoint of another project holds, so that it embeds as the original code does.
+    """Build the model of a checkpoint of another project, with the embedding that the original code uses.
 
-    The embedding is what that code compares at test time: BoT's and fast-reid's after the BNNeck, torchreid's before
-    the classifier (of OSNet, after its layer of 512 with batch norm and ReLU). Images come in as there: ImageNet's mean
-    and deviation, RGB; resized by our own antialiased bilinear rule. The classifier is left behind.
+    The embedding is that compared at test time: after the BNNeck (BoT, fast-reid), or before the classifier
+    (torchreid; for OSNet, after the layer of 512 with batch norm and ReLU). Preprocessing is RGB with ImageNet's mean
+    and deviation, and antialiased bilinear resizing. The classifier is left out.
 
     Args:
-        path: .pth, .pt or .safetensors, as `read_weights` takes them.
-        size: height and width that it was trained with; the file does not say.
-        last_stride: of the last stage, likewise; None is the default of that code.
-        pooling: likewise; None is "gem" where the file has a learned exponent, else "avg".
+        path: .pth, .pt or .safetensors file.
+        size: height and width used in training, which the file does not contain.
+        last_stride: stride of the last stage; None: the default of that project.
+        pooling: None: "gem" if the file has a learned exponent, else "avg".
         before_neck: whether the embedding is the feature before the BNNeck.
 
     Returns:
-        The model in evaluation mode, its `weights_report` over all tensors, and what was recognised.
+        The model in evaluation mode, with a `weights_report` over all tensors, and the structure that was found.
 
     Raises:
-        ReidError: unreadable, not recognised, tensors missing, or parts that our model does not have.
+        ModelError: unreadable, not recognised, missing tensors, or parts that `ReIDModel` does not have.
     """
     tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in read_weights(path).items()}
     found = recognise(tensors, str(path))
@@ -74,14 +78,14 @@ def import_model(
     for key, value in (("last_stride", last_stride), ("pooling", pooling)):
         if value is not None:
             spec[key] = value
-            assumed = [words for words in assumed if not words.startswith(key)]
+            assumed = [text for text in assumed if not text.startswith(key)]
     head = found.head
     if before_neck:
         if spec["neck"] != "bnneck":
-            raise ReidError(f"{path} has no BNNeck, so there is nothing before it: leave out before_neck.")
+            raise ModelError(f"{path} has no BNNeck. Leave out before_neck.")
         spec["neck"] = "none"
     if spec["pooling"] != "gem":
-        head = {own: name for own, name in head.items() if own != "pool.p"}
+        head = {key: name for key, name in head.items() if key != "pool.p"}
     model = build_model(**spec, weights=path)
     report = model.weights_report
     assert report is not None
@@ -90,18 +94,18 @@ def import_model(
     unused = [name for name in report.unexpected if name not in used]
     unknown = [name for name in unused if not re.fullmatch(rf"(.*\.)?({_NOT_FOR_EMBEDDING})", name)]
     if report.missing or report.misshapen or unknown:
-        words = f" It has parts that our model has not: {', '.join(unknown[:3])}." if unknown else ""
-        raise ReidError(f"{path} looks like {spec['backbone']} of {found.family}, but is not. {report}{words}")
+        parts = f" Unknown parts: {', '.join(unknown[:3])}." if unknown else ""
+        raise ModelError(f"{path} is similar to {spec['backbone']} of {found.family}, but differs. {report}{parts}")
     matched = (*(f"backbone.{name}" for name in report.matched), *(key for key in head if key in model.state_dict()))
-    model.weights_report = replace(report, matched=matched, unexpected=tuple(unused), of="the model")
+    model.weights_report = replace(report, matched=matched, unexpected=tuple(unused), target="the model")
     return model.eval(), replace(found, spec=model.spec, assumed=tuple(assumed))
 
 
 def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
-    """Whose checkpoint this is, from names and shapes alone.
+    """Find the project and the structure of a checkpoint from the names and shapes of its tensors.
 
     Raises:
-        ReidError: of nobody whom we know, or of a network that we do not have.
+        ModelError: an unknown project or network.
     """
     family, prefix = TORCHREID, ""
     if any(name.startswith("base.") for name in tensors):
@@ -111,14 +115,14 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
     body = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     backbone = _backbone(body, family)
     if backbone not in BACKBONES:
-        raise ReidError(
-            f"{source}: {f'this is {backbone} of {family}' if backbone else 'its network is not known'}. Known are "
+        raise ModelError(
+            f"{source}: {f'this is {backbone} of {family}' if backbone else 'unknown network'}. Supported are "
             "ResNet-50 and its IBN-a variant of torchreid, BoT and fast-reid, and the OSNet family of torchreid "
             f"(and {', '.join(BACKBONES)} by weights=FILE). Its first tensors: {', '.join(list(tensors)[:3])}."
         )
     if family == TORCHREID and "fc.weight" in tensors:
-        raise ReidError(
-            f"{source} is an ImageNet classifier, not an embedder: train from it, with model.weights={source}."
+        raise ModelError(
+            f"{source} is an ImageNet classifier, not an embedding model. Use it for training: model.weights={source}."
         )
     spec: dict[str, Any] = {
         "backbone": backbone,
@@ -156,12 +160,12 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
     if backbone.startswith("resnet"):
         if family == TORCHREID and "fc.0.weight" not in tensors:
             spec["last_stride"] = 2
-        assumed.append(f"last_stride {spec['last_stride']}, the default there")
+        assumed.append(f"last_stride {spec['last_stride']}, the default of that project")
     return Recognised(family, spec, head, bias, tuple(assumed))
 
 
 def _backbone(body: Mapping[str, Tensor], family: str) -> str:
-    """Our name of the network, which `BACKBONES` need not have; "" where nothing is recognised."""
+    """Return the name of the network, which may be missing in `BACKBONES`; "" if it is not recognised."""
     if "conv1.conv.weight" in body and "conv5.conv.weight" in body:
         kind = "ain_" if any(".layers." in name for name in body) else "ibn_" if "conv2.0.IN.weight" in body else ""
         return f"osnet_{kind}{_WIDTHS.get(len(body['conv1.conv.weight']), 'of another width')}"
@@ -180,15 +184,17 @@ def _backbone(body: Mapping[str, Tensor], family: str) -> str:
 def _fill_head(
     model: ReIDModel, head: Mapping[str, str], bias: str | None, tensors: Mapping[str, Tensor], path: str | Path
 ) -> None:
-    own = model.state_dict()
+    expected = model.state_dict()
     values = {}
     for key, name in head.items():
-        if key not in own:  # the neck, where the feature before it is asked for
+        if key not in expected:  # the neck, if the embedding is the feature before it
             continue
-        if name not in tensors or tensors[name].numel() != own[key].numel():
-            there = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ReidError(f"{path}: {name} is {there}, where {list(own[key].shape)} is needed. It is damaged.")
-        values[key] = tensors[name].reshape(own[key].shape)
+        if name not in tensors or tensors[name].numel() != expected[key].numel():
+            shape = list(tensors[name].shape) if name in tensors else "missing"
+            raise ModelError(
+                f"{path}: {name} is {shape}; {list(expected[key].shape)} is required. The file is damaged."
+            )
+        values[key] = tensors[name].reshape(expected[key].shape)
     if bias is not None and bias in tensors:
         values["neck.0.running_mean"] = values["neck.0.running_mean"] - tensors[bias]
     model.load_state_dict(values, strict=False)

@@ -1,4 +1,4 @@
-"""Feature map [B, C, h, w] → feature [B, C]."""
+"""Pooling: feature map [B, C, h, w] → feature [B, C]."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reid.core.errors import ReidError
+from reid.core.errors import DataError
 
 
 class AveragePool(nn.Module):
-    """The mean over all positions."""
+    """Mean over all positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] → [B, C]."""
@@ -19,7 +19,7 @@ class AveragePool(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The largest value over all positions."""
+    """Maximum over all positions."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] → [B, C]."""
@@ -30,8 +30,8 @@ class GeMPool(nn.Module):
     """Generalised mean: (mean over positions of max(x, ε)^p)^(1/p), with one learned p.
 
     p = 1 is the average, p → ∞ the maximum (Radenović et al. 2018, "Fine-tuning CNN Image Retrieval with No Human
-    Annotation", equation 3). The powers are taken in float32 of x divided by its largest value, so neither half
-    precision nor a large p overflows; the result has the dtype of `x`. A map that is nowhere above ε gives ε.
+    Annotation", equation 3). Powers are computed in float32 after division by the maximum, so that neither half
+    precision nor a large p overflows. The result has the dtype of `x`. A map without values above ε gives ε.
     """
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
@@ -49,8 +49,8 @@ class GeMPool(nn.Module):
 class StripePool(nn.Module):
     """Pool the whole map and each of its `num_stripes` horizontal stripes, and concatenate them, the whole first.
 
-    People stand upright, so a stripe shows head, legs or what is between in nearly every crop (Sun et al. 2018, "Beyond
-    Part Models", section 3.1). Where h is no multiple of `num_stripes`, the upper stripes are a row taller.
+    People stand upright, so a stripe shows the same part of the body in most crops (Sun et al. 2018, "Beyond Part
+    Models", section 3.1). If h is not a multiple of `num_stripes`, the upper stripes are one row taller.
     """
 
     def __init__(self, pool: nn.Module, num_stripes: int) -> None:
@@ -61,7 +61,7 @@ class StripePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] with h of at least `num_stripes` → [B, (1 + num_stripes) · C]."""
         if x.shape[2] < self.num_stripes:
-            raise ReidError(
+            raise DataError(
                 f"A feature map of {x.shape[2]} rows cannot be cut into {self.num_stripes} stripes. "
                 "Lower model.num_stripes or use larger images."
             )

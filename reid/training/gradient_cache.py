@@ -1,4 +1,4 @@
-"""The loss of a whole batch in the memory of a part of it: gradient caching."""
+"""Gradient caching: the loss of a whole batch with the memory of a chunk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 
 Outputs = Sequence[Tensor | None]
-"""What a network gives for B crops: tensors `[B, …]`, None for what it does not give."""
+"""Outputs of a network for B crops: tensors `[B, …]`, or None."""
 
 
 def backward_in_chunks(
@@ -24,43 +24,42 @@ def backward_in_chunks(
     chunk: int,
     seed: Sequence[int],
 ) -> None:
-    """Leave in the parameters the gradient of `loss_of(forward(network, images))`, holding the graph of `chunk` crops.
+    """Compute the gradient of `loss_of(forward(network, images))` with the graph of only `chunk` crops in memory.
 
     Gao, Zhang, Han, Callan 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup":
 
-    1. every chunk passes through the network without a graph; the outputs are put together;
-    2. the loss of the whole batch is taken, and its gradient by the outputs is kept;
-    3. every chunk passes again, with a graph, and its part of that gradient is sent back.
+    1. Every chunk passes through the network without a graph, and the outputs are concatenated.
+    2. The loss of the whole batch and its gradient with respect to the outputs are computed.
+    3. Every chunk passes again, with a graph, and its part of that gradient is propagated back.
 
-    The gradient is that of the whole batch, to rounding, wherever an output depends on its own crop alone. In training
-    mode BatchNorm makes it depend on the crops of its chunk: statistics are each chunk's, as if each had a GPU of its
-    own, and the running ones move once a chunk, in pass 3 (all buffers are put back after pass 1). Random draws, of
-    dropout for instance, are those of (`seed`, chunk) in both passes. It costs one more forward pass.
+    The gradient equals that of the whole batch, up to rounding, if an output depends on its crop only. In training mode
+    BatchNorm uses the statistics of each chunk, and running statistics are updated once per chunk, in pass 3. Random
+    draws, e.g. of dropout, are seeded by (`seed`, chunk) in both passes. The cost is one more forward pass.
 
-    With DistributedDataParallel gradients are exchanged once, in the last chunk; pass 1 runs without it.
+    With DistributedDataParallel gradients are exchanged once, in the last chunk; pass 1 uses the inner module.
 
     Args:
-        network: called by `forward`; in pass 1, the module inside where it is a DistributedDataParallel.
-        images: `[B, …]`, cut along its rows into the fewest chunks of at most `chunk`; sizes differ by 1 at most.
-        forward: network and some of the images to outputs, in the number format that training uses.
-        loss_of: the outputs of all images to the scalar to send back, scaled where training scales it.
-        chunk: 2 or more, for a BatchNorm has no statistics of one crop.
+        network: the network that `forward` gets.
+        images: `[B, …]`, divided into as few chunks as possible, of nearly equal size.
+        forward: computes the outputs of a chunk.
+        loss_of: computes the scalar loss from the outputs of all images.
+        chunk: largest number of crops in a chunk, 2 or more, because BatchNorm needs two.
         seed: integers, 0 or more.
 
     Raises:
-        ReidError: `chunk` below 2.
+        ConfigError: `chunk` below 2.
     """
     if chunk < 2:
-        raise ReidError(f"loss.chunk={chunk}: a chunk must hold 2 crops or more; 0 turns gradient caching off.")
-    bare = network.module if isinstance(network, DistributedDataParallel) else network
+        raise ConfigError(f"loss.chunk={chunk}. Use 2 or more, or 0 to disable gradient caching.")
+    module = network.module if isinstance(network, DistributedDataParallel) else network
     parts = images.tensor_split(max(1, -(-len(images) // chunk)))
     with torch.no_grad():
-        buffers = [buffer.clone() for buffer in bare.buffers()]
+        buffers = [buffer.clone() for buffer in module.buffers()]
         first = []
         for number, part in enumerate(parts):
             with seeded(images.device, *seed, number):
-                first.append(forward(bare, part))
-        for buffer, before in zip(bare.buffers(), buffers, strict=True):
+                first.append(forward(module, part))
+        for buffer, before in zip(module.buffers(), buffers, strict=True):
             buffer.copy_(before)
     leaves = [None if pieces[0] is None else torch.cat(pieces).requires_grad_() for pieces in zip(*first, strict=True)]
     loss_of(leaves).backward()
@@ -70,16 +69,16 @@ def backward_in_chunks(
         with without_exchange(network) if number < len(parts) - 1 else contextlib.nullcontext():
             with seeded(images.device, *seed, number):
                 outputs = forward(network, part)
-            again = [outputs[place] for place in used]
+            again = [outputs[index] for index in used]
             torch.autograd.backward(again, [gradient[number] for gradient in gradients])  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """Draws inside come from `key`; the global generators go on afterwards where they were."""
+    """Seed the generators from integers; restore their states at the end."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         number = int(np.random.SeedSequence(key).generate_state(1)[0])
-        torch.default_generator.manual_seed(number)  # not torch.manual_seed: that takes 4 ms on a machine without a GPU
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes 4 ms on a machine without a GPU
         if device.type == "cuda":
             torch.cuda.manual_seed_all(number)
         elif device.type == "mps":
@@ -88,5 +87,5 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
 
 
 def without_exchange(network: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Gradients of several processes stay apart inside: more are to be added before they are shared."""
+    """Do not exchange gradients between processes inside this context."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()

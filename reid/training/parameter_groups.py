@@ -1,4 +1,4 @@
-"""Which weights move, how fast, and from when on: the optimiser, its groups, and freezing."""
+"""Optimiser, parameter groups and freezing."""
 
 from __future__ import annotations
 
@@ -9,55 +9,59 @@ import torch
 from torch import nn
 
 from reid.config import OptimConfig, ParameterGroup
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
 
 FUSED = ("cpu", "cuda")
-"""Devices where one kernel moves all weights of a group."""
+"""Devices on which one kernel updates all weights of a group."""
 
 
 def pattern_of(name: str, patterns: Sequence[str]) -> str | None:
-    """The first of `patterns` that fits the beginning of a dotted name: `backbone.layer[12]` fits
-    `backbone.layer1.0.conv1.weight`, `backbone.lay` does not."""
+    """Return the first pattern that matches the beginning of a dotted name.
+
+    `backbone.layer[12]` matches `backbone.layer1.0.conv1.weight`, `backbone.lay` does not.
+    """
     parts = name.split(".")
-    heads = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    return next((pattern for pattern in patterns if any(fnmatchcase(head, pattern) for head in heads)), None)
+    prefixes = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return next((pattern for pattern in patterns if any(fnmatchcase(prefix, pattern) for prefix in prefixes)), None)
 
 
 def make_optimizer(
     settings: OptimConfig, model: nn.Module, others: Sequence[nn.Parameter] = ()
 ) -> tuple[torch.optim.Optimizer, list[float]]:
-    """The optimiser over all parameters of `model` that move and `others`, which no pattern fits, and the learning
-    rate's factor of each of its groups.
+    """Build the optimiser of a model, and return it with the learning-rate factor of each of its groups.
+
+    Args:
+        settings: the optimiser and its groups.
+        model: its parameters that require gradients are trained.
+        others: further parameters, which no pattern matches.
 
     Raises:
-        ReidError: `optim.groups` is wrong, or a pattern in it fits no parameter.
+        ConfigError: a pattern of `optim.groups` matches no parameter, or Nesterov momentum without momentum.
     """
     groups = settings.groups
-    # what starts to move at another time stands apart: SGD's kernel starts all momenta of a group at once
-    sorted_out: dict[tuple[float, float, float], list[nn.Parameter]] = {}
-    met = set()
+    # one group per freeze time: SGD's kernel initialises all momenta of a group together
+    parameters_of: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    matched = set()
     for name, parameter in [*model.named_parameters(), *(("", other) for other in others)]:
         pattern = pattern_of(name, list(groups)) if name else None
-        met.add(pattern)
+        matched.add(pattern)
         if not parameter.requires_grad:
             continue
         group = groups[pattern] if pattern is not None else ParameterGroup()
         decay = settings.weight_decay if group.weight_decay is None else group.weight_decay
         if not settings.decay_norms and parameter.ndim <= 1:
             decay = 0.0
-        sorted_out.setdefault((group.lr, decay, group.freeze_epochs), []).append(parameter)
+        parameters_of.setdefault((group.lr, decay, group.freeze_epochs), []).append(parameter)
     for pattern in groups:
-        if pattern not in met:
+        if pattern not in matched:
             names = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
-            raise ReidError(
-                f"optim.groups: {pattern!r} is the beginning of no parameter's name.{did_you_mean(pattern, names)}"
-            )
-    listed = [{"params": parameters, "weight_decay": decay} for (_, decay, _), parameters in sorted_out.items()]
+            raise ConfigError(f"optim.groups: {pattern!r} matches no parameter.{did_you_mean(pattern, names)}")
+    listed = [{"params": parameters, "weight_decay": decay} for (_, decay, _), parameters in parameters_of.items()]
     fused = next(model.parameters()).device.type in FUSED
-    factors = [factor for factor, _, _ in sorted_out]
+    factors = [factor for factor, _, _ in parameters_of]
     if settings.name == "sgd":
         if settings.nesterov and settings.momentum == 0:
-            raise ReidError("optim.nesterov=true looks ahead along the momentum, which is 0: set optim.momentum=0.9.")
+            raise ConfigError("optim.nesterov=true needs momentum. Set optim.momentum=0.9.")
         return (
             torch.optim.SGD(listed, settings.lr, settings.momentum, nesterov=settings.nesterov, fused=fused),
             factors,
@@ -67,7 +71,7 @@ def make_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factors: Sequence[float], lr: float, momentum: float) -> None:
-    """Give every group its learning rate and momentum (Adam's β₁)."""
+    """Set learning rate and momentum (Adam's β₁) of every group."""
     for group, factor in zip(optimizer.param_groups, factors, strict=True):
         group["lr"] = lr * factor
         if "momentum" in group:
@@ -77,10 +81,10 @@ def set_rate(optimizer: torch.optim.Optimizer, factors: Sequence[float], lr: flo
 
 
 class Freezer:
-    """Holds still what `optim.groups` freezes, epoch by epoch.
+    """Freeze parameters for the first epochs, as set by `optim.groups`.
 
-    A frozen parameter takes no gradient, and a BatchNorm all of whose parameters are frozen keeps its statistics
-    (evaluation mode), so that the part before the first moving weight is run forward only.
+    A frozen parameter gets no gradient. A BatchNorm whose parameters are all frozen is in evaluation mode, so that no
+    graph is kept for the layers before the first trained weight.
     """
 
     def __init__(self, settings: OptimConfig, model: nn.Module) -> None:
@@ -93,16 +97,16 @@ class Freezer:
                 self.until[name] = groups[pattern].freeze_epochs
 
     def apply(self, epoch: int) -> bool:
-        """Set the model to training as of `epoch` (from 0); whether what is frozen changed."""
+        """Put the model into training mode for `epoch` (from 0); return whether frozen parameters changed."""
         self.model.train()
         named = dict(self.model.named_parameters())
         changed = False
         for name, until in self.until.items():
-            moving = epoch >= until
-            changed |= named[name].requires_grad != moving
-            named[name].requires_grad_(moving)
+            trained = epoch >= until
+            changed |= named[name].requires_grad != trained
+            named[name].requires_grad_(trained)
         for prefix, module in self.model.named_modules():
-            own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-            if own and hasattr(module, "running_mean") and all(epoch < self.until.get(name, 0) for name in own):
+            names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+            if names and hasattr(module, "running_mean") and all(epoch < self.until.get(name, 0) for name in names):
                 module.eval()
         return changed

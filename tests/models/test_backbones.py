@@ -174,7 +174,7 @@ def test_the_documents_table_is_what_count_says() -> None:
     [
         ("resnet51", "Did you mean 'resnet50'"),
         ("osnet_x1", "Did you mean 'osnet_x1_0'"),
-        ("", "There is no backbone ''"),
+        ("", "Unknown backbone ''"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(name: str, words: str) -> None:
@@ -233,7 +233,7 @@ class TestTimm:
         ("name", "options", "words"),
         [
             ("resnet19", {}, r"no network 'resnet19'. Did you mean 'resnet"),
-            ("resnet10t", {"last_stride": 2}, "keeps its own strides"),
+            ("resnet10t", {"last_stride": 2}, "has fixed strides"),
             ("nest_tiny", {"height": 64, "width": 32}, "cannot be built for images of 64×32"),
         ],
     )

@@ -94,7 +94,7 @@ def published_osnet_names(name: str) -> str:
     return name
 
 
-def test_osnet_takes_the_files_its_authors_publish(tmp_path: Path) -> None:
+def test_osnet_loads_published_weight_files(tmp_path: Path) -> None:
     ours = build_backbone("osnet_x0_25", last_stride=1, size=SIZE).module.state_dict()
     theirs = {published_osnet_names(k): v for k, v in ours.items()}
     for key in (
@@ -117,7 +117,7 @@ def test_osnet_takes_the_files_its_authors_publish(tmp_path: Path) -> None:
     assert all(torch.equal(v, ours[k]) for k, v in model.backbone.state_dict().items())
 
 
-def test_part_of_a_file_is_taken_and_the_rest_reported(published: dict, tmp_path: Path) -> None:
+def test_partial_matches_are_loaded_and_reported(published: dict, tmp_path: Path) -> None:
     some = {k: v for k, v in published.items() if not k.startswith("layer4.1.conv2")}
     some["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(some, tmp_path / "w.pth")
@@ -129,23 +129,23 @@ def test_part_of_a_file_is_taken_and_the_rest_reported(published: dict, tmp_path
     assert "layer4.1.conv2.weight" in str(report)
 
 
-def test_a_file_of_another_network_is_refused_with_the_first_differences(published: dict, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused_with_the_first_differences(published: dict, tmp_path: Path) -> None:
     torch.save(published, tmp_path / "r18.pth")
     with pytest.raises(
-        ReidError, match=r"r18\.pth do not fit osnet_x0_25: 0 of its 479 .*conv1\.0\.weight: \[16, 3, 7, 7\] here"
+        ReidError, match=r"r18\.pth do not match osnet_x0_25: 0 of its 479 .*conv1\.0\.weight: \[16, 3, 7, 7\] expected"
     ):
         build_model("osnet_x0_25", height=SIZE[0], width=SIZE[1], weights=tmp_path / "r18.pth")
-    with pytest.raises(ReidError, match=r"do not fit light18.*conv1\.weight"):
+    with pytest.raises(ReidError, match=r"do not match light18.*conv1\.weight"):
         build_model("light18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "r18.pth")
 
 
-def test_other_names_in_the_same_order_are_taken_by_order_and_said_so(published: dict, tmp_path: Path) -> None:
+def test_tensors_with_other_names_are_matched_by_order_and_reported(published: dict, tmp_path: Path) -> None:
     others = {f"x{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(published.items())}
     torch.save({"stem.scale": torch.zeros(1)} | others, tmp_path / "w.pth")
     model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
     report = model.weights_report
     assert (len(report.matched), report.by_order, report.unexpected[0]) == (100, True, "stem.scale")
-    assert "matched by their order as the names differ" in str(report)
+    assert "matched by their order because the names differ" in str(report)
     for key, value in model.backbone.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(value, published[key]), key
@@ -161,19 +161,19 @@ def test_other_names_in_the_same_order_are_taken_by_order_and_said_so(published:
     ],
     ids=["twice", "another order", "another shape", "other kinds"],
 )
-def test_an_order_that_could_mean_something_else_is_not_taken(change, published: dict, tmp_path: Path) -> None:
+def test_ambiguous_orders_are_not_matched(change, published: dict, tmp_path: Path) -> None:
     items = [(f"x{i}.{k.rpartition('.')[2]}", v) for i, (k, v) in enumerate(published.items()) if "fc" not in k]
     torch.save(dict(change(items)), tmp_path / "w.pth")
-    with pytest.raises(ReidError, match="do not fit resnet18"):
+    with pytest.raises(ReidError, match="do not match resnet18"):
         build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
 
 
-class Odd:
-    """Something that only unpickling could make."""
+class PythonObject:
+    """Object that only unpickling can create."""
 
 
 def write_pickle(path: Path) -> None:
-    torch.save({"state_dict": {"w": torch.zeros(1)}, "args": Odd()}, path)
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "args": PythonObject()}, path)
 
 
 def write_zip(path: Path) -> None:
@@ -191,12 +191,12 @@ def write_zip(path: Path) -> None:
         (lambda p: p.write_text("<html>404</html>"), "not a file of plain tensors"),
         (write_zip, "not a file of plain tensors"),
         (write_pickle, "Python objects, which are not loaded"),
-        (lambda p: torch.save([1, 2], p), "no dictionary of named tensors"),
-        (lambda p: torch.save({"epoch": 3}, p), "no dictionary of named tensors"),
+        (lambda p: torch.save([1, 2], p), "contains no dictionary of named tensors"),
+        (lambda p: torch.save({"epoch": 3}, p), "contains no dictionary of named tensors"),
     ],
     ids=["missing", "folder", "empty", "cut short", "a web page", "a zip", "objects", "a list", "no tensors"],
 )
-def test_bad_files_are_named(write, words: str, tmp_path: Path) -> None:
+def test_invalid_files_are_named(write, words: str, tmp_path: Path) -> None:
     write(tmp_path / "w.pth")
     with pytest.raises(ReidError, match=rf"w\.pth: .*{words}"):
         read_weights(tmp_path / "w.pth")
@@ -205,7 +205,7 @@ def test_bad_files_are_named(write, words: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [URLError("no network"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
 )
-def test_offline_the_error_names_the_address_and_the_way_round(
+def test_without_network_the_error_names_the_address_and_a_solution(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:
@@ -216,7 +216,7 @@ def test_offline_the_error_names_the_address_and_the_way_round(
         build_model("resnet18", height=SIZE[0], width=SIZE[1], weights="imagenet")
 
 
-def test_imagenet_goes_through_torchvisions_loader_unpickling_nothing(
+def test_imagenet_weights_use_torchvisions_loader_with_weights_only(
     published: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {}
@@ -233,6 +233,6 @@ def test_imagenet_goes_through_torchvisions_loader_unpickling_nothing(
 
 
 @pytest.mark.parametrize("name", ["osnet_x1_0", "resnet18_ibn_a", "light18"])
-def test_where_nobody_publishes_imagenet_weights_the_error_says_local_file(name: str) -> None:
-    with pytest.raises(ReidError, match=rf"no ImageNet weights of {name} can be downloaded. Give a local file"):
+def test_without_published_imagenet_weights_the_error_suggests_a_local_file(name: str) -> None:
+    with pytest.raises(ReidError, match=rf"no ImageNet weights of {name} can be downloaded. Use a local file"):
         build_model(name, height=SIZE[0], width=SIZE[1], weights="imagenet")

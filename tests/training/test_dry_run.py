@@ -62,7 +62,7 @@ def test_predicted_disk_space_equals_that_of_the_run(small: list[str], tmp_path:
     [
         (["data.train=market1501:/nowhere"], "/nowhere"),  # the data
         (["sampler.batch_size=64"], "identities"),  # the sampler
-        (["optim.groups={head: {lr: 1}}"], "no parameter's name"),  # the optimiser
+        (["optim.groups={head: {lr: 1}}"], "matches no parameter"),  # the optimiser
         (["schedule.sizes=[[0.5,16,8]]"], "rise from 0"),  # the schedule
     ],
 )

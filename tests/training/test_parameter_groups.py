@@ -65,7 +65,7 @@ def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: 
 
 
 def test_a_pattern_without_any_parameter_is_an_error() -> None:
-    with pytest.raises(ReidError, match="'head' is the beginning of no parameter"):
+    with pytest.raises(ReidError, match="'head' matches no parameter"):
         make_optimizer(OptimConfig(groups={"head": {"lr": 0.1}}), build_model("light10", height=32, width=16))
 
 

@@ -1,11 +1,11 @@
-"""Backbones by name. A new one is one file here and one line in `BACKBONES`."""
+"""Backbones by name. To add one, add a file to this folder and a line to `BACKBONES`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
 from reid.models.backbones.backbone import Backbone, Pretrained
 from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet
@@ -51,15 +51,15 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 
 
 def build_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Backbone:
-    """The backbone called `name`, freshly initialised; "timm:NAME" is timm's NAME.
+    """Build a backbone with random weights; "timm:NAME" is a network of timm.
 
     Raises:
-        ReidError: nothing is called so, or it cannot be built so.
+        ConfigError: an unknown name, or settings that the backbone does not support.
     """
     if name.startswith("timm:"):
         return timm_backbone(name.removeprefix("timm:"), last_stride=last_stride, size=size)
     if name not in BACKBONES:
-        raise ReidError(f"There is no backbone {name!r}.{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
+        raise ConfigError(f"Unknown backbone {name!r}.{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
     return BACKBONES[name](last_stride=last_stride, size=size)
 
 

@@ -1,4 +1,4 @@
-"""What a backbone's builder hands back."""
+"""Result of a backbone builder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights that can be fetched: where from (`url`, for the error message) and the call that fetches them."""
+    """Published weights: their address, for error messages, and the function that downloads them."""
 
     url: str
     fetch: Callable[[], Mapping[str, Tensor]]
@@ -23,10 +23,14 @@ class Pretrained:
 class Backbone:
     """A network without its head.
 
-    `module` maps images [B, 3, H, W] to a feature map [B, channels, h, w]. `imagenet` is None where nobody publishes
-    ImageNet weights at an address we can load from. `mean` and `std` (RGB, of values in 0..1) are what those weights
-    expect. `renames` are (regular expression, replacement) pairs that turn the parameter names of published weight
-    files into those of `module`.
+    Attributes:
+        module: images [B, 3, H, W] → feature map [B, channels, h, w].
+        channels: channels of the feature map.
+        imagenet: published ImageNet weights; None if there are none to download.
+        mean: mean that those weights expect (RGB, values in 0..1).
+        std: standard deviation that those weights expect.
+        renames: (regular expression, replacement) pairs that turn parameter names of published weight files into
+            those of `module`.
     """
 
     module: nn.Module

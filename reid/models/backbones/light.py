@@ -1,4 +1,4 @@
-"""Networks for small crops and machines without a GPU."""
+"""Networks for small crops and CPUs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class ChainedOmniBlock(nn.Module):
     """x → ReLU(shortcut(x) + expand(Σₜ G(xₜ) ⊙ xₜ)), where x₀ = reduce(x) has a quarter of the channels and
     xₜ = ReLU(BN(3×3 convolution of xₜ₋₁)), t = 1 … 3.
 
-    OSNet's block (Zhou et al. 2019, sections 3.2 and 3.3) with two changes for processors, which are slow at depthwise
-    convolutions: its convolutions are ordinary ones, and each stream goes on from the one before, so that three streams
-    take three of them, not six. Stream t sees (2t + 1) × (2t + 1) pixels. The gate G, a small network on the pooled
-    stream, is one and the same for all. [B, C, h, w] → [B, C', h, w].
+    OSNet's block (Zhou et al. 2019, sections 3.2 and 3.3) with two changes for CPUs, where depthwise convolutions are
+    slow: its convolutions are ordinary ones, and each stream continues the one before, so that three streams need three
+    convolutions instead of six. Stream t covers (2t + 1) × (2t + 1) pixels. All streams share the gate G, a small
+    network on the pooled stream. [B, C, h, w] → [B, C', h, w].
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -98,7 +98,7 @@ def _basic(inputs: int, outputs: int, stride: int) -> BasicBlock:
 
 
 def _initialised(layers: list[nn.Module], channels: int) -> Backbone:
-    """As He et al. 2015: convolutions normal, so that the variance is kept backwards."""
+    """Initialise convolutions as He et al. 2015, which preserves the variance of gradients."""
     module = nn.Sequential(*layers)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

@@ -17,7 +17,7 @@ from reid.models.backbones.backbone import Backbone, Pretrained
 def mobilenet(name: str, *, last_stride: int, size: tuple[int, int]) -> Backbone:
     """torchvision's network of that name without its head: [B, 3, H, W] → [B, C, H/16, W/16] (H/32 at last stride 2).
 
-    The last strided convolution is the one that `last_stride` sets.
+    `last_stride` sets the stride of the last strided convolution.
     """
     published = models.get_model_weights(name)["IMAGENET1K_V1"]
     module = nn.Sequential()

@@ -1,4 +1,4 @@
-"""Any backbone of timm, by its name there."""
+"""Backbones of timm."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, did_you_mean
 from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Pretrained
 
 
 class TimmBackbone(nn.Module):
-    """A timm network without its head, whatever it gives, as a map: [B, 3, H, W] → [B, channels, h, w].
+    """A timm network without its head, as a feature map: [B, 3, H, W] → [B, channels, h, w].
 
-    Convolutional networks give the map itself. Tokens [B, n, C] lose their prefix (class and register tokens) and are
-    laid out on the grid with the shape of the image; maps with the channels last have them moved.
+    Tokens [B, n, C] are arranged on a grid with the aspect ratio of the image, without class and register tokens. Maps
+    with channels last are permuted.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
@@ -32,7 +32,7 @@ class TimmBackbone(nn.Module):
             raw = network.eval()(torch.zeros(1, 3, *size))
         network.train(training)
         if not isinstance(raw, Tensor) or raw.ndim not in (3, 4):
-            raise ReidError("This timm network gives neither a feature map nor tokens: choose another one.")
+            raise ConfigError("This timm network returns neither a feature map nor tokens. Use another one.")
         self.channels_last = raw.ndim == 3 or (raw.shape[1] not in sizes and raw.shape[3] in sizes)
         self.channels = raw.shape[-1 if self.channels_last else 1]
 
@@ -47,25 +47,25 @@ class TimmBackbone(nn.Module):
 
 
 def timm_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Backbone:
-    """timm's network `name` (without "timm:"), built for `size` where it must know its input size.
+    """Build timm's network `name` (without "timm:"), for `size` if it depends on the input size.
 
-    Its strides are its own. Its ImageNet weights and its mean and std are those of timm's default tag.
+    Strides are timm's. ImageNet weights, mean and std are those of timm's default tag.
 
     Raises:
-        ReidError: timm is not installed, knows no such network or cannot build it for this size, or `last_stride` is 2.
+        ConfigError: timm is not installed, has no such network or cannot build it for this size, or `last_stride` is 2.
     """
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError as error:
-        raise ReidError(f"backbone timm:{name} needs timm, which is not installed: pip install 'timm>=1.0'") from error
+        raise ConfigError(f"backbone timm:{name} needs timm. Install it: pip install 'timm>=1.0'") from error
     if last_stride != 1:
-        raise ReidError(f"last_stride is 2, but timm:{name} keeps its own strides: leave it at 1.")
+        raise ConfigError(f"last_stride is 2, but timm:{name} has fixed strides. Set last_stride=1.")
     if not timm.is_model(name):
-        raise ReidError(f"timm {timm.__version__} has no network {name!r}.{_near(name, timm.list_models())}")
+        raise ConfigError(f"timm {timm.__version__} has no network {name!r}.{_suggestion(name, timm.list_models())}")
     try:
         module = TimmBackbone(_create(timm, name, size), size)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ReidError(f"timm:{name} cannot be built for images of {size[0]}×{size[1]}: {error}") from error
+        raise ConfigError(f"timm:{name} cannot be built for images of {size[0]}×{size[1]}: {error}") from error
     published: Any = module.network.pretrained_cfg
     imagenet = None
     if published.get("hf_hub_id") or published.get("url"):
@@ -91,9 +91,9 @@ def _create(timm: Any, name: str, size: tuple[int, int], **options: Any) -> nn.M
 def _fetch(name: str, size: tuple[int, int]) -> Mapping[str, Tensor]:
     try:
         return _create(importlib.import_module("timm"), name, size, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client raises errors of many libraries
+    except Exception as error:  # the download raises errors of several libraries
         raise OSError(str(error)) from error
 
 
-def _near(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str]) -> str:
     return did_you_mean(name, known).partition(" Known:")[0] + " timm.list_models() lists them."
