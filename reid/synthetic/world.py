@@ -149,8 +149,7 @@ def _shots_of(world: World, recording: int, names: _Names) -> list[tuple[int, Sh
 
 def _take_shots(world: World) -> list[Shot]:
     """Return all crops: train, query, gallery, distractors and junk."""
-    settings = world.settings
-    names = _Names()
+    settings, names = world.settings, _Names()
     shots = [shot for _, shot in _shots_of(world, TRAIN, names)]
     test = [(person, replace(shot, folder="bounding_box_test")) for person, shot in _shots_of(world, TEST, names)]
     rng = np.random.default_rng((settings.seed, 9))
@@ -194,8 +193,8 @@ def _false_alarms(world: World, names: _Names, n: int) -> list[Shot]:
         box = _inside((float(x), float(y), h / 2, h), (width, height))
         covered = sum(overlap(np.array([box]), s.boxes[s.frames == frame]).sum() for s in seen)
         if covered <= 0.1:
-            name = names(0, c, 1, frame)
-            found.append(Shot("bounding_box_test", name, TEST, c, frame, box, (world.settings.seed, 11, i)))
+            seed = (world.settings.seed, 11, i)
+            found.append(Shot("bounding_box_test", names(0, c, 1, frame), TEST, c, frame, box, seed))
     return found
 
 
@@ -214,8 +213,7 @@ def _junk(world: World, names: _Names, n: int) -> list[Shot]:
             continue
         t = int(rng.choice(good))
         x, y, w, h = (float(value) for value in sighting.boxes[t])
-        fraction = rng.uniform(0.4, 0.55)
-        kind = int(rng.integers(4))
+        fraction, kind = rng.uniform(0.4, 0.55), int(rng.integers(4))
         if kind == 0:
             box = (x, y, w, h * fraction)
         elif kind == 1:
@@ -225,7 +223,6 @@ def _junk(world: World, names: _Names, n: int) -> list[Shot]:
         else:
             box = (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h)
         frame = int(sighting.frames[t])
-        name = names(-1, c, sighting.walk.visit, frame)
-        inside = _inside(box, world.cameras[c].size)
+        name, inside = names(-1, c, sighting.walk.visit, frame), _inside(box, world.cameras[c].size)
         found.append(Shot("bounding_box_test", name, TEST, c, frame, inside, (settings.seed, 13, i)))
     return found
