@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.commands.options import PATH, command, model_option, out_option, settings_options
+from reid.commands.options import PATH, Command, model_option, out_option, settings_options
 from reid.commands.tables import make_table
 from reid.core.errors import ReidError
 from reid.pipelines.settings import CalibrateSettings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
 
 
-@command("calibrate")
+@click.command("calibrate", cls=Command)
 @click.argument("embeddings", nargs=-1, required=True, type=PATH)
 @model_option(required=False, help="Checkpoint or run folder next to which the calibration is written.")
 @settings_options(CalibrateSettings, {"Calibration": ["fmr", "any_camera", "label_free"]})

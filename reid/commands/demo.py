@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from reid.commands.options import PATH, command, option, out_option, overrides_argument
+import click
+
+from reid.commands.options import PATH, Command, option, out_option, overrides_argument
 
 
-@command("demo")
+@click.command("demo", cls=Command)
 @option("Input", "--config", type=PATH, help="YAML file with settings.  [default: configs/demo.yaml]")
 @out_option("Folder for all results.  [default: runs/demo-DATE]")
 @overrides_argument

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reid.commands.options import command, model_option, out_option, settings_options
+import click
+
+from reid.commands.options import Command, model_option, out_option, settings_options
 from reid.pipelines.settings import EmbedSettings
 
 SHOWN = 20
@@ -18,7 +20,7 @@ GROUPS = {
 }
 
 
-@command("embed")
+@click.command("embed", cls=Command)
 @model_option(type=str, help="Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file, or a backbone's name.")
 @settings_options(EmbedSettings, GROUPS)
 @out_option("Parquet file to write.", required=True)
@@ -40,7 +42,7 @@ def cli(model: str, out: Path, **options: Any) -> None:
     result = embed_files(model, out, settings)
     if result is None:
         return
-    done, embedder = result.done, result.embedder
+    done, embedder, rate = result
     for note in done.notes:
         warn(note)
     if done.left_out:
@@ -48,6 +50,6 @@ def cli(model: str, out: Path, **options: Any) -> None:
         warn("Skipped:\n  " + "\n  ".join(done.left_out[:SHOWN]) + more)
     earlier = f" ({done.finished} by an earlier run)" if done.finished else ""
     console.print(
-        f"{done.rows} crops{earlier} → {embedder.dimension} dimensions, {result.rate:.0f} crops/s on "
+        f"{done.rows} crops{earlier} → {embedder.dimension} dimensions, {rate:.0f} crops/s on "
         f"{embedder.device}, model {embedder.describe()['model']}: {done.path}"
     )

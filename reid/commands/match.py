@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reid.commands.options import command, out_option, overrides_argument, settings_options
+import click
+
+from reid.commands.options import Command, out_option, overrides_argument, settings_options
 from reid.config import load_settings
 from reid.pipelines.settings import MatchFiles, MatchKeys
 
@@ -22,7 +24,7 @@ GROUPS = {
 }
 
 
-@command("match")
+@click.command("match", cls=Command)
 @settings_options(MatchFiles, GROUPS)
 @out_option("Folder for the results.", required=True)
 @overrides_argument

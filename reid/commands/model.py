@@ -32,14 +32,15 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
     """
     from reid.core.console import console
-    from reid.pipelines.networks import describe_networks, use_device
+    from reid.pipelines.networks import build_networks, use_device
 
     place, note = use_device(device, threads)
-    rows = []
-    for one in describe_networks(names, size, place if measure else None):
-        speed = [] if one.crops_per_second is None else [f"{one.crops_per_second:.0f}"]
-        counts = (f"{one.parameters / 1e6:.2f}", f"{one.flops / 1e9:.3f}", f"{one.n_bytes / 1e6:.1f}")
-        rows.append((one.name, f"{one.dimension}", *counts, *speed))
+    rows: list[tuple[str, ...]] = []
+    for name, model, speed in build_networks(names, size, place if measure else None):
+        counts, dimension = model.count(), str(model.embedding_size)
+        megabytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e6
+        row = (name, dimension, f"{counts.parameters / 1e6:.2f}", f"{counts.flops / 1e9:.3f}", f"{megabytes:.1f}")
+        rows.append(row if speed is None else (*row, f"{speed:.0f}"))
     headings = ("network", "D", "parameters, M", "multiply-adds, G", "MB")
     console.print(make_table((*headings, *([f"crops/s, {place}"] if measure else [])), rows))
     console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")

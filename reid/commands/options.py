@@ -35,11 +35,6 @@ class _Option(click.Option):
         self.group = group
 
 
-def command(name: str, **attributes: Any) -> Decorator:
-    """Return the decorator of a command with grouped help."""
-    return click.command(name, cls=Command, **attributes)
-
-
 def option(group: str, *names: str, **attributes: Any) -> Decorator:
     """Return the decorator of an option that `--help` lists under `group`."""
     return click.option(*names, cls=_Option, group=group, **attributes)

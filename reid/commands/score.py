@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reid.commands.options import PATH, command, out_option, settings_options
+from reid.commands.options import PATH, Command, out_option, settings_options
 from reid.commands.tables import make_table
 from reid.pipelines.settings import ScoreSettings
 
@@ -18,7 +18,7 @@ FRACTIONS = ("IDF1", "IDP", "IDR", "HOTA", "DetA", "AssA", "LocA")
 COUNTS = ("FP", "FN", "IDSW", "Frag", "MT", "PT", "ML")
 
 
-@command("score")
+@click.command("score", cls=Command)
 @click.argument("truth", type=PATH)
 @click.argument("predicted", type=PATH)
 @settings_options(

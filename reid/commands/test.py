@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reid.commands.options import command, model_option, option, out_option, settings_options
+import click
+
+from reid.commands.options import Command, model_option, option, out_option, settings_options
 from reid.pipelines.settings import TestSettings
 
 if TYPE_CHECKING:
@@ -22,11 +24,11 @@ GROUPS = {
 }
 
 
-@command("test")
+@click.command("test", cls=Command)
 @model_option()
 @option(
     "Input", "--data", multiple=True, metavar="LAYOUT:ROOT",
-    help="Data set to evaluate on. Repeatable.  [default: the model's data.test, else its data.train]",
+    help="Data set to evaluate on. Repeatable.  [default: the model's data.test, else its data.train]"
 )  # fmt: skip
 @out_option("Folder for the results.  [default: test/ next to the model]")
 @settings_options(TestSettings, GROUPS)

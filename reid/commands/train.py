@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from reid.commands.options import PATH, command, option, out_option, overrides_argument
+from reid.commands.options import PATH, Command, option, out_option, overrides_argument
 
 
-@command("train")
+@click.command("train", cls=Command)
 @option("Input", "--config", "config_file", type=PATH, help="YAML file with settings.")
 @option("Input", "--resume", type=PATH, metavar="RUN", help="Resume the run in this folder, with its settings.")
 @out_option("Run folder, new or empty.  [default: runs/CONFIG-DATE]")

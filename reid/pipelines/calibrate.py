@@ -82,17 +82,16 @@ def calibrate_embeddings(table: Embeddings, settings: CalibrateSettings | None =
                 "all pairs with --any-camera (any_camera=True)."
             )
         return calibrate(table, cross_camera=not settings.any_camera, **options)
-    columns = {"camid": table.camids, "track": table.tracks, "frame": table.frames}
-    missing = [name for name, values in columns.items() if values is None]
-    if table.camids is None or table.tracks is None or table.frames is None:
+    camids, tracks, frames = table.camids, table.tracks, table.frames
+    if camids is None or tracks is None or frames is None:
+        columns = {"camid": camids, "track": tracks, "frame": frames}
         raise DataError(
             f"Without {'labels' if settings.label_free else 'a pid column'} a calibration needs the columns camid, "
-            f"track and frame. Add {', '.join(missing)}."
+            f"track and frame. Add {', '.join(name for name, values in columns.items() if values is None)}."
         )
-    if labelled:
-        assert table.pids is not None
-        _check_tracks(table.pids, table.camids, table.tracks)
-    return calibrate_tracks(table.features, table.camids, table.tracks, table.frames, **options)
+    if labelled and table.pids is not None:
+        _check_tracks(table.pids, camids, tracks)
+    return calibrate_tracks(table.features, camids, tracks, frames, **options)
 
 
 def calibrate_files(

@@ -107,6 +107,7 @@ def _read(folder: Path, name: str) -> Run:
         complete = text[: text.rfind("\n") + 1]  # an unfinished run may end in half a line
         content = [json.loads(line) for line in complete.splitlines()]
         data, environment = read_json(folder / "data.json"), read_json(folder / "environment.json")
+        environment.pop("command", None)  # it contains paths of this machine
         tested = read_json(folder / "test/metrics.json").get("sets", {})
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"The run folder {folder} cannot be read: {error}.") from error

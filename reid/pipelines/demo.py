@@ -10,7 +10,6 @@ from pathlib import Path
 from reid.config import Config, MatchSettings, Natural, Settings
 from reid.core.console import console
 from reid.core.distributed import init_distributed
-from reid.core.errors import DataError
 from reid.pipelines.match import MatchedFiles, match_files
 from reid.pipelines.settings import MatchFiles, TestSettings
 from reid.pipelines.test import test
@@ -32,11 +31,8 @@ class DemoSettings(Settings):
 def config_file(name: str) -> Path:
     """Return a file of `configs/`, in the repository or in the installed package."""
     package = Path(__file__).parents[1]
-    files = [folder / name for folder in (package / "configs", package.parent / "configs")]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise DataError(f"{name} is in neither of {files[0].parent} and {files[1].parent}. Install reid-toolkit again.")
-    return found
+    installed = package / "configs"
+    return (installed if installed.is_dir() else package.parent / "configs") / name
 
 
 def demo(
@@ -67,10 +63,6 @@ def demo(
     on_test(test(model, out=out / "test", settings=TestSettings(rerank=True)), out / "test")
     console.print(f"[bold]4. Match the tracks of {synthetic.cameras} cameras[/bold]")
     files = MatchFiles(
-        tracks=root / "tracks",
-        videos=root / "stills",
-        model=model,
-        truth=root / "truth",
-        per_track=synthetic.stills,
+        tracks=root / "tracks", videos=root / "stills", model=model, truth=root / "truth", per_track=synthetic.stills
     )
     on_match(match_files(files, out / "matched", settings.matching))

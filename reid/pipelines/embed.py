@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,22 +24,7 @@ from reid.mtmc.track_files import read_tracks
 from reid.pipelines.settings import EmbedSettings
 
 
-@dataclass(frozen=True)
-class EmbeddedFile:
-    """Result of `embed_files`.
-
-    Attributes:
-        done: the file, its number of rows, and the skipped images.
-        embedder: the model that was used.
-        rate: crops per second.
-    """
-
-    done: WrittenEmbeddings
-    embedder: Embedder
-    rate: float
-
-
-def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile | None:
+def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[WrittenEmbeddings, Embedder, float] | None:
     """Embed what the settings name into a Parquet file; an interrupted run is resumed. Runs under torchrun too.
 
     Args:
@@ -49,7 +33,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         settings: what to embed, and how.
 
     Returns:
-        The result; None in all processes but the first.
+        The written file, the model and the crops per second; None in all processes but the first.
 
     Raises:
         ReidError: not exactly one input, or an input, the model or the output cannot be used.
@@ -87,7 +71,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> EmbeddedFile 
         if done is None:
             return None
         seconds = max(time.perf_counter() - start, 1e-9)
-        return EmbeddedFile(done, embedder, max(done.rows - done.finished, 0) / seconds)
+        return done, embedder, max(done.rows - done.finished, 0) / seconds
 
 
 def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[np.float64], tuple[str, ...]]:

@@ -14,24 +14,18 @@ from reid.core.atomic import write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
-from reid.data.tracks import camera_number
+from reid.data.tracks import Tracks, camera_number
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
-from reid.mtmc import (
-    Cameras,
-    Matches,
-    Tracklets,
-    Tracks,
-    TrackScores,
-    match,
-    read_constraints,
-    score_tracks,
-)
-from reid.mtmc.cameras import read_cameras
+from reid.mtmc.cameras import Cameras, read_cameras
+from reid.mtmc.constraints import read_constraints
+from reid.mtmc.matching import Matches, match
 from reid.mtmc.online import OnlineMatches, match_online
 from reid.mtmc.results import global_tracks, write_matches
+from reid.mtmc.scores import TrackScores, score_tracks
 from reid.mtmc.track_files import read_tracks
+from reid.mtmc.tracklets import Tracklets
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.embed import open_videos
 from reid.pipelines.settings import MatchFiles
@@ -200,12 +194,7 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
     embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size)
     result = embed_boxes(
-        embedder,
-        videos,
-        tracks.take(rows),
-        quality=quality[rows],
-        cache=out / "cache",
-        keep_crops=True,
+        embedder, videos, tracks.take(rows), quality=quality[rows], cache=out / "cache", keep_crops=True
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")

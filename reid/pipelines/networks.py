@@ -5,34 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from reid.core.console import track
 from reid.core.distributed import pick_device
 from reid.models import BACKBONES, ReIDModel, build_model
-
-
-@dataclass(frozen=True)
-class Network:
-    """Size and speed of a network, up to the pooled feature.
-
-    Attributes:
-        name: of the backbone.
-        dimension: of the embedding.
-        parameters: count.
-        flops: multiply-adds for one crop.
-        n_bytes: of the weights in float32.
-        crops_per_second: of embedding, preprocessing included; None if not measured.
-    """
-
-    name: str
-    dimension: int
-    parameters: int
-    flops: int
-    n_bytes: int
-    crops_per_second: float | None
 
 
 def use_device(device: str, threads: int | None) -> tuple[torch.device, str]:
@@ -44,10 +22,10 @@ def use_device(device: str, threads: int | None) -> tuple[torch.device, str]:
     return place, f"batches of 16{cpu}, torch {torch.__version__}, float32"
 
 
-def describe_networks(
+def build_networks(
     names: Sequence[str], size: tuple[int, int], device: torch.device | None = None
-) -> Iterator[Network]:
-    """Build networks, or all backbones, with random weights and describe them.
+) -> Iterator[tuple[str, ReIDModel, float | None]]:
+    """Build networks with random weights; yield name, model and crops per second of each (None if not measured).
 
     Args:
         names: backbones or `timm:NAME`; empty: all backbones.
@@ -58,12 +36,10 @@ def describe_networks(
         # timm's networks compute their output shape with numbers; the others can be counted without memory
         with torch.device("cpu" if device is not None or name.startswith("timm:") else "meta"):
             model = build_model(name, neck="none", height=size[0], width=size[1])
-        counts = model.count()
-        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         speed = None
         if device is not None:
             speed = _crops_per_second(model.to(device).to(memory_format=torch.channels_last))
-        yield Network(name, model.embedding_size, counts.parameters, counts.flops, n_bytes, speed)
+        yield name, model, speed
 
 
 def _crops_per_second(model: ReIDModel, batch: int = 16) -> float:

@@ -202,12 +202,10 @@ class _TestedSet:
         )
 
     def _reranking(self) -> Reranking:
-        settings = self.settings
-        if not settings.camera_aware:
-            return Reranking(k1=settings.k1, k2=settings.k2, lambda_value=settings.lambda_value)
-        if not self.cameras_known:
+        if self.settings.camera_aware and not self.cameras_known:
             raise ConfigError(f"{self.benchmark.name} has no camera labels, which --camera-aware needs. Remove it.")
-        return Reranking(camera_aware=True, lambda_value=settings.lambda_value)
+        names = {"camera_aware", "lambda_value"} if self.settings.camera_aware else {"k1", "k2", "lambda_value"}
+        return Reranking(**self.settings.model_dump(include=names))
 
     def _applied(self, verification: VerificationResult | None) -> Applied | None:
         """Return how the calibration's threshold performs on this set."""
