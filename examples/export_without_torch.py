@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from reid.config import ModelConfig
 from reid.embedding.export import export_bundle
 from reid.models import build_model
@@ -20,15 +17,16 @@ if len(sys.argv) > 1:
     model = load_model(sys.argv[1])
 else:
     model = build_model(ModelConfig(backbone="light14", height=128, width=64))
-export_bundle(model, folder, to="onnx")
+export_bundle(model, folder, to="onnx", model_id="example")
 
-image = folder.parent / "crop.png"
-Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 64, 3), dtype=np.uint8)).save(image)
 program = f"""
 import sys
+import numpy as np
 sys.path.insert(0, {str(folder)!r})
 import run
-features = run.Bundle({str(folder)!r}).embed([{str(image)!r}])
+height, width = {tuple(model.preprocessing.size)!r}
+crops = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)  # RGB
+features = run.Bundle({str(folder)!r}).embed(crops)
 print(features.shape, "torch imported:", "torch" in sys.modules)
 """
 subprocess.run([sys.executable, "-c", program], check=True)

@@ -19,7 +19,7 @@ else:
     source = f"folders:{crops}"
 
 settings = [f"data.train={source}", "model.backbone=light14", "model.height=64", "model.width=32", "schedule.epochs=3"]
-reid.train(None, [*settings, *sys.argv[3:]], out=run)
+reid.train(None, run, overrides=[*settings, *sys.argv[3:]])
 
 results = reid.test(run / "best.pt", [source])
 for result in results:
