@@ -150,7 +150,10 @@ def run_one(settings: list[str], name: str, out: Path, threads: int) -> None:
         (benchmark,) = load_benchmarks(config.data.train)
         split = open_test_split(config.data, benchmark, (config.model.height, config.model.width), [])
         model = load_model(out / name / LAST, ranks.device)
-        result = score(model, split, ranks, batch_size=512, flip=False, precision="fp32")
+        scoring = config.model_copy(
+            update={"precision": "fp32", "eval": config.eval.model_copy(update={"batch_size": 512, "flip": False})}
+        )
+        result = score(model, split, ranks, scoring)
     checkpoint = load_checkpoint(out / name / LAST)
     lines = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
     row = {

@@ -13,7 +13,7 @@ from reid.core.errors import ModelError
 from reid.models import ReIDModel, build_model
 
 FORMAT = "reid-checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
@@ -25,8 +25,8 @@ def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
         state: tensors, numbers, strings, and lists and dicts of them (progress, settings, …).
 
     Raises:
-        ReidError: the file cannot be written (an existing one is unchanged), or `state` contains another type, e.g. a
-            NumPy number.
+        ModelError: `state` contains another type, e.g. a NumPy number.
+        OSError: the file cannot be written (an existing one is unchanged).
     """
     for key, value in state.items():
         _check_plain(value, key)
@@ -98,8 +98,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this project. Convert one of torchreid, fast-reid or BoT's code with: "
             f"reid model convert --model {path} --out NEW.pt. To train from its weights, set model.weights={path}."
         )
-    if content["version"] > VERSION:
-        raise ModelError(f"{path} has format version {content['version']}; this is {VERSION}. Update reid-toolkit.")
+    if content["version"] != VERSION:
+        fix = "Update reid-toolkit" if content["version"] > VERSION else "Train again, or use the older reid-toolkit"
+        raise ModelError(f"{path} has format version {content['version']}; this is {VERSION}. {fix}.")
     return content
 
 

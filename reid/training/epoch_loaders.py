@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reid.config import Config
 from reid.core.distributed import DistributedContext
@@ -35,7 +34,6 @@ class EpochLoaders:
         config: all settings.
         distributed: this process among those that train together.
         train: train crops and their pixels.
-        labels: `[N]` class of each crop of `train`.
         preprocessing: that of the model; its size is that of evaluation, its mean the colour of erased rectangles.
 
     Raises:
@@ -43,37 +41,27 @@ class EpochLoaders:
     """
 
     def __init__(
-        self,
-        config: Config,
-        distributed: DistributedContext,
-        train: Pixels,
-        labels: NDArray[np.int64],
-        preprocessing: Preprocessing,
+        self, config: Config, distributed: DistributedContext, train: Pixels, preprocessing: Preprocessing
     ) -> None:
-        self.config, self.distributed, self.train, self.labels = config, distributed, train, labels
-        self.preprocessing = preprocessing
+        self.config, self.distributed, self.train, self.preprocessing = config, distributed, train, preprocessing
+        self.labels, _ = train.crops.labels()
         self.sampler = cache(self._sampler)
         for stage in [(0.0,), *config.schedule.batch_sizes]:
             self.at(stage[0])
 
     def at(self, fraction: float) -> TrainLoader:
         """Return the loader of an epoch that begins when `fraction` (0..1) of training is done."""
-        schedule = self.config.schedule
+        schedule, distributed = self.config.schedule, self.distributed
         size = current_stage(schedule.sizes, fraction)
         batch = current_stage(schedule.batch_sizes, fraction)
+        pin = distributed.device.type == "cuda"
         return TrainLoader(
             self.train.store,
             self.labels,
             self.train.crops,
             self.sampler(batch[0] if batch else self.config.sampler.batch_size),
             self._augment((size[0], size[1]) if size else self.preprocessing.size),
-            LoaderOptions(
-                seed=self.config.seed,
-                rank=self.distributed.rank,
-                world_size=self.distributed.world_size,
-                pin=self.distributed.device.type == "cuda",
-                paced=True,
-            ),
+            LoaderOptions(self.config.seed, distributed.rank, distributed.world_size, pin=pin, paced=True),
         )
 
     def _sampler(self, batch_size: int) -> Sampler:
@@ -100,22 +88,14 @@ class EpochLoaders:
         return BalancedSampler([self._sampler_of(crops.take(part), per_process // len(sources)) for part in rows], rows)
 
     def _sampler_of(self, crops: Crops, batch_size: int) -> IdentitySampler | RandomSampler:
-        config, distributed, seed = self.config.sampler, self.distributed, self.config.seed
+        config = self.config.sampler
+        place = self.config.seed, self.distributed.rank, self.distributed.world_size
         if config.kind == "random":
-            return RandomSampler(len(crops), batch_size, seed, distributed.rank, distributed.world_size)
-        k = config.crops_per_id
-        arguments = (
-            crops.pids,
-            crops.camids,
-            ids_per_batch(batch_size, k),
-            k,
-            seed,
-            distributed.rank,
-            distributed.world_size,
-        )
-        if config.kind == "hard_identity":
-            return HardIdentitySampler(*arguments, config.lookalikes)
-        return IdentitySampler(*arguments)
+            return RandomSampler(len(crops), batch_size, *place)
+        ids, k = ids_per_batch(batch_size, config.crops_per_id), config.crops_per_id
+        if config.kind == "identity":
+            return IdentitySampler(crops.pids, crops.camids, ids, k, *place)
+        return HardIdentitySampler(crops.pids, crops.camids, ids, k, *place, config.lookalikes)
 
     def _augment(self, size: tuple[int, int]) -> Augment:
         settings = self.config.augment

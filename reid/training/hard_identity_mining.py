@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.config import Config
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ReidError, did_you_mean
+from reid.core.errors import ConfigError, DataError, did_you_mean
 from reid.data.pixels import Pixels
 from reid.evaluation.neighbours import centred, nearest_items
 from reid.models import ReIDModel
@@ -35,11 +35,12 @@ def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[
         `[C, min(k, C − 1)]` int64, positions in `np.unique(pids)`.
 
     Raises:
-        ReidError: columns of different lengths, features that are not finite, or k below 1.
+        DataError: columns of different lengths, or features that are not finite.
+        ConfigError: k below 1.
     """
     x, labels = _columns(features, pids)
     if k < 1:
-        raise ReidError(f"k is {k}. Use 1 or more.")
+        raise ConfigError(f"k is {k}. Use 1 or more.")
     ids = int(labels.max()) + 1
     x = torch.nn.functional.normalize(x, eps=1e-12)
     sums = x.new_zeros(ids, x.shape[1]).index_add_(0, torch.from_numpy(labels), x)
@@ -66,19 +67,11 @@ def mine_identities(
         The result of `nearest_identities`, for `HardIdentitySampler.set_neighbours`.
 
     Raises:
-        ReidError: the embeddings are not finite.
+        DataError: the embeddings are not finite.
     """
     rows = draw_rows(train.crops.pids, config.sampler.mining_crops, config.seed, epoch)
     drawn = Pixels(train.crops.take(rows), train.store.take(rows))
-    features = embed_pixels(
-        model,
-        drawn,
-        distributed,
-        batch_size=config.eval.batch_size,
-        flip=False,
-        precision=config.precision,
-        label="similar identities",
-    )
+    features = embed_pixels(model, drawn, distributed, config, "similar identities", flip=False)
     return nearest_identities(features, drawn.crops.pids, 4 * config.sampler.lookalikes + 16)
 
 
@@ -89,8 +82,7 @@ def draw_rows(pids: NDArray[np.int64], crops: int, seed: int, epoch: int) -> NDA
     rng = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
     shuffled = rng.permutation(len(pids))
     order = shuffled[np.argsort(pids[shuffled], kind="stable")]
-    starts = np.flatnonzero(np.diff(pids[order], prepend=pids[order][:1] - 1))
-    position = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    position = np.concatenate([np.arange(count) for count in np.unique(pids, return_counts=True)[1]])
     return np.sort(order[position < crops])
 
 
@@ -132,7 +124,8 @@ def offline_triplets(
         `[T, 3]` int64, anchors in rising order.
 
     Raises:
-        ReidError: an unknown kind, columns of different lengths, features that are not finite, or a margin ≤ 0.
+        ConfigError: an unknown kind, or a margin ≤ 0.
+        DataError: columns of different lengths, or features that are not finite.
 
     Example:
         >>> offline_triplets([[0.0], [1.0], [1.5], [9.0]], [7, 7, 8, 8])
@@ -142,14 +135,14 @@ def offline_triplets(
                [3, 2, 1]])
     """
     if kind not in KINDS:
-        raise ReidError(f"Unknown kind of triplets {kind!r}.{did_you_mean(kind, KINDS)}")
+        raise ConfigError(f"Unknown kind of triplets {kind!r}.{did_you_mean(kind, KINDS)}")
     if not margin > 0:
-        raise ReidError(f"margin is {margin}. Use a value above 0.")
+        raise ConfigError(f"margin is {margin}. Use a value above 0.")
     x, labels = _columns(features, pids)
     x = centred(x.clone()) if len(x) else x
     cameras = None if camids is None else torch.as_tensor(np.asarray(camids))
     if cameras is not None and len(cameras) != len(x):
-        raise ReidError(f"camids has {len(cameras)} rows and features {len(x)}.")
+        raise DataError(f"camids has {len(cameras)} rows and features {len(x)}.")
     rng = np.random.default_rng(seed)
     ids = torch.from_numpy(labels)
     step = max(1, memory_limit // max(1, 16 * len(x)))
@@ -194,10 +187,10 @@ def _pick(mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
 def _columns(features: ArrayLike, pids: ArrayLike) -> tuple[torch.Tensor, NDArray[np.int64]]:
     x, identities = np.asarray(features, dtype=np.float32), np.asarray(pids)
     if x.ndim != 2 or identities.shape != x.shape[:1]:
-        raise ReidError(f"Features must be [N, D] and pids [N]; got {x.shape} and {identities.shape}.")
+        raise DataError(f"Features must be [N, D] and pids [N]; got {x.shape} and {identities.shape}.")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
-        raise ReidError(
+        raise DataError(
             f"{len(bad)} of {len(x)} features are not finite, the first in row {bad[0]}. Lower optim.lr, increase "
             "schedule.warmup_epochs, or use precision=fp32."
         )

@@ -170,7 +170,7 @@ class Trainer:
             keep_memory()
         self.progress = Progress()
         crops = self.data.train.crops
-        labels, self.pid_of_label = crops.labels()
+        _, self.pid_of_label = crops.labels()
         num_classes = len(self.pid_of_label)
         self.model: ReIDModel = build_model(
             config.model, num_classes=num_classes if config.loss.in_use("softmax") else 0, seed=config.seed
@@ -195,7 +195,7 @@ class Trainer:
         separate = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.separate_parameters()]
         self.loss_optimizer = torch.optim.SGD(separate, lr=0.0) if separate else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
-        self.epoch_loaders = EpochLoaders(config, distributed, self.data.train, labels, self.model.preprocessing)
+        self.epoch_loaders = EpochLoaders(config, distributed, self.data.train, self.model.preprocessing)
         self.loader = self.epoch_loaders.at(0.0)
         self.log = RunLog(self.out, config, distributed, crops.paths, lambda line: self._call("on_log", line))
         self.neighbours: np.ndarray | None = None
@@ -505,14 +505,7 @@ class Trainer:
         entry: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
         total = 0.0
         for split in self.data.splits:
-            result = score(
-                self.eval_model,
-                split,
-                self.distributed,
-                batch_size=config.eval.batch_size,
-                flip=config.eval.flip,
-                precision=config.precision,
-            )
+            result = score(self.eval_model, split, self.distributed, config)
             total += result.mAP
             entry[split.name] = {"mAP": float(result.mAP), "mINP": float(result.mINP), "rank1": float(result.rank(1))}
             if self.distributed.is_first:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reid.config import Config
 from reid.core.console import track
 from reid.core.distributed import DistributedContext
 from reid.data.loader import read_batches
@@ -19,45 +19,45 @@ from reid.models import ReIDModel
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the autocast context of a number format; `fp32` changes nothing."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, PRECISIONS[precision])
+    return torch.autocast(device.type, PRECISIONS.get(precision), enabled=precision in PRECISIONS)
 
 
 def embed_pixels(
-    model: ReIDModel,
-    pixels: Pixels,
-    distributed: DistributedContext,
-    *,
-    batch_size: int,
-    flip: bool,
-    precision: str,
-    label: str,
+    model: ReIDModel, pixels: Pixels, distributed: DistributedContext, config: Config, label: str, *, flip: bool
 ) -> NDArray[np.float32]:
-    """Return L2-normalised embeddings `[N, D]` of all crops, in order, in every process; the work is divided."""
+    """Return L2-normalised embeddings `[N, D]` of all crops, in order, in every process; the work is divided.
+
+    Args:
+        model: the model.
+        pixels: the crops.
+        distributed: this process among those that embed together.
+        config: `eval.batch_size` and `precision` are used.
+        label: shown in the progress bar.
+        flip: whether to average each embedding with that of the mirrored crop.
+    """
+    batch_size = config.eval.batch_size
     rows = np.array_split(np.arange(len(pixels.crops)), distributed.world_size)[distributed.rank]
 
     def features() -> Iterator[NDArray[np.float32]]:
         batches = read_batches(pixels.store, rows, batch_size)
         total = -(-len(rows) // batch_size)
         for images in track(batches, label, total) if distributed.is_first else batches:
-            with autocast(distributed.device, precision):
+            with autocast(distributed.device, config.precision):
                 yield model.embed(images.to(distributed.device, non_blocking=True), flip=flip).cpu().numpy()
 
     embeddings = list(features()) or [np.zeros((0, model.embedding_size), dtype=np.float32)]
     return np.concatenate(distributed.gather_rows(np.concatenate(embeddings)))
 
 
-def score(
-    model: ReIDModel, split: Split, distributed: DistributedContext, *, batch_size: int, flip: bool, precision: str
-) -> RankingResult:
-    """Embed a split and rank its gallery for each query (cosine distance, precision AP, the split's camera rule)."""
+def score(model: ReIDModel, split: Split, distributed: DistributedContext, config: Config) -> RankingResult:
+    """Embed a split and rank its gallery for each query (cosine distance, precision AP, the split's camera rule).
+
+    `eval.batch_size`, `eval.flip` and `precision` of `config` are used.
+    """
     query, gallery = (
-        embed_pixels(
-            model, pixels, distributed, batch_size=batch_size, flip=flip, precision=precision, label=split.name
-        )
+        embed_pixels(model, pixels, distributed, config, split.name, flip=config.eval.flip)
         for pixels in (split.query, split.gallery)
     )
     return evaluate(

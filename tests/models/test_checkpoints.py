@@ -59,6 +59,10 @@ def _write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps(_Evil()))
 
 
+def _write_version(path: Path, version: int) -> None:
+    torch.save({"format": "reid-checkpoint", "version": version}, path)
+
+
 def _write_cut(path: Path) -> None:
     torch.save({"x": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -72,7 +76,8 @@ def _write_cut(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "damaged"),  # empty
         (lambda path: path.write_text("hello"), "damaged"),  # text
         (lambda path: torch.save({"conv.weight": torch.zeros(1)}, path), "model.weights="),  # bare weights
-        (lambda path: torch.save({"format": "reid-checkpoint", "version": 99}, path), "version 99"),  # of tomorrow
+        (lambda path: _write_version(path, 99), "version 99.*Update"),  # newer than this code
+        (lambda path: _write_version(path, 1), "version 1;.*Train again"),  # older than this code
         (lambda path: path.mkdir(), "is a folder"),  # the run folder instead of a file
         (lambda path: None, "no checkpoint"),  # missing
     ],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 from reid.models.backbones.backbone import Backbone
 
 CHANNELS = (64, 256, 384, 512)
@@ -121,10 +121,10 @@ def osnet(
     """OSNet of the given width, with instance norm in these places (and then also in its first layer).
 
     Raises:
-        ReidError: `last_stride` is 2; OSNet's last stage has no stride to choose.
+        ConfigError: `last_stride` is 2; OSNet's last stage has no stride to choose.
     """
     if last_stride != 1:
-        raise ReidError("last_stride is 2, but OSNet's last stage has no stride to choose: leave it at 1.")
+        raise ConfigError("last_stride is 2, but OSNet's last stage has no stride to choose: leave it at 1.")
     module = OSNet(width, instance)
     return Backbone(module, module.channels, renames=AIN_RENAMES if instance == AIN else RENAMES)
 
