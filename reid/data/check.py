@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from reid.core.arrays import UNKNOWN
 from reid.core.console import progress_bar
@@ -25,7 +26,6 @@ from reid.data.layouts.scanning import DISTRACTOR, count, count_difference, dist
 BINS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Lower ends of the bins of crops per identity."""
 
-CHUNK = 256
 NO_MATCH = "no gallery image of that identity"
 SAME_CAMERA = "all gallery images of that identity are from the query's camera"
 
@@ -148,10 +148,11 @@ def check_benchmark(benchmark: Benchmark, *, decode: bool = True, workers: int =
     """
     kept, dropped = _queries(benchmark)
     files = _check_files(benchmark, decode, workers or os.cpu_count() or 1)
-    findings, notes = _judge_files(benchmark, files)
-    for more_findings, more_notes in (_judge_train(benchmark), _judge_test(benchmark, dropped)):
-        findings += more_findings
-        notes += more_notes
+    findings: list[Finding] = []
+    notes: list[str] = []
+    _judge_files(benchmark, files, findings, notes)
+    _judge_train(benchmark, findings, notes)
+    _judge_test(benchmark, dropped, findings, notes)
     return CheckReport(
         name=benchmark.name,
         root=benchmark.root,
@@ -185,8 +186,8 @@ def _test_people(benchmark: Benchmark) -> Crops:
     return Crops.from_columns([""] * len(pids), pids, camids)
 
 
-def _spread(values: NDArray[np.int64]) -> tuple[int, float, int]:
-    return int(values.min()), float(np.median(values)), int(values.max())
+def _spread(values: ArrayLike) -> tuple[int, float, int]:
+    return int(np.min(values)), float(np.median(values)), int(np.max(values))
 
 
 def _count_split(benchmark: Benchmark, name: str) -> SplitCounts:
@@ -237,13 +238,14 @@ def _histogram(train: Crops) -> tuple[Bin, ...]:
 def _queries(benchmark: Benchmark) -> tuple[int, tuple[DroppedQueries, ...]]:
     """Return the number of queries that the protocol scores, and the dropped ones by reason."""
     query, gallery = benchmark.query, benchmark.gallery
-    of_id = Counter(gallery.pids.tolist())
-    of_id_and_camera = Counter(zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True))
+    cameras_of: defaultdict[int, set[int]] = defaultdict(set)
+    for pid, camid in zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True):
+        cameras_of[pid].add(camid)
     reasons: dict[str, list[int]] = {NO_MATCH: [], SAME_CAMERA: []}
     for pid, camid in zip(query.pids.tolist(), query.camids.tolist(), strict=True):
-        if not of_id[pid]:
+        if pid not in cameras_of:
             reasons[NO_MATCH].append(pid)
-        elif benchmark.cross_camera and of_id[pid] == of_id_and_camera[pid, camid]:
+        elif benchmark.cross_camera and cameras_of[pid] == {camid}:
             reasons[SAME_CAMERA].append(pid)
     dropped = [DroppedQueries(reason, len(pids), tuple(sorted(set(pids)))) for reason, pids in reasons.items() if pids]
     return len(query) - sum(drop.queries for drop in dropped), tuple(dropped)
@@ -276,38 +278,30 @@ def _open_file(path: str, decode: bool) -> _File:
 
 def _check_files(benchmark: Benchmark, decode: bool, workers: int) -> FileReport:
     paths: list[str] = list(dict.fromkeys(path for name in SPLITS for path in getattr(benchmark, name).paths))
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    files: list[_File] = []
-
-    def open_chunk(chunk: Sequence[str]) -> list[_File]:
-        return [_open_file(path, decode) for path in chunk]
-
+    description = "Decoding images" if decode else "Reading image headers"
     with progress_bar() as bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task("Decoding images" if decode else "Reading image headers", total=len(paths))
-        for done in pool.map(open_chunk, chunks):
-            files += done
-            bar.advance(task, len(done))
-    sizes = np.array([(file.width, file.height) for file in files if not file.problem], dtype=np.int64).reshape(-1, 2)
-    by_path = list(zip(paths, files, strict=True))
+        found = pool.map(partial(_open_file, decode=decode), paths)
+        files = dict(zip(paths, bar.track(found, total=len(paths), description=description), strict=True))
+    readable = [file for file in files.values() if not file.problem]
     return FileReport(
         examined=len(paths),
         decoded=decode,
-        n_bytes=sum(file.n_bytes for file in files),
-        width=_spread(sizes[:, 0]) if len(sizes) else None,
-        height=_spread(sizes[:, 1]) if len(sizes) else None,
-        unreadable=tuple(SkippedFile(path, file.problem) for path, file in by_path if file.problem),
-        duplicates=_duplicates(benchmark, {path: file.digest for path, file in by_path}) if decode else None,
+        n_bytes=sum(file.n_bytes for file in readable),
+        width=_spread([file.width for file in readable]) if readable else None,
+        height=_spread([file.height for file in readable]) if readable else None,
+        unreadable=tuple(SkippedFile(path, file.problem) for path, file in files.items() if file.problem),
+        duplicates=_duplicates(benchmark, files) if decode else None,
     )
 
 
-def _duplicates(benchmark: Benchmark, digests: dict[str, bytes]) -> Duplicates:
+def _duplicates(benchmark: Benchmark, files: dict[str, _File]) -> Duplicates:
     """Find groups of files with the same bytes. A path that occurs in two splits is no duplicate of itself."""
-    groups: dict[bytes, dict[str, tuple[bool, int]]] = {}
+    groups: defaultdict[bytes, dict[str, tuple[bool, int]]] = defaultdict(dict)
     for name in SPLITS:
         crops: Crops = getattr(benchmark, name)
         for path, pid in zip(crops.paths, crops.pids.tolist(), strict=True):
-            if digests[path]:
-                groups.setdefault(digests[path], {})[path] = (name == "train", pid)
+            if not files[path].problem:
+                groups[files[path].digest][path] = (name == "train", pid)
     several = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in several if len({train for train, _ in group.values()}) > 1]
     mixed = [group for group in several if len({pid for _, pid in group.values()}) > 1]
@@ -315,22 +309,17 @@ def _duplicates(benchmark: Benchmark, digests: dict[str, bytes]) -> Duplicates:
     return Duplicates(len(several), sum(map(len, several)), len(leaks), len(mixed), tuple(list(examples)[:10]))
 
 
-Judgement = tuple[list[Finding], list[str]]
-"""What to fix and what to know."""
-
-
-def _judge_files(benchmark: Benchmark, files: FileReport) -> Judgement:
-    found: list[Finding] = []
-    notes: list[str] = []
+def _judge_files(benchmark: Benchmark, files: FileReport, found: list[Finding], notes: list[str]) -> None:
+    """Append what to fix to `found` and what to know to `notes`, as the other `_judge` functions do."""
     difference = count_difference(benchmark)
     for warning in benchmark.warnings:
-        problem = f"{warning[0].upper()}{warning[1:]}."
+        problem, fix = f"{warning[0].upper()}{warning[1:]}.", "See the rules of the layout in docs/data.md."
+        if warning == difference:
+            fix = "Unpack the archive again if this should be the published set."
         if warning == WITHDRAWN:
             notes.append(problem)
-        elif warning == difference:
-            found.append(Finding(problem, "Unpack the archive again if this should be the published set."))
         else:
-            found.append(Finding(problem, "See the rules of the layout in docs/data.md."))
+            found.append(Finding(problem, fix))
     if is_synthetic(benchmark.root):
         notes.append(f"The data set is synthetic ({SYNTHETIC_MARKER}), so its counts are not compared.")
     same = files.duplicates or Duplicates(0, 0, 0, 0, ())
@@ -342,12 +331,9 @@ def _judge_files(benchmark: Benchmark, files: FileReport) -> Judgement:
         (same.between_identities, "images belong to several identities (identical bytes)", "Give each one identity."),
     ]
     found += [Finding(f"{number:,} {problem}.", fix) for number, problem, fix in problems if number]
-    return found, notes
 
 
-def _judge_train(benchmark: Benchmark) -> Judgement:
-    found: list[Finding] = []
-    notes: list[str] = []
+def _judge_train(benchmark: Benchmark, found: list[Finding], notes: list[str]) -> None:
     per_id = np.unique(benchmark.train.pids, return_counts=True)[1]
     n, single, few = len(per_id), int((per_id == 1).sum()), int((per_id < 4).sum())
     if n == 1:
@@ -365,12 +351,11 @@ def _judge_train(benchmark: Benchmark) -> Judgement:
         problem = f"{len(both):,} identities are in both train and test, such as {examples}."
         fix = "Split by identity if these numbers mean the same people: the scores would be too good."
         found.append(Finding(problem, fix))
-    return found, notes
 
 
-def _judge_test(benchmark: Benchmark, dropped: Sequence[DroppedQueries]) -> Judgement:
-    found: list[Finding] = []
-    notes: list[str] = []
+def _judge_test(
+    benchmark: Benchmark, dropped: Sequence[DroppedQueries], found: list[Finding], notes: list[str]
+) -> None:
     query, gallery = benchmark.query, benchmark.gallery
     cameras = np.union1d(query.camids, gallery.camids)
     for drop in dropped:
@@ -394,4 +379,3 @@ def _judge_test(benchmark: Benchmark, dropped: Sequence[DroppedQueries]) -> Judg
     without_query = np.setdiff1d(_people(benchmark, gallery).pids, query.pids)
     if len(without_query):
         notes.append(f"{len(without_query):,} gallery identities have no query and act as distractors.")
-    return found, notes

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from reid.core.errors import DataError
 
@@ -23,14 +22,13 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 """Larger files are refused before they are read."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_BARE = frozenset(range(0xD0, 0xD9)) | {0x01}
-_OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
+_COMMON: dict[bytes, tuple[type[ImageFile.ImageFile], bytes]] = {
+    b"\xff\xd8\xff": (JpegImageFile, b"\xff\xd9"),
+    b"\x89PNG\r\n\x1a\n": (PngImageFile, b"IEND"),
+}
+"""By the first bytes of the formats that OpenCV decodes: the parser of their header, and the mark of their end."""
 
-Buffer = bytes | mmap.mmap
-Result = TypeVar("Result")
+_OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 class UnreadableImage(DataError):
@@ -40,10 +38,6 @@ class UnreadableImage(DataError):
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
-
-
-class _Damaged(Exception):
-    """The reason why bytes are no image; `_with_bytes` adds the path."""
 
 
 def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -60,13 +54,26 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
         UnreadableImage: missing, empty, not a regular file, more than `MAX_BYTES` or (by its header) `MAX_PIXELS`,
             truncated, of another format, or refused by the decoder.
     """
-
-    def read(data: Buffer) -> NDArray[np.uint8]:
-        _inspect(data)
-        image = _decode_cv2(data) if _is_common(data) else _decode_pillow(data)
-        return image if size is None else resize(image, size)
-
-    return _with_bytes(path, read, map_file=False)
+    data, header = _open(path)
+    try:
+        if header.format in ("JPEG", "PNG"):
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if decoded is None:
+                raise UnreadableImage(path, "cannot be decoded: its content is damaged")
+            image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded).view(np.uint8)
+        elif header.mode.startswith("I"):
+            gray = (np.asarray(header).astype(np.uint16) >> 8).astype(np.uint8)
+            image = np.repeat(gray[..., None], 3, axis=2)
+        elif header.mode == "F":
+            raise UnreadableImage(path, "has floating-point pixels; save it with 8 bits per channel")
+        else:
+            image = np.array(header.convert("RGB"))
+    except UnreadableImage:
+        raise
+    except Exception as error:  # the decoders raise many types on damaged files
+        raise UnreadableImage(path, f"cannot be decoded: {error}") from error
+    return image if size is None else resize(image, size)
 
 
 def probe(path: str | Path) -> tuple[int, int]:
@@ -75,7 +82,8 @@ def probe(path: str | Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: as `decode`, except for what only decoding finds.
     """
-    return _with_bytes(path, _inspect, map_file=True)
+    _, header = _open(path)
+    return header.height, header.width
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -94,101 +102,35 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint
     return cv2.resize(image, (width, height), dst=out, interpolation=interpolation).view(np.uint8)
 
 
-def _with_bytes(path: str | Path, use: Callable[[Buffer], Result], *, map_file: bool) -> Result:
+def _open(path: str | Path) -> tuple[bytes, Image.Image]:
+    """Return the content of a file and its image, of which only the header was read. Refuse large and truncated ones."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
-            raise _Damaged("is not a regular file")
+            raise UnreadableImage(path, "is not a regular file")
         if info.st_size == 0:
-            raise _Damaged("is empty (0 bytes)")
+            raise UnreadableImage(path, "is empty (0 bytes)")
         if info.st_size > MAX_BYTES:
-            raise _Damaged(f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop")
-        with open(path, "rb", buffering=0) as file:
-            if not map_file:
-                return use(file.read())
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                return use(mapped)
+            problem = f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop"
+            raise UnreadableImage(path, problem)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, f"cannot be read: {error.strerror or error}") from error
-    except _Damaged as error:
-        raise UnreadableImage(path, str(error)) from None
-
-
-def _is_common(data: Buffer) -> bool:
-    return data[:3] == _JPEG or data[:8] == _PNG
-
-
-def _inspect(data: Buffer) -> tuple[int, int]:
-    """Return (height, width) from the header; refuse too large images and files without their end."""
-    if data[:3] == _JPEG:
-        height, width, after = _jpeg_frame(data)
-        ends = data.rfind(b"\xff\xd9", after) >= 0
-    elif data[:8] == _PNG:
-        if len(data) < 24 or data[12:16] != b"IHDR":
-            raise _Damaged("is a PNG whose header is damaged")
-        width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-        ends = data.rfind(b"IEND", 24) >= 0
-    else:
-        height, width = _pillow_size(data)
-        ends = True
-    if height == 0 or width == 0:
-        raise _Damaged(f"has no pixels ({width}×{height})")
-    if height * width > MAX_PIXELS:
-        raise _Damaged(f"has {width}×{height} pixels; more than {MAX_PIXELS:,} is too large for a crop")
-    if not ends:
-        raise _Damaged("is truncated: the end of the image is missing")
-    return height, width
-
-
-def _jpeg_frame(data: Buffer) -> tuple[int, int, int]:
-    """Return height and width of the frame header, and the position after it."""
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            raise _Damaged("is a JPEG whose header is damaged")
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-        elif marker in _JPEG_BARE:
-            at += 2
-        elif marker in _JPEG_FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"), at + 9
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise _Damaged("is truncated: it ends within the JPEG header")
-
-
-def _decode_cv2(data: Buffer) -> NDArray[np.uint8]:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    parser, end = next((_COMMON[start] for start in _COMMON if data.startswith(start)), (None, b""))
+    stream = io.BytesIO(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise _Damaged(f"cannot be decoded: {error.err}") from error
-    if image is None:
-        raise _Damaged("cannot be decoded: its content is damaged")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image).view(np.uint8)
-
-
-def _pillow_size(data: Buffer) -> tuple[int, int]:
-    try:
-        with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
-            return image.height, image.width
+        image = parser(stream) if parser else Image.open(stream, formats=_OTHER_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _Damaged(f"has far more than {MAX_PIXELS:,} pixels, too many for a crop") from error
+        raise UnreadableImage(path, f"has far more than {MAX_PIXELS:,} pixels, too many for a crop") from error
     except Exception as error:  # Pillow raises many types on damaged files
-        raise _Damaged("is not an image of a known format (JPEG, PNG, BMP, GIF, PPM, TIFF, WebP)") from error
-
-
-def _decode_pillow(data: Buffer) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
-            if image.mode.startswith("I"):
-                gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-                return np.repeat(gray[..., None], 3, axis=2)
-            if image.mode == "F":
-                raise _Damaged("has floating-point pixels; save it with 8 bits per channel")
-            return np.array(image.convert("RGB"))
-    except _Damaged:
-        raise
-    except Exception as error:
-        raise _Damaged(f"cannot be decoded: {error}") from error
+        problem = "is not an image of a known format (JPEG, PNG, BMP, GIF, PPM, TIFF, WebP)"
+        if parser:
+            problem = "is truncated within its header, its header is damaged, or it has no pixels"
+        raise UnreadableImage(path, problem) from error
+    width, height = image.size
+    if height * width > MAX_PIXELS:
+        problem = f"has {width}×{height} pixels; more than {MAX_PIXELS:,} is too large for a crop"
+        raise UnreadableImage(path, problem)
+    if end and data.rfind(end, stream.tell()) < 0:
+        raise UnreadableImage(path, "is truncated: the end of the image is missing")
+    return data, image

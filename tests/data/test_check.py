@@ -14,6 +14,7 @@ from reid.data.check import NO_MATCH, SAME_CAMERA, CheckReport, check_benchmark
 from reid.data.crops import Benchmark, Crops
 from reid.data.layouts import load_benchmark
 from reid.data.layouts.dukemtmc import WITHDRAWN
+from tests.data.test_images import png_header
 from tests.data.trees import DUKE, market, write_image, write_images
 
 Damage = Callable[[bytes], bytes] | None
@@ -87,9 +88,7 @@ def test_the_withdrawal_of_duke_is_a_note_and_no_finding(tmp_path: Path) -> None
         pytest.param(lambda data: data[: len(data) // 2], "truncated", id="cut short"),
         pytest.param(lambda data: data[:20], "truncated", id="cut in its head"),
         pytest.param(
-            lambda data: (
-                b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + b"IEND"
-            ),
+            lambda _data: png_header(60_000, 60_000),
             "60000×60000 pixels",
             id="a bomb",
         ),
