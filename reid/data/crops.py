@@ -21,6 +21,12 @@ SPLITS = ("train", "query", "gallery")
 _COLUMNS = ("paths", "pids", "camids", "tracks", "frames", "sources")
 
 
+def as_rows(index: ArrayLike) -> NDArray[np.int64] | NDArray[np.bool_]:
+    """Return row numbers or a boolean mask as an array that can index columns; an empty list selects no rows."""
+    rows = np.asarray(index)
+    return rows if rows.dtype == np.bool_ or rows.size else rows.astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Crops:
     """`N` images, each of one person (or object), as columns of length `N`.
@@ -79,10 +85,8 @@ class Crops:
 
     def take(self, index: ArrayLike) -> Crops:
         """Return the rows of an index array or boolean mask, in that order."""
-        index = np.asarray(index)
-        if index.size == 0:
-            index = index.astype(np.int64)
-        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
+        rows = as_rows(index)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return training labels `[N]`, counted from 0 in sorted order of pid, and the pid of each label `[C]`."""

@@ -103,7 +103,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint
 
 
 def _open(path: str | Path) -> tuple[bytes, Image.Image]:
-    """Return the content of a file and its image, of which only the header was read. Refuse large and truncated ones."""
+    """Return the content of a file, and its image with only the header read. Refuse large and truncated files."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):

@@ -9,13 +9,14 @@ readers see the old store or the new one. Readers in other processes keep the ol
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.atomic import atomic_file
 from reid.core.console import console, progress_bar
 from reid.core.errors import ConfigError, DataError, ReidError
-from reid.data.crops import Crops, SkippedFile
+from reid.data.crops import Crops, SkippedFile, as_rows
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
 
 FORMAT = 1
@@ -57,11 +58,10 @@ class PackedStore:
         self._index, self._rows = index, rows
         self.kept: NDArray[np.bool_] = index.rows["status"][rows] == _DONE
         self.unreadable = tuple(SkippedFile(index.paths[i], index.reasons[i]) for i in rows[~self.kept])
-        self._flat = np.asarray(np.memmap(index.data, np.uint8, "r")) if index.n_bytes else np.zeros(0, np.uint8)
-        shapes = (
-            [index.settings["size"]] if index.settings["size"] else np.unique(index.shapes[rows[self.kept]], axis=0)
-        )
-        self.size: tuple[int, int] | None = (int(shapes[0][0]), int(shapes[0][1])) if len(shapes) == 1 else None
+        self._flat = index.map_data()
+        size = index.settings["size"]
+        shapes = [size] if size else np.unique(index.shapes[rows[self.kept]], axis=0).tolist()
+        self.size: tuple[int, int] | None = tuple(shapes[0]) if len(shapes) == 1 else None
         self._array: NDArray[np.uint8] | None = None
         self._slots = np.zeros(0, np.int64)
         if self.size is not None and (index.rows["offset"] % (n := self.size[0] * self.size[1] * 3) == 0).all():
@@ -114,8 +114,8 @@ class PackedStore:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
-                index = _build(list(map(str, crops.paths)), folder, settings, size, workers)
+            with _lock(folder):
+                index = _build(list(map(str, crops.paths)), folder, settings, workers)
         except OSError as error:
             raise DataError(
                 f"Cannot build the packed store in {folder}: {error.strerror or error}. Free some space or use a "
@@ -132,7 +132,7 @@ class PackedStore:
 
     def take(self, index: ArrayLike) -> PackedStore:
         """Return a store of these rows (index array or boolean mask) over the same file."""
-        return PackedStore(self._index, self._rows[_rows(index)])
+        return PackedStore(self._index, self._rows[as_rows(index)])
 
     def read(self, index: ArrayLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Return RGB `[B, H, W, 3]` uint8 of the rows `index [B]`, a new array; resized to `size` if given.
@@ -170,8 +170,9 @@ class FileStore:
         self._pool = ThreadPoolExecutor(threads, "reid-decode")
         self._parts = threads if threads == 1 else 4 * threads  # small parts, so that the threads end together
         with progress_bar() as bar:
-            found = self._pool.map(_why_unreadable, map(str, crops.paths))
-            reasons = list(bar.track(found, total=len(crops), description="Checking images"))
+            found = self._pool.map(_shape_or_reason, map(str, crops.paths))
+            found = bar.track(found, total=len(crops), description="Checking images")
+            reasons = [item if isinstance(item, str) else "" for item in found]
         self._select(crops.paths, np.array(reasons, dtype=object))
         if unreadable == "error":
             _raise_unreadable(self.unreadable, len(crops))
@@ -187,9 +188,7 @@ class FileStore:
 
     def take(self, index: ArrayLike) -> FileStore:
         """Return a store of these rows (index array or boolean mask)."""
-        taken: FileStore = object.__new__(FileStore)
-        taken.size, taken._pool, taken._parts = self.size, self._pool, self._parts
-        rows = _rows(index)
+        taken, rows = copy.copy(self), as_rows(index)
         taken._select(self._paths[rows], self._reasons[rows])
         return taken
 
@@ -272,6 +271,10 @@ class _Index:
         """Path, size and modification time of each file."""
         return list(zip(self.paths, self.rows["bytes"].tolist(), self.rows["mtime_ns"].tolist(), strict=True))
 
+    def map_data(self) -> NDArray[np.uint8]:
+        """Map the data file into memory, read-only."""
+        return np.asarray(np.memmap(self.data, np.uint8, "r")) if self.n_bytes else np.zeros(0, np.uint8)
+
     def pixels(self, flat: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
         """Return one crop `[H, W, 3]` of the mapped data file."""
         start, height, width = self.rows[["offset", "height", "width"]][row].tolist()
@@ -291,7 +294,7 @@ class _Index:
             "reason": pa.array(self.reasons, pa.string()),
             **{name: np.ascontiguousarray(self.rows[name]) for name in _ROW.names or ()},
         }
-        about = json.dumps({**self.settings, "n": len(self.paths), "data": self.data.name})
+        about = json.dumps({**self.settings, "data": self.data.name})
         with atomic_file(path) as temporary:
             pq.write_table(pa.table(columns).replace_schema_metadata({_SETTINGS_KEY: about}), temporary)
 
@@ -302,7 +305,6 @@ class _Index:
             table = pq.read_table(path)
             about = json.loads(table.schema.metadata[_SETTINGS_KEY])
             data = path.with_name(Path(about.pop("data")).name)
-            del about["n"]
             rows = np.empty(table.num_rows, _ROW)
             for name in _ROW.names or ():
                 rows[name] = table[name].to_numpy()
@@ -313,9 +315,7 @@ class _Index:
             return None
 
 
-def _build(
-    paths: list[str], folder: Path, settings: dict[str, Any], size: tuple[int, int] | None, workers: int
-) -> _Index:
+def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: int) -> _Index:
     index = _examine(paths, settings, folder / f"crops-{secrets.token_hex(4)}.u8")
     complete = _Index.load(folder / "index.parquet", settings)
     if complete and complete.files == index.files and not complete.readable_again():
@@ -325,11 +325,10 @@ def _build(
         try:
             if begun and begun.files == index.files:
                 index = begun
-                _fill(index, folder, size, pool)
+                _fill(index, pool)
             else:
-                _lay_out(index, size, pool)
-                _allocate(index, folder)
-                _fill(index, folder, size, pool, reuse=[old for old in (complete, begun) if old])
+                _lay_out(index, pool)
+                _fill(index, pool, reuse=[old for old in (complete, begun) if old])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -353,11 +352,11 @@ def _examine(paths: list[str], settings: dict[str, Any], data: Path) -> _Index:
     return _Index(settings, data, paths, [""] * len(paths), rows)
 
 
-def _lay_out(index: _Index, size: tuple[int, int] | None, pool: ThreadPoolExecutor) -> None:
-    """Give every crop its place in the data file; native sizes are read from the headers."""
+def _lay_out(index: _Index, pool: ThreadPoolExecutor) -> None:
+    """Give every crop its place in a new data file; native sizes are read from the headers."""
     rows = index.rows
-    if size is not None:
-        rows["height"], rows["width"] = size
+    if index.settings["size"]:
+        rows["height"], rows["width"] = index.settings["size"]
     else:
         for i, found in enumerate(pool.map(_shape_or_reason, index.paths)):
             if isinstance(found, str):
@@ -366,10 +365,7 @@ def _lay_out(index: _Index, size: tuple[int, int] | None, pool: ThreadPoolExecut
                 rows["height"][i], rows["width"][i] = found
     lengths = index.shapes.prod(axis=1) * 3
     rows["offset"] = np.cumsum(lengths) - lengths
-
-
-def _allocate(index: _Index, folder: Path) -> None:
-    """Create the data file, or raise an error if the disk is too small."""
+    folder = index.data.parent
     free = shutil.disk_usage(folder).free
     if free < index.n_bytes + _DISK_MARGIN:
         raise DataError(
@@ -381,9 +377,7 @@ def _allocate(index: _Index, folder: Path) -> None:
         file.truncate(index.n_bytes)
 
 
-def _fill(
-    index: _Index, folder: Path, size: tuple[int, int] | None, pool: ThreadPoolExecutor, reuse: Sequence[_Index] = ()
-) -> None:
+def _fill(index: _Index, pool: ThreadPoolExecutor, reuse: Sequence[_Index] = ()) -> None:
     """Copy what `reuse` contains and decode the rest. Progress is saved so that an interrupted build can continue."""
     saved = time.monotonic()
     lock = threading.Lock()
@@ -392,7 +386,7 @@ def _fill(
         nonlocal saved
         file.flush()
         os.fsync(file.fileno())
-        index.write(folder / "building.parquet")
+        index.write(index.data.with_name("building.parquet"))
         saved = time.monotonic()
 
     def put(file: BinaryIO, row: int, pixels: NDArray[np.uint8]) -> None:
@@ -403,7 +397,7 @@ def _fill(
 
     def decode_row(file: BinaryIO, row: int) -> None:
         try:
-            pixels = decode(index.paths[row], size)
+            pixels = decode(index.paths[row], index.settings["size"])
             if pixels.shape[:2] != (index.rows["height"][row], index.rows["width"][row]):
                 raise UnreadableImage(index.paths[row], "changed during reading, or its header is wrong")
             put(file, row, pixels)
@@ -413,7 +407,8 @@ def _fill(
     with open(index.data, "rb+") as file:
         try:
             for old in reuse:
-                _copy(old, index, lambda row, pixels: put(file, row, pixels))
+                for row, pixels in _unchanged(old, index):
+                    put(file, row, pixels)
             left = np.flatnonzero(index.rows["status"] == _TO_DO)
             with progress_bar() as bar:
                 task = bar.add_task("Packing crops", total=len(index.paths), completed=len(index.paths) - len(left))
@@ -431,33 +426,26 @@ def _fill(
         os.fsync(file.fileno())
 
 
-def _copy(old: _Index, new: _Index, put: Callable[[int, NDArray[np.uint8]], None]) -> None:
-    """Copy every crop whose file is the same and unchanged."""
-    if not old.n_bytes:
-        return
-    flat = np.memmap(old.data, np.uint8, "r")
+def _unchanged(old: _Index, new: _Index) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield row and pixels of every crop whose file is the same and unchanged."""
+    flat = old.map_data()
     row_of = {file: row for row, file in enumerate(old.files) if old.rows["status"][row] == _DONE}
     for row, file in enumerate(new.files):
         source = row_of.get(file)
         if source is not None and new.rows["status"][row] == _TO_DO:
             pixels = old.pixels(flat, source)
             if pixels.shape[:2] == (new.rows["height"][row], new.rows["width"][row]):
-                put(row, pixels)
+                yield row, pixels
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> filelock.AcquireReturnProxy:
     """Allow one process at a time. The operating system releases the lock of a process that ends."""
     lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except filelock.Timeout:
         console.print(f"Another process is building {folder}; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _shape_or_reason(path: str) -> tuple[int, int] | str:
@@ -465,11 +453,6 @@ def _shape_or_reason(path: str) -> tuple[int, int] | str:
         return probe(path)
     except UnreadableImage as error:
         return error.reason
-
-
-def _why_unreadable(path: str) -> str:
-    found = _shape_or_reason(path)
-    return found if isinstance(found, str) else ""
 
 
 def cores() -> int:
@@ -491,11 +474,6 @@ def _raise_unreadable(unreadable: Sequence[SkippedFile], n: int) -> None:
             f"{len(unreadable):,} of {n:,} images cannot be read:{lines}{more}\n"
             "Replace or remove these files, or use unreadable='skip' to continue without them."
         )
-
-
-def _rows(index: ArrayLike) -> NDArray[np.int64] | NDArray[np.bool_]:
-    rows = np.asarray(index)
-    return rows if rows.dtype == np.bool_ else rows.astype(np.int64)
 
 
 def _checked(index: ArrayLike, kept: NDArray[np.bool_], unreadable: Sequence[SkippedFile]) -> NDArray[np.int64]:

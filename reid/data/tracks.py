@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import box_array, float_column, integer_column
 from reid.core.errors import DataError
+from reid.data.crops import as_rows
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -123,11 +124,9 @@ class Tracks:
 
     def take(self, index: ArrayLike) -> Tracks:
         """Return the rows of an index array or boolean mask, sorted; all cameras remain."""
-        index = np.asarray(index)
-        if index.size == 0:
-            index = index.astype(np.int64)
+        rows = as_rows(index)
         columns = (self.camera, self.track, self.frame, self.boxes, self.confidence)
-        return self._replaced(*(column[index] for column in columns))
+        return self._replaced(*(column[rows] for column in columns))
 
     def with_ids(self, track: ArrayLike) -> Tracks:
         """Return the same boxes with other ids, `[N]` in the order of these rows; the result is sorted.
