@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
 from reid.core.console import progress_bar
@@ -186,7 +186,7 @@ def _test_people(benchmark: Benchmark) -> Crops:
     return Crops.from_columns([""] * len(pids), pids, camids)
 
 
-def _spread(values: ArrayLike) -> tuple[int, float, int]:
+def _spread(values: Sequence[int] | NDArray[np.int64]) -> tuple[int, float, int]:
     return int(np.min(values)), float(np.median(values)), int(np.max(values))
 
 

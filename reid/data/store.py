@@ -171,8 +171,8 @@ class FileStore:
         self._parts = threads if threads == 1 else 4 * threads  # small parts, so that the threads end together
         with progress_bar() as bar:
             found = self._pool.map(_shape_or_reason, map(str, crops.paths))
-            found = bar.track(found, total=len(crops), description="Checking images")
-            reasons = [item if isinstance(item, str) else "" for item in found]
+            tracked = bar.track(found, total=len(crops), description="Checking images")
+            reasons = [item if isinstance(item, str) else "" for item in tracked]
         self._select(crops.paths, np.array(reasons, dtype=object))
         if unreadable == "error":
             _raise_unreadable(self.unreadable, len(crops))

@@ -18,37 +18,19 @@ OWN_SPLITS = (*SPLITS, "test")
 """`test` is divided into query and gallery."""
 
 
-@dataclass(frozen=True)
-class SplitOptions:
-    """How to divide crops into train, query and gallery, and how to score them.
-
-    Attributes:
-        fraction: of the identities that are held out to score on, where the data set has no splits.
-        seed: of the random choices.
-        cross_camera: whether gallery images of the query's identity and camera are excluded; None means that they
-            are if at least two cameras are known.
-    """
-
-    fraction: float
-    seed: int
-    cross_camera: bool | None
-
-
 @dataclass(frozen=True, eq=False)
 class OwnCrops:
     """Crops as a layout reads them, junk included.
 
     Attributes:
-        name: of the data set.
-        root: its folder.
+        root: folder of the data set.
         where: file or folder, for error messages.
-        crops: `N` rows.
+        crops: `N` rows; their source is the name of the data set.
         split: `[N]` a name in `OWN_SPLITS`, or None where the data set has no splits.
         skipped: files that were not read.
         warnings: of the layout.
     """
 
-    name: str
     root: str
     where: str
     crops: Crops
@@ -56,37 +38,42 @@ class OwnCrops:
     skipped: Sequence[SkippedFile] = ()
     warnings: Sequence[str] = ()
 
-    def benchmark(self, options: SplitOptions) -> Benchmark:
+    def benchmark(self, fraction: float, seed: int, cross_camera: bool | None) -> Benchmark:
         """Drop junk (pid -1) and divide the crops.
+
+        Args:
+            fraction: of the identities that are held out to score on, where the data set has no splits.
+            seed: of the random choices.
+            cross_camera: whether gallery images of the query's identity and camera are excluded; None means that they
+                are if at least two cameras are known.
 
         Raises:
             DataError: no usable crop, fewer than two cameras with `cross_camera`, or splits that cannot be scored.
         """
         good = self.crops.pids != JUNK
-        crops, split = self.crops.take(good), None if self.split is None else self.split[good]
+        crops = self.crops.take(good)
         if not len(crops):
             raise DataError(f"{self.where} has no usable crop: all {len(good)} are junk (pid -1).")
         warnings = list(self.warnings)
         cameras = np.unique(crops.camids[crops.camids != UNKNOWN])
-        cross_camera = len(cameras) > 1 if options.cross_camera is None else options.cross_camera
-        if cross_camera and len(cameras) < 2:
+        if cross_camera is None:
+            cross_camera = len(cameras) > 1
+            if len(cameras) == 1:
+                warnings.append(f"every known camera is {cameras[0]}, so queries are also matched in their own camera")
+        elif cross_camera and len(cameras) < 2:
             raise DataError(
                 f"{self.where}: cross_camera=true needs two known cameras, but there are {len(cameras)}. "
                 "Remove this option, or add the cameras."
             )
-        if options.cross_camera is None and len(cameras) == 1:
-            warnings.append(f"every known camera is {cameras[0]}, so queries are also matched in their own camera")
-        if split is None:
-            parts = hold_out(crops, fraction=options.fraction, seed=options.seed, cross_camera=cross_camera)
+        if self.split is None:
+            parts = hold_out(crops, fraction=fraction, seed=seed, cross_camera=cross_camera)
         else:
-            parts = self._split(crops, split, options.seed, cross_camera)
+            parts = self._split(crops, self.split[good], seed, cross_camera)
         warnings += [
             f"there are no {name} crops" for name, part in zip(SPLITS[:2], parts[:2], strict=True) if not len(part)
         ]
-        n_junk = int((~good).sum())
-        return Benchmark(
-            self.name, self.root, *parts, cross_camera, n_junk, skipped=tuple(self.skipped), warnings=tuple(warnings)
-        )
+        name, junk, skipped = crops.source_names[0], int((~good).sum()), tuple(self.skipped)
+        return Benchmark(name, self.root, *parts, cross_camera, junk, skipped=skipped, warnings=tuple(warnings))
 
     def _split(
         self, crops: Crops, split: NDArray[np.object_], seed: int, cross_camera: bool

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.own_crops import OWN_SPLITS, OwnCrops, SplitOptions
+from reid.data.layouts.own_crops import OWN_SPLITS, OwnCrops
 from reid.data.layouts.scanning import list_folder
 
 COLUMNS = ("path", "pid", "camid", "track", "frame", "split")
@@ -55,8 +55,8 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     name = file.parent.name if file.stem == "table" else file.stem
     crops = Crops.from_columns(rows.paths(pids), pids, *columns, source=name)
     _look_for_images(file, crops)
-    own = OwnCrops(name, str(file.parent), str(file), crops, rows.split())
-    return own.benchmark(SplitOptions(fraction, seed, cross_camera))
+    own = OwnCrops(str(file.parent), str(file), crops, rows.split())
+    return own.benchmark(fraction, seed, cross_camera)
 
 
 def _find(root: str | Path) -> Path:
@@ -94,7 +94,7 @@ class _Rows:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.table = _read_csv(file) if file.suffix.lower() == ".csv" else _read_parquet(file)
+        self.table = _read_table(file)
         names = self.table.column_names
         for name in REQUIRED:
             if name not in names:
@@ -189,22 +189,17 @@ class _Rows:
         return f"row {lines[row + 1]}"
 
 
-def _read_csv(file: Path) -> Any:
-    """Read every column as text: `0001` and `1` differ only in columns that are not all numbers."""
+def _read_table(file: Path) -> Any:
+    """Read a file. In a CSV every column is text: `0001` and `1` differ only in columns that are not all numbers."""
+    is_csv = file.suffix.lower() == ".csv"
     try:
+        if not is_csv:
+            names = pyarrow.parquet.read_schema(file).names
+            return pyarrow.parquet.read_table(file, columns=[name for name in COLUMNS if name in names])
         with pyarrow.csv.open_csv(file) as reader:
-            names = reader.schema.names
-        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+            types = dict.fromkeys(reader.schema.names, pa.string())
+        options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
         return pyarrow.csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file} cannot be read as CSV: {error}. Use UTF-8, commas, and the same number of values in each line."
-        ) from error
-
-
-def _read_parquet(file: Path) -> Any:
-    try:
-        names = pyarrow.parquet.read_schema(file).names
-        return pyarrow.parquet.read_table(file, columns=[name for name in COLUMNS if name in names])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}. Write the file again.") from error
+        fix = "Use UTF-8, commas, and the same number of values in each line." if is_csv else "Write the file again."
+        raise DataError(f"{file} cannot be read as {'CSV' if is_csv else 'Parquet'}: {error}. {fix}") from error
