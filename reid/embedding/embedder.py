@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from reid.core.console import track
 from reid.core.distributed import pick_device
@@ -89,6 +91,7 @@ class Embedder:
             raise ConfigError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
         self._name = str(model)
+        network: ReIDModel | ForeignModel | _BundleModel
         if isinstance(model, ReIDModel) or not _is_exported(Path(model)):
             if runtime not in ("auto", "torch"):
                 raise ConfigError(
@@ -97,18 +100,15 @@ class Embedder:
                 )
             if preprocessing is not None:
                 raise ConfigError("This model contains its preprocessing. Remove the argument preprocessing.")
-            self._network = _open_reid_model(model, weights, device)
-        elif weights is not None:
-            raise _unused_weights(weights)
-        elif Path(model).suffix.lower() in FORMATS:
-            self._network = _open_file(Path(model), device, runtime, preprocessing)
-        elif preprocessing is not None:
-            raise ConfigError(f"{model} is a bundle and contains its preprocessing. Remove the argument preprocessing.")
+            network = _open_reid_model(model, weights, device)
+            self._id, self.device = _model_id(network), next(network.parameters()).device
         else:
-            self._network = _open_bundle(Path(model), device, runtime, threads)
-        self.device = self._network.device
-        self.preprocessing: Preprocessing = self._network.preprocessing
-        self.dimension: int = self._network.dimension
+            _check_unused(weights)
+            network = _open_exported(Path(model), device, runtime, preprocessing, threads)
+            self._id, self.device = network.name, network.device
+        self._network = network
+        self.preprocessing: Preprocessing = network.preprocessing
+        self.dimension: int = network.embedding_size
 
     @property
     def model(self) -> ReIDModel:
@@ -117,9 +117,9 @@ class Embedder:
         Raises:
             ModelError: the features come from a bundle or a file of another format.
         """
-        if self._network.model is None:
+        if not isinstance(self._network, ReIDModel):
             raise ModelError(f"{self._name} is not a checkpoint of this package. Use a checkpoint, such as best.pt.")
-        return self._network.model
+        return self._network
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """Return the features of images, in their order.
@@ -181,7 +181,7 @@ class Embedder:
         """
         preprocessing = self.preprocessing.as_dict()
         return {
-            "model": self._network.id,
+            "model": self._id,
             "preprocessing": preprocessing,
             "preprocessing_hash": json_digest(preprocessing)[:12],
             "dimension": self.dimension,
@@ -196,87 +196,66 @@ class Embedder:
         uint8 `[B, h, w, 3]` RGB of the size of `preprocessing` → float32 `[B, D]`, L2-normalised. The result contains
         NaN or infinity if the weights are damaged.
         """
-        return self._network.embed(images, self.flip)
+        return self._network.embed(torch.from_numpy(images), flip=self.flip).cpu().numpy()
 
 
-class _Network(NamedTuple):
-    """A model of any kind. `embed` takes uint8 `[B, h, w, 3]` RGB, and whether to average with the mirrored image."""
+class _BundleModel:
+    """A bundle with the attributes and the `embed` of a `ForeignModel`."""
 
-    id: str
-    preprocessing: Preprocessing
-    dimension: int
-    device: torch.device
-    embed: Callable[[NDArray[np.uint8], bool], NDArray[np.float32]]
-    model: ReIDModel | None = None
+    def __init__(self, path: Path, device: str, runtime: str, threads: int) -> None:
+        device = "cpu" if device == "auto" else device
+        self._bundle = open_bundle(path, runtime, threads or None, device)
+        self.preprocessing = Preprocessing(**self._bundle.manifest["preprocessing"])
+        self.name, self.embedding_size = self._bundle.model_id, self._bundle.dimension
+        self.device = torch.device(device)
+
+    def embed(self, images: Tensor, *, flip: bool) -> Tensor:
+        features = self._bundle.embed(images.numpy())
+        if not flip:
+            return torch.from_numpy(features)
+        both = torch.from_numpy(features + self._bundle.embed(images.numpy()[:, :, ::-1]))
+        return functional.normalize(both, eps=1e-12)
+
+
+def _open_exported(
+    path: Path, device: str, runtime: str, preprocessing: Preprocessing | Mapping[str, Any] | None, threads: int
+) -> ForeignModel | _BundleModel:
+    if path.suffix.lower() in FORMATS:
+        return ForeignModel(path, preprocessing=preprocessing, device=device, runtime=runtime)
+    if preprocessing is not None:
+        raise ConfigError(f"{path} is a bundle and contains its preprocessing. Remove the argument preprocessing.")
+    return _BundleModel(path, device, runtime, threads)
 
 
 def _is_exported(path: Path) -> bool:
     return path.suffix.lower() in FORMATS or (path / "bundle.json").is_file()
 
 
-def _open_file(
-    path: Path, device: str, runtime: str, preprocessing: Preprocessing | Mapping[str, Any] | None
-) -> _Network:
-    model = ForeignModel(path, preprocessing=preprocessing, device=device, runtime=runtime)
-
-    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
-        return model.embed(torch.from_numpy(images), flip=flip).numpy()
-
-    return _Network(model.name, model.preprocessing, model.embedding_size, model.device, embed)
-
-
-def _open_bundle(path: Path, device: str, runtime: str, threads: int) -> _Network:
-    device = "cpu" if device == "auto" else device
-    bundle = open_bundle(path, runtime, threads or None, device)
-
-    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
-        features = bundle.embed(images)
-        if not flip:
-            return features
-        both = torch.from_numpy(features + bundle.embed(images[:, :, ::-1]))
-        return torch.nn.functional.normalize(both, eps=1e-12).numpy()
-
-    preprocessing = Preprocessing(**bundle.manifest["preprocessing"])
-    return _Network(bundle.model_id, preprocessing, bundle.dimension, torch.device(device), embed)
-
-
-def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, device: str) -> _Network:
+def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, device: str) -> ReIDModel:
     target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if not isinstance(given, ReIDModel):
-        model = _load(given, weights, target)
-    elif weights is not None:
-        raise _unused_weights(weights)
-    else:
-        model = given if device == "auto" else given.to(target)
-        target = next(model.parameters()).device
-
-    def embed(images: NDArray[np.uint8], flip: bool) -> NDArray[np.float32]:
-        return model.embed(torch.from_numpy(images), flip=flip).cpu().numpy()
-
-    return _Network(_model_id(model), model.preprocessing, model.embedding_size, target, embed, model)
-
-
-def _load(name: str | Path, weights: str | Path | None, device: torch.device) -> ReIDModel:
-    path = Path(name)
-    if not path.exists() and (str(name) in BACKBONES or str(name).startswith("timm:")):
+    if isinstance(given, ReIDModel):
+        _check_unused(weights)
+        return given if device == "auto" else given.to(target)
+    name, path = str(given), Path(given)
+    if not path.exists() and (name in BACKBONES or name.startswith("timm:")):
         if weights is None:
             raise ConfigError(
                 f"{name} is a backbone. Pass its weights: 'imagenet', a file, or 'none' for random ones. For a trained "
                 "model pass its file, such as best.pt."
             )
-        return build_model(str(name), weights=weights, neck="none").to(device).eval()
+        return build_model(name, weights=weights, neck="none").to(target).eval()
+    _check_unused(weights)
+    if path.name == name and not path.suffix and not path.exists():
+        raise ModelError(f"There is no file, folder or backbone {name!r}.{did_you_mean(name, BACKBONES)}")
+    return load_model(checkpoint_in(path), target)
+
+
+def _check_unused(weights: str | Path | None) -> None:
     if weights is not None:
-        raise _unused_weights(weights)
-    if path.name == str(name) and not path.suffix and not path.exists():
-        raise ModelError(f"There is no file, folder or backbone {str(name)!r}.{did_you_mean(str(name), BACKBONES)}")
-    return load_model(checkpoint_in(path), device)
-
-
-def _unused_weights(weights: str | Path) -> ConfigError:
-    return ConfigError(
-        f"weights={weights} is only used with the name of a backbone, such as resnet50; this model contains its "
-        "weights. Remove the argument weights."
-    )
+        raise ConfigError(
+            f"weights={weights} is only used with the name of a backbone, such as resnet50; this model contains its "
+            "weights. Remove the argument weights."
+        )
 
 
 def _model_id(model: ReIDModel) -> str:

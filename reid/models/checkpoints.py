@@ -11,6 +11,7 @@ from reid.config import load_config
 from reid.core.atomic import atomic_file
 from reid.core.errors import ModelError
 from reid.models import ReIDModel, build_model
+from reid.models.pretrained import differences
 
 FORMAT = "reid-checkpoint"
 VERSION = 2
@@ -110,13 +111,7 @@ def restore(model: ReIDModel, content: dict[str, Any], path: str | Path) -> None
     Raises:
         ModelError: the checkpoint belongs to another model; the message lists the first differences.
     """
-    expected, found = model.state_dict(), content["model"]
-    wrong = [
-        f"{name}: {list(found[name].shape) if name in found else 'absent'} in the file, "
-        f"{list(expected[name].shape) if name in expected else 'absent'} in the model"
-        for name in sorted(expected.keys() | found.keys())
-        if name not in expected or name not in found or expected[name].shape != found[name].shape
-    ]
+    wrong = differences(model.state_dict(), content["model"])
     if wrong:
         stored = content["spec"]
         differing = [f"{k}: {stored.get(k)!r} → {v!r}" for k, v in model.spec.items() if stored.get(k) != v]
@@ -124,7 +119,7 @@ def restore(model: ReIDModel, content: dict[str, Any], path: str | Path) -> None
             f"{path} is the checkpoint of another model. Settings (file → model): {'; '.join(differing) or 'equal'}. "
             f"{len(wrong)} tensors differ, the first: {'; '.join(wrong[:3])}."
         )
-    model.load_state_dict(found)
+    model.load_state_dict(content["model"])
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> ReIDModel:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from reid.models.backbones.resnet import start_as_identity
 from reid.models.pooling import POOLINGS, StripePool
 from reid.models.preprocessing import Preprocessing
 from reid.models.pretrained import WeightsReport, load_weights
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class ModelOutput(NamedTuple):
@@ -160,8 +163,9 @@ class ReIDModel(nn.Module):
     def count(self) -> Counts:
         """Count parameters and multiply-accumulates for one image, without the classifier. Only shapes are computed."""
         parameters = {k: p for k, p in self.named_parameters() if not k.startswith("classifier.")}
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), evaluating(self):
-            _on_meta(self, "_embeddings", self.preprocessing.size)
+        model, image = _on_meta(self, self.preprocessing.size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model._embeddings(image)
         return Counts(sum(p.numel() for p in parameters.values()), counter.get_total_flops() // 2)
 
 
@@ -233,8 +237,9 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check_size(backbone: Backbone, config: ModelConfig) -> None:
     height, width, name = config.height, config.width, config.backbone
     try:
-        with torch.no_grad(), evaluating(backbone.module):
-            shape = list(_on_meta(backbone.module, "forward", (height, width)).shape)
+        module, image = _on_meta(backbone.module, (height, width))
+        with torch.no_grad():
+            shape = list(module(image).shape)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"{name} cannot take images of {height}×{width}: {error}.") from error
     if len(shape) != 4 or shape[1] != backbone.channels or 0 in shape:
@@ -261,20 +266,8 @@ class _SliceClassifier(nn.Module):
         return (embeddings.unflatten(1, (slices, dim)).transpose(0, 1) @ self.weight.mT).transpose(0, 1)
 
 
-class _Method(nn.Module):
-    """Expose a method of a module as `forward`, so that `functional_call` can run it."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module, self.method = module, method
-
-    def forward(self, images: Tensor) -> Tensor:
-        return getattr(self.module, self.method)(images)
-
-
-def _on_meta(module: nn.Module, method: str, size: tuple[int, int]) -> Tensor:
-    """Run a method for one image of `size` on the meta device, which computes shapes only."""
-    wrapped = _Method(module, method)
-    tensors = {k: t.to("meta") for k, t in (*wrapped.named_parameters(), *wrapped.named_buffers())}
+def _on_meta(module: Module, size: tuple[int, int]) -> tuple[Module, Tensor]:
+    """Return a copy in evaluation mode and an image of `size` on the meta device, which computes shapes only."""
+    memo: dict[int, Any] = {id(tensor): tensor.to("meta") for tensor in (*module.parameters(), *module.buffers())}
     image = torch.empty(1, 3, *size, device="meta", dtype=next(module.parameters()).dtype)
-    return torch.func.functional_call(wrapped, tensors, (image,))
+    return copy.deepcopy(module, memo).eval(), image

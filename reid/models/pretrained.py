@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -111,26 +112,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"weights={path}: no such file. Use none, imagenet, or a .pth, .pt or .safetensors file.")
     content: Any
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ModelError(f"weights={path}: reading .safetensors needs: pip install safetensors") from error
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"weights={path}: not a readable safetensors file ({error}).") from error
-    else:
-        try:
+    try:
+        if path.suffix == ".safetensors":
+            content = importlib.import_module("safetensors.torch").load_file(path)
+        else:
             with torch.serialization.safe_globals(_NUMPY_NUMBERS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(
-                f"weights={path}: not a file of plain tensors ({reason}). It is damaged, or contains "
-                "Python objects, which are not loaded because they could execute code. Save only its state_dict."
-            ) from error
+    except ImportError as error:
+        raise ModelError(f"weights={path}: reading .safetensors needs: pip install safetensors") from error
+    except Exception as error:  # the readers raise errors of many types for damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"weights={path}: not a file of plain tensors ({reason}). It is damaged, or contains "
+            "Python objects, which are not loaded because they could execute code. Save only its state_dict."
+        ) from error
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -157,11 +152,7 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
         by_order=ordered is not None,
     )
     if len(matched) < len(expected) / 2:
-        differing = [
-            f"{k}: {list(expected[k].shape)} expected, {list(found[k].shape) if k in found else 'none'} in the file"
-            for k in expected
-            if k not in matched
-        ]
+        differing = differences(expected, {k: found[k] for k in expected if k in found})
         raise ModelError(
             f"weights={source} do not match {name}: {len(matched)} of its {len(expected)} tensors match by name and "
             f"shape. First differences: {'; '.join(differing[:3])}. Names only in the file: "
@@ -169,6 +160,15 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
         )
     backbone.module.load_state_dict({k: found[k] for k in matched}, strict=False)
     return report
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Return one line for each tensor that is absent on one side or has another shape."""
+    shapes = {
+        name: [list(side[name].shape) if name in side else "absent" for side in (expected, found)]
+        for name in dict.fromkeys((*expected, *found))
+    }
+    return [f"{name}: {a} expected, {b} in the file" for name, (a, b) in shapes.items() if a != b]
 
 
 def _renamed(

@@ -263,7 +263,7 @@ def test_run_folder_gives_its_checkpoint(model, tmp_path, names, taken):
 
 
 def test_folder_without_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(ReidError, match="is a folder: name the checkpoint"):
+    with pytest.raises(ReidError, match=r"is a folder\. Pass the checkpoint"):
         Embedder(tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_backbone_by_name_pools_its_last_feature_map(tmp_path):
         pytest.param(
             "resnet50", None, "resnet50 is a backbone. Pass its weights: 'imagenet', a file, or 'none'", id="no"
         ),
-        pytest.param("light18", "imagenet", "no ImageNet weights of light18.*Give a local file", id="unpublished"),
+        pytest.param("light18", "imagenet", "no ImageNet weights of light18.*Use a local file", id="unpublished"),
         pytest.param("light18", "none.pth", r"none\.pth: no such file", id="no file"),
         pytest.param("resnet5", None, "no file, folder or backbone 'resnet5'. Did you mean 'resnet50'", id="misspelt"),
         pytest.param("none/best.pt", None, "no checkpoint none/best.pt", id="a path"),

@@ -55,7 +55,7 @@ def test_safetensors(published: dict, tmp_path: Path) -> None:
     model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=str(tmp_path / "w.safetensors"))
     assert torch.equal(model.backbone.conv1.weight, published["conv1.weight"])
     (tmp_path / "bad.safetensors").write_bytes(b"not this")
-    with pytest.raises(ReidError, match=r"bad.safetensors: not a readable safetensors file"):
+    with pytest.raises(ReidError, match=r"bad.safetensors: not a file of plain tensors"):
         build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "bad.safetensors")
 
 

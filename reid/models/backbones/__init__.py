@@ -9,20 +9,14 @@ from reid.core.errors import ConfigError, did_you_mean
 from reid.models.backbones.backbone import Backbone, Pretrained
 from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet
-from reid.models.backbones.osnet import AIN, IBN, osnet
-from reid.models.backbones.resnet import resnet, resnet_bot, resnet_fastreid, resnet_ibn_a
+from reid.models.backbones.osnet import AIN, IBN, WIDTHS, osnet
+from reid.models.backbones.resnet import STAGES, resnet, resnet_bot, resnet_fastreid, resnet_ibn_a
 from reid.models.backbones.timm import timm_backbone
 
-# name → builder(last_stride=1 | 2, size=(height, width)) → Backbone
+# name → builder(last_stride=1 | 2) → Backbone
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "resnet18": partial(resnet, 18),
-    "resnet34": partial(resnet, 34),
-    "resnet50": partial(resnet, 50),
-    "resnet101": partial(resnet, 101),
-    "resnet18_ibn_a": partial(resnet_ibn_a, 18),
-    "resnet34_ibn_a": partial(resnet_ibn_a, 34),
-    "resnet50_ibn_a": partial(resnet_ibn_a, 50),
-    "resnet101_ibn_a": partial(resnet_ibn_a, 101),
+    **{f"resnet{depth}": partial(resnet, depth) for depth in STAGES},
+    **{f"resnet{depth}_ibn_a": partial(resnet_ibn_a, depth) for depth in STAGES},
     "resnet50_bot": partial(resnet_bot, 50),
     "resnet50_fastreid": partial(resnet_fastreid, 50),
     "resnet50_ibn_a_fastreid": partial(resnet_fastreid, 50, ibn=True),
@@ -30,22 +24,14 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet50_nl_fastreid": partial(resnet_fastreid, 50, non_local=(2, 3)),
     "resnet50_ibn_a_nl_fastreid": partial(resnet_fastreid, 50, ibn=True, non_local=(2, 3)),
     "resnet101_ibn_a_nl_fastreid": partial(resnet_fastreid, 101, ibn=True, non_local=(2, 9)),
-    "osnet_x1_0": partial(osnet, 1.0),
-    "osnet_x0_75": partial(osnet, 0.75),
-    "osnet_x0_5": partial(osnet, 0.5),
-    "osnet_x0_25": partial(osnet, 0.25),
+    **{f"osnet_{name}": partial(osnet, width) for name, width in WIDTHS.items()},
     "osnet_ibn_x1_0": partial(osnet, 1.0, IBN),
-    "osnet_ain_x1_0": partial(osnet, 1.0, AIN),
-    "osnet_ain_x0_75": partial(osnet, 0.75, AIN),
-    "osnet_ain_x0_5": partial(osnet, 0.5, AIN),
-    "osnet_ain_x0_25": partial(osnet, 0.25, AIN),
-    "mobilenet_v2": partial(mobilenet, "mobilenet_v2"),
-    "mobilenet_v3_small": partial(mobilenet, "mobilenet_v3_small"),
-    "mobilenet_v3_large": partial(mobilenet, "mobilenet_v3_large"),
-    "light18": partial(light_resnet, 0.5, (2, 2, 2, 2)),
-    "light14": partial(light_resnet, 0.5, (1, 2, 2, 1)),
-    "light14_ibn_a": partial(light_resnet, 0.5, (1, 2, 2, 1), True),
-    "light10": partial(light_resnet, 0.5, (1, 1, 1, 1)),
+    **{f"osnet_ain_{name}": partial(osnet, width, AIN) for name, width in WIDTHS.items()},
+    **{name: partial(mobilenet, name) for name in ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")},
+    "light18": partial(light_resnet, (2, 2, 2, 2)),
+    "light14": partial(light_resnet, (1, 2, 2, 1)),
+    "light14_ibn_a": partial(light_resnet, (1, 2, 2, 1), ibn=True),
+    "light10": partial(light_resnet, (1, 1, 1, 1)),
     "light_osnet": light_osnet,
 }
 
@@ -60,7 +46,7 @@ def build_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Bac
         return timm_backbone(name.removeprefix("timm:"), last_stride=last_stride, size=size)
     if name not in BACKBONES:
         raise ConfigError(f"Unknown backbone {name!r}.{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
-    return BACKBONES[name](last_stride=last_stride, size=size)
+    return BACKBONES[name](last_stride=last_stride)
 
 
 __all__ = ["BACKBONES", "Backbone", "Pretrained", "build_backbone"]

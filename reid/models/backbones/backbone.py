@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
+from torchvision import models
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -17,6 +19,12 @@ class Pretrained:
 
     url: str
     fetch: Callable[[], Mapping[str, Tensor]]
+
+    @classmethod
+    def torchvision(cls, name: str) -> Pretrained:
+        """Return the first version of torchvision's ImageNet weights, which published baselines start from."""
+        published = models.get_model_weights(name)["IMAGENET1K_V1"]
+        return cls(published.url, partial(published.get_state_dict, progress=False, check_hash=True, weights_only=True))
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from reid.models.backbones.backbone import Backbone
-from reid.models.backbones.osnet import linear, unit
+from reid.models.backbones.osnet import add_gated, initialise, linear, unit
 from reid.models.backbones.resnet import IBN
 
 
-def light_resnet(
-    width: float, blocks: tuple[int, int, int, int], ibn: bool = False, *, last_stride: int, size: tuple[int, int]
-) -> Backbone:
-    """Basic residual blocks on 64, 128, 256, 512 × `width` channels: [B, 3, H, W] → [B, 512 × width, H/16, W/16].
+def light_resnet(blocks: tuple[int, int, int, int], *, ibn: bool = False, last_stride: int) -> Backbone:
+    """Basic residual blocks on 32, 64, 128 and 256 channels: [B, 3, H, W] → [B, 256, H/16, W/16].
 
     The blocks are those of He et al. 2016 (table 1), as many a stage as `blocks` says; the stem is two 3×3 convolutions
     of stride 2, and the strides of the stages are 1, 2, 2, `last_stride`. With `ibn`, the first norm of every block of
     stages 1 to 3 is IBN-a (Pan et al. 2018).
     """
-    channels = [int(c * width) for c in (64, 128, 256, 512)]
-    layers = _stem(channels[0])
-    inputs = channels[0]
-    for outputs, number, stride in zip(channels, blocks, (1, 2, 2, last_stride), strict=True):
+    layers = _stem(32)
+    inputs = 32
+    for outputs, number, stride in zip((32, 64, 128, 256), blocks, (1, 2, 2, last_stride), strict=True):
         for i in range(number):
             block = _basic(inputs, outputs, stride if i == 0 else 1)
-            if ibn and outputs != channels[-1]:
+            if ibn and outputs != 256:
                 block.bn1 = IBN(outputs)
             layers.append(block)
             inputs = outputs
@@ -63,16 +62,11 @@ class ChainedOmniBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] → [B, C', h, w]."""
-        first, *others = self.streams
-        stream = first(self.reduce(x))
-        mixed = stream * self.gate(stream)
-        for convolution in others:
-            stream = convolution(stream)
-            mixed = mixed + stream * self.gate(stream)
-        return self.relu(self.expand(mixed) + self.shortcut(x))
+        _, *streams = accumulate(self.streams, lambda stream, convolution: convolution(stream), initial=self.reduce(x))
+        return self.relu(self.expand(add_gated(streams, self.gate)) + self.shortcut(x))
 
 
-def light_osnet(*, last_stride: int, size: tuple[int, int]) -> Backbone:
+def light_osnet(*, last_stride: int) -> Backbone:
     """One basic block on 32 channels, then two `ChainedOmniBlock`s on each of 128, 256 and 512: [B, 3, H, W] →
     [B, 512, H/16, W/16].
 
@@ -98,9 +92,6 @@ def _basic(inputs: int, outputs: int, stride: int) -> BasicBlock:
 
 
 def _initialised(layers: list[nn.Module], channels: int) -> Backbone:
-    """Initialise convolutions as He et al. 2015, which preserves the variance of gradients."""
     module = nn.Sequential(*layers)
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    initialise(module)
     return Backbone(module, channels)

@@ -10,12 +10,17 @@ places of instance norm that its search found (figure 4).
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from reid.core.errors import ConfigError
 from reid.models.backbones.backbone import Backbone
 
 CHANNELS = (64, 256, 384, 512)
+WIDTHS = {"x1_0": 1.0, "x0_75": 0.75, "x0_5": 0.5, "x0_25": 0.25}
 STREAMS = 4
 REDUCTION = 4
 GATE_REDUCTION = 16
@@ -82,10 +87,7 @@ class OmniScaleBlock(nn.Module):
         """[B, C, h, w] → [B, C', h, w]."""
         reduced = self.reduce(x)
         streams = [stream(reduced) for stream in self.streams]
-        mixed = streams[0] * self.gate(streams[0])
-        for stream in streams[1:]:
-            mixed = mixed + stream * self.gate(stream)
-        return self.relu(self.norm(self.shortcut(x) + self.expand(mixed)))
+        return self.relu(self.norm(self.shortcut(x) + self.expand(add_gated(streams, self.gate))))
 
 
 class OSNet(nn.Module):
@@ -103,11 +105,7 @@ class OSNet(nn.Module):
         self.conv3 = nn.Sequential(*_stage(second, third, instance[1]), unit(third, third), nn.AvgPool2d(2))
         self.conv4 = nn.Sequential(*_stage(third, fourth, instance[2]))
         self.conv5 = unit(fourth, fourth)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """The feature map of the last 1×1 convolution."""
@@ -115,9 +113,7 @@ class OSNet(nn.Module):
         return self.conv5(self.conv4(self.conv3(self.conv2(x))))
 
 
-def osnet(
-    width: float, instance: tuple[tuple[str, str], ...] = PLAIN, *, last_stride: int, size: tuple[int, int]
-) -> Backbone:
+def osnet(width: float, instance: tuple[tuple[str, str], ...] = PLAIN, *, last_stride: int) -> Backbone:
     """OSNet of the given width, with instance norm in these places (and then also in its first layer).
 
     Raises:
@@ -142,6 +138,20 @@ def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequ
 def linear(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """1×1 convolution and batch norm, no ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+def add_gated(streams: Sequence[Tensor], gate: nn.Module) -> Tensor:
+    """Return the sum of the streams, each multiplied by its gate."""
+    return functools.reduce(operator.add, (stream * gate(stream) for stream in streams))
+
+
+def initialise(module: nn.Module) -> None:
+    """Initialise convolutions as He et al. 2015, which preserves the variance of gradients; biases are 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _lite(channels: int) -> nn.Sequential:

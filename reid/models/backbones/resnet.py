@@ -10,7 +10,6 @@ Two public code bases changed the network without changing a parameter, so their
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -118,15 +117,13 @@ def start_as_identity(backbone: nn.Module) -> int:
     return len(last)
 
 
-def resnet(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
+def resnet(depth: int, *, last_stride: int) -> Backbone:
     """ResNet-`depth`; its ImageNet weights are torchvision's first version, where published baselines start from."""
     module = ResNet(depth, last_stride)
-    published = models.get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"]
-    fetch = partial(published.get_state_dict, progress=False, check_hash=True, weights_only=True)
-    return Backbone(module, module.channels, Pretrained(published.url, fetch))
+    return Backbone(module, module.channels, Pretrained.torchvision(f"resnet{depth}"))
 
 
-def resnet_ibn_a(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
+def resnet_ibn_a(depth: int, *, last_stride: int) -> Backbone:
     """ResNet-`depth` with IBN as the first norm of every block of stages 1 to 3 (the fourth keeps batch norm)."""
     module = ResNet(depth, last_stride)
     for stage in (module.layer1, module.layer2, module.layer3):
@@ -135,24 +132,24 @@ def resnet_ibn_a(depth: int, *, last_stride: int, size: tuple[int, int]) -> Back
     return Backbone(module, module.channels)
 
 
-def resnet_bot(depth: int, *, last_stride: int, size: tuple[int, int]) -> Backbone:
+def resnet_bot(depth: int, *, last_stride: int) -> Backbone:
     """The ResNet of reid-strong-baseline (Luo et al. 2019): no ReLU between the first batch norm and the pooling.
 
     What the first stage gets may be negative. ImageNet weights are torchvision's, as there.
     """
-    built = resnet(depth, last_stride=last_stride, size=size)
+    built = resnet(depth, last_stride=last_stride)
     built.module.relu = nn.Identity()
     return built
 
 
 def resnet_fastreid(
-    depth: int, *, last_stride: int, size: tuple[int, int], ibn: bool = False, non_local: tuple[int, int] = (0, 0)
+    depth: int, *, last_stride: int, ibn: bool = False, non_local: tuple[int, int] = (0, 0)
 ) -> Backbone:
     """The ResNet of fast-reid (He et al. 2020): the first pooling has no padding and keeps what sticks out at the end.
 
     `non_local` is how many of the last blocks of stages 2 and 3 are followed by a non-local block.
     """
-    built = (resnet_ibn_a if ibn else resnet)(depth, last_stride=last_stride, size=size)
+    built = (resnet_ibn_a if ibn else resnet)(depth, last_stride=last_stride)
     module: Any = built.module
     module.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     if any(non_local):
