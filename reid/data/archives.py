@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, cast
 
 from reid.core.atomic import atomic_folder
 from reid.core.console import progress_bar
@@ -96,14 +96,17 @@ def verify_archive(archive: str | Path, layout: str) -> ArchiveReport:
             f"{archive} is undamaged, but is not a {layout} archive: it does not contain {', '.join(missing)}. "
             f"Its top level contains {', '.join(top[:8])}{', …' if len(top) > 8 else ''}."
         )
-    sha256, md5 = _digests(archive)
-    published = MD5.get(layout)
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with open(archive, "rb") as opened:
+        while block := opened.read(BLOCK):
+            sha256.update(block)
+            md5.update(block)
     return ArchiveReport(
         str(archive),
         archive.stat().st_size,
-        sha256,
-        md5,
-        None if published is None else md5 == published,
+        sha256.hexdigest(),
+        md5.hexdigest(),
+        md5.hexdigest() == MD5[layout] if layout in MD5 else None,
         len(members),
         sum(member.size for member in members),
         images,
@@ -173,15 +176,6 @@ def _existing(archive: str | Path) -> Path:
     return path
 
 
-def _digests(file: Path) -> tuple[str, str]:
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with open(file, "rb") as opened:
-        while block := opened.read(BLOCK):
-            sha256.update(block)
-            md5.update(block)
-    return sha256.hexdigest(), md5.hexdigest()
-
-
 @contextlib.contextmanager
 def _damage_as_error(file: Path) -> Iterator[None]:
     try:
@@ -227,15 +221,9 @@ def _tar_members(file: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
         special = not (info.isfile() or info.isdir())
         path = _safe_path(file, info.name, link=info.issym() or info.islnk(), special=special)
         if info.isfile():
-            yield _Member(path, info.size, partial(_extract, archive, info))
+            yield _Member(path, info.size, partial(cast("Callable[..., IO[bytes]]", archive.extractfile), info))
     while archive.fileobj is not None and archive.fileobj.read(BLOCK):
         pass  # read up to the checksum at the end
-
-
-def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(info)
-    assert stream is not None
-    return stream
 
 
 def _blocks(file: Path, member: _Member) -> Iterator[bytes]:
@@ -253,16 +241,15 @@ def _blocks(file: Path, member: _Member) -> Iterator[bytes]:
 def _safe_path(file: Path, name: str, *, link: bool, special: bool) -> PurePosixPath:
     """Return the path of a member below the destination; an unsafe one is an error."""
     path = PurePosixPath(name.replace("\\", "/"))
-    problems: dict[str, Any] = {
-        "is an absolute path": path.is_absolute() or re.match(r"[A-Za-z]:", name),
+    problems = {
+        "is an absolute path": path.is_absolute() or re.match(r"[A-Za-z]:", name) is not None,
         "leads out of the folder": ".." in path.parts,
         "is a link": link,
         "is neither a file nor a folder": special,
     }
-    for problem, found in problems.items():
-        if found:
-            raise DataError(
-                f"{file} is unsafe and was not unpacked: its member {name!r} {problem}. Get the archive from its "
-                "authors."
-            )
+    if any(problems.values()):
+        problem = next(problem for problem, found in problems.items() if found)
+        raise DataError(
+            f"{file} is unsafe and was not unpacked: its member {name!r} {problem}. Get the archive from its authors."
+        )
     return path

@@ -21,7 +21,7 @@ from reid.data import images
 from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from reid.data.layouts.market1501 import SYNTHETIC_MARKER, is_synthetic
-from reid.data.layouts.scanning import DISTRACTOR, count, count_difference, distinct_ids
+from reid.data.layouts.scanning import count, count_difference, without_distractors
 
 BINS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Lower ends of the bins of crops per identity."""
@@ -174,14 +174,9 @@ def check_benchmark(benchmark: Benchmark, *, decode: bool = True, workers: int =
     )
 
 
-def _people(benchmark: Benchmark, crops: Crops) -> Crops:
-    """Return the crops without distractors."""
-    return crops.take(crops.pids != DISTRACTOR) if benchmark.n_distractors else crops
-
-
 def _test_people(benchmark: Benchmark) -> Crops:
     """Return pids and camids of query and gallery, without distractors."""
-    parts = [_people(benchmark, part) for part in (benchmark.query, benchmark.gallery)]
+    parts = [without_distractors(benchmark, part) for part in (benchmark.query, benchmark.gallery)]
     pids, camids = (np.concatenate([getattr(part, column) for part in parts]) for column in ("pids", "camids"))
     return Crops.from_columns([""] * len(pids), pids, camids)
 
@@ -192,7 +187,7 @@ def _spread(values: Sequence[int] | NDArray[np.int64]) -> tuple[int, float, int]
 
 def _count_split(benchmark: Benchmark, name: str) -> SplitCounts:
     crops: Crops = getattr(benchmark, name)
-    per_id = np.unique(_people(benchmark, crops).pids, return_counts=True)[1]
+    per_id = np.unique(without_distractors(benchmark, crops).pids, return_counts=True)[1]
     return SplitCounts(
         name,
         images=len(crops),
@@ -211,14 +206,14 @@ def _count_cameras(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
         row = [int(camid)]
         for crops in splits:
             of_camera = crops.take(crops.camids == camid)
-            row += [len(of_camera), distinct_ids(of_camera, distractors=benchmark.n_distractors > 0)]
+            row += [len(of_camera), len(np.unique(without_distractors(benchmark, of_camera).pids))]
         rows.append(tuple(row))
     return tuple(rows)
 
 
 def _ids_by_cameras(benchmark: Benchmark) -> tuple[tuple[int, int, int], ...]:
     counts = []
-    for crops in (_people(benchmark, benchmark.train), _test_people(benchmark)):
+    for crops in (without_distractors(benchmark, benchmark.train), _test_people(benchmark)):
         seen = {(pid, camid) for pid, camid in zip(crops.pids.tolist(), crops.camids.tolist(), strict=True)}
         counts.append(Counter(Counter(pid for pid, camid in seen if camid != UNKNOWN).values()))
     train, test = counts
@@ -376,6 +371,6 @@ def _judge_test(
         if in_gallery:
             problem = f"{in_gallery:,} queries are also in the gallery, so each finds itself."
             found.append(Finding(problem, "Remove them from the gallery."))
-    without_query = np.setdiff1d(_people(benchmark, gallery).pids, query.pids)
+    without_query = np.setdiff1d(without_distractors(benchmark, gallery).pids, query.pids)
     if len(without_query):
         notes.append(f"{len(without_query):,} gallery identities have no query and act as distractors.")

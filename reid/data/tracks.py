@@ -157,8 +157,8 @@ def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name))
 
 
-def camera_number(name: str) -> int | None:
-    """Return the last number in a camera's name (`cam01` → 1, `c042` → 42), or None."""
+def last_number(name: str) -> int | None:
+    """Return the last number in the name of a camera or image (`cam01` → 1, `s02_c042` → 42), or None."""
     numbers = re.findall(r"\d+", name)
     return int(numbers[-1]) if numbers else None
 
@@ -173,8 +173,8 @@ def same_cameras(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     found = {other: other for other in others if other in set(names)}
     if found:
         return found
-    numbers = [camera_number(name) for name in names]
-    other_numbers = [camera_number(other) for other in others]
+    numbers = [last_number(name) for name in names]
+    other_numbers = [last_number(other) for other in others]
     for side in (numbers, other_numbers):
         if None in side or len(set(side)) < len(side):
             return {}

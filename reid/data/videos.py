@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.errors import DataError, did_you_mean
 from reid.data.crops import IMAGE_SUFFIXES
 from reid.data.images import UnreadableImage, decode, probe
+from reid.data.tracks import last_number
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
-
 _MOST_BAD = 100
 """Number of consecutive frames that cannot be decoded after which a video has ended."""
-
-_NUMBER = re.compile(r"(\d+)\D*$")
 
 
 class Frame(NamedTuple):
@@ -121,33 +119,25 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Pass the folder that contains the videos.")
-    entries: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            entries.setdefault(path.name, []).append(path)
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            entries.setdefault(path.stem, []).append(path)
+    entries: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in _visible(folder):
+        if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
+            entries[path.name if path.is_dir() else path.stem].append(path)
     videos: dict[str, Video] = {}
     problems = []
     for name in names:
         found = entries.get(name, [])
         if not found and name.isdecimal():
-            found = [path for other, paths in entries.items() for path in paths if _last_number(other) == int(name)]
+            found = [path for other, paths in entries.items() for path in paths if last_number(other) == int(name)]
         if len(found) > 1:
             raise DataError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Remove one of them.")
         if not found:
             hint = did_you_mean(name, entries) if entries else " It contains no videos."
             problems.append(f"camera {name!r} has no video in {folder}.{hint}")
-        elif found[0].is_dir():
-            video = _folder_video(found[0], problems)
-            if video is None:
-                problems.append(f"camera {name!r}: {found[0]} contains neither numbered images nor one video file.")
-            else:
-                videos[name] = video
+        elif video := _folder_video(found[0], problems) if found[0].is_dir() else Video(found[0]):
+            videos[name] = video
         else:
-            videos[name] = Video(found[0])
+            problems.append(f"camera {name!r}: {found[0]} contains neither numbered images nor one video file.")
     if names and not videos:
         raise DataError(
             f"No camera has a video in {folder}: {problems[0]} Name each video like its camera: "
@@ -158,41 +148,33 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
 
 def _folder_video(folder: Path, problems: list[str]) -> Video | None:
     for place in (folder, folder / "img1"):
-        images = [p for p in _files(place) if p.suffix.lower() in IMAGE_SUFFIXES] if place.is_dir() else []
-        if images:
-            return _numbered(place, images, problems)
-    videos = [p for p in _files(folder) if p.suffix.lower() in VIDEO_SUFFIXES]
+        paths = _files(place, IMAGE_SUFFIXES) if place.is_dir() else []
+        images: dict[int, Path] = {}
+        for number, path in ((last_number(path.stem), path) for path in paths):
+            if number in images:
+                raise DataError(
+                    f"{place}: {images[number].name} and {path.name} are both frame {number} (the last number in the "
+                    "name). Keep one image per frame."
+                )
+            if number is not None:
+                images[number] = path
+        unnumbered = [path.name for path in paths if last_number(path.stem) is None]
+        if unnumbered:
+            problems.append(
+                f"{place}: {len(unnumbered)} images without a number in their name were skipped, e.g. {unnumbered[0]}."
+            )
+        if paths:
+            return Video(place, images) if images else None
+    videos = _files(folder, VIDEO_SUFFIXES)
     return Video(videos[0]) if len(videos) == 1 else None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _numbered(folder: Path, paths: Iterable[Path], problems: list[str]) -> Video | None:
-    images: dict[int, Path] = {}
-    unnumbered = []
-    for path in paths:
-        number = _last_number(path.stem)
-        if number is None:
-            unnumbered.append(path.name)
-            continue
-        if number in images:
-            raise DataError(
-                f"{folder}: {images[number].name} and {path.name} are both frame {number} (the last number in the "
-                "name). Keep one image per frame."
-            )
-        images[number] = path
-    if unnumbered:
-        problems.append(
-            f"{folder}: {len(unnumbered)} images without a number in their name were skipped, e.g. {unnumbered[0]}."
-        )
-    return Video(folder, images) if images else None
-
-
-def _last_number(name: str) -> int | None:
-    found = _NUMBER.search(name)
-    return None if found is None else int(found[1])
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in suffixes]
 
 
 def _open(path: Path) -> cv2.VideoCapture:
@@ -215,7 +197,8 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
         for number in wanted:
             place = number - first_frame
             while end is None and passed <= place:
-                bad = _skip_to_next(capture)
+                # Frames before the next one that can be decoded; None at the end.
+                bad = next((bad for bad in range(_MOST_BAD + 1) if capture.grab()), None)
                 if bad is None:
                     end = passed
                 else:
@@ -233,11 +216,6 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
             yield Frame(number, image, reason if image is None else "")
     finally:
         capture.release()
-
-
-def _skip_to_next(capture: cv2.VideoCapture) -> int | None:
-    """Grab the next frame that can be decoded; return how many before it cannot, or None at the end."""
-    return next((bad for bad in range(_MOST_BAD + 1) if capture.grab()), None)
 
 
 def _read_images(folder: Path, images: dict[int, Path], wanted: list[int], shift: int) -> Iterator[Frame]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import ConfigError, DataError, did_you_mean
-from reid.data.tracks import Floats, Integers, Tracks, camera_number, natural_sort_key, sorting_order, valid_boxes
+from reid.data.tracks import Floats, Integers, Tracks, last_number, natural_sort_key, sorting_order, valid_boxes
 
 FORMATS = {
     "mot": "MOTChallenge text, one file per camera: frame,id,x,y,w,h,conf,…",
@@ -451,7 +451,7 @@ def write_aicity(tracks: Tracks, file: str | Path) -> dict[str, int]:
 
 
 def _write_camera_first(tracks: Tracks, file: Path, separator: str) -> dict[str, int]:
-    numbers = [camera_number(name) for name in tracks.camera_names]
+    numbers = [last_number(name) for name in tracks.camera_names]
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
     camera = np.array(numbers, dtype=np.int64)[tracks.camera]

@@ -14,7 +14,7 @@ from reid.core.atomic import write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
-from reid.data.tracks import Tracks, camera_number
+from reid.data.tracks import Tracks, last_number
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
@@ -162,7 +162,7 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
             f"{', '.join(name.removesuffix('s') for name in missing)} (camera names may be in a column `camera`)."
         )
     camids, code = np.unique(table.camids, return_inverse=True)
-    by_number = {camera_number(name): name for name in tracks.camera_names}
+    by_number = {last_number(name): name for name in tracks.camera_names}
     names = table.meta.get("camera_names") or {camid: by_number.get(camid, str(camid)) for camid in camids.tolist()}
     found = [names[camid] for camid in camids.tolist()]
     unknown = sorted(set(found) - set(tracks.camera_names))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ConfigError
-from reid.data.tracks import camera_number, natural_sort_key, same_cameras
+from reid.data.tracks import last_number, natural_sort_key, same_cameras
 from reid.mtmc import Camera, Cameras
 from reid.mtmc.cameras import read_cameras
 
@@ -180,4 +180,4 @@ def test_corresponding_cameras(names, others, expected):
 
 def test_natural_order_and_camera_numbers():
     assert sorted(["cam10", "cam2", "a", "10", "9"], key=natural_sort_key) == ["9", "10", "a", "cam2", "cam10"]
-    assert [camera_number(name) for name in ("cam01", "s02_c041", "door")] == [1, 41, None]
+    assert [last_number(name) for name in ("cam01", "s02_c041", "door")] == [1, 41, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,7 +61,16 @@ class NamedImages:
             columns = {f"{group}s": [int(match[group]) for _, match in kept] for group in self.pattern.groupindex}
             splits[split] = Crops.from_columns([path for path, _ in kept], **columns, source=name)
             junk = len(found) - len(kept)
-            require_images(splits[split], split, folder / folder_name, self.form, skipped, junk)
+            if not kept:
+                in_folder = [item for item in skipped if Path(item.path).parent == folder / folder_name]
+                content_parts = [f"{junk} junk images"] if junk else []
+                if in_folder:
+                    example = f"{Path(in_folder[0].path).name} ({in_folder[0].reason})"
+                    content_parts.append(f"{len(in_folder)} skipped files, such as {example}")
+                content = f"contains {' and '.join(content_parts)}" if content_parts else "is empty"
+                raise DataError(
+                    f"No {split} image in {folder / folder_name}. It {content}. Names must be of the form {self.form}."
+                )
             n_junk += junk
             if junk and split != "gallery":
                 warnings.append(f"{junk} junk images (pid -1) in {folder / folder_name} were dropped")
@@ -173,24 +182,9 @@ def scan(
     return found
 
 
-def require_images(
-    crops: Crops, split: str, folder: Path, form: str, skipped: Iterable[SkippedFile], junk: int = 0
-) -> None:
-    """Raise a `DataError` if a split has no crop. The message names the folder and an example of what it contains."""
-    if len(crops):
-        return
-    in_folder = [item for item in skipped if Path(item.path).parent == folder]
-    found = [f"{junk} junk images"] if junk else []
-    if in_folder:
-        found.append(f"{len(in_folder)} skipped files, such as {Path(in_folder[0].path).name} ({in_folder[0].reason})")
-    content = f"It contains {' and '.join(found)}." if found else f"It is empty. Names must be of the form {form}."
-    raise DataError(f"No {split} image in {folder}. {content}")
-
-
-def distinct_ids(crops: Crops, *, distractors: bool) -> int:
-    """Return the number of identities; pid 0 is none if the set has `distractors`."""
-    pids = np.unique(crops.pids)
-    return int((pids != DISTRACTOR).sum()) if distractors else len(pids)
+def without_distractors(benchmark: Benchmark, crops: Crops) -> Crops:
+    """Return the crops whose pid is an identity: pid 0 is none if the benchmark has distractors."""
+    return crops.take(crops.pids != DISTRACTOR) if benchmark.n_distractors else crops
 
 
 def count(benchmark: Benchmark) -> dict[str, int]:
@@ -199,7 +193,7 @@ def count(benchmark: Benchmark) -> dict[str, int]:
     for split in SPLITS:
         crops: Crops = getattr(benchmark, split)
         numbers[f"{split} images"] = len(crops)
-        numbers[f"{split} ids"] = distinct_ids(crops, distractors=benchmark.n_distractors > 0)
+        numbers[f"{split} ids"] = len(np.unique(without_distractors(benchmark, crops).pids))
     return {**numbers, "junk": benchmark.n_junk, "distractors": benchmark.n_distractors}
 
 
