@@ -20,14 +20,16 @@ myst_heading_anchors = 4
 suppress_warnings = ["ref.python"]  # several classes have an attribute of the same name
 
 default_role = "code"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -37,8 +39,8 @@ html_theme_options = {"navigation_with_keys": True}
 
 
 def use_literals(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turn `code` of docstrings into ``code``, and escape | elsewhere: reStructuredText reads both differently."""
-    text = "\n".join(lines)
+    """Turn the docstrings' Markdown into reStructuredText: `code`, |, and lists without a blank line before them."""
+    text = re.sub(r"^( *\S.*:\n)(?= *(?:\d\.|-) )", r"\1\n", "\n".join(lines), flags=re.M)
     parts = re.split(r"(``[^`]+``|`[^`]+`)", text)
     for index, part in enumerate(parts):
         if part.startswith("`") and not part.startswith("``"):
