@@ -111,8 +111,8 @@ def open_set(
        removes a random half of the query identities from the gallery.
 
     Args:
-        query_features, gallery_features, query_pids, gallery_pids, query_camids, gallery_camids, metric,
-            cross_camera, memory_limit: as in `evaluate`. Distances: 1 − cosine similarity, or ‖q − g‖.
+        query_features, gallery_features, query_pids, gallery_pids, query_camids, gallery_camids: as in `evaluate`.
+        metric, cross_camera, memory_limit: as in `evaluate`. Distances: 1 − cosine similarity, or ‖q − g‖.
         rank: largest rank of the right match.
         fars: false-alarm rates, each above 0 and below 1.
         unenrolled: fraction of the query identities to remove from the gallery, 0 or more and below 1.

@@ -91,13 +91,11 @@ class _File(Settings):
 
 
 def read_constraints(path: str | Path) -> Constraints:
-    """Read a JSON file of constraints, as the match report writes it.
+    """Read a JSON file of constraints, as the match report writes it, for example::
 
-    ```json
-    {"format": 1,
-     "merge": [[["cam01", 12], ["cam03", 7]]],
-     "split": [[["cam01", 12], ["cam02", 5]]]}
-    ```
+        {"format": 1,
+         "merge": [[["cam01", 12], ["cam03", 7]]],
+         "split": [[["cam01", 12], ["cam02", 5]]]}
 
     A tracklet is `[camera, track]`, or `[camera, track, frame]` for the part of a split track that contains the frame.
     `accept` means the same as `merge`, and `reject` the same as `split`: each is a list of pairs. `tolerance` and
