@@ -33,6 +33,17 @@ class ModelError(ReidError):
     """A model, checkpoint, export or runtime that cannot be loaded, built or run."""
 
 
+def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
+    """Raise an error if `value` is not one of `choices`.
+
+    Raises:
+        ConfigError: naming the setting, the value and the most similar choices.
+    """
+    known = list(choices)
+    if value not in known:
+        raise ConfigError(f"Unknown {setting} {value!r}.{did_you_mean(value, known)}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'? Known: x, y."`; the question only if a known name is similar."""
     known = sorted(known)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import DataError, check_choice
 
 Metric = Literal["cosine", "euclidean"]
 Features = ArrayLike | Tensor
@@ -99,8 +99,7 @@ def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[T
 
 def prepare_one(features: Features, name: str, metric: str, device: torch.device | None = None) -> Tensor:
     """Prepare one set of features as `prepare_features` does. `name` is used in error messages."""
-    if metric not in METRICS:
-        raise ConfigError(f"Unknown metric {metric!r}.{did_you_mean(metric, METRICS)}")
+    check_choice("metric", metric, METRICS)
     given: Any = features
     if not isinstance(features, Tensor):
         array = np.asarray(features)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import check_choice
 from reid.evaluation.features import Features, prepare_features
 
 Method = Literal["pca", "tsne"]
@@ -39,8 +39,7 @@ def project(features: Features, method: Method = "pca", *, seed: int = 0) -> NDA
         ConfigError: unknown method.
         DataError: no features, or one that is NaN, infinite or zero; its row is named.
     """
-    if method not in METHODS:
-        raise ConfigError(f"Unknown projection {method!r}.{did_you_mean(method, METHODS)}")
+    check_choice("projection", method, METHODS)
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, rows_per_block
 from reid.evaluation.protocol import Integers, Pairs, Protocol, Search
 
@@ -204,8 +204,7 @@ def evaluate(
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
     search = Search(query_features, gallery_features, labels, metric, cross_camera, excluded)
     name = "cosine distance" if metric == "cosine" else "Euclidean distance"
-    score = _Scorer(search.protocol, ap, max_rank, camera_pairs)
-    return score(search.blocks(memory_limit), name)
+    return _score(search.protocol, search.blocks(memory_limit), name, ap, max_rank, camera_pairs)
 
 
 def evaluate_distances(
@@ -247,8 +246,7 @@ def evaluate_distances(
         protocol.check_lengths(*matrix.shape)
         rows = rows_per_block(matrix.shape[1], memory_limit)
         distances = ((start, matrix[start : start + rows]) for start in range(0, len(matrix), rows))
-    score = _Scorer(protocol, ap, max_rank, camera_pairs)
-    return score(_given_blocks(distances, protocol), metric)
+    return _score(protocol, _given_blocks(distances, protocol), metric, ap, max_rank, camera_pairs)
 
 
 def top_matches(
@@ -363,6 +361,7 @@ class _MatchRanks:
             self.ranks[first:stop] = _ranks(distances[:, self.columns], wanted)
 
     def finish(self) -> None:
+        """Sort the ranks within each query."""
         self.ranks = self.ranks[np.lexsort((self.ranks, self.wanted.query))]
 
     def average_precision(self, ap: str) -> NDArray[np.float64]:
@@ -383,70 +382,61 @@ class _MatchRanks:
         ranks[has] = self.ranks[position[has]]
         return ranks
 
-    def first_match(self) -> Integers:
-        return self.at(self.wanted.first[:-1])
 
-    def last_match(self) -> Integers:
-        return self.at(self.wanted.first[1:] - 1)
+def _score(
+    protocol: Protocol,
+    blocks: Iterable[tuple[int, NDArray[Any]]],
+    metric: str,
+    ap: str,
+    max_rank: int,
+    camera_pairs: bool,
+) -> RankingResult:
+    """Turn blocks of distances into a `RankingResult`, with one pass over the blocks."""
+    check_choice("average precision", ap, _AP_DEFINITIONS)
+    if max_rank < 1:
+        raise ConfigError(f"max_rank must be at least 1; got {max_rank}.")
+    if camera_pairs and not protocol.has_cameras:
+        raise DataError("Scores by camera pair need camera ids. Pass query_camids and gallery_camids.")
+    protocol.require_matches()
+    matches = protocol.matches
+    all_ranks, by_camera = _MatchRanks(matches), {}
+    for camera in np.unique(protocol.gallery_camids) if camera_pairs else []:
+        items = np.flatnonzero(protocol.gallery_camids == camera)
+        part = matches.select(protocol.gallery_camids[matches.item] == camera)
+        by_camera[camera] = _MatchRanks(Pairs(part.query, np.searchsorted(items, part.item), part.first), items)
+    for first, block in blocks:
+        for offset in range(0, len(block), _ROWS):
+            for ranks in (all_ranks, *by_camera.values()):
+                ranks.add(block[offset : offset + _ROWS], first + offset)
+    for ranks in (all_ranks, *by_camera.values()):
+        ranks.finish()
+    first_match, last_match = all_ranks.at(matches.first[:-1]), all_ranks.at(matches.first[1:] - 1)
+    valid = first_match[first_match > 0]
+    counts = np.bincount(np.minimum(valid, max_rank + 1), minlength=max_rank + 2)
+    with np.errstate(invalid="ignore"):
+        inp = matches.counts / np.where(matches.counts, last_match, np.nan)
+    definition = f"{ap} ({_AP_DEFINITIONS[ap]})"
+    return RankingResult(
+        cmc=np.cumsum(counts[1 : max_rank + 1]) / len(valid),
+        ap=all_ranks.average_precision(ap),
+        inp=inp,
+        first_match=first_match,
+        n_matches=matches.counts,
+        dropped=protocol.dropped(),
+        protocol={"metric": metric, "average precision": definition, **protocol.describe()},
+        pairs=_camera_pairs(protocol.query_camids, by_camera, ap) if camera_pairs else None,
+    )
 
 
-class _Scorer:
-    """Turns blocks of distances into a `RankingResult`, with one pass over the blocks."""
-
-    def __init__(self, protocol: Protocol, ap: str, max_rank: int, camera_pairs: bool) -> None:
-        if ap not in _AP_DEFINITIONS:
-            raise ConfigError(f"Unknown average precision {ap!r}.{did_you_mean(ap, _AP_DEFINITIONS)}")
-        if max_rank < 1:
-            raise ConfigError(f"max_rank must be at least 1; got {max_rank}.")
-        if camera_pairs and not protocol.has_cameras:
-            raise DataError("Scores by camera pair need camera ids. Pass query_camids and gallery_camids.")
-        protocol.require_matches()
-        self.protocol, self.ap, self.max_rank = protocol, ap, max_rank
-        self.cameras = np.unique(protocol.gallery_camids) if camera_pairs else None
-        self.by_camera: list[_MatchRanks] = []
-        for camera in [] if self.cameras is None else self.cameras:
-            items = np.flatnonzero(protocol.gallery_camids == camera)
-            matches = protocol.matches.select(protocol.gallery_camids[protocol.matches.item] == camera)
-            wanted = Pairs(matches.query, np.searchsorted(items, matches.item), matches.first)
-            self.by_camera.append(_MatchRanks(wanted, items))
-
-    def __call__(self, blocks: Iterable[tuple[int, NDArray[Any]]], metric: str) -> RankingResult:
-        all_ranks = _MatchRanks(self.protocol.matches)
-        for first, block in blocks:
-            for offset in range(0, len(block), _ROWS):
-                part = block[offset : offset + _ROWS]
-                for ranks in (all_ranks, *self.by_camera):
-                    ranks.add(part, first + offset)
-        all_ranks.finish()
-        first_match, n_matches = all_ranks.first_match(), self.protocol.matches.counts
-        valid = first_match[first_match > 0]
-        counts = np.bincount(np.minimum(valid, self.max_rank + 1), minlength=self.max_rank + 2)
-        with np.errstate(invalid="ignore"):
-            inp = n_matches / np.where(n_matches, all_ranks.last_match(), np.nan)
-        definition = f"{self.ap} ({_AP_DEFINITIONS[self.ap]})"
-        return RankingResult(
-            cmc=np.cumsum(counts[1 : self.max_rank + 1]) / len(valid),
-            ap=all_ranks.average_precision(self.ap),
-            inp=inp,
-            first_match=first_match,
-            n_matches=n_matches,
-            dropped=self.protocol.dropped(),
-            protocol={"metric": metric, "average precision": definition, **self.protocol.describe()},
-            pairs=self._camera_pairs(),
-        )
-
-    def _camera_pairs(self) -> CameraPairs | None:
-        if self.cameras is None:
-            return None
-        cameras, query_camera = np.unique(self.protocol.query_camids, return_inverse=True)
-        shape = (len(cameras), len(self.cameras))
-        mean_ap, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        for b, ranks in enumerate(self.by_camera):
-            ranks.finish()
-            aps, first = ranks.average_precision(self.ap), ranks.first_match()
-            for a in range(len(cameras)):
-                rows = (query_camera == a) & (first > 0)
-                queries[a, b] = rows.sum()
-                if queries[a, b]:
-                    mean_ap[a, b], rank1[a, b] = aps[rows].mean(), (first[rows] == 1).mean()
-        return CameraPairs(cameras, self.cameras, mean_ap, rank1, queries)
+def _camera_pairs(query_camids: Integers, by_camera: dict[int, _MatchRanks], ap: str) -> CameraPairs:
+    cameras, query_camera = np.unique(query_camids, return_inverse=True)
+    shape = (len(cameras), len(by_camera))
+    mean_ap, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+    for b, ranks in enumerate(by_camera.values()):
+        aps, first = ranks.average_precision(ap), ranks.at(ranks.wanted.first[:-1])
+        for a in range(len(cameras)):
+            rows = (query_camera == a) & (first > 0)
+            queries[a, b] = rows.sum()
+            if queries[a, b]:
+                mean_ap[a, b], rank1[a, b] = aps[rows].mean(), (first[rows] == 1).mean()
+    return CameraPairs(cameras, np.array([*by_camera]), mean_ap, rank1, queries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,14 +103,8 @@ def rerank(
     query_camids: ArrayLike | None = None,
     gallery_camids: ArrayLike | None = None,
     *,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
-    metric: Metric = "euclidean",
-    camera_aware: bool = False,
-    k1_intra: int = 5,
-    k2_intra: int = 3,
     memory_limit: int = MEMORY_LIMIT,
+    **options: Any,
 ) -> NDArray[np.float32]:
     """Return distances `[Q, G]` re-ranked by k-reciprocal encoding; smaller is nearer.
 
@@ -152,8 +147,8 @@ def rerank(
         gallery_features: `[G, D]`, or a table.
         query_camids: `[Q]` integers in any coding; used by `camera_aware` only.
         gallery_camids: `[G]`.
-        k1, k2, lambda_value, metric, camera_aware, k1_intra, k2_intra: see `Reranking`.
         memory_limit: bytes of a block of distances (at least one row).
+        options: the attributes of `Reranking`: k1, k2, lambda_value, metric, camera_aware, k1_intra and k2_intra.
 
     Raises:
         DataError: shapes that do not fit, missing camera ids, or a feature that is NaN, infinite or (cosine) zero.
@@ -167,15 +162,15 @@ def rerank(
         >>> rerank(query, gallery, k1=10, k2=3).shape
         (3, 40)
     """
-    settings = Reranking(k1, k2, lambda_value, metric, camera_aware, k1_intra, k2_intra)
+    settings = Reranking(**options)
     items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
     distances = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
-    if camera_aware:
-        for start, block in _Encoded(items, settings, memory_limit).blocks(lambda_value, memory_limit):
+    if settings.camera_aware:
+        for start, block in _Encoded(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit):
             distances[start : start + len(block)] = block
     else:  # the search for neighbours also fills in the squared distances
         encoded = _Encoded(items, settings, memory_limit, squared=distances)
-        encoded.rerank_in_place(0, distances, lambda_value)
+        encoded.rerank_in_place(0, distances, settings.lambda_value)
     return distances
 
 

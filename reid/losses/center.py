@@ -42,8 +42,7 @@ class CenterLoss(LabelLoss):
 
     def __init__(self, dim: int, num_classes: int, rate: float | None = 0.5) -> None:
         super().__init__()
-        if rate is not None:
-            check_number("rate (null: centres are parameters)", rate, 0, 1, above=True)
+        check_number("rate (null: centres are parameters)", rate, 0, 1, above=True)
         self.num_classes = num_classes
         self.rate = rate
         start = torch.zeros(num_classes, dim)

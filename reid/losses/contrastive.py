@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import ConfigError, check_choice
 from reid.losses.distances import Distance, distance_function
 from reid.losses.pairs import PairLoss, Pairs, check_number, masked_mean
 
@@ -53,8 +53,7 @@ class ContrastiveLoss(PairLoss):
         check_number("The margin of the contrastive loss", margin, positive_margin, above=True)
         if power not in (1, 2):
             raise ConfigError(f"power must be 1 or 2; got {power}.")
-        if reduction not in REDUCTIONS:
-            raise ConfigError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
+        check_choice("reduction", reduction, REDUCTIONS)
         distance_function(distance)
         self.margin = margin
         self.positive_margin = positive_margin

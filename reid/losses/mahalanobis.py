@@ -157,8 +157,7 @@ def xqda(
     from scipy.linalg import eigh
 
     within, between, projection = _scatter(features, pids, camids, None, ridge)
-    if dimensions is not None:
-        check_number("dimensions (of the subspace)", dimensions, 1, len(within))
+    check_number("dimensions (of the subspace)", dimensions, 1, len(within))
     ratios, vectors = eigh(between, within)
     ratios, vectors = ratios[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
     return _learned(1 - 1 / ratios, vectors, projection, "XQDA")
@@ -187,8 +186,7 @@ def _scatter(
     camera = np.zeros_like(identity) if camids is None else integer_column("camids", camids, len(x))
     check_finite(x)
     check_number("ridge", ridge, above=True)
-    if dimensions is not None:
-        check_number("dimensions (of the PCA)", dimensions, 1, x.shape[1])
+    check_number("dimensions (of the PCA)", dimensions, 1, x.shape[1])
     known = identity != -1
     x, identity, camera = x[known], identity[known], camera[known]
     x = x - x.mean(axis=0) if len(x) else x

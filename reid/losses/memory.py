@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from reid.core.errors import ConfigError, DataError
 from reid.losses.distances import Distance, distance_function
-from reid.losses.pairs import PairLoss, Pairs, References, check_batch, masked_mean
-from reid.losses.triplet import check_margin, hinge
+from reid.losses.pairs import PairLoss, Pairs, References, check_batch, check_number, masked_mean
+from reid.losses.triplet import hinge
 
 
 class CrossBatchMemory(nn.Module):
@@ -123,7 +123,7 @@ class HardTripletPairs(PairLoss):
         self, margin: float | None = 0.3, distance: Distance = "euclidean", camera_aware: bool = False
     ) -> None:
         super().__init__(camera_aware)
-        check_margin(margin)
+        check_number("The triplet margin", margin)
         distance_function(distance)
         self.margin = margin
         self.distance = distance

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice
 from reid.losses.distances import at_least_float32, normalised
 from reid.losses.pairs import other_cameras_first
 
@@ -150,8 +150,7 @@ def mine_triplets(
         ([2.0, 2.0, 0.0], [1.0, 3.0, 0.0], [True, True, False])
     """
     _check_shapes(distances, pids, camids)
-    if mining not in MINERS:
-        raise ConfigError(f"Unknown miner {mining!r}.{did_you_mean(mining, MINERS)}")
+    check_choice("miner", mining, MINERS)
     if not 0 <= hardness <= 1:
         raise ConfigError(f"hardness must be between 0 (any candidate) and 1 (the hardest); got {hardness}.")
     if len(pids) == 0:

@@ -205,13 +205,15 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
             )
 
 
-def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> None:
-    """Raise an error unless `value` is finite and in low..high (with `above`: larger than low).
+def check_number(
+    name: str, value: float | None, low: float = 0.0, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise an error unless `value` is None, or finite and in low..high (with `above`: larger than low).
 
     Raises:
         ConfigError: naming the setting, the range and the value.
     """
-    if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+    if value is not None and (not (math.isfinite(value) and low <= value <= high) or (above and value == low)):
         least = f"above {low:g}" if above else f"{low:g} or more"
         raise ConfigError(f"{name} must be {least}{'' if high == math.inf else f' and at most {high:g}'}; got {value}.")
 

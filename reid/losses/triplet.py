@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice
 from reid.losses.distances import Distance, at_least_float32, distance_function, paired_distances, pairwise_distances
 from reid.losses.mining import HARDNESS_MINERS, MINING_NAMES, batch_all, mine_triplets, pair_masks
 from reid.losses.pairs import check_batch, check_number, masked_mean
@@ -48,7 +48,7 @@ def triplet_loss(
         >>> triplet_loss(torch.tensor([[0.0]]), torch.tensor([[1.0]]), torch.tensor([[1.0]])).item()
         0.20000000298023224
     """
-    check_margin(margin)
+    check_number("The triplet margin", margin)
     d_ap = paired_distances(anchor, positive, distance)
     if not nearest:
         d_an = paired_distances(anchor, negative, distance)
@@ -68,7 +68,7 @@ class MinkowskiTripletLoss(nn.Module):
 
     def __init__(self, margin: float | None = 1.0) -> None:
         super().__init__()
-        check_margin(margin)
+        check_number("The triplet margin", margin)
         self.margin = margin
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor, p: float = 2.0) -> Tensor:
@@ -138,16 +138,14 @@ class TripletLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_margin(margin)
-        if mining not in MINING_NAMES:
-            raise ConfigError(f"Unknown mining {mining!r}.{did_you_mean(mining, MINING_NAMES)}")
+        check_number("The triplet margin", margin)
+        check_choice("mining", mining, MINING_NAMES)
         distance_function(distance)
-        if reduction is not None and reduction not in REDUCTIONS:
-            raise ConfigError(f"Unknown reduction {reduction!r}.{did_you_mean(reduction, REDUCTIONS)}")
         self.margin = margin
         self.mining = mining
         self.distance = distance
         self.reduction = reduction or ("active" if mining == "batch_all" else "mean")
+        check_choice("reduction", self.reduction, REDUCTIONS)
         self.camera_aware = camera_aware
         self.seed = seed
         self.hardness = 1.0
@@ -247,13 +245,3 @@ class TripletLoss(nn.Module):
 def hinge(difference: Tensor, margin: float | None) -> Tensor:
     """Return `max(0, difference + margin)`, or `log(1 + exp(difference))` without a margin."""
     return functional.softplus(difference) if margin is None else (difference + margin).relu()
-
-
-def check_margin(margin: float | None) -> None:
-    """Raise an error if a margin is negative or not finite.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    if margin is not None:
-        check_number("The triplet margin", margin)
