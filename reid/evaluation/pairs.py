@@ -13,7 +13,7 @@ from torch import Tensor
 from reid.core.arrays import integer_column
 from reid.core.errors import DataError
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, prepare_one, unpack_table
-from reid.evaluation.protocol import JUNK, Integers
+from reid.evaluation.protocol import JUNK, Integers, concatenated_ranges
 
 BINS = 2**16
 """Number of bins between 0 and the largest possible distance."""
@@ -259,16 +259,9 @@ class LabelledPairs:
         if triangle:
             low = np.maximum(low, rows + 1)
         known, lengths = self.labelled[rows], np.maximum(high - low, 0)
-        genuine, distractors = (_ranges((offset + low)[mask], lengths[mask]) for mask in (known, ~known))
-        below = _ranges(offset + left, rows + 1 - left) if triangle else np.zeros(0, np.int64)
+        genuine, distractors = (concatenated_ranges((offset + low)[mask], lengths[mask]) for mask in (known, ~known))
+        below = concatenated_ranges(offset + left, rows + 1 - left) if triangle else np.zeros(0, np.int64)
         return genuine, np.concatenate([distractors, below])
-
-
-def _ranges(starts: Integers, lengths: Integers) -> Integers:
-    """Return `start, start + 1, …` for each start, `length` numbers of each, concatenated."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - ends + lengths, lengths)
 
 
 def histogram(values: Tensor, bins: int) -> Integers:

@@ -117,8 +117,7 @@ class Protocol:
         first = np.searchsorted(ordered, q_pids, "left")
         counts = np.searchsorted(ordered, q_pids, "right") - first
         query = np.repeat(np.arange(len(q_pids)), counts)
-        position = np.arange(len(query)) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        same = Pairs.from_columns(query, by_pid[position], len(q_pids))
+        same = Pairs.from_columns(query, by_pid[concatenated_ranges(first, counts)], len(q_pids))
         own_camera = cross_camera & (self.gallery_camids[same.item] == q_cams[same.query])
         masked = False if self.mask is None else self.mask[same.query, self.kept[same.item]]
         self.matches, self.ignored = same.select(~own_camera & ~np.asarray(masked)), same.select(own_camera)
@@ -241,6 +240,11 @@ class Search:
         for start, block in distance_blocks(self.query, self.gallery, self.metric, memory_limit):
             self.protocol.hide(block, start)
             yield start, block
+
+
+def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:
+    """Return `start, start + 1, …` for each start, `length` numbers of each, concatenated."""
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 def _mask(excluded: ArrayLike, n_query: int, n_gallery: int) -> NDArray[np.bool_]:

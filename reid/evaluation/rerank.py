@@ -25,6 +25,7 @@ from reid.evaluation.features import (
     unpack_tables,
 )
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, nearest_items_by_camera, pair_distances
+from reid.evaluation.protocol import concatenated_ranges
 
 _ROWS = 128
 """Rows of V that are compared with all others together."""
@@ -166,11 +167,10 @@ def rerank(
     items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
     distances = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
     if settings.camera_aware:
-        for start, block in _Encoded(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit):
+        for start, block in _Encoded(items, settings, memory_limit).blocks(memory_limit):
             distances[start : start + len(block)] = block
     else:  # the search for neighbours also fills in the squared distances
-        encoded = _Encoded(items, settings, memory_limit, squared=distances)
-        encoded.rerank_in_place(0, distances, settings.lambda_value)
+        _Encoded(items, settings, memory_limit, squared=distances).rerank_in_place(0, distances)
     return distances
 
 
@@ -195,7 +195,7 @@ def rerank_blocks(
         [(10, 40)]
     """
     items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
-    return _Encoded(items, settings, memory_limit).blocks(settings.lambda_value, memory_limit)
+    return _Encoded(items, settings, memory_limit).blocks(memory_limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +244,7 @@ def rerank_within(
         ReidError: as `rerank`.
     """
     items = _Items(features, None, camids, None, settings)
-    encoded = _Encoded(items, settings, memory_limit, neighbours=neighbours)
-    return encoded.pairs(settings.lambda_value, settings.metric, largest_jaccard)
+    return _Encoded(items, settings, memory_limit, neighbours=neighbours).pairs(largest_jaccard)
 
 
 class _Items:
@@ -350,26 +349,28 @@ class _Encoded:
             average = _from_lists(averaged)
             average.data /= np.repeat(np.diff(average.indptr), np.diff(average.indptr)).astype(np.float32)
             v = (average @ v).tocsr()
-        self.items, self.largest, self.v = items, largest, v
+        self.items, self.settings, self.largest, self.v = items, settings, largest, v
 
     @cached_property
     def _gallery_columns(self) -> sparse.csc_matrix:
         return self.v[self.items.n_query :].tocsc()
 
-    def blocks(self, lambda_value: float, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def blocks(self, memory_limit: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield re-ranked distances `[b, G]`."""
         query, gallery = self.items.features[: self.items.n_query], self.items.features[self.items.n_query :]
         for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
-            self.rerank_in_place(start, block, lambda_value)
+            self.rerank_in_place(start, block)
             yield start, block
 
-    def rerank_in_place(self, start: int, squared: NDArray[np.float32], lambda_value: float) -> None:
+    def rerank_in_place(self, start: int, squared: NDArray[np.float32]) -> None:
         """Replace squared distances `[b, G]` of the queries from `start` on by the re-ranked ones.
 
         Gallery items that have no neighbour in common with a query have a Jaccard distance of 1.
         """
-        weight = np.float32(1 - lambda_value)
-        scale = torch.from_numpy(np.float32(lambda_value) / self.largest[start : start + len(squared), None])
+        weight = np.float32(1 - self.settings.lambda_value)
+        scale = torch.from_numpy(
+            np.float32(self.settings.lambda_value) / self.largest[start : start + len(squared), None]
+        )
         torch.from_numpy(squared).clamp_(min=0).mul_(scale).add_(weight)
         for first in range(0, len(squared), _ROWS):
             distances = squared[first : first + _ROWS]
@@ -377,9 +378,9 @@ class _Encoded:
             at = np.repeat(np.arange(len(distances)), np.diff(similar.indptr)), similar.indices
             distances[at] = np.maximum(distances[at] - weight * similar.data, 0)
 
-    def pairs(self, lambda_value: float, metric: str, largest_jaccard: float) -> RerankedPairs:
+    def pairs(self, largest_jaccard: float) -> RerankedPairs:
         """Return the distances of all items to each other where V overlaps enough."""
-        n, columns = len(self.largest), self.v.tocsc()
+        n, columns, lambda_value = len(self.largest), self.v.tocsc(), self.settings.lambda_value
         firsts, seconds, similarities = [], [], []
         for start in range(0, n, _ROWS):
             similar = _jaccard(columns, self.v, start, min(start + _ROWS, n), later=True)
@@ -391,7 +392,7 @@ class _Encoded:
         first, second = np.concatenate(firsts), np.concatenate(seconds)
         ends = np.searchsorted(first, np.arange(n + 1))
         squared = pair_distances(self.items.features, first, second)
-        original = squared / 2 if metric == "cosine" else np.sqrt(squared)
+        original = squared / 2 if self.settings.metric == "cosine" else np.sqrt(squared)
         inverse = 1 / self.largest
         mean = squared * (inverse[first] + inverse[second]) / 2
         distances = np.float32(1 - lambda_value) * (1 - np.concatenate(similarities)) + np.float32(lambda_value) * mean
@@ -426,7 +427,7 @@ def _jaccard(
     entries = slice(v.indptr[start], v.indptr[stop])
     begins = columns.indptr[v.indices[entries]].astype(np.int64)
     lengths = columns.indptr[v.indices[entries] + 1] - begins
-    positions = np.arange(lengths.sum()) + np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
+    positions = concatenated_ranges(begins, lengths)
     items = columns.indices[positions]
     overlap = np.minimum(columns.data[positions], np.repeat(v.data[entries], lengths)).astype(np.float64)
     row = np.repeat(np.repeat(np.arange(stop - start), np.diff(v.indptr[start : stop + 1])), lengths)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.errors import ConfigError
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
-from reid.evaluation.protocol import Integers, Pairs, Search
+from reid.evaluation.protocol import Integers, Search
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,8 @@ def single_shot_cmc(
     rng = np.random.default_rng(seed)
     identities, identity = np.unique(protocol.gallery_pids, return_inverse=True)
     draws = [rng.permutation(len(identity)) for _ in range(repeats)]
-    galleries = [_first_of_each(identity, draw) for draw in draws]
+    everything = np.arange(len(identity))
+    galleries = [_first_of_each(identity, everything, draw) for draw in draws]
     own_column = np.searchsorted(identities, protocol.query_pids)
     hits = np.zeros((repeats, max_rank), dtype=np.int64)
     for start, block in search.blocks(memory_limit):
@@ -82,7 +83,7 @@ def single_shot_cmc(
         if not len(rows):
             continue
         for repeat, (draw, items) in enumerate(zip(draws, galleries, strict=True)):
-            match = _drawn_match(matches, draw)
+            match = _first_of_each(matches.query, matches.item, draw)
             others = block[np.ix_(rows, items)]
             others[np.arange(len(rows)), own_column[start + rows]] = np.inf
             distance = block[rows, match][:, None]
@@ -104,13 +105,7 @@ def single_shot_cmc(
     )
 
 
-def _first_of_each(identity: Integers, draw: Integers) -> Integers:
-    """Return the item of each identity with the smallest number in a draw `[G]`."""
-    order = np.lexsort((draw, identity))
-    return order[np.flatnonzero(np.diff(identity[order], prepend=-1))]
-
-
-def _drawn_match(matches: Pairs, draw: Integers) -> Integers:
-    """Return, for each query with matches, the right match with the smallest number in a draw."""
-    order = np.lexsort((draw[matches.item], matches.query))
-    return matches.item[order[matches.first[:-1][matches.counts > 0]]]
+def _first_of_each(groups: Integers, items: Integers, draw: Integers) -> Integers:
+    """Return the item of each group with the smallest number in a draw `[G]`; `groups` and `items` are `[M]`."""
+    order = np.lexsort((draw[items], groups))
+    return items[order[np.flatnonzero(np.diff(groups[order], prepend=-1))]]

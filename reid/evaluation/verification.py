@@ -226,9 +226,11 @@ def _intervals(
 ) -> dict[float, tuple[float, float]]:
     """Return the 95 % interval of TAR at each FAR; see `verify`."""
     rng = np.random.default_rng(seed)
-    group = _assign_groups(pairs, rng)
-    levels = _levels(counts, fars)
-    genuine, impostor, total_pairs = _count_by_group(pairs, group, levels, memory_limit)
+    genuine_below, impostor_below = pairs_below(counts.genuine), pairs_below(counts.impostor)
+    lowest, highest = np.log10(min(fars)) - 0.75, min(np.log10(max(fars)) + 0.25, 0)
+    grid = 10 ** np.linspace(lowest, highest, 1 + int(np.ceil((highest - lowest) * _LEVELS_PER_DECADE)))
+    levels = np.unique([last_edge(impostor_below, far) for far in grid])
+    genuine, impostor, total_pairs = _count_by_group(pairs, _assign_groups(pairs, rng), levels, memory_limit)
     n_groups = len(total_pairs)
     weights = np.concatenate(
         [np.ones((1, n_groups)), rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws)]
@@ -238,7 +240,6 @@ def _intervals(
     with np.errstate(invalid="ignore", divide="ignore"):
         tar = (weights @ genuine[:, :-1]) / (weights @ genuine[:, -1])[:, None]
         log_far = np.log(far / total[:, None])
-    genuine_below, impostor_below = pairs_below(counts.genuine), pairs_below(counts.impostor)
     found = {}
     for wanted in fars:
         drawn = np.array([_interpolate(np.log(wanted), log_far[i], tar[i]) for i in range(len(weights))])
@@ -259,14 +260,6 @@ def _assign_groups(pairs: LabelledPairs, rng: np.random.Generator) -> Integers:
     order = np.concatenate([rng.permutation(labelled), rng.permutation(distractors)])
     group_of_unit[order] = np.arange(len(order)) % _GROUPS
     return group_of_unit[pairs.unit]
-
-
-def _levels(counts: PairCounts, fars: Sequence[float]) -> Integers:
-    """Return the indices of the edges at which draws are counted: a grid of FAR around `fars`."""
-    low, high = np.log10(min(fars)) - 0.75, min(np.log10(max(fars)) + 0.25, 0)
-    grid = 10 ** np.linspace(low, high, 1 + int(np.ceil((high - low) * _LEVELS_PER_DECADE)))
-    below = pairs_below(counts.impostor)
-    return np.unique([last_edge(below, far) for far in grid])
 
 
 def _count_by_group(

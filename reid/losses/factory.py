@@ -70,7 +70,13 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
     if memory is None and warmup is not None:
         raise ConfigError(f"warmup={warmup} needs a memory, and the loss {name!r} has none. Add memory=N.")
     if str(options.get("distance", "")).partition(":")[0] == "mahalanobis":
-        options["distance"] = Mahalanobis(dim, _rank(options["distance"]))
+        rank = options["distance"].partition(":")[2]
+        if rank and not rank.isdigit():
+            raise ConfigError(
+                f"distance={options['distance']!r} is invalid. Use mahalanobis or mahalanobis:RANK, e.g. "
+                "mahalanobis:64."
+            )
+        options["distance"] = Mahalanobis(dim, int(rank) if rank else None)
     loss_type: Callable[..., nn.Module]
     provided: dict[str, Any] = {"dim": dim, "num_classes": num_classes}
     if name in LOSSES:
@@ -90,12 +96,3 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
     except TypeError as error:  # e.g. text for a number
         raise ConfigError(f"The loss {name!r} does not accept {options}: {error}.") from error
     return loss if memory is None else CrossBatchMemory(loss, dim, memory, warmup or 0)
-
-
-def _rank(distance: str) -> int | None:
-    rank = distance.partition(":")[2]
-    if rank and not rank.isdigit():
-        raise ConfigError(
-            f"distance={distance!r} is invalid. Use mahalanobis or mahalanobis:RANK, e.g. mahalanobis:64."
-        )
-    return int(rank) if rank else None

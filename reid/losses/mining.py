@@ -68,10 +68,10 @@ class MinerInput:
         """Return the distances `[B, W]` of all positive pairs."""
         return self.distances.gather(1, self.pairs[0])
 
-    def hardest(self, candidates: Tensor, *, farthest: bool, hardness: float) -> Tensor:
+    def hardest(self, candidates: Tensor, *, farthest: bool = False) -> Tensor:
         """Return `[B]`: the farthest or nearest candidate of each row, or a draw from the hardest ones; else ±inf."""
         masked = self.distances.masked_fill(~candidates, -torch.inf if farthest else torch.inf)
-        if hardness == 1:
+        if self.hardness == 1:
             return (masked.max(dim=1) if farthest else masked.min(dim=1)).values
         ranked = masked.sort(dim=1, descending=farthest).values
         return ranked.gather(1, self.draw_rank(candidates.sum(dim=1, keepdim=True))).squeeze(1)
@@ -172,8 +172,7 @@ def batch_hard(given: MinerInput) -> tuple[Tensor, Tensor]:
     `positive[a] = max over p ≠ a with pid[p] = pid[a] of d[a, p]`;
     `negative[a] = min over n with pid[n] ≠ pid[a] of d[a, n]`. With hardness below 1 both are drawn.
     """
-    positive = given.hardest(given.positives, farthest=True, hardness=given.hardness)
-    return positive, given.hardest(given.negatives, farthest=False, hardness=given.hardness)
+    return given.hardest(given.positives, farthest=True), given.hardest(given.negatives)
 
 
 def random(given: MinerInput) -> tuple[Tensor, Tensor]:
@@ -190,8 +189,8 @@ def easy_positive(given: MinerInput) -> tuple[Tensor, Tensor]:
     A crop is only pulled to the crop of its identity that is most similar, so an identity may keep several separate
     appearances (front and back). With hardness below 1 the negative is drawn.
     """
-    positive = given.hardest(given.positives, farthest=False, hardness=1.0)
-    return positive, given.hardest(given.negatives, farthest=False, hardness=given.hardness)
+    nearest = given.distances.masked_fill(~given.positives, torch.inf).min(dim=1).values
+    return nearest, given.hardest(given.negatives)
 
 
 def hardest_negative(given: MinerInput) -> tuple[Tensor, Tensor]:
@@ -201,8 +200,7 @@ def hardest_negative(given: MinerInput) -> tuple[Tensor, Tensor]:
     """
     positive = given.positive_distances()
     if given.hardness == 1:
-        nearest = given.hardest(given.negatives, farthest=False, hardness=1.0)
-        return positive, nearest.unsqueeze(1).expand_as(positive)
+        return positive, given.hardest(given.negatives).unsqueeze(1).expand_as(positive)
     count = given.negatives.sum(dim=1, keepdim=True).expand_as(positive)
     ranked = given.distances.masked_fill(~given.negatives, torch.inf).sort(dim=1).values
     return positive, ranked.gather(1, given.draw_rank(count))

@@ -214,13 +214,17 @@ class TripletLoss(nn.Module):
             total, violated, count = batch_all(distances, pids, self.margin, cameras)
             active = count if self.margin is None else violated
         else:
+            generator = None
+            if self.hardness != 1 or self.mining in ("distance_weighted", "random"):
+                (seed,) = np.random.SeedSequence([self.seed, self.step]).generate_state(1)
+                generator = torch.Generator(features.device).manual_seed(int(seed))
             positive, negative, valid = mine_triplets(
                 self.mining,
                 distances,
                 pids,
                 cameras,
                 hardness=self.hardness,
-                generator=self._generator(features.device),
+                generator=generator,
                 features=features,
             )
             difference = positive - negative
@@ -234,12 +238,6 @@ class TripletLoss(nn.Module):
         distances = distances.detach()
         finite = distances.sum() * 0 + 1  # NaN, if any distance is NaN or infinite
         return loss * finite, distances, violated / count.clamp(min=1)
-
-    def _generator(self, device: torch.device) -> torch.Generator | None:
-        if self.hardness == 1 and self.mining not in ("distance_weighted", "random"):
-            return None
-        (seed,) = np.random.SeedSequence([self.seed, self.step]).generate_state(1)
-        return torch.Generator(device).manual_seed(int(seed))
 
 
 def hinge(difference: Tensor, margin: float | None) -> Tensor:
