@@ -168,12 +168,6 @@ class _Found:
         for part, dim in ((self.largest[start : start + len(block)], 1), (self.largest[start:], 0)):
             torch.maximum(part, block.amax(dim=dim), out=part)
 
-    @classmethod
-    def merged(cls, found: list[_Found]) -> _Found:
-        """Merge the results of all workers."""
-        largest = torch.stack([one.largest for one in found]).amax(dim=0)
-        return cls([_Lists.merged(list(lists)) for lists in zip(*(one.lists for one in found), strict=True)], largest)
-
 
 def _search(
     features: Tensor,
@@ -215,7 +209,9 @@ def _search(
             absorb(found, start, torch.mm(rows, columns[start:].T, out=out))
 
     with workers(several) as pool:
-        return _Found.merged(list(pool.map(work, range(several))))
+        parts = list(pool.map(work, range(several)))
+    lists = [_Lists.merged(same) for same in zip(*(part.lists for part in parts), strict=True)]
+    return _Found(lists, torch.stack([part.largest for part in parts]).amax(dim=0))
 
 
 def _blocks(edges: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
@@ -246,7 +242,7 @@ class _Lists:
         self.room = 4 * len(features) * k
 
     @classmethod
-    def merged(cls, parts: list[_Lists]) -> _Lists:
+    def merged(cls, parts: tuple[_Lists, ...]) -> _Lists:
         """Merge lists of the same items that were updated with different pairs."""
         whole = parts[0]
         if len(parts) > 1:

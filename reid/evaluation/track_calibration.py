@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from reid.core.arrays import float_column, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.calibration import Calibration
 from reid.evaluation.curves import CameraPair, Floats, fit_curve, overall_curve, quantiles
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric
-from reid.evaluation.pairs import BINS, Block, LabelledPairs, histogram
+from reid.evaluation.pairs import BINS, LabelledPairs, histogram
 from reid.evaluation.protocol import Integers
 
 NO_TRACK = -1
@@ -100,9 +99,12 @@ def calibrate_tracks(
             gaps = np.abs(times_of_pairs[block.rows][:, None] - times_of_pairs[block.columns][None])
             distant = gaps.reshape(-1)[block.genuine.cpu().numpy()] >= least_gap
             genuine += histogram(flat[block.genuine[torch.from_numpy(distant).to(flat.device)]], BINS)
-            different = _overlap(rows, columns, start, end, block)
-            impostor += histogram(flat[different.to(flat.device)], BINS)
-            row, column = np.divmod(different.numpy(), len(columns))
+            overlap = (start[rows][:, None] <= end[columns]) & (start[columns] <= end[rows][:, None])
+            overlap &= rows[:, None] != columns
+            overlap.reshape(-1)[block.ignored.cpu().numpy()] = False
+            different = np.flatnonzero(overlap)
+            impostor += histogram(flat[torch.from_numpy(different).to(flat.device)], BINS)
+            row, column = np.divmod(different, len(columns))
             overlapping.update(np.unique(rows[row] * n_tracks + columns[column]).tolist())
     if not genuine.any() or not impostor.any():
         problem = "no two tracks of one camera overlap" if genuine.any() else "no track has two crops at two times"
@@ -113,12 +115,6 @@ def calibrate_tracks(
     edges = pairs.edges
     line = _fit_line(edges, impostor, np.sum(list(across.values()), axis=0)) if across else (0.0, 1.0)
     mapped = ", their distances mapped by a line to those across cameras" if across else "; one camera only"
-    notes: dict[str, Any] = {
-        "pairs": f"crops of tracks of one camera that overlap in time, against crops of one track{mapped}",
-        "images": len(of),
-        "least time between genuine pairs": least_gap,
-        "line": [float(f"{value:.6g}") for value in line],
-    }
     overall = overall_curve(_mapped(edges, line), genuine, impostor, fmr, len(overlapping))
     histograms = (genuine.astype(np.float64), impostor.astype(np.float64), overall.genuine, overall.impostor)
     totals = {cameras: int(counts.sum()) for cameras, counts in across.items()}
@@ -136,7 +132,12 @@ def calibrate_tracks(
         identity_pairs=len(overlapping),
         model=model,
         source="tracks",
-        notes=notes,
+        notes={
+            "pairs": f"crops of tracks of one camera that overlap in time, against crops of one track{mapped}",
+            "images": len(of),
+            "least time between genuine pairs": least_gap,
+            "line": [float(f"{value:.6g}") for value in line],
+        },
     )
 
 
@@ -184,15 +185,6 @@ def _median_gap(of: Integers, times: Floats) -> float:
     ]
     positive = np.concatenate([gap[gap > 0] for gap in gaps]) if gaps else np.zeros(0)
     return float(np.median(positive)) if len(positive) else float("inf")
-
-
-def _overlap(rows: Integers, columns: Integers, start: Floats, end: Floats, block: Block) -> Tensor:
-    """Return the flat positions of pairs of two tracks that overlap in time, each pair once."""
-    overlap = (start[rows][:, None] <= end[columns][None]) & (start[columns][None] <= end[rows][:, None])
-    overlap &= rows[:, None] != columns[None]
-    flat = overlap.reshape(-1)
-    flat[block.ignored.cpu().numpy()] = False
-    return torch.from_numpy(np.flatnonzero(flat))
 
 
 def _fit_line(edges: Floats, source: Integers, target: Integers) -> tuple[float, float]:

@@ -57,7 +57,11 @@ class PmlLoss(PairLoss):
     ) -> None:
         super().__init__(camera_aware)
         losses = _module("losses")
-        known = {key for key, value in vars(losses).items() if _is_loss(value, losses)}
+        base = losses.BaseMetricLossFunction
+        # Not usable as `loss(features, pids)`: wrappers of losses, and losses of two views of an image.
+        unusable = (base, losses.GenericPairLoss, losses.VICRegLoss, losses.ManifoldLoss)
+        classes = {key: value for key, value in vars(losses).items() if inspect.isclass(value)}
+        known = {key for key, value in classes.items() if issubclass(value, base) and value not in unusable}
         if name not in known:
             raise ConfigError(f"pytorch-metric-learning has no loss {name!r}.{did_you_mean(name, known)}")
         factory = getattr(losses, name)
@@ -109,16 +113,6 @@ def _module(name: str) -> ModuleType:
             "This loss is part of pytorch-metric-learning, which is not installed. Install it with "
             "`pip install pytorch-metric-learning`, or choose a loss of `reid.losses.LOSSES`."
         ) from error
-
-
-def _is_loss(value: Any, losses: ModuleType) -> bool:
-    """Whether a class fits `loss(features, pids)`: not wrappers of losses, nor losses of two views of an image."""
-    base = losses.BaseMetricLossFunction
-    return (
-        inspect.isclass(value)
-        and issubclass(value, base)
-        and value not in (base, losses.GenericPairLoss, losses.VICRegLoss, losses.ManifoldLoss)
-    )
 
 
 def _arguments(factory: type) -> dict[str, Any]:
