@@ -125,18 +125,17 @@ def merge(parts: Sequence[Crops]) -> Crops:
     if len(parts) == 1:
         return parts[0]
     shifted = []
-    next_pid = next_cam = next_source = 0
+    next_pid = next_cam = 0
     names: list[str] = []
     for part in parts:
         moved = replace(
             part,
             pids=part.pids + next_pid,
             camids=np.where(part.camids != UNKNOWN, part.camids + next_cam, UNKNOWN),
-            sources=part.sources + next_source,
+            sources=part.sources + len(names),
         )
         next_pid = int(moved.pids.max(initial=next_pid - 1)) + 1
         next_cam = int(moved.camids.max(initial=next_cam - 1)) + 1
-        next_source += len(part.source_names)
         names.extend(part.source_names)
         shifted.append(moved)
     joined = {name: np.concatenate([getattr(part, name) for part in shifted]) for name in _COLUMNS}

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.errors import ConfigError, DataError
 from reid.data.augment import Augment
 from reid.data.crops import Crops
-from reid.data.samplers import Sampler
+from reid.data.samplers import Sampler, check_positive
 from reid.data.store import Store
 
 Item = TypeVar("Item")
@@ -155,8 +155,7 @@ def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[to
         ConfigError: a batch size below 1.
         DataError: as the store's `read`.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
+    check_positive(batch_size=batch_size)
     rows = np.asarray(index, dtype=np.int64)
     parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     return prefetch((torch.from_numpy(store.read(part)) for part in parts), 2)

@@ -21,7 +21,7 @@ def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
         >>> ids_per_batch(64, 4)
         16
     """
-    _check_positive(batch_size=batch_size, crops_per_id=crops_per_id)
+    check_positive(batch_size=batch_size, crops_per_id=crops_per_id)
     if batch_size % crops_per_id:
         low = batch_size // crops_per_id * crops_per_id
         valid = f"{low} or {low + crops_per_id}" if low else str(crops_per_id)
@@ -38,7 +38,7 @@ class _EpochSampler:
     batch_size: int
 
     def __init__(self, seed: int, rank: int, world_size: int) -> None:
-        _check_positive(world_size=world_size)
+        check_positive(world_size=world_size)
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank}; with world_size {world_size} it must be 0 to {world_size - 1}.")
         if seed < 0:
@@ -113,7 +113,7 @@ class IdentitySampler(_EpochSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__(seed, rank, world_size)
-        _check_positive(ids_per_batch=ids_per_batch, crops_per_id=crops_per_id)
+        check_positive(ids_per_batch=ids_per_batch, crops_per_id=crops_per_id)
         pids = integer_column("pids", pids)
         cameras = integer_column("camids", np.zeros_like(pids) if camids is None else camids, len(pids))
         if len(pids) == 0:
@@ -231,7 +231,7 @@ class HardIdentitySampler(IdentitySampler):
         lookalikes: int = 3,
     ) -> None:
         super().__init__(pids, camids, ids_per_batch, crops_per_id, seed, rank, world_size)
-        _check_positive(lookalikes=lookalikes)
+        check_positive(lookalikes=lookalikes)
         self.lookalikes = lookalikes
         self.neighbours: NDArray[np.int64] | None = None
 
@@ -299,7 +299,7 @@ class RandomSampler(_EpochSampler):
 
     def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(seed, rank, world_size)
-        _check_positive(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         if n < batch_size * world_size:
             raise DataError(
                 f"A step takes {batch_size * world_size} crops (batch_size {batch_size} × world_size {world_size}), "
@@ -395,7 +395,8 @@ def _deal(
     return rows[groups]
 
 
-def _check_positive(**values: int) -> None:
+def check_positive(**values: int) -> None:
+    """Raise a `ConfigError` that names the first setting below 1."""
     for name, value in values.items():
         if value < 1:
             raise ConfigError(f"{name} is {value}; it must be 1 or more.")

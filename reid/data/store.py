@@ -122,8 +122,7 @@ class PackedStore:
                 "writable folder, then start again: the images decoded so far are kept."
             ) from error
         store = cls(index, np.arange(len(crops)))
-        if unreadable == "error":
-            _raise_unreadable(store.unreadable, len(crops))
+        _check_unreadable(store, unreadable)
         return store
 
     def __len__(self) -> int:
@@ -174,8 +173,7 @@ class FileStore:
             tracked = bar.track(found, total=len(crops), description="Checking images")
             reasons = [item if isinstance(item, str) else "" for item in tracked]
         self._select(crops.paths, np.array(reasons, dtype=object))
-        if unreadable == "error":
-            _raise_unreadable(self.unreadable, len(crops))
+        _check_unreadable(self, unreadable)
 
     def _select(self, paths: NDArray[np.object_], reasons: NDArray[np.object_]) -> None:
         self._paths, self._reasons = paths, reasons
@@ -316,7 +314,13 @@ class _Index:
 
 
 def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: int) -> _Index:
-    index = _examine(paths, settings, folder / f"crops-{secrets.token_hex(4)}.u8")
+    rows = np.zeros(len(paths), _ROW)
+    rows["bytes"] = rows["mtime_ns"] = -1  # stays so for a missing file
+    for i, path in enumerate(paths):
+        with contextlib.suppress(OSError):
+            info = os.stat(path)
+            rows["bytes"][i], rows["mtime_ns"][i] = info.st_size, info.st_mtime_ns
+    index = _Index(settings, folder / f"crops-{secrets.token_hex(4)}.u8", paths, [""] * len(paths), rows)
     complete = _Index.load(folder / "index.parquet", settings)
     if complete and complete.files == index.files and not complete.readable_again():
         return complete
@@ -334,22 +338,11 @@ def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: in
             raise
     index.write(folder / "index.parquet")
     (folder / "building.parquet").unlink(missing_ok=True)
-    for path in folder.glob("crops-*.u8"):
-        if path != index.data:
+    for data in folder.glob("crops-*.u8"):
+        if data != index.data:
             with contextlib.suppress(OSError):  # Windows cannot remove an open file; the next build does
-                path.unlink()
+                data.unlink()
     return index
-
-
-def _examine(paths: list[str], settings: dict[str, Any], data: Path) -> _Index:
-    """Return an index without decoded crops; a missing file has -1 bytes."""
-    rows = np.zeros(len(paths), _ROW)
-    rows["bytes"] = rows["mtime_ns"] = -1
-    for i, path in enumerate(paths):
-        with contextlib.suppress(OSError):
-            info = os.stat(path)
-            rows["bytes"][i], rows["mtime_ns"][i] = info.st_size, info.st_mtime_ns
-    return _Index(settings, data, paths, [""] * len(paths), rows)
 
 
 def _lay_out(index: _Index, pool: ThreadPoolExecutor) -> None:
@@ -466,12 +459,13 @@ def _workers(workers: int) -> int:
     return workers or cores()
 
 
-def _raise_unreadable(unreadable: Sequence[SkippedFile], n: int) -> None:
-    if unreadable:
-        lines = "".join(f"\n  {item.path}: {item.reason}" for item in unreadable[:10])
-        more = f"\n  … and {len(unreadable) - 10:,} more" if len(unreadable) > 10 else ""
+def _check_unreadable(store: Store, setting: str) -> None:
+    files = store.unreadable
+    if setting == "error" and files:
+        lines = "".join(f"\n  {item.path}: {item.reason}" for item in files[:10])
+        more = f"\n  … and {len(files) - 10:,} more" if len(files) > 10 else ""
         raise DataError(
-            f"{len(unreadable):,} of {n:,} images cannot be read:{lines}{more}\n"
+            f"{len(files):,} of {len(store):,} images cannot be read:{lines}{more}\n"
             "Replace or remove these files, or use unreadable='skip' to continue without them."
         )
 

@@ -96,11 +96,9 @@ class Tracks:
                 f"Tracks: row {row} has box {box[row].tolist()} and confidence {score[row]}. Both must be finite, "
                 "width and height above 0. Remove such rows."
             )
-        order = sorting_order(*columns)
-        if order is not None:
-            columns = [values[order] for values in columns]
-            box, score = box[order], score[order]
-        tracks = cls(names, columns[0], columns[1], columns[2], np.ascontiguousarray(box), score)
+        order = np.lexsort((columns[1], columns[2], columns[0]))
+        columns = [column[order] for column in columns]
+        tracks = cls(names, columns[0], columns[1], columns[2], box[order], score[order])
         repeated = tracks.repeated()
         if repeated.any():
             row = int(np.argmax(repeated))
@@ -183,12 +181,3 @@ def same_cameras(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
         for other, number in zip(others, other_numbers, strict=True)
         if number in numbers
     }
-
-
-def sorting_order(camera: Integers, track: Integers, frame: Integers) -> Integers | None:
-    """Return the order by (camera, frame, track), ties in row order; None if the rows are sorted already."""
-    a, b = slice(None, -1), slice(1, None)
-    later = (camera[b] > camera[a]) | (
-        (camera[b] == camera[a]) & ((frame[b] > frame[a]) | ((frame[b] == frame[a]) & (track[b] >= track[a])))
-    )
-    return None if later.all() else np.lexsort((track, frame, camera))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import ConfigError, DataError, did_you_mean
-from reid.data.tracks import Floats, Integers, Tracks, last_number, natural_sort_key, sorting_order, valid_boxes
+from reid.data.tracks import Floats, Integers, Tracks, last_number, natural_sort_key, valid_boxes
 
 FORMATS = {
     "mot": "MOTChallenge text, one file per camera: frame,id,x,y,w,h,conf,…",
@@ -364,8 +364,8 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
     if len(frame) and not frame.all():
         warnings.append("Frames count from 0 and are kept; camera clocks start at frame 1.")
 
-    order = sorting_order(camera, track, frame)
-    order = np.flatnonzero(good) if order is None else order[good[order]]
+    order = np.lexsort((track, frame, camera))
+    order = order[good[order]]
     keys = (camera[order], frame[order], track[order])
     repeated = np.zeros(len(order), dtype=bool)
     if len(order):

@@ -52,7 +52,15 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
     """
     if variant not in TRAIN_IMAGES:
         raise ConfigError(f"CUHK03 has no variant {variant!r}.{did_you_mean(variant, TRAIN_IMAGES)}")
-    folder = _find_folder(root, variant)
+    try:
+        folder = find_root(root, [f"images_{variant}"], ["cuhk03", "CUHK03"])
+    except DataError as error:
+        archive = sorted(Path(root).expanduser().glob("**/cuhk-03.mat"))
+        other = f"{archive[0]} is the release as one HDF5 file, which is not supported. " if archive else ""
+        raise DataError(
+            f"{error} {other}Extract the images first: images_{variant}/1_001_1_01.png and so on, beside "
+            f"{SPLIT_FILES[0].format(variant)} or {SPLIT_FILES[1].format(variant)}."
+        ) from error
     images = folder / f"images_{variant}"
     files = [folder / name.format(variant) for name in SPLIT_FILES]
     split_file = next((file for file in files if file.exists()), None)
@@ -72,20 +80,6 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         "gallery ids": 700,
     }
     return with_official(Benchmark(NAME, str(folder), train, query, gallery, skipped=tuple(skipped)), official)
-
-
-def _find_folder(root: str | Path, variant: str) -> Path:
-    """Return the folder that contains `images_<variant>`; the error names other releases of CUHK03 that are present."""
-    required = f"images_{variant}"
-    try:
-        return find_root(root, [required], ["cuhk03", "CUHK03"])
-    except DataError as error:
-        archive = sorted(Path(root).expanduser().glob("**/cuhk-03.mat"))
-        other = f"{archive[0]} is the release as one HDF5 file, which is not supported. " if archive else ""
-        raise DataError(
-            f"{error} {other}Extract the images first: {required}/1_001_1_01.png and so on, beside "
-            f"{SPLIT_FILES[0].format(variant)} or {SPLIT_FILES[1].format(variant)}."
-        ) from error
 
 
 def _read_mat(file: Path) -> dict[str, list[Row]]:

@@ -54,9 +54,13 @@ def read(root: str | Path, *, combine: bool = True) -> Benchmark:
         DataError: a list or image folder is missing, or a line cannot be parsed (file, line number, text).
     """
     folder = find_root(root, list(LISTS.values()), ["MSMT17_V2", "MSMT17_V1", "MSMT17", "msmt17"])
-    train_folder, test_folder = _image_folders(folder)
+    present = [pair for pair in FOLDERS.values() if all((folder / name).is_dir() for name in pair)]
+    if not present:
+        required = " or ".join(f"{train} and {test} ({version})" for version, (train, test) in FOLDERS.items())
+        raise DataError(f"{folder} has no image folders: it needs {required}. It contains {list_folder(folder)}.")
+    train_folder, test_folder = present[0]
     rows = {
-        part: _read_list(folder / name, train_folder if part in ("train", "val") else test_folder)
+        part: _read_list(folder / name, folder / (train_folder if part in ("train", "val") else test_folder))
         for part, name in LISTS.items()
     }
     shift = 1 + max(pid for part in ("train", "val") for _, pid, _ in rows[part])
@@ -68,14 +72,6 @@ def read(root: str | Path, *, combine: bool = True) -> Benchmark:
         gallery=_crops(rows["gallery"], shift),
     )
     return with_official(benchmark, OFFICIAL if combine else {**OFFICIAL, "train images": WITHOUT_VAL})
-
-
-def _image_folders(folder: Path) -> tuple[Path, Path]:
-    for train, test in FOLDERS.values():
-        if (folder / train).is_dir() and (folder / test).is_dir():
-            return folder / train, folder / test
-    required = " or ".join(f"{train} and {test} ({version})" for version, (train, test) in FOLDERS.items())
-    raise DataError(f"{folder} has no image folders: it needs {required}. It contains {list_folder(folder)}.")
 
 
 def _read_list(file: Path, images: Path) -> list[Row]:

@@ -54,7 +54,12 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     columns = (rows.numbers("camid", text=True), rows.numbers("track", text=True), rows.numbers("frame", text=False))
     name = file.parent.name if file.stem == "table" else file.stem
     crops = Crops.from_columns(rows.paths(pids), pids, *columns, source=name)
-    _look_for_images(file, crops)
+    sample = crops.paths[np.unique(np.linspace(0, len(crops) - 1, SAMPLE).astype(np.int64))]
+    if not any(os.path.exists(path) for path in sample):
+        raise DataError(
+            f"{file}: none of {len(sample)} images exists, such as {sample[0]}. Use paths in the column 'path' that "
+            f"are absolute, or relative to {file.parent}."
+        )
     own = OwnCrops(str(file.parent), str(file), crops, rows.split())
     return own.benchmark(fraction, seed, cross_camera)
 
@@ -77,16 +82,6 @@ def _find(root: str | Path) -> Path:
         f"{root} contains {len(tables) or 'no'} tables (.csv or .parquet), but one is needed. It contains {content}. "
         "Pass the file itself."
     )
-
-
-def _look_for_images(file: Path, crops: Crops) -> None:
-    """Raise an error if none of a few images exists: the paths are relative to another folder."""
-    sample = crops.paths[np.unique(np.linspace(0, len(crops) - 1, SAMPLE).astype(np.int64))]
-    if not any(os.path.exists(path) for path in sample):
-        raise DataError(
-            f"{file}: none of {len(sample)} images exists, such as {sample[0]}. Use paths in the column 'path' that "
-            f"are absolute, or relative to {file.parent}."
-        )
 
 
 class _Rows:
@@ -114,7 +109,11 @@ class _Rows:
             return np.full(self.table.num_rows, UNKNOWN)
         column = self.table[name]
         if pa.types.is_floating(column.type):
-            column = self._integers(name, column)
+            # pandas writes integers as floats if a value is missing
+            column = pc.if_else(pc.is_nan(column), None, column)
+            fractional = pc.or_(pc.not_equal(column, pc.floor(column)), pc.invert(pc.is_finite(column)))
+            self._refuse(name, pc.fill_null(fractional, False), "is not an integer", "use integers or text")
+            column = column.cast(pa.int64())
         values = pc.utf8_trim_whitespace(self._text(name, column))
         empty = pc.fill_null(pc.equal(values, ""), True)
         if required:
@@ -164,13 +163,6 @@ class _Rows:
             raise DataError(
                 f"{self.file}: column {name!r} contains {column.type}; it must contain numbers or text."
             ) from error
-
-    def _integers(self, name: str, column: Any) -> Any:
-        """Return a column of floats as integers, NaN as null (pandas writes integers so if a value is missing)."""
-        column = pc.if_else(pc.is_nan(column), None, column)
-        fractional = pc.or_(pc.not_equal(column, pc.floor(column)), pc.invert(pc.is_finite(column)))
-        self._refuse(name, pc.fill_null(fractional, False), "is not an integer", "use integers or text")
-        return column.cast(pa.int64())
 
     def _refuse(self, name: str, bad: Any, problem: str, fix: str) -> None:
         """Raise an error for the first row where `bad` is true, with the number of other such rows."""
