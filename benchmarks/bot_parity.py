@@ -159,7 +159,7 @@ def compare_steps(code: SimpleNamespace, args: SimpleNamespace) -> None:
     start = {our_name(k): v.clone() for k, v in theirs.state_dict().items()}
     trainer.model.load_state_dict(start)
     print(f"{trainer.config.model.backbone}, {len(batches)} batches of {4 * args.ids} crops of {args.size}")
-    shift = (normalised(batches[0].images) - trainer.model.preprocess(batches[0].images)).abs().max()
+    shift = (normalised(batches[0].images) - trainer.model.preprocessing(batches[0].images)).abs().max()
     print(f"largest difference of a preprocessed pixel: {shift:.1e}")
 
     dtype = torch.float64 if args.double else torch.float32

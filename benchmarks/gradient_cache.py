@@ -39,7 +39,7 @@ def measure(chunk: int, device: str, repeats: int, threads: int) -> tuple[float,
     images = torch.from_numpy(crops).to(place)
 
     def forward(network, some):
-        output = network(model.preprocess(some))
+        output = network(model.preprocessing(some))
         return [output.features, None, output.logits]
 
     def loss_of(outputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
-from reid.core.errors import ConfigError, DataError, ModelError
+from reid.core.errors import ConfigError, DataError
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
-from reid.data.loader import prefetch
 from reid.data.store import FileStore, cores
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
@@ -44,30 +43,6 @@ class ImageBatch(NamedTuple):
 
 EmbeddedBatch: TypeAlias = tuple[ImageBatch, NDArray[np.float32]]
 """A batch and the features `[B, D]` of its images."""
-
-
-def embed_batches(
-    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]], dimension: int, batches: Iterator[ImageBatch]
-) -> Iterator[EmbeddedBatch]:
-    """Yield each batch with its features. A thread prepares the next batches while the model works.
-
-    Args:
-        embed: from uint8 `[B, h, w, 3]` to float32 `[B, D]`, such as `Embedder.embed_batch`.
-        dimension: D.
-        batches: the images.
-
-    Raises:
-        ModelError: the output of the model is not finite.
-    """
-    for batch in prefetch(batches, 2):
-        features = np.zeros((0, dimension), np.float32)
-        if batch.rows:
-            features = embed(batch.images)
-            bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-            if len(bad):
-                images = f"{len(bad)} of {len(features)} images, the first {batch.names[bad[0]]}"
-                raise ModelError(f"The model gives NaN or infinity for {images}. Use another checkpoint.")
-        yield batch, features
 
 
 def file_batches(

@@ -20,7 +20,7 @@ from reid.core.errors import ConfigError, DataError
 from reid.data.images import resize
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
-from reid.embedding.batches import ImageBatch, embed_batches
+from reid.embedding.batches import ImageBatch
 from reid.embedding.embedder import Embedder
 from reid.embedding.shards import SHARD_SIZE, Shards, fill, shard_folder
 from reid.embedding.stream import WrittenEmbeddings, remove_shards, sum_over_processes, temporary_folder
@@ -112,10 +112,8 @@ def embed_boxes(
     from_cache = job.run(None if cache is None else Path(cache), shard_size)
     rows = job.embedded()
     left_out = np.flatnonzero(job.reasons != "")
-    embeddings = job.table(rows, job.final_quality())
-    embeddings.meta = embedder.describe() | {"camera_names": list(tracks.camera_names)}
     return EmbeddedBoxes(
-        embeddings=embeddings,
+        embeddings=job.table(rows, job.final_quality()),
         rows=rows,
         crop_jpegs=tuple(job.read(rows, "crop")) if keep_crops else (),
         left_out=left_out,
@@ -157,9 +155,7 @@ def boxes_to_parquet(
     rows, final_quality = job.embedded(), job.final_quality()
     failed = np.flatnonzero(job.reasons != "")
     left_out = _summarise(failed, job.reasons[failed])
-    meta = embedder.describe() | {"camera_names": list(tracks.camera_names)}
-    if left_out:
-        meta["left_out"] = left_out
+    meta = job.meta | ({"left_out": left_out} if left_out else {})
     save_rows(out, rows, lambda piece: job.table(piece, final_quality), meta)
     notes = [*job.notes, *remove_shards(folder, job.shards)]
     return WrittenEmbeddings(out, len(rows), finished, tuple(left_out), tuple(notes))
@@ -171,6 +167,7 @@ class _Job:
     Attributes:
         cuts: `[N, 4]` left, top, right, bottom in whole pixels, not clipped.
         reasons: `[N]` why a box has no feature; empty if there is no reason.
+        meta: of the embeddings.
         sharpness: `[N]`, 0 before the box is embedded.
         shards: of each camera embedded so far.
         notes: messages about the shards.
@@ -196,6 +193,7 @@ class _Job:
         for camera, name in enumerate(tracks.camera_names):
             if name not in videos:
                 self.reasons[(tracks.camera == camera) & (self.reasons == "")] = f"camera {name!r} has no video"
+        self.meta = embedder.describe() | {"camera_names": list(tracks.camera_names)}
         self.sharpness = np.zeros(n, np.float32)
         self.shards: list[Shards] = []
         self.notes: list[str] = []
@@ -228,8 +226,7 @@ class _Job:
                     done[done] = (shards.read(found, "crop") != b"") | (shards.read(found, "reason") != "")
                 bar.advance(task, int(count[done].sum()))
                 batches = self._batches(video, cuts, np.flatnonzero(~done))
-                embedded = embed_batches(embedder.embed_batch, embedder.dimension, batches)
-                for fresh in fill(shards, keys, embedded, shard_size):
+                for fresh in fill(shards, keys, embedder.embed_batches(batches), shard_size):
                     bar.advance(task, int(count[fresh].sum()))
                 positions = shards.find(keys)
                 reasons = shards.read(positions, "reason")
@@ -274,13 +271,14 @@ class _Job:
         return result
 
     def table(self, rows: NDArray[np.int64], quality: NDArray[np.float64]) -> Embeddings:
-        """Return the embeddings of embedded rows, without `meta`; `quality` is `[N]`."""
+        """Return the embeddings of embedded rows; `quality` is `[N]`."""
         return Embeddings(
             self.read(rows, "features").reshape(len(rows), self.embedder.dimension),
             camids=self.tracks.camera[rows],
             tracks=self.tracks.track[rows],
             frames=self.tracks.frame[rows],
             quality=quality[rows],
+            meta=self.meta,
         )
 
     def _batches(self, video: Video, cuts: NDArray[np.int64], missing: NDArray[np.int64]) -> Iterator[ImageBatch]:
@@ -318,14 +316,12 @@ class _Job:
 
 def _summarise(rows: NDArray[np.int64], reasons: Sequence[str] | NDArray[np.object_]) -> list[str]:
     """Return one line for each reason, with the number of its rows and the first of them."""
-    rows_of: dict[str, list[int]] = {}
-    for row, reason in zip(rows.tolist(), reasons, strict=True):
-        rows_of.setdefault(reason, []).append(row)
-    return [
-        f"{reason}: {len(found)} boxes without a feature, rows {', '.join(map(str, found[:5]))}"
-        + (", …" if len(found) > 5 else "")
-        for reason, found in rows_of.items()
-    ]
+    lines = []
+    for reason in dict.fromkeys(reasons):
+        found = rows[np.asarray(reasons, object) == reason]
+        first = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+        lines.append(f"{reason}: {len(found)} boxes without a feature, rows {first}")
+    return lines
 
 
 def _balance(counts: NDArray[np.int64], processes: int) -> NDArray[np.int64]:

@@ -219,10 +219,7 @@ def _open_onnx(path: Path, threads: int | None, device: str) -> Network:
     session = onnx_session(path, threads or _cores(), device)
     (name,) = (one.name for one in session.get_inputs())
 
-    def run(images: Images) -> NDArray[np.float32]:
-        return np.concatenate([session.run(None, {name: batch})[0] for batch in _split(images, MAX_BATCH)])
-
-    return run
+    return _in_batches(lambda batch: session.run(None, {name: batch})[0])
 
 
 def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
@@ -264,12 +261,15 @@ def _open_torch(path: Path, threads: int | None, device: str) -> Network:
         warnings.simplefilter("ignore", FutureWarning)  # newer torch deprecates TorchScript
         network = torch.jit.load(str(path), map_location=device).eval()
 
-    def run(images: Images) -> NDArray[np.float32]:
+    def run(batch: Images) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batches = _split(images, MAX_BATCH)
-            return np.concatenate([network(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches])
+            return network(torch.from_numpy(batch).to(device)).cpu().numpy()
 
-    return run
+    return _in_batches(run)
+
+
+def _in_batches(network: Network) -> Network:
+    return lambda images: np.concatenate([network(batch) for batch in _split(images, MAX_BATCH)])
 
 
 def _split(images: Images, size: int) -> list[Images]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from reid.core.console import track
 from reid.core.distributed import pick_device
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.data.crops import Crops
-from reid.embedding.batches import Images, embed_batches, open_images
+from reid.data.loader import prefetch
+from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.shards import json_digest
-from reid.embedding.table import Embeddings
+from reid.embedding.table import Embeddings, known_columns
 from reid.models import BACKBONES, ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_model
 from reid.models.preprocessing import Preprocessing
@@ -158,8 +159,7 @@ class Embedder:
         meta, size = self.describe(), self.preprocessing.size
         crops, n, batches = open_images(images, self.batch_size, size, unreadable, self.threads)
         features, failed = np.zeros((n, self.dimension), np.float32), dict[int, str]()
-        embedded = embed_batches(self.embed_batch, self.dimension, batches)
-        for batch, rows in track(embedded, "Embedding", total=-(-n // self.batch_size)):
+        for batch, rows in track(self.embed_batches(batches), "Embedding", total=-(-n // self.batch_size)):
             features[batch.rows] = rows
             failed |= batch.failed
         if crops is None:
@@ -168,9 +168,7 @@ class Embedder:
             meta["left_out"] = [f"{crops.paths[row]}: {reason}" for row, reason in failed.items()]
             kept = np.setdiff1d(np.arange(n), list(failed))
             crops, features = crops.take(kept), features[kept]
-        if isinstance(images, Crops):
-            return Embeddings.from_crops(features, crops, meta)
-        return Embeddings(features, paths=crops.paths, meta=meta)
+        return Embeddings(features, **known_columns(crops, labelled=isinstance(images, Crops)), meta=meta)
 
     def describe(self) -> dict[str, Any]:
         """Return `Embeddings.meta` for features of this model, as plain Python.
@@ -197,6 +195,22 @@ class Embedder:
         NaN or infinity if the weights are damaged.
         """
         return self._network.embed(torch.from_numpy(images), flip=self.flip).cpu().numpy()
+
+    def embed_batches(self, batches: Iterator[ImageBatch]) -> Iterator[EmbeddedBatch]:
+        """Yield each batch with its features. A thread prepares the next batches while the model works.
+
+        Raises:
+            ModelError: the output of the model is not finite.
+        """
+        for batch in prefetch(batches, 2):
+            features = np.zeros((0, self.dimension), np.float32)
+            if batch.rows:
+                features = self.embed_batch(batch.images)
+                bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+                if len(bad):
+                    images = f"{len(bad)} of {len(features)} images, the first {batch.names[bad[0]]}"
+                    raise ModelError(f"The model gives NaN or infinity for {images}. Use another checkpoint.")
+            yield batch, features
 
 
 class _BundleModel:

@@ -175,19 +175,13 @@ def fill(
     waiting: list[pa.Table] = []
     try:
         for batch, features in batches:
-            rows, failed = [*batch.rows, *batch.failed], len(batch.failed)
-            columns = {
-                name: pa.concat_arrays([values, pa.nulls(failed, values.type)])
-                for name, values in batch.columns.items()
-            }
-            padded = np.concatenate([features, np.zeros((failed, shards.dimension), np.float32)])
-            waiting.append(
-                make_shard(keys[rows], padded, [""] * len(batch.rows) + list(batch.failed.values()), **columns)
-            )
+            failed, zeros = list(batch.failed), np.zeros((len(batch.failed), shards.dimension), np.float32)
+            waiting.append(make_shard(keys[batch.rows], features, [""] * len(batch.rows), **batch.columns))
+            waiting.append(make_shard(keys[failed], zeros, list(batch.failed.values())))  # other columns become null
             if sum(map(len, waiting)) >= shard_size:
-                shards.write(pa.concat_tables(waiting))
+                shards.write(pa.concat_tables(waiting, promote_options="default"))
                 waiting.clear()
-            yield rows
+            yield [*batch.rows, *failed]
     finally:
         if waiting:
-            shards.write(pa.concat_tables(waiting))
+            shards.write(pa.concat_tables(waiting, promote_options="default"))

@@ -16,7 +16,7 @@ from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError
 from reid.data.crops import Crops
-from reid.embedding.batches import Images, check_files, embed_batches, file_batches, list_files
+from reid.embedding.batches import Images, check_files, file_batches, list_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
 from reid.embedding.table import Embeddings, check_paths, known_columns, save_rows
@@ -101,7 +101,7 @@ def embed_to_parquet(
     decoded = file_batches(crops.paths, unfinished, size, unreadable, embedder.threads)
     with progress_bar() as bar:
         task = bar.add_task("Embedding", total=len(missing), visible=distributed.is_first)
-        for done in fill(shards, keys, embed_batches(embedder.embed_batch, embedder.dimension, decoded), shard_size):
+        for done in fill(shards, keys, embedder.embed_batches(decoded), shard_size):
             bar.advance(task, len(done))
     finished = sum_over_processes(distributed, sum(int(found[rows].sum()) for rows in batches))
     if not distributed.is_first:
@@ -122,11 +122,11 @@ def embed_to_parquet(
         raise DataError(f"None of the {len(crops)} images can be read. The first: {left_out[0]}.")
     if left_out:
         meta["left_out"] = left_out
-    columns = known_columns(crops) if isinstance(images, Crops) else ()
+    columns = known_columns(crops, labelled=isinstance(images, Crops))
 
     def read(rows: NDArray[np.int64]) -> Embeddings:
-        values = {name: getattr(crops, name)[rows] for name in columns}
-        return Embeddings(shards.read(positions[rows], "features"), paths=crops.paths[rows], **values)
+        values = {name: column[rows] for name, column in columns.items()}
+        return Embeddings(shards.read(positions[rows], "features"), **values)
 
     save_rows(out, kept, read, meta)
     notes = [*shards.notes, *remove_shards(temporary_folder(out), [shards])]

@@ -92,12 +92,6 @@ class Embeddings:
             self.quality = float_column("Embeddings.quality", quality, n, low=0, high=1).astype(np.float32)
         self.meta: dict[str, Any] = dict(meta or {})
 
-    @classmethod
-    def from_crops(cls, features: ArrayLike, crops: Crops, meta: Mapping[str, Any] | None = None) -> Embeddings:
-        """Return features with the columns of their crops. Columns without any known value are left out."""
-        columns = {name: getattr(crops, name) for name in known_columns(crops)}
-        return cls(features, paths=crops.paths, meta=meta, **columns)
-
     def __len__(self) -> int:
         """Return the number of features."""
         return len(self.features)
@@ -162,11 +156,7 @@ class Embeddings:
             if len(having) < len(tables):
                 raise DataError(f"Only {', '.join(having)} of {len(tables)} tables have {column!r}. Add it to all.")
             columns[column] = np.concatenate(values)
-        meta = {
-            key: value
-            for key, value in first.meta.items()
-            if all(key in table.meta and table.meta[key] == value for table in tables)
-        }
+        meta = dict(item for item in first.meta.items() if all(item in table.meta.items() for table in tables))
         return cls(np.concatenate([table.features for table in tables]), **columns, meta=meta)
 
     def check(self) -> Embeddings:
@@ -284,9 +274,10 @@ def save_rows(
     return save_chunks(path, map(read, pieces), meta)
 
 
-def known_columns(crops: Crops) -> list[str]:
-    """Return the columns that crops fill: `pids`, and the others that have at least one known value."""
-    return ["pids", *(name for name in ("camids", "tracks", "frames") if (getattr(crops, name) != UNKNOWN).any())]
+def known_columns(crops: Crops, *, labelled: bool) -> dict[str, Any]:
+    """Return the columns of crops: `paths`, and if `labelled`, `pids` and other columns with a known value."""
+    others = [name for name in ("camids", "tracks", "frames") if (getattr(crops, name) != UNKNOWN).any()]
+    return {name: getattr(crops, name) for name in ("paths", *(["pids", *others] if labelled else ()))}
 
 
 def check_paths(paths: NDArray[np.object_]) -> None:
@@ -337,10 +328,14 @@ def _read_column(table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
     }[kind]
     if not accepts(column.type):
         raise DataError(f"column {name!r} must contain {text}; it contains {column.type}.")
+    _check_filled(name, column)
+    return column.cast(kind).to_numpy()
+
+
+def _check_filled(name: str, column: pa.ChunkedArray) -> None:
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py()
         raise DataError(f"column {name!r} has no value in row {row} ({column.null_count} such rows).")
-    return column.cast(kind).to_numpy()
 
 
 def _read_features(table: pa.Table) -> NDArray[np.float32]:
@@ -349,8 +344,7 @@ def _read_features(table: pa.Table) -> NDArray[np.float32]:
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
         raise DataError(f"column {_FEATURES!r} must contain a list of floats in each row; it contains {kind}.")
-    if column.null_count:
-        raise DataError(f"column {_FEATURES!r} has no value in row {pc.index(column.is_null(), True)}.")
+    _check_filled(_FEATURES, column)
     if len(column) == 0 and not types.is_fixed_size_list(kind):
         raise DataError("the file has no rows, and its lists do not define the dimension. Use a fixed-size list.")
     lengths = pc.list_value_length(column).to_numpy()

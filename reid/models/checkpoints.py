@@ -62,8 +62,7 @@ def _check_plain(value: Any, key: str) -> None:
 def checkpoint_in(path: str | Path) -> Path:
     """Return best.pt, else last.pt, of a run folder; any other path is returned unchanged."""
     path = Path(path)
-    inside = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
-    return inside[0] if inside else path
+    return next((file for name in ("best.pt", "last.pt") if (file := path / name).is_file()), path)
 
 
 def training_settings(checkpoint: str | Path) -> dict[str, Any]:

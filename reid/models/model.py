@@ -124,10 +124,6 @@ class ReIDModel(nn.Module):
         embeddings = self.neck(features)
         return ModelOutput(features, embeddings, None if self.classifier is None else self.classifier(embeddings))
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Resize and normalise uint8 [B, H, W, 3] RGB images on any device to float32 [B, 3, h, w], channels_last."""
-        return self.preprocessing(images)
-
     @torch.no_grad()
     def embed(self, images: Tensor, *, flip: bool = False) -> Tensor:
         """Embed uint8 [B, H, W, 3] RGB images: float32 [B, D] of length 1, on the model's device.
@@ -136,7 +132,7 @@ class ReIDModel(nn.Module):
         of the mirrored image, before normalisation. An embedding of zeros is not changed.
         """
         parameter = next(self.parameters())
-        x = self.preprocess(images.to(parameter.device)).to(parameter.dtype)
+        x = self.preprocessing(images.to(parameter.device)).to(parameter.dtype)
         with evaluating(self):
             embeddings = self._embeddings(x)
             if flip:
@@ -156,7 +152,7 @@ class ReIDModel(nn.Module):
         """
         parameter = next(self.parameters())
         with evaluating(self):
-            activations = self.backbone(self.preprocess(images.to(parameter.device)).to(parameter.dtype)).float()
+            activations = self.backbone(self.preprocessing(images.to(parameter.device)).to(parameter.dtype)).float()
         maps = activations.square().sum(dim=1)
         return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -204,7 +200,8 @@ def build_model(
         )
     if config.zero_residual and config.weights != "none":
         raise ConfigError("zero_residual=true would change the weights given by `weights`. Use one of them.")
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[]):  # only the CPU generator is seeded
+        torch.default_generator.manual_seed(seed)
         built = build_backbone(config.backbone, last_stride=config.last_stride, size=(config.height, config.width))
         _check_size(built, config)
         model = ReIDModel(built, config, num_classes=num_classes, seed=seed)
@@ -224,14 +221,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU generator; restore its state at the end."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _check_size(backbone: Backbone, config: ModelConfig) -> None:

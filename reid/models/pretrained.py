@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def fetch_imagenet(backbone: Backbone, name: str) -> dict[str, Tensor]:
         )
     try:
         return dict(backbone.imagenet.fetch())
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the download raises errors of several libraries
         raise ModelError(
             f"weights=imagenet: cannot download the weights of {name} from {backbone.imagenet.url}: {error}. "
             "Download that file on another machine and pass it as weights=/path/to/file, or train from scratch with "

@@ -32,6 +32,7 @@ class Tiny:
 
     preprocessing = Preprocessing(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
     dimension = 96
+    embed_batches = Embedder.embed_batches
 
     def __init__(self, name="tiny", batch_size=64, flip=False):
         self.name, self.batch_size, self.flip = name, batch_size, flip
@@ -102,6 +103,8 @@ def crops_of(tracks, *frames):
 
 class Counting:
     """Embedder that counts the images it receives and can be interrupted."""
+
+    embed_batches = Embedder.embed_batches
 
     def __init__(self, embedder, fail_after=None):
         self._embedder, self.images, self.fail_after = embedder, 0, fail_after

@@ -68,7 +68,7 @@ def test_features_equal_single_forward_passes(embedder, model):
     model.eval()
     with torch.no_grad():
         for image, feature in zip(at_size, got, strict=True):
-            own = model(model.preprocess(torch.from_numpy(image)[None])).embeddings[0].numpy()
+            own = model(model.preprocessing(torch.from_numpy(image)[None])).embeddings[0].numpy()
             close(feature, own / np.linalg.norm(own))
 
 
@@ -77,7 +77,7 @@ def test_flip_averages_with_the_mirrored_image(embedder, model):
     model.eval()
     with torch.no_grad():
         both = [
-            model(model.preprocess(torch.from_numpy(i.copy()))).embeddings[0].numpy()
+            model(model.preprocessing(torch.from_numpy(i.copy()))).embeddings[0].numpy()
             for i in (image, image[:, :, ::-1])
         ]
     mean = np.mean(both, axis=0)

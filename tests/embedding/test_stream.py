@@ -31,6 +31,7 @@ class Fast:
     """Stand-in for an `Embedder`; a feature is a random projection of the mean colours of a 4×2 grid."""
 
     device, threads = "cpu", 2
+    embed_batches = Embedder.embed_batches
 
     def __init__(self, dimension=16, batch_size=4, name="fast", fail_after=None, flip=False):
         self.dimension, self.batch_size, self.name, self.flip = dimension, batch_size, name, flip

@@ -210,8 +210,8 @@ class TestTimm:
     def test_gives_a_map(self, name: str, channels: int, grid: tuple[int, int]) -> None:
         model = build_model(f"timm:{name}", height=64, width=32, num_classes=3)
         images = torch.randint(0, 256, (2, 64, 32, 3), dtype=torch.uint8)
-        assert model.backbone(model.preprocess(images)).shape == (2, channels, *grid)
-        model(model.preprocess(images)).logits.sum().backward()
+        assert model.backbone(model.preprocessing(images)).shape == (2, channels, *grid)
+        model(model.preprocessing(images)).logits.sum().backward()
         assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
         assert model.embed(images).shape == (2, channels)
         assert build_model(**model.spec).spec == model.spec

@@ -104,7 +104,7 @@ def compare(theirs: nn.Module, forward: Callable[[Tensor], Tensor], path: Path, 
     state = {f"module.{k}": v for k, v in theirs.state_dict().items()} if wrap == "state_dict" else theirs.state_dict()
     torch.save({wrap: state, "epoch": 60, "rank1": np.float64(0.9)}, path)
     model, found = import_model(path, size=SIZE, **options)
-    x = model.preprocess(pictures()).contiguous()
+    x = model.preprocessing(pictures()).contiguous()
     with torch.no_grad():
         wanted, got = functional.normalize(forward(x)), functional.normalize(model(x).embeddings)
         theirs.double(), model.double()
@@ -235,7 +235,7 @@ def test_a_trained_osnet_embeds_as_onnxruntime_says(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime runs the file")
     model = trained_osnet(tmp_path)
     assert "484 of 484" in str(model.weights_report)
-    x = model.preprocess(pictures()).contiguous()
+    x = model.preprocessing(pictures()).contiguous()
     (wanted,) = runtime.InferenceSession(_osnet_onnx()).run(None, {"images": x.numpy()})
     with torch.no_grad():
         got = functional.normalize(model(x).embeddings)

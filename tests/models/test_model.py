@@ -30,7 +30,7 @@ def small(**options: object):
 @pytest.mark.parametrize("num_classes", [0, 5])
 def test_shapes(neck: str, embedding_dim: int, num_classes: int) -> None:
     model = small(neck=neck, embedding_dim=embedding_dim, num_classes=num_classes)
-    features, embeddings, logits = model(model.preprocess(images()))
+    features, embeddings, logits = model(model.preprocessing(images()))
     width = embedding_dim or 256
     assert model.embedding_size == width
     assert features.shape == embeddings.shape == (3, width)
@@ -45,7 +45,7 @@ def test_the_parts_follow_the_formulas() -> None:
     model = small(num_classes=5, embedding_dim=8).eval()
     model.neck.running_mean.normal_()
     model.neck.running_var.uniform_(0.5, 2)
-    x = model.preprocess(images())
+    x = model.preprocessing(images())
     out = model(x)
     pooled = model.backbone(x).mean((2, 3))
     torch.testing.assert_close(out.features, pooled @ model.embedding.weight.T)
@@ -57,7 +57,7 @@ def test_the_parts_follow_the_formulas() -> None:
 def test_stripes_have_features_and_classifiers_of_their_own() -> None:
     model = small(num_classes=5, num_stripes=2).eval()
     model.neck.running_mean.normal_()
-    x = model.preprocess(images())
+    x = model.preprocessing(images())
     out = model(x)
     map_ = model.backbone(x)
     assert map_.shape[2] == 2
@@ -91,7 +91,7 @@ def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        out = model(model.preprocess(images()))
+        out = model(model.preprocessing(images()))
         (out.logits.square().sum() + out.features.sum()).backward()
         optimizer.step()
     assert not model.neck.bias.requires_grad
@@ -104,7 +104,7 @@ def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
 def test_with_a_classifier_every_trained_parameter_gets_a_gradient() -> None:
     for pooling in ("avg", "max", "gem"):
         model = small(num_classes=5, pooling=pooling)
-        model(model.preprocess(images())).logits.sum().backward()
+        model(model.preprocessing(images())).logits.sum().backward()
         assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -163,14 +163,14 @@ class TestEmbed:
     def test_is_the_normalised_embedding_of_forward_in_evaluation(self) -> None:
         model = small()
         with torch.no_grad():
-            embeddings = copy.deepcopy(model).eval()(model.preprocess(images())).embeddings
+            embeddings = copy.deepcopy(model).eval()(model.preprocessing(images())).embeddings
         torch.testing.assert_close(model.embed(images()), nn.functional.normalize(embeddings))
 
     def test_flip_averages_with_the_mirror_before_normalising(self) -> None:
         model = small().eval()
         mirrored = images().flip(2)
         with torch.no_grad():
-            one, two = (model(model.preprocess(i)).embeddings for i in (images(), mirrored))
+            one, two = (model(model.preprocessing(i)).embeddings for i in (images(), mirrored))
         found = model.embed(images(), flip=True)
         torch.testing.assert_close(found, nn.functional.normalize((one + two) / 2))
         torch.testing.assert_close(found, model.embed(mirrored, flip=True))
@@ -243,7 +243,7 @@ def test_the_activation_map_is_the_sum_of_squares_over_its_largest() -> None:
     maps = model.activation_map(given)
     assert all(module.training for module in model.modules())
     model.eval()
-    activations = model.backbone(model.preprocess(given)).detach().numpy()
+    activations = model.backbone(model.preprocessing(given)).detach().numpy()
     by_hand = (activations**2).sum(axis=1)
     for drawn, expected in zip(maps.numpy(), by_hand, strict=True):
         np.testing.assert_allclose(drawn, expected / expected.max(), rtol=1e-5)

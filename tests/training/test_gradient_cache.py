@@ -40,7 +40,7 @@ def forward_of(model: ReIDModel, dtype: torch.dtype | None = None):
 
     def forward(network: nn.Module, images: Tensor) -> Outputs:
         with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            output = network(model.preprocess(images).to(model.classifier.weight.dtype))
+            output = network(model.preprocessing(images).to(model.classifier.weight.dtype))
         return [
             part.double() if exact else part.float() for part in (output.features, output.embeddings, output.logits)
         ]
@@ -143,7 +143,7 @@ def test_batchnorm_statistics_are_each_chunks_and_move_once_a_chunk(crops: Tenso
     chunked(model, crops, Objective(), 8)
     with torch.no_grad():
         for part in crops.tensor_split(3):
-            other(other.preprocess(part))
+            other(other.preprocessing(part))
     for (name, buffer), expected in zip(model.named_buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected, msg=name)
     assert int(model.neck.num_batches_tracked) == 3

@@ -99,7 +99,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
     assert len(batches) == 3
     losses = []
     for batch in batches:
-        output = alone(alone.preprocess(batch.images))
+        output = alone(alone.preprocessing(batch.images))
         loss, _ = trainer.objective(output.features, output.logits, batch.labels, batch.camids)
         (loss / 3).backward()
         losses.append(float(loss.detach()))

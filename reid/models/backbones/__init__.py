@@ -10,13 +10,13 @@ from reid.models.backbones.backbone import Backbone, Pretrained
 from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet
 from reid.models.backbones.osnet import AIN, IBN, WIDTHS, osnet
-from reid.models.backbones.resnet import STAGES, resnet, resnet_bot, resnet_fastreid, resnet_ibn_a
+from reid.models.backbones.resnet import STAGES, resnet, resnet_bot, resnet_fastreid
 from reid.models.backbones.timm import timm_backbone
 
 # name → builder(last_stride=1 | 2) → Backbone
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in STAGES},
-    **{f"resnet{depth}_ibn_a": partial(resnet_ibn_a, depth) for depth in STAGES},
+    **{f"resnet{depth}_ibn_a": partial(resnet, depth, ibn=True) for depth in STAGES},
     "resnet50_bot": partial(resnet_bot, 50),
     "resnet50_fastreid": partial(resnet_fastreid, 50),
     "resnet50_ibn_a_fastreid": partial(resnet_fastreid, 50, ibn=True),

@@ -117,19 +117,15 @@ def start_as_identity(backbone: nn.Module) -> int:
     return len(last)
 
 
-def resnet(depth: int, *, last_stride: int) -> Backbone:
-    """ResNet-`depth`; its ImageNet weights are torchvision's first version, where published baselines start from."""
-    module = ResNet(depth, last_stride)
-    return Backbone(module, module.channels, Pretrained.torchvision(f"resnet{depth}"))
+def resnet(depth: int, *, last_stride: int, ibn: bool = False) -> Backbone:
+    """ResNet-`depth`, or with `ibn` its IBN-a variant: IBN as the first norm of every block of stages 1 to 3.
 
-
-def resnet_ibn_a(depth: int, *, last_stride: int) -> Backbone:
-    """ResNet-`depth` with IBN as the first norm of every block of stages 1 to 3 (the fourth keeps batch norm)."""
+    ImageNet weights are torchvision's; there are none for IBN-a.
+    """
     module = ResNet(depth, last_stride)
-    for stage in (module.layer1, module.layer2, module.layer3):
-        for block in stage:
-            block.bn1 = IBN(block.bn1.num_features)
-    return Backbone(module, module.channels)
+    for block in (*module.layer1, *module.layer2, *module.layer3) if ibn else ():
+        block.bn1 = IBN(block.bn1.num_features)
+    return Backbone(module, module.channels, None if ibn else Pretrained.torchvision(f"resnet{depth}"))
 
 
 def resnet_bot(depth: int, *, last_stride: int) -> Backbone:
@@ -149,7 +145,7 @@ def resnet_fastreid(
 
     `non_local` is how many of the last blocks of stages 2 and 3 are followed by a non-local block.
     """
-    built = (resnet_ibn_a if ibn else resnet)(depth, last_stride=last_stride)
+    built = resnet(depth, last_stride=last_stride, ibn=ibn)
     module: Any = built.module
     module.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     if any(non_local):

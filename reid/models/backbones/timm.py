@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +68,7 @@ def timm_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Back
     imagenet = None
     if published.get("hf_hub_id") or published.get("url"):
         url = published.get("url") or f"https://huggingface.co/{published['hf_hub_id']}"
-        imagenet = Pretrained(url, partial(_fetch, name, size))
+        imagenet = Pretrained(url, lambda: _create(timm, name, size, pretrained=True).state_dict())
     return Backbone(
         module,
         module.channels,
@@ -86,13 +84,6 @@ def _create(timm: Any, name: str, size: tuple[int, int], **options: Any) -> nn.M
         return timm.create_model(name, num_classes=0, global_pool="", img_size=size, **options)
     except TypeError:  # most convolutional networks take no img_size
         return timm.create_model(name, num_classes=0, global_pool="", **options)
-
-
-def _fetch(name: str, size: tuple[int, int]) -> Mapping[str, Tensor]:
-    try:
-        return _create(importlib.import_module("timm"), name, size, pretrained=True).state_dict()
-    except Exception as error:  # the download raises errors of several libraries
-        raise OSError(str(error)) from error
 
 
 def _suggestion(name: str, known: list[str]) -> str:
