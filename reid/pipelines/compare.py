@@ -14,7 +14,7 @@ from reid.core.atomic import write_json
 from reid.core.errors import DataError
 from reid.models.checkpoints import load_checkpoint
 from reid.report.learning import plot_learning
-from reid.training.trainer import LAST, LOG, SETTINGS
+from reid.training.run_folder import LAST, LOG, SETTINGS
 
 FIRST_PANELS = ("loss", "triplet", "softmax", "accuracy", "active", "positive", "negative", "norm")
 """The order of the panels; other logged quantities follow, the learning rate last."""

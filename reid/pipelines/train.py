@@ -11,7 +11,8 @@ from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError
 from reid.training.dry_run import check_run
 from reid.training.profiling import profile_run
-from reid.training.trainer import BEST, LAST, SETTINGS, Interrupted, Progress, train
+from reid.training.run_folder import BEST, LAST, SETTINGS
+from reid.training.trainer import Interrupted, Progress, train
 
 
 def check(config: Config, out: Path | None, *, dry_run: bool = False, profile_steps: int | None = None) -> None:

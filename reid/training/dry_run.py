@@ -16,11 +16,11 @@ from torch import Tensor
 from reid.config import Config
 from reid.core.console import console
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ReidError
+from reid.core.errors import ConfigError
 from reid.data.loader import Batch
 from reid.data.pixels import load_training_data, packed_stores
 from reid.training.hooks import Hook
-from reid.training.run_folder import LAST, SETTINGS
+from reid.training.run_folder import LAST, SETTINGS, is_used
 from reid.training.trainer import Trainer
 from reid.training.validation import autocast
 
@@ -68,23 +68,24 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
         with autocast(device, config.precision):
             trainer.eval_model.embed(images.to(device), flip=config.eval.flip)
     crops, loss, seconds = data.train.crops, first_steps.loss, first_steps.seconds
-    identities = len(trainer.pid_of_label)
-    rows = [("data", f"{len(crops):,} train crops of {identities:,} identities, all readable", True)]
-    rows += [
-        (split.name, f"{len(split.query.crops):,} queries, {len(split.gallery.crops):,} gallery crops", True)
-        for split in data.splits
-    ]
-    rows.append(
-        ("first steps", f"loss {loss:.3f}, {seconds:.2f} s per step of {trainer.crops_per_step} crops", loss == loss)
-    )
     used, available = _memory(device)
-    rows.append(("memory", f"peak {used / 2**30:.2f} of {available / 2**30:.1f} GiB", used < 0.95 * available))
+    rows = [
+        ("data", f"{len(crops):,} train crops of {len(trainer.pid_of_label):,} identities, all readable", True),
+        *(
+            (split.name, f"{len(split.query.crops):,} queries, {len(split.gallery.crops):,} gallery crops", True)
+            for split in data.splits
+        ),
+        ("first steps", f"loss {loss:.3f}, {seconds:.2f} s per step of {trainer.crops_per_step} crops", loss == loss),
+        ("memory", f"peak {used / 2**30:.2f} of {available / 2**30:.1f} GiB", used < 0.95 * available),
+    ]
     if config.data.store == "packed":
         folder_of_store = next(iter(missing or packed_stores(config))).parent
         rows.append(("packed crops", *_disk_space(sum(missing.values()), folder_of_store)))
-    rows.append(("checkpoints", *_disk_space(_checkpoint_bytes(trainer), out)))
-    rows.append(("output", *_output(out)))
-    rows.append(("length", _length(trainer, seconds), True))
+    rows += [
+        ("checkpoints", *_disk_space(_checkpoint_bytes(trainer), out)),
+        ("output", *_output(out)),
+        ("length", _length(trainer, seconds), True),
+    ]
     if distributed.is_first:
         table = Table(box=None, show_header=False)
         for name, found, good in rows:
@@ -92,7 +93,7 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
         console.print(table)
     bad = [name for name, _, good in rows if not good]
     if bad:
-        raise ReidError(f"The run would fail: see {', '.join(bad)} above.")
+        raise ConfigError(f"The run would fail: see {', '.join(bad)} above.")
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
@@ -115,27 +116,21 @@ def _disk_space(needed: int, folder: Path) -> tuple[str, bool]:
     return f"{needed / 1e9:.2f} GB needed, {free / 1e9:,.1f} GB free in {folder}", free > 1.05 * needed
 
 
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _checkpoint_bytes(trainer: Trainer) -> int:
     """Return the size of last.pt (twice, while it is replaced) and best.pt, with the state of the optimiser."""
     model = sum(tensor.nbytes for tensor in trainer.eval_model.state_dict().values())
-    state = sum(
-        value.nbytes
-        for entry in trainer.optimizer.state_dict()["state"].values()
-        for value in entry.values()
-        if isinstance(value, torch.Tensor)
-    )
+    values = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    state = sum(value.nbytes for value in values if isinstance(value, Tensor))
     last = model + state + (model if trainer.average else 0)
     return 2 * last + 2 * model
 
 
 def _output(out: Path) -> tuple[str, bool]:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_used(out):
         is_run = (out / SETTINGS).is_file() or (out / LAST).is_file()
         return f"{out} contains a run: continue it with --resume {out}" if is_run else f"{out} is not empty", False
     place = _existing(out)

@@ -29,8 +29,7 @@ class MovingAverage:
         self.decay = decay
         self.updates = 0
         self.model = deepcopy(model).eval().requires_grad_(False)
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        self.model.zero_grad()
         # looked up once: state_dict would do it at each update
         self._averaged, self._current = _tensors(self.model), _tensors(model)
 

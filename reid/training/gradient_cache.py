@@ -66,7 +66,7 @@ def backward_in_chunks(
     used = [number for number, leaf in enumerate(leaves) if leaf is not None and leaf.grad is not None]
     gradients = [leaves[number].grad.tensor_split(len(parts)) for number in used]  # type: ignore[union-attr]
     for number, part in enumerate(parts):
-        with without_exchange(network) if number < len(parts) - 1 else contextlib.nullcontext():
+        with exchange(network, number == len(parts) - 1):
             with seeded(images.device, *seed, number):
                 outputs = forward(network, part)
             again = [outputs[index] for index in used]
@@ -86,6 +86,8 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
         yield
 
 
-def without_exchange(network: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Do not exchange gradients between processes inside this context."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+def exchange(network: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
+    """Exchange gradients between processes inside this context only if `wanted`."""
+    if isinstance(network, DistributedDataParallel) and not wanted:
+        return network.no_sync()
+    return contextlib.nullcontext()

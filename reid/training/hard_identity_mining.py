@@ -139,42 +139,36 @@ def offline_triplets(
     if not margin > 0:
         raise ConfigError(f"margin is {margin}. Use a value above 0.")
     x, labels = _columns(features, pids)
-    x = centred(x.clone()) if len(x) else x
     cameras = None if camids is None else torch.as_tensor(np.asarray(camids))
     if cameras is not None and len(cameras) != len(x):
         raise DataError(f"camids has {len(cameras)} rows and features {len(x)}.")
+    found = [np.zeros((0, 3), dtype=np.int64)]
+    if not len(x):
+        return found[0]
+    x = centred(x.clone())
     rng = np.random.default_rng(seed)
     ids = torch.from_numpy(labels)
-    step = max(1, memory_limit // max(1, 16 * len(x)))
-    found = [_triplets_of(x, ids, cameras, start, start + step, kind, margin, rng) for start in range(0, len(x), step)]
-    return np.concatenate(found) if found else np.zeros((0, 3), dtype=np.int64)
-
-
-def _triplets_of(
-    x: torch.Tensor, ids: torch.Tensor, cameras: torch.Tensor | None, start: int, end: int, kind: str, margin: float,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:  # fmt: skip
-    rows = torch.arange(start, min(end, len(x)))
-    positives = ids[rows, None] == ids
-    negatives = ~positives
-    positives[torch.arange(len(rows)), rows] = False
-    if cameras is not None:
-        across = positives & (cameras[rows, None] != cameras)
-        positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
-    drawn = torch.from_numpy(rng.random((len(rows), 2)))
-    positive, negative = _pick(positives, drawn[:, 0]), _pick(negatives, drawn[:, 1])
-    found = positives.any(dim=1) & negatives.any(dim=1)
-    if kind != "random":
-        distances = torch.cdist(x[rows].double(), x.double())
-        if kind == "hard":
-            positive = distances.masked_fill(~positives, -torch.inf).argmax(dim=1)
-            allowed = negatives
-        else:
-            d_ap = distances.gather(1, positive.unsqueeze(1))
-            allowed = negatives & (distances > d_ap) & (distances < d_ap + margin)
-        negative = distances.masked_fill(~allowed, torch.inf).argmin(dim=1)
-        found &= allowed.any(dim=1)
-    return torch.stack([rows, positive, negative], dim=1)[found].numpy()
+    for rows in torch.arange(len(x)).split(max(1, memory_limit // max(1, 16 * len(x)))):
+        positives = ids[rows, None] == ids
+        negatives = ~positives
+        positives[torch.arange(len(rows)), rows] = False
+        if cameras is not None:
+            across = positives & (cameras[rows, None] != cameras)
+            positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
+        drawn = torch.from_numpy(rng.random((len(rows), 2)))
+        positive, negative = _pick(positives, drawn[:, 0]), _pick(negatives, drawn[:, 1])
+        allowed = negatives
+        if kind != "random":
+            distances = torch.cdist(x[rows].double(), x.double())
+            if kind == "hard":
+                positive = distances.masked_fill(~positives, -torch.inf).argmax(dim=1)
+            else:
+                d_ap = distances.gather(1, positive.unsqueeze(1))
+                allowed = negatives & (distances > d_ap) & (distances < d_ap + margin)
+            negative = distances.masked_fill(~allowed, torch.inf).argmin(dim=1)
+        exists = positives.any(dim=1) & allowed.any(dim=1)
+        found.append(torch.stack([rows, positive, negative], dim=1)[exists].numpy())
+    return np.concatenate(found)
 
 
 def _pick(mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class Measured(NamedTuple):
-    """Number and metrics of a step, and the train rows of its batches in this process."""
-
-    step: int
-    metrics: dict[str, float]
-    rows: Tensor
 
 
 class Meter:
@@ -41,11 +32,11 @@ class Meter:
         self._sent.append((self._collected, values, event))
         self._collected = []
 
-    def receive(self) -> Iterator[Measured]:
-        """Yield what was sent, in order. Only the copy is waited for."""
+    def receive(self) -> Iterator[tuple[int, dict[str, float], Tensor]]:
+        """Yield number, metrics and train rows of each sent step, in order. Only the copy is waited for."""
         sent, self._sent = self._sent, []
         for collected, values, event in sent:
             if event is not None:
                 event.synchronize()
             for (step, metrics, rows), numbers in zip(collected, values.tolist(), strict=True):
-                yield Measured(step, dict(zip(metrics, numbers, strict=True)), rows)
+                yield step, dict(zip(metrics, numbers, strict=True)), rows

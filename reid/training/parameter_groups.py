@@ -11,9 +11,6 @@ from torch import nn
 from reid.config import OptimConfig, ParameterGroup
 from reid.core.errors import ConfigError, did_you_mean
 
-FUSED = ("cpu", "cuda")
-"""Devices on which one kernel updates all weights of a group."""
-
 
 def pattern_of(name: str, patterns: Sequence[str]) -> str | None:
     """Return the first pattern that matches the beginning of a dotted name.
@@ -57,15 +54,13 @@ def make_optimizer(
             names = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
             raise ConfigError(f"optim.groups: {pattern!r} matches no parameter.{did_you_mean(pattern, names)}")
     listed = [{"params": parameters, "weight_decay": decay} for (_, decay, _), parameters in parameters_of.items()]
-    fused = next(model.parameters()).device.type in FUSED
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")  # one kernel updates all weights of a group
     factors = [factor for factor, _, _ in parameters_of]
     if settings.name == "sgd":
         if settings.nesterov and settings.momentum == 0:
             raise ConfigError("optim.nesterov=true needs momentum. Set optim.momentum=0.9.")
-        return (
-            torch.optim.SGD(listed, settings.lr, settings.momentum, nesterov=settings.nesterov, fused=fused),
-            factors,
-        )
+        sgd = torch.optim.SGD(listed, settings.lr, settings.momentum, nesterov=settings.nesterov, fused=fused)
+        return sgd, factors
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(listed, settings.lr, betas=(settings.momentum, 0.999), fused=fused), factors
 
@@ -96,17 +91,13 @@ class Freezer:
             if parameter.requires_grad and pattern is not None and groups[pattern].freeze_epochs:
                 self.until[name] = groups[pattern].freeze_epochs
 
-    def apply(self, epoch: int) -> bool:
-        """Put the model into training mode for `epoch` (from 0); return whether frozen parameters changed."""
+    def apply(self, epoch: int) -> None:
+        """Put the model into training mode for `epoch` (from 0)."""
         self.model.train()
         named = dict(self.model.named_parameters())
-        changed = False
         for name, until in self.until.items():
-            trained = epoch >= until
-            changed |= named[name].requires_grad != trained
-            named[name].requires_grad_(trained)
+            named[name].requires_grad_(epoch >= until)
         for prefix, module in self.model.named_modules():
             names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
             if names and hasattr(module, "running_mean") and all(epoch < self.until.get(name, 0) for name in names):
                 module.eval()
-        return changed

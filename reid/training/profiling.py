@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from reid.config import Config
@@ -18,8 +18,6 @@ from reid.training.hooks import Hook
 from reid.training.trainer import Trainer
 
 SECTIONS = ("loader", "copy", "preprocess", "forward", "loss", "backward", "optimiser")
-NETWORK = ("forward", "backward", "optimiser")
-"""Sections that every training loop has; the others are overhead of this project."""
 WARM_UP = 3
 """Steps that are not measured: the first calls choose kernels and allocate memory."""
 
@@ -45,20 +43,18 @@ class StepTimer(Hook):
         self.total = 0.0
         self._done = -WARM_UP
         self._began = 0.0
-        self._sections: list[tuple[float, float]] = []
+        self._border = 0.0
+        self._sections: list[str] = []
 
     def on_section_start(self, trainer: Trainer, name: str) -> None:
-        """Start the clock of a section."""
-        self._sections.append((self._now(), 0.0))
+        """Count the time so far for the outer section, if there is one."""
+        self._count()
+        self._sections.append(name)
 
     def on_section_end(self, trainer: Trainer, name: str) -> None:
-        """Add the time of the section, without that of the sections within it."""
-        began, inner = self._sections.pop()
-        took = self._now() - began
-        self.seconds[name] += took - inner
-        if self._sections:
-            outer, nested = self._sections[-1]
-            self._sections[-1] = (outer, nested + took)
+        """Count the time since the last border for the section."""
+        self._count()
+        self._sections.pop()
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, Tensor]) -> None:
         """Count the step; start to measure after the warm-up, and stop after the last one."""
@@ -75,15 +71,16 @@ class StepTimer(Hook):
         named = {name: seconds / self.total for name, seconds in self.seconds.items()}
         return {**named, "other": 1 - sum(named.values())}
 
+    def _count(self) -> None:
+        now = self._now()
+        if self._sections:
+            self.seconds[self._sections[-1]] += now - self._border
+        self._border = now
+
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def outside_network(fractions: dict[str, float]) -> float:
-    """Return the fraction of time that is not spent in the forward pass, backward pass or optimiser."""
-    return sum(fraction for name, fraction in fractions.items() if name not in NETWORK)
 
 
 def profile_run(config: Config, distributed: DistributedContext, steps: int) -> dict[str, float]:
@@ -106,15 +103,13 @@ def profile_run(config: Config, distributed: DistributedContext, steps: int) -> 
         raise ConfigError(f"Training has fewer than {steps} + {WARM_UP} steps. Profile fewer steps.")
     fractions, per_step = timer.fractions(), 1000 * timer.total / steps
     if distributed.is_first:
-        table = Table(box=None)
-        for name in ("", "ms per step", "fraction"):
-            table.add_column(name, justify="left" if not name else "right")
+        table = Table("", Column("ms per step", justify="right"), Column("fraction", justify="right"), box=None)
         for name, fraction in fractions.items():
             table.add_row(name, f"{fraction * per_step:,.1f}", f"{fraction:.1%}")
         table.add_row("all", f"{per_step:,.1f}", "")
         console.print(table)
         console.print(
             f"{steps * trainer.crops_per_step / timer.total:,.1f} crops/s; outside forward, backward and optimiser: "
-            f"{outside_network(fractions):.1%}"
+            f"{1 - sum(fractions[name] for name in ('forward', 'backward', 'optimiser')):.1%}"
         )
     return fractions

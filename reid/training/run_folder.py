@@ -41,27 +41,34 @@ class Progress:
     """One entry per evaluation: epoch, step, and scores of each split."""
 
 
-def start_run(out: Path, config: Config, distributed: DistributedContext, data: TrainingData) -> None:
-    """Write settings, environment, data fingerprint and an empty log."""
+def is_used(out: Path) -> bool:
+    """Return whether the run folder already contains something, or is a file."""
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def start_run(
+    out: Path, config: Config, distributed: DistributedContext, data: TrainingData, *, overwrite: bool
+) -> None:
+    """Write settings, environment, data fingerprint and an empty log.
+
+    Raises:
+        ConfigError: the folder is used, unless `overwrite`.
+    """
+    if not overwrite and is_used(out):
+        raise ConfigError(f"{out} is not empty. Continue that run with --resume {out}, or use another --out.")
     save_settings(config, out / SETTINGS)
     write_json(out / "environment.json", environment(distributed))
     write_json(out / DATA, data.fingerprint())
     write_text(out / LOG, "")
 
 
-def check_new(out: Path) -> None:
-    """Raise an error if the folder already contains something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty. Continue that run with --resume {out}, or use another --out.")
-
-
-def run_settings(out: str | Path) -> Config:
+def run_settings(out: Path) -> Config:
     """Read the settings of a run.
 
     Raises:
-        ReidError: the folder contains no run.
+        ModelError: the folder contains neither settings nor a checkpoint.
+        ConfigError: the folder contains a checkpoint without settings.
     """
-    out = Path(out)
     if not (out / SETTINGS).is_file():
         load_checkpoint(out / LAST)  # names what is missing
         raise ConfigError(f"{out} has no {SETTINGS}. Copy it next to {LAST}.")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reid.config import Config
 from reid.core.console import warn
@@ -51,35 +50,23 @@ class RunLog:
         self._next_line: dict[str, Any] | None = None
         self._board: Any = None
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state that a checkpoint stores."""
-        return {
-            "sums": dict(self._sums),
-            "summed": self._summed,
-            "pending": list(self._pending),
-            "watch": self.watch.state(),
-        }
+        state = {"sums": self._sums, "summed": self._summed, "pending": self._pending}
+        return {**state, "watch": self.watch.state()}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state()`."""
-        self._sums, self._summed, self._pending = dict(state["sums"]), state["summed"], list(state["pending"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the result of `state_dict()`."""
+        self._sums, self._summed, self._pending = state["sums"], state["summed"], state["pending"]
         self.watch.load(state["watch"])
 
-    @contextmanager
-    def tensorboard(self, first_step: int) -> Iterator[None]:
+    def tensorboard(self, first_step: int) -> AbstractContextManager[Any]:
         """Write to TensorBoard inside this context; entries from `first_step` on are replaced."""
-        if not self.distributed.is_first:
-            yield
-            return
-        from torch.utils.tensorboard import SummaryWriter
+        if self.distributed.is_first:
+            from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(self.out / "tensorboard", purge_step=first_step) as self._board:
-            yield
-        self._board = None
-
-    def add(self, step: int, metrics: dict[str, Tensor], rows: Tensor) -> None:
-        """Add the metrics of a step and the train rows of its batches."""
-        self.meter.add(step, metrics, rows)
+            self._board = SummaryWriter(self.out / "tensorboard", purge_step=first_step)
+        return self._board or nullcontext()
 
     def begin_line(self, step: int, lr: float) -> None:
         """Start to copy the metrics since the last line; `finish_line` writes them, a step later."""

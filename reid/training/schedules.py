@@ -66,5 +66,5 @@ def current_stage(stages: Sequence[Sequence[float]], progress: float) -> tuple[i
     """Return the values of the last stage (`[fraction, value, …]`) that began by `progress`; None without stages."""
     if not stages:
         return None
-    begins = [stage[0] for stage in stages]
-    return tuple(int(value) for value in stages[bisect_right(begins, progress) - 1][1:])
+    current = bisect_right(stages, progress, key=lambda stage: stage[0]) - 1
+    return tuple(int(value) for value in stages[current][1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +33,8 @@ def listen() -> Iterator[list[int]]:
         received.append(number)
         console.print(f"{signal.Signals(number).name}: stopping after this step and writing a checkpoint")
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # only the main thread can handle signals
-        yield received
-        return
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread can handle signals
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
         yield received
     finally:

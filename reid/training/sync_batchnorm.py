@@ -44,17 +44,13 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
     """Make every BatchNorm of `model` use the statistics of all processes (on GPUs with torch's SyncBatchNorm)."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                setattr(module, name, _shared(child, device))
-
-
-def _shared(norm: nn.BatchNorm1d | nn.BatchNorm2d, device: torch.device) -> nn.Module:
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
-    shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    shared.load_state_dict(norm.state_dict())
-    for name, parameter in norm.named_parameters():
-        shared.get_parameter(name).requires_grad_(parameter.requires_grad)
-    return shared.to(next(norm.parameters()).device)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for module in list(model.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+                shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum, device=device)
+                shared.load_state_dict(norm.state_dict())
+                shared.weight, shared.bias = norm.weight, norm.bias
+                setattr(module, name, shared)

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,34 +27,22 @@ from reid.data.samplers import HardIdentitySampler
 from reid.losses import Objective
 from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
+from reid.training import run_folder
 from reid.training.ema import MovingAverage
 from reid.training.environment import keep_memory
 from reid.training.epoch_loaders import EpochLoaders
-from reid.training.gradient_cache import Outputs, backward_in_chunks, seeded, without_exchange
+from reid.training.gradient_cache import Outputs, backward_in_chunks, exchange, seeded
 from reid.training.hard_identity_mining import mine_identities
 from reid.training.hooks import Hook
 from reid.training.parameter_groups import Freezer, make_optimizer, set_rate
-from reid.training.run_folder import (
-    BEST,
-    DATA,
-    LAST,
-    LOG,
-    SETTINGS,
-    Progress,
-    advice,
-    check_new,
-    clean_up,
-    run_settings,
-    shared_settings,
-    start_run,
-)
+from reid.training.run_folder import BEST, DATA, LAST, Progress
 from reid.training.run_log import RunLog
 from reid.training.schedules import learning_rate_factor, momentum_at
 from reid.training.signals import Interrupted, listen
 from reid.training.sync_batchnorm import share_statistics
 from reid.training.validation import autocast, score
 
-__all__ = ["BEST", "LAST", "LOG", "SETTINGS", "Interrupted", "Progress", "Trainer", "train"]
+__all__ = ["BEST", "LAST", "Interrupted", "Progress", "Trainer", "train"]
 
 
 def train(
@@ -109,7 +97,7 @@ def train(
     elif overrides:
         raise ConfigError("overrides need a YAML file or the defaults. Set the attributes of the Config instead.")
     out = Path(out)
-    trainer = Trainer(run_settings(out) if resume else config, out, distributed, hooks=hooks)
+    trainer = Trainer(run_folder.run_settings(out) if resume else config, out, distributed, hooks=hooks)
     if repeats is not None and trainer.distributed.is_first and (Path(repeats) / DATA).is_file():
         changed = trainer.data.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
         if changed:
@@ -198,7 +186,15 @@ class Trainer:
         self.epoch_loaders = EpochLoaders(config, distributed, self.data.train, self.model.preprocessing)
         self.loader = self.epoch_loaders.at(0.0)
         self.log = RunLog(self.out, config, distributed, crops.paths, lambda line: self._call("on_log", line))
-        self.neighbours: np.ndarray | None = None
+        self._stateful: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "objective": self.objective,
+            "log": self.log,
+        }
+        if self.average:
+            self._stateful["raw"] = self.model
+        self.neighbours: Tensor | None = None
         self._saved = self._began = time.monotonic()
         self._stop: bool | None = None
 
@@ -228,9 +224,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM was received; `last.pt` contains the last finished step.
         """
         if self.distributed.is_first:
-            if not overwrite:
-                check_new(self.out)
-            start_run(self.out, self.config, self.distributed, self.data)
+            run_folder.start_run(self.out, self.config, self.distributed, self.data, overwrite=overwrite)
             self._describe()
         return self._run()
 
@@ -241,7 +235,22 @@ class Trainer:
             ReidError: no checkpoint, other data than those of the run, and as for `fit`.
             Interrupted: as for `fit`.
         """
-        self._restore(load_checkpoint(self.out / LAST))
+        checkpoint = load_checkpoint(self.out / LAST)
+        changed = self.data.changed_since(checkpoint["data"])
+        if changed:
+            raise DataError(
+                f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
+                f"model.weights={self.out / LAST}."
+            )
+        restore(self.eval_model, checkpoint, self.out / LAST)
+        for name, part in self._stateful.items():
+            part.load_state_dict(checkpoint[name])
+        self.neighbours, self.progress = checkpoint["neighbours"], Progress(**checkpoint["progress"])
+        if self.average:
+            self.average.updates = self.progress.step - self.progress.skipped
+        if self.distributed.is_first:
+            run_folder.clean_up(self.out, self.progress.step)
+            console.print(f"Continuing {self.out} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
         return self._run()
 
     def stop(self, *, save: bool = True) -> None:
@@ -279,7 +288,7 @@ class Trainer:
             self.objective.zero_grad(set_to_none=True)
         measured = []
         for number, batch in enumerate(batches):
-            with without_exchange(self.network) if number < len(batches) - 1 else nullcontext():
+            with exchange(self.network, number == len(batches) - 1):
                 measured.append(self._backward(batch, number, len(batches)))
         metrics = {name: torch.stack([m[name].float() for m in measured]).mean() for name in measured[0]}
         with self._section("optimiser"):
@@ -344,7 +353,7 @@ class Trainer:
                     state.batch += 1
                     state.step += 1
                     if metrics:
-                        self.log.add(state.step, metrics, torch.cat([batch.index for batch in batches]))
+                        self.log.meter.add(state.step, metrics, torch.cat([batch.index for batch in batches]))
                     fraction = self._fraction()
                     bar.update(task, completed=int(fraction * epochs * steps))
                     at_line = state.step % config.log_every == 0 or state.batch == steps or fraction >= 1
@@ -360,7 +369,9 @@ class Trainer:
                         raise Interrupted(signals[0] if signals else signal.SIGTERM, self.out / LAST)
                     if fraction >= 1:
                         break
-                    if state.batch < steps and self._save_is_due():
+                    by_steps = config.save_every > 0 and state.step % config.save_every == 0
+                    by_time = 0 < 60 * config.save_minutes < time.monotonic() - self._saved
+                    if state.batch < steps and (by_steps or by_time):
                         self._save()
                 self.log.flush()
                 rate = (state.batch - first) * self.crops_per_step / (time.monotonic() - epoch_began)
@@ -383,7 +394,8 @@ class Trainer:
         sampler = self.loader.sampler
         if isinstance(sampler, HardIdentitySampler):
             if state.batch == 0 and state.epoch > 0 and state.epoch % config.sampler.mining_every == 0:
-                self.neighbours = mine_identities(self.model, self.data.train, self.distributed, config, state.epoch)
+                nearest = mine_identities(self.model, self.data.train, self.distributed, config, state.epoch)
+                self.neighbours = torch.from_numpy(nearest)
             sampler.set_neighbours(self.neighbours)
         self.loader.set_epoch(state.epoch)
         self.loader.start_at(state.batch * config.optim.accumulate)
@@ -466,7 +478,7 @@ class Trainer:
         if state.skipped > config.max_skipped:
             raise ModelError(
                 f"Step {state.step + 1} would be skipped ({values}), after max_skipped={config.max_skipped} others. "
-                f"{advice(self.out)}"
+                f"{run_folder.advice(self.out)}"
             )
         if self.distributed.is_first:
             warn(f"step {state.step + 1} skipped: {values}")
@@ -503,71 +515,37 @@ class Trainer:
     def _evaluate(self) -> None:
         state, config = self.progress, self.config
         entry: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
-        total = 0.0
         for split in self.data.splits:
             result = score(self.eval_model, split, self.distributed, config)
-            total += result.mAP
             entry[split.name] = {"mAP": float(result.mAP), "mINP": float(result.mINP), "rank1": float(result.rank(1))}
             if self.distributed.is_first:
                 console.print(f"  {split.name}: mAP {result.mAP:.2%}  rank-1 {result.rank(1):.2%}")
             self.log.scalars({"mAP": result.mAP, "rank1": result.rank(1)}, split.name, state.step)
         state.history.append(entry)
         self.log.write(entry)
-        mean = total / len(self.data.splits)
+        mean = float(np.mean([entry[split.name]["mAP"] for split in self.data.splits]))
         if mean > state.best:
             state.best = mean
             if self.distributed.is_first:
-                settings = shared_settings(config, self.data)
+                settings = run_folder.shared_settings(config, self.data)
                 save_checkpoint(self.out / BEST, self.eval_model, config=settings, scores=entry)
             self._call("on_checkpoint", self.out / BEST)
-
-    def _save_is_due(self) -> bool:
-        config = self.config
-        by_steps = config.save_every > 0 and self.progress.step % config.save_every == 0
-        return by_steps or 0 < 60 * config.save_minutes < time.monotonic() - self._saved
 
     def _save(self) -> None:
         self.log.flush()
         self.progress.seconds = time.monotonic() - self._began
         if self.distributed.is_first:
-            raw = {"raw": self.model.state_dict(), "updates": self.average.updates} if self.average else {}
             save_checkpoint(
                 self.out / LAST,
                 self.eval_model,
-                config=shared_settings(self.config, self.data),
-                optimizer=self.optimizer.state_dict(),
-                scaler=self.scaler.state_dict(),
-                objective=self.objective.state_dict(),
-                log=self.log.state(),
-                neighbours=None if self.neighbours is None else torch.from_numpy(self.neighbours),
-                progress=vars(self.progress).copy(),
-                pids=self.pid_of_label.tolist(),
+                config=run_folder.shared_settings(self.config, self.data),
+                neighbours=self.neighbours,
+                progress=vars(self.progress),
                 data=self.data.fingerprint(),
-                **raw,
+                **{name: part.state_dict() for name, part in self._stateful.items()},
             )
         self._saved = time.monotonic()
         self._call("on_checkpoint", self.out / LAST)
-
-    def _restore(self, checkpoint: dict[str, Any]) -> None:
-        changed = self.data.changed_since(checkpoint["data"])
-        if changed:
-            raise DataError(
-                f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
-                f"model.weights={self.out / LAST}."
-            )
-        restore(self.eval_model, checkpoint, self.out / LAST)
-        if self.average:
-            restore(self.model, {**checkpoint, "model": checkpoint["raw"]}, self.out / LAST)
-            self.average.updates = checkpoint["updates"]
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        self.objective.load_state_dict(checkpoint["objective"])
-        self.log.load(checkpoint["log"])
-        self.neighbours = None if checkpoint["neighbours"] is None else checkpoint["neighbours"].numpy()
-        self.progress = Progress(**checkpoint["progress"])
-        if self.distributed.is_first:
-            clean_up(self.out, self.progress.step)
-            console.print(f"Continuing {self.out} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
 
     def _call(self, event: str, *values: Any) -> None:
         for hook in self.hooks:

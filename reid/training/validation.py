@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,15 +37,13 @@ def embed_pixels(
     """
     batch_size = config.eval.batch_size
     rows = np.array_split(np.arange(len(pixels.crops)), distributed.world_size)[distributed.rank]
-
-    def features() -> Iterator[NDArray[np.float32]]:
-        batches = read_batches(pixels.store, rows, batch_size)
-        total = -(-len(rows) // batch_size)
-        for images in track(batches, label, total) if distributed.is_first else batches:
-            with autocast(distributed.device, config.precision):
-                yield model.embed(images.to(distributed.device, non_blocking=True), flip=flip).cpu().numpy()
-
-    embeddings = list(features()) or [np.zeros((0, model.embedding_size), dtype=np.float32)]
+    batches = read_batches(pixels.store, rows, batch_size)
+    total = -(-len(rows) // batch_size)
+    embeddings = [np.zeros((0, model.embedding_size), dtype=np.float32)]
+    for images in track(batches, label, total) if distributed.is_first else batches:
+        with autocast(distributed.device, config.precision):
+            found = model.embed(images.to(distributed.device, non_blocking=True), flip=flip)
+        embeddings.append(found.cpu().numpy())
     return np.concatenate(distributed.gather_rows(np.concatenate(embeddings)))
 
 

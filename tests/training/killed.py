@@ -31,7 +31,7 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
 
     def before_line(_: Trainer, line: dict) -> None:
         if place == "in a line" and left[0] == 1:
-            with open(out / trainer.LOG, "a") as log:
+            with open(out / run_folder.LOG, "a") as log:
                 log.write('{"step": ' + str(line["step"]))
         die_if("in a line")
 

@@ -40,7 +40,7 @@ def test_the_average_is_what_is_scored_and_saved(small: list[str], tmp_path: Pat
     scored = ["eval.split=validation", "eval.fraction=0.3", "eval.every=1"]
     train(load_config(None, [*small, "optim.ema=0.9", *scored]), tmp_path / "run", ALONE)
     last = load_checkpoint(tmp_path / "run/last.pt")
-    assert last["updates"] == last["progress"]["step"] > 0
+    assert last["progress"]["step"] > 0
     assert not same_state(last["model"], last["raw"])
     assert same_state(load_model(tmp_path / "run/last.pt").state_dict(), last["model"])
     assert load_checkpoint(tmp_path / "run/best.pt")["scores"] in last["progress"]["history"]

@@ -93,13 +93,12 @@ def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path:
 def test_no_graph_is_kept_of_what_is_frozen(small: list[str], tmp_path: Path) -> None:
     trainer = make_trainer([*small, "optim.groups={backbone: {freeze_epochs: 1}}"], tmp_path / "run")
     trainer.network.train()
-    assert trainer.freezer.apply(0)
+    trainer.freezer.apply(0)
     images = torch.zeros(4, 3, 32, 16)
     assert trainer.model(images).features.grad_fn is None
-    assert trainer.freezer.apply(1)
+    trainer.freezer.apply(1)
     assert trainer.model(images).features.grad_fn is not None
     assert all(module.training for module in trainer.model.modules())
-    assert not trainer.freezer.apply(2), "nothing changed"
 
 
 def test_a_group_at_rate_0_stays(small: list[str], tmp_path: Path) -> None:

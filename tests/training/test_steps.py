@@ -45,10 +45,10 @@ def test_a_step_never_waits_for_the_device(
         for name in WAITS:
             patched.setattr(torch.Tensor, name, forbidden)
         metrics = trainer.train_step(batches)
-        trainer.log.add(1, metrics, batches[0].index)
+        trainer.log.meter.add(1, metrics, batches[0].index)
         trainer.log.meter.send()
-    (measured,) = trainer.log.meter.receive()
-    assert np.isfinite(measured.metrics["loss"])
+    ((_, measured, _),) = trainer.log.meter.receive()
+    assert np.isfinite(measured["loss"])
 
 
 def test_a_line_is_read_a_step_late_and_holds_its_own_steps(
@@ -81,11 +81,11 @@ def test_the_meter_keeps_order_over_several_sends() -> None:
         meter.add(step, {"loss": torch.tensor(step), "x": torch.tensor(-step, dtype=torch.float64)}, torch.arange(step))
         if step in (2, 3):
             meter.send()
-    assert [measured.step for measured in meter.receive()] == [1, 2, 3]
+    assert [step for step, _, _ in meter.receive()] == [1, 2, 3]
     meter.send()
     meter.send()
     rest = list(meter.receive())
-    assert [(m.step, m.metrics, len(m.rows)) for m in rest] == [
+    assert [(step, metrics, len(rows)) for step, metrics, rows in rest] == [
         (4, {"loss": 4.0, "x": -4.0}, 4), (5, {"loss": 5.0, "x": -5.0}, 5),
     ]  # fmt: skip
     assert list(meter.receive()) == []
