@@ -104,7 +104,7 @@ def run_ours(trainer: Trainer, batches: list[Batch], *, double: bool = False) ->
         model.double()
     for step, batch in enumerate(batches):
         lr = rate * learning_rate_factor(schedule, step // STEPS_AN_EPOCH)
-        set_rate(trainer.optimizer, trainer.rates, lr, trainer.config.optim.momentum)
+        set_rate(trainer.optimizer, lr, trainer.config.optim.momentum)
         if double:
             trainer.optimizer.zero_grad(set_to_none=True)
             features, embeddings, logits = model(normalised(batch.images).double())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,7 +12,7 @@ from reid.config import OptimConfig, ParameterGroup
 from reid.core.errors import ConfigError, did_you_mean
 
 
-def pattern_of(name: str, patterns: Sequence[str]) -> str | None:
+def pattern_of(name: str, patterns: Iterable[str]) -> str | None:
     """Return the first pattern that matches the beginning of a dotted name.
 
     `backbone.layer[12]` matches `backbone.layer1.0.conv1.weight`, `backbone.lay` does not.
@@ -24,8 +24,8 @@ def pattern_of(name: str, patterns: Sequence[str]) -> str | None:
 
 def make_optimizer(
     settings: OptimConfig, model: nn.Module, others: Sequence[nn.Parameter] = ()
-) -> tuple[torch.optim.Optimizer, list[float]]:
-    """Build the optimiser of a model, and return it with the learning-rate factor of each of its groups.
+) -> torch.optim.Optimizer:
+    """Build the optimiser of a model. Its groups contain `lr_factor` and `freeze_epochs`.
 
     Args:
         settings: the optimiser and its groups.
@@ -40,7 +40,7 @@ def make_optimizer(
     parameters_of: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     matched = set()
     for name, parameter in [*model.named_parameters(), *(("", other) for other in others)]:
-        pattern = pattern_of(name, list(groups)) if name else None
+        pattern = pattern_of(name, groups) if name else None
         matched.add(pattern)
         if not parameter.requires_grad:
             continue
@@ -53,51 +53,43 @@ def make_optimizer(
         if pattern not in matched:
             names = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
             raise ConfigError(f"optim.groups: {pattern!r} matches no parameter.{did_you_mean(pattern, names)}")
-    listed = [{"params": parameters, "weight_decay": decay} for (_, decay, _), parameters in parameters_of.items()]
+    listed = [
+        {"params": parameters, "lr_factor": factor, "weight_decay": decay, "freeze_epochs": freeze_epochs}
+        for (factor, decay, freeze_epochs), parameters in parameters_of.items()
+    ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")  # one kernel updates all weights of a group
-    factors = [factor for factor, _, _ in parameters_of]
     if settings.name == "sgd":
         if settings.nesterov and settings.momentum == 0:
             raise ConfigError("optim.nesterov=true needs momentum. Set optim.momentum=0.9.")
-        sgd = torch.optim.SGD(listed, settings.lr, settings.momentum, nesterov=settings.nesterov, fused=fused)
-        return sgd, factors
+        return torch.optim.SGD(listed, settings.lr, settings.momentum, nesterov=settings.nesterov, fused=fused)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(listed, settings.lr, betas=(settings.momentum, 0.999), fused=fused), factors
+    return kind(listed, settings.lr, betas=(settings.momentum, 0.999), fused=fused)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factors: Sequence[float], lr: float, momentum: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
     """Set learning rate and momentum (Adam's β₁) of every group."""
-    for group, factor in zip(optimizer.param_groups, factors, strict=True):
-        group["lr"] = lr * factor
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
         if "momentum" in group:
             group["momentum"] = momentum
         else:
             group["betas"] = (momentum, group["betas"][1])
 
 
-class Freezer:
-    """Freeze parameters for the first epochs, as set by `optim.groups`.
+def freeze(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Put the model into training mode for `epoch` (from 0), with the groups frozen that `optim.groups` freezes.
 
     A frozen parameter gets no gradient. A BatchNorm whose parameters are all frozen is in evaluation mode, so that no
     graph is kept for the layers before the first trained weight.
     """
-
-    def __init__(self, settings: OptimConfig, model: nn.Module) -> None:
-        groups = settings.groups
-        self.model = model
-        self.until: dict[str, float] = {}
-        for name, parameter in model.named_parameters():
-            pattern = pattern_of(name, list(groups))
-            if parameter.requires_grad and pattern is not None and groups[pattern].freeze_epochs:
-                self.until[name] = groups[pattern].freeze_epochs
-
-    def apply(self, epoch: int) -> None:
-        """Put the model into training mode for `epoch` (from 0)."""
-        self.model.train()
-        named = dict(self.model.named_parameters())
-        for name, until in self.until.items():
-            named[name].requires_grad_(epoch >= until)
-        for prefix, module in self.model.named_modules():
-            names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-            if names and hasattr(module, "running_mean") and all(epoch < self.until.get(name, 0) for name in names):
-                module.eval()
+    model.train()
+    frozen = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(epoch >= group["freeze_epochs"])
+            if not parameter.requires_grad:
+                frozen.add(parameter)
+    for module in model.modules():
+        parameters = set(module.parameters(recurse=False))
+        if parameters and hasattr(module, "running_mean") and parameters <= frozen:
+            module.eval()

@@ -34,7 +34,7 @@ from reid.training.epoch_loaders import EpochLoaders
 from reid.training.gradient_cache import Outputs, backward_in_chunks, exchange, seeded
 from reid.training.hard_identity_mining import mine_identities
 from reid.training.hooks import Hook
-from reid.training.parameter_groups import Freezer, make_optimizer, set_rate
+from reid.training.parameter_groups import freeze, make_optimizer, set_rate
 from reid.training.run_folder import BEST, DATA, LAST, Progress
 from reid.training.run_log import RunLog
 from reid.training.schedules import learning_rate_factor, momentum_at
@@ -172,14 +172,13 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.sync_batchnorm and distributed.world_size > 1:
             share_statistics(self.model, device)
-        self.freezer = Freezer(config.optim, self.model)
         self.average = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None
         self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
         if distributed.world_size > 1:
             devices = [device] if device.type == "cuda" else None
-            freezes = bool(self.freezer.until)
+            freezes = any(group.freeze_epochs for group in config.optim.groups.values())
             self.network = DistributedDataParallel(self.network, device_ids=devices, find_unused_parameters=freezes)
-        self.optimizer, self.rates = make_optimizer(config.optim, self.model, self.objective.common_parameters())
+        self.optimizer = make_optimizer(config.optim, self.model, self.objective.common_parameters())
         separate = [{"params": moving, "lr": rate} for rate, _, moving in self.objective.separate_parameters()]
         self.loss_optimizer = torch.optim.SGD(separate, lr=0.0) if separate else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
@@ -400,7 +399,7 @@ class Trainer:
         self.loader.set_epoch(state.epoch)
         self.loader.start_at(state.batch * config.optim.accumulate)
         self.network.train()
-        self.freezer.apply(state.epoch)
+        freeze(self.model, self.optimizer, state.epoch)
         self._call("on_epoch_start")
 
     def _set_rates(self, fraction: float) -> float:
@@ -412,8 +411,7 @@ class Trainer:
             steps = 1_000_000
             epoch, step = divmod(int(fraction * schedule.epochs * steps), steps)
         learning_rate = optim.lr * learning_rate_factor(schedule, epoch, step, steps)
-        momentum = momentum_at(schedule, optim.momentum, epoch, step, steps)
-        set_rate(self.optimizer, self.rates, learning_rate, momentum)
+        set_rate(self.optimizer, learning_rate, momentum_at(schedule, optim.momentum, epoch, step, steps))
         return learning_rate
 
     def _fraction(self) -> float:

@@ -8,7 +8,7 @@ import torch
 from reid.config import OptimConfig, load_config
 from reid.core.errors import ReidError
 from reid.models import build_model
-from reid.training.parameter_groups import make_optimizer, pattern_of, set_rate
+from reid.training.parameter_groups import freeze, make_optimizer, pattern_of, set_rate
 from reid.training.trainer import train
 from tests.training.runs import ALONE, make_trainer
 
@@ -39,8 +39,8 @@ def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: 
         "classifier": {"weight_decay": 0},
     }
     settings = OptimConfig(name=kind, lr=2.0, weight_decay=0.01, decay_norms=decay_norms, groups=groups)
-    optimizer, factors = make_optimizer(settings, model, [loss_weight])
-    set_rate(optimizer, factors, lr=4.0, momentum=0.7)
+    optimizer = make_optimizer(settings, model, [loss_weight])
+    set_rate(optimizer, lr=4.0, momentum=0.7)
     found = {}
     for group in optimizer.param_groups:
         assert group["momentum" if kind == "sgd" else "betas"] == (0.7 if kind == "sgd" else (0.7, 0.999))
@@ -71,7 +71,7 @@ def test_a_pattern_without_any_parameter_is_an_error() -> None:
 
 def test_nesterov_needs_momentum() -> None:
     model = build_model("light10", height=32, width=16)
-    assert make_optimizer(OptimConfig(name="sgd", nesterov=True), model)[0].defaults["nesterov"]
+    assert make_optimizer(OptimConfig(name="sgd", nesterov=True), model).defaults["nesterov"]
     with pytest.raises(ReidError, match="momentum"):
         make_optimizer(OptimConfig(name="sgd", nesterov=True, momentum=0.0), model)
 
@@ -93,10 +93,10 @@ def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path:
 def test_no_graph_is_kept_of_what_is_frozen(small: list[str], tmp_path: Path) -> None:
     trainer = make_trainer([*small, "optim.groups={backbone: {freeze_epochs: 1}}"], tmp_path / "run")
     trainer.network.train()
-    trainer.freezer.apply(0)
+    freeze(trainer.model, trainer.optimizer, 0)
     images = torch.zeros(4, 3, 32, 16)
     assert trainer.model(images).features.grad_fn is None
-    trainer.freezer.apply(1)
+    freeze(trainer.model, trainer.optimizer, 1)
     assert trainer.model(images).features.grad_fn is not None
     assert all(module.training for module in trainer.model.modules())
 
