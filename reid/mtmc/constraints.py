@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -177,8 +178,7 @@ class Rules:
         """Whether no rule forbids any member to be one person with any of the others."""
         if len(members) == 1 and len(others) == 1:
             return not self.violations(members, others)[0]
-        first = np.repeat(members, len(others))
-        return not self.violations(first, np.tile(others, len(members))).any()
+        return not self.violations(np.repeat(members, len(others)), np.tile(others, len(members))).any()
 
 
 def compile_rules(
@@ -198,8 +198,8 @@ def compile_rules(
             if cameras is not None and first in cameras.cameras and second in cameras.cameras:
                 non_overlapping[a, b] = cameras.non_overlapping(first, second)
                 min_time[a, b] = cameras.min_transition_time(first, second)
-    cannot = _rows_of(tracklets, constraints.cannot_link)
-    must = _rows_of(tracklets, constraints.must_link)
+    cannot = _pairs_of_rows(tracklets, constraints.cannot_link)
+    must = _pairs_of_rows(tracklets, constraints.must_link)
     itself = cannot[cannot[:, 0] == cannot[:, 1]]
     if len(itself):
         raise ConfigError(
@@ -209,26 +209,30 @@ def compile_rules(
     return Rules(tracklets, constraints.tolerance, non_overlapping, min_time, constraints.max_speed, codes, must)
 
 
-def _rows_of(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> Integers:
-    """Pairs of rows `[n, 2]` that the pairs of keys name. The key of a whole track names all its parts."""
-    where: dict[tuple[str, int], list[int]] = {}
-    for row, (camera, track) in enumerate(zip(tracklets.camera, tracklets.track, strict=True)):
-        where.setdefault((tracklets.camera_names[camera], int(track)), []).append(row)
-    found = []
+def find_rows(tracklets: Tracklets, key: Key) -> Integers:
+    """Rows of the tracklets that a key names. The key of a whole track names all its parts."""
+    camera, track, frame = key
+    if camera not in tracklets.camera_names:
+        return np.zeros(0, np.int64)
+    named = (tracklets.camera == tracklets.camera_names.index(camera)) & (tracklets.track == track)
+    if frame >= 0:
+        named &= (tracklets.first_frame <= frame) & (frame <= tracklets.last_frame)
+    return np.flatnonzero(named)
+
+
+def _pairs_of_rows(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> Integers:
+    """Pairs of rows `[n, 2]` that the pairs of keys name."""
+    found: list[tuple[int, ...]] = []
     for pair in pairs:
-        sides = []
-        for camera, track, frame in pair:
-            rows = where.get((camera, track), [])
-            if frame >= 0:
-                rows = [r for r in rows if tracklets.first_frame[r] <= frame <= tracklets.last_frame[r]]
+        sides = [find_rows(tracklets, key).tolist() for key in pair]
+        for (camera, track, frame), rows in zip(pair, sides, strict=True):
             if not rows:
                 with_frame = f" with frame {frame}" if frame >= 0 else ""
                 raise ConfigError(
                     f"A constraint names camera {camera!r}, track {track}{with_frame}, which is not among the "
                     "tracklets. Correct or remove the constraint."
                 )
-            sides.append(rows)
-        found += [(a, b) for a in sides[0] for b in sides[1]]
+        found += itertools.product(*sides)
     return np.array(found, np.int64).reshape(-1, 2)
 
 

@@ -160,13 +160,13 @@ def match(
     if isinstance(tracklets, Embeddings):
         tracklets = Tracklets.from_embeddings(tracklets, cameras)
     rules = compile_rules(tracklets, cameras, constraints)
-    scored = score_candidates(tracklets, rules, settings)
-    candidates = scored.candidates
+    candidates, reranked, description = score_candidates(tracklets, rules, settings)
     violation = rules.violations(candidates.first, candidates.second)
-    selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if scored.reranked else None)
+    allowed = violation == 0
+    selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if reranked else None)
     negatives = pair_distances(candidates, *simultaneous_pairs(tracklets))
     threshold, threshold_source = _threshold(
-        tracklets, candidates, violation == 0, selection, negatives, settings, calibration
+        tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
     clusters = _start(rules)
     agglomerative(candidates, clusters, threshold)
@@ -179,30 +179,39 @@ def match(
         candidates = replace(candidates, distance=distance)
         clusters = _start(rules)
         agglomerative(candidates, clusters, threshold)
-    allowed = violation == 0
     same = clusters.labels[candidates.first] == clusters.labels[candidates.second]
     odds = fit_odds(candidates.distance[allowed], same[allowed], threshold)
-    if settings.solver == "correlation":
+    if settings.solver != "agglomerative":
         clusters = _start(rules)
+    if settings.solver == "correlation":
         far = float(-odds.log_odds(np.array([candidates.far]))[0])
         costs = -odds.log_odds(candidates.distance)
         correlation(replace(candidates, distance=costs.astype(np.float32), far=far), clusters)
     elif settings.solver != "agglomerative":
-        clusters = _start(rules)
         (single_linkage if settings.solver == "single_linkage" else hungarian)(candidates, clusters, threshold)
     moves = 0
-    wants_moves = settings.solver in ("single_linkage", "hungarian") if settings.reassign is None else settings.reassign
-    if wants_moves and settings.solver != "correlation":
+    by_default = settings.solver in ("single_linkage", "hungarian")
+    if settings.solver != "correlation" and (by_default if settings.reassign is None else settings.reassign):
         moves = reassign(candidates, clusters, threshold)
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
-    identity = number_identities(tracklets, clusters.labels)
+    identity = number_identities(tracklets.start, clusters.labels)
     violations = find_violations(tracklets, identity, cameras, constraints)
     if violations:
         raise RuntimeError(
             f"The solver {settings.solver} breaks {len(violations)} rules: {'; '.join(violations[:3])}. "
             "This is a bug: report it with the data."
         )
-    links = _links(candidates, identity, violation, _start(rules), threshold, -odds.slope)
+    joined = identity[candidates.first] == identity[candidates.second]
+    margin = np.where(allowed, threshold - decision_distances(candidates, identity, _start(rules)), -np.inf)
+    links = Links(
+        candidates.first,
+        candidates.second,
+        candidates.distance,
+        margin,
+        expit(-odds.slope * margin),
+        np.array(REASONS, object)[violation],
+        joined,
+    ).with_result(joined)
     names = tracklets.camera_names
     return Matches(
         tracklets,
@@ -213,7 +222,7 @@ def match(
         float((negatives <= threshold).mean()) if len(negatives) else None,
         protocol={
             "settings": settings.as_dict(),
-            "distance": scored.description,
+            "distance": description,
             "threshold": threshold_source,
             "silhouette": round(selection.silhouette, 4),
             "certain_negatives": len(negatives),
@@ -234,29 +243,21 @@ def match(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class ScoredCandidates:
-    """Candidates with the solver's distance, whether it is re-ranked, and a description of it."""
-
-    candidates: Candidates
-    reranked: bool
-    description: str
-
-
-def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> ScoredCandidates:
+def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> tuple[Candidates, bool, str]:
     """Whiten features by camera, find neighbours and re-rank; rows of the candidates are rows of `tracklets`.
 
     Tracklets without a feature have no candidates. If fewer than `MIN_TRACKLETS` have one, cameras and neighbourhoods
     cannot be estimated, and the distance is the plain cosine distance.
+
+    Returns:
+        The candidates with the solver's distance, whether it is re-ranked, and a description of it.
     """
     rows = np.flatnonzero(tracklets.has_feature)
     few = len(rows) < MIN_TRACKLETS
     description = "cosine distance"
     if len(rows) < 2:
         none = np.zeros(0, np.int64)
-        return ScoredCandidates(
-            Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), False, description
-        )
+        return Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), False, description
     features, camera = tracklets.features[rows], tracklets.camera[rows]
     if settings.camera_whitening is not None and not few:
         features = CameraWhitening(settings.camera_whitening).fit(features, camera).transform(features, camera)
@@ -266,16 +267,14 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
         return replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
 
     neighbours = find_neighbours(features, max(settings.neighbours, settings.k1 or 15))
-    reranked = settings.rerank and not few
-    if not reranked:
-        return ScoredCandidates(of_tracklets(cosine_candidates(features, neighbours)), False, description)
+    if few or not settings.rerank:
+        return of_tracklets(cosine_candidates(features, neighbours)), False, description
     k1 = settings.k1
     if k1 is None:
         size = _select_threshold(of_tracklets(cosine_candidates(features, neighbours)), rules).identity_size
         k1 = int(np.clip(round(NEIGHBOURS_PER_IDENTITY_SIZE * size), 4, 15))
         description += f"; estimated tracklets per identity: {size:.1f}"
-    candidates = of_tracklets(reranked_candidates(features, neighbours, k1))
-    return ScoredCandidates(candidates, True, f"{description}; re-ranked (k1={k1})")
+    return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1})"
 
 
 def _join_featureless(clusters: Clusters, max_gap: float) -> int:
@@ -298,21 +297,18 @@ def _join_featureless(clusters: Clusters, max_gap: float) -> int:
     return alone
 
 
-def _must_linked(rules: Rules) -> Clusters:
+def _start(rules: Rules) -> Clusters:
+    """Clusters before the first join by distance."""
     clusters = Clusters(rules)
     apply_must_links(clusters)
-    return clusters
-
-
-def _start(rules: Rules) -> Clusters:
-    """Clusters before the first join by distance. Stitched tracks do not influence the threshold selection."""
-    clusters = _must_linked(rules)
     apply_stitching(clusters)
     return clusters
 
 
 def _select_threshold(candidates: Candidates, rules: Rules, preferred: float | None = None) -> ThresholdSelection:
-    clusters = _must_linked(rules)
+    """Select the threshold by the silhouette. Stitched tracks do not influence it."""
+    clusters = Clusters(rules)
+    apply_must_links(clusters)
     start = clusters.labels.copy()
     joins = agglomerative(candidates, clusters, MAX_THRESHOLD * candidates.far)
     return select_threshold(candidates, start, joins, preferred)
@@ -333,8 +329,10 @@ def _threshold(
     if calibration is not None and len(candidates):
         # The calibration is on plain cosine distances. The same fraction of candidates passes on the solver's distance.
         cosine = cosine_distances(tracklets.features, candidates.first, candidates.second)
-        fraction = float((cosine[allowed] <= calibration.threshold()).mean()) if allowed.any() else 0.0
-        threshold = float(np.quantile(candidates.distance[allowed], fraction)) if allowed.any() else 0.0
+        fraction = threshold = 0.0
+        if allowed.any():
+            fraction = float((cosine[allowed] <= calibration.threshold()).mean())
+            threshold = float(np.quantile(candidates.distance[allowed], fraction))
         return threshold, f"calibration: its {calibration.threshold():.4f} passes {fraction:.2%} of the candidates"
     if settings.fmr is not None:
         if len(negatives) * settings.fmr < 1:
@@ -350,23 +348,6 @@ def _threshold(
     if int(tracklets.has_feature.sum()) < MIN_TRACKLETS:
         return SMALL_SET_THRESHOLD, f"fixed, because there are fewer than {MIN_TRACKLETS} tracklets"
     return selection.threshold, f"selected by the mean silhouette ({selection.silhouette:.3f})"
-
-
-def _links(
-    candidates: Candidates,
-    identity: Integers,
-    violation: NDArray[np.int8],
-    start: Clusters,
-    threshold: float,
-    slope: float,
-) -> Links:
-    joined = identity[candidates.first] == identity[candidates.second]
-    margin = threshold - decision_distances(candidates, identity, start)
-    margin[violation != 0] = -np.inf
-    forbidden_by = np.array(REASONS, object)[violation]
-    first, second, distance = candidates.first, candidates.second, candidates.distance
-    links = Links(first, second, distance, margin, expit(slope * margin), forbidden_by, joined)
-    return links.with_result(joined)
 
 
 def tracklet_confidence(identity: Integers, links: Links) -> Floats:
@@ -387,12 +368,11 @@ def tracklet_confidence(identity: Integers, links: Links) -> Floats:
     return np.where(size > 1, np.where(count > 0, total / np.maximum(count, 1), 0.5), 1 - largest)
 
 
-def number_identities(tracklets: Tracklets, labels: Integers) -> Integers:
+def number_identities(start: Floats, labels: Integers) -> Integers:
     """Number clusters from 1 by first appearance (ties: lower row)."""
-    order = np.lexsort((np.arange(len(tracklets)), tracklets.start))
+    order = np.lexsort((np.arange(len(start)), start))
     _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(1, len(first) + 1)
-    identity = np.empty(len(tracklets), np.int64)
-    identity[order] = rank[inverse.reshape(-1)]
+    rank = np.argsort(np.argsort(first)) + 1
+    identity = np.empty(len(start), np.int64)
+    identity[order] = rank[inverse]
     return identity

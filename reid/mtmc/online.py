@@ -11,8 +11,8 @@ from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Integers
 from reid.mtmc.candidates import Candidates
-from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations
-from reid.mtmc.matching import Matches, match, tracklet_confidence
+from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_rows, find_violations
+from reid.mtmc.matching import Matches, match, number_identities, tracklet_confidence
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
 from reid.mtmc.tracklets import Tracklets
@@ -82,7 +82,7 @@ class OnlineMatcher:
         rules = compile_rules(both, self._cameras, constraints)
         fixed = np.concatenate([self._identity, np.zeros(len(tracklets), np.int64)])
         forbidden = self._given_partners(both, known, self._constraints.cannot_link)
-        for row, numbers in self._given_partners(both, known, self._constraints.must_link).items():
+        for row, numbers in sorted(self._given_partners(both, known, self._constraints.must_link).items()):
             number = min(numbers)
             members = np.flatnonzero(fixed == number)
             if numbers - {number} or number in forbidden.get(row, ()) or not rules.allow(members, np.array([row])):
@@ -99,11 +99,9 @@ class OnlineMatcher:
         candidates = Candidates(links.first, links.second, links.distance, FAR, len(both))
         agglomerative(candidates, clusters, offline.threshold)
         identity = clusters.identities()
-        new = np.flatnonzero(identity == 0)
-        for row in new[np.lexsort((new, both.start[new]))]:
-            if identity[row] == 0:
-                self.last += 1
-                identity[clusters.members[clusters.labels[row]]] = self.last
+        new = identity == 0
+        identity[new] = self.last + number_identities(both.start[new], clusters.labels[new])
+        self.last = max(self.last, int(identity.max(initial=0)))
         for row in range(known, len(both)):
             key = both.camera_names[both.camera[row]], int(both.track[row])
             if key in self._constrained:
@@ -114,21 +112,9 @@ class OnlineMatcher:
 
     def _active_constraints(self, tracklets: Tracklets) -> Constraints:
         """Constraints whose tracklets are both present; `_given_partners` covers forgotten ones."""
-        spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        names = (tracklets.camera_names[number] for number in tracklets.camera.tolist())
-        frames = zip(tracklets.first_frame.tolist(), tracklets.last_frame.tolist(), strict=True)
-        for name, track, span in zip(names, tracklets.track.tolist(), frames, strict=True):
-            spans.setdefault((name, track), []).append(span)
 
         def present(pairs: tuple[tuple[Key, Key], ...]) -> tuple[tuple[Key, Key], ...]:
-            return tuple(
-                pair
-                for pair in pairs
-                if all(
-                    any(frame < 0 or first <= frame <= last for first, last in spans.get((camera, track), []))
-                    for camera, track, frame in pair
-                )
-            )
+            return tuple(pair for pair in pairs if all(len(find_rows(tracklets, key)) for key in pair))
 
         given = self._constraints
         return replace(given, cannot_link=present(given.cannot_link), must_link=present(given.must_link))
@@ -138,17 +124,12 @@ class OnlineMatcher:
     ) -> dict[int, set[int]]:
         """For each new row that is in a pair: identities given before to its partners, forgotten ones included."""
         found: dict[int, set[int]] = {}
-        for row in range(known, len(tracklets)):
-            name, track = tracklets.camera_names[tracklets.camera[row]], int(tracklets.track[row])
-            if (name, track) not in self._constrained:
-                continue
-            span = int(tracklets.first_frame[row]), int(tracklets.last_frame[row])
-            for pair in pairs:
-                for key, partner in (pair, pair[::-1]):
-                    if key[:2] == (name, track) and (key[2] < 0 or span[0] <= key[2] <= span[1]):
-                        for first, last, number in self._given.get(partner[:2], []):
-                            if partner[2] < 0 or first <= partner[2] <= last:
-                                found.setdefault(row, set()).add(number)
+        for key, partner in (*pairs, *(pair[::-1] for pair in pairs)):
+            given = self._given.get(partner[:2], [])
+            numbers = {number for first, last, number in given if partner[2] < 0 or first <= partner[2] <= last}
+            for row in find_rows(tracklets, key).tolist() if numbers else []:
+                if row >= known:
+                    found.setdefault(row, set()).update(numbers)
         return found
 
     def _remember(self, tracklets: Tracklets, identity: Integers) -> None:
@@ -172,17 +153,12 @@ class _FixedClusters(Clusters):
         super().__init__(rules)
         self.number = identity.tolist()
         self.forbidden = [set(forbidden.get(row, ())) for row in range(len(identity))]
-        first: dict[int, int] = {}
-        for row in np.flatnonzero(identity).tolist():
-            number = int(identity[row])
-            if number in first:
-                self.join(int(self.labels[first[number]]), row)
-            else:
-                first[number] = row
+        for number in np.unique(identity[identity > 0]):
+            first, *others = np.flatnonzero(identity == number).tolist()
+            for row in others:
+                self.join(first, row)
         for a, b in rules.must_link:
-            one, other = int(self.labels[a]), int(self.labels[b])
-            if one != other and self.may_join(one, other):
-                self.join(one, other)
+            self.join_rows(a, b)
         apply_stitching(self)
 
     def may_join(self, a: int, b: int) -> bool:
@@ -206,7 +182,7 @@ class _FixedClusters(Clusters):
 
     def identities(self) -> Integers:
         """Identity of each tracklet, `[T]`; 0 where it has none yet."""
-        return np.array(self.number, np.int64)[self.labels] if len(self.labels) else np.zeros(0, np.int64)
+        return np.array(self.number, np.int64)[self.labels]
 
 
 @dataclass(frozen=True, eq=False)

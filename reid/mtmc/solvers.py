@@ -51,6 +51,14 @@ class Clusters:
         """Whether the rules allow every member of a with every member of b."""
         return self.rules.allow(self.members[a], self.members[b])
 
+    def join_rows(self, first: int, second: int) -> bool:
+        """Join the clusters of two tracklets if allowed; return whether they are in one cluster."""
+        a, b = int(self.labels[first]), int(self.labels[second])
+        if a == b or not self.may_join(a, b):
+            return a == b
+        self.join(a, b)
+        return True
+
     def may_join_each(self, a: Integers, b: Integers) -> Mask:
         """`may_join` of each pair of clusters, `[n]`."""
         sides = [(self.members[one], self.members[other]) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
@@ -85,16 +93,12 @@ def apply_must_links(clusters: Clusters) -> None:
         ConfigError: A must-link breaks a rule.
     """
     for first, second in clusters.rules.must_link:
-        a, b = int(clusters.labels[first]), int(clusters.labels[second])
-        if a == b:
-            continue
-        if not clusters.may_join(a, b):
+        if not clusters.join_rows(first, second):
             names = [clusters.rules.tracklets.describe(int(row)) for row in (first, second)]
             raise ConfigError(
                 f"{names[0]} and {names[1]} are must-linked, but a rule separates them or tracklets that are already "
                 "joined with them (same camera and time, too fast, or a cannot-link). Remove one of the constraints."
             )
-        clusters.join(a, b)
     clusters.pinned.update(clusters.rules.must_link.reshape(-1).tolist())
 
 
@@ -108,9 +112,7 @@ def apply_stitching(clusters: Clusters) -> None:
         earlier = parts.get((int(t.camera[row]), int(t.previous_track[row])))
         if earlier:
             last = max(earlier, key=lambda part: t.end[part])
-            a, b = int(clusters.labels[last]), int(clusters.labels[row])
-            if a != b and clusters.may_join(a, b):
-                clusters.join(a, b)
+            if clusters.join_rows(last, row):
                 clusters.pinned |= {last, row}
 
 
@@ -223,8 +225,45 @@ def correlation(costs: Candidates, clusters: Clusters) -> None:
     A cost is −log p/(1 − p), where p is the probability that two tracklets show one person, so it is negative for
     likely pairs. Greedy contraction (GAEC, Keuper et al. 2015) joins the two clusters with the lowest sum of costs
     while it is below 0. Then single tracklets move to where they lower the sum most, for at most 5 passes.
+
+    Stored for each pair of clusters: S = Σ (far − cost) over its candidate pairs. The total is `pairs · far − S`, and
+    a join adds two such sums.
     """
-    _contract(costs, clusters)
+    links: list[dict[int, float]] = [{} for _ in clusters.members]
+    similarity = costs.far - costs.distance.astype(np.float64)
+    first, second = clusters.labels[costs.first].tolist(), clusters.labels[costs.second].tolist()
+    for i, j, pair_similarity in zip(first, second, similarity.tolist(), strict=True):
+        if i != j:
+            links[i][j] = links[j][i] = links[i].get(j, 0.0) + pair_similarity
+    size = [len(rows) for rows in clusters.members]
+    heap: list[tuple[float, int, int]] = []
+
+    def push(a: int, b: int) -> None:
+        gain = links[a][b] - size[a] * size[b] * costs.far
+        if gain >= _MIN_GAIN:
+            heapq.heappush(heap, (-gain, min(a, b), max(a, b)))
+
+    for number, cluster_links in enumerate(links):
+        for other in cluster_links:
+            if number < other:
+                push(number, other)
+    while heap:
+        total, a, b = heapq.heappop(heap)
+        if b not in links[a] or links[a][b] - size[a] * size[b] * costs.far != -total:
+            continue  # One of the two clusters has changed since.
+        allowed = clusters.may_join(a, b)
+        keep, gone = (a, b) if len(links[a]) >= len(links[b]) else (b, a)
+        del links[a][b], links[b][a]
+        if not allowed:
+            continue
+        clusters.join(keep, gone)
+        size[keep] += size[gone]
+        for other, value in links[gone].items():
+            links[keep][other] = links[other][keep] = links[keep].get(other, 0.0) + value
+            del links[other][gone]
+        links[gone] = {}
+        for other in links[keep]:
+            push(keep, other)
     move_single_tracklets(costs, clusters, lambda total, count: -total)
 
 
@@ -241,9 +280,7 @@ def single_linkage(candidates: Candidates, clusters: Clusters, threshold: float)
     """Single linkage: join over every candidate pair within `threshold`, nearest first, where the rules allow it."""
     within = np.flatnonzero(candidates.distance <= threshold)
     for row in within[np.argsort(candidates.distance[within], kind="stable")]:
-        a, b = int(clusters.labels[candidates.first[row]]), int(clusters.labels[candidates.second[row]])
-        if a != b and clusters.may_join(a, b):
-            clusters.join(a, b)
+        clusters.join_rows(candidates.first[row], candidates.second[row])
 
 
 def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> None:
@@ -276,71 +313,9 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
             shape=(len(rows), len(columns) + len(rows)),
         )
         chosen_row, chosen_column = min_weight_full_bipartite_matching(matrix)
-        wanted = set(zip(chosen_row.tolist(), chosen_column.tolist(), strict=True))
-        taken = [place for place, a, b in zip(part, i, j, strict=True) if (int(a), int(b)) in wanted]
-        links.append(np.array(taken, np.int64))
-    if not links:
-        return
-    single_linkage(within.take(np.concatenate(links)), clusters, threshold)
-
-
-def _contract(costs: Candidates, clusters: Clusters) -> None:
-    """Repeatedly join the two clusters with the lowest total cost between them, while it is below 0.
-
-    Stored for each pair of clusters: S = Σ (far − cost) over its candidate pairs. The total is `pairs · far − S`, and
-    a join adds two such sums.
-    """
-    far = costs.far
-    links: list[dict[int, float]] = [{} for _ in clusters.members]
-    similarity = far - costs.distance.astype(np.float64)
-    for i, j, pair_similarity in zip(
-        clusters.labels[costs.first].tolist(), clusters.labels[costs.second].tolist(), similarity.tolist(), strict=True
-    ):
-        if i != j:
-            links[i][j] = links[j][i] = links[i].get(j, 0.0) + pair_similarity
-    size = [len(rows) for rows in clusters.members]
-    version = [0] * len(size)
-    heap: list[tuple[float, int, int, int, int, int]] = []
-
-    def push_best(owner: int) -> None:
-        """Push the best link of a cluster. Its partner pushes its best link itself."""
-        partner, best = -1, -np.inf
-        for other, total in links[owner].items():
-            value = total - size[owner] * size[other] * far
-            if value > best or (value == best and other < partner):
-                best, partner = value, other
-        if best >= _MIN_GAIN:
-            low, high = (owner, partner) if owner < partner else (partner, owner)
-            heapq.heappush(heap, (-best, low, high, owner, version[owner], version[partner]))
-
-    for number, cluster_links in enumerate(links):
-        if cluster_links:
-            push_best(number)
-    while heap:
-        # A join never makes a third cluster's link better than its best one, unless the joined cluster pushes that
-        # link itself. An outdated entry therefore only needs an update when it is popped.
-        _, a, b, owner, seen_owner, seen_partner = heapq.heappop(heap)
-        partner = b if owner == a else a
-        if version[owner] != seen_owner:
-            continue
-        if version[partner] != seen_partner or partner not in links[owner]:
-            push_best(owner)
-            continue
-        if not clusters.may_join(a, b):
-            del links[a][b], links[b][a]
-            push_best(owner)
-            continue
-        keep, gone = (a, b) if len(links[a]) >= len(links[b]) else (b, a)
-        clusters.join(keep, gone)
-        size[keep] += size[gone]
-        version[keep] += 1
-        version[gone] = -1
-        del links[keep][gone], links[gone][keep]
-        for other, total in links[gone].items():
-            links[keep][other] = links[other][keep] = links[keep].get(other, 0.0) + total
-            del links[other][gone]
-        links[gone] = {}
-        push_best(keep)
+        links.append(part[chosen_column[np.argsort(chosen_row)][i] == j])
+    if links:
+        single_linkage(within.take(np.concatenate(links)), clusters, threshold)
 
 
 def move_single_tracklets(candidates: Candidates, clusters: Clusters, value: Callable[[float, int], float]) -> int:
@@ -356,55 +331,38 @@ def move_single_tracklets(candidates: Candidates, clusters: Clusters, value: Cal
         The number of moves.
     """
     n = candidates.tracklets
-    neighbours, start, distance = _neighbour_lists(candidates)
+    pairs = np.concatenate([[candidates.first, candidates.second], [candidates.second, candidates.first]], axis=1)
+    known = sparse.csr_array((np.tile(candidates.distance.astype(np.float64), 2), pairs), shape=(n, n))
     moves = 0
     for _ in range(_MAX_PASSES):
         before = moves
         for row in range(n):
-            part = slice(start[row], start[row + 1])
-            if start[row] == start[row + 1] or row in clusters.pinned:
+            part = slice(known.indptr[row], known.indptr[row + 1])
+            if part.start == part.stop or row in clusters.pinned:
                 continue
             current = int(clusters.labels[row])
-            groups, index = np.unique(clusters.labels[neighbours[part]], return_inverse=True)
-            total = np.bincount(index, distance[part])
-            known = np.bincount(index)
-            values: list[tuple[float, int]] = []
-            stay = 0.0
-            for group, sum_known, count_known in zip(groups.tolist(), total.tolist(), known.tolist(), strict=True):
-                others = len(clusters.members[group]) - (group == current)
-                gain = value(sum_known + (others - count_known) * candidates.far, others)
-                if group == current:
-                    stay = gain
-                else:
-                    values.append((-gain, group))
-            if current not in groups and len(clusters.members[current]) > 1:
-                others = len(clusters.members[current]) - 1
-                stay = value(others * candidates.far, others)
-            best = next(
-                (
-                    (-loss, group)
-                    for loss, group in sorted(values)
-                    if -loss > max(stay, 0.0) + _MIN_GAIN
-                    and clusters.rules.allow(np.array([row]), clusters.members[group])
-                ),
-                None,
+            groups, index = np.unique(np.append(clusters.labels[known.indices[part]], current), return_inverse=True)
+            total, count = (
+                np.bincount(index[:-1], known.data[part], len(groups)),
+                np.bincount(index[:-1], None, len(groups)),
             )
-            if best is not None:
-                clusters.move(row, best[1])
-                moves += 1
-            elif stay < -_MIN_GAIN and len(clusters.members[current]) > 1:
-                empty = next(number for number in (row, *range(n)) if len(clusters.members[number]) == 0)
-                clusters.move(row, empty)
+            values: dict[int, float] = {}
+            for group, known_sum, known_count in zip(groups.tolist(), total.tolist(), count.tolist(), strict=True):
+                others = len(clusters.members[group]) - (group == current)
+                values[group] = value(known_sum + (others - known_count) * candidates.far, others) if others else 0.0
+            stay = values.pop(current)
+            better = (
+                group
+                for group in sorted(values, key=lambda group: (-values[group], group))
+                if values[group] > max(stay, 0.0) + _MIN_GAIN
+                and clusters.rules.allow(np.array([row]), clusters.members[group])
+            )
+            target = next(better, None)
+            if target is None and stay < -_MIN_GAIN and len(clusters.members[current]) > 1:
+                target = next(number for number in (row, *range(n)) if len(clusters.members[number]) == 0)
+            if target is not None:
+                clusters.move(row, target)
                 moves += 1
         if moves == before:
             break
     return moves
-
-
-def _neighbour_lists(candidates: Candidates) -> tuple[Integers, Integers, Floats]:
-    """Neighbours of each tracklet, concatenated: rows `[2 L]`, start of each tracklet `[T + 1]`, distances `[2 L]`."""
-    i = np.concatenate([candidates.first, candidates.second])
-    j = np.concatenate([candidates.second, candidates.first])
-    order = np.lexsort((j, i))
-    start = np.searchsorted(i[order], np.arange(candidates.tracklets + 1))
-    return j[order], start, np.concatenate([candidates.distance, candidates.distance])[order].astype(np.float64)

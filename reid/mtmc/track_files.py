@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import ConfigError, DataError, did_you_mean
@@ -29,7 +30,8 @@ FORMATS = {
 DUPLICATES = ("error", "first", "confident")
 _SUFFIXES = (".txt", ".parquet")
 _GROUND_TRUTH = "mot with consider, class, visibility"
-_COLUMNS = ("camera", "track", "frame", "x", "y", "w", "h")
+_BOX = ("x", "y", "w", "h")
+_COLUMNS = ("camera", "track", "frame", *_BOX)
 _METADATA_KEY = b"reid"
 _MAX_WHOLE = 2**53  # above it float64 cannot represent every whole number
 _ROWS_NAMED = 5  # rows that a warning names
@@ -84,12 +86,9 @@ def read_tracks(path: str | Path, *, format: str = "auto", duplicates: str = "er
     if duplicates not in DUPLICATES:
         raise ConfigError(f"duplicates={duplicates!r} is unknown.{did_you_mean(duplicates, DUPLICATES)}")
     parts = [_read_file(file, format) for file in _files(path)]
-    layouts: dict[str, _Part] = {}
-    for part in parts:
-        if part.layout:
-            layouts.setdefault(part.layout, part)
+    layouts = {part.layout: part for part in reversed(parts) if part.layout}
     if len(layouts) > 1:
-        found = "; ".join(f"{part.file.name} is {layout} ({part.reason})" for layout, part in layouts.items())
+        found = "; ".join(f"{part.file.name} is {part.layout} ({part.reason})" for part in reversed(layouts.values()))
         raise DataError(
             f"{path} contains files of different formats: {found}. Keep files of one format in a folder, or set the "
             f"format ({', '.join(FORMATS)})."
@@ -306,7 +305,7 @@ def _read_parquet(file: Path) -> _Part:
     track, frame = (
         _whole_numbers(numbers[name], lambda row: f"{file}, row {row} (from 0)", name) for name in ("track", "frame")
     )
-    boxes = np.stack([numbers[name] for name in ("x", "y", "w", "h")], axis=1)
+    boxes = np.stack([numbers[name] for name in _BOX], axis=1)
     confidence, rows = numbers.get("confidence", np.ones(len(table))), np.arange(len(table))
     reason = "the file begins with PAR1"
     return _Part(file, "parquet", reason, names, camera, track, frame, boxes, confidence, rows)
@@ -318,20 +317,14 @@ def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[l
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise DataError(f"{file}: column 'camera' must contain names or whole numbers; it contains {column.type}.")
-    coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    coded = pa.chunked_array([coded]) if isinstance(coded, pa.Array) else coded
-    coded = coded.unify_dictionaries()
-    seen = coded.chunk(0).dictionary.to_pylist() if coded.num_chunks else []
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]) if len(column) else np.zeros(0)
-    listed: list[str] = []
-    if note is not None:
-        try:
-            listed = [str(name) for name in json.loads(note)["cameras"]]
-        except (ValueError, KeyError, TypeError):
-            listed = []
-    names = listed + sorted(set(seen) - set(listed), key=natural_sort_key)
-    place = {name: number for number, name in enumerate(names)}
-    return names, np.array([place[name] for name in seen], dtype=np.int64)[codes.astype(np.int64)]
+    column = column.cast(pa.string())
+    try:
+        listed = [str(name) for name in json.loads(note or b"")["cameras"]]
+    except (ValueError, KeyError, TypeError):
+        listed = []
+    names = listed + sorted(set(pc.unique(column).to_pylist()) - set(listed), key=natural_sort_key)
+    places = pc.index_in(column, value_set=pa.array(names, type=pa.string()))
+    return names, places.to_numpy().astype(np.int64)
 
 
 def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
@@ -366,10 +359,8 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
 
     order = np.lexsort((track, frame, camera))
     order = order[good[order]]
-    keys = (camera[order], frame[order], track[order])
-    repeated = np.zeros(len(order), dtype=bool)
-    if len(order):
-        repeated[1:] = (keys[0][1:] == keys[0][:-1]) & (keys[1][1:] == keys[1][:-1]) & (keys[2][1:] == keys[2][:-1])
+    keys = np.stack([camera, frame, track])[:, order]
+    repeated = (np.diff(keys, axis=1, prepend=-1) == 0).all(axis=0)
     if repeated.any():
         first = np.maximum.accumulate(np.where(repeated, 0, np.arange(len(order))))  # of its group
         differs = (boxes[order] != boxes[order[first]]).any(axis=1)
@@ -381,18 +372,15 @@ def _joined(path: Path, parts: Sequence[_Part], duplicates: str) -> Tracks:
                 f"different boxes ({int(differs.sum()):,} such rows). Correct them, or set duplicates to 'first' or "
                 "'confident'."
             )
-        skipped = order[repeated]
-        kept = order[~repeated]
-        if duplicates == "confident":
-            best = np.lexsort((np.arange(len(order)), -confidence[order], first))
-            kept = order[best[~repeated]]
-            skipped = np.setdiff1d(order, kept)
+        preference = -confidence[order] if duplicates == "confident" else np.zeros(len(order))
+        kept = order[np.lexsort((preference, first))[~repeated]]
+        skipped = np.setdiff1d(order, kept)
         equal, other = int((repeated & ~differs).sum()), int(differs.sum())
         kinds = [f"{equal:,} with an equal box"] * bool(equal) + [f"{other:,} with another box"] * bool(other)
         rule = "" if not other else f" (kept: the {'first' if duplicates == 'first' else 'most confident'})"
         warnings.append(
             f"{len(skipped):,} rows skipped whose id was already in that frame, {', '.join(kinds)}{rule}: "
-            f"{named(np.sort(skipped))}."
+            f"{named(skipped)}."
         )
         order = kept
     tracks = Tracks.from_columns(names, camera[order], track[order], frame[order], boxes[order], confidence[order])
@@ -429,13 +417,16 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
                 "Use an empty folder, or remove them."
             )
     if format == "parquet":
-        _write_parquet(tracks, files[0])
+        note = json.dumps({"cameras": list(tracks.camera_names)})
+        names = pa.array(tracks.camera_names, type=pa.string()).take(pa.array(tracks.camera))
+        table = _table(tracks, names, ["camera", "track", "frame", *_BOX, "confidence"])
+        with atomic_file(files[0]) as temporary:
+            pq.write_table(table.replace_schema_metadata({_METADATA_KEY: note.encode()}), temporary)
     elif format == "mot":
+        table = _table(tracks, tracks.camera, ["frame", "track", *_BOX, "confidence"], unused=3)
         for camera, file in enumerate(files):
-            begin, end = np.searchsorted(tracks.camera, [camera, camera + 1])
-            rows = slice(int(begin), int(end))
-            box = [tracks.boxes[rows, i] for i in range(4)]
-            _write_text(file, ",", [tracks.frame[rows], tracks.track[rows], *box, tracks.confidence[rows]], unused=3)
+            begin, end = np.searchsorted(tracks.camera, [camera, camera + 1]).tolist()
+            _write_text(table.slice(begin, end - begin), file, ",")
     else:
         _write_camera_first(tracks, files[0], " " if format == "aicity" else ",")
     return files
@@ -455,27 +446,19 @@ def _write_camera_first(tracks: Tracks, file: Path, separator: str) -> dict[str,
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
     camera = np.array(numbers, dtype=np.int64)[tracks.camera]
-    box = [tracks.boxes[:, i] for i in range(4)]
-    _write_text(file, separator, [camera, tracks.track, tracks.frame, *box], unused=2)
+    _write_text(_table(tracks, camera, ["camera", "track", "frame", *_BOX], unused=2), file, separator)
     return {name: int(number or 0) for name, number in zip(tracks.camera_names, numbers, strict=True)}
 
 
-def _write_text(file: Path, separator: str, columns: Sequence[NDArray[np.generic]], unused: int) -> None:
-    minus = np.full(len(columns[0]), -1)
-    table = pa.table({str(i): values for i, values in enumerate([*columns, *[minus] * unused])})
+def _table(tracks: Tracks, camera: Any, columns: Sequence[str], unused: int = 0) -> pa.Table:
+    """The columns of a file, of which `unused` last ones contain -1; `camera` is the column of that name."""
+    values = dict(zip(_BOX, tracks.boxes.T, strict=True))
+    values |= {"camera": camera, "track": tracks.track, "frame": tracks.frame, "confidence": tracks.confidence}
+    table = {name: values[name] for name in columns}
+    return pa.table(table | {f"unused {i}": np.full(len(tracks), -1) for i in range(unused)})
+
+
+def _write_text(table: pa.Table, file: Path, separator: str) -> None:
+    options = pa_csv.WriteOptions(include_header=False, delimiter=separator, quoting_style="none")
     with atomic_file(file) as temporary:
-        options = pa_csv.WriteOptions(include_header=False, delimiter=separator, quoting_style="none")
         pa_csv.write_csv(table, temporary, options)
-
-
-def _write_parquet(tracks: Tracks, file: Path) -> None:
-    names = pa.array(tracks.camera_names, type=pa.string())
-    columns = {"camera": pa.DictionaryArray.from_arrays(pa.array(tracks.camera, type=pa.int32()), names)}
-    columns["camera"] = columns["camera"].cast(pa.string())
-    columns |= {"track": pa.array(tracks.track), "frame": pa.array(tracks.frame)}
-    columns |= {name: pa.array(tracks.boxes[:, i]) for i, name in enumerate(("x", "y", "w", "h"))}
-    columns["confidence"] = pa.array(tracks.confidence)
-    note = json.dumps({"cameras": list(tracks.camera_names)})
-    table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: note.encode()})
-    with atomic_file(file) as temporary:
-        pq.write_table(table, temporary)

@@ -304,26 +304,29 @@ def _ground(tracks: Tracks, cameras: Cameras | None) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class _Boxes:
-    """Columns of N boxes. `boxes [N, 4]` is given if tracks are to be stitched, `ground [N, 2]` if known."""
+class _Rows:
+    """Camera, local id and frame of N boxes or crops."""
 
     camera: Integers
     track: Integers
     frame: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes(_Rows):
+    """N boxes. `boxes [N, 4]` is given if tracks are to be stitched, `ground [N, 2]` if known."""
+
     seconds: Floats
     boxes: Floats | None = None
     ground: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _Crops:
-    """Columns of N crops; `weights` may be None."""
+class _Crops(_Rows):
+    """N crops; `weights` may be None."""
 
-    camera: Integers
-    track: Integers
-    frame: Integers
     features: Features
-    weights: Floats | None
+    weights: Floats | None = None
 
 
 def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool) -> Tracklets:
