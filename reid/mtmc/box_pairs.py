@@ -45,26 +45,6 @@ class BoxPairs:
     iou: Floats
     potential: Floats
 
-    def of_camera(self, camera: int) -> BoxPairs:
-        """Return the part of one camera, with rows, ids and timesteps numbered again from 0."""
-        steps = slice(*np.searchsorted(self.step_camera, [camera, camera + 1]).tolist())
-        truth = slice(*np.searchsorted(self.truth_step, [steps.start, steps.stop]).tolist())
-        predicted = slice(*np.searchsorted(self.predicted_step, [steps.start, steps.stop]).tolist())
-        pairs = slice(*np.searchsorted(self.truth_row, [truth.start, truth.stop]).tolist())
-        present, truth_id = unique_codes(self.truth_id[truth])
-        return BoxPairs(
-            truth_step=self.truth_step[truth] - steps.start,
-            truth_id=truth_id,
-            truth_ids=self.truth_ids[present],
-            predicted_step=self.predicted_step[predicted] - steps.start,
-            predicted_id=unique_codes(self.predicted_id[predicted])[1],
-            step_camera=self.step_camera[steps],
-            truth_row=self.truth_row[pairs] - truth.start,
-            predicted_row=self.predicted_row[pairs] - predicted.start,
-            iou=self.iou[pairs],
-            potential=self.potential[pairs],
-        )
-
     def matched_ids(self, iou: float) -> tuple[Integers, Integers]:
         """True and predicted id of every pair with at least this IoU."""
         pairs = self.iou >= iou
@@ -84,24 +64,20 @@ class BoxPairs:
         np.minimum.at(lowest, self.predicted_row[pairs], self.truth_row[pairs])
         pairs = pairs[self.truth_row[pairs] == lowest[self.predicted_row[pairs]]]
         label = np.full(groups, -1, dtype=np.int64)
-        if len(pairs):
-            people = count_ids(self.truth_id)
-            code = group[self.predicted_row[pairs]] * people + self.truth_id[self.truth_row[pairs]]
-            cells, cell = unique_codes(code)
-            where, person = cells // people, cells % people
-            later = np.zeros(len(cells), dtype=bool) if preferred is None else ~preferred[person]
-            order = np.lexsort((person, later, -np.bincount(cell), where))
-            best = order[np.diff(where[order], prepend=-1) != 0]
-            label[where[best]] = person[best]
+        people = max(1, count_ids(self.truth_id))
+        cells, cell = unique_codes(group[self.predicted_row[pairs]] * people + self.truth_id[self.truth_row[pairs]])
+        where, person = np.divmod(cells, people)
+        later = np.zeros(len(cells), dtype=bool) if preferred is None else ~preferred[person]
+        order = np.lexsort((person, later, -np.bincount(cell), where))
+        best = order[np.diff(where[order], prepend=-1) != 0]
+        label[where[best]] = person[best]
         return label
 
-    def tracklets(self) -> tuple[Integers, Integers]:
-        """Number the predicted (camera, id) in that order: number of each row, and first row of each number."""
+    def tracklets(self, iou: float) -> tuple[Integers, Integers]:
+        """First row of each predicted (camera, id), in that order, and the true id that most of its boxes match."""
         code = self.step_camera[self.predicted_step] * max(1, count_ids(self.predicted_id)) + self.predicted_id
-        groups, group = unique_codes(code)
-        first = np.full(len(groups), len(code))
-        np.minimum.at(first, group, np.arange(len(code)))
-        return group, first
+        _, first, group = np.unique(code, return_index=True, return_inverse=True)
+        return first, self.majority(group, len(first), iou)
 
 
 def unique_codes(values: Integers) -> tuple[Integers, Integers]:
@@ -149,13 +125,15 @@ def common_cameras(truth: Tracks, predicted: Tracks) -> tuple[list[str], list[In
     return names, cameras, tuple(warnings)
 
 
-def pair_boxes(truth: Tracks, predicted: Tracks, cameras: list[Integers]) -> BoxPairs:
-    """Pair the boxes of both sides, whose cameras have these common numbers."""
+def pair_boxes(truth: Tracks, predicted: Tracks, cameras: list[Integers], camera: int | None = None) -> BoxPairs:
+    """Pair the boxes of both sides, whose cameras have these common numbers; of one camera only, if given."""
     frames = 1 + max((int(side.frame.max()) for side in (truth, predicted) if len(side)), default=0)
     keys, ids, boxes = [], [], []
     for side, numbers in zip((truth, predicted), cameras, strict=True):
         key = numbers[side.camera] * frames + side.frame if len(side) else side.frame
         order = np.argsort(key, kind="stable")
+        if camera is not None:
+            order = order[key[order] // frames == camera]
         keys.append(key[order])
         ids.append(np.unique(side.track[order], return_inverse=True))
         boxes.append(side.boxes[order])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,10 +40,6 @@ class ClusterScores:
     b3_recall: float | None = None
     b3_f1: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain Python values for JSON."""
-        return asdict(self)
-
 
 def cluster_scores(true_labels: ArrayLike, predicted_labels: ArrayLike) -> ClusterScores:
     """Score the identities found for items against the true ones; needs no boxes.
@@ -76,8 +71,7 @@ def cluster_scores(true_labels: ArrayLike, predicted_labels: ArrayLike) -> Clust
     cells, shared = np.unique(true * len(per_predicted) + predicted, return_counts=True)
     of_true, of_predicted = per_true[cells // len(per_predicted)], per_predicted[cells % len(per_predicted)]
     right, claimed, existing = (float((c * (c - 1)).sum()) for c in (shared, per_predicted, per_true))
-    b3_precision = float((shared**2 / of_predicted).sum()) / n
-    b3_recall = float((shared**2 / of_true).sum()) / n
+    b3_precision, b3_recall = (float((shared**2 / counts).sum()) / n for counts in (of_predicted, of_true))
     return ClusterScores(
         items=n,
         true_identities=len(per_true),

@@ -152,8 +152,7 @@ class Rules:
     def violations(self, first: Integers, second: Integers) -> NDArray[np.int8]:
         """Index into `REASONS` for each pair of rows (arrays of one shape); 0 where no rule forbids it."""
         t = self.tracklets
-        swap = (t.start[first] > t.start[second]) | ((t.start[first] == t.start[second]) & (first > second))
-        i, j = np.where(swap, second, first), np.where(swap, first, second)
+        i, j = t.in_time_order(first, second)
         a, b = t.camera[i], t.camera[j]
         gap = t.start[j] - t.end[i]
         together = np.minimum(t.end[i], t.end[j]) - t.start[j] >= self.tolerance

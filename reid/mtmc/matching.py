@@ -23,7 +23,8 @@ from reid.mtmc.candidates import (
     reranked_candidates,
 )
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
-from reid.mtmc.pooling import Features, Mask
+from reid.mtmc.negatives import simultaneous_rows
+from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import (
     Clusters,
     agglomerative,
@@ -36,7 +37,7 @@ from reid.mtmc.solvers import (
     single_linkage,
 )
 from reid.mtmc.thresholds import MAX_THRESHOLD, PREFERRED_THRESHOLD, ThresholdSelection, fit_odds, select_threshold
-from reid.mtmc.tracklets import Tracklets, simultaneous_pairs
+from reid.mtmc.tracklets import Tracklets
 from reid.mtmc.transitions import TransitionModel, clock_offsets, fit_transitions
 
 if TYPE_CHECKING:
@@ -52,17 +53,19 @@ SMALL_SET_THRESHOLD = 0.3
 LOG_RATIO_WEIGHT = 0.2
 """Distance that a log-likelihood ratio of 1, from the time gap, is worth."""
 
+MAX_LOG_ODDS = 12.0
+"""Limit of the log-odds that are the costs of correlation clustering."""
+
 NEIGHBOURS_PER_IDENTITY_SIZE = 1.5
 """k1 of re-ranking, per tracklet that an identity is estimated to have."""
 
 
 @dataclass(frozen=True, eq=False)
-class Links:
+class Links(Candidates):
     """Every candidate pair of tracklets: columns of length L, `first < second`, sorted.
 
     Attributes:
-        first, second: Rows of the tracklets.
-        distance: float32, the pair's own distance, after time evidence.
+        first, second, distance, far, tracklets: As in `Candidates`; the distance is after time evidence.
         margin: float64, threshold − deciding distance. Positive: joined. Negative: not joined. The deciding distance is
             the mean distance between the groups of tracklets that were compared when the pair was joined, or between
             the two final identities (`solvers.decision_distances`). −inf where a rule forbids the pair. Solvers other
@@ -75,17 +78,10 @@ class Links:
         joined: bool, whether both tracklets have one identity.
     """
 
-    first: Integers
-    second: Integers
-    distance: Features
     margin: Floats
     probability: Floats
     forbidden_by: NDArray[np.object_]
     joined: Mask
-
-    def __len__(self) -> int:
-        """Number of links."""
-        return len(self.first)
 
     def with_result(self, joined: Mask) -> Links:
         """Return links with this result; a margin that contradicts it becomes 0, its probability 0.5."""
@@ -164,7 +160,7 @@ def match(
     violation = rules.violations(candidates.first, candidates.second)
     allowed = violation == 0
     selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if reranked else None)
-    negatives = pair_distances(candidates, *simultaneous_pairs(tracklets))
+    negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
     threshold, threshold_source = _threshold(
         tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
@@ -180,13 +176,13 @@ def match(
         clusters = _start(rules)
         agglomerative(candidates, clusters, threshold)
     same = clusters.labels[candidates.first] == clusters.labels[candidates.second]
-    odds = fit_odds(candidates.distance[allowed], same[allowed], threshold)
+    intercept, slope = fit_odds(candidates.distance[allowed], same[allowed], threshold)
     if settings.solver != "agglomerative":
         clusters = _start(rules)
     if settings.solver == "correlation":
-        far = float(-odds.log_odds(np.array([candidates.far]))[0])
-        costs = -odds.log_odds(candidates.distance)
-        correlation(replace(candidates, distance=costs.astype(np.float32), far=far), clusters)
+        distance = np.append(candidates.distance.astype(np.float64), candidates.far)
+        costs = -np.clip(intercept + slope * distance, -MAX_LOG_ODDS, MAX_LOG_ODDS)
+        correlation(replace(candidates, distance=costs[:-1].astype(np.float32), far=float(costs[-1])), clusters)
     elif settings.solver != "agglomerative":
         (single_linkage if settings.solver == "single_linkage" else hungarian)(candidates, clusters, threshold)
     moves = 0
@@ -203,15 +199,11 @@ def match(
         )
     joined = identity[candidates.first] == identity[candidates.second]
     margin = np.where(allowed, threshold - decision_distances(candidates, identity, _start(rules)), -np.inf)
+    reasons = np.array(REASONS, object)[violation]
     links = Links(
-        candidates.first,
-        candidates.second,
-        candidates.distance,
-        margin,
-        expit(-odds.slope * margin),
-        np.array(REASONS, object)[violation],
-        joined,
-    ).with_result(joined)
+        **vars(candidates), margin=margin, probability=expit(-slope * margin), forbidden_by=reasons, joined=joined
+    )
+    links = links.with_result(joined)
     names = tracklets.camera_names
     return Matches(
         tracklets,
@@ -226,7 +218,7 @@ def match(
             "threshold": threshold_source,
             "silhouette": round(selection.silhouette, 4),
             "certain_negatives": len(negatives),
-            "p_same_slope": round(-odds.slope, 4),
+            "p_same_slope": round(-slope, 4),
             "reassigned": moves,
             "tracklets": len(tracklets),
             "tracklets_without_feature": int((~tracklets.has_feature).sum()),

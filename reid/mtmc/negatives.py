@@ -23,9 +23,15 @@ class Spans:
     start: Floats
     end: Floats
 
+    def in_time_order(self, first: Integers, second: Integers) -> tuple[Integers, Integers]:
+        """Order each pair of rows by start (ties: lower row first): earlier, later."""
+        start = self.start
+        swap = (start[second] < start[first]) | ((start[second] == start[first]) & (second < first))
+        return np.where(swap, second, first), np.where(swap, first, second)
+
 
 def simultaneous_rows(spans: Spans, wanted: Mask) -> Integers:
-    """Pairs `[n, 2]` of wanted rows of one camera that share time; at most 200,000, evenly spaced."""
+    """Certain negatives: pairs `[n, 2]` of wanted rows of one camera that share time; at most 200,000, evenly spaced."""
     rows = np.flatnonzero(wanted)
     order = rows[np.lexsort((spans.start[rows], spans.camera[rows]))]
     found = [np.zeros((0, 2), np.int64)]

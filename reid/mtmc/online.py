@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Integers
-from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_rows, find_violations
 from reid.mtmc.matching import Matches, match, number_identities, tracklet_confidence
 from reid.mtmc.pooling import Mask
@@ -18,11 +17,19 @@ from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from reid.evaluation.calibration import Calibration
     from reid.mtmc.cameras import Cameras
 
-FAR = 1.0
-"""Distance that `match` uses for pairs that are not candidates."""
+
+class MatchInputs(TypedDict, total=False):
+    """Keyword arguments of `match`."""
+
+    cameras: Cameras | None
+    settings: MatchSettings | None
+    calibration: Calibration | None
+    constraints: Constraints | None
 
 
 class OnlineMatcher:
@@ -34,26 +41,18 @@ class OnlineMatcher:
     reassignment are not used, because they revise earlier decisions.
 
     Args:
-        cameras, settings, calibration, constraints: As in `match`.
         stream: Limits of the memory.
+        inputs: `cameras`, `settings`, `calibration` and `constraints`, as in `match`.
 
     Attributes:
         last: The highest identity given so far.
     """
 
-    def __init__(
-        self,
-        *,
-        cameras: Cameras | None = None,
-        settings: MatchSettings | None = None,
-        calibration: Calibration | None = None,
-        constraints: Constraints | None = None,
-        stream: StreamSettings | None = None,
-    ) -> None:
-        self._cameras = cameras
-        self._settings = (settings or MatchSettings()).model_copy(update={"solver": "agglomerative", "reassign": False})
-        self._calibration = calibration
-        self._constraints = constraints or Constraints()
+    def __init__(self, *, stream: StreamSettings | None = None, **inputs: Unpack[MatchInputs]) -> None:
+        settings = inputs.get("settings") or MatchSettings()
+        self._inputs = inputs
+        self._inputs["settings"] = settings.model_copy(update={"solver": "agglomerative", "reassign": False})
+        self._constraints = inputs.get("constraints") or Constraints()
         self._stream = stream or StreamSettings()
         self._remembered: Tracklets | None = None
         self._identity = np.zeros(0, np.int64)
@@ -79,7 +78,7 @@ class OnlineMatcher:
         known = len(self._identity)
         both = tracklets if self._remembered is None else self._remembered.append(tracklets)
         constraints = self._active_constraints(both)
-        rules = compile_rules(both, self._cameras, constraints)
+        rules = compile_rules(both, self._inputs.get("cameras"), constraints)
         fixed = np.concatenate([self._identity, np.zeros(len(tracklets), np.int64)])
         forbidden = self._given_partners(both, known, self._constraints.cannot_link)
         for row, numbers in sorted(self._given_partners(both, known, self._constraints.must_link).items()):
@@ -92,12 +91,9 @@ class OnlineMatcher:
                 )
             fixed[row] = number
         clusters = _FixedClusters(rules, fixed, forbidden)
-        offline = match(
-            both, cameras=self._cameras, settings=self._settings, calibration=self._calibration, constraints=constraints
-        )
-        links = offline.links
-        candidates = Candidates(links.first, links.second, links.distance, FAR, len(both))
-        agglomerative(candidates, clusters, offline.threshold)
+        self._inputs["constraints"] = constraints
+        offline = match(both, **self._inputs)
+        agglomerative(offline.links, clusters, offline.threshold)
         identity = clusters.identities()
         new = identity == 0
         identity[new] = self.last + number_identities(both.start[new], clusters.labels[new])
@@ -210,13 +206,7 @@ class OnlineMatches:
 
 
 def match_online(
-    tracklets: Tracklets,
-    *,
-    cameras: Cameras | None = None,
-    settings: MatchSettings | None = None,
-    calibration: Calibration | None = None,
-    constraints: Constraints | None = None,
-    stream: StreamSettings | None = None,
+    tracklets: Tracklets, *, stream: StreamSettings | None = None, **inputs: Unpack[MatchInputs]
 ) -> OnlineMatches:
     """Match a recording with `OnlineMatcher` as if it were live: no tracklet is used before it has ended.
 
@@ -225,9 +215,7 @@ def match_online(
         RuntimeError: An identity breaks a rule. This is a bug in this package.
     """
     stream = stream or StreamSettings()
-    matcher = OnlineMatcher(
-        cameras=cameras, settings=settings, calibration=calibration, constraints=constraints, stream=stream
-    )
+    matcher = OnlineMatcher(stream=stream, **inputs)
     identity = np.zeros(len(tracklets), np.int64)
     max_remembered = 0
     tick = np.ceil((tracklets.end + stream.close_after) / stream.period).astype(np.int64)
@@ -235,7 +223,7 @@ def match_online(
         rows = np.flatnonzero(tick == now)
         identity[rows] = matcher.push(tracklets.take(rows))
         max_remembered = max(max_remembered, len(matcher))
-    violations = find_violations(tracklets, identity, cameras, constraints)
+    violations = find_violations(tracklets, identity, inputs.get("cameras"), inputs.get("constraints"))
     if violations:
         raise RuntimeError(f"Online matching breaks {len(violations)} rules (a bug): {'; '.join(violations[:3])}.")
     return OnlineMatches(identity, max_remembered, stream.delay)

@@ -117,7 +117,7 @@ class TrackScores:
             "iou": self.iou,
             "overall": self.overall.as_dict(),
             "multi_camera": {"people": self.multi_camera_people, **asdict(self.multi_camera), **undefined},
-            "tracklets": {**self.tracklets.as_dict(), "false_tracklets": self.false_tracklets},
+            "tracklets": {**asdict(self.tracklets), "false_tracklets": self.false_tracklets},
             "per_camera": {name: scores.as_dict() for name, scores in self.per_camera.items()},
             "warnings": list(self.warnings),
         }
@@ -149,11 +149,12 @@ def score_tracks(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> Track
     names, cameras, warnings = common_cameras(truth, predicted)
     boxes = pair_boxes(truth, predicted, cameras)
     multi_camera, people = _multi_camera(boxes, iou)
-    group, first = boxes.tracklets()
-    label = boxes.majority(group, len(first), iou)
+    first, label = boxes.tracklets(iou)
     return TrackScores(
         overall=_box_scores(boxes, iou),
-        per_camera={name: _box_scores(boxes.of_camera(camera), iou) for camera, name in enumerate(names)},
+        per_camera={
+            name: _box_scores(pair_boxes(truth, predicted, cameras, camera), iou) for camera, name in enumerate(names)
+        },
         multi_camera=multi_camera,
         multi_camera_people=people,
         tracklets=cluster_scores(label[label >= 0], boxes.predicted_id[first][label >= 0]),
@@ -172,8 +173,7 @@ def true_ids(truth: Tracks, tracks: Tracks, *, iou: float = 0.5) -> tuple[Intege
     """
     _, cameras, _ = common_cameras(truth, tracks)
     boxes = pair_boxes(truth, tracks, cameras)
-    group, first = boxes.tracklets()
-    label = boxes.majority(group, len(first), iou)
+    first, label = boxes.tracklets(iou)
     local_number = np.zeros(int(cameras[1].max(initial=-1)) + 1, dtype=np.int64)
     local_number[cameras[1]] = np.arange(len(cameras[1]))
     camera = local_number[boxes.step_camera[boxes.predicted_step[first]]]
@@ -218,7 +218,7 @@ def _max_shared(truth_id: Integers, predicted_id: Integers) -> int:
     predicted, column = unique_codes(predicted_id)
     cells, cell = unique_codes(row * len(predicted) + column)
     counts = np.bincount(cell)
-    row, column = cells // len(predicted), cells % len(predicted)
+    row, column = np.divmod(cells, len(predicted))
     # An extra column for each true identity means "not assigned" and shares nothing. Stored costs must not be 0.
     most = int(counts.max()) + 1
     alone = np.arange(len(truth))

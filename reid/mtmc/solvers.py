@@ -16,6 +16,7 @@ from reid.data.tracks import Floats, Integers
 from reid.mtmc.candidates import Candidates
 from reid.mtmc.constraints import Rules
 from reid.mtmc.pooling import Mask
+from reid.mtmc.transitions import group_by_cameras
 
 SOLVERS: tuple[str, ...] = get_args(Solver)
 """Names of the solvers."""
@@ -294,15 +295,9 @@ def hungarian(candidates: Candidates, clusters: Clusters, threshold: float) -> N
     rows = np.flatnonzero(candidates.distance <= threshold)
     rows = rows[clusters.rules.violations(candidates.first[rows], candidates.second[rows]) == 0]
     within = candidates.take(rows)
-    first, second = within.first, within.second
-    swap = (t.start[second] < t.start[first]) | ((t.start[second] == t.start[first]) & (second < first))
-    first, second = np.where(swap, second, first), np.where(swap, first, second)
-    transition = t.camera[first] * len(t.camera_names) + t.camera[second]
-    order = np.argsort(transition, kind="stable")
+    first, second = t.in_time_order(within.first, within.second)
     links: list[Integers] = []
-    for part in np.split(order, np.flatnonzero(np.diff(transition[order])) + 1):
-        if len(part) == 0:
-            continue
+    for part in group_by_cameras(t, first, second).values():
         rows, i = np.unique(first[part], return_inverse=True)
         columns, j = np.unique(second[part], return_inverse=True)
         # An extra column for each row means "no successor". A stored 0 would mean "no edge", hence + 1.

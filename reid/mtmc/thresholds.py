@@ -22,7 +22,6 @@ PREFERRED_THRESHOLD = 0.78
 _STEP = 0.01
 _MIN_THRESHOLD = 0.2
 _MAX_SAMPLE = 10_000
-_MAX_LOG_ODDS = 12.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +76,8 @@ def select_threshold(
     lengths = np.searchsorted([join[0] for join in joins], thresholds, side="right")
     silhouettes, errors, sizes = np.zeros(len(thresholds)), np.zeros(len(thresholds)), np.ones(len(thresholds))
     parent, done = np.arange(n), 0
-    for place, length in enumerate(lengths.tolist()):
-        if place and length == lengths[place - 1]:
-            for values in (silhouettes, errors, sizes):
-                values[place] = values[place - 1]
-            continue
+    for length in np.unique(lengths).tolist():
+        tried = lengths == length
         for _, kept, removed in joins[done:length]:
             parent[removed] = kept
         done = length
@@ -90,9 +86,9 @@ def select_threshold(
         labels = parent[start]
         each = _silhouettes(rows, sample, labels, candidates.far)
         if len(each):
-            silhouettes[place], errors[place] = each.mean(), each.std() / np.sqrt(len(each))
+            silhouettes[tried], errors[tried] = each.mean(), each.std() / np.sqrt(len(each))
         count = np.bincount(labels[with_link], minlength=n)
-        sizes[place] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
+        sizes[tried] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
     best = int(silhouettes.argmax())
     slack = errors[best] if preferred is None else 1.5 * errors[best]
     good = np.flatnonzero(silhouettes >= silhouettes[best] - slack)
@@ -123,23 +119,10 @@ def _silhouettes(rows: sparse.csr_matrix, sample: Integers, labels: Integers, fa
     return np.where(others > 0, (b - a) / largest, 0.0)
 
 
-@dataclass(frozen=True)
-class Odds:
-    """Log-odds of one person, `intercept + slope · distance`, limited to ±12."""
+def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> tuple[float, float]:
+    """Intercept and slope of the log-odds of one person at each distance.
 
-    intercept: float
-    slope: float
-
-    def log_odds(self, distance: NDArray[np.floating]) -> Floats:
-        """Log-odds at each distance, any shape."""
-        odds: Floats = np.clip(
-            self.intercept + self.slope * np.asarray(distance, np.float64), -_MAX_LOG_ODDS, _MAX_LOG_ODDS
-        )
-        return odds
-
-
-def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> Odds:
-    """Logistic regression of "same identity" on the distance of the candidate pairs that no rule forbids.
+    Logistic regression of "same identity" on the distance of the candidate pairs that no rule forbids.
 
     The run's own identities are the labels, so the odds describe how sharply the distance decides, not how often the
     decision is right. One artificial pair at distance 0 (one person) and one at 1 (two people) ensure a solution. With
@@ -147,7 +130,7 @@ def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> 
     separable data also converges; scikit-learn's solvers warn there.
     """
     if min(int(joined.sum()), int((~joined).sum())) < 10:
-        return Odds(20.0 * threshold, -20.0)
+        return 20.0 * threshold, -20.0
     x = np.append(np.asarray(distance, np.float64), [0.0, 1.0])
     y = np.append(joined.astype(np.float64), [1.0, 0.0])
     design = np.stack([np.ones(len(x)), x], axis=1)
@@ -160,5 +143,4 @@ def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> 
         weights += step
         if np.abs(step).max() < 1e-8:
             break
-    intercept, slope = float(weights[0]), float(min(weights[1], -1e-3))
-    return Odds(intercept, slope)
+    return float(weights[0]), float(min(weights[1], -1e-3))

@@ -123,14 +123,14 @@ def _files(path: Path) -> list[Path]:
 
 def _read_file(file: Path, format: str) -> _Part:
     try:
-        with open(file, "rb") as opened:
-            is_parquet = opened.read(4) == b"PAR1"
+        data = file.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {file}: {error.strerror}.") from error
+    is_parquet = data[:4] == b"PAR1"
     if format != "auto" and is_parquet != (format == "parquet"):
         found = "a Parquet file" if is_parquet else "not a Parquet file"
         raise DataError(f"{file} is {found}, but the format is given as {format}. Use format auto, or the right one.")
-    return _read_parquet(file) if is_parquet else _read_text(file, format)
+    return _read_parquet(file) if is_parquet else _read_text(file, data, format)
 
 
 def _whole_numbers(values: Floats, where: Callable[[int], str], name: str) -> Integers:
@@ -147,8 +147,8 @@ def _whole_numbers(values: Floats, where: Callable[[int], str], name: str) -> In
     return values.astype(np.int64)
 
 
-def _read_text(file: Path, format: str) -> _Part:
-    values, lines, separator = _numbers(file)
+def _read_text(file: Path, data: bytes, format: str) -> _Part:
+    values, lines, separator = _numbers(file, data)
     if not len(values):
         none, names = lines, [] if format in ("aicity", "duke") else [file.stem]
         return _Part(file, "", "empty", names, none, none, none, np.zeros((0, 4)), np.zeros(0), none)
@@ -177,12 +177,8 @@ def _read_text(file: Path, format: str) -> _Part:
     )  # fmt: skip
 
 
-def _numbers(file: Path) -> tuple[Floats, Integers, str]:
+def _numbers(file: Path, data: bytes) -> tuple[Floats, Integers, str]:
     """Numbers of a text file `[n, columns]`, the line of each row (from 1), and the separator."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {file}: {error.strerror}.") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4096]:
         raise DataError(f"{file} is not plain text (it may be UTF-16). Save it as UTF-8 text.")
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -241,14 +237,15 @@ def _bad_line(file: Path, lines: list[tuple[int, str]], separator: str, width: i
     for place, (number, text) in enumerate(lines):
         fields = _fields(text, separator)
         bad = [field for field in fields if _parse_numbers(field.encode() or b"?", ",", 1) is None]
-        reason = f"has {len(fields)} values where the first line has {width}"
-        if bad and len(fields) == width:
-            reason = f"contains {bad[0]!r}, which is not a number." + (
-                " Put # before a header line" if not place else ""
-            )
-        if bad or len(fields) != width:
-            shown = text if len(text) <= 100 else text[:100] + "…"
-            return DataError(f"{file}, line {number}: {shown!r} {reason}. Correct or remove the line.")
+        if len(fields) != width:
+            reason = f"has {len(fields)} values where the first line has {width}"
+        elif bad:
+            hint = "" if place else " Put # before a header line"
+            reason = f"contains {bad[0]!r}, which is not a number.{hint}"
+        else:
+            continue
+        shown = text if len(text) <= 100 else text[:100] + "…"
+        return DataError(f"{file}, line {number}: {shown!r} {reason}. Correct or remove the line.")
     return DataError(f"{file} cannot be parsed as numbers. Check its lines.")
 
 
@@ -268,12 +265,9 @@ def _layout(file: Path, values: Floats, separator: str, format: str) -> tuple[st
             why = f"columns 1 to 3 are whole numbers and column 7 is a height, not a confidence; {by}"
             return ("aicity" if separator == " " else "duke"), why
     if width == 9:
-        consider, kind, visible = values[:, 6], values[:, 7], values[:, 8]
-        if (
-            np.isin(consider, (0, 1)).all()
-            and ((kind >= 1) & (kind == np.round(kind))).all()
-            and ((visible >= 0) & (visible <= 1)).all()
-        ):
+        consider, kind, visible = values[:, 6:].T
+        is_class = (kind >= 1) & (kind == np.round(kind))
+        if (np.isin(consider, (0, 1)) & is_class & (visible >= 0) & (visible <= 1)).all():
             return _GROUND_TRUTH, "9 columns, the 7th 0 or 1, the 8th a class from 1, the 9th in 0 to 1"
     return "mot", f"{width} columns" + ("" if width in (6, 10) else ", the 7th a confidence") + f", {by}"
 

@@ -11,7 +11,7 @@ import numpy as np
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality
 from reid.data.tracks import Floats, Integers
-from reid.mtmc.negatives import Spans, simultaneous_rows
+from reid.mtmc.negatives import Spans
 from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
 from reid.mtmc.splitting import change_points
 from reid.mtmc.stitching import stitch_tracks
@@ -32,7 +32,7 @@ def _no_rows() -> Integers:
 
 
 @dataclass(frozen=True, eq=False)
-class Tracklets:
+class Tracklets(Spans):
     """T tracklets of several cameras, as columns.
 
     Rows are sorted by (camera, track, start). Two rows of one (camera, track) are parts of one local track that was
@@ -68,10 +68,6 @@ class Tracklets:
     """
 
     camera_names: tuple[str, ...]
-    camera: Integers
-    track: Integers
-    start: Floats
-    end: Floats
     frames: Integers
     features: Features
     has_feature: Mask
@@ -92,11 +88,6 @@ class Tracklets:
     def describe(self, row: int) -> str:
         """Name a tracklet in a message."""
         return f"camera {self.camera_names[self.camera[row]]}, track {self.track[row]}"
-
-    def shifted(self, offsets: Mapping[str, float]) -> Tracklets:
-        """Return the same tracklets with each camera's clock moved by seconds, by camera name."""
-        seconds = np.array([offsets.get(name, 0.0) for name in self.camera_names])[self.camera]
-        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
     def take(self, rows: Integers) -> Tracklets:
         """Return the given rows in that order, without prototypes."""
@@ -234,13 +225,6 @@ class Tracklets:
             weights = (np.ones(len(camera)) if weights is None else weights) * np.clip(blur, MIN_WEIGHT, 1)
         frames = np.zeros(len(camera), np.int64) if embeddings.frames is None else embeddings.frames
         return _assemble(names, boxes, _Crops(camera, embeddings.tracks, frames, embeddings.features, weights), split)
-
-
-def simultaneous_pairs(tracklets: Tracklets) -> tuple[Integers, Integers]:
-    """Certain negatives: pairs with features in one camera that share time; at most 200,000, evenly spaced."""
-    spans = Spans(tracklets.camera, tracklets.track, tracklets.start, tracklets.end)
-    pairs = simultaneous_rows(spans, tracklets.has_feature)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> Integers:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -15,8 +14,6 @@ from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
     from reid.mtmc.cameras import Cameras
-
-Number = TypeVar("Number", np.int64, np.float64)
 
 MIN_PAIRS = 20
 """Pairs of sightings of one identity that an ordered pair of cameras needs before its times are used."""
@@ -60,9 +57,10 @@ class TransitionModel:
 
     def log_ratios(self, tracklets: Tracklets, first: Integers, second: Integers) -> Floats:
         """Log-likelihood ratio of each pair's time gap; 0 where nothing was learned for its cameras."""
-        earlier, later, gap = _in_time_order(tracklets, first, second)
+        earlier, later = tracklets.in_time_order(first, second)
+        gap = tracklets.start[later] - tracklets.end[earlier]
         ratios = np.zeros(len(gap))
-        for cameras, rows in _group_by_cameras(tracklets, earlier, later, np.arange(len(gap))).items():
+        for cameras, rows in group_by_cameras(tracklets, earlier, later).items():
             learned = self.transitions.get(cameras)
             if learned is not None:
                 ratios[rows] = learned.log_ratio[np.searchsorted(learned.edges, gap[rows])]
@@ -83,16 +81,18 @@ def fit_transitions(tracklets: Tracklets, identity: Integers, first: Integers, s
         identity: `[T]` identities of a first matching.
         first, second: `[L]` candidate pairs. Pairs of different identities represent different people.
     """
-    earlier, later, gap = _in_time_order(tracklets, first, second)
+    earlier, later = tracklets.in_time_order(first, second)
+    gap = tracklets.start[later] - tracklets.end[earlier]
     same = identity[earlier] == identity[later]
     before, after = consecutive_sightings(tracklets, identity)
-    direct_gaps = _group_by_cameras(tracklets, before, after, tracklets.start[after] - tracklets.end[before])
+    direct_gap = tracklets.start[after] - tracklets.end[before]
+    direct_rows = group_by_cameras(tracklets, before, after)
     transitions = {}
-    for cameras, rows in _group_by_cameras(tracklets, earlier, later, np.arange(len(gap))).items():
+    for cameras, rows in group_by_cameras(tracklets, earlier, later).items():
         within, between = gap[rows[same[rows]]], gap[rows[~same[rows]]]
-        direct = direct_gaps.get(cameras)
-        if len(within) < MIN_PAIRS or len(between) < MIN_PAIRS or direct is None:
+        if len(within) < MIN_PAIRS or len(between) < MIN_PAIRS or cameras not in direct_rows:
             continue
+        direct = direct_gap[direct_rows[cameras]]
         bins = int(np.clip(len(within) // _PAIRS_PER_BIN, 2, _MAX_BINS))
         edges = np.unique(np.quantile(within, np.linspace(0, 1, bins + 1)))
         count = np.bincount(np.searchsorted(edges, within), minlength=len(edges) + 1)
@@ -106,14 +106,6 @@ def fit_transitions(tracklets: Tracklets, identity: Integers, first: Integers, s
     return TransitionModel(transitions)
 
 
-def _in_time_order(tracklets: Tracklets, first: Integers, second: Integers) -> tuple[Integers, Integers, Floats]:
-    """Order each pair by start (ties: lower row first); return earlier, later and the gap `start − end` in seconds."""
-    start = tracklets.start
-    swap = (start[second] < start[first]) | ((start[second] == start[first]) & (second < first))
-    earlier, later = np.where(swap, second, first), np.where(swap, first, second)
-    return earlier, later, start[later] - tracklets.end[earlier]
-
-
 def consecutive_sightings(tracklets: Tracklets, identity: Integers) -> tuple[Integers, Integers]:
     """Rows (earlier, later) of sightings of one identity with no other sighting between them, by start."""
     order = np.lexsort((np.arange(len(identity)), tracklets.start, identity))
@@ -121,15 +113,13 @@ def consecutive_sightings(tracklets: Tracklets, identity: Integers) -> tuple[Int
     return order[:-1][same], order[1:][same]
 
 
-def _group_by_cameras(
-    tracklets: Tracklets, earlier: Integers, later: Integers, values: NDArray[Number]
-) -> dict[tuple[int, int], NDArray[Number]]:
-    """Group the values of pairs by their cameras (from, to); the order within a group is kept."""
+def group_by_cameras(tracklets: Tracklets, earlier: Integers, later: Integers) -> dict[tuple[int, int], Integers]:
+    """Group pairs of rows by their cameras (from, to): the places of each group's pairs, in order."""
     cameras = len(tracklets.camera_names)
     code = tracklets.camera[earlier] * cameras + tracklets.camera[later]
     order = np.argsort(code, kind="stable")
     codes, first = np.unique(code[order], return_index=True)
-    parts = np.split(values[order], first[1:])
+    parts = np.split(order, first[1:])
     return {divmod(number, cameras): part for number, part in zip(codes.tolist(), parts, strict=False)}
 
 
@@ -157,7 +147,7 @@ def clock_offsets(
     before, after, gap = before[short], after[short], gap[short]
     middle = (tracklets.start + tracklets.end) / 2
     lag = middle[after] - middle[before]
-    rows_of = _group_by_cameras(tracklets, before, after, np.arange(len(before)))
+    rows_of = group_by_cameras(tracklets, before, after)
     none = np.zeros(0, np.int64)
     offsets: list[tuple[int, int, float, int]] = []
     significant = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from reid.mtmc import Tracklets
@@ -78,3 +80,9 @@ def tracklets_of(camera, start, end, features=None, *, names=None, entry=None, l
         exit=unknown if leave is None else np.array(leave, float),
         previous_track=np.full(n, -1),
     )
+
+
+def with_moved_clocks(tracklets: Tracklets, offsets: dict[str, float]) -> Tracklets:
+    """Return the same tracklets with each camera's clock moved by seconds, by camera name."""
+    seconds = np.array([offsets.get(name, 0.0) for name in tracklets.camera_names])[tracklets.camera]
+    return replace(tracklets, start=tracklets.start + seconds, end=tracklets.end + seconds)

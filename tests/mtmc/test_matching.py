@@ -12,7 +12,7 @@ from reid.core.errors import ReidError
 from reid.evaluation.calibration import calibrate
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, cluster_scores, match
 from reid.mtmc.solvers import SOLVERS
-from tests.mtmc.synthetic_tracklets import make_tracklets, tracklets_of
+from tests.mtmc.synthetic_tracklets import make_tracklets, tracklets_of, with_moved_clocks
 
 
 def pairwise_f1(person, identity):
@@ -96,7 +96,7 @@ def test_transition_times_help_where_appearance_does_not():
 def test_clock_offsets_are_reported():
     travel = [[30, 20], [20, 30]]
     tracklets, _ = make_tracklets(people=80, cameras=2, visits=8, travel=travel, speed=0.05, noise=0.4)
-    result = match(tracklets.shifted({"cam02": 5.0}))
+    result = match(with_moved_clocks(tracklets, {"cam02": 5.0}))
     assert result.clock_offsets["cam02"] == pytest.approx(5, abs=1)
 
 

@@ -10,12 +10,11 @@ import pytest
 from reid import Embeddings
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, MatchSettings, Tracklets, Tracks, match
-from reid.mtmc.negatives import Spans
+from reid.mtmc.negatives import Spans, simultaneous_rows
 from reid.mtmc.online import match_online
 from reid.mtmc.pooling import pool_features, select_prototypes
 from reid.mtmc.solvers import SOLVERS
 from reid.mtmc.splitting import change_points
-from reid.mtmc.tracklets import simultaneous_pairs
 from tests.mtmc.synthetic_tracklets import make_tracklets
 
 
@@ -191,9 +190,7 @@ def test_simultaneous_pairs_against_a_loop(seed):
         and tracklets.camera[a] == tracklets.camera[b]
         and max(tracklets.start[a], tracklets.start[b]) <= min(tracklets.end[a], tracklets.end[b])
     }
-    got = {
-        tuple(sorted(pair)) for pair in zip(*(column.tolist() for column in simultaneous_pairs(tracklets)), strict=True)
-    }
+    got = {tuple(sorted(pair)) for pair in simultaneous_rows(tracklets, tracklets.has_feature).tolist()}
     assert got == want
 
 

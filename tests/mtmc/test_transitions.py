@@ -7,7 +7,7 @@ import pytest
 
 from reid.mtmc import Camera, Cameras
 from reid.mtmc.transitions import clock_offsets, consecutive_sightings, fit_transitions
-from tests.mtmc.synthetic_tracklets import make_tracklets, tracklets_of
+from tests.mtmc.synthetic_tracklets import make_tracklets, tracklets_of, with_moved_clocks
 
 
 def all_pairs(n):
@@ -62,7 +62,7 @@ def test_too_few_links_give_no_transitions():
 def test_clock_offsets_from_transitions_in_both_directions():
     tracklets, person = make_tracklets(people=120, cameras=3, visits=8, travel=TIMES, speed=0.1)
     assert clock_offsets(tracklets, person + 1) == {}, "clocks that agree"
-    moved = tracklets.shifted({"cam02": 4.0, "cam03": -3.0})
+    moved = with_moved_clocks(tracklets, {"cam02": 4.0, "cam03": -3.0})
     got = clock_offsets(moved, person + 1)
     assert got["cam01"] == 0
     assert got["cam02"] == pytest.approx(4, abs=0.8)

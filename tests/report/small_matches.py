@@ -51,5 +51,15 @@ def empty_matches() -> Matches:
     none = np.zeros(0, np.int64)
     tracklets = Tracklets.from_features(("cam01", "cam02"), none, none, none, np.zeros((0, 4), np.float32))
     floats = np.zeros(0)
-    links = Links(none, none, floats.astype(np.float32), floats, floats, np.zeros(0, object), np.zeros(0, bool))
+    links = Links(
+        none,
+        none,
+        floats.astype(np.float32),
+        1.0,
+        len(tracklets),
+        floats,
+        floats,
+        np.zeros(0, object),
+        np.zeros(0, bool),
+    )
     return Matches(tracklets, none, floats, links, 0.5, 0.01, {})

@@ -321,7 +321,17 @@ def big_matches(people: int = 500, each: int = 6, cameras: int = 10, links: int 
     distance = rng.uniform(0, 1, kept.shape[1])
     joined = identity[kept[0]] == identity[kept[1]]
     reasons = np.full(kept.shape[1], "", object)
-    pairs = Links(kept[0], kept[1], distance.astype(np.float32), 0.5 - distance, 1 - distance, reasons, joined)
+    pairs = Links(
+        kept[0],
+        kept[1],
+        distance.astype(np.float32),
+        1.0,
+        len(tracklets),
+        0.5 - distance,
+        1 - distance,
+        reasons,
+        joined,
+    )
     return Matches(tracklets, identity, rng.uniform(0, 1, count), pairs, 0.4, 0.01, {})
 
 
