@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,9 @@ from pydantic import BeforeValidator, Field, StrictInt, StrictStr
 from reid.config import Settings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
+from reid.mtmc.cameras import Cameras
 from reid.mtmc.pooling import Mask
 from reid.mtmc.tracklets import Tracklets
-
-if TYPE_CHECKING:
-    from reid.mtmc.cameras import Cameras
 
 REASONS = (
     "",
@@ -292,16 +290,16 @@ def find_violations(
                         found.append(f"{pair}: {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
     for kind, pairs in (("cannot", constraints.cannot_link), ("must", constraints.must_link)):
         for first, second in pairs:
-            sides = []
-            for camera, track, frame in (first, second):
-                rows = [
-                    row
+            sides = [
+                {
+                    int(identity[row])
                     for row in where
                     if where[row][0] == camera
                     and int(tracklets.track[row]) == track
                     and (frame < 0 or int(tracklets.first_frame[row]) <= frame <= int(tracklets.last_frame[row]))
-                ]
-                sides.append({int(identity[row]) for row in rows})
+                }
+                for camera, track, frame in (first, second)
+            ]
             one = bool(sides[0] & sides[1] - {0})
             if kind == "cannot" and one:
                 found.append(f"{first[:2]} and {second[:2]} are one identity despite a cannot-link")

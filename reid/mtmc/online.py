@@ -131,14 +131,11 @@ class OnlineMatcher:
     def _remember(self, tracklets: Tracklets, identity: Integers) -> None:
         order = np.lexsort((np.arange(len(identity)), tracklets.end))[::-1]
         recent = order[tracklets.end[order] >= tracklets.end.max(initial=0.0) - self._stream.memory]
-        count: dict[int, int] = {}
-        rows: list[int] = []
-        for row in recent.tolist():
-            number = int(identity[row])
-            count[number] = count.get(number, 0) + 1
-            if count[number] <= self._stream.max_per_identity and len(rows) < self._stream.max_tracklets:
-                rows.append(row)
-        kept = np.sort(np.array(rows, np.int64))
+        by_identity = np.argsort(identity[recent], kind="stable")
+        numbers = identity[recent][by_identity]
+        place = np.arange(len(numbers)) - np.searchsorted(numbers, numbers)
+        allowed = np.sort(by_identity[place < self._stream.max_per_identity])
+        kept = np.sort(recent[allowed[: self._stream.max_tracklets]])
         self._remembered, self._identity = tracklets.take(kept), identity[kept]
 
 

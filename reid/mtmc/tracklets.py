@@ -10,16 +10,15 @@ import numpy as np
 
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality
-from reid.data.tracks import Floats, Integers
+from reid.data.tracks import Floats, Integers, Tracks
+from reid.mtmc.cameras import Cameras
 from reid.mtmc.negatives import Spans
 from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
 from reid.mtmc.splitting import change_points
 from reid.mtmc.stitching import stitch_tracks
 
 if TYPE_CHECKING:
-    from reid.data.tracks import Tracks
     from reid.embedding.table import Embeddings
-    from reid.mtmc.cameras import Cameras
 
 _COLUMNS = (
     "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from reid.data.tracks import Floats, Integers
+from reid.mtmc.cameras import Cameras
 from reid.mtmc.tracklets import Tracklets
-
-if TYPE_CHECKING:
-    from reid.mtmc.cameras import Cameras
 
 MIN_PAIRS = 20
 """Pairs of sightings of one identity that an ordered pair of cameras needs before its times are used."""
@@ -154,19 +151,18 @@ def clock_offsets(
     for x in range(len(names)):
         for y in range(x + 1, len(names)):
             forward, backward = rows_of.get((x, y), none), rows_of.get((y, x), none)
-            if cameras is not None and frozenset((names[x], names[y])) in cameras.overlapping:
-                lags = np.concatenate([lag[forward], -lag[backward]])
-                if len(lags) < min_links:
-                    continue
-                offsets.append((x, y, float(np.median(lags)), len(lags)))
-                error = _median_error(lags)
-            elif min(len(forward), len(backward)) >= min_links:
-                difference = float(np.median(gap[forward]) - np.median(gap[backward])) / 2
-                offsets.append((x, y, difference, min(len(forward), len(backward))))
-                error = float(np.hypot(_median_error(gap[forward]), _median_error(gap[backward]))) / 2
-            else:
+            overlap = cameras is not None and frozenset((names[x], names[y])) in cameras.overlapping
+            lags = np.concatenate([lag[forward], -lag[backward]])
+            count = len(lags) if overlap else min(len(forward), len(backward))
+            if count < min_links:
                 continue
-            significant |= abs(offsets[-1][2]) > max(_MIN_OFFSET_SECONDS, 3 * error)
+            if overlap:
+                offset, error = float(np.median(lags)), _median_error(lags)
+            else:
+                offset = float(np.median(gap[forward]) - np.median(gap[backward])) / 2
+                error = float(np.hypot(_median_error(gap[forward]), _median_error(gap[backward]))) / 2
+            offsets.append((x, y, offset, count))
+            significant |= abs(offset) > max(_MIN_OFFSET_SECONDS, 3 * error)
     return _combine_offsets(names, offsets) if significant else {}
 
 
