@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
 
 from reid.core.errors import DataError
+from reid.evaluation.ranking import CameraPairs
 from reid.report.style import picture
-
-if TYPE_CHECKING:
-    from reid.evaluation.ranking import CameraPairs
 
 
 def plot_camera_pairs(pairs: CameraPairs, path: str | Path, *, dark: bool = False) -> Path:

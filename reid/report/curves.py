@@ -45,8 +45,7 @@ def plot_cmc(results: Mapping[str, RankingResult], path: str | Path, *, max_rank
                 linewidth=1.8,
                 label=f"{name}\nrank-1 {100 * result.rank(1):.1f} %, mAP {100 * result.mAP:.1f} %",
             )
-        axes.set_xlabel("Rank k")
-        axes.set_ylabel("Queries with a right match among the first k (%)")
+        axes.set(xlabel="Rank k", ylabel="Queries with a right match among the first k (%)")
         lowest = min(100 * result.cmc[0] for result in results.values())
         axes.set_ylim(max(0, 10 * np.floor(lowest / 10) - 10), 101)
         longest = min(max_rank, max(len(result.cmc) for result in results.values()))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.core.errors import DataError
+from reid.evaluation import PairCounts, VerificationResult
 from reid.report.style import DASHES, picture
-
-if TYPE_CHECKING:
-    from reid.evaluation import PairCounts, VerificationResult
 
 
 def plot_distances(
@@ -55,8 +53,7 @@ def plot_distances(
         for i, (name, distance) in enumerate((thresholds or {}).items()):
             style = DASHES[(i + 1) % len(DASHES)]
             axes.axvline(distance, color=theme.ink, linestyle=style, linewidth=1.5, label=f"{name}: {distance:.3f}")
-        axes.set_xlabel(f"Distance of a pair ({counts.metric})")
-        axes.set_ylabel("Pairs (%)")
+        axes.set(xlabel=f"Distance of a pair ({counts.metric})", ylabel="Pairs (%)")
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper center", ncols=2, fontsize=8.5, frameon=False)
@@ -97,11 +94,8 @@ def plot_roc(results: Mapping[str, VerificationResult], path: str | Path, *, dar
             label = f"{name}\nAUC {100 * result.auc:.2f} %, EER {100 * result.eer:.2f} %"
             colour = theme.lines[i % len(theme.lines)]
             axes.plot(100 * false, 100 * true, color=colour, linestyle=DASHES[i % len(DASHES)], label=label)
-        axes.set_xscale("log")
+        axes.set(xscale="log", xlabel="False-match rate (%)", ylabel="True-match rate (%)", ylim=(0, 101))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel("False-match rate (%)")
-        axes.set_ylabel("True-match rate (%)")
-        axes.set_ylim(0, 101)
         axes.grid(linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8.5, framealpha=0.9)

@@ -6,21 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from reid.evaluation import RankingResult
+from reid.evaluation import OpenSetResult, RankingResult, VerificationResult
+from reid.evaluation.identification import DirPoint
+from reid.evaluation.verification import TarPoint
 from reid.report.camera_pairs import plot_camera_pairs
 from reid.report.curves import plot_cmc
 from reid.report.distance_histograms import plot_distances, plot_roc
 from reid.report.page import Block, Drawing, Section, Table, flatten, write_page
 from reid.report.tables import describe_protocol
-
-if TYPE_CHECKING:
-    from reid.evaluation import OpenSetResult, VerificationResult
-    from reid.evaluation.identification import DirPoint
-    from reid.evaluation.verification import TarPoint
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def cmc_drawing(sets: Sequence[SetResults]) -> Drawing:
 
 def set_drawings(results: SetResults) -> list[Drawing]:
     """Return all pictures of one data set, in the order of the page."""
-    parts = [_distances(results), _roc(results), _cameras(results), *results.lists, results.points, results.activations]
+    parts = [*_pair_drawings(results), _cameras(results), *results.lists, results.points, results.activations]
     return [drawing for drawing in parts if drawing is not None]
 
 
@@ -146,8 +143,9 @@ def _sections(results: SetResults) -> list[Section]:
     if results.left_out:
         shown = [f"{len(results.left_out):,} images could not be read and were skipped:", *results.left_out[:50]]
         about += shown + (["…"] if len(results.left_out) > 50 else [])
+    drawn, verified = _pair_drawings(results), results.verification
     parts: dict[str, list[Block | None]] = {
-        VERIFICATION: [_distances(results), *_verification(results), _roc(results)],
+        VERIFICATION: [] if verified is None else [drawn[0], *_verification(verified), drawn[1]],
         CALIBRATION: [] if results.calibrated is None else _calibration(results.calibrated),
         OPEN_SET: [] if results.open_set is None else _open_set(results.open_set),
         CAMERAS: [_cameras(results)],
@@ -165,9 +163,10 @@ def _sections(results: SetResults) -> list[Section]:
     return sections
 
 
-def _distances(results: SetResults) -> Drawing | None:
+def _pair_drawings(results: SetResults) -> list[Drawing]:
+    """Return the histograms of distances and the ROC curve, if there is a verification."""
     if results.verification is None:
-        return None
+        return []
     thresholds = {"equal error rate": results.verification.eer_threshold}
     if results.calibrated is not None:
         thresholds = {"calibrated threshold": results.calibrated.threshold, **thresholds}
@@ -176,14 +175,11 @@ def _distances(results: SetResults) -> Drawing | None:
         "count as the same person."
     )
     draw = partial(plot_distances, results.verification.counts, thresholds=thresholds)
-    return Drawing("distances", "Distances of pairs", caption, draw)
-
-
-def _roc(results: SetResults) -> Drawing | None:
-    if results.verification is None:
-        return None
-    caption = "True-match rate over false-match rate, for all thresholds."
-    return Drawing("roc", "ROC", caption, partial(plot_roc, {results.name: results.verification}))
+    roc_caption = "True-match rate over false-match rate, for all thresholds."
+    return [
+        Drawing("distances", "Distances of pairs", caption, draw),
+        Drawing("roc", "ROC", roc_caption, partial(plot_roc, {results.name: results.verification})),
+    ]
 
 
 def _cameras(results: SetResults) -> Drawing | None:
@@ -194,10 +190,7 @@ def _cameras(results: SetResults) -> Drawing | None:
     return Drawing("cameras", "mAP and rank-1 by camera pair", caption, partial(plot_camera_pairs, pairs))
 
 
-def _verification(results: SetResults) -> list[Block]:
-    found = results.verification
-    if found is None:
-        return []
+def _verification(found: VerificationResult) -> list[Block | None]:
     counts = found.counts
     return [
         f"{counts.n_genuine:,} genuine and {counts.n_impostor:,} impostor pairs: {counts.pairs}. "

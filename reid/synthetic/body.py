@@ -141,8 +141,7 @@ def _folds(rng: np.random.Generator, colours: Floats, depth: float = 0.07) -> Fl
     """Brighten and darken quads slightly, in smooth patches, like folds of cloth."""
     noise = rng.normal(0, 1, colours.shape[:2])
     noise = 0.5 * noise + 0.5 * np.roll(noise, 1, axis=1) + 0.4 * np.roll(noise, 1, axis=0)
-    shaded: Floats = np.clip(colours * (1 + depth * noise[..., None]), 4, 252)
-    return shaded
+    return np.clip(colours * (1 + depth * noise[..., None]), 4, 252)
 
 
 def _pattern(person: Person, rows: Floats, columns: int, rng: np.random.Generator, *, sleeve: bool = False) -> Floats:

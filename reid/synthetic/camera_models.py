@@ -94,8 +94,7 @@ class Camera:
         s, c = math.sin(self.tilt), math.cos(self.tilt)
         down = np.array([[1, 0, 0], [0, -s, -c], [0, c, -s]])
         s, c = math.sin(self.roll), math.cos(self.roll)
-        turned: Floats = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ down
-        return turned
+        return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ down
 
     def project(self, points: Floats) -> Floats:
         """Map points `[..., 3]` in metres to `[..., 3]`: x and y in pixels of the frame, depth in metres."""
@@ -112,8 +111,7 @@ class Camera:
 def _levels(rng: np.random.Generator, low: float, high: float, n: int) -> Floats:
     """Return `n` values spread evenly over a range, in random order, so that all cameras differ."""
     values = np.linspace(low, high, n) + rng.uniform(-0.1, 0.1, n) * (high - low) / n
-    shuffled: Floats = rng.permutation(values)
-    return shuffled
+    return rng.permutation(values)
 
 
 def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0) -> list[Camera]:
@@ -133,17 +131,6 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     detail = 1 - degrade * _levels(rng, 0.0, 0.45, n)
     sun_side, sun_height = _levels(rng, -math.pi, math.pi, n), _levels(rng, 0.5, 1.3, n)
     sun, radius = _levels(rng, 0.05, 0.62, n), 8.0 + 2.0 * n
-    values: dict[str, Any] = {
-        "height": height,
-        "far": far,
-        "walking_direction": walking_direction,
-        "sun": sun,
-        "gamma": gamma,
-        "blur": np.maximum(blur, 0),
-        "motion": motion,
-        "noise": noise,
-        "detail": np.clip(detail, 0.3, 1.0),
-    }
     cameras = []
     for i in range(n):
         size = SIZES[i % len(SIZES)]
@@ -175,7 +162,15 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
                 ground=list(GROUNDS)[i % len(GROUNDS)],
                 back=list(BACKS)[(i + seed) % len(BACKS)],
                 seed=(seed, 4, i),
-                **{name: float(column[i]) for name, column in values.items()},
+                height=float(height[i]),
+                far=float(far[i]),
+                walking_direction=float(walking_direction[i]),
+                sun=float(sun[i]),
+                gamma=float(gamma[i]),
+                blur=max(float(blur[i]), 0.0),
+                motion=float(motion[i]),
+                noise=float(noise[i]),
+                detail=float(np.clip(detail[i], 0.3, 1.0)),
             )
         )
     return cameras
@@ -184,8 +179,7 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> NDArray[Any]:
     """Return smooth noise around 0 with spots of about `cell` pixels."""
     small = rng.normal(0, 1, (shape[0] // cell + 2, shape[1] // cell + 2)).astype(np.float32)
-    grown: NDArray[Any] = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    return grown
+    return cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def _cloth_colour(rng: np.random.Generator) -> Floats:
@@ -193,8 +187,7 @@ def _cloth_colour(rng: np.random.Generator) -> Floats:
 
 
 def _as_image(values: NDArray[Any]) -> Image:
-    image: Image = np.clip(values, 0, 255).astype(np.uint8)
-    return image
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Image:
@@ -232,11 +225,9 @@ def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Imag
 def _wall_texture(camera: Camera, rng: np.random.Generator, width: int, height: int) -> Image:
     """Draw what closes the scene at the back, 60 m × 12 m in `width` × `height` pixels."""
     metre = width / 60
-    base = np.array(BACKS[camera.back], dtype=float)
-    base = base * rng.uniform(0.8, 1.15)
+    base = np.array(BACKS[camera.back], dtype=float) * rng.uniform(0.8, 1.15)
     smooth, fine = _noise(rng, (height, width), 40)[..., None], rng.normal(0, 1, (height, width, 1))
-    texture = base * (1 + 0.05 * smooth + 0.03 * fine)
-    image = _as_image(texture)
+    image = _as_image(base * (1 + 0.05 * smooth + 0.03 * fine))
 
     def box(x: float, y: float, w: float, h: float, colour: tuple[float, ...]) -> None:
         """Draw a rectangle; x, y in metres from the left and from the ground."""
@@ -346,8 +337,7 @@ def scene_background(camera: Camera) -> Image:
         edge = _noise(rng, (height, width), 120)
         light = light * np.where(edge > 0.35, 1 - 0.5 * camera.sun, 1.0)
     lit = _as_image(scene * cv2.GaussianBlur(light.astype(np.float32), (0, 0), 2)[..., None])
-    soft: Image = cv2.GaussianBlur(lit, (0, 0), 0.7)
-    return soft
+    return cv2.GaussianBlur(lit, (0, 0), 0.7)
 
 
 @dataclass(frozen=True, eq=False)

@@ -179,5 +179,4 @@ class Studio:
         _, stream = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
         decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
         shrink = native[1] > size[1]
-        final: Image = cv2.resize(decoded, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        return final
+        return cv2.resize(decoded, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)

@@ -36,11 +36,11 @@ def format_mot(rows: Sequence[Row]) -> str:
 
 def true_rows(camera: Camera, seen: Sequence[Sighting], ids: Sequence[int]) -> list[Row]:
     """Return the true boxes of one camera; `ids` gives each person's global id."""
-    rows = []
-    for sighting in seen:
-        boxes = clip_boxes(sighting.boxes, camera.size)
-        rows += [(int(f), ids[sighting.walk.person], b, 1.0) for f, b in zip(sighting.frames, boxes, strict=True)]
-    return rows
+    return [
+        (int(frame), ids[sighting.walk.person], box, 1.0)
+        for sighting in seen
+        for frame, box in zip(sighting.frames, clip_boxes(sighting.boxes, camera.size), strict=True)
+    ]
 
 
 def tracked_rows(
@@ -73,7 +73,12 @@ def tracked_rows(
         meet = np.flatnonzero((offset < 0.4 * a[:, 2]) & (np.abs(a[:, 3] - b[:, 3]) < 0.3 * a[:, 3]))
         if len(meet) and rng.random() < faults.switch:
             k = int(meet[len(meet) // 2])
-            _swap(parts, labels, int(labels[i][in_i[k]]), int(labels[j][in_j[k]]), int(shared[k]))
+            first, second = int(labels[i][in_i[k]]), int(labels[j][in_j[k]])
+            # Exchanged in all parts, so that no frame has a label twice.
+            for (frames, _, _), label in zip(parts, labels, strict=True):
+                later = frames >= shared[k]
+                firsts, seconds = later & (label == first), later & (label == second)
+                label[firsts], label[seconds] = second, first
     for _ in range(int(rng.poisson(faults.false_tracks * len(seen)))):
         template = seen[int(rng.integers(len(seen)))]
         n = int(rng.integers(4, 20))
@@ -91,14 +96,6 @@ def tracked_rows(
     rows.sort(key=lambda row: row[:2])
     order: dict[int, int] = {}
     return [(f, order.setdefault(t, len(order) + 1), b, c) for f, t, b, c in rows]
-
-
-def _swap(parts: Sequence[Part], labels: list[NDArray[np.int64]], first: int, second: int, frame: int) -> None:
-    """Exchange two labels from `frame` on in all parts, so that no frame has a label twice."""
-    for (frames, _, _), label in zip(parts, labels, strict=True):
-        later = frames >= frame
-        firsts, seconds = later & (label == first), later & (label == second)
-        label[firsts], label[seconds] = second, first
 
 
 def describe_cameras(cameras: Sequence[Camera], travels: Sequence[Travel], fps: float) -> dict[str, object]:

@@ -227,13 +227,9 @@ def person_boxes(camera: Camera, person: Person, x: Floats, y: Floats, heading: 
 
 def overlap(boxes: Floats, others: Floats) -> Floats:
     """Return the fraction of each box `[T, 4]` that the other box `[T or 1, 4]` covers."""
-    left = np.maximum(boxes[:, 0], others[:, 0])
-    top = np.maximum(boxes[:, 1], others[:, 1])
-    right = np.minimum(boxes[:, 0] + boxes[:, 2], others[:, 0] + others[:, 2])
-    bottom = np.minimum(boxes[:, 1] + boxes[:, 3], others[:, 1] + others[:, 3])
-    area = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
-    fraction: Floats = area / (boxes[:, 2] * boxes[:, 3])
-    return fraction
+    low = np.maximum(boxes[:, :2], others[:, :2])
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:])
+    return np.maximum(high - low, 0).prod(axis=1) / boxes[:, 2:].prod(axis=1)
 
 
 def observe_passes(

@@ -214,14 +214,12 @@ def _junk(world: World, names: _Names, n: int) -> list[Shot]:
         t = int(rng.choice(good))
         x, y, w, h = (float(value) for value in sighting.boxes[t])
         fraction, kind = rng.uniform(0.4, 0.55), int(rng.integers(4))
-        if kind == 0:
-            box = (x, y, w, h * fraction)
-        elif kind == 1:
-            box = (x, y + h * (1 - fraction), w, h * fraction)
-        elif kind == 2:
-            box = (x + rng.choice((-1, 1)) * 0.65 * w, y, w, h)
-        else:
-            box = (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h)
+        box = (
+            (x, y, w, h * fraction),
+            (x, y + h * (1 - fraction), w, h * fraction),
+            (x + rng.choice((-1, 1)) * 0.65 * w, y, w, h),
+            (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h),
+        )[kind]
         frame = int(sighting.frames[t])
         name, inside = names(-1, c, sighting.walk.visit, frame), _inside(box, world.cameras[c].size)
         found.append(Shot("bounding_box_test", name, TEST, c, frame, inside, (settings.seed, 13, i)))

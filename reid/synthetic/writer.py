@@ -23,7 +23,7 @@ from reid.data.box_selection import box_quality, choose_boxes
 from reid.mtmc.track_files import read_tracks
 from reid.synthetic.body import Mesh
 from reid.synthetic.camera_models import Image, apply_sensor, blur_image
-from reid.synthetic.rendering import Studio
+from reid.synthetic.rendering import Placed, Studio
 from reid.synthetic.settings import SyntheticSettings
 from reid.synthetic.simulated_tracks import describe_cameras, format_mot, tracked_rows, true_rows
 from reid.synthetic.trajectories import placed_at
@@ -57,30 +57,26 @@ class _Renderer:
             self.studios[camera] = Studio(world.cameras[camera], world.people, world.occluders[camera], self.meshes)
         return self.studios[camera]
 
-    def gain(self, camera: int, time: float) -> float:
-        """Return the relative exposure of a camera, which changes slowly around 1."""
-        return 1 + self.world.cameras[camera].exposure * math.sin(2 * math.pi * time / 97 + 1.7 * camera)
-
-    def time(self, camera: int, frame: int) -> float:
-        """Return the time, in seconds on the common clock, of a camera's frame."""
-        return self.world.cameras[camera].offset + (frame - 1) / self.world.settings.fps
+    def moment(self, recording: int, camera: int, frame: int) -> tuple[list[Placed], float]:
+        """Return the people in view at a camera's frame, and the relative exposure, which changes slowly around 1."""
+        one = self.world.cameras[camera]
+        time = one.offset + (frame - 1) / self.world.settings.fps
+        gain = 1 + one.exposure * math.sin(2 * math.pi * time / 97 + 1.7 * camera)
+        return placed_at(self.world.passes[recording][camera], self.world.people, time), gain
 
     def crop(self, shot: Shot) -> bytes:
         """Render a crop as JPEG bytes."""
-        world = self.world
-        time = self.time(shot.camera, shot.frame)
-        placed = placed_at(world.passes[shot.recording][shot.camera], world.people, time)
-        rng, gain = np.random.default_rng(shot.seed), self.gain(shot.camera, time)
-        return _encode(self.studio(shot.camera).crop(placed, shot.box, rng, size=world.settings.size, gain=gain))
+        placed, gain = self.moment(shot.recording, shot.camera, shot.frame)
+        rng, size = np.random.default_rng(shot.seed), self.world.settings.size
+        return _encode(self.studio(shot.camera).crop(placed, shot.box, rng, size=size, gain=gain))
 
     def frame(self, camera: int, frame: int, rng: np.random.Generator) -> Image:
         """Render a whole frame of a camera's test recording, `[h, w, 3]` BGR."""
-        world, one = self.world, self.world.cameras[camera]
-        time = self.time(camera, frame)
-        placed = placed_at(world.passes[TEST][camera], world.people, time)
+        one = self.world.cameras[camera]
+        placed, gain = self.moment(TEST, camera, frame)
         twice = self.studio(camera).draw(placed, (0, 0, *one.size), (2 * one.size[0], 2 * one.size[1]))
         picture = cv2.resize(twice, one.size, interpolation=cv2.INTER_AREA)
-        return apply_sensor(one, blur_image(one, picture), rng, self.gain(camera, time))
+        return apply_sensor(one, blur_image(one, picture), rng, gain)
 
     def write_crops(self, root: Path, shots: Sequence[Shot]) -> int:
         """Write crops as JPEG files; returns their number."""
