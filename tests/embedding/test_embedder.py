@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -406,6 +407,7 @@ def test_sixteen_bit_colour_keeps_the_upper_eight_bits(embedder, tmp_path):
 def test_decompression_bomb_is_rejected_by_its_header(embedder, folder, tmp_path):
     bomb = bytearray((folder / "00.png").read_bytes())
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(bomb)
     some = [paths(folder)[0], str(tmp_path / "bomb.png"), paths(folder)[1]]
     with pytest.raises(ReidError, match=r"1 of 3 images cannot be read:\n.*bomb\.png: has 60000×60000 pixels"):
