@@ -46,6 +46,7 @@ def test_subpackages_stay_importable() -> None:
     assert reid.losses.TripletLoss is reid.TripletLoss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_every_public_name_has_a_docstring_with_a_running_example(name: str) -> None:
     public = getattr(reid, name)

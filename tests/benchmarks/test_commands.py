@@ -29,6 +29,7 @@ def test_readme_lists_every_benchmark() -> None:
     assert [name for name in NAMES if f"`{name}`" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "printed"),
     [

@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_comparison_of_two_runs(folder: Path, tmp_path: Path) -> None:
     done = call("runs", "compare", folder / "one", folder / "other", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output

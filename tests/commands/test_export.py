@@ -48,6 +48,7 @@ def trained(tmp_path: Path, tiny_market: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_bundle_is_written_next_to_the_checkpoint(run):
     result = export(run, "--to", "openvino")
     assert result.exit_code == 0, result.output
@@ -63,6 +64,7 @@ def test_bundle_is_written_next_to_the_checkpoint(run):
     assert "already exists" in again.output
 
 
+@pytest.mark.slow
 def test_int8_with_the_train_data_of_the_run(trained):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     result = export(trained, "--to", "openvino", "--int8", "--max-loss", 100, "--calibration-crops", 10)
@@ -79,6 +81,7 @@ def test_int8_with_the_train_data_of_the_run(trained):
         assert expected in card
 
 
+@pytest.mark.slow
 def test_int8_on_the_test_split_of_a_named_data_set(run, tiny_market):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     data = ("--data", f"market1501:{tiny_market}", "--calibration-crops", 5, "--max-loss", 100)

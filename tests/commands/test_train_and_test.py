@@ -65,6 +65,7 @@ def test_every_command_has_help(name: str) -> None:
     assert done.output.count("\n") > 5
 
 
+@pytest.mark.slow
 def test_scores_pictures_and_files_of_a_test(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     arguments = ("--rerank", "--device", "cpu", "--queries", "1,pid:25", "--out", tmp_path / "out")
     done = call("test", "--model", checkpoint, *arguments)
@@ -100,6 +101,7 @@ def test_scores_pictures_and_files_of_a_test(checkpoint: Path, tmp_path: Path, t
     assert len(table) == 20
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_in_one_table(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     source = f"market1501:{tiny_market}"
     done = call(
@@ -112,6 +114,7 @@ def test_several_data_sets_are_in_one_table(checkpoint: Path, tmp_path: Path, ti
     assert not (tmp_path / "out/evaluation.html").exists()
 
 
+@pytest.mark.slow
 def test_calibration_next_to_the_model_is_used(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     shutil.copy(checkpoint, tmp_path / "best.pt")
     shutil.copy(checkpoint.with_name("config.yaml"), tmp_path / "config.yaml")
@@ -162,6 +165,7 @@ def test_invalid_options_are_errors_before_embedding(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_data_set_without_cameras_is_scored_without_the_cross_camera_rule(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = ["path,pid,split"]
@@ -178,6 +182,7 @@ def test_data_set_without_cameras_is_scored_without_the_cross_camera_rule(tmp_pa
     assert not (tmp_path / "test/table-cameras.png").exists()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_an_error_or_skipped(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_market, copy)
@@ -227,6 +232,7 @@ def test_user_errors_have_a_message_and_no_traceback(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_camera_aware_re_ranking_is_recorded_in_the_protocol(checkpoint: Path, tmp_path: Path) -> None:
     done = call("test", "--model", checkpoint, "--camera-aware", "--no-page", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output

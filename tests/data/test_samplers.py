@@ -128,6 +128,7 @@ def check(
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [4, 8, 16])
 @pytest.mark.parametrize("case", SETS)
 def test_every_image_is_shown_on_realistic_sets(case: str, k: int) -> None:
@@ -289,6 +290,7 @@ def test_hard_identity_sampler_shows_every_image_without_repeats(case: str, look
     check(pids, camids, p, k, 2, look_alike(pids, camids, p, k, lookalikes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lookalikes", "least"), [(3, 0.5), (7, 0.45), (15, 0.4)])
 def test_similar_identities_share_a_batch(lookalikes: int, least: float) -> None:
     """The fraction of identities that share a batch with one of their two neighbours; by chance 2 × 15 / 750."""

@@ -276,6 +276,7 @@ def test_a_killed_build_continues(tmp_path: Path, decoded: list[str]) -> None:
     np.testing.assert_array_equal(store.read(np.arange(60)), expected(crops))
 
 
+@pytest.mark.slow
 def test_of_two_simultaneous_processes_one_builds_and_the_other_waits(tmp_path: Path) -> None:
     crops = make_crops(tmp_path / "images", 40)
     outputs = [process.communicate(timeout=60)[0] for process in [start_build(tmp_path, 0.01) for _ in range(2)]]

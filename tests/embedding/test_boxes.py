@@ -359,6 +359,7 @@ def find_shards(folder):
     return list(folder.rglob("[0-9]*.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a POSIX signal")
 def test_killed_run_resumes(embedder, folder, videos, tmp_path):
     run = subprocess.Popen(

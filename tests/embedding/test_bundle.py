@@ -52,6 +52,7 @@ def sign(folder: Path) -> None:
     edit(folder, sha256={name: reader.digest(folder / name) for name in ("model.onnx", "check.npz")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "runtime"), [("onnx", "onnx"), ("onnx", "openvino"), ("openvino", "openvino")])
 def test_bundle_runs_without_torch_and_reid(tmp_path, form, runtime):
     pytest.importorskip(reader.PACKAGES[runtime])
@@ -73,6 +74,7 @@ def test_bundle_runs_without_torch_and_reid(tmp_path, form, runtime):
     assert "takes uint8 [N, 64, 32, 3] in RGB, values 0..255; this is float32 [1, 3, 64, 32]" in done.stdout
 
 
+@pytest.mark.slow
 def test_bundle_runs_as_a_program(tmp_path):
     images = crops(3)
     np.save(tmp_path / "crops.npy", images)
@@ -106,6 +108,7 @@ def test_embedder_opens_a_bundle():
     assert isinstance(exported.table(images), Embeddings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 50])
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 @pytest.mark.parametrize("threads", [1, 3])
@@ -163,6 +166,7 @@ def test_auto_skips_a_runtime_that_fails_the_check(copied, monkeypatch):
         open_bundle(copied, "openvino")
 
 
+@pytest.mark.slow
 def test_check_crops_detect_a_wrong_channel_order(copied):
     """Put a BGR model into an RGB bundle, with valid digests."""
     shutil.copy(bundle("onnx", "bgr") / "model.onnx", copied)

@@ -67,6 +67,7 @@ def test_folder_of_images(checkpoint, folder, tmp_path):
     assert "notes.txt" in ran.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "pids"), [("query", [3, 4]), ("gallery", [3, 4]), ("train", [2, 2])])
 def test_split_of_a_data_set(checkpoint, market, tmp_path, part, pids):
     out = tmp_path / "t.parquet"

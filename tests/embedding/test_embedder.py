@@ -274,6 +274,7 @@ def test_embed_batch_equals_the_call(model):
     close(flipping.embed_batch(at_size), flipping(at_size))
 
 
+@pytest.mark.slow
 def test_backbone_by_name_pools_its_last_feature_map(tmp_path):
     random = Embedder("light10", weights="none", device="cpu")
     bare = build_model("light10", neck="none")
@@ -376,6 +377,7 @@ SMOOTH = cv2.resize(np.random.default_rng(1).integers(0, 256, (8, 4, 3), dtype=n
 GRAY = np.asarray(Image.fromarray(SMOOTH).convert("L"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image", "options", "meant", "likeness"),
     [

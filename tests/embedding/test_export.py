@@ -33,6 +33,7 @@ def tiny(tmp_path):
     return ForeignModel(make_onnx(tmp_path / "foreign.onnx"), preprocessing=SIDECAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "runtime"), FORMS)
 @pytest.mark.parametrize("n", [1, 2, 17, pytest.param(37, id="more than two batches")])
 def test_bundle_gives_the_features_of_the_model(form, runtime, n):
@@ -51,6 +52,7 @@ def test_bundle_gives_the_features_of_the_model(form, runtime, n):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_bgr_model_takes_rgb_crops(form):
     images = crops(5)
@@ -110,6 +112,7 @@ def test_card_ends_with_the_model_card(tmp_path, tiny):
     assert "onnx: refused, cosine 0.5" in card("x.bundle", manifest)
 
 
+@pytest.mark.slow
 def test_model_is_not_changed(tmp_path):
     pytest.importorskip("onnxruntime")
     model = copy.deepcopy(small_model()).train().double()
@@ -121,6 +124,7 @@ def test_model_is_not_changed(tmp_path):
         assert torch.equal(tensor.double(), before[name].double()), name
 
 
+@pytest.mark.slow
 def test_export_without_onnxscript(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -145,6 +149,7 @@ def test_nothing_is_written_if_the_proof_fails(tmp_path, monkeypatch, tiny, chan
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_runtime_without_parity_is_refused(tmp_path, monkeypatch):
     for package in ("onnxruntime", "openvino"):
         pytest.importorskip(package)
@@ -163,6 +168,7 @@ def test_runtime_without_parity_is_refused(tmp_path, monkeypatch):
         open_bundle(tmp_path / "m.bundle", "openvino")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "given"),
     [
@@ -184,6 +190,7 @@ def test_foreign_file_gets_its_preprocessing_inside(tmp_path, changes, given):
     np.testing.assert_allclose(got, foreign.embed(torch.from_numpy(images)).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_int8(tmp_path):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     settings = quantisation(tmp_path)

@@ -94,6 +94,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "runtime"), FILES)
 @pytest.mark.parametrize("batch", [pytest.param("B", id="any batch"), pytest.param(1, id="batch of 1"), 3])
 def test_features_equal_those_of_the_network(tmp_path, name, runtime, batch):

@@ -29,6 +29,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_sigterm_is_handled_after_openvino_models_are_released(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install openvino)")

@@ -79,6 +79,7 @@ def same(a, b):
         assert left is None or left.tolist() == right.tolist()
 
 
+@pytest.mark.slow
 def test_file_equals_embedder_table(tmp_path):
     model = build_model("light10", height=64, width=32)
     embedder = Embedder(model, batch_size=4)
@@ -133,6 +134,7 @@ embed_to_parquet(Slow(), sys.argv[1], sys.argv[2], shard_size=4)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a POSIX signal")
 def test_killed_run_resumes(paths, tmp_path):
     out = tmp_path / "t.parquet"
@@ -303,6 +305,7 @@ def test_processes_share_unfinished_files(paths, tmp_path, world_size, after):
     same(Embeddings.load(out), whole(paths))
 
 
+@pytest.mark.slow
 def test_two_torchrun_processes_equal_one_process(tmp_path):
     save_checkpoint(tmp_path / "best.pt", build_model("light10", height=32, width=16))
     draw(tmp_path / "crops", 30)
@@ -327,6 +330,7 @@ def test_two_torchrun_processes_equal_one_process(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["best.pt", "crops", "one.parquet", "two.parquet"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
     """The features take 3.1 MB in the first run and 12.6 MB in the second."""
     monkeypatch.setattr(table, "_rows_per_group", lambda dimension: 16)
@@ -342,6 +346,7 @@ def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch):
     assert peaks[1] < 384 * 8192 * 4 / 2
 
 
+@pytest.mark.slow
 def test_merge_reads_one_row_group_at_a_time(tmp_path, monkeypatch):
     """All rows are finished and the image files do not exist, so only the merge is left."""
     n, fast, out = 200_000, Fast(dimension=4, batch_size=4096), tmp_path / "t.parquet"

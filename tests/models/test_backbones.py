@@ -24,6 +24,7 @@ def feature_map(name: str, size: tuple[int, int], last_stride: int = 1) -> torch
         return module(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_gives_a_map_of_its_channels_and_trains_every_parameter(name: str) -> None:
     built = build_backbone(name, last_stride=1, size=(64, 32))
@@ -33,6 +34,7 @@ def test_every_backbone_gives_a_map_of_its_channels_and_trains_every_parameter(n
     assert [k for k, p in built.module.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in BACKBONES if not n.startswith("osnet") and "101" not in n])
 def test_last_stride_2_halves_the_map(name: str) -> None:
     assert feature_map(name, (64, 32), 2).shape[2:] == (2, 1)
@@ -79,6 +81,7 @@ def test_ibn_normalises_one_half_by_image_and_the_other_by_batch() -> None:
     torch.testing.assert_close(out, torch.cat([by_image, by_batch], 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 # What the authors publish: parameters and multiply-accumulates at 256×128, with the layer of 512 and no classifier.
 @pytest.mark.parametrize(
     ("name", "parameters", "millions"),
@@ -155,6 +158,7 @@ def test_count_leaves_the_model_as_it_was(pooling: str) -> None:
     assert "M parameters" in str(first)
 
 
+@pytest.mark.slow
 def test_the_documents_table_is_what_count_says() -> None:
     rows = re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", DOCS.read_text("utf-8"), re.M)
     assert [r[0] for r in rows] == list(BACKBONES)
