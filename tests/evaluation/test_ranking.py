@@ -381,6 +381,7 @@ def test_top_matches_need_at_least_one_place():
         top_matches(*made(), k=0)
 
 
+@pytest.mark.slow
 @EVERY_CASE
 @BOTH_RULES
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9], ids=["empty mask", "some excluded", "most excluded"])

@@ -80,6 +80,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("k1", "k2", "lambda_value"),
@@ -165,6 +166,7 @@ def test_neighbours_of_larger_sets(n, dim):
     np.testing.assert_array_equal(got.nearest, np.argsort(squared, axis=1, kind="stable")[:, :21])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neighbours_found_by_several_workers(threads):
     before = torch.get_num_threads()
@@ -272,6 +274,7 @@ def by_camera(case, camids):
     return (*case, camids[: len(case[0])], camids[len(case[0]) :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("k1_intra", "k1_inter", "k2_intra", "k2_inter", "lambda_value"),

@@ -168,6 +168,7 @@ def test_agrees_with_scikit_learn(metric):
         assert point.tar == pytest.approx(tar[np.searchsorted(far, point.far, "right") - 1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_the_slow_bootstrap():
     """With few identities each is one group: the same draws, weighted pair by pair."""
     case = people(n_ids=14, per_id=8, noise=0.9, seed=9)

@@ -159,6 +159,7 @@ def test_a_row_of_zeros_has_no_direction_and_no_gradient():
     assert (x.grad[[0, 2]] == 0).all()
 
 
+@pytest.mark.slow
 @EVERY
 def test_gradient_in_float64(distance):
     x = draw(5, 3, dtype=torch.float64).requires_grad_()

@@ -160,6 +160,7 @@ ONE = torch.tensor([0] * 5 + list(range(1, 9)))
 """Anchors 0–4 with 4 positives and 8 negatives each."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hardness", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("mining", HARDNESS_MINERS)
 def test_hardness_draws_from_the_hardest_fraction(mining, hardness):
@@ -213,6 +214,7 @@ def test_random_draws_all_with_equal_chances():
         assert (seen / 1000 - 1 / len(candidates)).abs().max() < 4 * 0.5 / np.sqrt(1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["spread over the sphere", "some too near", "all beyond the farthest"])
 def test_distance_weighted_draws_as_the_paper_says(case):
     features = torch.randn(13, 4, generator=torch.Generator().manual_seed(3))

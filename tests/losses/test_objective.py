@@ -380,6 +380,7 @@ def train(margin, lr, noise, steps):
     return value.item(), spoken
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("margin", "lr", "noise", "level"),
@@ -391,6 +392,7 @@ def test_a_real_run_that_collapses_is_seen(margin, lr, noise, level):
     assert len(spoken) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("margin", [0.3, None], ids=["hard margin", "soft margin"])
 def test_a_real_run_that_learns_is_left_alone(margin):

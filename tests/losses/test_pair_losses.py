@@ -129,6 +129,7 @@ def test_equals_pytorch_metric_learning(tested_loss, name, options, pids):
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if case[0] is not CircleLoss}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "options", "loop"), DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 def test_gradient_in_float64(make, options, loop):
     """Not of the circle loss, which holds its weights fixed: see below."""

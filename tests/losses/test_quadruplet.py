@@ -16,6 +16,7 @@ def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean", "cosine"])
 @pytest.mark.parametrize("margins", [(0.3, 0.15), (2.0, 3.0), (0.0, 0.0)])
 @pytest.mark.parametrize("pids", PIDS)

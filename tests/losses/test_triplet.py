@@ -30,6 +30,7 @@ def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("margin", [0.3, 0.0, 5.0, None])
 @pytest.mark.parametrize("pids", PIDS)
@@ -39,6 +40,7 @@ def test_equals_the_loop(pids, margin, distance):
     assert got == pytest.approx(triplet_loss_loop(features.numpy(), pids.tolist(), margin, distance), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera_aware", [False, True])
 @pytest.mark.parametrize("mining", FIXED)
 @pytest.mark.parametrize("seed", range(3))
@@ -90,6 +92,7 @@ def test_the_ragged_batch_on_which_reshaping_is_wrong():
     assert (hardest_positive - hardest_negative + 0.3).relu().mean().item() == pytest.approx(3.0364, abs=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pids", PIDS)
 @pytest.mark.parametrize(
@@ -174,6 +177,7 @@ def test_the_order_of_the_rows_does_not_matter(margin, distance):
     assert loss(features, pids).item() == pytest.approx(loss(features[order], pids[order]).item(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hardness", [1.0, 0.5])
 @pytest.mark.parametrize("mining", MINING_NAMES)
 @pytest.mark.parametrize("distance", [*sorted(DISTANCES), "minkowski:3", "Mahalanobis"])
@@ -219,6 +223,7 @@ def test_without_a_triplet_the_loss_is_a_differentiable_zero(pids, margin, minin
     assert (features.grad == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "value"), [(0.3, 0.3), (None, math.log(2))])
 @pytest.mark.parametrize("mining", MINING_NAMES)
 @EVERY
@@ -239,6 +244,7 @@ def test_duplicates_of_the_anchor_are_positives_at_zero():
     assert torch.isfinite(features.grad).all()
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("mining", MINING_NAMES)
@@ -252,6 +258,7 @@ def test_a_feature_that_is_not_finite_makes_the_loss_and_its_gradient_nan(mining
         assert torch.isnan(features.grad).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_features_and_autocast(dtype):
     features = (10 * draw(32, 2048)).to(dtype).requires_grad_()
@@ -313,6 +320,7 @@ def test_half_precision_is_computed_in_float32_by_every_miner(mining):
     torch.testing.assert_close(half.grad, full.grad.half())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mining", FIXED)
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_host_never_waits_for_the_device(mining, distance, monkeypatch):
@@ -406,6 +414,7 @@ def test_online_mining_over_a_batch_in_one_forward_pass():
     assert loss.item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, 7.0, math.inf])
 def test_minkowski_triplet_loss_takes_the_order_at_each_call(p):
     a, p_, n = np.random.default_rng(3).normal(size=(3, 10, 6))

@@ -333,6 +333,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_under_their_names_is_recognised_and_embeds_the_same(case: str, tmp_path: Path) -> None:
     build, rename = CASES[case]
@@ -349,6 +350,7 @@ def test_a_checkpoint_under_their_names_is_recognised_and_embeds_the_same(case: 
     assert "of the model come from" in str(report)
 
 
+@pytest.mark.slow
 def test_values_missing_in_the_file_can_be_given_and_the_others_are_reported_as_assumed(tmp_path: Path) -> None:
     ours = shaken("resnet50_bot")
     torch.save(as_bot(ours), tmp_path / "w.pth")
@@ -360,6 +362,7 @@ def test_values_missing_in_the_file_can_be_given_and_the_others_are_reported_as_
     assert found.assumed == ("size 128×64",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -24,6 +24,7 @@ def published() -> dict[str, torch.Tensor]:
         return torchvision.models.resnet18().state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -92,6 +92,7 @@ def slow_average_linkage(matrix, rules, threshold):
         groups[best[1]] += groups.pop(best[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_constrained_sparse_average_linkage_against_a_slow_one(seed):
     """Pairs that are no candidates count as far; every pair of members must be allowed."""
@@ -176,6 +177,7 @@ SOLVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVE)
 def test_no_solver_breaks_a_rule(solver):
     together = 0

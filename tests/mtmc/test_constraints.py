@@ -112,6 +112,7 @@ def test_the_maximum_speed_forbids_distant_pairs():
     assert not find_violations(tracklets, np.array([1, 2, 1]), None, constraints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_compiled_rules_and_find_violations_agree_on_random_pairs(seed):
     """Two implementations that are independent, on difficult times: equal starts, zero length, touching ends."""

@@ -19,6 +19,7 @@ def pairwise_f1(person, identity):
     return cluster_scores(person, identity).pair_f1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_finds_the_people(solver):
     tracklets, person = make_tracklets(people=30, cameras=4, visits=6, noise=0.6)
@@ -39,6 +40,7 @@ def test_every_solver_finds_the_people(solver):
     assert links.probability[links.joined].mean() > 0.8 > 0.2 > links.probability[~links.joined].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_matching_is_deterministic(solver):
     tracklets, _ = make_tracklets(noise=1.0)
@@ -80,6 +82,7 @@ def test_a_calibration_gives_the_threshold():
     assert pairwise_f1(person, result.identity) > 0.7
 
 
+@pytest.mark.slow
 def test_transition_times_help_where_appearance_does_not():
     travel = [[40, 10, 60, 25], [10, 40, 20, 45], [60, 20, 40, 15], [25, 45, 15, 40]]
     gains = []
@@ -136,6 +139,7 @@ def test_links_report_the_rules_that_forbid_them():
 ONE = make_tracklets(people=1, cameras=3, visits=6)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     "tracklets",

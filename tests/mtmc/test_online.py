@@ -55,6 +55,7 @@ def test_no_online_decision_uses_later_data():
         np.testing.assert_array_equal(part, whole[early])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("noise", [0.3, 1.5, 6.0], ids=["clear", "unclear", "hopeless"])
 def test_online_matching_breaks_no_rule(seed, noise):

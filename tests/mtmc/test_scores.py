@@ -64,6 +64,7 @@ def crowd(rng, cameras=2, frames=12, people=5, *, present=0.7, noise=4.0, miss=0
     return sides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_trackeval_on_random_tracks(seed):
     rng = np.random.default_rng(seed)

@@ -91,6 +91,7 @@ def written(tmp_path, *sets, described=None, **settings):
     return path.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_contains_all_parts(tmp_path):
     used = Applied("calibration.json rests on 10 pairs.", 0.3217, 0.001, 0.0013, 0.6)
     results = random_results(unenrolled=3, calibrated=used, left_out=["a.jpg: empty"])
@@ -117,6 +118,7 @@ def plain_picture(path, *, dark=False):
     return plot_cmc({"a": random_results().ranking}, path, dark=dark)
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_no_script(tmp_path):
     content = written(tmp_path, random_results())
     page = Page(content)
@@ -127,6 +129,7 @@ def test_the_page_loads_nothing_and_runs_no_script(tmp_path):
     assert len(content) < 1_000_000
 
 
+@pytest.mark.slow
 def test_page_and_pictures_follow_the_theme(tmp_path):
     content = written(tmp_path, random_results())
     assert "color-scheme: light dark" in content
@@ -145,6 +148,7 @@ def test_page_and_pictures_follow_the_theme(tmp_path):
             assert b"#16191d" not in light
 
 
+@pytest.mark.slow
 def test_all_text_is_escaped(tmp_path):
     evil = '<script>alert("x")</script>&\'"><img src=x onerror=y>'
     results = random_results(name=evil, root=evil, left_out=[evil], notes={"Calibration": evil})
@@ -155,6 +159,7 @@ def test_all_text_is_escaped(tmp_path):
     assert "".join(page.text).count(evil) >= 11
 
 
+@pytest.mark.slow
 def test_absolute_paths_become_file_names(tmp_path):
     results = random_results(root="/data/private/town", left_out=["/data/private/town/query/a.jpg: empty"])
     content = written(tmp_path, results, checkpoint="/home/me/runs/x/best.pt", data=["market1501:/data/private/town"])
@@ -164,6 +169,7 @@ def test_absolute_paths_become_file_names(tmp_path):
         assert expected in text, expected
 
 
+@pytest.mark.slow
 def test_one_camera_only(tmp_path):
     results = random_results(cameras=(4,), notes={"Camera pairs": "All crops are of one camera."})
     page = Page(written(tmp_path, results))

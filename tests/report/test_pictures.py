@@ -70,6 +70,7 @@ PLOTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_picture_in_every_format(tmp_path, name, suffix):
@@ -96,6 +97,7 @@ def test_an_unknown_format_is_refused_and_leaves_no_file(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["svg", "pdf"])
 def test_the_same_drawing_gives_the_same_bytes(tmp_path, suffix):
     first, second = (PLOTS["distances"](tmp_path / f"{i}.{suffix}").read_bytes() for i in range(2))

@@ -43,6 +43,7 @@ def by_person(world: World) -> dict[tuple[int, int], list[Pass]]:
     return {key: sorted(passes, key=lambda one: one.start) for key, passes in found.items()}
 
 
+@pytest.mark.slow
 def test_file_names_are_unique_and_follow_market1501(world: World) -> None:
     names = [shot.name for shot in world.shots]
     assert len(set(names)) == len(names)
@@ -123,6 +124,7 @@ def test_passes_of_a_person_do_not_overlap_and_visits_are_counted(world: World) 
             assert one.visit == seen[one.camera]
 
 
+@pytest.mark.slow
 def test_most_people_are_seen_by_several_cameras() -> None:
     world = plan_world(SyntheticSettings())
     cameras = [len({one.camera for one in passes}) for (_, person), passes in by_person(world).items() if person < 350]
@@ -145,6 +147,7 @@ def test_people_are_seen_from_all_sides() -> None:
     assert fractions.min() > 0.1
 
 
+@pytest.mark.slow
 def test_the_true_box_contains_the_rendered_person() -> None:
     world = plan_world(SyntheticSettings(ids=30, difficulty=Difficulty(occluders=0, crowd=0.05)))
     overlaps = []

@@ -41,6 +41,7 @@ def read_mot(path: Path) -> np.ndarray:
     return np.loadtxt(path, delimiter=",", ndmin=2)
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_files_for_any_number_of_workers(generated: Path, tmp_path: Path) -> None:
     again = synthesize(tmp_path / "again", **SMALL, workers=2)
     assert digest(again) == digest(generated)
@@ -128,6 +129,7 @@ def test_tracker_faults_follow_their_settings() -> None:
     assert moved != [row[:2] for row in clean]
 
 
+@pytest.mark.slow
 def test_track_ids_are_unique_per_frame_after_many_id_switches() -> None:
     world = plan_world(SyntheticSettings(ids=120, train_fraction=0.1))
     swapping = TrackerFaults(switch=1.0, split=0.5)
@@ -163,6 +165,7 @@ def test_true_tracks_respect_the_travel_times_of_cameras_yaml(generated: Path) -
                 assert start - end >= least[source, target]
 
 
+@pytest.mark.slow
 def test_videos_show_people_in_the_true_boxes(tmp_path: Path) -> None:
     root = synthesize(
         tmp_path / "filmed",

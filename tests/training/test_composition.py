@@ -76,6 +76,7 @@ def test_a_run_by_the_clock_ends_with_its_time_and_its_schedule(
     assert again.step == len(steps), "its time is used up"
 
 
+@pytest.mark.slow
 def test_chunks_in_the_loop(settings: list[str], tmp_path: Path) -> None:
     """The first step's loss is that of chunks with BatchNorm of their own; a chunk of everything is the plain step."""
     for name, more in {"plain": [], "whole": ["loss.chunk=12"], "parts": ["loss.chunk=5"]}.items():

@@ -21,6 +21,9 @@ from reid.training import trainer as trainer_module
 from reid.training.trainer import train
 from tests.training.runs import ALONE, REPOSITORY, Record, assert_same_run, log_of, make_trainer
 
+pytestmark = pytest.mark.slow
+
+
 EVERYTHING = [
     "save_every=2",
     "optim.ema=0.9",

@@ -164,6 +164,7 @@ def record_neighbours(seen: list[NDArray[np.int64] | None]) -> Record:
     return Record(on_epoch_start=lambda trainer: seen.append(trainer.loader.sampler.neighbours))
 
 
+@pytest.mark.slow
 def test_a_run_mines_before_each_epoch_but_the_first(settings: list[str], tmp_path: Path) -> None:
     seen: list[NDArray[np.int64] | None] = []
     hooks = [record_neighbours(seen)]
@@ -177,6 +178,7 @@ def test_a_run_mines_before_each_epoch_but_the_first(settings: list[str], tmp_pa
     assert seen[2] is not None
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_a_mined_epoch_goes_on_as_if_it_had_not(settings: list[str], tmp_path: Path) -> None:
     """All that must come back: look-alikes, a memory, proxies and their optimiser, centres, draws, the watch."""
     losses = {

@@ -19,6 +19,9 @@ from reid.models.checkpoints import load_checkpoint
 from reid.training.trainer import train
 from tests.training.runs import ALONE, REPOSITORY, log_of
 
+pytestmark = pytest.mark.slow
+
+
 SHARED = [
     "sync_batchnorm=true",
     "optim.ema=0.9",

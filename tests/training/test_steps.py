@@ -114,6 +114,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
         assert torch.allclose(parameter, expected, atol=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 8), (3, 3), (8, 1), (100, 1)])
 def test_the_last_step_of_an_epoch_takes_what_is_left(
     small: list[str], tmp_path: Path, accumulate: int, steps: int
@@ -123,6 +124,7 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(
     assert trainer.fit().step == trainer.steps == steps
 
 
+@pytest.mark.slow
 def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path) -> None:
     stages = ["schedule.sizes=[[0,16,8],[0.5,32,16]]", "schedule.batch_sizes=[[0,8],[0.75,16]]", "schedule.epochs=4"]
     seen: dict[int, set[tuple[int, ...]]] = {}
@@ -189,6 +191,7 @@ def test_compile_wraps_the_network_and_the_weights_keep_their_names(
     assert log_of(tmp_path / "compiled") == log_of(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_workers_and_sizes_of_the_store_leave_the_order_alone(small: list[str], tmp_path: Path) -> None:
     for workers in (1, 3):
         settings = [*small, "data.store=files", f"data.workers={workers}", "schedule.epochs=1"]
@@ -197,6 +200,7 @@ def test_workers_and_sizes_of_the_store_leave_the_order_alone(small: list[str], 
     assert one == three
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(small: list[str], tmp_path: Path) -> None:
     settings = [*small, "schedule.epochs=1"]
     for name in ("a", "b"):

@@ -35,6 +35,7 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: Path) -> None:
     config = load_config(None, [*settings, "schedule.epochs=4"])
     progress = train(config, tmp_path / "run", ALONE)
@@ -56,6 +57,7 @@ def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: P
     assert load_model(tmp_path / "run/last.pt").spec["num_classes"] == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 5, 6])  # in the first epoch; between two log lines; where an epoch ends
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     settings: list[str], tmp_path: Path, number: int
@@ -73,6 +75,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[str], tmp_path: Path) -> None:
     train(load_config(None, settings), tmp_path / "run", ALONE)
     before = log_of(tmp_path / "run")
@@ -82,6 +85,7 @@ def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[
     assert log_of(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "terms"),
     [

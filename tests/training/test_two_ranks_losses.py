@@ -14,6 +14,9 @@ import torch
 from reid.core.distributed import DistributedContext
 from tests.training.two_ranks import CASES, run
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).parents[2]
 
 
