@@ -22,7 +22,7 @@ demo: install
 
 # Two processes: the tests of training compare bits with fresh processes, and those differ in the last bit in a process
 # that has run the tests of commands and docs before. One process passes but for four of these.
-FIRST := tests/evaluation tests/losses tests/models tests/mtmc tests/report tests/synthetic tests/training
+FIRST := tests/models tests/training tests/evaluation tests/losses tests/mtmc tests/report tests/synthetic
 
 test: lint docs
 	$(BIN)/python -m pytest $(FIRST)
