@@ -39,7 +39,6 @@ def matches() -> Matches:
     return small_matches()
 
 
-@pytest.mark.slow
 def test_downloaded_decisions_are_applied_by_the_next_match(page: Page, matches: Matches, tmp_path: Path) -> None:
     """Accept, reject, split and undo; then match the same tracklets with the downloaded file."""
     t = matches.tracklets
@@ -141,7 +140,6 @@ def test_a_similar_identity_can_be_merged(page: Page, tmp_path: Path) -> None:
     assert download(page)["merge"] == [[key_of(tracklets, mine), key_of(tracklets, best)]]
 
 
-@pytest.mark.slow
 def test_keyboard_shortcuts(page: Page, matches: Matches, tmp_path: Path) -> None:
     t = matches.tracklets
     show(page, tmp_path, matches)
@@ -175,7 +173,6 @@ def test_keyboard_shortcuts(page: Page, matches: Matches, tmp_path: Path) -> Non
     assert download(page)["split"], "a key typed into a field is text"
 
 
-@pytest.mark.slow
 def test_decisions_survive_a_reload_and_belong_to_one_result(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     page.click('#rows [data-identity="1"]')
@@ -194,7 +191,6 @@ def test_decisions_survive_a_reload_and_belong_to_one_result(page: Page, matches
     assert drawn(page) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.slow
 def test_the_page_asks_before_closing_if_the_browser_stores_nothing(
     page: Page, matches: Matches, tmp_path: Path
 ) -> None:
@@ -210,7 +206,6 @@ def test_the_page_asks_before_closing_if_the_browser_stores_nothing(
     assert not page.evaluate(leaving)
 
 
-@pytest.mark.slow
 def test_a_contradicting_decision_is_refused(page: Page, matches: Matches, tmp_path: Path) -> None:
     t = matches.tracklets
     show(page, tmp_path, matches)
@@ -245,7 +240,6 @@ def test_simultaneous_tracklets_of_one_camera_cannot_be_merged(page: Page, tmp_p
     assert download(page)["merge"] == []
 
 
-@pytest.mark.slow
 def test_travel_times_and_earlier_constraints_are_respected_and_kept(page: Page, tmp_path: Path) -> None:
     """The route from cam01 to cam03 takes 500 s; the run was given one cannot-link constraint."""
     tracklets = bundled_tracklets()
@@ -270,7 +264,6 @@ def test_travel_times_and_earlier_constraints_are_respected_and_kept(page: Page,
     assert parse_constraints(written) == former
 
 
-@pytest.mark.slow
 def test_rejecting_a_pair_within_an_identity_marks_it_as_divided(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     a, b, _ = members(matches, 2)
@@ -284,7 +277,6 @@ def test_rejecting_a_pair_within_an_identity_marks_it_as_divided(page: Page, mat
     assert drawn(page) == [2]
 
 
-@pytest.mark.slow
 def test_parts_of_a_split_track_are_identified_by_a_frame(page: Page, tmp_path: Path) -> None:
     """A track that was cut in two: the file identifies each part."""
     tracklets = bundled_tracklets()
