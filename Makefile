@@ -20,13 +20,8 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/reid demo
 
-# Two processes: the tests of training compare bits with fresh processes, and those differ in the last bit in a process
-# that has run the tests of commands and docs before. One process passes but for four of these.
-FIRST := tests/models tests/training tests/evaluation tests/losses tests/mtmc tests/report tests/synthetic
-
 test: lint docs
-	$(BIN)/python -m pytest $(FIRST)
-	$(BIN)/python -m pytest tests $(FIRST:%=--ignore=%)
+	$(BIN)/python -m pytest
 
 test-fast: install-dev
 	$(BIN)/python -m pytest -m "not slow"

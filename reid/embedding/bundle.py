@@ -255,15 +255,20 @@ def _open_torch(path: Path, threads: int | None, device: str) -> Network:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeFailure("torch finds no CUDA GPU. Use device 'cpu'.")
-    if threads:
-        torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch deprecates TorchScript
         network = torch.jit.load(str(path), map_location=device).eval()
 
     def run(batch: Images) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return network(torch.from_numpy(batch).to(device)).cpu().numpy()
+        before = (
+            torch.get_num_threads()
+        )  # of the whole process, and restored: the last bit of other results depends on it
+        torch.set_num_threads(threads or before)
+        try:
+            with torch.inference_mode():
+                return network(torch.from_numpy(batch).to(device)).cpu().numpy()
+        finally:
+            torch.set_num_threads(before)
 
     return _in_batches(run)
 

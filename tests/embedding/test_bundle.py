@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reid import Embedder, Embeddings
 from reid.core.errors import ReidError
@@ -106,6 +107,14 @@ def test_embedder_opens_a_bundle():
     np.testing.assert_allclose(exported(images), own(images), atol=2e-5)
     assert exported.preprocessing == own.preprocessing
     assert isinstance(exported.table(images), Embeddings)
+
+
+def test_torch_keeps_its_threads_when_a_bundle_has_its_own():
+    before = torch.get_num_threads()
+    opened = open_bundle(bundle("torchscript"), "torch", before + 1)
+    assert torch.get_num_threads() == before
+    opened.embed(crops(2))
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow
