@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,11 +43,12 @@ class Constraints:
     """Constraints on pairs of tracklets, in addition to those that follow from cameras and clocks.
 
     Attributes:
-        cannot_link: Pairs of tracklets that are different people.
+        cannot_link: Pairs of tracklets that are different people. Repetitions are removed, as in must_link.
         must_link: Pairs that are one person. They are joined first; a must-link that breaks a rule is an error.
         tolerance: Seconds by which clocks may be wrong. A pair in one camera, or in two non-overlapping cameras, is
             forbidden only if both are seen simultaneously for at least this long (0: one shared moment), and a
-            transition may be this much shorter than its minimum time.
+            transition may be this much shorter than its minimum time. Where boxes of one identity then share a frame,
+            `results.global_tracks` keeps one.
         max_speed: Metres per second between the last ground position of one tracklet and the first of the next, where
             both are known. None: no limit.
 
@@ -63,6 +65,8 @@ class Constraints:
     max_speed: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cannot_link", tuple(dict.fromkeys(self.cannot_link)))
+        object.__setattr__(self, "must_link", tuple(dict.fromkeys(self.must_link)))
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ConfigError(f"tolerance is {self.tolerance}; it must be a number of seconds, 0 or more.")
         if self.max_speed is not None and not (math.isfinite(self.max_speed) and self.max_speed > 0):
@@ -206,22 +210,25 @@ def compile_rules(
     return Rules(tracklets, constraints.tolerance, non_overlapping, min_time, constraints.max_speed, codes, must)
 
 
-def find_rows(tracklets: Tracklets, key: Key) -> Integers:
-    """Rows of the tracklets that a key names. The key of a whole track names all its parts."""
-    camera, track, frame = key
-    if camera not in tracklets.camera_names:
-        return np.zeros(0, np.int64)
-    named = (tracklets.camera == tracklets.camera_names.index(camera)) & (tracklets.track == track)
-    if frame >= 0:
-        named &= (tracklets.first_frame <= frame) & (frame <= tracklets.last_frame)
-    return np.flatnonzero(named)
+def row_finder(tracklets: Tracklets) -> Callable[[Key], list[int]]:
+    """Return a function from a key to the rows that it names. The key of a whole track names all its parts."""
+    parts: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    columns = (tracklets.camera, tracklets.track, tracklets.first_frame, tracklets.last_frame)
+    for row, (camera, track, first, last) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        parts.setdefault((tracklets.camera_names[camera], track), []).append((row, first, last))
+
+    def find(key: Key) -> list[int]:
+        return [row for row, first, last in parts.get(key[:2], ()) if key[2] < 0 or first <= key[2] <= last]
+
+    return find
 
 
 def _pairs_of_rows(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> Integers:
     """Pairs of rows `[n, 2]` that the pairs of keys name."""
     found: list[tuple[int, ...]] = []
+    find = row_finder(tracklets)
     for pair in pairs:
-        sides = [find_rows(tracklets, key).tolist() for key in pair]
+        sides = [find(key) for key in pair]
         for (camera, track, frame), rows in zip(pair, sides, strict=True):
             if not rows:
                 with_frame = f" with frame {frame}" if frame >= 0 else ""
@@ -288,18 +295,10 @@ def find_violations(
                     distance = math.hypot(u - x, v - y)
                     if distance > constraints.max_speed * (max(gap, 0.0) + tolerance):
                         found.append(f"{pair}: {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
+    find = row_finder(tracklets)
     for kind, pairs in (("cannot", constraints.cannot_link), ("must", constraints.must_link)):
         for first, second in pairs:
-            sides = [
-                {
-                    int(identity[row])
-                    for row in where
-                    if where[row][0] == camera
-                    and int(tracklets.track[row]) == track
-                    and (frame < 0 or int(tracklets.first_frame[row]) <= frame <= int(tracklets.last_frame[row]))
-                }
-                for camera, track, frame in (first, second)
-            ]
+            sides = [{int(identity[row]) for row in find(key)} for key in (first, second)]
             one = bool(sides[0] & sides[1] - {0})
             if kind == "cannot" and one:
                 found.append(f"{first[:2]} and {second[:2]} are one identity despite a cannot-link")

@@ -10,7 +10,7 @@ import numpy as np
 from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Integers
-from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_rows, find_violations
+from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations, row_finder
 from reid.mtmc.matching import Matches, match, number_identities, tracklet_confidence
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
@@ -109,8 +109,10 @@ class OnlineMatcher:
     def _active_constraints(self, tracklets: Tracklets) -> Constraints:
         """Constraints whose tracklets are both present; `_given_partners` covers forgotten ones."""
 
+        find = row_finder(tracklets)
+
         def present(pairs: tuple[tuple[Key, Key], ...]) -> tuple[tuple[Key, Key], ...]:
-            return tuple(pair for pair in pairs if all(len(find_rows(tracklets, key)) for key in pair))
+            return tuple(pair for pair in pairs if all(find(key) for key in pair))
 
         given = self._constraints
         return replace(given, cannot_link=present(given.cannot_link), must_link=present(given.must_link))
@@ -120,10 +122,11 @@ class OnlineMatcher:
     ) -> dict[int, set[int]]:
         """For each new row that is in a pair: identities given before to its partners, forgotten ones included."""
         found: dict[int, set[int]] = {}
+        find = row_finder(tracklets)
         for key, partner in (*pairs, *(pair[::-1] for pair in pairs)):
             given = self._given.get(partner[:2], [])
             numbers = {number for first, last, number in given if partner[2] < 0 or first <= partner[2] <= last}
-            for row in find_rows(tracklets, key).tolist() if numbers else []:
+            for row in find(key) if numbers else []:
                 if row >= known:
                     found.setdefault(row, set()).update(numbers)
         return found

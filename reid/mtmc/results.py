@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +14,29 @@ import pyarrow.parquet as pq
 from reid.core.atomic import atomic_file, write_json, write_text
 from reid.data.tracks import Tracks
 from reid.mtmc.matching import Matches
+from reid.mtmc.pooling import Mask
 from reid.mtmc.track_files import write_aicity, write_tracks
 from reid.mtmc.tracklets import tracklet_of_boxes
 
 
 def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
-    """Return the same boxes with global identities as track ids."""
-    return tracks.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, tracks)])
+    """Return the boxes with global identities as track ids, without the `repeated_boxes`."""
+    kept = tracks.take(~repeated_boxes(matches, tracks))
+    return kept.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, kept)])
+
+
+def repeated_boxes(matches: Matches, tracks: Tracks) -> Mask:
+    """Which boxes `[N]` are left out because their identity has a better box in the same frame of the same camera.
+
+    This happens only if a `tolerance` lets overlapping tracks of a camera join. The most confident box stays; ties: the
+    largest, then the lowest local id.
+    """
+    identity = matches.identity[tracklet_of_boxes(matches.tracklets, tracks)]
+    order = np.lexsort((tracks.track, -tracks.boxes[:, 2:].prod(axis=1), -tracks.confidence))
+    keys = np.stack([tracks.camera, tracks.frame, identity])[:, order]
+    repeated = np.ones(len(tracks), bool)
+    repeated[order[np.unique(keys, axis=1, return_index=True)[1]]] = False
+    return repeated
 
 
 def count_multi_camera_identities(matches: Matches) -> int:
@@ -35,6 +52,7 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     - `aicity.txt`: All cameras in one file, `camera id frame x y w h -1 -1`.
     - `identities.csv`: One line per tracklet, by identity and time.
     - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, and the decision.
+    - `repeated_boxes.csv`: The boxes that `repeated_boxes` leaves out of `tracks/`, if any.
     - `match.json`: Settings, threshold, expected false-match rate, transition times, clock offsets and counts.
 
     Raises:
@@ -47,6 +65,12 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     write_text(folder / "identities.csv", _identities(matches))
     _write_links(matches, folder / "links.parquet")
     sizes = np.bincount(matches.identity)[1:]
+    names = ["tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json"]
+    repeated = tracks.take(repeated_boxes(matches, tracks))
+    (folder / "repeated_boxes.csv").unlink(missing_ok=True)
+    if len(repeated):
+        write_text(folder / "repeated_boxes.csv", _boxes(matches, repeated))
+        names.append("repeated_boxes.csv")
     write_json(
         folder / "match.json",
         {
@@ -56,6 +80,7 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
             "multi_camera_identities": count_multi_camera_identities(matches),
             "tracklets": len(matches.tracklets),
             "tracklets_without_feature": int((~matches.tracklets.has_feature).sum()),
+            "repeated_boxes": len(repeated),
             "camera_numbers_in_aicity": numbers,
             "transition_times": [
                 {"from": a, "to": b, "median_s": median, "spread_s": spread, "links": links}
@@ -65,12 +90,11 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
             "protocol": matches.protocol,
         },
     )
-    names = ("tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json")
     return {name: folder / name for name in names}
 
 
 def _identities(matches: Matches) -> str:
-    t, text = matches.tracklets, io.StringIO()
+    t = matches.tracklets
     rows = np.lexsort((t.camera, t.start, matches.identity))
     columns = {
         "identity": matches.identity[rows],
@@ -83,6 +107,24 @@ def _identities(matches: Matches) -> str:
         "frames": t.frames[rows],
         "confidence": [f"{confidence:.4f}" for confidence in matches.confidence[rows]],
     }
+    return _csv(columns)
+
+
+def _boxes(matches: Matches, boxes: Tracks) -> str:
+    return _csv(
+        {
+            "identity": matches.identity[tracklet_of_boxes(matches.tracklets, boxes)],
+            "camera": np.array(boxes.camera_names, dtype=object)[boxes.camera],
+            "track": boxes.track,
+            "frame": boxes.frame,
+            **dict(zip("xywh", boxes.boxes.T, strict=True)),
+            "confidence": boxes.confidence,
+        }
+    )
+
+
+def _csv(columns: dict[str, Any]) -> str:
+    text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
     return text.getvalue()
 

@@ -164,6 +164,11 @@ class Tracklets(Spans):
             )
         names, camera = _named_cameras(columns["camids"], camera_names)
         frame, track = np.asarray(columns["frames"]), np.asarray(columns["tracks"])
+        if (track < 0).any():
+            raise DataError(
+                f"{int((track < 0).sum())} of {len(track)} embeddings have a track below 0: their track is unknown. "
+                "Remove these rows, or give each a track of its own."
+            )
         seconds = _seconds(names, camera, frame, cameras)
         return cls.from_features(names, camera, track, frame, embeddings.features, seconds, split=split)
 
@@ -256,6 +261,11 @@ def _crop_quality(tracks: Tracks, cameras: Cameras | None, crops: Integers) -> F
 def _named_cameras(camids: Integers | None, names: Mapping[int, str] | None) -> tuple[tuple[str, ...], Integers]:
     """Names of the different camids, and each row's index into them."""
     known, index = np.unique(np.asarray(camids), return_inverse=True)
+    if (known < 0).any():
+        raise DataError(
+            f"{int((known[index] < 0).sum())} of {len(index)} embeddings have camid {known[0]}: "
+            "their camera is unknown. Remove these rows, or give each unknown camera a number of its own, 0 or more."
+        )
     if names is None:
         return tuple(f"cam{number:02d}" for number in known), index.astype(np.int64)
     unnamed = [str(number) for number in known if int(number) not in names]

@@ -22,7 +22,7 @@ from reid.mtmc.cameras import Cameras, read_cameras
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.matching import Matches, match
 from reid.mtmc.online import OnlineMatches, match_online
-from reid.mtmc.results import global_tracks, write_matches
+from reid.mtmc.results import global_tracks, repeated_boxes, write_matches
 from reid.mtmc.scores import TrackScores, score_tracks
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import Tracklets
@@ -113,6 +113,9 @@ def match_files(
         online = match_online(matches.tracklets, stream=stream, **given)
         offline, matches = matches, online.as_matches(matches)
     written = list(write_matches(matches, tracks, out).values())
+    repeated = int(repeated_boxes(matches, tracks).sum())
+    if repeated:
+        warn(f"{repeated:,} boxes whose identity has a better box in the same frame are in repeated_boxes.csv only.")
     scores = offline_scores = None
     if truth is not None:
         scores = score_tracks(truth, global_tracks(matches, tracks))
@@ -161,7 +164,9 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
             f"{path} does not identify the box of each feature. Add the columns "
             f"{', '.join(name.removesuffix('s') for name in missing)} (camera names may be in a column `camera`)."
         )
-    camids, code = np.unique(table.camids, return_inverse=True)
+    rows = len(table)
+    table = table.take(table.camids >= 0)
+    camids, code = np.unique(np.asarray(table.camids), return_inverse=True)
     by_number = {last_number(name): name for name in tracks.camera_names}
     names = table.meta.get("camera_names") or {camid: by_number.get(camid, str(camid)) for camid in camids.tolist()}
     found = [names[camid] for camid in camids.tolist()]
@@ -173,14 +178,18 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
         )
     camera = np.array([tracks.camera_names.index(name) for name in found], dtype=np.int64)[code]
     known = set(zip(tracks.camera.tolist(), tracks.track.tolist(), strict=True))
-    kept = np.array([pair in known for pair in zip(camera.tolist(), table.tracks.tolist(), strict=True)], dtype=bool)
+    kept = np.array(
+        [pair in known for pair in zip(camera.tolist(), np.asarray(table.tracks).tolist(), strict=True)], dtype=bool
+    )
     if not kept.any():
         raise DataError(
             f"No feature of {path} belongs to a track of the track files. Pass files of the same recording."
         )
     warnings = []
-    if not kept.all():
-        warnings.append(f"{path}: {int((~kept).sum()):,} features belong to tracks that are not in the track files.")
+    if kept.sum() < rows:
+        warnings.append(
+            f"{path}: {rows - int(kept.sum()):,} features are of unknown cameras or of tracks not in the files."
+        )
     table = table.take(kept)
     table.camids = camera[kept]
     return _Appearance(table, {}, warnings)

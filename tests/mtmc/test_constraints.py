@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -197,3 +198,27 @@ def test_constraints_on_unknown_or_identical_tracklets_are_errors():
         compile_rules(tracklets, None, Constraints(cannot_link=((("cam01", 0, -1), ("cam02", 9, -1)),)))
     with pytest.raises(ReidError, match="split from itself"):
         compile_rules(tracklets, None, Constraints(cannot_link=((("cam01", 0, -1), ("cam01", 0, -1)),)))
+
+
+def test_200_000_repeated_constraints_are_read_as_one():
+    tracklets = tracklets_of((0, 1), (0, 10), (5, 15))
+    pair = (("cam01", 0, -1), ("cam02", 1, -1))
+    constraints = Constraints(cannot_link=(pair,) * 200_000)
+    assert constraints.cannot_link == (pair,)
+    assert len(compile_rules(tracklets, None, constraints).cannot_link) == 1
+
+
+@pytest.mark.slow
+def test_20_000_constraints_between_2_000_tracklets_take_seconds():
+    n = 2_000
+    start = np.arange(n) * 10.0
+    tracklets = tracklets_of(np.zeros(n), start, start + 5)
+    rng = np.random.default_rng(0)
+    pairs = tuple(
+        ((("cam01", int(a), -1)), ("cam01", int(a + 1 + b) % n, -1)) for a, b in rng.integers(0, n - 1, (20_000, 2))
+    )
+    before = time.process_time()
+    constraints = Constraints(cannot_link=pairs)
+    compile_rules(tracklets, None, constraints)
+    assert not find_violations(tracklets, np.arange(1, n + 1), None, constraints)
+    assert time.process_time() - before < 10

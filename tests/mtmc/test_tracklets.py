@@ -322,3 +322,10 @@ def test_stitched_tracks_are_one_identity_unless_a_rule_forbids_it(solver):
     split = match(broken, settings=settings, constraints=Constraints(cannot_link=((key[first], key[second]),)))
     assert split.identity[first] != split.identity[second]
     assert match_online(broken, settings=settings).identity[first] > 0
+
+
+@pytest.mark.parametrize("column", ["camids", "tracks"])
+def test_an_unknown_camera_or_track_is_not_taken_for_one_camera_or_track(column):
+    columns = {"camids": [1, 1, 1], "tracks": [1, 2, 3], "frames": [1, 2, 3], column: [1, -1, -1]}
+    with pytest.raises(ReidError, match=r"2 of 3 embeddings have a? ?(camid -1|track below 0)"):
+        Tracklets.from_embeddings(Embeddings(np.eye(3), **columns))
