@@ -1,4 +1,4 @@
-"""What `reid bench` measures with."""
+"""Timing and memory measurements shared by the benchmarks."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from typing_extensions import Self
 
 from reid.core.atomic import write_text
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import ConfigError, check_choice, did_you_mean
 
 T = TypeVar("T")
 
@@ -250,8 +250,7 @@ class LossConfig(Settings):
     def _check_schedules(self) -> Self:
         known = [*SCHEDULED, *(f"{name}.weight" for name in self.extra)]
         for key, points in self.schedules.items():
-            if key not in known:
-                raise ConfigError(f"Unknown key {key!r} of schedules.{did_you_mean(key, known)}")
+            check_choice("key of schedules", key, known)
             if key == "margin" and self.margin is None:
                 raise ConfigError("schedules.margin needs a margin to start from. Set margin to a number.")
             if key in ("label_smoothing", "hardness") and max(value for _, value in points) > 1:

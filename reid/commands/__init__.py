@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from reid.core.conflicts import check_no_conflict
+from reid.core.console import accept_all_characters
 from reid.core.errors import ReidError
 from reid.core.version import __version__
 
@@ -44,6 +45,10 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        accept_all_characters()
+        return super().main(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

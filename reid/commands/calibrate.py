@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reid.commands.options import PATH, Command, model_option, out_option, settings_options
-from reid.commands.tables import make_table
-from reid.core.errors import ReidError
+from reid.core.console import console, make_table, warn
+from reid.core.errors import ReidError, first_few
 from reid.pipelines.settings import CalibrateSettings
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **op
     of one camera that overlap in time show different people, and crops of one track show the same person. `reid test`
     and `reid match` find calibration.json next to the model.
     """
-    from reid.core.console import console, warn
     from reid.pipelines.calibrate import calibrate_files
 
     calibration, path = calibrate_files(embeddings, out, model, CalibrateSettings(**options))
@@ -49,7 +48,6 @@ def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **op
 
 def print_calibration(calibration: Calibration) -> None:
     """Print thresholds by false-match rate, and how camera pairs differ."""
-    from reid.core.console import console
 
     curve = calibration.overall
     kind = "tracks" if calibration.source == "tracks" else "identities"
@@ -79,8 +77,5 @@ def print_calibration(calibration: Calibration) -> None:
             f"{thresholds[low]:.4f} (cameras {low[0]}, {low[1]}) to {thresholds[high]:.4f} ({high[0]}, {high[1]})."
         )
     if calibration.too_few:
-        named = ", ".join(f"{a}–{b}" for a, b in sorted(calibration.too_few)[:10])
-        more = ", …" if len(calibration.too_few) > 10 else ""
-        console.print(
-            f"{len(calibration.too_few)} camera pairs have too few pairs and use the common curve: {named}{more}."
-        )
+        pairs = [f"{a}–{b}" for a, b in sorted(calibration.too_few)]
+        console.print(f"{len(pairs)} camera pairs have too few pairs and use the common curve: {first_few(pairs)}.")

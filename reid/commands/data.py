@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from reid.commands.options import PATH, Command, option, out_option, overrides_argument
-from reid.commands.tables import make_table
 from reid.core.atomic import write_json
-from reid.core.console import console, warn
+from reid.core.console import console, make_table, warn
+from reid.core.errors import first_few
 from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_archive
 from reid.data.check import CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
@@ -47,7 +47,7 @@ def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: i
         write_json(json_file, report.as_dict())
     print_report(report, limit)
     if not report.findings:
-        console.print(f" Next: reid train data.train={data}", markup=False)
+        console.print(f" Next: reid train data.train={data}")
     if strict and report.findings:
         sys.exit(1)
 
@@ -58,11 +58,11 @@ def check(data: str, json_file: Path | None, quick: bool, strict: bool, limit: i
 def verify_command(archive: str, layout: str) -> None:
     """Read ARCHIVE without unpacking it and verify that it is undamaged, safe, and contains LAYOUT."""
     found = verify_archive(archive, layout)
-    console.print(f"{found.file}: {found.n_bytes:,} bytes, complete", markup=False)
+    console.print(f"{found.file}: {found.n_bytes:,} bytes, complete")
     console.print(f"sha256 {found.sha256}\nmd5    {found.md5}" + (" (the published one)" if found.md5_agrees else ""))
     console.print(f"{found.n_files:,} files, {found.unpacked_bytes:,} bytes unpacked; all names are safe.")
     for name, number in found.images.items():
-        console.print(f"  {name}: {number:,}", markup=False)
+        console.print(f"  {name}: {number:,}")
     if found.md5_agrees is False:
         warn("The md5 differs from the published one; the same images may be packed differently. Unpack and check.")
 
@@ -74,13 +74,13 @@ def verify_command(archive: str, layout: str) -> None:
 def unpack_command(archive: str, layout: str | None, out: Path) -> None:
     """Unpack ARCHIVE (zip, tar, tar.gz, …) into a new folder and count its images."""
     folder = unpack_archive(archive, out)
-    console.print(f"Unpacked into {folder}", markup=False)
+    console.print(f"Unpacked into {folder}")
     name, benchmark = read_unpacked(folder, layout)
     for warning in benchmark.warnings:
         warn(warning)
     for part in ("train", "query", "gallery"):
         console.print(f"  {part}: {len(getattr(benchmark, part)):,} images")
-    console.print(f"Next: reid data check {name}:{benchmark.root}", markup=False)
+    console.print(f"Next: reid data check {name}:{benchmark.root}")
 
 
 @cli.command("synthesize", cls=Command)
@@ -101,12 +101,12 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
     from reid.synthetic import SyntheticSettings, synthesize
 
     root = synthesize(out, load_settings(SyntheticSettings, config, overrides), workers=os.cpu_count() or 1)
-    console.print(f"Generated {root}. Next: reid data check market1501:{root}", markup=False)
+    console.print(f"Generated {root}. Next: reid data check market1501:{root}")
 
 
 def print_report(report: CheckReport, limit: int = 10) -> None:
     """Print a report, with the first `limit` files of each kind."""
-    console.print(f"[bold]{escape(report.name)}[/bold] at {escape(report.root)}")
+    console.print(Text.assemble((report.name, "bold"), f" at {report.root}"))
     _print_splits(report)
     if any(row[0] >= 0 for row in report.cameras):
         _print_cameras(report)
@@ -114,7 +114,7 @@ def print_report(report: CheckReport, limit: int = 10) -> None:
         console.print("\nNo cameras.")
     largest = max((row.ids for row in report.crops_per_train_id), default=0)
     if largest:
-        console.print("\n[italic]Train identities by number of crops[/italic]")
+        console.print("\nTrain identities by number of crops", style="italic")
         for row in report.crops_per_train_id:
             name = f"{row.low}+" if row.high is None else _range((row.low, 0, row.high)).partition(",")[0]
             console.print(f"{name:>9} {'█' * round(BAR * row.ids / largest):<{BAR}} {row.ids:,}")
@@ -123,34 +123,27 @@ def print_report(report: CheckReport, limit: int = 10) -> None:
     rule = "in other cameras only" if report.cross_camera else "in the whole gallery"
     console.print(f"\nQueries: {report.queries_kept:,} of {total:,} can be scored, matched {rule}.")
     for drop in report.queries_dropped:
-        shown = ", ".join(map(str, drop.pids[:10])) + (", …" if len(drop.pids) > 10 else "")
-        console.print(f"  {drop.queries:,} dropped: {drop.reason} (identities {shown})")
+        console.print(f"  {drop.queries:,} dropped: {drop.reason} (identities {first_few(drop.pids)})")
     for note in report.notes:
-        console.print(f"\n[cyan]Note:[/cyan] {escape(note)}")
-    console.print("\n[bold]What to fix[/bold]")
+        console.print(Text.assemble(("\nNote:", "cyan"), f" {note}"))
+    console.print("\nWhat to fix", style="bold")
     for number, finding in enumerate(report.findings, start=1):
-        console.print(f" {number}. [yellow]{escape(finding.problem)}[/yellow]\n    {escape(finding.fix)}")
+        console.print(Text.assemble(f" {number}. ", (finding.problem, "yellow"), f"\n    {finding.fix}"))
     if not report.findings:
         console.print(" Nothing." if report.files.decoded else " Nothing found by the quick check.")
 
 
 def _with_official(count: int, official: int | None) -> str:
-    if official is None:
-        return f"{count:,}"
-    return f"{count:,} [green]✓[/green]" if count == official else f"[yellow]{count:,} ≠ {official:,}[/yellow]"
+    note = "" if official is None else " ✓" if count == official else f" ≠ {official:,}"
+    return f"{count:,}{note}"
 
 
 def _print_splits(report: CheckReport) -> None:
-    rows = [
-        (
-            split.name,
-            _with_official(split.images, split.official_images),
-            _with_official(split.ids, split.official_ids),
-            str(split.cameras),
-            _range(split.crops_per_id),
-        )
-        for split in report.splits
-    ]
+    rows = []
+    for split in report.splits:
+        images = _with_official(split.images, split.official_images)
+        ids = _with_official(split.ids, split.official_ids)
+        rows.append((split.name, images, ids, str(split.cameras), _range(split.crops_per_id)))
     console.print(make_table(("split", "images", "identities", "cameras", "crops per identity"), rows))
     official = report.official
     if report.distractors or report.junk or "junk" in official:
@@ -196,11 +189,11 @@ def _print_files(report: CheckReport, limit: int) -> None:
     if files.duplicates and files.duplicates.groups:
         console.print(f"The same bytes: {files.duplicates.files:,} files in {files.duplicates.groups:,} groups.")
         for first, second in files.duplicates.examples[:limit]:
-            console.print(f"  {escape(first)} = {escape(second)}")
+            console.print(f"  {first} = {second}")
 
 
 def _print_list(items: Sequence[SkippedFile], limit: int) -> None:
     for item in items[:limit]:
-        console.print(f"  {escape(item.path)}: {escape(item.reason)}")
+        console.print(f"  {item.path}: {item.reason}")
     if len(items) > limit:
         console.print(f"  and {len(items) - limit:,} more (--list {len(items)})")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reid.commands.options import PATH, Command, option, out_option, overrides_argument
+from reid.core.console import console
 
 
 @click.command("demo", cls=Command)
@@ -28,7 +29,6 @@ def cli(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> No
     from reid.commands.match import print_matches
     from reid.commands.test import print_results
     from reid.config import load_settings
-    from reid.core.console import console
     from reid.pipelines.demo import DemoSettings, config_file, demo
 
     began = time.monotonic()

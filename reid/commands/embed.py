@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from reid.commands.options import Command, model_option, out_option, settings_options
+from reid.core.console import console, warn
 from reid.pipelines.settings import EmbedSettings
 
 SHOWN = 20
@@ -36,7 +37,6 @@ def cli(model: str, out: Path, **options: Any) -> None:
     Run an interrupted command again to resume it.
     """
     settings = EmbedSettings(**options)
-    from reid.core.console import console, warn
     from reid.pipelines.embed import embed_files
 
     result = embed_files(model, out, settings)

@@ -10,6 +10,7 @@ import click
 
 from reid.commands.options import Command, out_option, overrides_argument, settings_options
 from reid.config import load_settings
+from reid.core.console import console
 from reid.pipelines.settings import MatchFiles, MatchKeys
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def cli(out: Path, overrides: tuple[str, ...], **options: Any) -> None:
     """
     files = MatchFiles(**options)
     settings = load_settings(MatchKeys, overrides=overrides)
-    from reid.core.console import console
     from reid.pipelines.match import match_files
 
     began = time.perf_counter()
@@ -52,7 +52,6 @@ def cli(out: Path, overrides: tuple[str, ...], **options: Any) -> None:
 def print_matches(result: MatchedFiles) -> None:
     """Print scores, counts, the threshold, and the files written."""
     from reid.commands.score import print_scores
-    from reid.core.console import console
     from reid.mtmc import cluster_scores
     from reid.mtmc.results import count_multi_camera_identities
 
@@ -81,4 +80,4 @@ def print_matches(result: MatchedFiles) -> None:
         f"threshold {matches.threshold:.4f} ({matches.protocol['threshold']}): expected false-match rate {rate}"
     )
     for path in result.written:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from reid.commands.options import PATH, Command, out_option, settings_options
+from reid.core.console import console, warn
 from reid.pipelines.settings import MetricSettings
 
 
@@ -31,7 +32,6 @@ def fit(embeddings: tuple[Path, ...], out: Path, **options: Any) -> None:
     Most useful when a model meets new cameras and some people there are labelled. Several files are taken together.
     Rows with pid -1 (unknown) and 0 (distractors) are left out.
     """
-    from reid.core.console import console, warn
     from reid.pipelines.metric import fit_metric_files
 
     metric = fit_metric_files(embeddings, out, MetricSettings(**options))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reid.commands.options import Command, model_option, option, out_option, settings_options
-from reid.commands.tables import make_table
+from reid.core.console import console, make_table, warn
 from reid.pipelines.settings import ExportSettings
 
 SIZE: Any = {"nargs": 2, "type": click.IntRange(1), "default": (256, 128), "show_default": True, "metavar": "H W"}
@@ -31,7 +31,6 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     NAME is a backbone or timm:NAME; by default all backbones are listed. Counts are for one crop, up to the pooled
     feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
     """
-    from reid.core.console import console
     from reid.pipelines.networks import build_networks, use_device
 
     place, note = use_device(device, threads)
@@ -67,7 +66,6 @@ def convert(model: Path, out: Path, **options: Any) -> None:
     Properties that the file does not record, such as the image size, are printed as assumed: compare them with the
     original training.
     """
-    from reid.core.console import console
     from reid.core.errors import ConfigError
     from reid.models import import_model
     from reid.models.checkpoints import save_checkpoint
@@ -104,7 +102,6 @@ def export_command(model: Path, out: Path | None, **options: Any) -> None:
     of mAP of at most --max-loss.
     """
     settings = ExportSettings(**options)
-    from reid.core.console import console, warn
     from reid.pipelines.export import export
 
     folder, manifest = export(model, settings, out)
@@ -136,7 +133,6 @@ def card(model: Path, out: Path | None) -> None:
     publishing it: the purpose of the model and the terms of its data are yours to state.
     """
     from reid.core.atomic import write_text
-    from reid.core.console import console
     from reid.embedding.model_card import model_card
 
     out = out or (model if model.is_dir() else model.parent) / "card.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from reid.commands.options import PATH, Command, out_option
-from reid.commands.tables import make_table
+from reid.core.console import console, make_table, warn
 
 
 @click.group("runs")
@@ -24,7 +24,6 @@ def compare_command(runs: tuple[Path, ...], out: Path) -> None:
     Prints two tables and writes comparison.json (all numbers) and comparison.png (every logged quantity by step).
     Scores are the last ones logged during training, and those of `reid test` in RUN/test. Runs may be unfinished.
     """
-    from reid.core.console import console, warn
     from reid.pipelines.compare import compare
 
     found = compare(runs, out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reid.commands.options import PATH, Command, out_option, settings_options
-from reid.commands.tables import make_table
+from reid.core.console import console, make_table, warn
 from reid.pipelines.settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ def cli(truth: Path, predicted: Path, out: Path | None, **options: Any) -> None:
 
     TRUTH and PREDICTED are folders with one file per camera, or single files, in any format of docs/track-files.md.
     """
-    from rich.markup import escape
-
-    from reid.core.console import console, warn
     from reid.pipelines.score import score_files
 
     out = out or (predicted if predicted.is_dir() else predicted.parent) / "scores.json"
@@ -44,37 +41,30 @@ def cli(truth: Path, predicted: Path, out: Path | None, **options: Any) -> None:
     for side, tracks in sides.items():
         cameras = len(tracks.camera_names)
         plural = "s" * (cameras != 1)
-        console.print(
-            f"{side}: {len(tracks):,} boxes, {cameras} camera{plural}, read as {tracks.format_reason}", markup=False
-        )
+        console.print(f"{side}: {len(tracks):,} boxes, {cameras} camera{plural}, read as {tracks.format_reason}")
         for text in tracks.warnings:
-            warn(escape(text))
+            warn(text)
     print_scores(scores)
-    console.print(f"numbers: {out}", markup=False)
+    console.print(f"numbers: {out}")
 
 
 def print_scores(scores: TrackScores) -> None:
     """Print the scores of all cameras together, then of each camera."""
-    from rich.markup import escape
-
-    from reid.core.console import console, warn
-
     for text in scores.warnings:
-        warn(escape(text))
+        warn(text)
     first, second = [], []
     for name, row in {"all": scores.overall, **scores.per_camera}.items():
         fractions = [f"{100 * getattr(row, key):.1f}" for key in FRACTIONS]
-        first.append((escape(name), f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions))
+        first.append((name, f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions))
         counts = [f"{getattr(row, key):,}" for key in COUNTS]
-        second.append((escape(name), f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts))
+        second.append((name, f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts))
     title = "Identities, % (boxes and people are counts of the truth)"
     console.print(make_table(("cameras", "boxes", "people", *FRACTIONS), first, title=title))
     if len(scores.per_camera) > 1:
         mean = sum(row.IDF1 for row in scores.per_camera.values()) / len(scores.per_camera)
         console.print(
             "Report the row 'all': it assigns identities once over all cameras. Rows of single cameras cannot show "
-            f"identities that change between cameras; their mean IDF1 is {100 * mean:.1f}.",
-            markup=False,
+            f"identities that change between cameras; their mean IDF1 is {100 * mean:.1f}."
         )
     title = f"CLEAR, IoU ≥ {scores.iou:g}"
     console.print(make_table(("cameras", "MOTA %", "MOTP %", *COUNTS), second, title=title))

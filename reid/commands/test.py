@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reid.commands.options import Command, model_option, option, out_option, settings_options
+from reid.core.console import console
 from reid.pipelines.settings import TestSettings
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def cli(model: Path, data: tuple[str, ...], out: Path | None, **options: Any) ->
 
 def print_results(results: Sequence[SetResults], out: Path) -> None:
     """Print the table of scores, and the files written to `out`."""
-    from reid.core.console import console
     from reid.report import Scored, results_table, set_drawings
 
     rows = []

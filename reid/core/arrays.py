@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import DataError
+from reid.core.errors import DataError, first_few
 
 UNKNOWN = -1
 """Value of `camids`, `tracks` and `frames` where the data set has no information."""
@@ -128,9 +128,10 @@ def check_finite(
         finite = np.isfinite(features).all(axis=1)
     bad = np.flatnonzero(~finite)
     if len(bad):
-        rows = ", ".join(map(str, bad[:10].tolist())) + (", …" if len(bad) > 10 else "")
         first = "" if labels is None else f"; the first is {labels[int(bad[0])]}"
-        raise DataError(f"{len(bad)} of {len(finite)} {name} contain NaN or infinity: rows {rows}{first}. {fix}")
+        raise DataError(
+            f"{len(bad)} of {len(finite)} {name} contain NaN or infinity: rows {first_few(bad)}{first}. {fix}"
+        )
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:

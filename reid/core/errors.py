@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 
 class ReidError(ValueError):
@@ -42,6 +43,16 @@ def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise ConfigError(f"Unknown {setting} {value!r}.{did_you_mean(value, known)}")
+
+
+def first_few(items: Collection[object], most: int = 10) -> str:
+    """Return the first items as text, separated by commas; `, …` follows if there are more.
+
+    Example:
+        >>> first_few([3, 5, 8], 2)
+        '3, 5, …'
+    """
+    return ", ".join(map(str, islice(items, most))) + (", …" if len(items) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

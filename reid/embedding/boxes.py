@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.arrays import float_column
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import ConfigError, DataError, first_few
 from reid.data.images import resize
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
@@ -319,8 +319,7 @@ def _summarise(rows: NDArray[np.int64], reasons: Sequence[str] | NDArray[np.obje
     lines = []
     for reason in dict.fromkeys(reasons):
         found = rows[np.asarray(reasons, object) == reason]
-        first = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
-        lines.append(f"{reason}: {len(found)} boxes without a feature, rows {first}")
+        lines.append(f"{reason}: {len(found)} boxes without a feature, rows {first_few(found, 5)}")
     return lines
 
 

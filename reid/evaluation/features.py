@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import DataError, check_choice
+from reid.core.errors import DataError, check_choice, first_few
 
 Metric = Literal["cosine", "euclidean"]
 Features = ArrayLike | Tensor
@@ -120,9 +120,8 @@ def prepare_one(features: Features, name: str, metric: str, device: torch.device
 def _refuse_rows(bad: Tensor, name: str, problem: str) -> None:
     rows = torch.nonzero(bad).flatten().tolist()
     if rows:
-        shown = ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
         raise DataError(
-            f"{len(rows)} of {len(bad)} {name} features {problem} (rows {shown}). "
+            f"{len(rows)} of {len(bad)} {name} features {problem} (rows {first_few(rows)}). "
             "Check the images of these rows and the model, or remove the rows."
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.core.errors import ModelError
+from reid.core.errors import ModelError, first_few
 from reid.models.backbones import Backbone
 
 # torchreid's checkpoints also contain scores as NumPy numbers; loading these executes no code.
@@ -57,7 +57,7 @@ class WeightsReport:
             ("only in the file", self.unexpected),
         ):
             if names:
-                parts.append(f"{len(names)} {problem} ({_first(names)})")
+                parts.append(f"{len(names)} {problem} ({first_few(names, 3)})")
         return "; ".join(parts) + "."
 
 
@@ -155,7 +155,7 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
         raise ModelError(
             f"weights={source} do not match {name}: {len(matched)} of its {len(expected)} tensors match by name and "
             f"shape. First differences: {'; '.join(differing[:3])}. Names only in the file: "
-            f"{_first(report.unexpected)}. Use the backbone of these weights, or another file."
+            f"{first_few(report.unexpected, 3) or 'none'}. Use the backbone of these weights, or another file."
         )
     backbone.module.load_state_dict({k: found[k] for k in matched}, strict=False)
     return report
@@ -196,7 +196,3 @@ def _in_order(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         return None
     new_names = dict(zip(names[starts[0] :], expected, strict=False))
     return {new_names.get(name, name): tensors[name] for name in names}
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else "none"

@@ -49,19 +49,19 @@ def demo(
         on_test, on_match: functions that show the results of the last two steps.
     """
     began = time.monotonic()
-    console.print("[bold]1. Generate synthetic pedestrians[/bold]")
+    console.print("1. Generate synthetic pedestrians", style="bold")
     synthetic = settings.synthetic.model_copy(update={"seed": settings.seed})
     root = synthesize(out / "synthetic", synthetic, workers=os.cpu_count() or 1)
     console.print(f"generated {root} in {time.monotonic() - began:.0f} s")
-    console.print("[bold]2. Train[/bold]")
+    console.print("2. Train", style="bold")
     config = settings.training.model_copy(deep=True, update={"seed": settings.seed})
     config.data.train, config.data.store_dir = [f"market1501:{root}"], str(out / "store")
     with init_distributed(config.device) as distributed:
         train(config, out / "run", distributed)
-    console.print("[bold]3. Test on unseen identities[/bold]")
+    console.print("3. Test on unseen identities", style="bold")
     model = out / "run" / LAST
     on_test(test(model, out=out / "test", settings=TestSettings(rerank=True)), out / "test")
-    console.print(f"[bold]4. Match the tracks of {synthetic.cameras} cameras[/bold]")
+    console.print(f"4. Match the tracks of {synthetic.cameras} cameras", style="bold")
     files = MatchFiles(
         tracks=root / "tracks", videos=root / "stills", model=model, truth=root / "truth", per_track=synthetic.stills
     )

@@ -83,8 +83,7 @@ def match_files(
     warnings = list(tracks.warnings)
     truth = None if files.truth is None else read_tracks(files.truth)
     console.print(
-        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})",
-        markup=False,
+        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})"
     )
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
@@ -100,7 +99,7 @@ def match_files(
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
-        console.print(f"calibration: {found.path}", markup=False)
+        console.print(f"calibration: {found.path}")
     for text in warnings:
         warn(text)
     calibration = None if found is None else found.calibration
@@ -150,7 +149,7 @@ def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras 
         )
         return None
     cameras = read_cameras(path, tracks.camera_names)
-    console.print(f"clocks and transition times: {path}", markup=False)
+    console.print(f"clocks and transition times: {path}")
     warnings += cameras.warnings
     return cameras
 

@@ -130,7 +130,7 @@ class _TestedSet:
         self.split = open_test_split(data, benchmark, embedder.preprocessing.size, skipped)
         self.skipped = tuple(line.removeprefix(f"{benchmark.root}/") for line in skipped)
         for line in self.skipped:
-            console.print(f"skipped: {line}", markup=False)
+            console.print(f"skipped: {line}")
         self.chosen = report.find_queries(wanted, self.split.query.crops.pids, benchmark.name)
         if settings.any_camera:
             self.split = replace(self.split, cross_camera=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE
 from rich.table import Table
 
+from reid.core.console import make_table
 from reid.core.errors import DataError
 from reid.evaluation import RankingResult
 
@@ -55,25 +55,13 @@ def results_table(rows: Sequence[Scored]) -> Table:
         (f"Row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: " if several else "") + text
         for text, numbers in by_protocol.items()
     )
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    if several:
-        table.add_column("#", justify="right")
-    table.add_column("data set", overflow="fold", min_width=8)
-    table.add_column("model", overflow="fold", min_width=8)
-    table.add_column("re-ranked", no_wrap=True)
-    for name in ("mAP", "mINP", "R1", "R5", "R10"):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings, cells = ["data set", "model", "re-ranked", "mAP", "mINP", "R1", "R5", "R10"], []
     for number, row in enumerate(rows, 1):
         result = row.result
         scores = (result.mAP, result.mINP, result.rank(1), result.rank(5), result.rank(10))
-        table.add_row(
-            *([str(number)] if several else []),
-            row.data_set,
-            shorten_name(row.model),
-            "yes" if row.reranked else "no",
-            *(f"{100 * score:.2f}" for score in scores),
-        )
-    return table
+        names = (*([str(number)] if several else []), row.data_set, shorten_name(row.model))
+        cells.append((*names, "yes" if row.reranked else "no", *(f"{100 * score:.2f}" for score in scores)))
+    return make_table([*(["#"] if several else []), *headings], cells, text=headings[:2], caption=caption)
 
 
 def shorten_name(name: str, most: int = 18) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from reid.config import Config
@@ -89,7 +90,7 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
     if distributed.is_first:
         table = Table(box=None, show_header=False)
         for name, found, good in rows:
-            table.add_row("[green]✓[/green]" if good else "[red]✗[/red]", name, found)
+            table.add_row(Text("✓", "green") if good else Text("✗", "red"), name, found)
         console.print(table)
     bad = [name for name, _, good in rows if not good]
     if bad:

@@ -106,7 +106,7 @@ def test_a_rate_of_its_own_does_not_depend_on_the_weight(settings: list[str], tm
     ("extra", "words"),
     [
         (["loss.extra.circel.weight=1"], "Unknown loss 'circel'"),
-        (["loss.schedules={margn: [[0, 1]]}"], "Unknown key 'margn'"),
+        (["loss.schedules={margn: [[0, 1]]}"], "Unknown key of schedules 'margn'"),
         (["loss.mining=semi"], "Unknown mining 'semi'"),
         (["loss.distance=minkowski:0.5"], "0.5"),
         (["loss.chunk=1"], "loss.chunk=1"),
