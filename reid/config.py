@@ -468,6 +468,8 @@ def load_settings(cls: type[S], file: str | Path | None = None, overrides: Seque
             content = parse_yaml(Path(file).read_text("utf-8"), str(file))
         except OSError as error:
             raise ConfigError(f"Cannot read the settings file {file}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file} is not UTF-8 text. Save it as UTF-8.") from error
         if not isinstance(content or {}, dict):
             raise ConfigError(f"{file} must contain `key: value` settings, not a {type(content).__name__}.")
         _merge(merged, content or {})

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from reid.core.arrays import float_column
 from reid.core.errors import ConfigError, DataError
-from reid.data.tracks import Tracks
+from reid.data.tracks import Floats, Integers, Tracks
 
 _BORDER = 2.0
 """Distance in pixels from the image border within which a box touches it. Trackers clip and round."""
 
 
-def box_quality(
-    tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None = None
-) -> NDArray[np.float64]:
+def box_quality(tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None = None) -> Floats:
     """Estimate how well each box shows a person, 0..1, from geometry alone; pixels are not read.
 
     quality = size × visible × (1 − covered) × (1 + c) / 2, with
@@ -76,7 +74,7 @@ def box_quality(
     return quality
 
 
-def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> NDArray[np.int64]:
+def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> Integers:
     """Choose up to `per_track` boxes of each (camera, track), spread over time, each the best of its interval.
 
     The boxes of quality above 0, sorted by time, are divided into `per_track` intervals with equal numbers of boxes.
@@ -112,9 +110,7 @@ def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> N
     return np.sort(rows[order[best]])
 
 
-def _covered(
-    camera: NDArray[np.int64], frame: NDArray[np.int64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _covered(camera: Integers, frame: Integers, low: Floats, high: Floats) -> Floats:
     """Fraction of each box that others cover. Rows are sorted by (camera, frame).
 
     Row i is compared with row i + 1, i + 2, … of the same image: as many steps as the fullest image has boxes.
@@ -136,14 +132,14 @@ def _covered(
     return 1 - clear
 
 
-def _scaled_to_unit(confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scaled_to_unit(confidence: Floats) -> Floats:
     low, high = confidence.min(), confidence.max()
     if low >= 0 and high <= 1:
         return confidence
     return np.ones_like(confidence) if low == high else (confidence - low) / (high - low)
 
 
-def _sizes(tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None) -> NDArray[np.float64]:
+def _sizes(tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Sequence[float] | None) -> Floats:
     """`[N, 2]` width and height for each box, NaN where unknown."""
     unknown = (np.nan, np.nan)
     sizes = np.empty((len(tracks.camera_names), 2))

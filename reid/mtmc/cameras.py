@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from reid.config import Positive, Settings, parse_yaml
+from reid.config import Positive, Settings, load_settings
 from reid.core.errors import ConfigError, did_you_mean
 from reid.data.tracks import Floats, same_cameras
 
@@ -173,6 +173,11 @@ class _File(Settings):
     pairs: list[_Pair] = Field(default_factory=list)
     overlapping: list[tuple[str, str]] = Field(default_factory=list)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
 
 def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
     """Read `cameras.yaml` for the cameras `names` of the tracks; `docs/track-files.md` describes its keys.
@@ -185,16 +190,7 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
             camera with tracks that is not listed.
     """
     path = Path(path)
-    try:
-        values = parse_yaml(path.read_text("utf-8-sig"), str(path))
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must contain `key: value` lines, not {values!r}.")
-    content = _File.from_dict({key: value for key, value in values.items() if value is not None}, str(path))
+    content = load_settings(_File, path)
     listed = content.cameras
     name_of = {name: name for name in names}
     warnings: list[str] = []
@@ -231,6 +227,6 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
         for number, pair in enumerate(content.overlapping)
     )
     try:
-        return Cameras(cameras, overlapping, times, "overlapping" in values, tuple(warnings))
+        return Cameras(cameras, overlapping, times, "overlapping" in content.model_fields_set, tuple(warnings))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

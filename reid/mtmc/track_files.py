@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from reid.core.atomic import atomic_file
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import DataError, check_choice
 from reid.data.tracks import Floats, Integers, Tracks, last_number, natural_sort_key, valid_boxes
 
 FORMATS = {
@@ -81,10 +81,8 @@ def read_tracks(path: str | Path, *, format: str = "auto", duplicates: str = "er
         ConfigError: Unknown `format` or `duplicates`.
     """
     path = Path(path)
-    if format != "auto" and format not in FORMATS:
-        raise ConfigError(f"There is no track format {format!r}.{did_you_mean(format, ['auto', *FORMATS])}")
-    if duplicates not in DUPLICATES:
-        raise ConfigError(f"duplicates={duplicates!r} is unknown.{did_you_mean(duplicates, DUPLICATES)}")
+    check_choice("track format", format, ["auto", *FORMATS])
+    check_choice("value of duplicates", duplicates, DUPLICATES)
     parts = [_read_file(file, format) for file in _files(path)]
     layouts = {part.layout: part for part in reversed(parts) if part.layout}
     if len(layouts) > 1:
@@ -394,8 +392,7 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
             not a valid file name; or a file cannot be written.
     """
     folder = Path(folder)
-    if format not in FORMATS:
-        raise ConfigError(f"There is no track format {format!r}.{did_you_mean(format, FORMATS)}")
+    check_choice("track format", format, FORMATS)
     if format == "mot":
         for name in tracks.camera_names:
             if not name or name[0] == "." or re.search(r'[/\\:*?"<>|\0\n\r]', name):
@@ -422,25 +419,21 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
             begin, end = np.searchsorted(tracks.camera, [camera, camera + 1]).tolist()
             _write_text(table.slice(begin, end - begin), file, ",")
     else:
-        _write_camera_first(tracks, files[0], " " if format == "aicity" else ",")
+        write_aicity(tracks, files[0], " " if format == "aicity" else ",")
     return files
 
 
-def write_aicity(tracks: Tracks, file: str | Path) -> dict[str, int]:
+def write_aicity(tracks: Tracks, file: str | Path, separator: str = " ") -> dict[str, int]:
     """Write AI City text, `camera id frame x y w h -1 -1`, atomically; return {camera name: its number}.
 
     A camera's number is the last in its name (`cam01` → 1). If a name has none or two share one, cameras are numbered
     from 1 in their order.
     """
-    return _write_camera_first(tracks, Path(file), " ")
-
-
-def _write_camera_first(tracks: Tracks, file: Path, separator: str) -> dict[str, int]:
     numbers = [last_number(name) for name in tracks.camera_names]
     if None in numbers or len(set(numbers)) < len(numbers):
         numbers = list(range(1, len(numbers) + 1))
     camera = np.array(numbers, dtype=np.int64)[tracks.camera]
-    _write_text(_table(tracks, camera, ["camera", "track", "frame", *_BOX], unused=2), file, separator)
+    _write_text(_table(tracks, camera, ["camera", "track", "frame", *_BOX], unused=2), Path(file), separator)
     return {name: int(number or 0) for name, number in zip(tracks.camera_names, numbers, strict=True)}
 
 

@@ -208,7 +208,7 @@ def test_different_boxes_of_one_id_in_a_frame(tmp_path):
     confident = read_tracks(folder, duplicates="confident")
     assert [row[3:] for row in rows(confident)] == [([10, 20, 30, 40], 0.9), ([12, 20, 30, 40], 0.9)]
     assert "cam01.txt line 1, cam01.txt line 3, cam01.txt line 5" in confident.warnings[0]
-    with pytest.raises(ReidError, match="duplicates='last' is unknown"):
+    with pytest.raises(ReidError, match="Unknown value of duplicates 'last'"):
         read_tracks(folder, duplicates="last")
 
 
@@ -278,7 +278,7 @@ def test_writing_what_would_be_misread_is_an_error(tmp_path):
         write_tracks(Tracks.from_columns(["b"], [], [], [], []), tmp_path / "out")
     with pytest.raises(ReidError, match="is not a valid file name"):
         write_tracks(Tracks.from_columns(["../a"], [], [], [], []), tmp_path / "new")
-    with pytest.raises(ReidError, match="no track format 'motchallenge'"):
+    with pytest.raises(ReidError, match="Unknown track format 'motchallenge'"):
         write_tracks(tracks, tmp_path / "new", "motchallenge")
     assert not (tmp_path / "new").exists()
 
