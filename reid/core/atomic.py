@@ -12,6 +12,8 @@ from typing import Any
 
 from reid.core.errors import DataError
 
+_RESERVE = 64 * 2**20
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -44,9 +46,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     `path` must not exist, or be an empty folder. Parent folders are created.
 
     Raises:
-        DataError: the folder is not writable or the disk is full; nothing of it remains.
+        DataError: `path` is a file or not empty; the folder is not writable or the disk is full. Nothing of it remains.
     """
     path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} exists and is not an empty folder. Pass a new folder.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _write_errors(path, "Nothing was written."):
@@ -57,6 +61,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free_space(folder: Path, n_bytes: int, task: str, other_fix: str = "") -> None:
+    """Raise an error if the disk of `folder` lacks the space for `n_bytes` and a reserve of 64 MiB.
+
+    Raises:
+        DataError: naming the task, both sizes and how to fix it (`other_fix` is one more way).
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + _RESERVE:
+        raise DataError(
+            f"{task} needs {n_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free. Free some space, use a "
+            f"folder on another disk{f', {other_fix}' if other_fix else ''}."
+        )
 
 
 @contextlib.contextmanager

@@ -60,4 +60,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     question = f" Did you mean {similar[0]!r}?" if similar else ""
-    return f"{question} Known: {', '.join(known)}."
+    return f"{question} Known: {', '.join(known) or 'none'}."

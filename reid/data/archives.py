@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -18,9 +17,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from reid.core.atomic import atomic_folder
+from reid.core.atomic import atomic_folder, check_free_space
 from reid.core.console import progress_bar
-from reid.core.errors import ConfigError, DataError, ReidError, did_you_mean
+from reid.core.errors import DataError, ReidError, check_choice
 from reid.data.crops import IMAGE_SUFFIXES, Benchmark
 from reid.data.layouts import LAYOUTS, cuhk03, dukemtmc, load_benchmark, market1501, msmt17
 
@@ -34,9 +33,6 @@ CONTENTS = {
 
 MD5 = {"market1501": "65005ab7d12ec1c44de4eeafe813e68a"}
 """Checksum of `Market-1501-v15.09.15.zip`, as many public loaders state it. No other checksum is known for certain."""
-
-SPARE = 64 * 2**20
-"""Bytes of disk that unpacking leaves free."""
 
 BLOCK = 2**20
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError)
@@ -75,8 +71,7 @@ def verify_archive(archive: str | Path, layout: str) -> ArchiveReport:
         DataError: no such file, not an archive, damaged, unsafe names, or without what the layout needs.
     """
     archive = _existing(archive)
-    if layout not in CONTENTS:
-        raise ConfigError(f"There is no archive of the layout {layout!r}.{did_you_mean(layout, CONTENTS)}")
+    check_choice("layout of archives", layout, CONTENTS)
     with _members(archive) as members, progress_bar() as bar:
         for member in bar.track(members, description="Reading"):
             for _ in _blocks(archive, member):
@@ -128,15 +123,8 @@ def unpack_archive(archive: str | Path, destination: str | Path) -> Path:
     """
     archive = _existing(archive)
     destination = Path(destination).expanduser().absolute()
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise DataError(f"{destination} exists and is not an empty folder. Pass a new folder.")
-    with _members(archive) as members, atomic_folder(destination) as temporary, progress_bar() as bar:
-        need, free = sum(member.size for member in members) + SPARE, shutil.disk_usage(destination.parent).free
-        if need > free:
-            raise DataError(
-                f"{archive} unpacks to {need / 2**30:.1f} GiB, and {destination.parent} has {free / 2**30:.1f} GiB "
-                "free. Free some space, or pass a folder on another disk."
-            )
+    with atomic_folder(destination) as temporary, _members(archive) as members, progress_bar() as bar:
+        check_free_space(temporary, sum(member.size for member in members), f"Unpacking {archive}")
         for member in bar.track(members, description="Unpacking"):
             path = temporary.joinpath(*member.path.parts)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,16 +112,12 @@ def load_training_data(config: Config) -> TrainingData:
         for benchmark, query, gallery in zip(sources, validation[::2], validation[1::2], strict=False)
     ]
     if config.eval.split == "test":
-        splits = [open_test_split(config.data, target, size, left_out) for target in _targets(config, sources)]
+        targets = load_benchmarks(config.data.test) or sources
+        splits = [open_test_split(config.data, target, size, left_out) for target in targets]
     left_out = list(dict.fromkeys(left_out))
     for line in left_out:
         console.print(f"skipped: {line}")
     return TrainingData(train_pixels, tuple(splits), tuple(left_out))
-
-
-def _targets(config: Config, sources: list[Benchmark]) -> list[Benchmark]:
-    """Return the data sets of `data.test`, or the train sources."""
-    return load_benchmarks(config.data.test) if config.data.test else sources
 
 
 def store_folder(data: DataConfig, of: Crops, size: tuple[int, int]) -> Path:
@@ -137,7 +133,7 @@ def packed_stores(config: Config) -> dict[Path, int]:
     sources = load_benchmarks(config.data.train)
     packed = [merge([benchmark.train for benchmark in sources])]
     if config.eval.split == "test":
-        packed += [_test_crops(target) for target in _targets(config, sources)]
+        packed += [_test_crops(target) for target in load_benchmarks(config.data.test) or sources]
     size = (config.model.height, config.model.width)
     return {store_folder(config.data, crops, size): len(crops) * size[0] * size[1] * 3 for crops in packed}
 

@@ -13,7 +13,6 @@ import copy
 import json
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,9 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.atomic import atomic_file
+from reid.core.atomic import atomic_file, check_free_space
 from reid.core.console import console, progress_bar
-from reid.core.errors import ConfigError, DataError, ReidError
+from reid.core.errors import ConfigError, DataError, ReidError, check_choice
 from reid.data.crops import Crops, SkippedFile, as_rows
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
 
@@ -39,7 +38,6 @@ _TO_DO, _DONE, _BAD = 0, 1, 2
 _SETTINGS_KEY = b"reid.store"
 _CHUNK = 256
 _FLUSH_SECONDS = 2.0
-_DISK_MARGIN = 64 * 2**20
 
 _ROW = np.dtype([(name, np.int64) for name in ("bytes", "mtime_ns", "status", "offset", "height", "width")])
 """Numbers of a crop in the index: size and modification time of its file, status, and place in the data file."""
@@ -228,7 +226,7 @@ def open_store(
         ConfigError: another kind, or "packed" without a folder.
         DataError: as the two stores.
     """
-    _check_choice("kind", kind, ("packed", "files"))
+    check_choice("kind of store", kind, ("packed", "files"))
     if kind == "files":
         return FileStore(crops, size=size, workers=workers, unreadable=unreadable)
     if folder is None:
@@ -359,13 +357,8 @@ def _lay_out(index: _Index, pool: ThreadPoolExecutor) -> None:
     lengths = index.shapes.prod(axis=1) * 3
     rows["offset"] = np.cumsum(lengths) - lengths
     folder = index.data.parent
-    free = shutil.disk_usage(folder).free
-    if free < index.n_bytes + _DISK_MARGIN:
-        raise DataError(
-            f"The packed store of {len(index.paths):,} crops needs {index.n_bytes / 1e9:.2f} GB, but {folder} has "
-            f"{free / 1e9:.2f} GB free. Free some space, use a folder on another disk, pack at a smaller size, or "
-            "read the crops from their files (kind 'files')."
-        )
+    other = "pack at a smaller size, or read the crops from their files (kind 'files')"
+    check_free_space(folder, index.n_bytes, f"Packing {len(index.paths):,} crops", other)
     with open(index.data, "wb") as file:
         file.truncate(index.n_bytes)
 
@@ -484,12 +477,7 @@ def _checked(index: ArrayLike, kept: NDArray[np.bool_], unreadable: Sequence[Ski
     return rows
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}.")
-
-
 def _check_settings(unreadable: str, size: tuple[int, int] | None) -> None:
-    _check_choice("unreadable", unreadable, ("error", "skip"))
+    check_choice("value of unreadable", unreadable, ("error", "skip"))
     if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
         raise ConfigError(f"size is {size}; it must be (height, width), each at least 1 pixel.")

@@ -382,7 +382,7 @@ def test_a_full_disk_raises_an_error_before_decoding(tmp_path: Path, monkeypatch
     crops = make_crops(tmp_path / "images", 3)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ReidError, match=r"3 crops needs 0\.00 GB, but .*store has 0\.00 GB free"):
+    with pytest.raises(ReidError, match=r"3 crops needs 0\.00 GB, but .*store has 0\.00 GB free.*kind 'files'"):
         PackedStore.build(crops, tmp_path / "store", size=(24, 12))
     assert not list((tmp_path / "store").glob("*.u8"))
 
@@ -407,8 +407,8 @@ def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"kind": "zip"}, "kind is 'zip'; it must be one of 'packed', 'files'", id="kind"),
-        pytest.param({"unreadable": "ignore"}, "unreadable is 'ignore'", id="unreadable"),
+        pytest.param({"kind": "zip"}, "Unknown kind of store 'zip'. Known: files, packed", id="kind"),
+        pytest.param({"unreadable": "ignore"}, "Unknown value of unreadable 'ignore'", id="unreadable"),
         pytest.param({"folder": None}, "needs a folder", id="no folder"),
         pytest.param({"size": (0, 4)}, r"size is \(0, 4\)", id="size"),
         pytest.param({"workers": -1}, "workers is -1", id="workers"),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError, validate_call
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import ConfigError, check_choice
 from reid.data.crops import Benchmark
 from reid.data.layouts import cuhk03, dukemtmc, folders, market1501, msmt17, table
 
@@ -60,21 +59,17 @@ def load_benchmark(data: str, root: str | Path | None = None, **options: Any) ->
                 f"market1501:/data/Market-1501-v15.09.15. Layouts: {', '.join(LAYOUTS)}."
             )
         options = {**_parse_options(query.split("&") if query else []), **options}
-    if layout not in LAYOUTS:
-        raise ConfigError(f"There is no layout {layout!r}.{did_you_mean(layout, LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     read = LAYOUTS[layout]
-    parameters = inspect.signature(read).parameters
-    known = [name for name in parameters if name != "root"]
-    for name, value in options.items():
-        if name not in known:
-            hint = did_you_mean(name, known) if known else " It has no options."
-            raise ConfigError(f"The layout {layout} has no option {name!r}.{hint}")
-        default = parameters[name].default
-        types = {int: (int,), float: (int, float), str: (str,)}.get(type(default), (bool,))
-        if type(value) not in types:
-            example = True if default is None else default
-            raise ConfigError(f"The option {name!r} of the layout {layout} is {value!r}. Use a value like {example!r}.")
-    return read(root, **options)
+    for name in options:
+        check_choice(f"option of the layout {layout}", name, set(read.__annotations__) - {"root", "return"})
+    try:
+        return validate_call(read)(root, **options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(
+            f"The option {problem['loc'][0]!r} of the layout {layout} is {problem['input']!r}. {problem['msg']}."
+        ) from error
 
 
 def load_benchmarks(data: Sequence[str | Benchmark]) -> list[Benchmark]:
@@ -92,14 +87,11 @@ def load_benchmarks(data: Sequence[str | Benchmark]) -> list[Benchmark]:
 
 
 def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse `["variant=detected", "fraction=0.3"]`; the values are YAML."""
+    """Parse `["variant=detected", "fraction=0.3"]`; the values remain text."""
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{text!r} is not of the form key=value, such as variant=detected.")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of {text!r} cannot be read: {error}") from error
+        options[key] = value
     return options

@@ -11,16 +11,16 @@ the camera. The old protocol (20 splits of 100 people with one gallery image eac
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, StrictInt, StrictStr, TypeAdapter, ValidationError
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import DataError, check_choice
 from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, read_lines, scan, with_official
 
@@ -50,8 +50,7 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         ConfigError: unknown variant.
         DataError: folder or split file missing; an entry that cannot be parsed or has no image.
     """
-    if variant not in TRAIN_IMAGES:
-        raise ConfigError(f"CUHK03 has no variant {variant!r}.{did_you_mean(variant, TRAIN_IMAGES)}")
+    check_choice("variant of CUHK03", variant, TRAIN_IMAGES)
     try:
         folder = find_root(root, [f"images_{variant}"], ["cuhk03", "CUHK03"])
     except DataError as error:
@@ -88,42 +87,46 @@ def _read_mat(file: Path) -> dict[str, list[Row]]:
 
     try:
         content = loadmat(str(file))
-    except Exception as error:  # loadmat raises many types on damaged files
-        raise DataError(f"{file} cannot be read as a MATLAB file: {error}. Download it again.") from error
-    try:
         names = [str(np.asarray(cell).reshape(-1)[0]) for cell in content["filelist"].reshape(-1)]
         labels = content["labels"].reshape(-1).astype(np.int64)
         indices = {split: content[f"{split}_idx"].reshape(-1).astype(np.int64) - 1 for split in SPLITS}
-    except KeyError as error:
+    except Exception as error:  # loadmat raises many types on damaged files
         raise DataError(
-            f"{file} has no variable {error}; it must contain train_idx, query_idx, gallery_idx, labels and filelist."
+            f"{file} cannot be read as a MATLAB file of train_idx, query_idx, gallery_idx, labels and filelist: "
+            f"{error!r}. Download it again."
         ) from error
-    except (ValueError, TypeError, IndexError) as error:
-        raise DataError(f"{file}: its variables do not have the expected form ({error}). Download it again.") from error
     for split, index in indices.items():
         if len(index) and (index.min() < 0 or index.max() >= min(len(names), len(labels))):
             raise DataError(f"{file}: {split}_idx exceeds the {len(names)} names of filelist. Download the file again.")
     return {split: [(names[i], int(labels[i])) for i in index] for split, index in indices.items()}
 
 
+class _SplitFile(BaseModel):
+    """Content of a JSON split file: `[name, pid, camid]` lists."""
+
+    train: list[tuple[StrictStr, StrictInt, Any]]
+    query: list[tuple[StrictStr, StrictInt, Any]]
+    gallery: list[tuple[StrictStr, StrictInt, Any]]
+
+
 def _read_json(file: Path) -> dict[str, list[Row]]:
-    """Return the rows of each split from a JSON of `[name, pid, camid]` lists under "train", "query" and "gallery"."""
+    """Return the rows of each split. The object may be the only item of a list."""
+    alone_or_in_list = BeforeValidator(lambda content: content[0] if isinstance(content, list) and content else content)
     try:
-        content: Any = json.loads("\n".join(read_lines(file)))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}. Download it again.") from error
-    if isinstance(content, list) and len(content) == 1:
-        content = content[0]
-    if not isinstance(content, dict) or not all(isinstance(content.get(split), list) for split in SPLITS):
-        raise DataError(f'{file} must contain one object with lists under "train", "query" and "gallery".')
-    rows: dict[str, list[Row]] = {}
-    for split in SPLITS:
-        rows[split] = []
-        for number, row in enumerate(content[split], start=1):
-            if not (isinstance(row, list) and len(row) >= 2 and isinstance(row[0], str) and isinstance(row[1], int)):
-                raise DataError(f"{file}: entry {number} of {split!r} is {row!r}; it must be [name, pid, camid].")
-            rows[split].append((row[0].replace("\\", "/").rpartition("/")[2], row[1]))
-    return rows
+        adapter: TypeAdapter[_SplitFile] = TypeAdapter(Annotated[_SplitFile, alone_or_in_list])
+        content = adapter.validate_json("\n".join(read_lines(file)))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        split, *places = problem["loc"] or ("the content",)
+        entry = f"entry {int(places[0]) + 1} of " if places else ""
+        raise DataError(
+            f"{file}: {entry}{split!r} is {str(problem['input'])[:80]!r}. {problem['msg']}. Use JSON with lists of "
+            '[name, pid, camid] under "train", "query" and "gallery".'
+        ) from error
+    return {
+        split: [(name.replace("\\", "/").rpartition("/")[2], pid) for name, pid, _ in getattr(content, split)]
+        for split in SPLITS
+    }
 
 
 def _crops(rows: Sequence[Row], matches: dict[str, re.Match[str]], images: Path, file: Path, split: str) -> Crops:

@@ -21,7 +21,7 @@ import numpy as np
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops, SkippedFile
-from reid.data.layouts.own_crops import OWN_SPLITS, OwnCrops
+from reid.data.layouts.own_crops import OWN_SPLITS, divide
 from reid.data.layouts.scanning import JUNK, SUFFIX, existing_folder, list_folder, scan, visible_entries
 from reid.data.tracks import natural_sort_key
 
@@ -88,15 +88,16 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     warnings = []
     if 0 < known < len(camids):
         warnings.append(f"the file names of {known:,} of {len(camids):,} images contain a camera (c3, cam3 or camera3)")
-    own = OwnCrops(
-        root=str(folder),
-        where=str(folder),
-        crops=Crops.from_columns(paths, [number[name] for name in names], camids, source=folder.name),
-        split=np.array(splits, dtype=object) if split_folders else None,
+    return divide(
+        Crops.from_columns(paths, [number[name] for name in names], camids, source=folder.name),
+        np.array(splits, dtype=object) if split_folders else None,
+        folder,
+        fraction=fraction,
+        seed=seed,
+        cross_camera=cross_camera,
         skipped=skipped,
         warnings=warnings,
     )
-    return own.benchmark(fraction, seed, cross_camera)
 
 
 def _subfolders(folder: str | Path, skipped: list[SkippedFile]) -> list[os.DirEntry[str]]:

@@ -62,14 +62,9 @@ class NamedImages:
             splits[split] = Crops.from_columns([path for path, _ in kept], **columns, source=name)
             junk = len(found) - len(kept)
             if not kept:
-                in_folder = [item for item in skipped if Path(item.path).parent == folder / folder_name]
-                content_parts = [f"{junk} junk images"] if junk else []
-                if in_folder:
-                    example = f"{Path(in_folder[0].path).name} ({in_folder[0].reason})"
-                    content_parts.append(f"{len(in_folder)} skipped files, such as {example}")
-                content = f"contains {' and '.join(content_parts)}" if content_parts else "is empty"
                 raise DataError(
-                    f"No {split} image in {folder / folder_name}. It {content}. Names must be of the form {self.form}."
+                    f"No {split} image in {folder / folder_name} ({junk} are junk). It contains "
+                    f"{list_folder(folder / folder_name)}. Names must be of the form {self.form}."
                 )
             n_junk += junk
             if junk and split != "gallery":

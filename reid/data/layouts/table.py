@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.own_crops import OWN_SPLITS, OwnCrops
-from reid.data.layouts.scanning import list_folder
+from reid.data.layouts.own_crops import OWN_SPLITS, divide
+from reid.data.layouts.scanning import existing_folder, list_folder
 
 COLUMNS = ("path", "pid", "camid", "track", "frame", "split")
 REQUIRED = ("path", "pid")
@@ -60,8 +60,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
             f"{file}: none of {len(sample)} images exists, such as {sample[0]}. Use paths in the column 'path' that "
             f"are absolute, or relative to {file.parent}."
         )
-    own = OwnCrops(str(file.parent), str(file), crops, rows.split())
-    return own.benchmark(fraction, seed, cross_camera)
+    return divide(crops, rows.split(), file, fraction=fraction, seed=seed, cross_camera=cross_camera)
 
 
 def _find(root: str | Path) -> Path:
@@ -71,8 +70,7 @@ def _find(root: str | Path) -> Path:
         if root.suffix.lower() not in SUFFIXES:
             raise DataError(f"{root} is not a table: its name must end in {' or '.join(SUFFIXES)}.")
         return root
-    if not root.is_dir():
-        raise DataError(f"There is no file or folder {root}. Pass a .csv or .parquet file, or its folder.")
+    root = existing_folder(root, "a .csv or .parquet table")
     named = [root / f"table{suffix}" for suffix in SUFFIXES if (root / f"table{suffix}").is_file()]
     tables = named or sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(tables) == 1:
@@ -188,9 +186,7 @@ def _read_table(file: Path) -> Any:
         if not is_csv:
             names = pyarrow.parquet.read_schema(file).names
             return pyarrow.parquet.read_table(file, columns=[name for name in COLUMNS if name in names])
-        with pyarrow.csv.open_csv(file) as reader:
-            types = dict.fromkeys(reader.schema.names, pa.string())
-        options = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
         return pyarrow.csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError) as error:
         fix = "Use UTF-8, commas, and the same number of values in each line." if is_csv else "Write the file again."
