@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from reid.core.atomic import write_text
 from reid.core.errors import ConfigError, DataError
 from reid.mtmc.constraints import Constraints, compile_rules
+from reid.mtmc.results import count_multi_camera_identities
 from reid.report.page import Table, render_template
 from reid.report.style import BLUE, GREEN, LIGHT, RED
 
@@ -330,13 +331,11 @@ def _jpeg(crop: Crop, height: int, hide_head: bool) -> str:
 def _tiles(matches: Matches) -> list[tuple[str, str]]:
     t = matches.tracklets
     identities, sizes = np.unique(matches.identity, return_counts=True)
-    seen = np.unique(np.stack([matches.identity, t.camera]), axis=1)[0]
-    n_cameras = np.unique(seen, return_counts=True)[1]
     values = {
         "cameras": len(t.camera_names),
         "tracklets": len(t),
         "identities": len(identities),
-        "in two or more cameras": (n_cameras > 1).sum(),
+        "in two or more cameras": count_multi_camera_identities(matches),
         "with one tracklet": (sizes == 1).sum(),
         "candidate pairs": len(matches.links),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -388,6 +389,7 @@ def _bag(build: _MeshBuilder, person: Person, rng: np.random.Generator) -> None:
         build.tube((side * 0.008, 0, z), (wide, deep), forearm, cloth, power=3.5)
 
 
+@lru_cache(maxsize=1024)
 def make_mesh(person: Person) -> Mesh:
     """Build the mesh of a person; the same person always gives the same mesh."""
     rng = np.random.default_rng((person.texture_seed, 2))
@@ -406,6 +408,12 @@ def _turn_x(angle: float) -> Floats:
     """Return the rotation that swings a hanging limb forward by `angle` radians."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def turn_z(angle: float) -> Floats:
+    """Return the rotation about the third axis by `angle` radians."""
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def pose(person: Person, phase: float) -> tuple[Floats, Floats]:
@@ -427,9 +435,7 @@ def pose(person: Person, phase: float) -> tuple[Floats, Floats]:
     hip = max(reach) * h
     drop = hip - HIP_Z * h
     lean = _turn_x(-person.lean)
-    twist = 0.09 * math.sin(phase)
-    c, s = math.cos(twist), math.sin(twist)
-    chest = lean @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    chest = lean @ turn_z(0.09 * math.sin(phase))
     waist = np.array([0, 0, WAIST_Z * h])
     shifts[PELVIS] = (0, 0, drop)
     matrices[CHEST] = chest

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.synthetic.body import turn_z
 from reid.synthetic.people import APPEARANCE, CLOTH_COLOURS, Colour
 
 Floats = NDArray[np.float64]
@@ -92,9 +93,7 @@ class Camera:
     def rotation(self) -> Floats:
         """Return the rotation `[3, 3]` from local coordinates to lens coordinates (x right, y down, z forward)."""
         s, c = math.sin(self.tilt), math.cos(self.tilt)
-        down = np.array([[1, 0, 0], [0, -s, -c], [0, c, -s]])
-        s, c = math.sin(self.roll), math.cos(self.roll)
-        return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ down
+        return turn_z(self.roll) @ np.array([[1, 0, 0], [0, -s, -c], [0, c, -s]])
 
     def project(self, points: Floats) -> Floats:
         """Map points `[..., 3]` in metres to `[..., 3]`: x and y in pixels of the frame, depth in metres."""
@@ -124,13 +123,19 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     gamma = np.exp(colour * _levels(rng, -0.32, 0.36, n))
     height, far = _levels(rng, 2.6, 6.2, n), _levels(rng, 11.0, 20.0, n)
     field = np.deg2rad(_levels(rng, 34, 56, n))
-    walking_direction = _levels(rng, -0.45 * math.pi, 0.55 * math.pi, n)
-    blur, noise = degrade * _levels(rng, 0.0, 1.3, n), degrade * _levels(rng, 2.0, 9.0, n)
-    motion = np.maximum(degrade * _levels(rng, -3.0, 4.5, n), 0)
-    quality = _levels(rng, 22 + 40 * (1 - min(degrade, 1.0)), 85, n)
-    detail = 1 - degrade * _levels(rng, 0.0, 0.45, n)
+    columns = {
+        "height": height,
+        "far": far,
+        "gamma": gamma,
+        "walking_direction": _levels(rng, -0.45 * math.pi, 0.55 * math.pi, n),
+        "blur": np.maximum(degrade * _levels(rng, 0.0, 1.3, n), 0),
+        "noise": degrade * _levels(rng, 2.0, 9.0, n),
+        "motion": np.maximum(degrade * _levels(rng, -3.0, 4.5, n), 0),
+    }
+    quality = np.clip(_levels(rng, 22 + 40 * (1 - min(degrade, 1.0)), 85, n), 10, 95)
+    columns["detail"] = np.clip(1 - degrade * _levels(rng, 0.0, 0.45, n), 0.3, 1.0)
     sun_side, sun_height = _levels(rng, -math.pi, math.pi, n), _levels(rng, 0.5, 1.3, n)
-    sun, radius = _levels(rng, 0.05, 0.62, n), 8.0 + 2.0 * n
+    columns["sun"], radius = _levels(rng, 0.05, 0.62, n), 8.0 + 2.0 * n
     cameras = []
     for i in range(n):
         size = SIZES[i % len(SIZES)]
@@ -156,21 +161,13 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
                 azimuth=float(rng.uniform(-math.pi, math.pi)),
                 light=np.array([math.cos(side) * math.cos(up), math.sin(side) * math.cos(up), math.sin(up)]),
                 matrix=np.concatenate([matrix, tint[:, None]], axis=1),
-                quality=int(np.clip(quality[i], 10, 95)),
+                quality=int(quality[i]),
                 exposure=0.06 * min(colour, 1.5),
                 offset=float(np.round(rng.uniform(0, 4), 2)),
                 ground=list(GROUNDS)[i % len(GROUNDS)],
                 back=list(BACKS)[(i + seed) % len(BACKS)],
                 seed=(seed, 4, i),
-                height=float(height[i]),
-                far=float(far[i]),
-                walking_direction=float(walking_direction[i]),
-                sun=float(sun[i]),
-                gamma=float(gamma[i]),
-                blur=max(float(blur[i]), 0.0),
-                motion=float(motion[i]),
-                noise=float(noise[i]),
-                detail=float(np.clip(detail[i], 0.3, 1.0)),
+                **{name: float(values[i]) for name, values in columns.items()},
             )
         )
     return cameras
@@ -204,15 +201,11 @@ def _ground_texture(camera: Camera, rng: np.random.Generator, side: int) -> Imag
         shade: NDArray[Any] = rng.normal(0, spread, (count, count, 1)).astype(np.float32)
         shade = cv2.resize(shade, (int(count * step), int(count * step)), interpolation=cv2.INTER_NEAREST)[:side, :side]
         image = _as_image(image + shade[..., None])
-        line = tuple(float(c) for c in base * 0.72)
-        for k in range(count):
-            at = int(k * step)
-            cv2.line(image, (at, 0), (at, side), line, 1)
-            cv2.line(image, (0, at), (side, at), line, 1)
+        joints = (np.arange(count) * step).astype(int)
+        image[:, joints[joints < side]] = image[joints[joints < side]] = np.rint(base * 0.72)
     if camera.ground == "asphalt":
-        for k in range(12):
-            x = int(side * 0.3 + k * 1.1 * metre)
-            cv2.rectangle(image, (x, int(0.28 * side)), (x + int(0.5 * metre), int(0.36 * side)), (206, 208, 206), -1)
+        for x in (side * 0.3 + np.arange(12) * 1.1 * metre).astype(int):
+            image[int(0.28 * side) : int(0.36 * side) + 1, x : x + int(0.5 * metre) + 1] = (206, 208, 206)
         cv2.line(image, (0, int(0.47 * side)), (side, int(0.47 * side)), (196, 200, 204), 4)
     if camera.ground == "grass":
         path = np.array([[0, 0.2], [1, 0.26], [1, 0.42], [0, 0.36]]) * side

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from reid.synthetic.body import Mesh, make_mesh, pose
+from reid.synthetic.body import make_mesh, pose, turn_z
 from reid.synthetic.camera_models import Camera, Image, Occluder, apply_sensor, blur_image, scene_background
 from reid.synthetic.people import Person
 
@@ -36,25 +36,24 @@ class Placed:
     phase: float
 
 
+def _pixel_window(canvas: Image, low: ArrayLike, high: ArrayLike) -> tuple[int, ...]:
+    """Return the whole pixels x0, y0, x1, y1 of a canvas that contain the corners `low` and `high`."""
+    first, last = np.maximum(np.floor(low), 0), np.minimum(np.ceil(high), canvas.shape[1::-1])
+    return tuple(np.concatenate([first, last]).astype(int).tolist())
+
+
 @dataclass(eq=False)
 class Studio:
-    """Renders one camera's scene; caches its background and the people's meshes (which studios may share)."""
+    """Renders one camera's scene; caches its background."""
 
     camera: Camera
     people: Sequence[Person]
     occluders: Sequence[Occluder]
-    meshes: dict[int, Mesh] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.background = scene_background(self.camera)
         self._rotation = self.camera.rotation()
         self._whole: Image | None = None
-
-    def mesh(self, person: int) -> Mesh:
-        """Return the person's mesh; it is built at first use."""
-        if person not in self.meshes:
-            self.meshes[person] = make_mesh(self.people[person])
-        return self.meshes[person]
 
     def draw(self, placed: Sequence[Placed], region: Box, size: tuple[int, int]) -> Image:
         """Render a region (x, y, w, h pixels) at `size` (w, h) as `[h, w, 3]` BGR, without camera effects."""
@@ -92,8 +91,7 @@ class Studio:
         x, y, w, h = thing.box
         left, top = matrix @ (x, y, 1)
         right, bottom = matrix @ (x + w, y + h, 1)
-        x0, y0 = max(0, math.floor(left)), max(0, math.floor(top))
-        x1, y1 = min(canvas.shape[1], math.ceil(right)), min(canvas.shape[0], math.ceil(bottom))
+        x0, y0, x1, y1 = _pixel_window(canvas, (left, top), (right, bottom))
         if x0 >= x1 or y0 >= y1:
             return
         local = np.array([[matrix[0, 0], 0, left - x0], [0, matrix[1, 1], top - y0]])
@@ -115,8 +113,7 @@ class Studio:
         for shape, keep in shapes:
             points = camera.project(shape)[:, :2] @ matrix[:, :2].T + matrix[:, 2]
             hull = cv2.convexHull(points.astype(np.float32))[:, 0]
-            x0, y0 = np.maximum(np.floor(hull.min(0)).astype(int), 0)
-            x1, y1 = np.minimum(np.ceil(hull.max(0)).astype(int) + 1, canvas.shape[1::-1])
+            x0, y0, x1, y1 = _pixel_window(canvas, hull.min(0), np.ceil(hull.max(0)) + 1)
             if x0 >= x1 or y0 >= y1:
                 continue
             part = canvas[y0:y1, x0:x1]
@@ -125,11 +122,10 @@ class Studio:
             cv2.copyTo(cv2.convertScaleAbs(part, alpha=keep), mask, part)
 
     def _draw_person(self, canvas: Image, one: Placed, matrix: Floats) -> None:
-        mesh, camera = self.mesh(one.person), self.camera
+        mesh, camera = make_mesh(self.people[one.person]), self.camera
         bone_matrix, bone_shift = pose(self.people[one.person], one.phase)
-        c, s = math.cos(one.heading), math.sin(one.heading)
         to_lens = self._rotation
-        turn = to_lens @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        turn = to_lens @ turn_z(one.heading)
         origin = to_lens @ np.array([one.x, one.y, -camera.height])
         to_frame, moved = turn @ bone_matrix, bone_shift @ turn.T + origin
         points = np.empty_like(mesh.vertices)

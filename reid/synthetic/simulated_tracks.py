@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.data.tracks import Tracks
 from reid.synthetic.camera_models import Camera
 from reid.synthetic.settings import TrackerFaults
 from reid.synthetic.trajectories import Sighting, Travel
 
 Floats = NDArray[np.float64]
-Row = tuple[int, int, Floats, float]
-"""Frame, track id, box `[4]`, confidence."""
-Part = tuple[NDArray[np.int64], Floats, Floats]
-"""Frames `[T]`, boxes `[T, 4]` and confidences `[T]` of one walk."""
+Part = tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]
+"""Frames `[T]`, ids `[T]`, boxes `[T, 4]` and confidences `[T]` in one camera."""
 
 
 def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
@@ -26,29 +25,30 @@ def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
     return np.concatenate([low, high - low], axis=1)
 
 
-def format_mot(rows: Sequence[Row]) -> str:
-    """Return MOTChallenge lines `frame,id,x,y,w,h,conf,-1,-1,-1`, sorted by frame, then id."""
-    return "".join(
-        f"{frame},{track},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{confidence:.2f},-1,-1,-1\n"
-        for frame, track, (x, y, w, h), confidence in sorted(rows, key=lambda row: row[:2])
+def _join(parts: Iterable[Part]) -> Part:
+    empty = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0)
+    frames, ids, boxes, confidence = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+    return frames, ids, boxes, confidence
+
+
+def make_tracks(cameras: Sequence[Camera], parts: Sequence[Part]) -> Tracks:
+    """Return the rows of all cameras as tracks, with boxes and confidences of two decimals."""
+    camera = np.repeat(np.arange(len(cameras)), [len(part[0]) for part in parts])
+    frames, ids, boxes, confidence = _join(parts)
+    return Tracks.from_columns([one.name for one in cameras], camera, ids, frames, boxes.round(2), confidence.round(2))
+
+
+def true_boxes(camera: Camera, seen: Sequence[Sighting]) -> Part:
+    """Return the true boxes of one camera; a person's global id is the index plus 1."""
+    return _join(
+        (s.frames, np.full(len(s.frames), s.walk.person + 1), clip_boxes(s.boxes, camera.size), np.ones(len(s.frames)))
+        for s in seen
     )
 
 
-def true_rows(camera: Camera, seen: Sequence[Sighting], ids: Sequence[int]) -> list[Row]:
-    """Return the true boxes of one camera; `ids` gives each person's global id."""
-    return [
-        (int(frame), ids[sighting.walk.person], box, 1.0)
-        for sighting in seen
-        for frame, box in zip(sighting.frames, clip_boxes(sighting.boxes, camera.size), strict=True)
-    ]
-
-
-def tracked_rows(
-    camera: Camera, seen: Sequence[Sighting], faults: TrackerFaults, rng: np.random.Generator
-) -> list[Row]:
+def tracked_boxes(camera: Camera, seen: Sequence[Sighting], faults: TrackerFaults, rng: np.random.Generator) -> Part:
     """Return the boxes of an imperfect tracker: local ids from 1, with misses, splits, switches and false tracks."""
     parts: list[Part] = []
-    labels: list[NDArray[np.int64]] = []
     count = 0
     for sighting in seen:
         n = len(sighting.frames)
@@ -64,18 +64,17 @@ def tracked_rows(
             label[at:] = count
             count += 1
         conf = np.clip(0.92 - 0.5 * sighting.hidden + rng.normal(0, 0.05, n), 0.05, 1.0)
-        parts.append((sighting.frames[found], boxes[found], conf[found]))
-        labels.append(label[found])
+        parts.append((sighting.frames[found], label[found], boxes[found], conf[found]))
     for j, i in sorted(combinations(range(len(parts)), 2), key=lambda pair: pair[::-1]):
         shared, in_i, in_j = np.intersect1d(parts[i][0], parts[j][0], return_indices=True)
-        a, b = parts[i][1][in_i], parts[j][1][in_j]
+        a, b = parts[i][2][in_i], parts[j][2][in_j]
         offset = np.abs(a[:, 0] + a[:, 2] / 2 - b[:, 0] - b[:, 2] / 2)
         meet = np.flatnonzero((offset < 0.4 * a[:, 2]) & (np.abs(a[:, 3] - b[:, 3]) < 0.3 * a[:, 3]))
         if len(meet) and rng.random() < faults.switch:
             k = int(meet[len(meet) // 2])
-            first, second = int(labels[i][in_i[k]]), int(labels[j][in_j[k]])
+            first, second = int(parts[i][1][in_i[k]]), int(parts[j][1][in_j[k]])
             # Exchanged in all parts, so that no frame has a label twice.
-            for (frames, _, _), label in zip(parts, labels, strict=True):
+            for frames, label, _, _ in parts:
                 later = frames >= shared[k]
                 firsts, seconds = later & (label == first), later & (label == second)
                 label[firsts], label[seconds] = second, first
@@ -87,15 +86,13 @@ def tracked_rows(
         frames = int(template.frames[0]) + np.arange(n)
         boxes = clip_boxes(np.tile(box, (n, 1)) + rng.normal(0, 1.5, (n, 4)), camera.size)
         good = (boxes[:, 2] > 4) & (boxes[:, 3] > 8)
-        parts.append((frames[good], boxes[good], np.clip(rng.normal(0.4, 0.1, n), 0.05, 1)[good]))
-        labels.append(np.full(int(good.sum()), count))
+        conf = np.clip(rng.normal(0.4, 0.1, n), 0.05, 1)
+        parts.append((frames[good], np.full(int(good.sum()), count), boxes[good], conf[good]))
         count += 1
-    rows: list[Row] = []
-    for (frames, boxes, conf), label in zip(parts, labels, strict=True):
-        rows += [(int(f), int(t), b, float(c)) for f, t, b, c in zip(frames, label, boxes, conf, strict=True)]
-    rows.sort(key=lambda row: row[:2])
-    order: dict[int, int] = {}
-    return [(f, order.setdefault(t, len(order) + 1), b, c) for f, t, b, c in rows]
+    frames, label, boxes, conf = _join(parts)
+    order = np.lexsort((label, frames))
+    _, first_row, code = np.unique(label[order], return_index=True, return_inverse=True)
+    return frames[order], np.argsort(np.argsort(first_row))[code] + 1, boxes[order], conf[order]
 
 
 def describe_cameras(cameras: Sequence[Camera], travels: Sequence[Travel], fps: float) -> dict[str, object]:

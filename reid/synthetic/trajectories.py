@@ -33,7 +33,7 @@ class Pass:
     """One walk of one person through one camera's view.
 
     `person` and `camera` are indices; `visit` counts the person's passes of this camera from 1. The walk begins at
-    `start`, lasts `seconds`, and leads from (`x0`, `y0`) to (`x1`, `y1`) metres with a sideways `bend`.
+    `start`, lasts `seconds`, and leads from point `origin` to point `target` (metres) with a sideways `bend`.
     """
 
     person: int
@@ -41,10 +41,8 @@ class Pass:
     visit: int
     start: float
     seconds: float
-    x0: float
-    y0: float
-    x1: float
-    y1: float
+    origin: tuple[float, float]
+    target: tuple[float, float]
     bend: float
     phase: float
 
@@ -56,11 +54,12 @@ class Pass:
     def at(self, person: Person, times: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return x, y (metres), heading and gait phase (radians) at times `[T]`, each `[T]`."""
         progress = (times - self.start) / self.seconds
-        dx, dy = self.x1 - self.x0, self.y1 - self.y0
+        (x0, y0), (x1, y1) = self.origin, self.target
+        dx, dy = x1 - x0, y1 - y0
         length = math.hypot(dx, dy)
         side = self.bend * np.sin(math.pi * progress)
-        x = self.x0 + dx * progress - side * dy / length
-        y = self.y0 + dy * progress + side * dx / length
+        x = x0 + dx * progress - side * dy / length
+        y = y0 + dy * progress + side * dx / length
         turn = np.arctan2(self.bend * math.pi * np.cos(math.pi * progress), length)
         heading = math.atan2(-dx, dy) + turn
         step = 4 * math.sin(person.stride) * 0.46 * person.height
@@ -127,10 +126,9 @@ def _cross(rng: np.random.Generator, camera: Camera, person: int, speed: float, 
     if seconds > 14:
         ends[1] = ends[0] + (ends[1] - ends[0]) * 14 / seconds
         seconds = 14.0
-    (x0, y0), (x1, y1) = ends
-    bend, phase = rng.normal(0, 0.3), rng.uniform(0, 2 * math.pi)
-    path = (float(value) for value in (x0, y0, x1, y1, bend, phase))
-    return Pass(person, camera.number - 1, visit, start, seconds, *path)
+    origin, target = ((float(x), float(y)) for x, y in ends)
+    bend, phase = float(rng.normal(0, 0.3)), float(rng.uniform(0, 2 * math.pi))
+    return Pass(person, camera.number - 1, visit, start, float(seconds), origin, target, bend, phase)
 
 
 def walk_people(
@@ -264,10 +262,10 @@ def observe_passes(
     return found
 
 
-def placed_at(passes: Sequence[Pass], people: Sequence[Person], time: float) -> list[Placed]:
-    """Return the people of `passes` (sorted by start) who are in view at `time`."""
+def placed_at(seen: Sequence[Sighting], people: Sequence[Person], time: float) -> list[Placed]:
+    """Return the people of one camera's sightings (sorted by start) who are in view at `time`."""
     found = []
-    for one in passes:
+    for one in (sighting.walk for sighting in seen):
         if one.start > time:
             break
         if time <= one.end:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
@@ -12,22 +14,34 @@ from reid.synthetic.camera_models import Camera, Occluder, draw_cameras, scene_o
 from reid.synthetic.people import Person, draw_people
 from reid.synthetic.rendering import Box
 from reid.synthetic.settings import Difficulty, SyntheticSettings
-from reid.synthetic.trajectories import Pass, Sighting, Travel, observe_passes, overlap, travel_table, walk_people
+from reid.synthetic.trajectories import Sighting, observe_passes, overlap, walk_people
 
 TRAIN, TEST = 0, 1
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One crop to be drawn: its file, and the camera, frame and box that it shows."""
+    """One crop to be drawn: the camera, frame and box that it shows, and its file in the Market-1501 tree.
+
+    `box_number` distinguishes the crops of one identity, camera, sequence and frame.
+    """
 
     folder: str
-    name: str
+    pid: int
+    sequence: int
     recording: int
     camera: int
     frame: int
     box: Box
     seed: tuple[int, ...]
+    box_number: int = 1
+
+    @property
+    def name(self) -> str:
+        """Market-1501 file name."""
+        who = "-1" if self.pid < 0 else f"{self.pid:04d}"
+        return f"{who}_c{self.camera + 1}s{self.sequence}_{self.frame:06d}_{self.box_number:02d}.jpg"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,26 +51,24 @@ class World:
     Attributes:
         settings: what the plan was made from.
         n_train: number of identities in the train split.
-        people: train identities, test identities, then passers-by, who are distractors.
-        pids: the pid of each of `people`; those of passers-by only occur in the truth of the tracks.
+        people: train identities, test identities, then passers-by, who are distractors. The pid is the index plus 1.
         cameras: all cameras.
         occluders: by camera.
-        travels: travel times of all ordered pairs of cameras.
-        passes: `passes[recording][camera]`, sorted by start.
-        sightings: `sightings[recording][camera]`, the same passes frame by frame.
+        sightings: `sightings[recording][camera]`, walks through the view frame by frame, sorted by start.
         shots: all crops.
     """
 
     settings: SyntheticSettings
     n_train: int
     people: list[Person]
-    pids: list[int]
     cameras: list[Camera]
     occluders: list[list[Occluder]]
-    travels: list[Travel]
-    passes: list[list[list[Pass]]]
     sightings: list[list[list[Sighting]]]
     shots: list[Shot]
+
+
+_DrawShot = Callable[[World, np.random.Generator], Shot | None]
+"""Draws a gallery crop, or None if there is none at the place drawn."""
 
 
 @lru_cache(maxsize=2)
@@ -72,15 +84,13 @@ def plan_world(settings: SyntheticSettings) -> World:
     passers_by = (range(0), range(settings.ids, settings.ids + n_passing))
     cameras = draw_cameras(seed, settings.cameras, colour=hard.colour, degrade=hard.degrade)
     occluders = [scene_occluders(camera, hard.occluders) for camera in cameras]
-    passes: list[list[list[Pass]]] = []
     sightings: list[list[list[Sighting]]] = []
     for recording in (TRAIN, TEST):
         walked = walk_people(settings, cameras, people, walkers[recording], passers_by[recording])
-        passes.append([[one for one in walked if one.camera == c] for c in range(len(cameras))])
-        seen = zip(cameras, occluders, passes[-1], strict=True)
-        sightings.append([observe_passes(camera, hidden_by, people, p, settings.fps) for camera, hidden_by, p in seen])
-    pids = list(range(1, len(people) + 1))
-    world = World(settings, n_train, people, pids, cameras, occluders, travel_table(cameras), passes, sightings, [])
+        by_camera = [[one for one in walked if one.camera == c] for c in range(len(cameras))]
+        views = zip(cameras, occluders, by_camera, strict=True)
+        sightings.append([observe_passes(camera, hiding, people, seen, settings.fps) for camera, hiding, seen in views])
+    world = World(settings, n_train, people, cameras, occluders, sightings, [])
     world.shots.extend(_take_shots(world))
     return world
 
@@ -94,14 +104,9 @@ def _detect(rng: np.random.Generator, box: np.ndarray, hard: Difficulty) -> Box:
     width = max(0.5 * height, 0.9 * w) * (1 + rng.normal(0, hard.jitter))
     if rng.random() < hard.bad_boxes:
         kind = int(rng.integers(4))
-        if kind == 0:
-            centre_y += 0.14 * h
-        elif kind == 1:
-            centre_y -= 0.16 * h
-        elif kind == 2:
-            centre_x += rng.choice((-1, 1)) * 0.16 * h
-        else:
-            height, width = height * 1.3, width * 1.3
+        centre_y += (0.14, -0.16, 0.0, 0.0)[kind] * h
+        centre_x += rng.choice((-1, 1)) * 0.16 * h if kind == 2 else 0.0
+        height, width = (height * 1.3, width * 1.3) if kind == 3 else (height, width)
     return centre_x - width / 2, centre_y - height / 2, width, height
 
 
@@ -113,21 +118,8 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
     return x0, y0, max(x1 - x0, 8.0), max(y1 - y0, 16.0)
 
 
-class _Names:
-    """Market-1501 file names; the box number distinguishes crops of one identity and frame."""
-
-    def __init__(self) -> None:
-        self.used: dict[tuple[int, int, int, int], int] = defaultdict(int)
-
-    def __call__(self, pid: int, camera: int, sequence: int, frame: int) -> str:
-        key = (pid, camera, sequence, frame)
-        self.used[key] += 1
-        who = "-1" if pid < 0 else f"{pid:04d}"
-        return f"{who}_c{camera + 1}s{sequence}_{frame:06d}_{self.used[key]:02d}.jpg"
-
-
-def _shots_of(world: World, recording: int, names: _Names) -> list[tuple[int, Shot]]:
-    """Return the good crops of one recording as (person, shot), all in the train folder."""
+def _shots_of(world: World, recording: int) -> list[Shot]:
+    """Return the good crops of one recording, those of people of no identity with pid 0."""
     settings, hard = world.settings, world.settings.difficulty
     taken = []
     for c, seen in enumerate(world.sightings[recording]):
@@ -140,87 +132,81 @@ def _shots_of(world: World, recording: int, names: _Names) -> list[tuple[int, Sh
                 t = int(rng.choice(slot))
                 frame = int(sighting.frames[t])
                 box = _inside(_detect(rng, sighting.boxes[t], hard), world.cameras[c].size)
-                pid = world.pids[one.person] if one.person < settings.ids else 0
+                pid = one.person + 1 if one.person < settings.ids else 0
                 seed = (settings.seed, 8, one.person, c, one.visit, frame)
-                shot = Shot("bounding_box_train", names(pid, c, one.visit, frame), recording, c, frame, box, seed)
-                taken.append((one.person, shot))
+                taken.append(Shot(FOLDERS[2 * recording], pid, one.visit, recording, c, frame, box, seed))
     return taken
 
 
 def _take_shots(world: World) -> list[Shot]:
     """Return all crops: train, query, gallery, distractors and junk."""
-    settings, names = world.settings, _Names()
-    shots = [shot for _, shot in _shots_of(world, TRAIN, names)]
-    test = [(person, replace(shot, folder="bounding_box_test")) for person, shot in _shots_of(world, TEST, names)]
+    settings = world.settings
+    shots, test = _shots_of(world, TRAIN), _shots_of(world, TEST)
     rng = np.random.default_rng((settings.seed, 9))
     by_id: dict[int, dict[int, list[Shot]]] = defaultdict(lambda: defaultdict(list))
-    for person, shot in test:
-        if person < settings.ids:
-            by_id[person][shot.camera].append(shot)
+    for shot in test:
+        if shot.pid:
+            by_id[shot.pid][shot.camera].append(shot)
     gallery: list[Shot] = []
     for _, by_camera in sorted(by_id.items()):
         for camera, found in sorted(by_camera.items()):
             has_match = any(len(others) > 1 for other, others in by_camera.items() if other != camera)
             query = int(rng.integers(len(found))) if len(found) > 1 and has_match else -1
-            shots += [replace(found[query], folder="query")] if query >= 0 else []
+            shots += [replace(found[query], folder=FOLDERS[1])] if query >= 0 else []
             gallery += [shot for i, shot in enumerate(found) if i != query]
     shots += gallery
-    passing = [shot for person, shot in test if person >= settings.ids]
+    passing = [shot for shot in test if not shot.pid]
     n_distractors, n_junk = round(settings.distractors * len(gallery)), round(settings.junk * len(gallery))
     shots += passing[:n_distractors]
-    shots += _false_alarms(world, names, max(0, n_distractors - len(passing)))
-    shots += _junk(world, names, n_junk)
+    shots += _draw_shots(world, max(0, n_distractors - len(passing)), _false_alarm, 10)
+    shots += _draw_shots(world, n_junk, _junk, 12)
+    boxes: Counter[tuple[int, ...]] = Counter()
+    for i, shot in enumerate(shots):
+        key = (shot.pid, shot.camera, shot.sequence, shot.frame)
+        boxes[key] += 1
+        shots[i] = replace(shot, box_number=boxes[key])
     return sorted(shots, key=lambda shot: (shot.recording, shot.camera, shot.frame, shot.folder, shot.name))
 
 
-def _false_alarms(world: World, names: _Names, n: int) -> list[Shot]:
-    """Return `n` boxes of the size of a person that show only background (fewer where there is no room)."""
-    found: list[Shot] = []
-    for i in range(50 * n):
-        if len(found) == n:
-            break
-        rng = np.random.default_rng((world.settings.seed, 10, i))
-        c = int(rng.integers(len(world.cameras)))
-        seen = world.sightings[TEST][c]
-        template = seen[int(rng.integers(len(seen)))] if seen else None
-        if template is None or not len(template.frames):
-            continue
-        t = int(rng.integers(len(template.frames)))
-        width, height = world.cameras[c].size
-        h = float(np.clip(template.boxes[t, 3], 40, 0.9 * height))
-        x, y = rng.uniform(0, max(width - h / 2, 1)), rng.uniform(0.1, 1) * max(height - h, 1)
-        frame = int(template.frames[t])
-        box = _inside((float(x), float(y), h / 2, h), (width, height))
-        covered = sum(overlap(np.array([box]), s.boxes[s.frames == frame]).sum() for s in seen)
-        if covered <= 0.1:
-            seed = (world.settings.seed, 11, i)
-            found.append(Shot("bounding_box_test", names(0, c, 1, frame), TEST, c, frame, box, seed))
-    return found
+def _draw_shots(world: World, n: int, draw: _DrawShot, stream: int) -> list[Shot]:
+    """Return `n` gallery crops from `draw`, fewer if 50 · n draws find too few."""
+    drawn = (draw(world, np.random.default_rng((world.settings.seed, stream, i))) for i in range(50 * n))
+    numbered = ((i, shot) for i, shot in enumerate(drawn) if shot is not None)
+    return [replace(shot, seed=(world.settings.seed, stream + 1, i)) for i, shot in islice(numbered, n)]
 
 
-def _junk(world: World, names: _Names, n: int) -> list[Shot]:
-    """Return `n` boxes that an annotator would reject: a part of a body, or a box of twice the size."""
-    settings = world.settings
-    found: list[Shot] = []
-    pool = [(c, s) for c, seen in enumerate(world.sightings[TEST]) for s in seen if s.walk.person < settings.ids]
-    for i in range(50 * n):
-        if len(found) == n:
-            break
-        rng = np.random.default_rng((settings.seed, 12, i))
-        c, sighting = pool[int(rng.integers(len(pool)))]
-        good = np.flatnonzero(sighting.inside > 0.9)
-        if not len(good):
-            continue
-        t = int(rng.choice(good))
-        x, y, w, h = (float(value) for value in sighting.boxes[t])
-        fraction, kind = rng.uniform(0.4, 0.55), int(rng.integers(4))
-        box = (
-            (x, y, w, h * fraction),
-            (x, y + h * (1 - fraction), w, h * fraction),
-            (x + rng.choice((-1, 1)) * 0.65 * w, y, w, h),
-            (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h),
-        )[kind]
-        frame = int(sighting.frames[t])
-        name, inside = names(-1, c, sighting.walk.visit, frame), _inside(box, world.cameras[c].size)
-        found.append(Shot("bounding_box_test", name, TEST, c, frame, inside, (settings.seed, 13, i)))
-    return found
+def _false_alarm(world: World, rng: np.random.Generator) -> Shot | None:
+    """Draw a box of the size of a person that shows only background; None where there is no room."""
+    c = int(rng.integers(len(world.cameras)))
+    seen = world.sightings[TEST][c]
+    template = seen[int(rng.integers(len(seen)))] if seen else None
+    if template is None or not len(template.frames):
+        return None
+    t = int(rng.integers(len(template.frames)))
+    width, height = world.cameras[c].size
+    h = float(np.clip(template.boxes[t, 3], 40, 0.9 * height))
+    x, y = rng.uniform(0, max(width - h / 2, 1)), rng.uniform(0.1, 1) * max(height - h, 1)
+    frame = int(template.frames[t])
+    box = _inside((float(x), float(y), h / 2, h), (width, height))
+    covered = sum(overlap(np.array([box]), s.boxes[s.frames == frame]).sum() for s in seen)
+    return Shot(FOLDERS[2], 0, 1, TEST, c, frame, box, ()) if covered <= 0.1 else None
+
+
+def _junk(world: World, rng: np.random.Generator) -> Shot | None:
+    """Draw a box that an annotator would reject: a part of a body, or a box of twice the size."""
+    pool = [(c, s) for c, seen in enumerate(world.sightings[TEST]) for s in seen if s.walk.person < world.settings.ids]
+    c, sighting = pool[int(rng.integers(len(pool)))]
+    good = np.flatnonzero(sighting.inside > 0.9)
+    if not len(good):
+        return None
+    t = int(rng.choice(good))
+    x, y, w, h = (float(value) for value in sighting.boxes[t])
+    fraction, kind = rng.uniform(0.4, 0.55), int(rng.integers(4))
+    box = (
+        (x, y, w, h * fraction),
+        (x, y + h * (1 - fraction), w, h * fraction),
+        (x + rng.choice((-1, 1)) * 0.65 * w, y, w, h),
+        (x - 0.5 * w, y - 0.4 * h, 2 * w, 1.8 * h),
+    )[kind]
+    inside = _inside(box, world.cameras[c].size)
+    return Shot(FOLDERS[2], -1, sighting.walk.visit, TEST, c, int(sighting.frames[t]), inside, ())

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ from reid.core.atomic import atomic_folder, write_json, write_text
 from reid.core.console import progress_bar
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality, choose_boxes
-from reid.mtmc.track_files import read_tracks
-from reid.synthetic.body import Mesh
+from reid.data.tracks import Tracks
+from reid.mtmc.track_files import write_tracks
 from reid.synthetic.camera_models import Image, apply_sensor, blur_image
 from reid.synthetic.rendering import Placed, Studio
 from reid.synthetic.settings import SyntheticSettings
-from reid.synthetic.simulated_tracks import describe_cameras, format_mot, tracked_rows, true_rows
-from reid.synthetic.trajectories import placed_at
-from reid.synthetic.world import TEST, Shot, World, plan_world
+from reid.synthetic.simulated_tracks import describe_cameras, make_tracks, tracked_boxes, true_boxes
+from reid.synthetic.trajectories import placed_at, travel_table
+from reid.synthetic.world import FOLDERS, TEST, Shot, World, plan_world
 
-MAKER, VERSION = "reid.synthetic", 2
+MAKER, VERSION = "reid.synthetic", 3
 """`VERSION` increases when the same settings would give different files than before."""
-FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 BLOCK = 200
 """Crops per job of a worker process."""
 QUALITY = 92
@@ -47,22 +47,17 @@ class _Renderer:
 
     def __init__(self, settings: SyntheticSettings) -> None:
         self.world: World = plan_world(settings)
-        self.studios: dict[int, Studio] = {}
-        self.meshes: dict[int, Mesh] = {}
+        self.studio = cache(self._studio)
 
-    def studio(self, camera: int) -> Studio:
-        """Return the studio of a camera; it is built at first use."""
-        if camera not in self.studios:
-            world = self.world
-            self.studios[camera] = Studio(world.cameras[camera], world.people, world.occluders[camera], self.meshes)
-        return self.studios[camera]
+    def _studio(self, camera: int) -> Studio:
+        return Studio(self.world.cameras[camera], self.world.people, self.world.occluders[camera])
 
     def moment(self, recording: int, camera: int, frame: int) -> tuple[list[Placed], float]:
         """Return the people in view at a camera's frame, and the relative exposure, which changes slowly around 1."""
         one = self.world.cameras[camera]
         time = one.offset + (frame - 1) / self.world.settings.fps
         gain = 1 + one.exposure * math.sin(2 * math.pi * time / 97 + 1.7 * camera)
-        return placed_at(self.world.passes[recording][camera], self.world.people, time), gain
+        return placed_at(self.world.sightings[recording][camera], self.world.people, time), gain
 
     def crop(self, shot: Shot) -> bytes:
         """Render a crop as JPEG bytes."""
@@ -114,18 +109,13 @@ class _Renderer:
 Job = tuple[Callable[..., int], tuple[Any, ...]]
 """A method of `_Renderer` that returns the number of crops it wrote, and its arguments after the folder."""
 
-_worker: _Renderer | None = None
-"""The renderer of a worker process."""
+_renderer = lru_cache(maxsize=1)(_Renderer)
+"""Returns the renderer of some settings; each worker process builds its own."""
 
 
-def _start_worker(settings: SyntheticSettings) -> None:
-    global _worker
+def _run_job(job: Job, settings: SyntheticSettings, root: Path) -> int:
     cv2.setNumThreads(1)
-    _worker = _Renderer(settings)
-
-
-def _run_in_worker(job: Job, root: Path) -> int:
-    return job[0](_worker, root, *job[1])
+    return job[0](_renderer(settings), root, *job[1])
 
 
 def _parameters(settings: SyntheticSettings) -> dict[str, Any]:
@@ -165,23 +155,20 @@ def _last_frame(world: World, camera: int) -> int:
     return max(1, math.floor((end - one.offset) * settings.fps + 1e-6) + 1)
 
 
-def _write_tracks(world: World, root: Path) -> None:
-    """Write `tracks/` (local ids, imperfect), `truth/` (global ids) and `cameras.yaml` of the test recording."""
-    settings = world.settings
+def recorded_tracks(world: World) -> tuple[Tracks, Tracks]:
+    """Return the test recording as truth (global ids) and as the simulated tracker sees it (local ids, imperfect)."""
+    truth, tracked = [], []
     for c, camera in enumerate(world.cameras):
         last = _last_frame(world, c)
         seen = [sighting.until(last) for sighting in world.sightings[TEST][c] if (sighting.frames[:1] <= last).any()]
-        rng = np.random.default_rng((settings.seed, 15, c))
-        write_text(root / "truth" / f"{camera.name}.txt", format_mot(true_rows(camera, seen, world.pids)))
-        tracked = tracked_rows(camera, seen, settings.tracker, rng)
-        write_text(root / "tracks" / f"{camera.name}.txt", format_mot(tracked))
-    values = describe_cameras(world.cameras, world.travels, settings.fps)
-    write_text(root / "cameras.yaml", yaml.safe_dump(values, sort_keys=False))
+        truth.append(true_boxes(camera, seen))
+        rng = np.random.default_rng((world.settings.seed, 15, c))
+        tracked.append(tracked_boxes(camera, seen, world.settings.tracker, rng))
+    return make_tracks(world.cameras, truth), make_tracks(world.cameras, tracked)
 
 
-def _still_jobs(world: World, root: Path) -> Iterator[tuple[int, list[int]]]:
+def _still_jobs(world: World, tracks: Tracks, root: Path) -> Iterator[tuple[int, list[int]]]:
     """Yield (camera, frames) of the boxes that `reid match` selects; creates the folders."""
-    tracks = read_tracks(root / "tracks")
     sizes = {camera.name: camera.size for camera in world.cameras}
     rows = choose_boxes(tracks, box_quality(tracks, sizes), per_track=world.settings.stills)
     for number, camera in enumerate(world.cameras):
@@ -192,14 +179,14 @@ def _still_jobs(world: World, root: Path) -> Iterator[tuple[int, list[int]]]:
 
 def _counts(world: World) -> dict[str, int]:
     folders = Counter(shot.folder for shot in world.shots)
-    gallery = [shot.name for shot in world.shots if shot.folder == "bounding_box_test"]
+    gallery = Counter(shot.pid for shot in world.shots if shot.folder == FOLDERS[2])
     return {
         **{folder: folders[folder] for folder in FOLDERS},
         "train_ids": world.n_train,
         "test_ids": world.settings.ids - world.n_train,
-        "distractors": sum(name.startswith("0000_") for name in gallery),
-        "junk": sum(name.startswith("-1_") for name in gallery),
-        "test_walks": sum(map(len, world.passes[TEST])),
+        "distractors": gallery[0],
+        "junk": gallery[-1],
+        "test_walks": sum(map(len, world.sightings[TEST])),
     }
 
 
@@ -243,13 +230,17 @@ def synthesize(
         world = plan_world(settings)
         for folder in FOLDERS:
             (root / folder).mkdir()
-        _write_tracks(world, root)
+        truth, tracks = recorded_tracks(world)
+        write_tracks(truth, root / "truth")
+        write_tracks(tracks, root / "tracks")
+        cameras = describe_cameras(world.cameras, travel_table(world.cameras), settings.fps)
+        write_text(root / "cameras.yaml", yaml.safe_dump(cameras, sort_keys=False))
         jobs: list[Job] = []
         if settings.videos:
             (root / "videos").mkdir()
             jobs += [(_Renderer.write_video, (camera,)) for camera in range(settings.cameras)]
         if settings.stills:
-            jobs += [(_Renderer.write_stills, frames) for frames in _still_jobs(world, root)]
+            jobs += [(_Renderer.write_stills, frames) for frames in _still_jobs(world, tracks, root)]
         jobs += [(_Renderer.write_crops, (world.shots[i : i + BLOCK],)) for i in range(0, len(world.shots), BLOCK)]
         with progress_bar() as bar:
             task = bar.add_task("Rendering crops", total=len(world.shots))
@@ -262,13 +253,10 @@ def synthesize(
 def _run(jobs: Sequence[Job], settings: SyntheticSettings, root: Path, workers: int) -> Iterator[int]:
     """Run the jobs, here or in worker processes, and yield the number of crops that each has written."""
     if workers <= 1:
-        renderer = _Renderer(settings)
-        for method, arguments in jobs:
-            yield method(renderer, root, *arguments)
+        yield from (_run_job(job, settings, root) for job in jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (settings,)) as pool:
-        running = [pool.submit(_run_in_worker, job, root) for job in jobs]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(_run_job, job, settings, root) for job in jobs]
         try:
             for done in as_completed(running):
                 yield done.result()

@@ -12,7 +12,7 @@ import pytest
 
 from reid.synthetic import Difficulty, SyntheticSettings
 from reid.synthetic.rendering import Studio
-from reid.synthetic.trajectories import Pass, placed_at
+from reid.synthetic.trajectories import Pass, placed_at, travel_table
 from reid.synthetic.world import TEST, World, plan_world
 
 NAME = re.compile(r"^(-?\d{1,4})_c(\d+)s(\d+)_(\d+)_(\d+)\.jpe?g$")
@@ -36,10 +36,10 @@ def world(request: pytest.FixtureRequest) -> World:
 def by_person(world: World) -> dict[tuple[int, int], list[Pass]]:
     """Return each person's passes of a recording, sorted by time."""
     found: dict[tuple[int, int], list[Pass]] = defaultdict(list)
-    for recording, cameras in enumerate(world.passes):
-        for passes in cameras:
-            for one in passes:
-                found[recording, one.person].append(one)
+    for recording, cameras in enumerate(world.sightings):
+        for seen in cameras:
+            for sighting in seen:
+                found[recording, sighting.walk.person].append(sighting.walk)
     return {key: sorted(passes, key=lambda one: one.start) for key, passes in found.items()}
 
 
@@ -99,7 +99,7 @@ def test_boxes_are_inside_the_frame(world: World) -> None:
 
 
 def test_walks_respect_the_travel_times(world: World) -> None:
-    table = {(t.source, t.target): t for t in world.travels}
+    table = {(t.source, t.target): t for t in travel_table(world.cameras)}
     assert len(table) == world.settings.cameras**2
     gaps = 0
     for passes in by_person(world).values():
@@ -137,9 +137,9 @@ def test_most_people_are_seen_by_several_cameras() -> None:
 def test_people_are_seen_from_all_sides() -> None:
     world = plan_world(SyntheticSettings())
     quarters = Counter()
-    for cameras in world.passes:
-        for passes in cameras:
-            for one in passes:
+    for cameras in world.sightings:
+        for seen in cameras:
+            for one in (sighting.walk for sighting in seen):
                 x, y, heading, _ = one.at(world.people[one.person], np.array([one.start + one.seconds / 2]))
                 seen_from = (heading[0] - math.atan2(-x[0], y[0])) % (2 * math.pi)
                 quarters[int(((seen_from + math.pi / 4) % (2 * math.pi)) // (math.pi / 2))] += 1
@@ -155,7 +155,7 @@ def test_the_true_box_contains_the_rendered_person() -> None:
         studio = Studio(camera, world.people, [])
         for sighting in [s for s in world.sightings[TEST][c] if (s.inside > 0.999).any()][:4]:
             t = int(np.flatnonzero(sighting.inside > 0.999)[0])
-            (placed,) = placed_at([sighting.walk], world.people, float(sighting.times[t]))
+            (placed,) = placed_at([sighting], world.people, float(sighting.times[t]))
             whole = (0.0, 0.0, float(camera.size[0]), float(camera.size[1]))
             empty = studio.draw([], whole, camera.size).astype(int)
             # The shadow does not belong to the person.

@@ -19,6 +19,7 @@ from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.layouts import load_benchmark
 from reid.mtmc.track_files import read_tracks
 from reid.synthetic import Difficulty, SyntheticSettings, TrackerFaults, synthesize, writer
+from reid.synthetic.simulated_tracks import tracked_boxes
 from reid.synthetic.trajectories import Sighting
 from reid.synthetic.world import TEST, plan_world
 from tests.synthetic.baselines import score
@@ -112,21 +113,22 @@ def test_tracker_faults_follow_their_settings() -> None:
     perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false_tracks=0)
     rng = np.random.default_rng
     camera, seen = world.cameras[0], world.sightings[TEST][0]
-    truth = writer.true_rows(camera, seen, world.pids)
-    clean = writer.tracked_rows(camera, seen, perfect, rng(0))
-    assert 0.98 * len(truth) < len(clean) <= len(truth), "only boxes at the border are lost"
-    assert len({t for _, t, _, _ in clean}) == len([s for s in seen if len(s.frames)])
+    n_true = sum(len(s.frames) for s in seen)
 
-    def tracks(**faults: float) -> list[Any]:
-        return writer.tracked_rows(camera, seen, TrackerFaults(**{**vars(perfect), **faults}), rng(0))
+    def track(**faults: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the frames and ids of the simulated tracker's boxes."""
+        return tracked_boxes(camera, seen, TrackerFaults(**{**vars(perfect), **faults}), rng(0))[:2]
 
-    assert 0.7 * len(truth) < len(tracks(miss=0.2)) < 0.9 * len(truth)
-    n = len({t for _, t, _, _ in clean})
-    assert len({t for _, t, _, _ in tracks(split=1.0)}) > 1.8 * n
-    assert len({t for _, t, _, _ in tracks(false_tracks=1.0)}) > 1.4 * n
-    moved = [row[:2] for row in tracks(switch=1.0)]
-    assert len(moved) == len(clean)
-    assert moved != [row[:2] for row in clean]
+    frames, ids = track()
+    n = len(np.unique(ids))
+    assert 0.98 * n_true < len(frames) <= n_true, "only boxes at the border are lost"
+    assert n == len([s for s in seen if len(s.frames)])
+    assert 0.7 * n_true < len(track(miss=0.2)[0]) < 0.9 * n_true
+    assert len(np.unique(track(split=1.0)[1])) > 1.8 * n
+    assert len(np.unique(track(false_tracks=1.0)[1])) > 1.4 * n
+    switched = track(switch=1.0)
+    assert len(switched[0]) == len(frames)
+    assert (switched[1] != ids).any()
 
 
 @pytest.mark.slow
@@ -134,8 +136,8 @@ def test_track_ids_are_unique_per_frame_after_many_id_switches() -> None:
     world = plan_world(SyntheticSettings(ids=120, train_fraction=0.1))
     swapping = TrackerFaults(switch=1.0, split=0.5)
     for camera, seen in zip(world.cameras, world.sightings[TEST], strict=True):
-        rows = [row[:2] for row in writer.tracked_rows(camera, seen, swapping, np.random.default_rng(1))]
-        assert len(set(rows)) == len(rows)
+        frames, ids, _, _ = tracked_boxes(camera, seen, swapping, np.random.default_rng(1))
+        assert len(np.unique(np.stack([frames, ids]), axis=1).T) == len(frames)
 
 
 def test_track_seconds_stops_all_cameras_at_the_same_time(tmp_path: Path) -> None:
