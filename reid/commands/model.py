@@ -33,13 +33,13 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     """
     from reid.pipelines.networks import build_networks, use_device
 
-    place, note = use_device(device, threads)
     rows: list[tuple[str, ...]] = []
-    for name, model, speed in build_networks(names, size, place if measure else None):
-        counts, dimension = model.count(), str(model.embedding_size)
-        megabytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e6
-        row = (name, dimension, f"{counts.parameters / 1e6:.2f}", f"{counts.flops / 1e9:.3f}", f"{megabytes:.1f}")
-        rows.append(row if speed is None else (*row, f"{speed:.0f}"))
+    with use_device(device, threads) as (place, note):
+        for name, model, speed in build_networks(names, size, place if measure else None):
+            counts, dimension = model.count(), str(model.embedding_size)
+            megabytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e6
+            row = (name, dimension, f"{counts.parameters / 1e6:.2f}", f"{counts.flops / 1e9:.3f}", f"{megabytes:.1f}")
+            rows.append(row if speed is None else (*row, f"{speed:.0f}"))
     headings = ("network", "D", "parameters, M", "multiply-adds, G", "MB")
     console.print(make_table((*headings, *([f"crops/s, {place}"] if measure else [])), rows))
     console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")

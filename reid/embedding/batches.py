@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_choice
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
 from reid.data.store import FileStore, cores
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
-
-_UNREADABLE = ("error", "skip")
 
 
 class ImageBatch(NamedTuple):
@@ -127,8 +125,7 @@ def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
         ConfigError: `unreadable` is neither "error" nor "skip".
         DataError: files that cannot be read; lists the first ten.
     """
-    if unreadable not in _UNREADABLE:
-        raise ConfigError(f"unreadable is {unreadable!r}; it must be one of {', '.join(map(repr, _UNREADABLE))}.")
+    check_choice("value of unreadable", unreadable, ("error", "skip"))
     if unreadable == "error":
         FileStore(crops, size=size)
 

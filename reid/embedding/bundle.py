@@ -260,9 +260,7 @@ def _open_torch(path: Path, threads: int | None, device: str) -> Network:
         network = torch.jit.load(str(path), map_location=device).eval()
 
     def run(batch: Images) -> NDArray[np.float32]:
-        before = (
-            torch.get_num_threads()
-        )  # of the whole process, and restored: the last bit of other results depends on it
+        before = torch.get_num_threads()  # of the process; the last bit of other results depends on it
         torch.set_num_threads(threads or before)
         try:
             with torch.inference_mode():

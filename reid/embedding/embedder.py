@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reid.core.console import track
 from reid.core.distributed import pick_device
-from reid.core.errors import ConfigError, ModelError, did_you_mean
+from reid.core.errors import ConfigError, ModelError, check_choice, did_you_mean
 from reid.data.crops import Crops
 from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
@@ -84,8 +84,7 @@ class Embedder:
         flip: bool = False,
         threads: int = 0,
     ) -> None:
-        if runtime not in RUNTIMES:
-            raise ConfigError(f"There is no runtime {runtime!r}.{did_you_mean(runtime, RUNTIMES)}")
+        check_choice("runtime", runtime, RUNTIMES)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more; got {batch_size}.")
         if threads < 0:

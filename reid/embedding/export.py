@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_folder, write_json, write_text
-from reid.core.errors import ConfigError, DataError, ModelError, did_you_mean
+from reid.core.errors import ConfigError, DataError, ModelError, check_choice
 from reid.core.version import __version__
 from reid.data.loader import read_batches
 from reid.data.pixels import Pixels, Split
@@ -151,8 +151,7 @@ def export_bundle(
 
 
 def _check_arguments(model: ReIDModel | ForeignModel, out: Path, to: str, quantisation: Quantisation | None) -> None:
-    if to not in FILES:
-        raise ConfigError(f"There is no form {to!r} to export to.{did_you_mean(to, FILES)}")
+    check_choice("form", to, FILES)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} already exists. Remove it, or use another folder.")
     if isinstance(model, ForeignModel) and to != "openvino":

@@ -59,10 +59,6 @@ class Shards:
                 self.notes.append(f"{path} cannot be read and is not used ({str(error).splitlines()[0]}).")
             self._next = max(self._next, int(path.name.split("-")[0]) + 1)
 
-    def __len__(self) -> int:
-        """Return the number of rows, including failed rows and repeated keys."""
-        return sum(map(len, self._keys))
-
     def find(self, keys: Keys, *, failed: bool = True) -> NDArray[np.int64]:
         """Return the position `[N]` of each key, for `read`; -1 if it is missing.
 

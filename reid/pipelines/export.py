@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from reid.config import Config, DataConfig, ModelConfig
-from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError, ModelError
 from reid.data.crops import Crops
 from reid.data.images import decode
 from reid.data.layouts import load_benchmark
 from reid.data.pixels import Split, load_training_data
-from reid.embedding.batches import find_images
+from reid.embedding.batches import list_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.export import Images, Quantisation, export_bundle
 from reid.embedding.model_card import model_card
@@ -50,7 +49,7 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
     if settings.int8 and text is None:
         raise ConfigError("int8 needs labelled crops to measure the loss of mAP. Name a data set: --data LAYOUT:ROOT.")
     benchmark = None if text is None else load_benchmark(text)
-    images = None if settings.images is None else _folder(settings.images)
+    images = None if settings.images is None else list_files(settings.images)
     size = network.preprocessing.size
     quantisation = None
     if settings.int8 and text is not None:
@@ -92,11 +91,6 @@ def _train_data(config: dict[str, Any]) -> str | None:
         if root and Path(root).is_dir():
             return str(text)
     return None
-
-
-def _folder(images: Path) -> Crops:
-    paths = find_images(images)
-    return Crops.from_columns(paths, [UNKNOWN] * len(paths))
 
 
 def _pixels(crops: Crops, size: tuple[int, int], n: int) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -13,13 +14,16 @@ from reid.core.distributed import pick_device
 from reid.models import BACKBONES, ReIDModel, build_model
 
 
-def use_device(device: str, threads: int | None) -> tuple[torch.device, str]:
-    """Set torch's threads, and return the device and a description of how speed is measured on it."""
-    if threads:
-        torch.set_num_threads(threads)
-    place = pick_device(device)
-    cpu = f" on {torch.get_num_threads()} threads" if place.type == "cpu" else ""
-    return place, f"batches of 16{cpu}, torch {torch.__version__}, float32"
+@contextmanager
+def use_device(device: str, threads: int | None) -> Iterator[tuple[torch.device, str]]:
+    """Use `threads` of torch within the block; yield the device and a description of how speed is measured on it."""
+    place, before = pick_device(device), torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    cpu = f" on {threads or before} threads" if place.type == "cpu" else ""
+    try:
+        yield place, f"batches of 16{cpu}, torch {torch.__version__}, float32"
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_networks(

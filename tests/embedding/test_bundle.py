@@ -130,7 +130,7 @@ def test_result_does_not_depend_on_threads(runtime, threads, n):
         np.testing.assert_allclose(got, expected_features(images), atol=2e-5)
 
 
-def test_slices_and_mirrored_views():
+def test_bundle_accepts_slices_and_mirrored_views():
     images = crops(8)
     opened = open_bundle(bundle("onnx"))
     for view in (images[::2], images[:, :, ::-1], images[..., ::-1], np.asfortranarray(images)):

@@ -191,7 +191,7 @@ def test_foreign_file_gets_its_preprocessing_inside(tmp_path, changes, given):
 
 
 @pytest.mark.slow
-def test_int8(tmp_path):
+def test_int8_export_reports_the_measured_loss_of_map(tmp_path):
     pytest.importorskip("nncf", reason="int8 needs NNCF (pip install nncf)")
     settings = quantisation(tmp_path)
     manifest = export_bundle(small_model(), tmp_path / "m.bundle", to="openvino", model_id="m", quantisation=settings)
@@ -245,7 +245,7 @@ def test_check_of_an_insensitive_model(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"to": "onxx"}, "no form 'onxx' to export to. Did you mean 'onnx'", id="unknown form"),
+        pytest.param({"to": "onxx"}, "form 'onxx'. Did you mean 'onnx'", id="unknown form"),
         pytest.param(
             {"to": "onnx"},
             r"foreign\.onnx is not a checkpoint of this package. Export it to openvino",

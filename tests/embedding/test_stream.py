@@ -250,7 +250,7 @@ def test_invalid_input_is_an_error(tmp_path, images, message):
     with pytest.raises(ReidError, match=message):
         embed_to_parquet(Fast(), given, tmp_path / "t.parquet", unreadable="skip")
     assert not (tmp_path / "t.parquet").exists()
-    with pytest.raises(ReidError, match="unreadable is 'maybe'; it must be one of"):
+    with pytest.raises(ReidError, match="Unknown value of unreadable 'maybe'"):
         embed_to_parquet(Fast(), Crops.from_columns([], []), tmp_path / "t.parquet", unreadable="maybe")
 
 

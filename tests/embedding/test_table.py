@@ -65,7 +65,7 @@ def write(path, **columns):
         pytest.param(make(features=np.full((5, 8), np.nan)), id="NaN is kept, for check() to find"),
     ],
 )
-def test_round_trip(table, tmp_path):
+def test_saved_table_is_loaded_unchanged(table, tmp_path):
     path = table.save(tmp_path / "new" / "folder" / "table.parquet")
     assert_same(Embeddings.load(path), table)
     assert os.listdir(path.parent) == ["table.parquet"]
@@ -248,7 +248,7 @@ def test_unwritable_path_is_an_error(tmp_path):
         pytest.param([], id="nothing"),
     ],
 )
-def test_take(index):
+def test_take_selects_rows_of_all_columns(index):
     table = make()
     taken = table.take(index)
     rows = np.arange(5)[np.asarray(index, dtype=None if len(index) else np.int64)]
@@ -383,7 +383,7 @@ def test_invalid_columns_are_errors(changes, message):
         make(**changes)
 
 
-def test_repr():
+def test_repr_shows_size_and_columns():
     assert repr(make(camids=None)) == "Embeddings(5 × 8, columns: pids, tracks, frames, paths)"
     assert repr(Embeddings(np.zeros((0, 2)))) == "Embeddings(0 × 2, columns: none)"
 

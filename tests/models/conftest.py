@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
-    """Maps this small are quicker on one thread, and far quicker where other work shares the machine."""
+    """Use one thread: small feature maps are computed faster, above all on a shared machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -26,7 +26,7 @@ def feature_map(name: str, size: tuple[int, int], last_stride: int = 1) -> torch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_gives_a_map_of_its_channels_and_trains_every_parameter(name: str) -> None:
+def test_every_backbone_returns_its_channels_and_trains_every_parameter(name: str) -> None:
     built = build_backbone(name, last_stride=1, size=(64, 32))
     out = built.module(torch.randn(2, 3, 64, 32))
     assert out.shape == (2, built.channels, 4, 2)
@@ -36,17 +36,17 @@ def test_every_backbone_gives_a_map_of_its_channels_and_trains_every_parameter(n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in BACKBONES if not n.startswith("osnet") and "101" not in n])
-def test_last_stride_2_halves_the_map(name: str) -> None:
+def test_last_stride_2_halves_the_feature_map(name: str) -> None:
     assert feature_map(name, (64, 32), 2).shape[2:] == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_last_stride_1_gives_16_by_8_at_256_by_128(name: str) -> None:
+def test_last_stride_1_gives_a_16x8_map_for_256x128_images(name: str) -> None:
     assert feature_map(name, (256, 128)).shape[2:] == (16, 8)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_small"])
-def test_at_last_stride_2_it_is_torchvisions_network(name: str) -> None:
+def test_last_stride_2_equals_torchvisions_network(name: str) -> None:
     torchvisions = torchvision.models.get_model(name, weights=None).eval()
     built = build_backbone(name, last_stride=2, size=(64, 32))
     missing = built.module.load_state_dict(torchvisions.state_dict(), strict=False).missing_keys
@@ -58,13 +58,13 @@ def test_at_last_stride_2_it_is_torchvisions_network(name: str) -> None:
         torch.testing.assert_close(head(features), torchvisions(x))
 
 
-def test_the_last_stride_changes_no_parameter() -> None:
+def test_last_stride_does_not_change_parameters() -> None:
     one, two = (build_model("resnet50", last_stride=s).state_dict() for s in (1, 2))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 @pytest.mark.parametrize("name", ["resnet18_ibn_a", "resnet50_ibn_a"])
-def test_ibn_a_stands_in_the_first_norm_of_every_block_of_stages_1_to_3_only(name: str) -> None:
+def test_ibn_a_replaces_only_the_first_norm_of_blocks_in_stages_1_to_3(name: str) -> None:
     module = build_backbone(name, last_stride=1, size=(64, 32)).module
     places = [k for k, m in module.named_modules() if isinstance(m, IBN)]
     blocks = [f"layer{i}.{j}.bn1" for i in (1, 2, 3) for j in range(len(getattr(module, f"layer{i}")))]
@@ -73,7 +73,7 @@ def test_ibn_a_stands_in_the_first_norm_of_every_block_of_stages_1_to_3_only(nam
     assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
-def test_ibn_normalises_one_half_by_image_and_the_other_by_batch() -> None:
+def test_ibn_uses_instance_norm_for_one_half_and_batch_norm_for_the_other() -> None:
     x = torch.randn(4, 6, 8, 4) * 3 + torch.arange(4.0).view(4, 1, 1, 1)
     out = IBN(6).train()(x)
     by_image = (x[:, :3] - x[:, :3].mean((2, 3), keepdim=True)) / x[:, :3].std((2, 3), keepdim=True, correction=0)
@@ -92,13 +92,13 @@ def test_ibn_normalises_one_half_by_image_and_the_other_by_batch() -> None:
         ("osnet_x0_25", 201_864, 82.3),
     ],
 )
-def test_osnet_is_as_large_as_published(name: str, parameters: int, millions: float) -> None:
+def test_osnet_has_the_published_size(name: str, parameters: int, millions: float) -> None:
     counts = build_model(name, embedding_dim=512, num_classes=751).count()
     assert counts.parameters == parameters - 512  # their layer has a bias that ours would lose in the BNNeck
     assert counts.flops / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-def test_the_gate_of_an_omni_scale_block_is_shared_by_its_streams() -> None:
+def test_streams_of_an_omni_scale_block_share_one_gate() -> None:
     block = build_backbone("osnet_x0_25", last_stride=1, size=(64, 32)).module.conv2[0]
     assert [len(stream) for stream in block.streams] == [1, 2, 3, 4]
     calls = []
@@ -107,7 +107,7 @@ def test_the_gate_of_an_omni_scale_block_is_shared_by_its_streams() -> None:
     assert len(calls) == 4
 
 
-def test_a_chained_omni_block_is_its_formula() -> None:
+def test_chained_omni_block_follows_its_formula() -> None:
     block = ChainedOmniBlock(24, 64).eval()
     for norm in (m for m in block.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.running_mean)
@@ -129,7 +129,7 @@ def test_a_chained_omni_block_is_its_formula() -> None:
         assert same(torch.randn(1, 64, 1, 1)).shape == (1, 64, 1, 1)
 
 
-def test_a_chained_omni_block_sees_seven_by_seven_pixels() -> None:
+def test_chained_omni_block_has_a_7x7_receptive_field() -> None:
     block = ChainedOmniBlock(8, 32).eval()
     x = torch.randn(1, 8, 15, 15, requires_grad=True)
     block.gate = nn.Identity()  # the gate sees all
@@ -138,7 +138,7 @@ def test_a_chained_omni_block_sees_seven_by_seven_pixels() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 10, 4, 10)
 
 
-def test_resnet50_is_as_large_as_published() -> None:
+def test_resnet50_has_the_published_size() -> None:
     counts = build_model("resnet50", neck="none").count()
     assert counts.parameters == 25_557_032 - 2048 * 1000 - 1000  # torchvision's, without its classifier
     assert counts.flops == pytest.approx(4.05e9, rel=0.002)
@@ -147,7 +147,7 @@ def test_resnet50_is_as_large_as_published() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
-def test_count_leaves_the_model_as_it_was(pooling: str) -> None:
+def test_count_does_not_change_the_model(pooling: str) -> None:
     model = build_model("light18", height=64, width=32, num_classes=7, pooling=pooling).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     first = model.count()
@@ -159,7 +159,7 @@ def test_count_leaves_the_model_as_it_was(pooling: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_documents_table_is_what_count_says() -> None:
+def test_table_in_the_docs_equals_count() -> None:
     rows = re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", DOCS.read_text("utf-8"), re.M)
     assert [r[0] for r in rows] == list(BACKBONES)
     for name, channels, millions, giga in rows:
@@ -181,18 +181,18 @@ def test_the_documents_table_is_what_count_says() -> None:
         ("", "Unknown backbone ''"),
     ],
 )
-def test_unknown_names_are_answered_with_the_nearest(name: str, words: str) -> None:
+def test_unknown_backbone_suggests_a_similar_name(name: str, words: str) -> None:
     with pytest.raises(ReidError, match=words):
         build_model(name)
 
 
-def test_osnet_has_no_last_stride() -> None:
+def test_osnet_rejects_last_stride_2() -> None:
     with pytest.raises(ReidError, match="OSNet's last stage has no stride"):
         build_model("osnet_x0_25", last_stride=2)
 
 
 @pytest.mark.parametrize("name", ["osnet_x0_25"])
-def test_a_size_that_leaves_no_map_is_refused(name: str) -> None:
+def test_image_size_without_a_feature_map_is_an_error(name: str) -> None:
     with pytest.raises(ReidError, match="osnet_x0_25 cannot take images of 8×8"):
         build_model(name, height=8, width=8)
 
@@ -211,7 +211,7 @@ class TestTimm:
             ("mobilenetv3_small_050", 1024, (2, 1)),  # a map of a last layer wider than its features
         ],
     )
-    def test_gives_a_map(self, name: str, channels: int, grid: tuple[int, int]) -> None:
+    def test_returns_a_feature_map(self, name: str, channels: int, grid: tuple[int, int]) -> None:
         model = build_model(f"timm:{name}", height=64, width=32, num_classes=3)
         images = torch.randint(0, 256, (2, 64, 32, 3), dtype=torch.uint8)
         assert model.backbone(model.preprocessing(images)).shape == (2, channels, *grid)
@@ -220,7 +220,7 @@ class TestTimm:
         assert model.embed(images).shape == (2, channels)
         assert build_model(**model.spec).spec == model.spec
 
-    def test_tokens_lie_on_the_map_where_they_lie_in_the_image(self) -> None:
+    def test_tokens_are_arranged_as_in_the_image(self) -> None:
         module = build_backbone("timm:vit_tiny_patch16_224", last_stride=1, size=(64, 32)).module
         module.network.blocks = nn.Sequential()  # nothing mixes the tokens
         module.network.pos_embed.data.zero_()
@@ -230,7 +230,7 @@ class TestTimm:
         differs = (out - out[:, :1, :1]).abs().amax(0) > 1e-4
         assert differs.nonzero().tolist() == [[2, 1]]
 
-    def test_preprocessing_is_that_of_its_weights(self) -> None:
+    def test_preprocessing_matches_the_published_weights(self) -> None:
         assert build_model("timm:vit_tiny_patch16_224", height=64, width=32).preprocessing.mean == (0.5, 0.5, 0.5)
 
     @pytest.mark.parametrize(
@@ -241,11 +241,11 @@ class TestTimm:
             ("nest_tiny", {"height": 64, "width": 32}, "cannot be built for images of 64×32"),
         ],
     )
-    def test_says_what_it_cannot_build(self, name: str, options: dict, words: str) -> None:
+    def test_unsupported_network_is_an_error(self, name: str, options: dict, words: str) -> None:
         with pytest.raises(ReidError, match=words):
             build_model(f"timm:{name}", **options)
 
-    def test_loads_a_file_with_timms_own_names(self, tmp_path: Path) -> None:
+    def test_weights_with_timms_parameter_names_are_loaded(self, tmp_path: Path) -> None:
         import timm
 
         theirs = timm.create_model("resnet10t")
@@ -255,7 +255,7 @@ class TestTimm:
         assert torch.equal(model.backbone.network.conv1[0].weight, theirs.conv1[0].weight)
 
 
-def test_without_timm_the_error_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_timm_is_an_error_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "timm", None)

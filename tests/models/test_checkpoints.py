@@ -18,7 +18,7 @@ def model() -> torch.nn.Module:
     return build_model("resnet18", num_classes=3, height=64, width=32)
 
 
-def test_a_model_comes_back_and_embeds_the_same(model, tmp_path: Path) -> None:
+def test_loaded_model_gives_the_same_embeddings(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model, note={"lr": [0.1, None, "x"]})
     assert load_checkpoint(tmp_path / "m.pt")["note"] == {"lr": [0.1, None, "x"]}
     again = load_model(tmp_path / "m.pt")
@@ -28,7 +28,7 @@ def test_a_model_comes_back_and_embeds_the_same(model, tmp_path: Path) -> None:
     assert again.preprocessing == model.preprocessing
 
 
-def test_plain_torch_reads_it_with_weights_only(model, tmp_path: Path) -> None:
+def test_torch_reads_a_checkpoint_with_weights_only(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model)
     assert set(torch.load(tmp_path / "m.pt", weights_only=True)) == {"format", "version", "spec", "model"}
 
@@ -36,13 +36,13 @@ def test_plain_torch_reads_it_with_weights_only(model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [np.float64(0.5), np.zeros(2), Path("x"), {1, 2}, object()], ids=lambda v: type(v).__name__
 )
-def test_what_could_not_be_read_back_is_refused(model, tmp_path: Path, value) -> None:
+def test_state_that_weights_only_cannot_read_is_an_error(model, tmp_path: Path, value) -> None:
     with pytest.raises(ReidError, match=r"history\[0\]\.mAP"):
         save_checkpoint(tmp_path / "m.pt", model, history=[{"mAP": value}])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_of_another_model_names_the_difference(model, tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_an_error_with_the_difference(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model)
     other = build_model("resnet18", num_classes=4, height=64, width=32)
     with pytest.raises(ReidError, match=r"num_classes: 3 → 4.*1 tensors differ") as caught:
@@ -82,7 +82,7 @@ def _write_cut(path: Path) -> None:
         (lambda path: None, "no checkpoint"),  # missing
     ],
 )
-def test_a_bad_file_is_named_and_nothing_runs(tmp_path: Path, write, words: str) -> None:
+def test_invalid_checkpoint_is_an_error_and_executes_nothing(tmp_path: Path, write, words: str) -> None:
     path = tmp_path / "bad.pt"
     write(path)
     with pytest.raises(ReidError, match=words) as caught:
@@ -91,7 +91,7 @@ def test_a_bad_file_is_named_and_nothing_runs(tmp_path: Path, write, words: str)
     assert not Path("/tmp/reid-was-here").exists()
 
 
-def test_a_full_disk_leaves_the_old_file(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_file(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.pt"
     save_checkpoint(path, model, turn=1)
 

@@ -35,16 +35,17 @@ from tests.models.test_pretrained import published_osnet_names
 SIZE = (128, 64)
 
 
-def pictures() -> Tensor:
-    """Four images [4, *SIZE, 3] of random coloured patches, as far apart as the eye sees them."""
+def test_images() -> Tensor:
+    """Return four clearly different images [4, *SIZE, 3] of random coloured patches."""
     patches = torch.randint(0, 256, (4, 3, 8, 4), generator=torch.Generator().manual_seed(0)).float()
     return functional.interpolate(patches, SIZE, mode="bicubic").clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 
 def randomise(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Weights and running statistics that no two layers share, so that any mix-up shows; in evaluation mode.
+    """Set weights and running statistics that no two layers share, so that any mix-up is detected.
 
-    Each batch norm's statistics are those of what it is given, each moved at random, so that features stay in range.
+    The statistics of each batch norm are those of its input plus noise, so that features stay in range. Returns the
+    network in evaluation mode.
     """
     generator = torch.Generator().manual_seed(3)
 
@@ -69,15 +70,15 @@ def randomise(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> nn.Mod
             layer.bias.data.copy_(draw(layer.bias, -0.3, 0.3))
     with torch.no_grad():
         network.eval()
-        forward(Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)(pictures()).contiguous())
+        forward(Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)(test_images()).contiguous())
     for hook in hooks:
         hook.remove()
     return network
 
 
 @pytest.fixture
-def theirs(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
-    """A module of their code by name; their packages are gone from `sys.modules` afterwards."""
+def code_of(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+    """Import a module of another project by name; remove its packages from `sys.modules` afterwards."""
     before, path = set(sys.modules), list(sys.path)
 
     def load(variable: str, package: str, stubs: tuple[str, ...] = ()) -> Any:
@@ -98,16 +99,18 @@ def theirs(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
             del sys.modules[name]
 
 
-def compare(theirs: nn.Module, forward: Callable[[Tensor], Tensor], path: Path, wrap: str, **options: Any) -> Any:
-    """Save their weights, import them, and hold both embeddings of the same input, of length 1, to 10⁻⁴."""
-    randomise(theirs, forward)
-    state = {f"module.{k}": v for k, v in theirs.state_dict().items()} if wrap == "state_dict" else theirs.state_dict()
+def compare(network: nn.Module, forward: Callable[[Tensor], Tensor], path: Path, wrap: str, **options: Any) -> Any:
+    """Save and import the weights of another project; compare normalised embeddings with a tolerance of 10⁻⁴."""
+    randomise(network, forward)
+    state = (
+        {f"module.{k}": v for k, v in network.state_dict().items()} if wrap == "state_dict" else network.state_dict()
+    )
     torch.save({wrap: state, "epoch": 60, "rank1": np.float64(0.9)}, path)
     model, found = import_model(path, size=SIZE, **options)
-    x = model.preprocessing(pictures()).contiguous()
+    x = model.preprocessing(test_images()).contiguous()
     with torch.no_grad():
         wanted, got = functional.normalize(forward(x)), functional.normalize(model(x).embeddings)
-        theirs.double(), model.double()
+        network.double(), model.double()
         exact = forward(x.double()), model(x.double()).embeddings
     assert wanted.std(0).mean() > 0.1 * wanted.abs().mean()  # the images do differ
     assert (got - wanted).abs().max() < 1e-4
@@ -133,11 +136,13 @@ def compare(theirs: nn.Module, forward: Callable[[Tensor], Tensor], path: Path, 
         ("resnet50_ibn_a", "resnet50_ibn_a", {}),
     ],
 )
-def test_torchreids_models_embed_as_there(name: str, backbone: str, options: dict, theirs: Any, tmp_path: Path) -> None:
+def test_torchreid_checkpoint_gives_the_embeddings_of_torchreid(
+    name: str, backbone: str, options: dict, code_of: Any, tmp_path: Path
+) -> None:
     stubs = ("torchreid", "torchreid.models")
     module = name.removesuffix("_fc512") if "ibn_a" in name or not name.startswith("osnet") else "osnet"
     module = "osnet_ain" if "ain" in name else "resnet" if module in ("resnet18", "resnet50") else module
-    code = theirs("REID_TORCHREID", f"torchreid.models.{module}".replace("resnet50_ibn_a", "resnet_ibn_a"), stubs)
+    code = code_of("REID_TORCHREID", f"torchreid.models.{module}".replace("resnet50_ibn_a", "resnet_ibn_a"), stubs)
     network = getattr(code, name)(num_classes=7, pretrained=False)
     model, found = compare(network, network, tmp_path / "w.pth.tar", "state_dict", **options)
     assert found.family == "torchreid"
@@ -150,8 +155,10 @@ def test_torchreids_models_embed_as_there(name: str, backbone: str, options: dic
     [("resnet50", "resnet50_bot"), ("resnet50_ibn_a", "resnet50_ibn_a")],
 )
 @pytest.mark.parametrize("feature", ["after", "before"])
-def test_bots_models_embed_as_there(name: str, backbone: str, feature: str, theirs: Any, tmp_path: Path) -> None:
-    code = theirs("REID_BOT", "modeling.baseline", ("modeling",))
+def test_bot_checkpoint_gives_the_embeddings_of_bot(
+    name: str, backbone: str, feature: str, code_of: Any, tmp_path: Path
+) -> None:
+    code = code_of("REID_BOT", "modeling.baseline", ("modeling",))
     network = code.Baseline(7, 1, "", "bnneck", feature, name, "self")
     options = {"before_neck": feature == "before"}
     model, found = compare(network, network, tmp_path / "resnet50_model_120.pth", "model", **options)
@@ -170,10 +177,10 @@ def test_bots_models_embed_as_there(name: str, backbone: str, feature: str, thei
         ("50x", False, False, "GeneralizedMeanPooling", 512, "resnet50_fastreid"),
     ],
 )
-def test_fastreids_models_embed_as_there(
-    depth: str, ibn: bool, non_local: bool, pool: str, dim: int, backbone: str, theirs: Any, tmp_path: Path
+def test_fastreid_checkpoint_gives_the_embeddings_of_fastreid(
+    depth: str, ibn: bool, non_local: bool, pool: str, dim: int, backbone: str, code_of: Any, tmp_path: Path
 ) -> None:
-    modeling = theirs("REID_FASTREID", "fastreid.modeling.meta_arch")
+    modeling = code_of("REID_FASTREID", "fastreid.modeling.meta_arch")
     config = importlib.import_module("fastreid.config").get_cfg()
     config.MODEL.DEVICE = "cpu"
     config.MODEL.BACKBONE.update(DEPTH=depth, WITH_IBN=ibn, WITH_NL=non_local, PRETRAIN=False, LAST_STRIDE=1)
@@ -231,21 +238,21 @@ def trained_osnet(folder: Path) -> Any:
     return import_model(folder / "w.pth")[0]
 
 
-def test_a_trained_osnet_embeds_as_onnxruntime_says(tmp_path: Path) -> None:
+def test_trained_osnet_gives_the_output_of_its_onnx_file(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime runs the file")
     model = trained_osnet(tmp_path)
     assert "484 of 484" in str(model.weights_report)
-    x = model.preprocessing(pictures()).contiguous()
+    x = model.preprocessing(test_images()).contiguous()
     (wanted,) = runtime.InferenceSession(_osnet_onnx()).run(None, {"images": x.numpy()})
     with torch.no_grad():
         got = functional.normalize(model(x).embeddings)
     assert (got - functional.normalize(torch.from_numpy(wanted))).abs().max() < 1e-4
 
 
-def test_a_trained_osnet_gives_the_features_that_others_computed(tmp_path: Path, market_root: Path) -> None:
+def test_trained_osnet_gives_the_features_computed_by_others(tmp_path: Path, market_root: Path) -> None:
     if not os.environ.get("REID_OSNET_NPZ"):
         pytest.skip("REID_OSNET_NPZ does not name the features of Market-1501's test split")
-    image = pytest.importorskip("PIL.Image", reason="theirs were resized by Pillow")
+    image = pytest.importorskip("PIL.Image", reason="code_of were resized by Pillow")
     model, query = trained_osnet(tmp_path), load_benchmark("market1501", market_root).query
     rows = np.arange(0, len(query), 50)
     pixels = [np.asarray(image.open(path).convert("RGB").resize((128, 256), 2)) for path in query.paths[rows]]
@@ -254,10 +261,10 @@ def test_a_trained_osnet_gives_the_features_that_others_computed(tmp_path: Path,
     assert (got * functional.normalize(wanted)).sum(1).min() > 0.99999  # those are float16
 
 
-# What follows needs nobody else's code: checkpoints of ours under their names.
+# What follows needs nobody else's code: checkpoints of model_here under their names.
 
 
-def shaken(name: str, **options: Any) -> Any:
+def random_model(name: str, **options: Any) -> Any:
     model = build_model(name, height=SIZE[0], width=SIZE[1], **options)
     return randomise(model, lambda x: model(x).embeddings)
 
@@ -308,23 +315,29 @@ def as_torchreid(model: Any) -> dict[str, Tensor]:
 
 
 CASES = {
-    "BoT, ResNet-50": (lambda: shaken("resnet50_bot"), as_bot),
-    "BoT, ResNet-50-IBN-a": (lambda: shaken("resnet50_ibn_a"), as_bot),
-    "BoT without a neck": (lambda: shaken("resnet50_bot", neck="none"), as_bot),
-    "fast-reid, older names": (lambda: shaken("resnet50_fastreid"), lambda m: as_fastreid(m, "bnneck")),
+    "BoT, ResNet-50": (lambda: random_model("resnet50_bot"), as_bot),
+    "BoT, ResNet-50-IBN-a": (lambda: random_model("resnet50_ibn_a"), as_bot),
+    "BoT without a neck": (lambda: random_model("resnet50_bot", neck="none"), as_bot),
+    "fast-reid, older names": (lambda: random_model("resnet50_fastreid"), lambda m: as_fastreid(m, "bnneck")),
     "fast-reid, SBS": (
-        lambda: shaken("resnet50_nl_fastreid", pooling="gem"),
+        lambda: random_model("resnet50_nl_fastreid", pooling="gem"),
         lambda m: as_fastreid(m, "bottleneck.0"),
     ),
     "fast-reid, IBN and a layer of 256": (
-        lambda: shaken("resnet50_ibn_a_fastreid", embedding_dim=256),
+        lambda: random_model("resnet50_ibn_a_fastreid", embedding_dim=256),
         lambda m: as_fastreid(m, "bottleneck.1"),
     ),
-    "torchreid, OSNet": (lambda: shaken("osnet_x0_25", embedding_dim=512, neck="bn_relu"), as_torchreid),
-    "torchreid, OSNet-IBN": (lambda: shaken("osnet_ibn_x1_0", embedding_dim=512, neck="bn_relu"), as_torchreid),
-    "torchreid, OSNet-AIN": (lambda: shaken("osnet_ain_x0_25", embedding_dim=512, neck="bn_relu"), as_torchreid),
+    "torchreid, OSNet": (lambda: random_model("osnet_x0_25", embedding_dim=512, neck="bn_relu"), as_torchreid),
+    "torchreid, OSNet-IBN": (
+        lambda: random_model("osnet_ibn_x1_0", embedding_dim=512, neck="bn_relu"),
+        as_torchreid,
+    ),
+    "torchreid, OSNet-AIN": (
+        lambda: random_model("osnet_ain_x0_25", embedding_dim=512, neck="bn_relu"),
+        as_torchreid,
+    ),
     "torchreid, ResNet-50": (
-        lambda: shaken("resnet50", last_stride=2, neck="none"),
+        lambda: random_model("resnet50", last_stride=2, neck="none"),
         lambda m: (
             {k.removeprefix("backbone."): v for k, v in m.state_dict().items()}
             | {"classifier.weight": torch.zeros(7, 2048), "classifier.bias": torch.zeros(7)}
@@ -335,25 +348,25 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_checkpoint_under_their_names_is_recognised_and_embeds_the_same(case: str, tmp_path: Path) -> None:
+def test_checkpoint_with_the_names_of_another_project_is_recognised(case: str, tmp_path: Path) -> None:
     build, rename = CASES[case]
-    ours = build()
+    model_here = build()
     scores = {"rank1": np.float64(0.9), "mAP": np.float32(0.8), "epoch": np.int64(60)}
-    torch.save({"state_dict": {f"module.{k}": v for k, v in rename(ours).items()}, **scores}, tmp_path / "w.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in rename(model_here).items()}, **scores}, tmp_path / "w.pth")
     model, found = import_model(tmp_path / "w.pth", size=SIZE)
     assert found.family.startswith({"BoT": "reid-strong", "fas": "fast-reid", "tor": "torchreid"}[case[:3]])
-    assert {k: model.spec[k] for k in ours.spec} == ours.spec
-    torch.testing.assert_close(model.embed(pictures()), ours.embed(pictures()), rtol=0, atol=1e-5)
+    assert {k: model.spec[k] for k in model_here.spec} == model_here.spec
+    torch.testing.assert_close(model.embed(test_images()), model_here.embed(test_images()), rtol=0, atol=1e-5)
     report = model.weights_report
     assert not report.missing
-    assert len(report.matched) == sum(not k.endswith("num_batches_tracked") for k in ours.state_dict())
+    assert len(report.matched) == sum(not k.endswith("num_batches_tracked") for k in model_here.state_dict())
     assert "of the model come from" in str(report)
 
 
 @pytest.mark.slow
-def test_values_missing_in_the_file_can_be_given_and_the_others_are_reported_as_assumed(tmp_path: Path) -> None:
-    ours = shaken("resnet50_bot")
-    torch.save(as_bot(ours), tmp_path / "w.pth")
+def test_values_missing_in_the_file_are_given_or_reported_as_assumed(tmp_path: Path) -> None:
+    model_here = random_model("resnet50_bot")
+    torch.save(as_bot(model_here), tmp_path / "w.pth")
     model, found = import_model(tmp_path / "w.pth", size=(64, 32))
     assert (model.preprocessing.size, model.spec["last_stride"]) == ((64, 32), 1)
     assert found.assumed == ("size 64×32", "last_stride 1, the default of that project")
@@ -375,13 +388,13 @@ def test_values_missing_in_the_file_can_be_given_and_the_others_are_reported_as_
     ],
     ids=["another head", "tensors missing", "a neck of another size", "half a neck", "SE", "no network"],
 )
-def test_checkpoints_with_other_parts_are_refused(change: Callable, words: str, tmp_path: Path) -> None:
+def test_checkpoint_with_unknown_parts_is_an_error(change: Callable, words: str, tmp_path: Path) -> None:
     torch.save(change(as_bot(build_model("resnet50_bot", height=SIZE[0], width=SIZE[1]))), tmp_path / "w.pth")
     with pytest.raises(ReidError, match=rf"w\.pth.*({words})"):
         import_model(tmp_path / "w.pth", size=SIZE)
 
 
-def test_an_imagenet_classifier_and_a_missing_neck_are_refused(tmp_path: Path) -> None:
+def test_imagenet_classifier_and_missing_neck_are_errors(tmp_path: Path) -> None:
     state = {k.removeprefix("backbone."): v for k, v in build_model("resnet18", neck="none").state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "imagenet.pth")
     with pytest.raises(ReidError, match="an ImageNet classifier, not an embedding model"):
@@ -391,16 +404,16 @@ def test_an_imagenet_classifier_and_a_missing_neck_are_refused(tmp_path: Path) -
         import_model(tmp_path / "w.pth", before_neck=True)
 
 
-def test_the_command_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> None:
-    ours = shaken("osnet_x0_25", embedding_dim=512, neck="bn_relu")
-    torch.save(as_torchreid(ours), tmp_path / "osnet.pth")
+def test_convert_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> None:
+    model_here = random_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
+    torch.save(as_torchreid(model_here), tmp_path / "osnet.pth")
     asked = [
         "model",
         "convert",
         "--model",
         str(tmp_path / "osnet.pth"),
         "--out",
-        str(tmp_path / "ours.pt"),
+        str(tmp_path / "model_here.pt"),
         "--size",
         "128",
         "64",
@@ -409,8 +422,8 @@ def test_the_command_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert "osnet_x0_25 of torchreid, 512 dimensions" in result.output
     assert "not recorded in the file: size 128×64" in " ".join(result.output.split())
-    features = Embedder(tmp_path / "ours.pt", device="cpu")(pictures().numpy())
-    np.testing.assert_allclose(features, ours.embed(pictures()).numpy(), atol=1e-5)
+    features = Embedder(tmp_path / "model_here.pt", device="cpu")(test_images().numpy())
+    np.testing.assert_allclose(features, model_here.embed(test_images()).numpy(), atol=1e-5)
     again = CliRunner().invoke(main, asked)
     assert again.exit_code
     assert "exists already" in again.output

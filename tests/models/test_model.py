@@ -41,7 +41,7 @@ def test_shapes(neck: str, embedding_dim: int, num_classes: int) -> None:
         assert torch.equal(features, embeddings)
 
 
-def test_the_parts_follow_the_formulas() -> None:
+def test_features_embeddings_and_logits_follow_the_formulas() -> None:
     model = small(num_classes=5, embedding_dim=8).eval()
     model.neck.running_mean.normal_()
     model.neck.running_var.uniform_(0.5, 2)
@@ -54,7 +54,7 @@ def test_the_parts_follow_the_formulas() -> None:
     torch.testing.assert_close(out.logits, out.embeddings @ model.classifier.weight.T)
 
 
-def test_stripes_have_features_and_classifiers_of_their_own() -> None:
+def test_each_stripe_has_its_feature_and_classifier() -> None:
     model = small(num_classes=5, num_stripes=2).eval()
     model.neck.running_mean.normal_()
     x = model.preprocessing(images())
@@ -81,12 +81,12 @@ def test_stripes_have_features_and_classifiers_of_their_own() -> None:
         pytest.param({"num_stripes": -1}, "num_stripes=-1", id="below 0"),
     ],
 )
-def test_stripes_that_cannot_be(options: dict[str, int], words: str) -> None:
+def test_invalid_stripes_are_errors(options: dict[str, int], words: str) -> None:
     with pytest.raises(ReidError, match=words):
         small(**options)
 
 
-def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
+def test_bnneck_bias_stays_zero_and_classifier_has_no_bias() -> None:
     model = small(num_classes=5, embedding_dim=8)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
@@ -101,20 +101,20 @@ def test_the_necks_bias_stays_zero_and_the_classifier_has_none() -> None:
     assert model.embedding.bias is None
 
 
-def test_with_a_classifier_every_trained_parameter_gets_a_gradient() -> None:
+def test_every_trainable_parameter_gets_a_gradient() -> None:
     for pooling in ("avg", "max", "gem"):
         model = small(num_classes=5, pooling=pooling)
         model(model.preprocessing(images())).logits.sum().backward()
         assert [k for k, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_first_weights_of_the_head() -> None:
+def test_initial_weights_of_the_head() -> None:
     model = small(num_classes=751, embedding_dim=512)
     assert model.classifier.weight.std().item() == pytest.approx(0.001, rel=0.02)
     assert model.embedding.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
 
 
-def test_the_same_arguments_give_the_same_numbers_and_another_seed_others() -> None:
+def test_initial_weights_depend_on_the_seed_only() -> None:
     one, two, other = (small(num_classes=4, seed=s).state_dict() for s in (3, 3, 4))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
@@ -122,7 +122,7 @@ def test_the_same_arguments_give_the_same_numbers_and_another_seed_others() -> N
 
 
 @pytest.mark.parametrize("backbone", ["light18", "resnet18", "osnet_x0_25", "mobilenet_v3_small"])
-def test_the_global_generators_stay_where_they_were(backbone: str) -> None:
+def test_global_random_generators_are_not_used(backbone: str) -> None:
     numpy_state = partial(np.random.get_state, legacy=True)
     before = torch.get_rng_state(), random.getstate(), numpy_state()[1].copy()
     model = build_model(backbone, height=64, width=32, num_classes=3)
@@ -142,7 +142,7 @@ def test_the_global_generators_stay_where_they_were(backbone: str) -> None:
     ],
     ids=["defaults", "structure", "preprocessing"],
 )
-def test_the_spec_is_plain_and_builds_the_same(options: dict) -> None:
+def test_spec_is_plain_python_and_rebuilds_the_model(options: dict) -> None:
     model = small(**options)
     spec = json.loads(json.dumps(model.spec))
     assert spec == model.spec
@@ -155,18 +155,18 @@ def test_the_spec_is_plain_and_builds_the_same(options: dict) -> None:
 
 
 class TestEmbed:
-    def test_is_of_length_1_float32_and_without_gradient(self) -> None:
+    def test_embeddings_are_float32_of_length_1_without_gradient(self) -> None:
         found = small().embed(images())
         assert (found.shape, found.dtype, found.requires_grad) == ((3, 256), torch.float32, False)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
-    def test_is_the_normalised_embedding_of_forward_in_evaluation(self) -> None:
+    def test_equals_the_normalised_output_of_forward_in_evaluation_mode(self) -> None:
         model = small()
         with torch.no_grad():
             embeddings = copy.deepcopy(model).eval()(model.preprocessing(images())).embeddings
         torch.testing.assert_close(model.embed(images()), nn.functional.normalize(embeddings))
 
-    def test_flip_averages_with_the_mirror_before_normalising(self) -> None:
+    def test_flip_averages_with_the_mirrored_image_before_normalisation(self) -> None:
         model = small().eval()
         mirrored = images().flip(2)
         with torch.no_grad():
@@ -176,7 +176,7 @@ class TestEmbed:
         torch.testing.assert_close(found, model.embed(mirrored, flip=True))
         assert not torch.allclose(found, model.embed(images()), atol=1e-3)
 
-    def test_leaves_every_module_in_its_mode_and_the_statistics_alone(self) -> None:
+    def test_restores_the_mode_of_every_module_and_keeps_statistics(self) -> None:
         model = small().train()
         model.neck.eval()
         before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -189,23 +189,23 @@ class TestEmbed:
             model.embed(images().float())
         assert model.training
 
-    def test_one_image_does_not_depend_on_the_others(self) -> None:
+    def test_embedding_does_not_depend_on_other_images_in_the_batch(self) -> None:
         model = small()
         together = model.embed(images(4))
         torch.testing.assert_close(together[2:3], model.embed(images(4)[2:3]), rtol=1e-4, atol=1e-5)
 
-    def test_no_image_gives_no_row(self) -> None:
+    def test_empty_batch_gives_no_rows(self) -> None:
         assert small().embed(images(0)).shape == (0, 256)
 
-    def test_a_zero_embedding_stays_zero(self) -> None:
+    def test_zero_embedding_stays_zero(self) -> None:
         model = small(neck="none", embedding_dim=8)
         model.embedding.weight.data.zero_()
         assert torch.equal(model.embed(images()), torch.zeros(3, 8))
 
-    def test_resizes(self) -> None:
+    def test_images_are_resized(self) -> None:
         assert small().embed(images(2, 50, 21)).shape == (2, 256)
 
-    def test_is_float32_under_autocast_and_in_half_precision(self) -> None:
+    def test_embeddings_are_float32_under_autocast_and_in_half_precision(self) -> None:
         model = small(pooling="gem")
         exact = model.embed(images())
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -232,12 +232,12 @@ class TestEmbed:
         ({"channel_order": "hsv"}, "channel_order='hsv'"),
     ],
 )
-def test_bad_arguments_are_named(options: dict, words: str) -> None:
+def test_invalid_arguments_are_errors(options: dict, words: str) -> None:
     with pytest.raises(ReidError, match=words):
         small(**options)
 
 
-def test_the_activation_map_is_the_sum_of_squares_over_its_largest() -> None:
+def test_activation_map_is_the_normalised_sum_of_squares() -> None:
     model = small(pooling="gem").train()
     given = images(3, 40, 20)
     maps = model.activation_map(given)
@@ -251,7 +251,7 @@ def test_the_activation_map_is_the_sum_of_squares_over_its_largest() -> None:
     assert maps.amax((1, 2)).tolist() == [1, 1, 1]
 
 
-def test_the_activation_map_of_nothing_is_zero() -> None:
+def test_activation_map_of_zero_features_is_zero() -> None:
     model = small()
     with torch.no_grad():
         for parameter in model.backbone.parameters():

@@ -28,14 +28,14 @@ KINDS = ["gaussian", "after a ReLU", "all zero", "all negative", "one position",
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_agrees_with_the_definition(pooling: str, kind: str) -> None:
+def test_pooling_follows_its_definition(pooling: str, kind: str) -> None:
     x = maps(kind)
     found = POOLINGS[pooling]()(x)
     assert found.shape == x.shape[:2]
     np.testing.assert_allclose(found.detach().numpy(), pool_loop(x.numpy(), pooling), rtol=2e-5, atol=1e-9)
 
 
-def test_gem_at_p_1_is_the_average_and_at_large_p_the_maximum() -> None:
+def test_gem_is_the_average_for_p_1_and_the_maximum_for_large_p() -> None:
     x = maps("gaussian").abs() + 0.1
     torch.testing.assert_close(GeMPool(p=1.0)(x), x.mean((2, 3)))
     torch.testing.assert_close(GeMPool(p=2000.0)(x), x.amax((2, 3)), rtol=2e-3, atol=0)
@@ -72,13 +72,13 @@ def test_gem_gradient_is_finite_on_zeros() -> None:
 
 @pytest.mark.parametrize("rows", [2, 5, 8], ids=["a row each", "an uneven split", "an even split"])
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
-def test_stripes_are_the_whole_and_its_slices_pooled_alike(pooling, rows):
+def test_stripe_pooling_pools_the_whole_map_and_its_slices(pooling, rows):
     x = torch.rand(3, 4, rows, 3, generator=torch.Generator().manual_seed(rows))
     top = -(-rows // 2)
     expected = np.concatenate([pool_loop(part.numpy(), pooling) for part in (x, x[:, :, :top], x[:, :, top:])], axis=1)
     np.testing.assert_allclose(StripePool(POOLINGS[pooling](), 2)(x).detach(), expected, rtol=1e-5)
 
 
-def test_more_stripes_than_rows_are_refused():
+def test_more_stripes_than_rows_are_an_error():
     with pytest.raises(ReidError, match="3 rows cannot be cut into 4 stripes"):
         StripePool(AveragePool(), 4)(torch.rand(1, 2, 3, 3))

@@ -20,7 +20,7 @@ def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mean_std", [(MEAN, STD), ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)])
-def test_agrees_with_the_formula_pixel_by_pixel(mean_std: tuple) -> None:
+def test_output_follows_the_formula_for_each_pixel(mean_std: tuple) -> None:
     x = images(16, 8)
     x[0, 0, 0] = torch.tensor([0, 255, 0])
     found = Preprocessing(size=(16, 8), mean=mean_std[0], std=mean_std[1])(x)
@@ -29,14 +29,14 @@ def test_agrees_with_the_formula_pixel_by_pixel(mean_std: tuple) -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_bgr_turns_the_channels_over_and_reads_mean_in_that_order() -> None:
+def test_bgr_reverses_the_channels_and_applies_mean_in_that_order() -> None:
     x = images(8, 4)
     found = Preprocessing(size=(8, 4), mean=MEAN, std=STD, channel_order="bgr")(x)
     np.testing.assert_allclose(found.numpy(), preprocess_loop(x.numpy()[..., ::-1], MEAN, STD), atol=2e-6)
 
 
 @pytest.mark.parametrize("given", [(32, 16), (8, 4), (16, 16), (11, 7)], ids=["down", "up", "other ratio", "odd"])
-def test_resizes_to_its_size(given: tuple[int, int]) -> None:
+def test_images_are_resized_to_the_preprocessing_size(given: tuple[int, int]) -> None:
     found = Preprocessing(size=(16, 8), mean=MEAN, std=STD)(images(*given))
     assert found.shape == (2, 3, 16, 8)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -46,14 +46,14 @@ def test_resizes_to_its_size(given: tuple[int, int]) -> None:
     assert (values <= high + 1e-5).all()
 
 
-def test_shrinking_antialiases() -> None:
+def test_shrinking_is_antialiased() -> None:
     stripes = torch.zeros(1, 64, 32, 3, dtype=torch.uint8)
     stripes[:, :, ::2] = 255
     found = Preprocessing(size=(16, 8), mean=(0, 0, 0), std=(1, 1, 1))(stripes)
     assert (found - 0.5).abs().max() < 0.05  # without it, a column would fall on one stripe
 
 
-def test_an_empty_batch_stays_empty() -> None:
+def test_empty_batch_stays_empty() -> None:
     assert Preprocessing(size=(16, 8), mean=MEAN, std=STD)(images(16, 8, batch=0)).shape == (0, 3, 16, 8)
 
 
@@ -67,7 +67,7 @@ def test_an_empty_batch_stays_empty() -> None:
     ],
     ids=["float", "channels first", "no batch", "no pixels"],
 )
-def test_refuses_what_is_not_a_batch_of_images(bad: torch.Tensor) -> None:
+def test_input_that_is_not_a_batch_of_images_is_an_error(bad: torch.Tensor) -> None:
     with pytest.raises(ReidError, match=r"uint8 \[B, H, W, 3\]"):
         Preprocessing(size=(16, 8), mean=MEAN, std=STD)(bad)
 
@@ -86,11 +86,11 @@ def test_refuses_what_is_not_a_batch_of_images(bad: torch.Tensor) -> None:
         ({"channel_order": "rbg"}, "channel_order='rbg'.*Known: bgr, rgb"),
     ],
 )
-def test_refuses_bad_values(values: dict, words: str) -> None:
+def test_invalid_values_are_errors(values: dict, words: str) -> None:
     with pytest.raises(ReidError, match=words):
         Preprocessing(**{"size": (256, 128), "mean": MEAN, "std": STD, **values})
 
 
-def test_goes_through_json_and_back() -> None:
+def test_json_round_trip() -> None:
     preprocessing = Preprocessing(size=(256, 128), mean=MEAN, std=STD, channel_order="bgr")
     assert Preprocessing(**json.loads(json.dumps(preprocessing.as_dict()))) == preprocessing

@@ -36,7 +36,7 @@ def published() -> dict[str, torch.Tensor]:
     ],
     ids=["plain", "module.", "nested with module.", "nested with backbone.", "a longer prefix"],
 )
-def test_a_file_is_matched_by_name_whatever_hides_it(wrap, published: dict, tmp_path: Path) -> None:
+def test_weights_are_matched_by_name_under_any_nesting_and_prefix(wrap, published: dict, tmp_path: Path) -> None:
     torch.save(wrap(published), tmp_path / "w.pth")
     model = build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "w.pth")
     report = model.weights_report
@@ -60,7 +60,7 @@ def test_safetensors(published: dict, tmp_path: Path) -> None:
         build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "bad.safetensors")
 
 
-def test_a_model_of_ours_gives_its_backbone_to_another(tmp_path: Path) -> None:
+def test_checkpoint_initialises_the_backbone_of_another_model(tmp_path: Path) -> None:
     for name in ("osnet_x0_25", "light18"):
         ours = build_model(name, height=SIZE[0], width=SIZE[1], num_classes=9, seed=1)
         torch.save(ours.state_dict(), tmp_path / "w.pt")
@@ -130,7 +130,7 @@ def test_partial_matches_are_loaded_and_reported(published: dict, tmp_path: Path
     assert "layer4.1.conv2.weight" in str(report)
 
 
-def test_weights_of_another_network_are_refused_with_the_first_differences(published: dict, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_an_error_with_the_first_differences(published: dict, tmp_path: Path) -> None:
     torch.save(published, tmp_path / "r18.pth")
     with pytest.raises(
         ReidError, match=r"r18\.pth do not match osnet_x0_25: 0 of its 479 .*conv1\.0\.weight: \[16, 3, 7, 7\] expected"
@@ -197,7 +197,7 @@ def write_zip(path: Path) -> None:
     ],
     ids=["missing", "folder", "empty", "cut short", "a web page", "a zip", "objects", "a list", "no tensors"],
 )
-def test_invalid_files_are_named(write, words: str, tmp_path: Path) -> None:
+def test_invalid_weight_files_are_errors_with_their_path(write, words: str, tmp_path: Path) -> None:
     write(tmp_path / "w.pth")
     with pytest.raises(ReidError, match=rf"w\.pth: .*{words}"):
         read_weights(tmp_path / "w.pth")
@@ -206,9 +206,7 @@ def test_invalid_files_are_named(write, words: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [URLError("no network"), RuntimeError("invalid hash value"), TimeoutError("timed out")]
 )
-def test_without_network_the_error_names_the_address_and_a_solution(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_is_an_error_with_address_and_fix(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import check_choice
 from reid.models.backbones.backbone import Backbone, Pretrained
 from reid.models.backbones.light import light_osnet, light_resnet
 from reid.models.backbones.mobilenet import mobilenet
 from reid.models.backbones.osnet import AIN, IBN, WIDTHS, osnet
-from reid.models.backbones.resnet import STAGES, resnet, resnet_bot, resnet_fastreid
+from reid.models.backbones.resnet import DEPTHS, resnet, resnet_bot, resnet_fastreid
 from reid.models.backbones.timm import timm_backbone
 
 # name → builder(last_stride=1 | 2) → Backbone
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    **{f"resnet{depth}": partial(resnet, depth) for depth in STAGES},
-    **{f"resnet{depth}_ibn_a": partial(resnet, depth, ibn=True) for depth in STAGES},
+    **{f"resnet{depth}": partial(resnet, depth) for depth in DEPTHS},
+    **{f"resnet{depth}_ibn_a": partial(resnet, depth, ibn=True) for depth in DEPTHS},
     "resnet50_bot": partial(resnet_bot, 50),
     "resnet50_fastreid": partial(resnet_fastreid, 50),
     "resnet50_ibn_a_fastreid": partial(resnet_fastreid, 50, ibn=True),
@@ -45,7 +45,7 @@ def build_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Bac
     if name.startswith("timm:"):
         return timm_backbone(name.removeprefix("timm:"), last_stride=last_stride, size=size)
     if name not in BACKBONES:
-        raise ConfigError(f"Unknown backbone {name!r}.{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
+        check_choice("backbone", name, [*BACKBONES, "timm:NAME"])
     return BACKBONES[name](last_stride=last_stride)
 
 

@@ -1,4 +1,8 @@
-"""Networks for small crops and CPUs."""
+"""Small networks for CPUs: `light10`, `light14` and `light18` (residual blocks) and `light_osnet` (omni-scale blocks).
+
+Both start with two 3×3 convolutions of stride 2 instead of a 7×7 convolution and pooling. They were designed in this
+project from the blocks of He et al. 2016 and Zhou et al. 2019; there are no published weights.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from reid.models.backbones.resnet import IBN
 
 
 def light_resnet(blocks: tuple[int, int, int, int], *, ibn: bool = False, last_stride: int) -> Backbone:
-    """Basic residual blocks on 32, 64, 128 and 256 channels: [B, 3, H, W] → [B, 256, H/16, W/16].
+    """Build a small ResNet: [B, 3, H, W] → [B, 256, H/16, W/16], or H/32 with `last_stride` 2.
 
-    The blocks are those of He et al. 2016 (table 1), as many a stage as `blocks` says; the stem is two 3×3 convolutions
-    of stride 2, and the strides of the stages are 1, 2, 2, `last_stride`. With `ibn`, the first norm of every block of
-    stages 1 to 3 is IBN-a (Pan et al. 2018).
+    Four stages with 32, 64, 128 and 256 channels and the strides 1, 2, 2 and `last_stride`. `blocks` is the number of
+    basic residual blocks (He et al. 2016, "Deep Residual Learning for Image Recognition", figure 5) in each stage. With
+    `ibn`, the first norm of every block of stages 1 to 3 is IBN-a (Pan et al. 2018, "Two at Once").
     """
     layers = _stem(32)
     inputs = 32
@@ -32,13 +36,15 @@ def light_resnet(blocks: tuple[int, int, int, int], *, ibn: bool = False, last_s
 
 
 class ChainedOmniBlock(nn.Module):
-    """x → ReLU(shortcut(x) + expand(Σₜ G(xₜ) ⊙ xₜ)), where x₀ = reduce(x) has a quarter of the channels and
+    """Omni-scale block with chained streams: [B, C, h, w] → [B, C', h, w].
+
+    x → ReLU(shortcut(x) + expand(Σₜ G(xₜ) ⊙ xₜ)), where x₀ = reduce(x) has C' / 4 channels and
     xₜ = ReLU(BN(3×3 convolution of xₜ₋₁)), t = 1 … 3.
 
-    OSNet's block (Zhou et al. 2019, sections 3.2 and 3.3) with two changes for CPUs, where depthwise convolutions are
-    slow: its convolutions are ordinary ones, and each stream continues the one before, so that three streams need three
-    convolutions instead of six. Stream t covers (2t + 1) × (2t + 1) pixels. All streams share the gate G, a small
-    network on the pooled stream. [B, C, h, w] → [B, C', h, w].
+    OSNet's block (Zhou et al. 2019, "Omni-Scale Feature Learning", sections 3.2 and 3.3) with two changes for CPUs,
+    where depthwise convolutions are slow: convolutions are ordinary, and each stream continues the previous one, so
+    that three streams need three convolutions instead of six. Stream t has a receptive field of (2t + 1) × (2t + 1).
+    All streams share the gate G, a small network on the averaged stream.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -67,10 +73,10 @@ class ChainedOmniBlock(nn.Module):
 
 
 def light_osnet(*, last_stride: int) -> Backbone:
-    """One basic block on 32 channels, then two `ChainedOmniBlock`s on each of 128, 256 and 512: [B, 3, H, W] →
-    [B, 512, H/16, W/16].
+    """Build a small OSNet for CPUs: [B, 3, H, W] → [B, 512, H/16, W/16], or H/32 with `last_stride` 2.
 
-    The stem is that of `light_resnet`; where a stage has a stride, the map before it is averaged 2×2.
+    A basic residual block with 32 channels, then two `ChainedOmniBlock`s with each of 128, 256 and 512 channels. The
+    map is averaged 2×2 before a stage with stride 2.
     """
     layers = [*_stem(32), _basic(32, 32, 1)]
     inputs = 32

@@ -1,11 +1,14 @@
-"""OSNet ×1.0, ×0.75, ×0.5 and ×0.25, OSNet-IBN and OSNet-AIN, written from their papers.
+"""OSNet ×1.0, ×0.75, ×0.5 and ×0.25, OSNet-IBN and OSNet-AIN, implemented from their papers.
 
-Zhou et al. 2019, "Omni-Scale Feature Learning for Person Re-Identification": the lite convolution is section 3.1, the
-omni-scale block sections 3.2 and 3.3 (figure 4), the widths and depths table 1. The paper's 512-dimensional layer
-after the global pooling is `embedding_dim=512` here; it belongs to the head.
+Architecture (table 1 of the first paper): a 7×7 convolution of stride 2, a 3×3 max pooling of stride 2, three stages of
+two omni-scale blocks with 256, 384 and 512 channels (times the width), a 2×2 average pooling after the first two
+stages, and a 1×1 convolution. Shapes: images [B, 3, H, W] → feature map [B, 512 × width, H/16, W/16]. The 512-
+dimensional layer after the global pooling belongs to the head: `embedding_dim=512`.
 
-Zhou et al. 2021, "Learning Generalisable Omni-Scale Representations for Person Re-Identification", is OSNet-AIN: the
-places of instance norm that its search found (figure 4).
+- Zhou et al. 2019, "Omni-Scale Feature Learning for Person Re-Identification": lite convolution (section 3.1),
+  omni-scale block (sections 3.2 and 3.3, figure 4).
+- Zhou et al. 2021, "Learning Generalisable Omni-Scale Representations for Person Re-Identification": OSNet-AIN, with
+  instance norm where its architecture search placed it (figure 4).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +29,7 @@ STREAMS = 4
 REDUCTION = 4
 GATE_REDUCTION = 16
 
-# Where a block has instance norm, by stage: after the sum ("outside"), in place of the last batch norm ("inside").
+# Instance norm of the two blocks of each stage: after the sum ("outside") or instead of the last batch norm ("inside")
 PLAIN = (("", ""), ("", ""), ("", ""))
 IBN = (("outside", "outside"), ("", ""), ("", ""))
 AIN = (("inside", "inside"), ("", "inside"), ("inside", ""))
@@ -55,13 +59,17 @@ AIN_RENAMES = (*RENAMES[:-1], (r"\.IN\.", ".expand.1."))
 
 
 class OmniScaleBlock(nn.Module):
-    """x → ReLU(shortcut(x) + expand(Σₜ G(xₜ) ⊙ xₜ)), with xₜ = reduce(x) through t lite convolutions, t = 1 … 4.
+    """Omni-scale residual block: [B, C, h, w] → [B, C', h, w].
 
-    Stream t sees (2t + 1) × (2t + 1) pixels. The gate G, a small network on the pooled stream, is one and the same for
-    all streams, so that their gradients meet in it. [B, C, h, w] → [B, C', h, w].
+    x → ReLU(shortcut(x) + expand(Σₜ G(xₜ) ⊙ xₜ)), where xₜ is reduce(x), of C' / 4 channels, after t lite convolutions,
+    t = 1 … 4. Stream t has a receptive field of (2t + 1) × (2t + 1). All streams share the gate G, a small network on
+    the averaged stream (Zhou et al. 2019, section 3.3).
 
-    `instance` is "" or where an instance norm stands: "outside", on the sum before the last ReLU, or "inside", in place
-    of the batch norm of `expand`.
+    Args:
+        inputs: C.
+        outputs: C'.
+        instance: place of an instance norm: "outside" (of the sum, before the last ReLU), "inside" (instead of the
+            batch norm of `expand`), or "" for none.
     """
 
     def __init__(self, inputs: int, outputs: int, instance: str = "") -> None:
@@ -90,63 +98,52 @@ class OmniScaleBlock(nn.Module):
         return self.relu(self.norm(self.shortcut(x) + self.expand(add_gated(streams, self.gate))))
 
 
-class OSNet(nn.Module):
-    """[B, 3, H, W] → [B, 512 × width, H/16, W/16]."""
-
-    def __init__(self, width: float, instance: tuple[tuple[str, str], ...] = PLAIN) -> None:
-        super().__init__()
-        stem, second, third, fourth = (int(c * width) for c in CHANNELS)
-        self.channels = fourth
-        self.conv1 = unit(3, stem, kernel=7, stride=2)
-        if instance != PLAIN:
-            self.conv1[1] = nn.InstanceNorm2d(stem, affine=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = nn.Sequential(*_stage(stem, second, instance[0]), unit(second, second), nn.AvgPool2d(2))
-        self.conv3 = nn.Sequential(*_stage(second, third, instance[1]), unit(third, third), nn.AvgPool2d(2))
-        self.conv4 = nn.Sequential(*_stage(third, fourth, instance[2]))
-        self.conv5 = unit(fourth, fourth)
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The feature map of the last 1×1 convolution."""
-        x = self.maxpool(self.conv1(images))
-        return self.conv5(self.conv4(self.conv3(self.conv2(x))))
-
-
 def osnet(width: float, instance: tuple[tuple[str, str], ...] = PLAIN, *, last_stride: int) -> Backbone:
-    """OSNet of the given width, with instance norm in these places (and then also in its first layer).
+    """Build OSNet without its head: [B, 3, H, W] → [B, 512 × width, H/16, W/16].
+
+    `instance` is `PLAIN`, `IBN` or `AIN`. With instance norm in any block, it also follows the first convolution.
 
     Raises:
-        ConfigError: `last_stride` is 2; OSNet's last stage has no stride to choose.
+        ConfigError: `last_stride` is 2; OSNet's last stage has no stride.
     """
     if last_stride != 1:
-        raise ConfigError("last_stride is 2, but OSNet's last stage has no stride to choose: leave it at 1.")
-    module = OSNet(width, instance)
-    return Backbone(module, module.channels, renames=AIN_RENAMES if instance == AIN else RENAMES)
+        raise ConfigError("last_stride is 2, but OSNet's last stage has no stride. Set last_stride=1.")
+    stem, second, third, fourth = (int(c * width) for c in CHANNELS)
+    module: Any = nn.Sequential()
+    module.conv1 = unit(3, stem, kernel=7, stride=2)
+    if instance != PLAIN:
+        module.conv1[1] = nn.InstanceNorm2d(stem, affine=True)
+    module.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+    module.conv2 = nn.Sequential(*_stage(stem, second, instance[0]), unit(second, second), nn.AvgPool2d(2))
+    module.conv3 = nn.Sequential(*_stage(second, third, instance[1]), unit(third, third), nn.AvgPool2d(2))
+    module.conv4 = nn.Sequential(*_stage(third, fourth, instance[2]))
+    module.conv5 = unit(fourth, fourth)
+    initialise(module)
+    return Backbone(module, fourth, renames=AIN_RENAMES if instance == AIN else RENAMES)
 
 
 def _stage(inputs: int, outputs: int, instance: tuple[str, str]) -> list[nn.Module]:
     return [OmniScaleBlock(inputs, outputs, instance[0]), OmniScaleBlock(outputs, outputs, instance[1])]
 
 
-def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+def unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return convolution, batch norm and ReLU: [B, inputs, h, w] → [B, outputs, h / stride, w / stride]."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def linear(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """1×1 convolution and batch norm, no ReLU."""
+    """Return a 1×1 convolution and batch norm, without ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def add_gated(streams: Sequence[Tensor], gate: nn.Module) -> Tensor:
-    """Return the sum of the streams, each multiplied by its gate."""
+    """Return the sum of the streams [B, C, h, w], each multiplied by its gate [B, C, 1, 1]."""
     return functools.reduce(operator.add, (stream * gate(stream) for stream in streams))
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialise convolutions as He et al. 2015, which preserves the variance of gradients; biases are 0."""
+    """Initialise convolutions as He et al. 2015 ("Delving Deep into Rectifiers", fan-out mode); biases are 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -155,10 +152,6 @@ def initialise(module: nn.Module) -> None:
 
 
 def _lite(channels: int) -> nn.Sequential:
-    """A 3×3 convolution in two: 1×1 across channels, then 3×3 within each; batch norm and ReLU at the end."""
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
+    """Return a lite convolution: 1×1 across channels, 3×3 within each channel, batch norm, ReLU."""
+    across = nn.Conv2d(channels, channels, 1, bias=False)
+    return nn.Sequential(across, *unit(channels, channels, kernel=3, groups=channels))

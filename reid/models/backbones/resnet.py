@@ -1,14 +1,20 @@
-"""ResNet-18/34/50/101 and their IBN-a variants: torchvision's networks without the head.
+"""ResNet-18/34/50/101 and their IBN-a variants: torchvision's networks without average pooling and classifier.
 
-He et al. 2016, "Deep Residual Learning for Image Recognition"; the last stage's stride of 1 is from Sun et al. 2018
-(PCB, section 3.1) and Luo et al. 2019 ("Bag of Tricks", section 3.4). Parameter names are torchvision's own.
+Architecture: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1. A 7×7 convolution of stride 2 and
+a 3×3 max pooling of stride 2, then four stages of residual blocks with 64, 128, 256 and 512 channels (ResNet-50 and
+101: 256, 512, 1024 and 2048) and the strides 1, 2, 2 and `last_stride`. A last stride of 1 is used by Sun et al. 2018
+("Beyond Part Models", section 3.1) and Luo et al. 2019 ("Bag of Tricks", section 3.4).
 
-Two public code bases changed the network without changing a parameter, so their weights need a network of their own:
-`bot` (reid-strong-baseline) has no ReLU after the first batch norm, and `fastreid` pools there without padding.
+Shapes: images [B, 3, H, W] → feature map [B, C, H/16, W/16], or [B, C, H/32, W/32] with `last_stride` 2; C is 512 for
+ResNet-18 and 34, and 2048 for ResNet-50 and 101. Parameter names are torchvision's.
+
+Two public projects changed the network but no parameter: reid-strong-baseline (`resnet_bot`) has no ReLU after the
+first batch norm, and fast-reid (`resnet_fastreid`) pools there without padding. Their weights need these variants.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -19,37 +25,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.models.backbones.backbone import Backbone, Pretrained
 
-STAGES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
-    18: (BasicBlock, [2, 2, 2, 2]),
-    34: (BasicBlock, [3, 4, 6, 3]),
-    50: (Bottleneck, [3, 4, 6, 3]),
-    101: (Bottleneck, [3, 4, 23, 3]),
-}
-
-
-class ResNet(models.ResNet):
-    """torchvision's ResNet up to the last stage: [B, 3, H, W] → [B, C, H/16, W/16], or H/32 at last stride 2."""
-
-    def __init__(self, depth: int, last_stride: int) -> None:
-        block, layers = STAGES[depth]
-        super().__init__(block, layers)
-        self.channels = self.fc.in_features
-        del self.fc, self.avgpool
-        first = self.layer4[0]
-        strided = first.conv2 if block is Bottleneck else first.conv1
-        strided.stride = first.downsample[0].stride = (last_stride, last_stride)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The feature map of the last stage."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+DEPTHS = (18, 34, 50, 101)
 
 
 class IBN(nn.Module):
-    """Instance norm on the first half of the channels, batch norm on the rest: [B, C, h, w] → [B, C, h, w].
+    """Instance norm on the first C // 2 channels, batch norm on the others: [B, C, h, w] → [B, C, h, w].
 
     Pan et al. 2018, "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", figure 3 (IBN-a).
-    The submodules are named as in the authors' published weights, so those load by name.
+    The submodules `IN` and `BN` have the names used in the authors' published weights.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,17 +42,18 @@ class IBN(nn.Module):
         self.BN = nn.BatchNorm2d(channels - self.styled_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each half its own way."""
+        """[B, C, h, w] → [B, C, h, w]."""
         styled, plain = x.split([self.styled_channels, x.shape[1] - self.styled_channels], dim=1)
         return torch.cat([self.IN(styled.contiguous()), self.BN(plain.contiguous())], dim=1)
 
 
 class NonLocal(nn.Module):
-    """x + BN(w · y), where y(i) = θ(i) · mean over j of φ(j) g(j), and θ, φ and g are 1×1 convolutions to one channel.
+    """Non-local block, as in fast-reid: [B, C, h, w] → [B, C, h, w].
 
-    The non-local block of Wang et al. 2018, "Non-local Neural Networks", equation 1 with the dot product, as fast-reid
-    has it: with one inner channel the sum over positions factors, and no map of all pairs is needed.
-    [B, C, h, w] → [B, C, h, w]; at first the identity, as BN starts at 0.
+    x + BN(w · y), with y(i) = θ(i) · mean over positions j of φ(j) g(j). θ, φ and g are 1×1 convolutions to one
+    channel, w is one from one channel to C. Wang et al. 2018, "Non-local Neural Networks", equation 1 with the dot
+    product. With one inner channel the sum over positions is a product, so that no [h·w, h·w] matrix is computed. The
+    scale of BN starts at 0, so the block is initially the identity.
     """
 
     def __init__(self, channels: int) -> None:
@@ -85,7 +69,7 @@ class NonLocal(nn.Module):
 
 
 class AttendedStage(nn.Module):
-    """A stage of residual blocks, the last few of which are each followed by a non-local block."""
+    """Stage of residual blocks with a `NonLocal` after each of the last `attended`: [B, C, h, w] → [B, C', h', w']."""
 
     def __init__(self, blocks: nn.Sequential, attended: int) -> None:
         super().__init__()
@@ -106,9 +90,9 @@ class AttendedStage(nn.Module):
 
 
 def start_as_identity(backbone: nn.Module) -> int:
-    """Set γ of the last norm of every residual block to 0, so that at first each gives what it gets.
+    """Set γ of the last norm of every residual block to 0, so that each block is initially the identity.
 
-    Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1. Returns how many blocks there are.
+    Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1. Returns the number of blocks.
     """
     last = [block.bn2 for block in backbone.modules() if isinstance(block, BasicBlock)]
     last += [block.bn3 for block in backbone.modules() if isinstance(block, Bottleneck)]
@@ -118,20 +102,27 @@ def start_as_identity(backbone: nn.Module) -> int:
 
 
 def resnet(depth: int, *, last_stride: int, ibn: bool = False) -> Backbone:
-    """ResNet-`depth`, or with `ibn` its IBN-a variant: IBN as the first norm of every block of stages 1 to 3.
+    """Build ResNet-`depth`: [B, 3, H, W] → [B, C, H/16, W/16], or H/32 with `last_stride` 2.
 
-    ImageNet weights are torchvision's; there are none for IBN-a.
+    With `ibn`, the first norm of every block of stages 1 to 3 is `IBN` (IBN-a). ImageNet weights are torchvision's;
+    there are none for IBN-a.
     """
-    module = ResNet(depth, last_stride)
+    network: Any = models.get_model(f"resnet{depth}", weights=None)
+    channels = network.fc.in_features
+    module: Any = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # without avgpool and fc
+    first = module.layer4[0]
+    strided = first.conv2 if isinstance(first, Bottleneck) else first.conv1
+    strided.stride = first.downsample[0].stride = (last_stride, last_stride)
     for block in (*module.layer1, *module.layer2, *module.layer3) if ibn else ():
         block.bn1 = IBN(block.bn1.num_features)
-    return Backbone(module, module.channels, None if ibn else Pretrained.torchvision(f"resnet{depth}"))
+    return Backbone(module, channels, None if ibn else Pretrained.torchvision(f"resnet{depth}"))
 
 
 def resnet_bot(depth: int, *, last_stride: int) -> Backbone:
-    """The ResNet of reid-strong-baseline (Luo et al. 2019): no ReLU between the first batch norm and the pooling.
+    """Build the ResNet of reid-strong-baseline (Luo et al. 2019): without ReLU before the max pooling.
 
-    What the first stage gets may be negative. ImageNet weights are torchvision's, as there.
+    Shapes as `resnet`. The input of the first stage can be negative. ImageNet weights are torchvision's, as in that
+    project.
     """
     built = resnet(depth, last_stride=last_stride)
     built.module.relu = nn.Identity()
@@ -141,9 +132,9 @@ def resnet_bot(depth: int, *, last_stride: int) -> Backbone:
 def resnet_fastreid(
     depth: int, *, last_stride: int, ibn: bool = False, non_local: tuple[int, int] = (0, 0)
 ) -> Backbone:
-    """The ResNet of fast-reid (He et al. 2020): the first pooling has no padding and keeps what sticks out at the end.
+    """Build the ResNet of fast-reid (He et al. 2020, "FastReID"): max pooling without padding and with ceil mode.
 
-    `non_local` is how many of the last blocks of stages 2 and 3 are followed by a non-local block.
+    Shapes as `resnet`. `non_local` is the number of the last blocks of stages 2 and 3 followed by a `NonLocal`.
     """
     built = resnet(depth, last_stride=last_stride, ibn=ibn)
     module: Any = built.module
