@@ -161,6 +161,12 @@ class SamplerConfig(Settings):
     mining_every: int = Field(default=1, ge=1, le=1_000_000)
     """`hard_identity`: epochs between two searches for similar identities."""
 
+    @model_validator(mode="after")
+    def _check_balance(self) -> Self:
+        if self.kind == "hard_identity" and self.balance == "source":
+            raise ConfigError("hard_identity does not support balance=source. Use kind=identity or balance=none.")
+        return self
+
 
 class ModelConfig(Settings):
     """The network. `reid.models.build_model` takes these settings."""

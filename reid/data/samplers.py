@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -180,15 +181,18 @@ class IdentitySampler(_EpochSampler):
         left = counts.copy()
         ids = np.empty((self._steps, self._ids_per_step), dtype=np.int64)
         for step in range(self._steps):
-            chosen = self._choose(left, left == self._steps - step, rng)
+            with np.errstate(divide="ignore"):
+                key = rng.standard_exponential(len(left)) / left
+            chosen = self._choose(key, left, left == self._steps - step)
             left[chosen] -= 1
             ids[step] = rng.permutation(chosen)
         return ids[rng.permutation(self._steps)]
 
-    def _choose(self, left: NDArray[np.int64], must: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Choose the G identities of a step: those that `must` be in it, and others by their remaining groups."""
-        with np.errstate(divide="ignore"):
-            key = rng.standard_exponential(len(left)) / left
+    def _choose(self, key: NDArray[np.float64], left: NDArray[np.int64], must: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Choose the G identities of a step: those that `must` be in it, then those with the smallest random `key`.
+
+        Keys are smaller for identities with more groups `left`.
+        """
         key[must] = -1
         return np.argpartition(key, self._ids_per_step - 1)[: self._ids_per_step]
 
@@ -213,41 +217,28 @@ class HardIdentitySampler(IdentitySampler):
     (seed, epoch): a resumed run needs the same neighbours.
 
     Args:
-        lookalikes: 1 or more; all others as in `IdentitySampler`.
+        args, settings: those of `IdentitySampler`.
+        lookalikes: number of similar identities that join each anchor, 1 or more.
 
     Raises:
         ReidError: as `IdentitySampler`, or `lookalikes` below 1.
     """
 
-    def __init__(
-        self,
-        pids: ArrayLike,
-        camids: ArrayLike | None = None,
-        ids_per_batch: int = 16,
-        crops_per_id: int = 4,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        lookalikes: int = 3,
-    ) -> None:
-        super().__init__(pids, camids, ids_per_batch, crops_per_id, seed, rank, world_size)
+    def __init__(self, *args: Any, lookalikes: int = 3, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         check_positive(lookalikes=lookalikes)
         self.lookalikes = lookalikes
         self.neighbours: NDArray[np.int64] | None = None
 
-    def set_neighbours(self, neighbours: ArrayLike | None) -> None:
+    def set_neighbours(self, neighbours: ArrayLike) -> None:
         """Set the most similar identities of each, `[C, M]`, most similar first, as indices into `np.unique(pids)`.
 
-        None removes them. Use M well above `lookalikes`, because some have no groups left late in an epoch.
+        Use M well above `lookalikes`, because some have no groups left late in an epoch.
 
         Raises:
             DataError: not one row per identity, or an index out of range.
         """
-        if neighbours is None:
-            self.neighbours = None
-            return
-        table = np.asarray(neighbours)
-        ids = len(self._images)
+        table, ids = np.asarray(neighbours), len(self._images)
         if table.ndim != 2 or len(table) != ids or (table.size and not 0 <= table.min() <= table.max() < ids):
             raise DataError(
                 f"Neighbours must be [{ids}, M] identity numbers 0 to {ids - 1}, one row per identity; got shape "
@@ -255,14 +246,12 @@ class HardIdentitySampler(IdentitySampler):
             )
         self.neighbours = table.astype(np.int64)
 
-    def _choose(self, left: NDArray[np.int64], must: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    def _choose(self, key: NDArray[np.float64], left: NDArray[np.int64], must: NDArray[np.bool_]) -> NDArray[np.int64]:
         if self.neighbours is None:
-            return super()._choose(left, must, rng)
+            return super()._choose(key, left, must)
         free = (left > 0) & ~must
         chosen = np.flatnonzero(must).tolist()
-        with np.errstate(divide="ignore"):
-            order = np.argsort(rng.standard_exponential(len(left)) / left)
-        for anchor in order:
+        for anchor in np.argsort(key):
             if len(chosen) >= self._ids_per_step:
                 break
             if free[anchor]:

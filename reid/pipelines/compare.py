@@ -138,23 +138,19 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 def curves_of(runs: Sequence[Run]) -> Curves:
     """Return every logged quantity as (steps, values) by run: scores first, then loss terms, then the rest."""
+    logged = {run.name: [_scores(line) for line in run.history] + run.lines for run in runs}
+    found = dict.fromkeys(key for lines in logged.values() for line in lines for key in line)
+    scores = [key for key in found if key.endswith(": mAP")]
+    others = [key for key in found if key not in (*scores, *FIRST_PANELS, "step", "epoch", "lr")]
     curves: Curves = {}
-
-    def add(quantity: str, run: str, step: float, value: float) -> None:
-        steps, values = curves.setdefault(quantity, {}).setdefault(run, ([], []))
-        steps.append(step)
-        values.append(value)
-
-    for run in runs:
-        for line in run.history:
-            for name, value in line.items():
-                if isinstance(value, dict):
-                    add(f"{name}: mAP", run.name, line["step"], value["mAP"])
-    logged = dict.fromkeys(key for run in runs for line in run.lines for key in line)
-    others = [key for key in logged if key not in (*FIRST_PANELS, "step", "epoch", "lr")]
-    for key in (*FIRST_PANELS, *others, "lr"):
-        for run in runs:
-            for line in run.lines:
-                if key in line:
-                    add(key, run.name, line["step"], line[key])
+    for key in (*scores, *FIRST_PANELS, *others, "lr"):
+        for name, lines in logged.items():
+            having = [line for line in lines if key in line]
+            if having:
+                curves.setdefault(key, {})[name] = [line["step"] for line in having], [line[key] for line in having]
     return curves
+
+
+def _scores(line: dict[str, Any]) -> dict[str, Any]:
+    found = {f"{name}: mAP": value["mAP"] for name, value in line.items() if isinstance(value, dict)}
+    return {"step": line["step"], **found}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reid.config import Config, MatchSettings, Natural, Settings
+from pydantic import Field, field_validator
+
+from reid.config import Config, MatchSettings, Natural, Settings, load_config
 from reid.core.console import console
 from reid.core.distributed import init_distributed
 from reid.pipelines.match import MatchedFiles, match_files
@@ -24,15 +28,21 @@ class DemoSettings(Settings):
     seed: Natural = 0
     """Seed of the data and the training; replaces `synthetic.seed` and `training.seed`."""
     synthetic: SyntheticSettings = SyntheticSettings(stills=4)
-    training: Config = Config()
+    training: Config = Field(default={}, validate_default=True)
+    """Changes to configs/quickstart.yaml."""
     matching: MatchSettings = MatchSettings()
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _change_quickstart(cls, value: Any) -> Any:
+        changes = [f"{key}={json.dumps(setting)}" for key, setting in value.items()] if isinstance(value, dict) else []
+        return value if isinstance(value, Config) else load_config(config_file("quickstart.yaml"), changes)
 
 
 def config_file(name: str) -> Path:
     """Return a file of `configs/`, in the repository or in the installed package."""
     package = Path(__file__).parents[1]
-    installed = package / "configs"
-    return (installed if installed.is_dir() else package.parent / "configs") / name
+    return next(path for path in (package / "configs" / name, package.parent / "configs" / name) if path.is_file())
 
 
 def demo(

@@ -66,26 +66,17 @@ class EpochLoaders:
 
     def _sampler(self, batch_size: int) -> Sampler:
         config, distributed, crops = self.config.sampler, self.distributed, self.train.crops
-        if batch_size % distributed.world_size:
+        sources = np.unique(crops.sources) if config.balance == "source" else crops.sources[:1]
+        parts = distributed.world_size * len(sources)
+        if batch_size % parts:
             raise ConfigError(
-                f"A batch of {batch_size} crops cannot be divided among {distributed.world_size} processes. Use a "
-                f"multiple of {distributed.world_size}."
+                f"A batch of {batch_size} crops cannot be divided equally among {distributed.world_size} processes and "
+                f"{len(sources)} sources (sampler.balance={config.balance}). Use a multiple of {parts}."
             )
-        per_process = batch_size // distributed.world_size
-        sources = np.unique(crops.sources)
-        if config.balance == "none" or len(sources) == 1:
-            return self._sampler_of(crops, per_process)
-        if config.kind == "hard_identity":
-            raise ConfigError(
-                "sampler.kind=hard_identity does not support sampler.balance=source. Use kind=identity or balance=none."
-            )
-        if per_process % len(sources):
-            raise ConfigError(
-                f"A batch of {per_process} crops per process cannot be divided equally among {len(sources)} sources "
-                f"(sampler.balance=source). Use a multiple of {len(sources)}."
-            )
+        if len(sources) == 1:
+            return self._sampler_of(crops, batch_size // parts)
         rows = [np.flatnonzero(crops.sources == source) for source in sources]
-        return BalancedSampler([self._sampler_of(crops.take(part), per_process // len(sources)) for part in rows], rows)
+        return BalancedSampler([self._sampler_of(crops.take(part), batch_size // parts) for part in rows], rows)
 
     def _sampler_of(self, crops: Crops, batch_size: int) -> IdentitySampler | RandomSampler:
         config = self.config.sampler

@@ -7,9 +7,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reid.config import Config
+from reid.core.arrays import check_finite, integer_column
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice
 from reid.data.pixels import Pixels
+from reid.data.samplers import check_positive
 from reid.evaluation.neighbours import centred, nearest_items
 from reid.models import ReIDModel
 from reid.training.validation import embed_pixels
@@ -39,8 +41,7 @@ def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[
         ConfigError: k below 1.
     """
     x, labels = _columns(features, pids)
-    if k < 1:
-        raise ConfigError(f"k is {k}. Use 1 or more.")
+    check_positive(k=k)
     ids = int(labels.max()) + 1
     x = torch.nn.functional.normalize(x, eps=1e-12)
     sums = x.new_zeros(ids, x.shape[1]).index_add_(0, torch.from_numpy(labels), x)
@@ -134,14 +135,11 @@ def offline_triplets(
                [2, 3, 1],
                [3, 2, 1]])
     """
-    if kind not in KINDS:
-        raise ConfigError(f"Unknown kind of triplets {kind!r}.{did_you_mean(kind, KINDS)}")
+    check_choice("kind of triplets", kind, KINDS)
     if not margin > 0:
         raise ConfigError(f"margin is {margin}. Use a value above 0.")
     x, labels = _columns(features, pids)
-    cameras = None if camids is None else torch.as_tensor(np.asarray(camids))
-    if cameras is not None and len(cameras) != len(x):
-        raise DataError(f"camids has {len(cameras)} rows and features {len(x)}.")
+    cameras = None if camids is None else torch.from_numpy(integer_column("camids", camids, len(x)))
     found = [np.zeros((0, 3), dtype=np.int64)]
     if not len(x):
         return found[0]
@@ -179,13 +177,8 @@ def _pick(mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
 
 
 def _columns(features: ArrayLike, pids: ArrayLike) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    x, identities = np.asarray(features, dtype=np.float32), np.asarray(pids)
-    if x.ndim != 2 or identities.shape != x.shape[:1]:
-        raise DataError(f"Features must be [N, D] and pids [N]; got {x.shape} and {identities.shape}.")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"{len(bad)} of {len(x)} features are not finite, the first in row {bad[0]}. Lower optim.lr, increase "
-            "schedule.warmup_epochs, or use precision=fp32."
-        )
-    return torch.from_numpy(x), np.unique(identities, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    x = np.asarray(features, dtype=np.float32)
+    if x.ndim != 2:
+        raise DataError(f"Features must be [N, D]; got shape {list(x.shape)}.")
+    check_finite(x, fix="Lower optim.lr, increase schedule.warmup_epochs, or use precision=fp32.")
+    return torch.from_numpy(x), np.unique(integer_column("pids", pids, len(x)), return_inverse=True)[1].reshape(-1)

@@ -185,12 +185,7 @@ class Trainer:
         self.epoch_loaders = EpochLoaders(config, distributed, self.data.train, self.model.preprocessing)
         self.loader = self.epoch_loaders.at(0.0)
         self.log = RunLog(self.out, config, distributed, crops.paths, lambda line: self._call("on_log", line))
-        self._stateful: dict[str, Any] = {
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "objective": self.objective,
-            "log": self.log,
-        }
+        self._stateful = {name: getattr(self, name) for name in ("optimizer", "scaler", "objective", "log")}
         if self.average:
             self._stateful["raw"] = self.model
         self.neighbours: Tensor | None = None
@@ -395,7 +390,8 @@ class Trainer:
             if state.batch == 0 and state.epoch > 0 and state.epoch % config.sampler.mining_every == 0:
                 nearest = mine_identities(self.model, self.data.train, self.distributed, config, state.epoch)
                 self.neighbours = torch.from_numpy(nearest)
-            sampler.set_neighbours(self.neighbours)
+            if self.neighbours is not None:
+                sampler.set_neighbours(self.neighbours)
         self.loader.set_epoch(state.epoch)
         self.loader.start_at(state.batch * config.optim.accumulate)
         self.network.train()

@@ -52,16 +52,7 @@ def score(model: ReIDModel, split: Split, distributed: DistributedContext, confi
 
     `eval.batch_size`, `eval.flip` and `precision` of `config` are used.
     """
-    query, gallery = (
-        embed_pixels(model, pixels, distributed, config, split.name, flip=config.eval.flip)
-        for pixels in (split.query, split.gallery)
-    )
-    return evaluate(
-        query,
-        gallery,
-        split.query.crops.pids,
-        split.gallery.crops.pids,
-        split.query.crops.camids,
-        split.gallery.crops.camids,
-        cross_camera=split.cross_camera,
-    )
+    sides, flip = (split.query, split.gallery), config.eval.flip
+    features = [embed_pixels(model, pixels, distributed, config, split.name, flip=flip) for pixels in sides]
+    pids, camids = [pixels.crops.pids for pixels in sides], [pixels.crops.camids for pixels in sides]
+    return evaluate(*features, *pids, *camids, cross_camera=split.cross_camera)

@@ -313,7 +313,7 @@ def test_without_neighbours_the_plan_is_that_of_the_identity_sampler() -> None:
     plan = sampler.plan()
     sampler.set_neighbours(nearest_on_a_line(60, 20))
     assert (sampler.plan() != plan).any()
-    sampler.set_neighbours(None)
+    sampler.neighbours = None
     np.testing.assert_array_equal(sampler.plan(), plan)
 
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from reid.commands import main
 from reid.config import load_config, load_settings
+from reid.core.errors import ReidError
 from reid.pipelines.demo import DemoSettings, config_file
 
 
@@ -29,6 +30,11 @@ def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) ->
         assert str(tmp_path) not in (tmp_path / "demo" / file).read_text("utf-8"), file
 
 
-def test_demo_settings_in_configs_are_the_quick_start_recipe() -> None:
-    settings = load_settings(DemoSettings, config_file("demo.yaml"))
-    assert settings.training == load_config(config_file("quickstart.yaml"))
+def test_demo_trains_the_quick_start_recipe_with_the_given_changes() -> None:
+    recipe = load_config(config_file("quickstart.yaml"))
+    assert DemoSettings().training == load_settings(DemoSettings, config_file("demo.yaml")).training == recipe
+    changed = load_settings(DemoSettings, config_file("demo.yaml"), ["training.schedule.epochs=4"]).training
+    assert changed.schedule == recipe.schedule.model_copy(update={"epochs": 4})
+    assert changed.optim == recipe.optim
+    with pytest.raises(ReidError, match=r"Unknown setting schedule.epoch.*Did you mean 'epochs'"):
+        load_settings(DemoSettings, overrides=["training.schedule.epoch=4"])

@@ -34,7 +34,7 @@ def code() -> Iterator[SimpleNamespace]:
             del sys.modules[name]
 
 
-def test_losses_rates_and_weights_are_theirs(code: SimpleNamespace, tiny_market: Path) -> None:
+def test_losses_rates_and_weights_equal_those_of_bots_code(code: SimpleNamespace, tiny_market: Path) -> None:
     trainer = parity.our_trainer(tiny_market, 4, (128, 64))
     batches = list(islice(trainer.loader, 2))
     theirs = parity.their_network(code, len(trainer.pid_of_label))
@@ -53,7 +53,7 @@ def test_losses_rates_and_weights_are_theirs(code: SimpleNamespace, tiny_market:
     assert then == pytest.approx(second, rel=2e-2)
 
 
-def test_in_float64_they_stay_together(code: SimpleNamespace, tiny_market: Path) -> None:
+def test_in_float64_both_trainings_stay_equal(code: SimpleNamespace, tiny_market: Path) -> None:
     trainer = parity.our_trainer(tiny_market, 2, (64, 32))
     batches = list(islice(trainer.loader, 3))
     theirs = parity.their_network(code, len(trainer.pid_of_label)).double()
@@ -68,7 +68,7 @@ def test_in_float64_they_stay_together(code: SimpleNamespace, tiny_market: Path)
         assert parity.distance(own, weights, start)[1] < 1e-3
 
 
-def test_the_learning_rate_of_every_epoch_is_theirs(code: SimpleNamespace) -> None:
+def test_the_learning_rate_of_every_epoch_equals_that_of_bots_code(code: SimpleNamespace) -> None:
     solver, settings = code.settings.SOLVER, load_config(parity.CONFIG)
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], solver.BASE_LR)
     schedule = code.schedule.WarmupMultiStepLR(
@@ -81,7 +81,7 @@ def test_the_learning_rate_of_every_epoch_is_theirs(code: SimpleNamespace) -> No
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
-def test_scores_of_the_same_distances_are_theirs(code: SimpleNamespace) -> None:
+def test_scores_of_the_same_distances_equal_those_of_bots_code(code: SimpleNamespace) -> None:
     rng = np.random.default_rng(0)
     queries, gallery = 40, 300
     distances = rng.random((queries, gallery)).astype(np.float32)

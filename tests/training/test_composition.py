@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=monotonic))
 
 
-def test_a_run_by_the_clock_ends_with_its_time_and_its_schedule(
+def test_a_run_limited_in_minutes_ends_on_time_at_the_end_of_its_schedule(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock(monkeypatch, 1.0)
@@ -77,7 +77,7 @@ def test_a_run_by_the_clock_ends_with_its_time_and_its_schedule(
 
 
 @pytest.mark.slow
-def test_chunks_in_the_loop(settings: list[str], tmp_path: Path) -> None:
+def test_training_works_in_chunks(settings: list[str], tmp_path: Path) -> None:
     """The first step's loss is that of chunks with BatchNorm of their own; a chunk of everything is the plain step."""
     for name, more in {"plain": [], "whole": ["loss.chunk=12"], "parts": ["loss.chunk=5"]}.items():
         train(load_config(None, [*settings, *more]), tmp_path / name, ALONE)
@@ -89,7 +89,7 @@ def test_chunks_in_the_loop(settings: list[str], tmp_path: Path) -> None:
     assert parts[0].keys() == plain[0].keys()
 
 
-def test_a_rate_of_its_own_does_not_depend_on_the_weight(settings: list[str], tmp_path: Path) -> None:
+def test_a_separate_learning_rate_of_a_loss_does_not_depend_on_its_weight(settings: list[str], tmp_path: Path) -> None:
     """After one step the centres stand at rate × the gradient of the center loss, whatever its weight in the sum."""
     centres = []
     for weight in (0.001, 0.01):
@@ -114,6 +114,6 @@ def test_a_rate_of_its_own_does_not_depend_on_the_weight(settings: list[str], tm
         (["loss.mining=batch_all", "loss.hardness=0.5"], "hardness|batch_all"),
     ],
 )
-def test_what_a_user_gets_wrong_is_named(settings: list[str], tmp_path: Path, extra: list[str], words: str) -> None:
+def test_invalid_settings_are_named(settings: list[str], tmp_path: Path, extra: list[str], words: str) -> None:
     with pytest.raises(ReidError, match=words):
         train(load_config(None, [*settings, *extra]), tmp_path / "run", ALONE)

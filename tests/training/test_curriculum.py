@@ -59,7 +59,7 @@ def test_batch_hard_from_the_start_collapses() -> None:
     assert len(spoken) == 1
 
 
-def test_from_easy_to_hard_it_does_not() -> None:
+def test_hardness_rising_from_easy_to_hard_does_not_collapse() -> None:
     """The last fifth of the run is batch-hard in full, as all of the other."""
     last, spoken = run(EASY_TO_HARD)
     assert last["hardness"] == 1

@@ -44,7 +44,7 @@ def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     assert faults("keep") < 10_000
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_memory_does_nothing_with_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     class Musl:
         def __init__(self, name: object) -> None:
             pass

@@ -101,7 +101,7 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("settings", OBJECTIVES)
-def test_equals_the_whole_batch(crops: Tensor, settings: dict[str, object]) -> None:
+def test_gradients_in_chunks_equal_those_of_the_whole_batch(crops: Tensor, settings: dict[str, object]) -> None:
     model, objective = small().double().eval(), Objective(LossConfig(**settings), dim=8, num_classes=6)
     whole = plain(model, crops, objective)
     parts = chunked(model, crops, objective, 7)
@@ -111,12 +111,12 @@ def test_equals_the_whole_batch(crops: Tensor, settings: dict[str, object]) -> N
 @pytest.mark.parametrize(
     "chunk", [2, 5, 12, 23, 24, 1000], ids=["2", "does not divide", "half", "one less", "all", "more than all"]
 )
-def test_any_chunk_will_do(crops: Tensor, chunk: int) -> None:
+def test_gradients_do_not_depend_on_the_chunk_size(crops: Tensor, chunk: int) -> None:
     model, objective = small().eval(), Objective()
     assert_same(plain(model, crops, objective), chunked(model, crops, objective, chunk), rel=2e-5)
 
 
-def test_float32_is_as_near_as_rounding(crops: Tensor) -> None:
+def test_float32_gradients_differ_by_rounding_only(crops: Tensor) -> None:
     """The error of the chunks, against float64, is that of the whole batch in float32."""
     model, objective = small().eval(), Objective()
     exact = plain(copy.deepcopy(model).double(), crops, objective)[1]
@@ -128,7 +128,7 @@ def test_float32_is_as_near_as_rounding(crops: Tensor) -> None:
     assert error(chunked(model, crops, objective, 6)[1]) <= 3 * whole + 1e-6
 
 
-def test_without_batchnorm_training_mode_is_exact_too(crops: Tensor) -> None:
+def test_training_mode_is_exact_without_batchnorm(crops: Tensor) -> None:
     model = small(neck="none").double()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -137,7 +137,7 @@ def test_without_batchnorm_training_mode_is_exact_too(crops: Tensor) -> None:
     assert_same(plain(model, crops, Objective()), chunked(model, crops, Objective(), 7))
 
 
-def test_batchnorm_statistics_are_each_chunks_and_move_once_a_chunk(crops: Tensor) -> None:
+def test_batchnorm_uses_and_updates_its_statistics_once_per_chunk(crops: Tensor) -> None:
     model = small().train()
     other = copy.deepcopy(model)
     chunked(model, crops, Objective(), 8)
@@ -168,20 +168,20 @@ def test_random_draws_are_the_same_in_both_passes(crops: Tensor) -> None:
     assert_same(parts, chunked(model, crops, objective, 8))
 
 
-def test_the_global_generator_is_left_alone(crops: Tensor) -> None:
+def test_the_global_generator_is_unchanged(crops: Tensor) -> None:
     before = torch.get_rng_state()
     chunked(small(dropout=0.5), crops, Objective(), 8)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_autocast_and_a_scaled_loss(crops: Tensor) -> None:
+def test_chunks_with_autocast_and_a_scaled_loss(crops: Tensor) -> None:
     """As with bfloat16 and a gradient scaler: the scale goes through, and the number format is that of training."""
     model, objective = small().eval(), Objective()
     whole = plain(model, crops, objective, torch.bfloat16)
     assert_same(whole, chunked(model, crops, objective, 12, torch.bfloat16, scale=1024.0), rel=2e-2, scale=1024.0)
 
 
-def test_gradients_add_to_what_is_there(crops: Tensor) -> None:
+def test_gradients_are_added_to_existing_ones(crops: Tensor) -> None:
     model, objective = small().eval(), Objective()
     once = chunked(model, crops, objective, 8)[1]
     backward_in_chunks(model, crops, forward_of(model), loss_with(objective, []), 8, SEED)
@@ -190,6 +190,6 @@ def test_gradients_add_to_what_is_there(crops: Tensor) -> None:
 
 
 @pytest.mark.parametrize("chunk", [-1, 0, 1])
-def test_a_chunk_too_small_is_named(crops: Tensor, chunk: int) -> None:
+def test_a_chunk_below_two_is_an_error(crops: Tensor, chunk: int) -> None:
     with pytest.raises(ReidError, match=rf"loss.chunk={chunk}. Use 2 or more"):
         chunked(small(), crops, Objective(), chunk)

@@ -1,4 +1,4 @@
-"""What is chosen between epochs: look-alike identities and triplets, against loops; and a run that uses them."""
+"""Mining between epochs: similar identities and triplets compared with plain loops, and a run that uses them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES = [
 @pytest.mark.parametrize("cameras", [False, True], ids=["", "camera-aware"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_triplets_against_the_loop(kind: str, case: str, cameras: bool) -> None:
+def test_triplets_equal_those_of_a_plain_loop(kind: str, case: str, cameras: bool) -> None:
     features, pids, camids = made(case)
     settings = {"camids": camids} if cameras else {}
     found = offline_triplets(features, pids, kind, margin=0.7, seed=5, **settings)
@@ -66,7 +66,7 @@ def test_triplets_against_the_loop(kind: str, case: str, cameras: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_block_size_does_not_show(kind: str) -> None:
+def test_triplets_do_not_depend_on_the_block_size(kind: str) -> None:
     features, pids, _ = made("ragged, identities of one crop among them")
     whole = offline_triplets(features, pids, kind, margin=2.0)
     np.testing.assert_array_equal(whole, offline_triplets(features, pids, kind, margin=2.0, memory_limit=1))
@@ -92,20 +92,23 @@ def test_an_empty_set_has_no_triplets() -> None:
     [
         ({"kind": "hrad"}, "Unknown kind of triplets 'hrad'.*'hard'"),
         ({"margin": 0.0}, "margin is 0.0"),
-        ({"pids": [1, 2]}, r"got \(3, 2\) and \(2,\)"),
-        ({"camids": [1, 2]}, "camids has 2 rows and features 3"),
-        ({"features": [[0, 1], [np.nan, 1], [2, 2]]}, "1 of 3 features are not finite, the first in row 1"),
+        ({"pids": [1, 2]}, "pids must be one column of 3 rows"),
+        ({"camids": [1, 2]}, "camids must be one column of 3 rows"),
+        (
+            {"features": [[0, 1], [np.nan, 1], [2, 2]]},
+            "1 of 3 features contain NaN or infinity: rows 1. Lower optim.lr",
+        ),
     ],
     ids=["kind", "margin", "pids", "cameras", "NaN"],
 )
-def test_what_makes_no_triplets_is_named(change: dict[str, object], words: str) -> None:
+def test_invalid_arguments_of_offline_triplets_are_named(change: dict[str, object], words: str) -> None:
     with pytest.raises(ReidError, match=words):
         offline_triplets(**{"features": np.zeros((3, 2)), "pids": [1, 1, 2]} | change)
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
 @pytest.mark.parametrize("case", CASES)
-def test_nearest_identities_against_the_loop(case: str, k: int) -> None:
+def test_nearest_identities_equal_those_of_a_plain_loop(case: str, k: int) -> None:
     features, pids, _ = made(case)
     if case == "whole numbers, many ties":
         features += 1  # no feature of zeros: its direction is nobody's
@@ -119,7 +122,7 @@ def test_nearest_identities_against_the_loop(case: str, k: int) -> None:
         assert len(set(own.tolist())) == len(own)
 
 
-def testdraw_rows_takes_every_identity_and_all_in_time() -> None:
+def test_draw_rows_takes_every_identity_and_reaches_all_crops_over_epochs() -> None:
     pids = np.random.default_rng(0).permutation(np.repeat([4, 9, 2, 11], [1, 3, 4, 20]))
     seen = set()
     for epoch in range(60):
@@ -133,7 +136,7 @@ def testdraw_rows_takes_every_identity_and_all_in_time() -> None:
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_no_neighbours_are_not_asked_for(k: int) -> None:
+def test_k_below_1_is_an_error(k: int) -> None:
     with pytest.raises(ReidError, match=f"k is {k}"):
         nearest_identities(np.zeros((3, 2)), [1, 2, 3], k)
 
@@ -179,7 +182,7 @@ def test_a_run_mines_before_each_epoch_but_the_first(settings: list[str], tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_stopped_in_a_mined_epoch_goes_on_as_if_it_had_not(settings: list[str], tmp_path: Path) -> None:
+def test_a_run_resumed_within_a_mined_epoch_equals_an_uninterrupted_one(settings: list[str], tmp_path: Path) -> None:
     """All that must come back: look-alikes, a memory, proxies and their optimiser, centres, draws, the watch."""
     losses = {
         "contrastive": {"weight": 0.1, "memory": 30},

@@ -24,13 +24,13 @@ from tests.training.runs import ALONE, make_trainer
         ("neck.weight", ["backbone"], None),
     ],
 )
-def test_a_pattern_is_the_beginning_of_a_name(name: str, patterns: list[str], fits: str | None) -> None:
+def test_a_pattern_matches_the_beginning_of_a_name(name: str, patterns: list[str], fits: str | None) -> None:
     assert pattern_of(name, patterns) == fits
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("decay_norms", [True, False])
-def test_every_moving_parameter_has_one_place_with_its_own_rate_and_decay(kind: str, decay_norms: bool) -> None:
+def test_every_trained_parameter_is_in_one_group_with_its_rate_and_decay(kind: str, decay_norms: bool) -> None:
     model = build_model("light10", num_classes=3, height=32, width=16)
     loss_weight = torch.nn.Parameter(torch.ones(3, 2))
     groups = {
@@ -76,7 +76,7 @@ def test_nesterov_needs_momentum() -> None:
         make_optimizer(OptimConfig(name="sgd", nesterov=True, momentum=0.0), model)
 
 
-def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path: Path) -> None:
+def test_frozen_parameters_do_not_change_until_their_epoch(small: list[str], tmp_path: Path) -> None:
     frozen = ["optim.groups={backbone.0: {freeze_epochs: 2}, backbone: {freeze_epochs: 1}}", "schedule.epochs=1"]
     trainer = make_trainer([*small, *frozen], tmp_path / "one")
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -90,7 +90,7 @@ def test_what_is_frozen_stands_still_until_its_epoch(small: list[str], tmp_path:
         assert torch.equal(tensor, before[name]) == still, name
 
 
-def test_no_graph_is_kept_of_what_is_frozen(small: list[str], tmp_path: Path) -> None:
+def test_no_graph_is_kept_for_frozen_layers(small: list[str], tmp_path: Path) -> None:
     trainer = make_trainer([*small, "optim.groups={backbone: {freeze_epochs: 1}}"], tmp_path / "run")
     trainer.network.train()
     freeze(trainer.model, trainer.optimizer, 0)
@@ -101,7 +101,7 @@ def test_no_graph_is_kept_of_what_is_frozen(small: list[str], tmp_path: Path) ->
     assert all(module.training for module in trainer.model.modules())
 
 
-def test_a_group_at_rate_0_stays(small: list[str], tmp_path: Path) -> None:
+def test_a_group_with_learning_rate_0_does_not_change(small: list[str], tmp_path: Path) -> None:
     train(load_config(None, [*small, "optim.groups={classifier: {lr: 0}}", "schedule.epochs=1"]), tmp_path / "a", ALONE)
     trainer = make_trainer(small, tmp_path / "b")
     now = torch.load(tmp_path / "a/last.pt", weights_only=True)["model"]

@@ -65,7 +65,7 @@ def results(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory)
 def test_two_processes_train_as_one_with_the_same_batch(
     results: dict[str, Any], small: list[str], tmp_path: Path
 ) -> None:
-    """Softmax without a neck: rounding stays rounding to the end (see `test_with_everything_on`)."""
+    """Softmax without a neck: rounding stays rounding to the end (compare the next test)."""
     assert results["smooth"]["codes"] == [0, 0], results["smooth"]["printed"]
     train(load_config(None, [*small, *SHARED, *SMOOTH]), tmp_path / "one", ALONE)
     one, two = log_of(tmp_path / "one"), log_of(results["folder"] / "smooth")
@@ -82,7 +82,9 @@ def test_two_processes_train_as_one_with_the_same_batch(
     assert "epoch" not in results["smooth"]["printed"][1], "the second one is silent"
 
 
-def test_with_everything_on(results: dict[str, Any], small: list[str], tmp_path: Path) -> None:
+def test_two_processes_with_all_features_take_equal_first_steps(
+    results: dict[str, Any], small: list[str], tmp_path: Path
+) -> None:
     """Mining chooses other triplets, and channels with next to no variance are scaled up, at the smallest difference:
     a run of one process whose weights are changed by 1e-7 goes apart as fast. So the first steps are compared."""
     train(load_config(None, [*small, *SHARED, *BRIEF]), tmp_path / "one", ALONE)
@@ -103,7 +105,7 @@ def test_a_process_that_dies_ends_the_job(results: dict[str, Any]) -> None:
     assert died["late"] < 10
 
 
-def test_a_process_that_fails_says_why_and_ends_the_job(results: dict[str, Any]) -> None:
+def test_a_process_that_fails_reports_its_error_and_ends_the_job(results: dict[str, Any]) -> None:
     failed = results["fail"]
     assert failed["codes"] == [1, 1]
     assert "rank 0 has a trouble of its own" in failed["printed"][0]
@@ -144,6 +146,6 @@ def test_one_process_needs_no_group() -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
+def test_a_missing_device_is_named(device: str) -> None:
     with pytest.raises(ReidError, match=device), init_distributed(device):
         pass

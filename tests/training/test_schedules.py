@@ -41,7 +41,7 @@ def test_no_warmup_starts_at_the_base_rate() -> None:
 
 
 @pytest.mark.parametrize(("warm", "epochs", "start", "final"), [(3, 10, 0.04, 0.0001), (1.5, 7, 0.5, 0.2)])
-def test_one_cycle_is_torchs(warm: float, epochs: int, start: float, final: float) -> None:
+def test_one_cycle_equals_torchs_scheduler(warm: float, epochs: int, start: float, final: float) -> None:
     steps = 10
     schedule = ScheduleConfig(
         epochs=epochs, kind="onecycle", warmup_epochs=warm, warmup_start=start, final=final, per="step",
@@ -68,13 +68,13 @@ def test_linear_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["multistep", "cosine", "linear", "onecycle"])
-def test_momentum_moves_in_one_cycle_only_where_asked(kind: str) -> None:
+def test_momentum_changes_only_in_one_cycle_with_peak_momentum(kind: str) -> None:
     assert momentum_at(ScheduleConfig(kind=kind), 0.9, 3) == 0.9
     moved = momentum_at(ScheduleConfig(kind=kind, peak_momentum=0.5), 0.9, 3)
     assert (moved != 0.9) == (kind == "onecycle")
 
 
-def test_the_stage_current_stage_is_the_last_that_began() -> None:
+def test_current_stage_is_the_last_one_that_began() -> None:
     stages = [[0, 96, 48], [0.5, 128, 64], [0.9, 256, 128]]
     found = [current_stage(stages, fraction) for fraction in (0, 0.49, 0.5, 0.89, 0.9, 1)]
     assert found == [(96, 48), (96, 48), (128, 64), (128, 64), (256, 128), (256, 128)]

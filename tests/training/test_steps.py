@@ -51,7 +51,7 @@ def test_a_step_never_waits_for_the_device(
     assert np.isfinite(measured["loss"])
 
 
-def test_a_line_is_read_a_step_late_and_holds_its_own_steps(
+def test_a_log_line_is_written_one_step_late_with_the_means_of_its_own_steps(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
@@ -116,7 +116,7 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(small: list[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 8), (3, 3), (8, 1), (100, 1)])
-def test_the_last_step_of_an_epoch_takes_what_is_left(
+def test_the_last_step_of_an_epoch_uses_the_remaining_batches(
     small: list[str], tmp_path: Path, accumulate: int, steps: int
 ) -> None:
     trainer = make_trainer([*small, f"optim.accumulate={accumulate}", "schedule.epochs=1"], tmp_path / "run")
@@ -125,7 +125,7 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(
 
 
 @pytest.mark.slow
-def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path) -> None:
+def test_crop_and_batch_sizes_follow_their_stages(small: list[str], tmp_path: Path) -> None:
     stages = ["schedule.sizes=[[0,16,8],[0.5,32,16]]", "schedule.batch_sizes=[[0,8],[0.75,16]]", "schedule.epochs=4"]
     seen: dict[int, set[tuple[int, ...]]] = {}
 
@@ -143,7 +143,7 @@ def test_crops_and_batches_grow_by_stages(small: list[str], tmp_path: Path) -> N
     assert small_steps > large_steps
 
 
-def test_a_smaller_stage_sees_the_same_crops(small: list[str], tmp_path: Path) -> None:
+def test_the_order_of_crops_does_not_depend_on_the_crop_size(small: list[str], tmp_path: Path) -> None:
     plain = make_trainer(small, tmp_path / "a").loader
     staged = make_trainer([*small, "schedule.sizes=[[0,16,8]]"], tmp_path / "b").loader
     for one, other in zip(plain, staged, strict=True):
@@ -161,14 +161,14 @@ def test_small_crops_are_normalised_and_not_resized_back(small: list[str], tmp_p
     assert shapes == [(16, 3, 24, 12)]
 
 
-def test_batches_that_processes_cannot_share_are_named(small: list[str], tmp_path: Path) -> None:
+def test_an_invalid_batch_size_of_a_later_stage_is_refused_before_training(small: list[str], tmp_path: Path) -> None:
     config = load_config(None, [*small, "schedule.batch_sizes=[[0,16],[0.5,18]]", "sampler.crops_per_id=4"])
     with pytest.raises(ReidError, match="18 is not a multiple"):
         train(config, tmp_path / "run", ALONE)
     assert not (tmp_path / "run").exists()
 
 
-def test_compile_wraps_the_network_and_the_weights_keep_their_names(
+def test_weights_of_a_compiled_network_keep_their_names(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapped = []
@@ -192,7 +192,7 @@ def test_compile_wraps_the_network_and_the_weights_keep_their_names(
 
 
 @pytest.mark.slow
-def test_workers_and_sizes_of_the_store_leave_the_order_alone(small: list[str], tmp_path: Path) -> None:
+def test_the_order_of_crops_does_not_depend_on_workers_or_store(small: list[str], tmp_path: Path) -> None:
     for workers in (1, 3):
         settings = [*small, "data.store=files", f"data.workers={workers}", "schedule.epochs=1"]
         train(load_config(None, settings), tmp_path / str(workers), ALONE)
@@ -210,7 +210,7 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(small: li
     assert log_of(tmp_path / "a") != log_of(tmp_path / "c")
 
 
-def test_batches_for_a_gpu_stand_in_page_locked_memory(
+def test_batches_for_a_gpu_are_in_page_locked_memory(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(small, tmp_path / "run")
@@ -224,7 +224,7 @@ def test_batches_for_a_gpu_stand_in_page_locked_memory(
     assert pinned == [batch.images.shape, batch.labels.shape, batch.pids.shape, batch.camids.shape]
 
 
-def test_residual_blocks_may_start_as_the_identity(small: list[str], tmp_path: Path) -> None:
+def test_zero_residual_starts_residual_blocks_as_the_identity(small: list[str], tmp_path: Path) -> None:
     model = make_trainer([*small, "model.zero_residual=true"], tmp_path / "run").model.eval()
     blocks = [module for module in model.backbone.modules() if type(module).__name__ == "BasicBlock"]
     assert len(blocks) == 4
@@ -250,7 +250,7 @@ def test_zero_residual_needs_residual_blocks_and_no_initial_weights(
         )
 
 
-def test_sources_are_balanced_where_asked(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
+def test_each_batch_has_equal_parts_of_each_source(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
     both = [*small, f"data.train=[market1501:{tiny_market},market1501:{tiny_market}]", "sampler.balance=source"]
     trainer = make_trainer(both, tmp_path / "run")
     sources = trainer.data.train.crops.sources

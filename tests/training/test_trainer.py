@@ -36,7 +36,7 @@ def settings(tiny_market: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_leaves_a_whole_folder(settings: list[str], tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_all_files(settings: list[str], tmp_path: Path) -> None:
     config = load_config(None, [*settings, "schedule.epochs=4"])
     progress = train(config, tmp_path / "run", ALONE)
     lines = [line for line in log_of(tmp_path / "run") if "loss" in line]
@@ -107,7 +107,7 @@ def test_settings_reach_the_loop(settings: list[str], tmp_path: Path, extra: lis
     assert (tmp_path / "run/best.pt").exists() == bool(progress.history) == ("eval.split=none" not in extra)
 
 
-def test_the_test_split_is_scored_only_when_asked(settings: list[str], tmp_path: Path, capsys) -> None:
+def test_the_test_split_is_evaluated_only_with_eval_split_test(settings: list[str], tmp_path: Path, capsys) -> None:
     progress = train(load_config(None, [*settings, "schedule.epochs=1", "eval.split=test"]), tmp_path / "run", ALONE)
     assert progress.history[0].keys() == {"epoch", "step", "synthetic test"}
     assert "optimistic" in capsys.readouterr().out
@@ -132,12 +132,12 @@ def test_two_sources_train_together(settings: list[str], tmp_path: Path, tiny_ma
         (["optim.lr=1e30"], "not finite|The loss of step"),
     ],
 )
-def test_what_a_user_gets_wrong_is_named(settings: list[str], tmp_path: Path, extra: list[str], words: str) -> None:
+def test_invalid_settings_are_named(settings: list[str], tmp_path: Path, extra: list[str], words: str) -> None:
     with pytest.raises(ReidError, match=words):
         train(load_config(None, [*settings, *extra]), tmp_path / "run", ALONE)
 
 
-def test_a_used_folder_is_left_alone(settings: list[str], tmp_path: Path) -> None:
+def test_a_used_run_folder_is_unchanged(settings: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("do not lose")
     with pytest.raises(ReidError, match=r"not empty.*--resume"):

@@ -45,7 +45,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, t
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(both, case: str) -> None:
+def test_losses_of_two_processes_equal_those_of_one(both, case: str) -> None:
     whole = run(case, DistributedContext(0, 1, torch.device("cpu")))
     assert float(whole["1 loss"]) > 0
     for found in both:

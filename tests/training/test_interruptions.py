@@ -64,7 +64,7 @@ def runs(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("number", range(len(KILLS)), ids=lambda i: " then ".join(place for place, _ in KILLS[i]))
-def test_a_killed_run_ends_as_if_it_had_not_been(runs: Path, number: int) -> None:
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs: Path, number: int) -> None:
     killed = runs / str(number)
     train(Config(), killed, ALONE, resume=True)
     assert_same_run(runs / "whole", killed)
@@ -105,7 +105,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9], ids=["nan", "inf", "exploding"])
-def test_a_loss_that_goes_wrong_names_the_step_its_files_and_the_last_checkpoint(
+def test_a_loss_that_is_not_finite_names_its_step_files_and_the_last_checkpoint(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     spoil(monkeypatch, {5: factor})
@@ -127,7 +127,9 @@ def test_a_loss_that_goes_wrong_names_the_step_its_files_and_the_last_checkpoint
         assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_before_any_checkpoint_it_says_so(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_reports_that_there_is_no_checkpoint_yet(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spoil(monkeypatch, {1: float("nan")})
     with pytest.raises(ReidError, match=r"The loss of step 1 .*No checkpoint has been written yet"):
         train(load_config(None, small), tmp_path / "run", ALONE)
@@ -156,20 +158,22 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
     assert load_checkpoint(tmp_path / "run/last.pt")["progress"]["skipped"] == 2
 
 
-def test_skipping_has_an_end(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_after_max_skipped_steps(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spoil(monkeypatch, dict.fromkeys(range(2, 20), float("nan")))
     with pytest.raises(ReidError, match=r"Step 5 would be skipped.*max_skipped=3"):
         train(load_config(None, [*small, "on_nan=skip", "max_skipped=3"]), tmp_path / "run", ALONE)
 
 
-def test_without_trouble_skipping_changes_nothing(small: list[str], tmp_path: Path) -> None:
+def test_on_nan_skip_changes_nothing_if_all_values_are_finite(small: list[str], tmp_path: Path) -> None:
     one = [*small, "schedule.epochs=1"]
     train(load_config(None, one), tmp_path / "stop", ALONE)
     train(load_config(None, [*one, "on_nan=skip"]), tmp_path / "skip", ALONE)
     assert log_of(tmp_path / "stop") == log_of(tmp_path / "skip")
 
 
-def test_resuming_what_never_began_is_refused(tmp_path: Path) -> None:
+def test_resuming_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReidError, match="There is no checkpoint"):
         train(Config(), tmp_path / "nothing", ALONE, resume=True)
     assert not os.path.exists(tmp_path / "nothing")
