@@ -109,13 +109,13 @@ def measure_verification(path, features, pids, camids):
         f"counting took {counted - start:.1f} s, with intervals {time.perf_counter() - counted:.1f} s"
     )
     for point in result.tar:
-        print(f"  TAR at FAR {point.far:g}: {100 * point.tar:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
+        print(f"  TAR at FAR {point.far:g}: {100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
     with np.load(path) as arrays:
         search = [arrays[f"{part}_{name}"] for name in ("features", "pids", "camids") for part in ("query", "gallery")]
     found = open_set(*search, unenrolled=0.5, fars=(0.1, 0.01))
     print(f"Open set: {found.n_mated} mated, {found.n_unmated} other queries")
     for point in found.points:
-        print(f"  DIR at FAR {point.far:g}: {100 * point.dir:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
+        print(f"  DIR at FAR {point.far:g}: {100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
 
 
 @click.command()

@@ -101,6 +101,24 @@ def box_array(name: str, boxes: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def none_for_nan(values: ArrayLike, digits: int | None = None) -> Any:
+    """Return a number, or an array as lists of numbers, with None for NaN and infinity, which JSON does not have.
+
+    Args:
+        values: one number, or an array of any shape.
+        digits: decimal places to round to.
+
+    Example:
+        >>> none_for_nan([[0.25, float("nan")]], 1)
+        [[0.2, None]]
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim:
+        return [none_for_nan(part, digits) for part in array]
+    value = float(array)
+    return None if not np.isfinite(value) else value if digits is None else round(value, digits)
+
+
 def check_finite(
     features: Any,
     name: str = "features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable
 from itertools import islice
 
@@ -53,6 +54,36 @@ def first_few(items: Collection[object], most: int = 10) -> str:
         '3, 5, …'
     """
     return ", ".join(map(str, islice(items, most))) + (", …" if len(items) > most else "")
+
+
+def check_number(
+    setting: str,
+    value: float | None,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Raise an error unless `value` is None, or finite and in low..high.
+
+    Args:
+        setting: its name, for the message.
+        value: the given number.
+        low, high: the range.
+        above: `low` itself is not allowed.
+        below: `high` itself is not allowed.
+
+    Raises:
+        ConfigError: naming the setting, the range and the value.
+    """
+    if value is None or (
+        math.isfinite(value) and low <= value <= high and value not in (low,) * above + (high,) * below
+    ):
+        return
+    least = f"above {low:g}" if above else f"{low:g} or more"
+    most = "" if high == math.inf else f" and below {high:g}" if below else f" and at most {high:g}"
+    raise ConfigError(f"{setting} must be {least}{most}; got {value}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

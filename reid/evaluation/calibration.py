@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.evaluation.curves import (
     CameraPair,
     Curve,
     Floats,
+    TooFew,
     camera_curves,
     check_rate,
     coarse,
     interpolate,
     overall_curve,
+    stored_as,
 )
-from reid.evaluation.features import MEMORY_LIMIT, METRICS, EmbeddingTable, Features, Metric
+from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
 from reid.evaluation.pairs import BINS, DISTRACTOR, LabelledPairs
 
 FORMAT = 1
@@ -32,7 +36,28 @@ KIND = "reid calibration"
 Cameras = tuple[ArrayLike, ArrayLike]
 
 
-@dataclass(frozen=True, eq=False)
+def _from_entries(given: Any) -> Any:
+    """Return the entries of a file by their cameras."""
+    if isinstance(given, Mapping):
+        return given
+    try:
+        return {tuple(entry["cameras"]): {key: entry[key] for key in entry if key != "cameras"} for entry in given}
+    except (KeyError, TypeError) as error:
+        raise ValueError("it is not a list of entries with cameras") from error
+
+
+def _to_entries(by_cameras: Mapping[CameraPair, Curve | TooFew]) -> list[dict[str, Any]]:
+    return [
+        {"cameras": list(cameras), **TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)}
+        for cameras, value in sorted(by_cameras.items())
+    ]
+
+
+Value = TypeVar("Value")
+ByCameras = Annotated[dict[CameraPair, Value], BeforeValidator(_from_entries), PlainSerializer(_to_entries)]
+
+
+@dataclass(frozen=True, eq=False, config=stored_as({"chosen_fmr": "fmr", "by_cameras": "camera_pairs"}))
 class Calibration:
     """What the distances of one model mean; made by `calibrate` or `calibrate_tracks`.
 
@@ -41,7 +66,7 @@ class Calibration:
         chosen_fmr: false-match rate of the default threshold.
         overall: curve of all pairs together.
         by_cameras: curves of pairs of cameras (lower id first) with enough pairs.
-        too_few: (genuine, impostor) pairs of the pairs of cameras with too few; `overall` is used for them.
+        too_few: numbers of pairs of the pairs of cameras with too few; `overall` is used for them.
         identities: number of identities (or tracklets) it was learned from.
         identity_pairs: number of pairs of different identities that were compared.
         model: id of the weights; "" if unknown.
@@ -50,10 +75,10 @@ class Calibration:
     """
 
     metric: Metric
-    chosen_fmr: float
+    chosen_fmr: Annotated[float, Field(gt=0, lt=1)]
     overall: Curve
-    by_cameras: dict[CameraPair, Curve] = field(default_factory=dict)
-    too_few: dict[CameraPair, tuple[int, int]] = field(default_factory=dict)
+    by_cameras: ByCameras[Curve] = field(default_factory=dict)
+    too_few: ByCameras[TooFew] = field(default_factory=dict)
     identities: int = 0
     identity_pairs: int = 0
     model: str = ""
@@ -137,8 +162,7 @@ class Calibration:
             ConfigError: the prior is not between 0 and 1.
         """
         prior = self.prior if prior is None else prior
-        if not 0 < prior < 1:
-            raise ConfigError(f"The prior is the fraction of pairs of the same person, between 0 and 1; got {prior}.")
+        check_number("The prior", prior, 0, 1, above=True, below=True)
         odds = self.log_ratio(distances, cameras) + np.log(prior / (1 - prior))
         return np.asarray(1 / (1 + np.exp(-odds)))
 
@@ -158,26 +182,8 @@ class Calibration:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain Python, ready for JSON."""
-        return {
-            "kind": KIND,
-            "format": FORMAT,
-            "model": self.model,
-            "metric": self.metric,
-            "source": self.source,
-            "fmr": self.chosen_fmr,
-            "threshold": self.threshold(),
-            "identities": self.identities,
-            "identity_pairs": self.identity_pairs,
-            "notes": dict(self.notes),
-            "overall": self.overall.as_dict(),
-            "camera_pairs": [
-                {"cameras": list(cameras), **curve.as_dict()} for cameras, curve in sorted(self.by_cameras.items())
-            ],
-            "too_few": [
-                {"cameras": list(cameras), "genuine_pairs": genuine, "impostor_pairs": impostor}
-                for cameras, (genuine, impostor) in sorted(self.too_few.items())
-            ],
-        }
+        stored = _FILE.dump_python(self, mode="json", by_alias=True)
+        return {"kind": KIND, "format": FORMAT, "threshold": self.threshold(), **stored}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Calibration:
@@ -194,33 +200,16 @@ class Calibration:
                 "`reid calibrate`."
             )
         try:
-            if stored["metric"] not in METRICS:
-                raise ValueError(f"metric is {stored['metric']!r}")
-            if not 0 < stored["fmr"] < 1:
-                raise ValueError(f"fmr is {stored['fmr']!r}")
-            return cls(
-                metric=stored["metric"],
-                chosen_fmr=float(stored["fmr"]),
-                overall=Curve.from_dict(stored["overall"]),
-                by_cameras={_cameras(entry): Curve.from_dict(entry) for entry in stored["camera_pairs"]},
-                too_few={
-                    _cameras(entry): (int(entry["genuine_pairs"]), int(entry["impostor_pairs"]))
-                    for entry in stored["too_few"]
-                },
-                identities=int(stored["identities"]),
-                identity_pairs=int(stored["identity_pairs"]),
-                model=str(stored["model"]),
-                source=stored["source"],
-                notes=dict(stored["notes"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
-            raise DataError(f"The calibration {problem}. Make it again with `reid calibrate`.") from error
+            return _FILE.validate_python(stored)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key, given = ".".join(map(str, problem["loc"])), str(problem["input"])[:80]
+            raise DataError(
+                f"The calibration is damaged: {key} is {given}: {problem['msg']}. Make it again with `reid calibrate`."
+            ) from error
 
 
-def _cameras(entry: Mapping[str, Any]) -> CameraPair:
-    first, second = entry["cameras"]
-    return int(first), int(second)
+_FILE = TypeAdapter(Calibration)
 
 
 def calibrate(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, PlainSerializer, PlainValidator, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from reid.core.errors import DataError
 from reid.evaluation.pairs import BINS, PAIRS_PER_ERROR
@@ -26,13 +28,34 @@ _COARSE = 4096
 _CAMERA_GENUINE = 50
 _PRIOR_GENUINE = 500
 _PRIOR_ERRORS = 100
-_TABLES = ("false_match", "true_match", "log_ratio")
 
 Floats = NDArray[np.float64]
 CameraPair = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+def _check_knots(values: Any, sign: int) -> Floats:
+    try:
+        table = np.asarray(values, dtype=np.float64)
+    except TypeError as error:  # pydantic reports value errors only
+        raise ValueError(error) from error
+    if table.ndim != 2 or table.shape[0] != 2 or not table.shape[1] or not np.isfinite(table).all():
+        raise ValueError("it is not two rows of numbers")
+    if (np.diff(table[0]) < 0).any() or (sign * np.diff(table[1]) < 0).any():
+        raise ValueError("it is not monotone")
+    return table
+
+
+_rounded = PlainSerializer(lambda table: [[float(f"{x:.6g}") for x in row] for row in table])
+Rising = Annotated[Floats, PlainValidator(partial(_check_knots, sign=1)), _rounded]
+Falling = Annotated[Floats, PlainValidator(partial(_check_knots, sign=-1)), _rounded]
+
+
+def stored_as(keys: Mapping[str, str]) -> ConfigDict:
+    """Return the configuration of a class whose attributes have other names in files."""
+    return ConfigDict(alias_generator=lambda name: keys.get(name, name), validate_by_name=True)
+
+
+@dataclass(frozen=True, eq=False, config=stored_as({"genuine": "genuine_pairs", "impostor": "impostor_pairs"}))
 class Curve:
     """What the distances of one kind of pairs mean, as knots with linear interpolation between them.
 
@@ -46,12 +69,12 @@ class Curve:
         thinning: largest error of `log_ratio` at a knot that was removed.
     """
 
-    genuine: int
-    impostor: int
+    genuine: PositiveInt
+    impostor: PositiveInt
     method: str
-    false_match: Floats
-    true_match: Floats
-    log_ratio: Floats
+    false_match: Rising
+    true_match: Rising
+    log_ratio: Falling
     thinning: float = 0.0
 
     @property
@@ -59,36 +82,13 @@ class Curve:
         """Fraction of genuine pairs among all pairs."""
         return self.genuine / (self.genuine + self.impostor)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain Python, ready for JSON."""
-        return {
-            "genuine_pairs": self.genuine,
-            "impostor_pairs": self.impostor,
-            "method": self.method,
-            **{name: [[float(f"{x:.6g}") for x in row] for row in getattr(self, name)] for name in _TABLES},
-            "thinning": float(f"{self.thinning:.3g}"),
-        }
 
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Curve:
-        """Read what `as_dict` returned.
+@dataclass(frozen=True)
+class TooFew:
+    """Numbers of pairs of two cameras that have no curve."""
 
-        Raises:
-            KeyError, TypeError, ValueError: a key is missing or its value is not usable.
-        """
-        knots = {}
-        for name in _TABLES:
-            table = np.asarray(stored[name], dtype=np.float64)
-            if table.ndim != 2 or table.shape[0] != 2 or not table.shape[1] or not np.isfinite(table).all():
-                raise ValueError(f"{name} is not two rows of numbers")
-            sign = -1 if name == "log_ratio" else 1
-            if (np.diff(table[0]) < 0).any() or (sign * np.diff(table[1]) < 0).any():
-                raise ValueError(f"{name} is not monotone")
-            knots[name] = table
-        genuine, impostor = int(stored["genuine_pairs"]), int(stored["impostor_pairs"])
-        if genuine < 1 or impostor < 1:
-            raise ValueError("genuine_pairs and impostor_pairs must be at least 1")
-        return cls(genuine, impostor, str(stored["method"]), **knots, thinning=float(stored["thinning"]))
+    genuine_pairs: int
+    impostor_pairs: int
 
 
 def overall_curve(edges: Floats, genuine: Integers, impostor: Integers, fmr: float, identity_pairs: int) -> Curve:
@@ -113,7 +113,7 @@ def camera_curves(
     impostor: Integers,
     by_cameras: Mapping[CameraPair, tuple[Floats, Floats]],
     fmr: float,
-) -> tuple[dict[CameraPair, Curve], dict[CameraPair, tuple[int, int]]]:
+) -> tuple[dict[CameraPair, Curve], dict[CameraPair, TooFew]]:
     """Fit a curve for each pair of cameras with enough pairs, with the overall histograms as a prior.
 
     Args:
@@ -122,7 +122,7 @@ def camera_curves(
         fmr: false-match rate that the curve must support.
 
     Returns:
-        The curves, and the (genuine, impostor) pairs of the pairs of cameras that have too few.
+        The curves, and the numbers of pairs of the pairs of cameras that have too few.
     """
     curves, too_few = {}, {}
     coarse_edges = edges[:: BINS // _COARSE]
@@ -130,7 +130,7 @@ def camera_curves(
     for cameras, (some_genuine, some_impostor) in by_cameras.items():
         n_genuine, n_impostor = int(some_genuine.sum()), int(some_impostor.sum())
         if n_genuine < _CAMERA_GENUINE or n_impostor * fmr < PAIRS_PER_ERROR:
-            too_few[cameras] = (n_genuine, n_impostor)
+            too_few[cameras] = TooFew(n_genuine, n_impostor)
             continue
         curves[cameras] = fit_curve(
             coarse_edges,

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from reid.core.arrays import integer_column
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features
 from reid.evaluation.neighbours import nearest_across, nearest_items
 
@@ -87,8 +87,8 @@ def expand_gallery(
 
 
 def _check(k: int, alpha: float) -> None:
-    if k < 1 or not 0 <= alpha < np.inf:
-        raise ConfigError(f"k must be at least 1 and alpha 0 or more; got k={k} and alpha={alpha}.")
+    check_number("k", k, 1)
+    check_number("alpha", alpha)
 
 
 def _expanded(features: Tensor, others: Tensor, nearest: NDArray[np.int64], alpha: float) -> NDArray[np.float32]:

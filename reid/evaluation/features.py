@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -31,48 +31,28 @@ class EmbeddingTable(Protocol):
     camids: NDArray[np.int64] | None
 
 
-Labels = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None, ArrayLike | None]
-"""query_pids, gallery_pids, query_camids, gallery_camids."""
+Labels = Sequence[ArrayLike | None]
 
 
-def unpack_tables(
-    query: Features | EmbeddingTable, gallery: Features | EmbeddingTable, labels: Labels
-) -> tuple[Features, Features, Labels]:
-    """Return the features and the labels of both sides.
+def unpack_tables(given: Sequence[Features | EmbeddingTable], labels: Labels) -> tuple[list[Features], Labels]:
+    """Return the features and the labels of one set, or of queries and gallery.
 
     Args:
-        query, gallery: two tables, or two arrays, which are returned unchanged with their labels.
-        labels: the columns of two arrays; all None with tables.
+        given: tables, or arrays, which are returned unchanged with their labels.
+        labels: the pids of each set, then the camids of each set; all None with tables.
 
     Raises:
-        DataError: one side is a table and the other is not, or tables come with separate columns.
+        DataError: one set is a table and the other is not, or tables come with separate columns.
     """
-    if isinstance(query, EmbeddingTable) and isinstance(gallery, EmbeddingTable):
-        if all(label is None for label in labels):
-            return query.features, gallery.features, (query.pids, gallery.pids, query.camids, gallery.camids)
-    elif not isinstance(query, EmbeddingTable) and not isinstance(gallery, EmbeddingTable):
-        return query, gallery, labels
-    raise DataError(
-        "Embeddings and separate columns are mixed. Pass two Embeddings only, or arrays only: features, pids and "
-        "camids of queries and gallery."
-    )
-
-
-def unpack_table(
-    features: Features | EmbeddingTable, pids: ArrayLike | None, camids: ArrayLike | None
-) -> tuple[Features, ArrayLike, ArrayLike | None]:
-    """Return features, pids and camids of one set, given as a table or as columns.
-
-    Raises:
-        DataError: there are no pids, or a table comes with separate columns.
-    """
-    if isinstance(features, EmbeddingTable):
-        if pids is not None or camids is not None:
-            raise DataError("Embeddings and separate columns are mixed. Pass the Embeddings only, or arrays only.")
-        return unpack_table(features.features, features.pids, features.camids)
-    if pids is None:
-        raise DataError("There are no pids. Pass the identity of each row, or Embeddings with pids.")
-    return features, pids, camids
+    tables = [one for one in given if isinstance(one, EmbeddingTable)]
+    if not tables:
+        return list(given), labels  # type: ignore[arg-type]
+    if len(tables) < len(given) or any(label is not None for label in labels):
+        raise DataError(
+            "Embeddings and separate columns are mixed. Pass Embeddings only, or arrays only: features, pids and "
+            "camids of queries and gallery."
+        )
+    return [one.features for one in tables], [*(one.pids for one in tables), *(one.camids for one in tables)]
 
 
 def prepare_features(query: Features, gallery: Features, metric: str) -> tuple[Tensor, Tensor]:

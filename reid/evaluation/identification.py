@@ -9,29 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import integer_column
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Labels, Metric, unpack_tables
-from reid.evaluation.pairs import PAIRS_PER_ERROR
-from reid.evaluation.protocol import JUNK, NO_IDENTITY, Integers, Search
+from reid.evaluation.pairs import RatePoint
+from reid.evaluation.protocol import JUNK, NO_IDENTITY, Integers, Protocol, Search
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class DirPoint:
-    """Detection and identification rate (DIR) at a false-alarm rate; see `open_set`.
-
-    `low` and `high` are the 95 % interval of `dir`. The values are None if there are too few queries; `note` has the
-    reason.
-    """
-
-    far: float
-    threshold: float | None = None
-    dir: float | None = None
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +30,7 @@ class OpenSetResult:
         protocol: the rules behind the scores, as plain values.
     """
 
-    points: tuple[DirPoint, ...]
+    points: tuple[RatePoint, ...]
     n_mated: int
     n_unmated: int
     dropped: dict[str, int]
@@ -130,25 +113,18 @@ def open_set(
         >>> result.n_mated, result.n_unmated
         (10, 10)
     """
-    if rank < 1:
-        raise ConfigError(f"rank must be at least 1; got {rank}.")
-    if any(not 0 < far < 1 for far in fars):
-        raise ConfigError(f"False-alarm rates must be between 0 and 1; got {', '.join(map(str, fars))}.")
-    if not 0 <= unenrolled < 1:
-        raise ConfigError(f"unenrolled is a fraction of the query identities, 0 or more and below 1; got {unenrolled}.")
+    check_number("rank", rank, 1)
+    check_number("unenrolled, a fraction of the query identities,", unenrolled, 0, 1, below=True)
+    for far in fars:
+        check_number("A false-alarm rate", far, 0, 1, above=True, below=True)
     rng = np.random.default_rng(seed)
     labels: Labels = (query_pids, gallery_pids, query_camids, gallery_camids)
-    query_features, gallery_features, labels = unpack_tables(query_features, gallery_features, labels)
-    query_pids, gallery_pids, query_camids, gallery_camids = labels
-    removed: Integers = np.zeros(0, np.int64)
-    if query_pids is not None and gallery_pids is not None:
-        gallery_pids = integer_column("gallery_pids", gallery_pids)
-        identities = np.setdiff1d(integer_column("query_pids", query_pids), [JUNK])
-        removed = rng.permutation(identities)[: round(unenrolled * len(identities))]
-    n_junk = int((np.asarray(gallery_pids) == JUNK).sum())
-    searched = None if gallery_pids is None else np.where(np.isin(gallery_pids, removed), JUNK, gallery_pids)
-    labels = (query_pids, searched, query_camids, gallery_camids)
-    search = Search(query_features, gallery_features, labels, metric, cross_camera)
+    (query, gallery), labels = unpack_tables((query_features, gallery_features), labels)
+    rules = Protocol(labels, cross_camera)
+    identities = np.setdiff1d(rules.query_pids, [JUNK])
+    removed = rng.permutation(identities)[: round(unenrolled * len(identities))]
+    searched = np.where(np.isin(np.asarray(labels[1]), removed), JUNK, np.asarray(labels[1]))
+    search = Search(query, gallery, (labels[0], searched, *labels[2:]), metric, cross_camera)
     protocol = search.protocol
     if not len(protocol.kept):
         raise DataError("All gallery items have pid -1, so there is nothing to search. Pass items with an identity.")
@@ -192,7 +168,7 @@ def open_set(
             "rank": rank,
             "cross-camera": protocol.describe()["cross-camera"],
             "gallery": len(protocol.kept),
-            "junk": n_junk,
+            "junk": rules.gallery_size - len(rules.kept),
             "identities taken out of the gallery": len(removed),
             "accepted": "distance below the threshold",
             "seed": seed,
@@ -206,7 +182,7 @@ def _points(
     fars: Sequence[float],
     draws: int,
     rng: np.random.Generator,
-) -> tuple[DirPoint, ...]:
+) -> tuple[RatePoint, ...]:
     """Return DIR at each FAR with its interval; `mated` and `unmated` are the pids and distances of the queries."""
     sides = []
     for pids, scores in (mated, unmated):
@@ -225,12 +201,8 @@ def _points(
             values.append(float(reached[np.searchsorted(found, threshold, "left")] / reached[-1]))
     points = []
     for far, values in zip(fars, drawn, strict=True):
-        if far * len(alarms) < PAIRS_PER_ERROR:
-            need = int(np.ceil(PAIRS_PER_ERROR / far))
-            note = f"a FAR of {far:g} needs {need:,} queries who are not in the gallery; there are {len(alarms):,}"
-            points.append(DirPoint(far, note=note))
-            continue
         threshold = float(alarms[int(np.floor(far * len(alarms) * (1 + 1e-12)))])
         interval = np.percentile(values, [2.5, 97.5]).tolist() if values else (None, None)
-        points.append(DirPoint(far, threshold, float((found < threshold).mean()), *interval))
+        point = RatePoint(far, threshold, float((found < threshold).mean()), *interval)
+        points.append(RatePoint.without_rate(far, "queries who are not in the gallery", len(alarms)) or point)
     return tuple(points)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reid.core.arrays import integer_column
 from reid.core.errors import DataError
-from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, prepare_one, unpack_table
+from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, prepare_one, unpack_tables
 from reid.evaluation.protocol import JUNK, Integers, concatenated_ranges
 
 BINS = 2**16
@@ -61,6 +61,34 @@ class PairCounts:
     def n_impostor(self) -> int:
         """Number of impostor pairs."""
         return int(self.impostor.sum())
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """Recognition rate at a false-accept rate.
+
+    Attributes:
+        far: largest fraction of impostor pairs, or of queries who are not in the gallery, that is accepted.
+        threshold: distance below which a pair or a query's nearest match is accepted.
+        rate: fraction of genuine pairs that are accepted (TAR), or of queries that are identified (DIR).
+        low, high: 95 % interval of `rate`; None without a bootstrap.
+        note: why threshold, rate and interval are None, if the error rate needs more pairs or queries.
+    """
+
+    far: float
+    threshold: float | None = None
+    rate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+    @classmethod
+    def without_rate(cls, far: float, needed: str, n: int) -> RatePoint | None:
+        """Return a point with a note if `n` cases are too few for the rate `far`, else None."""
+        least = int(np.ceil(PAIRS_PER_ERROR / far))
+        if far * n >= PAIRS_PER_ERROR:
+            return None
+        return cls(far, note=f"a FAR of {far:g} needs {least:,} {needed}; there are {n:,}")
 
 
 def count_pairs(
@@ -138,7 +166,9 @@ class LabelledPairs:
         cross_camera: bool = True,
         distractor: int | None = DISTRACTOR,
     ) -> None:
-        features, pids, camids = unpack_table(features, pids, camids)
+        (features,), (pids, camids) = unpack_tables([features], [pids, camids])
+        if pids is None:
+            raise DataError("There are no pids. Pass the identity of each row, or Embeddings with pids.")
         if cross_camera and camids is None:
             raise DataError("Pairs across cameras need camera ids. Pass camids, or set cross_camera=False.")
         ready = prepare_one(features, "item", metric)

@@ -82,15 +82,8 @@ class Protocol:
         DataError: a column is missing, not integers or of another length, or the mask does not fit.
     """
 
-    def __init__(
-        self,
-        query_pids: ArrayLike | None,
-        gallery_pids: ArrayLike | None,
-        query_camids: ArrayLike | None,
-        gallery_camids: ArrayLike | None,
-        cross_camera: bool,
-        excluded: ArrayLike | None = None,
-    ) -> None:
+    def __init__(self, labels: Labels, cross_camera: bool, excluded: ArrayLike | None = None) -> None:
+        query_pids, gallery_pids, query_camids, gallery_camids = labels
         if query_pids is None or gallery_pids is None:
             raise DataError(
                 f"The {'query' if query_pids is None else 'gallery'} has no pids. Pass query_pids and gallery_pids, or "
@@ -227,8 +220,8 @@ class Search:
         cross_camera: bool,
         excluded: ArrayLike | None = None,
     ) -> None:
-        query_features, gallery_features, columns = unpack_tables(query, gallery, labels)
-        self.protocol = Protocol(*columns, cross_camera, excluded)
+        (query_features, gallery_features), columns = unpack_tables((query, gallery), labels)
+        self.protocol = Protocol(columns, cross_camera, excluded)
         self.metric = metric
         self.query, self.gallery = prepare_features(query_features, gallery_features, metric)
         self.protocol.check_lengths(len(self.query), len(self.gallery))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.errors import ConfigError, DataError, check_choice
+from reid.core.arrays import none_for_nan
+from reid.core.errors import DataError, check_choice, check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, rows_per_block
 from reid.evaluation.protocol import Integers, Pairs, Protocol, Search
 
@@ -46,14 +47,10 @@ class CameraPairs:
         return {
             "query_cameras": self.query_cameras.tolist(),
             "gallery_cameras": self.gallery_cameras.tolist(),
-            "mAP": _none_for_nan(self.mAP),
-            "rank-1": _none_for_nan(self.rank1),
+            "mAP": none_for_nan(self.mAP),
+            "rank-1": none_for_nan(self.rank1),
             "queries": self.queries.tolist(),
         }
-
-
-def _none_for_nan(table: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[None if np.isnan(cell) else cell for cell in row] for row in table.tolist()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +113,7 @@ class RankingResult:
         Raises:
             ConfigError: `k` is below 1.
         """
-        if k < 1:
-            raise ConfigError(f"Ranks count from 1; got {k}.")
+        check_number("A rank", k, 1)
         found = self.first_match[self.first_match > 0]
         return float((found <= k).mean())
 
@@ -238,7 +234,7 @@ def evaluate_distances(
         >>> result.mAP
         0.5
     """
-    protocol = Protocol(query_pids, gallery_pids, query_camids, gallery_camids, cross_camera, excluded)
+    protocol = Protocol((query_pids, gallery_pids, query_camids, gallery_camids), cross_camera, excluded)
     if not isinstance(distances, Iterator):
         matrix: Any = distances if isinstance(distances, Tensor) else np.asarray(distances)
         if matrix.ndim != 2 or 0 in matrix.shape:
@@ -271,8 +267,7 @@ def top_matches(
     Raises:
         ReidError: as `evaluate`, except that queries without a right match are allowed.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1; got {k}.")
+    check_number("k", k, 1)
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
     search = Search(query_features, gallery_features, labels, metric, cross_camera)
     indices = np.full((len(search.query), k), -1, dtype=np.int64)
@@ -393,8 +388,7 @@ def _score(
 ) -> RankingResult:
     """Turn blocks of distances into a `RankingResult`, with one pass over the blocks."""
     check_choice("average precision", ap, _AP_DEFINITIONS)
-    if max_rank < 1:
-        raise ConfigError(f"max_rank must be at least 1; got {max_rank}.")
+    check_number("max_rank", max_rank, 1)
     if camera_pairs and not protocol.has_cameras:
         raise DataError("Scores by camera pair need camera ids. Pass query_camids and gallery_camids.")
     protocol.require_matches()

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from reid.core.arrays import integer_column
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import ConfigError, DataError, check_number
 from reid.evaluation.features import (
     MEMORY_LIMIT,
     EmbeddingTable,
@@ -63,17 +63,14 @@ class Reranking:
     k2_intra: int = 3
 
     def __post_init__(self) -> None:
-        names = ("k1", "k2", *(("k1_intra", "k2_intra") if self.camera_aware else ()))
-        if min(getattr(self, name) for name in names) < 1:
-            given = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-            raise ConfigError(f"{' and '.join(names)} must be at least 1; got {given}.")
+        for name in ("k1", "k2", *(("k1_intra", "k2_intra") if self.camera_aware else ())):
+            check_number(name, getattr(self, name), 1)
+        check_number("lambda_value", self.lambda_value, 0, 1)
         if self.camera_aware and self.k2 < self.k2_intra:
             raise ConfigError(
                 f"k2 counts all averaged items, so it must be at least k2_intra; got k2={self.k2} and "
                 f"k2_intra={self.k2_intra}."
             )
-        if not 0 <= self.lambda_value <= 1:
-            raise ConfigError(f"lambda_value must be in 0..1; got {self.lambda_value}.")
 
     def describe(self) -> str:
         """Return the definition of the distance, to pass as `metric` to `evaluate_distances`."""
@@ -262,26 +259,19 @@ class _Items:
         settings: Reranking,
     ) -> None:
         if gallery is None:
-            sides = [prepare_one(query, "item", settings.metric).clone()]  # type: ignore[arg-type]
-            columns = [("camids", query_camids)]
+            (features,), (_, *cameras) = unpack_tables([query], [None, query_camids])
+            sides, names = [prepare_one(features, "item", settings.metric).clone()], ["camids"]
         else:
             labels = (None, None, query_camids, gallery_camids)
-            query, gallery, (*_, query_camids, gallery_camids) = unpack_tables(query, gallery, labels)
-            sides = list(prepare_features(query, gallery, settings.metric))
-            columns = [("query_camids", query_camids), ("gallery_camids", gallery_camids)]
+            (query, gallery), (_, _, *cameras) = unpack_tables([query, gallery], labels)
+            sides, names = list(prepare_features(query, gallery, settings.metric)), ["query_camids", "gallery_camids"]
         self.n_query, self.cameras = len(sides[0]), None
         self.features = centred(torch.cat(sides) if len(sides) > 1 else sides[0])
         if settings.camera_aware:
-            if any(camids is None for _, camids in columns):
-                raise DataError(
-                    f"Camera-aware re-ranking needs camera ids. Pass {' and '.join(name for name, _ in columns)}."
-                )
-            self.cameras = np.concatenate(
-                [
-                    integer_column(name, camids, len(side))  # type: ignore[arg-type]
-                    for (name, camids), side in zip(columns, sides, strict=True)
-                ]
-            )
+            known = [camids for camids in cameras if camids is not None]
+            if len(known) < len(names):
+                raise DataError(f"Camera-aware re-ranking needs camera ids. Pass {' and '.join(names)}.")
+            self.cameras = np.concatenate(list(map(integer_column, names, known, map(len, sides))))
 
 
 def _from_lists(lists: NDArray[np.int64]) -> sparse.csr_matrix:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ConfigError
+from reid.core.errors import check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
 from reid.evaluation.protocol import Integers, Search
 
@@ -64,8 +64,8 @@ def single_shot_cmc(
     Raises:
         ReidError: as `evaluate`.
     """
-    if max_rank < 1 or repeats < 1:
-        raise ConfigError(f"max_rank and repeats must be at least 1; got {max_rank} and {repeats}.")
+    check_number("max_rank", max_rank, 1)
+    check_number("repeats", repeats, 1)
     labels = (query_pids, gallery_pids, query_camids, gallery_camids)
     search = Search(query_features, gallery_features, labels, metric, cross_camera)
     protocol = search.protocol

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from reid.core.arrays import float_column, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.calibration import Calibration
-from reid.evaluation.curves import CameraPair, Floats, fit_curve, overall_curve, quantiles
+from reid.evaluation.curves import CameraPair, Floats, TooFew, fit_curve, overall_curve, quantiles
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric
 from reid.evaluation.pairs import BINS, LabelledPairs, histogram
 from reid.evaluation.protocol import Integers
@@ -127,7 +127,7 @@ def calibrate_tracks(
             for cameras, counts in across.items()
             if totals[cameras] >= _FEWEST_ACROSS
         },
-        too_few={cameras: (0, total) for cameras, total in totals.items() if total < _FEWEST_ACROSS},
+        too_few={cameras: TooFew(0, total) for cameras, total in totals.items() if total < _FEWEST_ACROSS},
         identities=n_tracks,
         identity_pairs=len(overlapping),
         model=model,

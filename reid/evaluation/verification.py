@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ConfigError
+from reid.core.errors import check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
 from reid.evaluation.pairs import (
     BINS,
@@ -18,6 +18,7 @@ from reid.evaluation.pairs import (
     PAIRS_PER_ERROR,
     LabelledPairs,
     PairCounts,
+    RatePoint,
     histogram,
     last_edge,
     pairs_below,
@@ -31,23 +32,6 @@ _GROUPS = 200
 _LEVELS_PER_DECADE = 8
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TarPoint:
-    """Fraction of genuine pairs that are accepted when at most `far` of the impostor pairs are.
-
-    `threshold` is the largest bin edge with at most `far` of the impostor pairs below it, and `tar` is the fraction of
-    genuine pairs below it; `low` and `high` are its 95 % interval. They are None if there are too few pairs (`note`
-    has the reason), and `low` and `high` also without a bootstrap.
-    """
-
-    far: float
-    threshold: float | None = None
-    tar: float | None = None
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +52,7 @@ class VerificationResult:
     auc_within: float
     eer: float
     eer_threshold: float
-    tar: tuple[TarPoint, ...]
+    tar: tuple[RatePoint, ...]
     protocol: dict[str, Any]
 
     def roc(self) -> tuple[Floats, Floats, Floats]:
@@ -153,11 +137,11 @@ def verify(
         >>> import numpy as np
         >>> features = np.repeat(np.eye(5), 4, axis=0)
         >>> result = verify(features, np.repeat([1, 2, 3, 4, 5], 4), cross_camera=False, fars=(0.1,))
-        >>> result.auc, result.tar[0].tar
+        >>> result.auc, result.tar[0].rate
         (1.0, 1.0)
     """
-    if any(not 0 < far < 1 for far in fars):
-        raise ConfigError(f"False-accept rates must be between 0 and 1; got {', '.join(map(str, fars))}.")
+    for far in fars:
+        check_number("A false-accept rate", far, 0, 1, above=True, below=True)
     pairs = LabelledPairs(features, pids, camids, metric, cross_camera, distractor)
     counts = pairs.count(memory_limit)
     pairs.require_both(counts)
@@ -180,14 +164,9 @@ def score_counts(
     genuine_below, impostor_below = pairs_below(counts.genuine), pairs_below(counts.impostor)
     points = []
     for far in fars:
-        if far * n_impostor < PAIRS_PER_ERROR:
-            need = int(np.ceil(PAIRS_PER_ERROR / far))
-            note = f"a FAR of {far:g} needs {need:,} impostor pairs; there are {n_impostor:,}"
-            points.append(TarPoint(far, note=note))
-            continue
-        edge = last_edge(impostor_below, far)
-        interval = (intervals or {}).get(far, (None, None))
-        points.append(TarPoint(far, float(counts.edges[edge]), float(genuine_below[edge] / n_genuine), *interval))
+        edge, interval = last_edge(impostor_below, far), (intervals or {}).get(far, (None, None))
+        point = RatePoint(far, float(counts.edges[edge]), float(genuine_below[edge] / n_genuine), *interval)
+        points.append(RatePoint.without_rate(far, "impostor pairs", n_impostor) or point)
     product = float(n_genuine) * float(n_impostor)
     nearer = genuine_below[:-1] + counts.genuine / 2
     eer, eer_threshold = _equal_error(counts)

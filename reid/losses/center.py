@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reid.losses.pairs import LabelLoss, check_number
+from reid.core.errors import check_number
+from reid.losses.pairs import LabelLoss
 
 
 class CenterLoss(LabelLoss):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from reid.losses.pairs import PairLoss, Pairs, check_number, masked_logsumexp, masked_mean
+from reid.core.errors import check_number
+from reid.losses.pairs import PairLoss, Pairs, masked_logsumexp, masked_mean
 
 
 class CircleLoss(PairLoss):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from reid.core.errors import ConfigError, check_choice
+from reid.core.errors import ConfigError, check_choice, check_number
 from reid.losses.distances import Distance, distance_function
-from reid.losses.pairs import PairLoss, Pairs, check_number, masked_mean
+from reid.losses.pairs import PairLoss, Pairs, masked_mean
 
 REDUCTIONS = ("active", "mean")
 

@@ -10,7 +10,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice
 
 _SAME = 1e-13
 """Squared distance, relative to the squared norms, below which two points are equal for a Gram form in float64."""
@@ -277,12 +277,11 @@ def distance_function(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
     """
     if callable(distance):
         return distance
-    if distance in DISTANCES:
-        return DISTANCES[distance]
     order = _minkowski_order(distance)
-    if order is None:
-        raise ConfigError(f"Unknown distance {distance!r}.{did_you_mean(distance, [*DISTANCES, 'minkowski:3'])}")
-    return partial(minkowski, p=order)
+    if order is not None:
+        return partial(minkowski, p=order)
+    check_choice("distance", distance, [*DISTANCES, "minkowski:3"])
+    return DISTANCES[distance]
 
 
 def _minkowski_order(distance: str) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import ConfigError, check_choice
 from reid.losses.center import CenterLoss
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss
@@ -79,18 +79,17 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
         options["distance"] = Mahalanobis(dim, int(rank) if rank else None)
     loss_type: Callable[..., nn.Module]
     provided: dict[str, Any] = {"dim": dim, "num_classes": num_classes}
+    if not name.startswith("pml:"):
+        check_choice("loss", name, {*LOSSES, *PML_LOSSES, "pml:CLASS"})
     if name in LOSSES:
         loss_type = HardTripletPairs if memory is not None and name == "triplet" else LOSSES[name]
         arguments = set(inspect.signature(loss_type).parameters)
         provided = {key: value for key, value in provided.items() if key in arguments}
         known = arguments - set(provided)
         for option in options:
-            if option not in known:
-                raise ConfigError(f"The loss {name!r} has no option {option!r}.{did_you_mean(option, known)}")
-    elif name in PML_LOSSES or name.startswith("pml:"):
-        loss_type = partial(PmlLoss, PML_LOSSES.get(name, name.removeprefix("pml:")))
+            check_choice(f"{name} option", option, known)
     else:
-        raise ConfigError(f"Unknown loss {name!r}.{did_you_mean(name, {*LOSSES, *PML_LOSSES, 'pml:CLASS'})}")
+        loss_type = partial(PmlLoss, PML_LOSSES.get(name, name.removeprefix("pml:")))
     try:
         loss = loss_type(**provided, **options)
     except TypeError as error:  # e.g. text for a number

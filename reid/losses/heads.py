@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ConfigError
-from reid.losses.pairs import LabelLoss, check_number, similarities
+from reid.core.errors import check_number
+from reid.losses.pairs import LabelLoss, similarities
 
 
 class _AngularHead(LabelLoss):
@@ -25,8 +25,7 @@ class _AngularHead(LabelLoss):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= margin < math.pi:
-            raise ConfigError(f"The margin of a head must be 0 or more and below π; got {margin}.")
+        check_number("The margin of a head", margin, 0, math.pi, below=True)
         check_number("The scale of a head", scale, above=True)
         check_number("label_smoothing", label_smoothing, 0, 1)
         self.num_classes = num_classes

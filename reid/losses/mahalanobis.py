@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from reid.core.arrays import check_finite, integer_column
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import ConfigError, DataError, check_number
 from reid.losses.distances import at_least_float32, euclidean
-from reid.losses.pairs import check_number
 
 
 class Mahalanobis(nn.Module):

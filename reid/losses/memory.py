@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import ConfigError, DataError, check_number
 from reid.losses.distances import Distance, distance_function
-from reid.losses.pairs import PairLoss, Pairs, References, check_batch, check_number, masked_mean
+from reid.losses.pairs import PairLoss, Pairs, References, check_batch, masked_mean
 from reid.losses.triplet import hinge
 
 
@@ -52,8 +52,8 @@ class CrossBatchMemory(nn.Module):
         if not (isinstance(loss, PairLoss) and loss.takes_references):
             name = getattr(loss, "name", type(loss).__name__)
             raise ConfigError(f"{name} is not a loss over pairs of crops and cannot use a memory. Remove its memory.")
-        if size < 1 or warmup < 0:
-            raise ConfigError(f"memory must be at least 1 and warmup 0 or more; got {size} and {warmup}.")
+        check_number("memory", size, 1)
+        check_number("warmup", warmup)
         self.loss = loss
         self.size = size
         self.warmup = warmup

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from reid.core.errors import ConfigError, DataError, check_choice
+from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.losses.distances import at_least_float32, normalised
 from reid.losses.pairs import other_cameras_first
 
@@ -151,8 +151,7 @@ def mine_triplets(
     """
     _check_shapes(distances, pids, camids)
     check_choice("miner", mining, MINERS)
-    if not 0 <= hardness <= 1:
-        raise ConfigError(f"hardness must be between 0 (any candidate) and 1 (the hardest); got {hardness}.")
+    check_number("hardness", hardness, 0, 1)
     if len(pids) == 0:
         empty = distances.sum(dim=1)  # [0], and still differentiable
         return Triplets(empty, empty, torch.zeros_like(empty, dtype=torch.bool))

@@ -58,16 +58,10 @@ class Objective(nn.Module):
         self.triplet_weight = config.triplet_weight
         self.softmax_weight = config.softmax_weight
         self.label_smoothing = config.label_smoothing
+        options = config.model_dump(include={"margin", "mining", "distance", "camera_aware"})
+        options["reduction"] = None if config.reduction == "auto" else config.reduction
         self.triplet: TripletLoss = make_loss(  # type: ignore[assignment]
-            "triplet",
-            dim=dim,
-            num_classes=num_classes,
-            margin=config.margin,
-            mining=config.mining,
-            distance=config.distance,
-            reduction=None if config.reduction == "auto" else config.reduction,
-            camera_aware=config.camera_aware,
-            seed=seed,
+            "triplet", dim=dim, num_classes=num_classes, seed=seed, **options
         )
         self.triplet.hardness = config.hardness
         self.extra = nn.ModuleDict(

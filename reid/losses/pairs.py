@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError
 from reid.losses.distances import Distance, at_least_float32, normalised, pairwise_distances
 
 
@@ -203,19 +202,6 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
                 f"{num_classes - 1}; got {int(wrong[0])}. Renumber the identities, e.g. with "
                 "torch.unique(pids, return_inverse=True)."
             )
-
-
-def check_number(
-    name: str, value: float | None, low: float = 0.0, high: float = math.inf, *, above: bool = False
-) -> None:
-    """Raise an error unless `value` is None, or finite and in low..high (with `above`: larger than low).
-
-    Raises:
-        ConfigError: naming the setting, the range and the value.
-    """
-    if value is not None and (not (math.isfinite(value) and low <= value <= high) or (above and value == low)):
-        least = f"above {low:g}" if above else f"{low:g} or more"
-        raise ConfigError(f"{name} must be {least}{'' if high == math.inf else f' and at most {high:g}'}; got {value}.")
 
 
 def zero_of(features: Tensor) -> Tensor:

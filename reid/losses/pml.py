@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reid.core.errors import ConfigError, did_you_mean
+from reid.core.errors import ConfigError, check_choice
 from reid.losses.pairs import PairLoss, References, check_labels, zero_of
 
 PARTS = {
@@ -62,16 +62,13 @@ class PmlLoss(PairLoss):
         unusable = (base, losses.GenericPairLoss, losses.VICRegLoss, losses.ManifoldLoss)
         classes = {key: value for key, value in vars(losses).items() if inspect.isclass(value)}
         known = {key for key, value in classes.items() if issubclass(value, base) and value not in unusable}
-        if name not in known:
-            raise ConfigError(f"pytorch-metric-learning has no loss {name!r}.{did_you_mean(name, known)}")
+        check_choice("pytorch-metric-learning loss", name, known)
         factory = getattr(losses, name)
         arguments = _arguments(factory)
         sizes = {"embedding_size": dim, "descriptors_dim": dim, "num_classes": num_classes}
         given = {key: value for key, value in sizes.items() if arguments.get(key) is inspect.Parameter.empty}
         for option in options:
-            if option not in arguments or option in given:
-                hint = did_you_mean(option, {*arguments, "camera_aware", "seed"} - set(given))
-                raise ConfigError(f"The loss pml:{name} has no option {option!r}.{hint}")
+            check_choice(f"pml:{name} option", option, {*arguments, "camera_aware", "seed"} - set(given))
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
@@ -136,6 +133,5 @@ def _part(option: str, value: Any) -> Any:
     if option not in PARTS or not isinstance(value, str):
         return value
     classes = {name: part for name, part in vars(_module(PARTS[option])).items() if inspect.isclass(part)}
-    if value not in classes:
-        raise ConfigError(f"pytorch-metric-learning has no {option} {value!r}.{did_you_mean(value, classes)}")
+    check_choice(f"pytorch-metric-learning {option}", value, classes)
     return classes[value]()

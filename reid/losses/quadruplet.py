@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reid.core.errors import check_number
 from reid.losses.distances import Distance, distance_function
-from reid.losses.pairs import PairLoss, Pairs, check_number, masked_mean
+from reid.losses.pairs import PairLoss, Pairs, masked_mean
 
 
 class QuadrupletLoss(PairLoss):

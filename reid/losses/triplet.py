@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ConfigError, DataError, check_choice
+from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.losses.distances import Distance, at_least_float32, distance_function, paired_distances, pairwise_distances
 from reid.losses.mining import HARDNESS_MINERS, MINING_NAMES, batch_all, mine_triplets, pair_masks
-from reid.losses.pairs import check_batch, check_number, masked_mean
+from reid.losses.pairs import check_batch, masked_mean
 
 REDUCTIONS = ("mean", "active", "sum")
 

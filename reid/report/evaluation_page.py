@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from reid.evaluation import OpenSetResult, RankingResult, VerificationResult
-from reid.evaluation.identification import DirPoint
-from reid.evaluation.verification import TarPoint
+from reid.evaluation.pairs import RatePoint
 from reid.report.camera_pairs import plot_camera_pairs
 from reid.report.curves import plot_cmc
 from reid.report.distance_histograms import plot_distances, plot_roc
@@ -195,9 +194,9 @@ def _verification(found: VerificationResult) -> list[Block | None]:
     return [
         f"{counts.n_genuine:,} genuine and {counts.n_impostor:,} impostor pairs: {counts.pairs}. "
         f"AUC {100 * found.auc:.3f} %; equal error rate {100 * found.eer:.2f} % at distance {found.eer_threshold:.4f}.",
-        Table(
-            ["false-match rate", "threshold", "true-match rate", "95 % interval"],
-            [[f"{point.far:g}", _distance(point), _percent(point.tar), _interval(point)] for point in found.tar],
+        _rates(
+            ("false-match rate", "true-match rate"),
+            found.tar,
             f"True-match rate (TAR) at false-match rates (FAR). Intervals: {found.protocol['intervals']}.",
         ),
     ]
@@ -216,9 +215,9 @@ def _calibration(used: Applied) -> list[Block | None]:
 def _open_set(found: OpenSetResult) -> list[Block | None]:
     return [
         f"{found.n_mated:,} queries have a match in the gallery, {found.n_unmated:,} have none.",
-        Table(
-            ["false-alarm rate", "threshold", f"identified at rank {found.protocol['rank']}", "95 % interval"],
-            [[f"{point.far:g}", _distance(point), _percent(point.dir), _interval(point)] for point in found.points],
+        _rates(
+            ("false-alarm rate", f"identified at rank {found.protocol['rank']}"),
+            found.points,
             "Detection and identification rate (DIR) at false-alarm rates: the fraction of queries with a match in the "
             "gallery that are identified within the threshold. At this threshold, the given fraction of the other "
             "queries raises a false alarm.",
@@ -230,9 +229,11 @@ def _percent(fraction: float | None, digits: int = 2) -> str:
     return "–" if fraction is None or np.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
 
 
-def _distance(point: TarPoint | DirPoint) -> str:
-    return point.note or f"{point.threshold:.4f}"
-
-
-def _interval(point: TarPoint | DirPoint) -> str:
-    return "–" if point.low is None or point.high is None else f"{100 * point.low:.2f} to {100 * point.high:.2f} %"
+def _rates(names: tuple[str, str], points: Sequence[RatePoint], caption: str) -> Table:
+    """Return a table of points; `names` are those of the error rate and of the rate of interest."""
+    rows = []
+    for point in points:
+        interval = "–" if point.low is None else f"{100 * point.low:.2f} to {_percent(point.high)}"
+        threshold = point.note or f"{point.threshold:.4f}"
+        rows.append([f"{point.far:g}", threshold, _percent(point.rate), interval])
+    return Table([names[0], "threshold", names[1], "95 % interval"], rows, caption)

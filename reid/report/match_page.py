@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import none_for_nan
 from reid.core.atomic import write_text
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.mtmc.constraints import Constraints, compile_rules
 from reid.mtmc.results import count_multi_camera_identities
 from reid.report.page import Table, render_template
+from reid.report.ranklists import check_image
 from reid.report.style import BLUE, GREEN, LIGHT, RED
 
 if TYPE_CHECKING:
@@ -58,8 +60,7 @@ def pixelate_heads(crops: Sequence[NDArray[np.uint8]], fraction: float = HEAD_FR
         >>> pixelate_heads([np.eye(8, dtype=np.uint8)[..., None].repeat(3, axis=2) * 240])[0][:5, :5, 0].tolist()
         [[60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [0, 0, 0, 0, 240]]
     """
-    if not 0 <= fraction <= 1:
-        raise ConfigError(f"The fraction of a crop to pixelate is {fraction}. Pass a number in 0..1.")
+    check_number("The fraction of a crop to pixelate", fraction, 0, 1)
     done = []
     for crop in crops:
         height, width = crop.shape[:2]
@@ -142,7 +143,7 @@ def write_match_report(
         "colours": LIGHT.lines[:6],
         "tracklets": _tracklet_columns(matches),
         "links": _link_columns(matches.links, shown),
-        "threshold": _number(matches.threshold, 4),
+        "threshold": none_for_nan(matches.threshold, 4),
         "rules": _rules(matches, options),
     }
     files = resources.files("reid.report")
@@ -169,14 +170,6 @@ def write_match_report(
     return Path(path)
 
 
-def _number(value: float, digits: int) -> float | None:
-    return round(float(value), digits) if math.isfinite(value) else None
-
-
-def _numbers(values: NDArray[Any], digits: int) -> list[float | None]:
-    return [_number(value, digits) for value in values.tolist()]
-
-
 def _name(tracklets: Tracklets, row: int) -> str:
     return f"{tracklets.camera_names[tracklets.camera[row]]}, track {tracklets.track[row]}"
 
@@ -195,14 +188,14 @@ def _tracklet_columns(matches: Matches) -> dict[str, list[Any]]:
     return {
         "camera": t.camera.tolist(),
         "track": t.track.tolist(),
-        "start": _numbers(t.start, 3),
-        "end": _numbers(t.end, 3),
+        "start": none_for_nan(t.start, 3),
+        "end": none_for_nan(t.end, 3),
         "frames": t.frames.tolist(),
         "frame": t.first_frame.tolist(),
         "appearance": t.has_feature.astype(int).tolist(),
-        "quality": _numbers(t.quality, 3),
+        "quality": none_for_nan(t.quality, 3),
         "identity": matches.identity.tolist(),
-        "confidence": _numbers(matches.confidence, 3),
+        "confidence": none_for_nan(matches.confidence, 3),
     }
 
 
@@ -221,9 +214,9 @@ def _link_columns(links: Links, rows: NDArray[np.int64]) -> dict[str, list[Any]]
     return {
         "first": links.first[rows].tolist(),
         "second": links.second[rows].tolist(),
-        "distance": _numbers(links.distance[rows], 4),
-        "margin": _numbers(links.margin[rows], 4),
-        "probability": _numbers(links.probability[rows], 4),
+        "distance": none_for_nan(links.distance[rows], 4),
+        "margin": none_for_nan(links.margin[rows], 4),
+        "probability": none_for_nan(links.probability[rows], 4),
         "joined": links.joined[rows].astype(int).tolist(),
         "reason": reason.reshape(-1).tolist(),
         "reasons": reasons.tolist(),
@@ -313,12 +306,9 @@ def _jpeg(crop: Crop, height: int, hide_head: bool) -> str:
             raise DataError(f"{len(crop):,} bytes are not a JPEG or PNG")
         image = decoded.view(np.uint8)
     else:
-        if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-            what = f"{crop.dtype} {list(crop.shape)}" if isinstance(crop, np.ndarray) else type(crop).__name__
-            raise DataError(f"it is {what}. Pass uint8 [H, W, 3] RGB, or the bytes of a file.")
-        if crop.size == 0:
-            raise DataError(f"it is empty, {list(crop.shape)}.")
-        image = crop[:, :, ::-1]
+        if not isinstance(crop, np.ndarray):
+            raise DataError(f"it is {type(crop).__name__}. Pass uint8 [H, W, 3] RGB, or the bytes of a file.")
+        image = check_image(crop)[:, :, ::-1]
     width = min(3 * height, max(1, round(image.shape[1] * height / image.shape[0])))
     interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
     image = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=interpolation).view(np.uint8)

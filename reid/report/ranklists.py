@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ConfigError, DataError, did_you_mean
+from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.data.images import decode
 from reid.evaluation import RankingResult
 from reid.evaluation.protocol import JUNK
@@ -39,11 +39,8 @@ def choose_queries(result: RankingResult, choice: Choice, n: int = 8, seed: int 
     Raises:
         ConfigError: `choice` is unknown, or `n` is below 1.
     """
-    choices = ("worst", "best", "random")
-    if choice not in choices:
-        raise ConfigError(f"Unknown choice of queries {choice!r}.{did_you_mean(choice, choices)}")
-    if n < 1:
-        raise ConfigError(f"The number of queries to show is {n}. Pass at least 1.")
+    check_choice("choice of queries", choice, ("worst", "best", "random"))
+    check_number("The number of queries to show", n, 1)
     scored = np.flatnonzero(~np.isnan(result.ap))
     if choice == "random":
         return np.sort(np.random.default_rng(seed).choice(scored, min(n, len(scored)), replace=False))
@@ -217,8 +214,15 @@ def _draw(axes: Axes, image: Image, column: int, y: float, colour: str, symbol: 
 
 def read_image(image: Image) -> NDArray[np.uint8]:
     """Return the RGB pixels `[H, W, 3]` of a file, or the given array."""
-    if not isinstance(image, np.ndarray):
-        return decode(image)
+    return check_image(image) if isinstance(image, np.ndarray) else decode(image)
+
+
+def check_image(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the array if it is an image.
+
+    Raises:
+        DataError: another shape or type, or no pixels.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise DataError(f"An image is {image.dtype} {list(image.shape)}. Pass uint8 [H, W, 3].")
     return image

@@ -91,7 +91,7 @@ def test_probability_follows_bayes_rule_for_any_prior(made):
 
 @pytest.mark.parametrize("prior", [0, 1, -0.1, float("nan")])
 def test_a_prior_out_of_range(made, prior):
-    with pytest.raises(ReidError, match="The prior is the fraction"):
+    with pytest.raises(ReidError, match="The prior must be above 0 and below 1"):
         made.probability(0.5, prior=prior)
 
 
@@ -166,10 +166,13 @@ def test_saving_and_loading_as_json(made, tmp_path):
     [
         pytest.param({"kind": "salad"}, "is not a calibration", id="something else"),
         pytest.param({"format": 99}, "has format 99", id="a newer format"),
-        pytest.param({"metric": "hamming"}, "metric is 'hamming'", id="metric"),
+        pytest.param({"metric": "hamming"}, "metric is hamming", id="metric"),
         pytest.param({"fmr": 2}, "fmr is 2", id="rate"),
-        pytest.param({"overall": {}}, "lacks 'false_match'", id="a key is missing"),
+        pytest.param({"overall": {}}, "overall.genuine_pairs .*required", id="a key is missing"),
         pytest.param({"identities": None}, "damaged", id="no number"),
+        pytest.param({"camera_pairs": [{}]}, "camera_pairs is .* not a list", id="no cameras"),
+        pytest.param({"too_few": None}, "too_few is None", id="no list"),
+        pytest.param({"overall": None}, "overall is None", id="no curve"),
     ],
 )
 def test_damaged_files_are_named(made, tmp_path, change, message):
@@ -186,7 +189,7 @@ def test_damaged_files_are_named(made, tmp_path, change, message):
 def test_knots_that_are_not_monotone(made, table):
     stored = made.as_dict()
     stored["overall"]["false_match"] = table
-    with pytest.raises(ReidError, match="false_match is not"):
+    with pytest.raises(ReidError, match=r"overall\.false_match is .* not"):
         Calibration.from_dict(stored)
 
 

@@ -329,7 +329,7 @@ def test_zero_features_are_valid_with_the_euclidean_metric():
     [
         pytest.param({"metric": "cosin"}, "Did you mean 'cosine'", id="metric"),
         pytest.param({"ap": "trapezium"}, "Did you mean 'trapezoid'", id="average precision"),
-        pytest.param({"max_rank": 0}, "max_rank must be at least 1; got 0", id="no rank"),
+        pytest.param({"max_rank": 0}, "max_rank must be 1 or more; got 0", id="no rank"),
     ],
 )
 def test_unknown_settings(settings, message):
@@ -338,7 +338,7 @@ def test_unknown_settings(settings, message):
 
 
 def test_rank_0_is_refused():
-    with pytest.raises(ReidError, match="count from 1"):
+    with pytest.raises(ReidError, match="rank must be 1 or more"):
         evaluate(*made()).rank(0)
 
 
@@ -377,7 +377,7 @@ def test_top_matches_equal_a_sorted_row(case, cross_camera, k):
 
 
 def test_top_matches_need_at_least_one_place():
-    with pytest.raises(ReidError, match="at least 1; got 0"):
+    with pytest.raises(ReidError, match="k must be 1 or more; got 0"):
         top_matches(*made(), k=0)
 
 
@@ -502,7 +502,7 @@ def test_one_table_counts_pairs_as_its_columns():
     np.testing.assert_array_equal(count_pairs(table).impostor, expected.impostor)
     with pytest.raises(DataError, match="There are no pids"):
         count_pairs(as_tables(case, pids=False)[0])
-    with pytest.raises(DataError, match="Pass the Embeddings only"):
+    with pytest.raises(DataError, match="Pass Embeddings only"):
         count_pairs(table, case[2])
 
 
@@ -511,8 +511,8 @@ def test_one_table_counts_pairs_as_its_columns():
     [
         pytest.param(as_tables(made(), pids=False), "query has no pids. Pass query_pids", id="no pids"),
         pytest.param(as_tables(made(), camids=False), "needs camera ids. Pass query_camids", id="no cameras"),
-        pytest.param((as_tables(made())[0], made()[1]), "Pass two Embeddings only", id="table and array"),
-        pytest.param((*as_tables(made()), made()[2]), "Pass two Embeddings only", id="tables and a column"),
+        pytest.param((as_tables(made())[0], made()[1]), "Pass Embeddings only", id="table and array"),
+        pytest.param((*as_tables(made()), made()[2]), "Pass Embeddings only", id="tables and a column"),
     ],
 )
 def test_embeddings_that_cannot_be_scored(arguments, message):

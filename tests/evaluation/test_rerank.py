@@ -133,7 +133,7 @@ def test_blocks_are_the_rows_of_the_whole(rows):
 
 
 def test_blocks_refuse_bad_settings_before_the_first_is_asked_for():
-    with pytest.raises(ReidError, match="k1=0"):
+    with pytest.raises(ReidError, match="k1 must be 1 or more; got 0"):
         rerank_blocks(*normal(3, 9, 4), settings=Reranking(k1=0))
 
 
@@ -241,10 +241,10 @@ def test_no_matrix_of_all_pairs_is_built():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"k1": 0}, "k1=0", id="no neighbour"),
-        pytest.param({"k2": 0}, "k2=0", id="nothing to average"),
-        pytest.param({"lambda_value": 1.5}, "in 0..1; got 1.5", id="weight above 1"),
-        pytest.param({"lambda_value": float("nan")}, "in 0..1; got nan", id="weight not a number"),
+        pytest.param({"k1": 0}, "k1 must be 1 or more; got 0", id="no neighbour"),
+        pytest.param({"k2": 0}, "k2 must be 1 or more; got 0", id="nothing to average"),
+        pytest.param({"lambda_value": 1.5}, "at most 1; got 1.5", id="weight above 1"),
+        pytest.param({"lambda_value": float("nan")}, "at most 1; got nan", id="weight not a number"),
         pytest.param({"metric": "euclid"}, "Did you mean 'euclidean'", id="metric"),
     ],
 )

@@ -51,7 +51,7 @@ def test_blocks_do_not_change_the_cmc_and_seeds_do():
 
 @pytest.mark.parametrize("setting", ["max_rank", "repeats"])
 def test_settings_below_one_are_refused(setting):
-    with pytest.raises(ReidError, match="at least 1"):
+    with pytest.raises(ReidError, match=f"{setting} must be 1 or more"):
         single_shot_cmc(*made(), **{setting: 0})
 
 

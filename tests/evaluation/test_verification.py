@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
 from reid.core.errors import ReidError
-from reid.evaluation import PairCounts, count_pairs, identification, open_set, pairs, verification, verify
+from reid.evaluation import PairCounts, count_pairs, open_set, pairs, verification, verify
 from reid.evaluation.pairs import BINS
 from reid.evaluation.verification import score_counts
 from tests.evaluation.cases import DIFFICULT, changed, made, squared_distances
@@ -132,7 +132,7 @@ def test_scores_of_normal_distributions():
     for point in result.tar:
         threshold = norm(0.9, 0.15).ppf(point.far)
         assert point.threshold == pytest.approx(threshold, abs=2e-4)
-        assert point.tar == pytest.approx(norm(0.4, 0.1).cdf(threshold), abs=2e-3)
+        assert point.rate == pytest.approx(norm(0.4, 0.1).cdf(threshold), abs=2e-3)
     precision, recall, at = result.precision_recall()
     half = np.searchsorted(at, 0.4)
     assert recall[half] == pytest.approx(0.5, abs=1e-3)
@@ -165,7 +165,7 @@ def test_agrees_with_scikit_learn(metric):
     tested_precision, tested_recall, _ = result.precision_recall()
     assert auc(tested_recall, tested_precision) == pytest.approx(auc(recall, precision), abs=0.01)
     for point in result.tar:
-        assert point.tar == pytest.approx(tar[np.searchsorted(far, point.far, "right") - 1], abs=0.01)
+        assert point.rate == pytest.approx(tar[np.searchsorted(far, point.far, "right") - 1], abs=0.01)
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_intervals_are_those_of_the_slow_bootstrap():
         slow = [weighted_tar_loop(pairs, dict(enumerate(weights, 1)), point.far) for weights in draws]
         low, high = np.nanpercentile(slow, [2.5, 97.5])
         assert (point.low, point.high) == pytest.approx((low, high), abs=0.03)
-        assert point.low < point.tar < point.high
+        assert point.low < point.rate < point.high
 
 
 def test_groups_of_identities_give_similar_intervals(monkeypatch):
@@ -199,7 +199,7 @@ def test_each_distractor_is_one_unit_of_the_bootstrap():
     features, pids, camids = people(n_ids=20, seed=11)
     pids = np.where(pids > 15, 0, pids)
     result = verify(features, pids, camids, fars=(0.1,))
-    assert result.tar[0].low < result.tar[0].tar < result.tar[0].high
+    assert result.tar[0].low < result.tar[0].rate < result.tar[0].high
     assert result.protocol["identities"] == 15 + 25
     assert "pairs among 25 distractors (pid 0) ignored" in result.protocol["pairs"]
 
@@ -207,10 +207,10 @@ def test_each_distractor_is_one_unit_of_the_bootstrap():
 def test_rates_with_too_few_pairs_are_none_with_a_note():
     result = verify(*people(), fars=(0.1, 1e-5), bootstrap=20)
     assert result.tar[0].note == ""
-    assert result.tar[1].tar is None
+    assert result.tar[1].rate is None
     assert "a FAR of 1e-05 needs 1,000,000 impostor pairs; there are " in result.tar[1].note
     stored = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert stored["tar"][1]["tar"] is None
+    assert stored["tar"][1]["rate"] is None
     assert stored["roc"]["far"][0] == 0
     assert stored["roc"]["tar"][-1] == 1
 
@@ -237,7 +237,7 @@ def test_invalid_input_is_reported(arguments, message):
 
 
 def test_far_out_of_range():
-    with pytest.raises(ReidError, match="between 0 and 1; got 0, 2"):
+    with pytest.raises(ReidError, match="above 0 and below 1; got 0"):
         verify(*people(), fars=(0, 2))
 
 
@@ -245,7 +245,7 @@ def test_far_out_of_range():
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("case", DIFFICULT.values(), ids=DIFFICULT.keys())
 def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
-    monkeypatch.setattr(identification, "PAIRS_PER_ERROR", 0)
+    monkeypatch.setattr(pairs, "PAIRS_PER_ERROR", 0)
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = case
     gone = np.unique(query_pids)[::2]
     case = changed(case, gallery_pids=np.where(np.isin(gallery_pids, gone), gallery_pids.max() + 1, gallery_pids))
@@ -261,7 +261,7 @@ def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
         result = open_set(*case, **settings, bootstrap=10, memory_limit=memory_limit)
         assert (result.n_mated, result.n_unmated) == (n_mated, n_unmated)
         assert result.points[0].threshold == pytest.approx(threshold, rel=1e-5)
-        assert result.points[0].dir == found
+        assert result.points[0].rate == found
         assert 0 <= result.points[0].low <= result.points[0].high <= 1
 
 
@@ -279,11 +279,11 @@ def test_open_set_scores_of_normal_distributions():
     )
     for point in result.points:
         wanted = norm(3, 1).cdf(norm(6, 1).ppf(point.far))
-        assert point.dir == pytest.approx(wanted, abs=0.05)
+        assert point.rate == pytest.approx(wanted, abs=0.05)
         assert point.low < wanted < point.high
     far, found, threshold = result.curve()
     at = np.searchsorted(threshold, result.points[0].threshold)
-    assert (far[at], found[at]) == (pytest.approx(0.1), result.points[0].dir)
+    assert (far[at], found[at]) == (pytest.approx(0.1), result.points[0].rate)
 
 
 def test_when_every_identity_is_in_the_gallery_the_error_suggests_unenrolled():
@@ -292,7 +292,7 @@ def test_when_every_identity_is_in_the_gallery_the_error_suggests_unenrolled():
         open_set(*case, cross_camera=False)
     result = open_set(*case, cross_camera=False, unenrolled=0.5, fars=(0.3, 1e-3))
     assert result.protocol["identities taken out of the gallery"] == 5
-    assert 0 < result.points[0].dir < 1
+    assert 0 < result.points[0].rate < 1
     assert "needs 10,000 queries who are not in the gallery" in result.points[1].note
     json.dumps(result.as_dict(), allow_nan=False)
 
@@ -300,8 +300,8 @@ def test_when_every_identity_is_in_the_gallery_the_error_suggests_unenrolled():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"rank": 0}, "rank must be at least 1", id="rank"),
-        pytest.param({"fars": (1.0,)}, "between 0 and 1", id="rate"),
+        pytest.param({"rank": 0}, "rank must be 1 or more; got 0", id="rank"),
+        pytest.param({"fars": (1.0,)}, "above 0 and below 1; got 1", id="rate"),
         pytest.param({"unenrolled": 1.0}, "fraction of the query identities", id="everybody out"),
     ],
 )
@@ -328,7 +328,7 @@ def test_verification_scores_on_real_embeddings(name, auc, eer, tar):
     assert result.counts.n_genuine == 166_987
     assert result.counts.n_impostor == 149_329_266
     assert (result.auc, result.eer) == pytest.approx((auc, eer), abs=1e-4)
-    assert [point.tar for point in result.tar] == pytest.approx(tar, abs=1e-3)
+    assert [point.rate for point in result.tar] == pytest.approx(tar, abs=1e-3)
 
 
 def test_rates_at_a_threshold_are_those_of_the_loop():

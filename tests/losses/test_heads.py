@@ -132,7 +132,7 @@ def test_directions_follow_from_the_seed_and_not_from_the_global_one():
     ("options", "message"),
     [
         ({"margin": -0.1}, "margin of a head must be 0 or more"),
-        ({"margin": 28.6}, "below π; got 28.6"),
+        ({"margin": 28.6}, "below 3.14159; got 28.6"),
         ({"scale": 0}, "scale of a head must be above 0; got 0"),
         ({"label_smoothing": 2}, "0 or more and at most 1; got 2"),
     ],

@@ -256,7 +256,7 @@ def test_a_term_that_starts_at_0_is_there_from_the_start():
         ({"extra": {"circle": {}}}, "extra.circle.weight is missing"),
         ({"extra": {"circle": {"weight": -1}}}, "extra.circle.weight=-1"),
         ({"extra": {"circle": {"weight": "much"}}}, "extra.circle.weight='much'"),
-        ({"extra": {"circle": {"weight": 1, "gama": 2}}}, "no option 'gama'.*'gamma'"),
+        ({"extra": {"circle": {"weight": 1, "gama": 2}}}, "Unknown circle option 'gama'.*'gamma'"),
         ({"extra": {"circle": {"weight": 1, "gamma": "2 pi"}}}, "'circle' does not accept .*2 pi"),
         ({"extra": {"circle": {"weight": 1, "input": "images"}}}, "circle.input='images' is not a valid choice"),
         ({"extra": {"circle": {"weight": 1, "lr": -1}}}, "circle.lr=-1"),

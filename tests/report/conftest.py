@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from reid.mtmc.matching import Matches
+from tests.report.small_matches import small_matches
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+def matches() -> Matches:
+    """Return a small result of matching."""
+    return small_matches()
 
 
 @pytest.fixture(scope="module")

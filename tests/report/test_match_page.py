@@ -358,9 +358,9 @@ def test_an_unreadable_crop_is_listed_and_the_others_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("crop", "text"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"tracklet 2: it is float32 \[4, 4, 3\]\. Pass uint8 \[H, W, 3\] RGB"),
-        (np.zeros((4, 4), np.uint8), r"it is uint8 \[4, 4\]"),  # gray
-        (np.zeros((0, 4, 3), np.uint8), r"is empty, \[0, 4, 3\]"),
+        (np.zeros((4, 4, 3), np.float32), r"tracklet 2: An image is float32 \[4, 4, 3\]\. Pass uint8 \[H, W, 3\]"),
+        (np.zeros((4, 4), np.uint8), r"is uint8 \[4, 4\]"),  # gray
+        (np.zeros((0, 4, 3), np.uint8), r"is uint8 \[0, 4, 3\]"),
         ("crop.jpg", "it is str"),  # a path is not bytes
     ],
 )
@@ -419,7 +419,7 @@ def test_the_pixelated_fraction_can_be_chosen(fraction: float, rows: int) -> Non
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
-    with pytest.raises(ReidError, match=r"0\.\.1"):
+    with pytest.raises(ReidError, match="0 or more and at most 1"):
         pixelate_heads([random_crop(0)], fraction)
 
 

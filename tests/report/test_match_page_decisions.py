@@ -26,17 +26,12 @@ from tests.report.match_browser import (
     row_of,
     show,
 )
-from tests.report.small_matches import bundled_tracklets, small_matches
+from tests.report.small_matches import bundled_tracklets
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def matches() -> Matches:
-    return small_matches()
 
 
 def test_downloaded_decisions_are_applied_by_the_next_match(page: Page, matches: Matches, tmp_path: Path) -> None:

@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def matches() -> Matches:
-    return small_matches()
-
-
 def test_all_views_open_from_a_file(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     for tab in ("#tab-review", "#tab-transitions", "#tab-timelines"):

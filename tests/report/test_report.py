@@ -94,7 +94,7 @@ def test_queries_are_chosen_by_average_precision():
 
 
 @pytest.mark.parametrize(
-    ("choice", "n", "words"), [("wrost", 3, "Did you mean 'worst'"), ("best", 0, "Pass at least 1")]
+    ("choice", "n", "words"), [("wrost", 3, "Did you mean 'worst'"), ("best", 0, "must be 1 or more; got 0")]
 )
 def test_choices_out_of_range(choice, n, words):
     with pytest.raises(ReidError, match=words):
