@@ -1,10 +1,19 @@
-"""Write files and folders completely or not at all: under a temporary name, flushed, then renamed."""
+"""Write files and folders completely or not at all: under a temporary name, flushed, then renamed.
+
+A killed process leaves its temporary file or folder behind. The next process that writes into the same folder removes
+it: the temporary name contains the machine and the process, so that those of running processes are kept.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +22,12 @@ from typing import Any
 from reid.core.errors import DataError
 
 _RESERVE = 64 * 2**20
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_START = secrets.token_hex(4)
+"""Of this process, because another process may have had its number before."""
+_NUMBERS = itertools.count()
+_cleaned: set[tuple[int, Path]] = set()
+"""Process, and folder from which it has removed what killed processes left."""
 
 
 @contextlib.contextmanager
@@ -26,7 +41,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         DataError: the folder is not writable or the disk is full; the old file is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = _temporary_path(path, path.suffix)
     try:
         with _write_errors(path, "An existing file is unchanged."):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +66,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path} exists and is not an empty folder. Pass a new folder.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary_path(path, "")
     try:
         with _write_errors(path, "Nothing was written."):
             temporary.mkdir(parents=True)
@@ -61,6 +76,42 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_path(path: Path, suffix: str) -> Path:
+    """Return a new hidden path beside `path`, after removing those of killed processes from its folder."""
+    if (place := (os.getpid(), path.parent.absolute())) not in _cleaned:
+        _cleaned.add(place)
+        _remove_left_behind(path.parent)
+    stem = path.name.removesuffix(suffix)
+    return path.with_name(f".{stem}.{_MACHINE}-{os.getpid()}-{_START}-{next(_NUMBERS)}.part{suffix}")
+
+
+def _remove_left_behind(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            match = re.fullmatch(rf"\..+\.{_MACHINE}-(\d+)-(\w+)-\d+\.part(\.[^.]*)?", entry.name)
+            if match is None or _is_running(int(match[1]), match[2]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(process: int, start: str) -> bool:
+    if process == os.getpid():
+        return start == _START
+    if os.name == "nt":
+        return True  # os.kill would end the process
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def check_free_space(folder: Path, n_bytes: int, task: str, other_fix: str = "") -> None:

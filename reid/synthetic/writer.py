@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -116,6 +118,18 @@ _renderer = lru_cache(maxsize=1)(_Renderer)
 def _run_job(job: Job, settings: SyntheticSettings, root: Path) -> int:
     cv2.setNumThreads(1)
     return job[0](_renderer(settings), root, *job[1])
+
+
+def _end_with_parent() -> None:
+    """Make this worker process end as soon as its parent has ended, by any signal."""
+
+    def wait_for_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def _parameters(settings: SyntheticSettings) -> dict[str, Any]:
@@ -255,7 +269,7 @@ def _run(jobs: Sequence[Job], settings: SyntheticSettings, root: Path, workers: 
     if workers <= 1:
         yield from (_run_job(job, settings, root) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         running = [pool.submit(_run_job, job, settings, root) for job in jobs]
         try:
             for done in as_completed(running):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +306,40 @@ def test_stills_are_the_frames_that_matching_selects_and_look_like_the_video(tmp
         film.set(cv2.CAP_PROP_POS_FRAMES, max(0, int(wanted[0]) - 12))
         assert same < np.abs(film.read()[1].astype(int) - still).mean()
         assert same < 8
+
+
+GENERATE = "import sys; from reid.synthetic import synthesize; synthesize(sys.argv[1], ids=40, cameras=2, workers=2)"
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_workers_end_with_their_parent_and_the_next_run_removes_its_files(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "data"
+    parent = subprocess.Popen([sys.executable, "-c", GENERATE, str(out)])
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    wait_until(lambda: list(tmp_path.glob(".data.*/bounding_box_*/*.jpg")))
+    workers = [int(child) for child in children.read_text().split()]
+    assert len(workers) == 3, "two workers and the resource tracker of multiprocessing"
+    parent.send_signal(number)
+    assert parent.wait() == -number
+    wait_until(lambda: not any(map(is_running, workers)))
+    assert len(list(tmp_path.glob(".data.*"))) == 1
+    synthesize(out, ids=4, cameras=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
