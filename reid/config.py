@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from reid.core.atomic import write_text
 from reid.core.errors import ConfigError, check_choice, did_you_mean
+from reid.core.reading import parse_yaml, read_yaml
 
 T = TypeVar("T")
 
@@ -457,8 +458,9 @@ S = TypeVar("S", bound=Settings)
 def load_settings(cls: type[S], file: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Read settings: the defaults of `cls`, then a YAML file, then `key.sub=value` overrides.
 
-    Values are read as YAML: `loss.margin=null`, `data.train=[market1501:/data/Market-1501-v15.09.15]`. Groups and other
-    mappings are merged key by key.
+    The values of settings that are text (paths, data sets, names) are taken literally: `data.train=market1501:/my #1`.
+    All others are YAML: `loss.margin=null`, `schedule.milestones=[40, 70]`; so are lists in brackets. Groups and other
+    mappings are merged key by key. Nothing is interpolated: `${HOME}` stays as it is.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown (the nearest one is suggested), or a value has
@@ -470,22 +472,15 @@ def load_settings(cls: type[S], file: str | Path | None = None, overrides: Seque
     """
     merged: dict[str, Any] = {}
     if file is not None:
-        try:
-            content = parse_yaml(Path(file).read_text("utf-8"), str(file))
-        except OSError as error:
-            raise ConfigError(f"Cannot read the settings file {file}: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{file} is not UTF-8 text. Save it as UTF-8.") from error
-        if not isinstance(content or {}, dict):
-            raise ConfigError(f"{file} must contain `key: value` settings, not a {type(content).__name__}.")
-        _merge(merged, content or {})
+        _merge(merged, read_yaml(file))
     sources: list[tuple[str, str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"{override!r} is not of the form key.sub=value, e.g. optim.lr=0.001.")
-        value = parse_yaml(text, f"the value of {override!r}")
-        for name in reversed(key.split(".")):
+        names = key.split(".")
+        value: Any = text if _is_text(cls, names, text) else parse_yaml(text, f"the value of {override!r}")
+        for name in reversed(names):
             value = {name: value}
         _merge(merged, value)
         sources.append((key, f"the override {override!r}"))
@@ -505,25 +500,15 @@ def save_settings(settings: Settings, path: str | Path) -> None:
     write_text(path, yaml.safe_dump(settings.as_dict(), sort_keys=False))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as a string; this loader reads it as a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Return the plain Python values of a YAML text.
-
-    Raises:
-        ConfigError: the text is not YAML; `source` names it in the message.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+def _is_text(cls: type[BaseModel], names: Sequence[str], text: str) -> bool:
+    """Return whether the setting takes `text` as it is: it is a string, a path, or a list of strings."""
+    kind: Any = cls
+    for name in names:
+        field = getattr(kind, "model_fields", {}).get(name)
+        kind = None if field is None else field.annotation
+    if type(None) in get_args(kind) and text in ("", "null", "~"):
+        return False
+    return kind in (str, Path, str | None, Path | None) or (kind == list[str] and not text.startswith("["))
 
 
 def _merge(target: dict[str, Any], content: dict[str, Any]) -> None:
@@ -549,19 +534,20 @@ def _raise(
 
 def _describe(key: str, place: str, error: Any, cls: type[BaseModel]) -> str:
     kind, value, context, names = error["type"], error["input"], error.get("ctx", {}), list(error["loc"])
+    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]}…"
     if kind == "extra_forbidden":
         return f"Unknown setting {key}{place}.{did_you_mean(str(names[-1]), _keys(_group(cls, names[:-1])))}"
     if kind == "model_type":
         known = ", ".join(f"{key}.{name}" for name in _keys(_group(cls, names)))
-        return f"{key}{place} is a group of settings and cannot be set to {value!r}. Known: {known}."
+        return f"{key}{place} is a group of settings and cannot be set to {shown}. Known: {known}."
     if kind == "missing":
         return f"{key}{place} is missing: add it."
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        return f"{key}={value!r}{place} is not a valid choice.{did_you_mean(str(value), choices)}"
+        return f"{key}={shown}{place} is not a valid choice.{did_you_mean(str(value), choices)}"
     if kind == "value_error":  # raised by a validator of this project
         return f"{key}{place}: {context['error']}" if key else f"{context['error']}"
-    return f"{key}={value!r}{place} is invalid: {error['msg'].replace('Input should', 'it must')}."
+    return f"{key}={shown}{place} is invalid: {error['msg'].replace('Input should', 'it must')}."
 
 
 def _keys(cls: type[BaseModel]) -> list[str]:

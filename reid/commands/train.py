@@ -38,7 +38,7 @@ def cli(
     torchrun --nproc-per-node=2 tools/train.py --config ...
 
     The default settings are BoT's (ResNet-50, 256x128, batch-hard triplet loss and softmax). Any setting can be
-    changed with key.sub=value; values are YAML. docs/training.md lists them all.
+    changed with key.sub=value; numbers and lists are YAML, paths and names are text. docs/training.md lists them all.
     """
     from reid.config import load_config
     from reid.core.errors import ConfigError

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.atomic import atomic_file, check_free_space
 from reid.core.console import console, progress_bar
 from reid.core.errors import ConfigError, DataError, ReidError, check_choice
+from reid.core.reading import parse_json
 from reid.data.crops import Crops, SkippedFile, as_rows
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
 
@@ -299,7 +300,7 @@ class _Index:
         """Return the index at `path`; None if it is missing, damaged, or of other settings."""
         try:
             table = pq.read_table(path)
-            about = json.loads(table.schema.metadata[_SETTINGS_KEY])
+            about = parse_json(table.schema.metadata[_SETTINGS_KEY], str(path))
             data = path.with_name(Path(about.pop("data")).name)
             rows = np.empty(table.num_rows, _ROW)
             for name in _ROW.names or ():

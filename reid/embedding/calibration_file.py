@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reid.core.atomic import write_text
 from reid.core.errors import DataError, ReidError
+from reid.core.reading import read_json
 from reid.evaluation.calibration import Calibration
 
 NAME = "calibration.json"
@@ -29,15 +30,11 @@ def load_calibration(path: str | Path) -> Calibration:
     Raises:
         DataError: missing, not JSON, or not a calibration of a known format; gives the file and the key.
     """
-    path = Path(path)
+    content = read_json(path, "Create it with `reid calibrate`.")
     try:
-        return Calibration.from_dict(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no calibration {path}. Create one with `reid calibrate`.") from error
+        return Calibration.from_dict(content)
     except ReidError as error:
         raise DataError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. Create it again with `reid calibrate`.") from error
 
 
 def stored_calibration(path: str | Path) -> Path | None:

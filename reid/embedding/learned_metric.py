@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reid.core.arrays import unit_rows
 from reid.core.atomic import atomic_file
 from reid.core.errors import ConfigError, DataError, ModelError
+from reid.core.reading import parse_json
 from reid.embedding.table import Embeddings
 
 FORMAT = 1
@@ -95,7 +96,7 @@ class LearnedMetric:
         path = Path(path)
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                factor, about = np.asarray(arrays["factor"]), json.loads(str(arrays["about"]))
+                factor, about = np.asarray(arrays["factor"]), parse_json(str(arrays["about"]), str(path))
             version = int(about.pop("format"))
             finite = factor.ndim == 2 and factor.size > 0 and factor.dtype == np.float32 and np.isfinite(factor).all()
             if version <= FORMAT and not (finite and isinstance(about.get("method"), str)):

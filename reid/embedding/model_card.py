@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reid.config import Config
-from reid.core.errors import DataError, ModelError
+from reid.core.errors import ModelError
+from reid.core.reading import read_json
 from reid.embedding.embedder import Embedder
 from reid.models.checkpoints import checkpoint_in, load_checkpoint
 
@@ -92,12 +92,7 @@ def model_card(run: str | Path) -> str:
 
 
 def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. Restore or remove it.") from error
+    return read_json(path, "Restore or remove it.") if path.is_file() else None
 
 
 def _data(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reid.config import Settings
 from reid.core.errors import ConfigError, ModelError, did_you_mean
+from reid.core.reading import read_json
 from reid.embedding import bundle as reader
 from reid.embedding.bundle import Bundle, on_own_thread
 from reid.models.preprocessing import Preprocessing
@@ -210,8 +211,8 @@ def _find_preprocessing(
     if given is None and not sidecar.is_file():
         fix = f"Create {sidecar} with the values of its training, or pass preprocessing. {example}"
         raise ConfigError(f"{path.name} does not contain its preprocessing. {fix}")
+    given = read_json(sidecar, example, ConfigError) if given is None else given
     try:
-        given = json.loads(sidecar.read_text("utf-8")) if given is None else given
         if not isinstance(given, Preprocessing):
             if not isinstance(given, Mapping):
                 raise ConfigError("it must be a mapping of keys and values.")
@@ -221,7 +222,7 @@ def _find_preprocessing(
             mean, std = ([value / unit for value in one] for one in (values.mean, values.std))
             content = {"size": size, "mean": mean, "std": std, "channel_order": values.channel_order}
             given = Preprocessing.from_dict(content)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{source} is invalid: {error} {example}") from error
     if any(side not in (None, own) for side, own in zip(fixed, given.size, strict=True)):
         needed = f"{_describe(fixed)} (height, width)"

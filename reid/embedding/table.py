@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.arrays import UNKNOWN, check_finite, float_column, integer_column, text_column
 from reid.core.atomic import atomic_file
 from reid.core.errors import DataError, ModelError
+from reid.core.reading import parse_json
 from reid.data.crops import Crops
 
 FORMAT = 1
@@ -309,7 +310,7 @@ def _read_meta(note: bytes | None) -> dict[str, Any]:
     if note is None:
         return {}
     try:
-        stored = json.loads(note)
+        stored = parse_json(note, "the schema metadata")
         version, meta = int(stored["format"]), dict(stored["meta"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("the schema metadata 'reid' was not written by `Embeddings.save`.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, Field, StrictInt, StrictStr
 
 from reid.config import Settings
 from reid.core.errors import ConfigError
+from reid.core.reading import read_json
 from reid.data.tracks import Floats, Integers
 from reid.mtmc.cameras import Cameras
 from reid.mtmc.pooling import Mask
@@ -107,14 +107,7 @@ def read_constraints(path: str | Path) -> Constraints:
     Raises:
         ConfigError: The file is missing or not JSON, a key is unknown, or a value is invalid.
     """
-    path = Path(path)
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no constraints file {path}. Check the path.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
-    return parse_constraints(given, str(path))
+    return parse_constraints(read_json(path, "Save it again from the match report.", ConfigError), str(path))
 
 
 def parse_constraints(given: Any, source: str = "constraints") -> Constraints:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from reid.core.atomic import atomic_file
 from reid.core.errors import DataError, check_choice
+from reid.core.reading import parse_json
 from reid.data.tracks import Floats, Integers, Tracks, last_number, natural_sort_key, valid_boxes
 
 FORMATS = {
@@ -311,7 +312,7 @@ def _parquet_cameras(file: Path, table: pa.Table, note: bytes | None) -> tuple[l
         raise DataError(f"{file}: column 'camera' must contain names or whole numbers; it contains {column.type}.")
     column = column.cast(pa.string())
     try:
-        listed = [str(name) for name in json.loads(note or b"")["cameras"]]
+        listed = [str(name) for name in parse_json(note or b"", f"the schema metadata of {file}")["cameras"]]
     except (ValueError, KeyError, TypeError):
         listed = []
     names = listed + sorted(set(pc.unique(column).to_pylist()) - set(listed), key=natural_sort_key)

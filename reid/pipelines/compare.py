@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reid.core.atomic import write_json
 from reid.core.errors import DataError
+from reid.core.reading import read_json, read_yaml
 from reid.models.checkpoints import load_checkpoint
 from reid.report.learning import plot_learning
-from reid.training.run_folder import LAST, LOG, SETTINGS
+from reid.training.run_folder import LAST, LOG, SETTINGS, read_log
 
 FIRST_PANELS = ("loss", "triplet", "softmax", "accuracy", "active", "positive", "negative", "norm")
 """The order of the panels; other logged quantities follow, the learning rate last."""
@@ -97,24 +95,17 @@ def _read(folder: Path, name: str) -> Run:
         raise DataError(
             f"{folder} is not a run folder: it contains no {SETTINGS}. Pass a folder that `reid train` wrote."
         )
-
-    def read_json(path: Path) -> dict[str, Any]:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-    try:
-        settings = _flat(yaml.safe_load((folder / SETTINGS).read_text("utf-8")), "")
-        text = (folder / LOG).read_text("utf-8") if (folder / LOG).is_file() else ""
-        complete = text[: text.rfind("\n") + 1]  # an unfinished run may end in half a line
-        content = [json.loads(line) for line in complete.splitlines()]
-        data, environment = read_json(folder / "data.json"), read_json(folder / "environment.json")
-        environment.pop("command", None)  # it contains paths of this machine
-        tested = read_json(folder / "test/metrics.json").get("sets", {})
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"The run folder {folder} cannot be read: {error}.") from error
+    settings = _flat(read_yaml(folder / SETTINGS), "")
+    content = read_log(folder / LOG)
+    data, environment, tested = (
+        read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("data.json", "environment.json", "test/metrics.json")
+    )
+    environment.pop("command", None)  # it contains paths of this machine
     lines = [line for line in content if "loss" in line]
     history = [line for line in content if "loss" not in line]
     scores = {key: value for line in history for key, value in line.items() if isinstance(value, dict)}
-    for key, found in tested.items():
+    for key, found in tested.get("sets", {}).items():
         scores[f"{key} by reid test"] = {"mAP": found["plain"]["mAP"], "rank1": found["plain"]["rank-1"]}
     minutes = None
     if (folder / LAST).is_file():

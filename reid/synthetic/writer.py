@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ import yaml
 from reid.core.atomic import atomic_folder, write_json, write_text
 from reid.core.console import progress_bar
 from reid.core.errors import DataError
+from reid.core.reading import read_json
 from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.tracks import Tracks
 from reid.mtmc.track_files import write_tracks
@@ -147,10 +147,9 @@ def _is_complete(out: Path, settings: SyntheticSettings) -> bool:
     if not out.exists() or not any(out.iterdir()):
         return False
     wanted = _parameters(settings)
-    try:
-        found = json.loads((out / "made.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{out} is not empty and has no readable made.json. Pass a new or an empty folder.") from error
+    if not (out / "made.json").is_file():
+        raise DataError(f"{out} is not empty and has no made.json. Pass a new or an empty folder.")
+    found = read_json(out / "made.json", "Pass a new or an empty folder.")
     for key, value in wanted.items():
         if found.get(key) != value:
             raise DataError(

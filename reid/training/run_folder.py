@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from reid.config import Config, load_config, save_settings
 from reid.core.atomic import write_json, write_text
 from reid.core.distributed import DistributedContext
 from reid.core.errors import ConfigError
+from reid.core.reading import parse_json
 from reid.data.pixels import TrainingData
 from reid.models.checkpoints import load_checkpoint
 from reid.training.environment import environment
@@ -75,6 +75,18 @@ def run_settings(out: Path) -> Config:
     return load_config(out / SETTINGS)
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; empty if there is none. The unfinished last line of a killed run is left out.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    *lines, _ = path.read_text("utf-8", errors="replace").split("\n")
+    return [parse_json(line, f"{path}, line {n}", allow_nan=True) for n, line in enumerate(lines, start=1)]
+
+
 def clean_up(out: Path, step: int) -> None:
     """Remove temporary files of a killed process, and log lines that were written after the checkpoint of `step`."""
     for temporary in out.glob(".*.part*"):
@@ -103,6 +115,6 @@ def advice(out: Path) -> str:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line, "log", allow_nan=True)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -21,6 +20,7 @@ from reid.config import Config, load_config
 from reid.core.console import console, progress_bar, warn
 from reid.core.distributed import DistributedContext, pick_device
 from reid.core.errors import ConfigError, DataError, ModelError
+from reid.core.reading import read_json
 from reid.data.loader import Batch
 from reid.data.pixels import TrainingData, load_training_data
 from reid.data.samplers import HardIdentitySampler
@@ -99,7 +99,7 @@ def train(
     out = Path(out)
     trainer = Trainer(run_folder.run_settings(out) if resume else config, out, distributed, hooks=hooks)
     if repeats is not None and trainer.distributed.is_first and (Path(repeats) / DATA).is_file():
-        changed = trainer.data.changed_since(json.loads((Path(repeats) / DATA).read_text("utf-8")))
+        changed = trainer.data.changed_since(read_json(Path(repeats) / DATA))
         if changed:
             warn(f"The data differ from those of the run in {repeats}, so the numbers will differ: {changed}")
     return trainer.resume() if resume and (out / LAST).exists() else trainer.fit(overwrite=resume)

@@ -218,8 +218,8 @@ def test_missing_preprocessing_error_contains_an_example(tmp_path):
 @pytest.mark.parametrize(
     ("sidecar", "message"),
     [
-        pytest.param("{", r"tiny\.reid\.json is invalid: Expecting", id="not JSON"),
-        pytest.param("[1]", "must be a mapping", id="a list"),
+        pytest.param("{", r"tiny\.reid\.json cannot be read as JSON: Expecting", id="not JSON"),
+        pytest.param("[1]", "must contain one JSON object", id="a list"),
         pytest.param({"mean": None}, r"mean is missing: add it", id="no mean"),
         pytest.param(
             {"scale": None, "std": None}, "std is missing: add it.\nscale is missing: add it", id="no std, no scale"

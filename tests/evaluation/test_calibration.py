@@ -196,7 +196,7 @@ def test_knots_that_are_not_monotone(made, table):
 def test_files_that_are_not_json(tmp_path):
     from reid.embedding.calibration_file import load_calibration
 
-    with pytest.raises(ReidError, match="There is no calibration"):
+    with pytest.raises(ReidError, match=r"There is no file .*Create it with `reid calibrate`"):
         load_calibration(tmp_path / "calibration.json")
     (tmp_path / "calibration.json").write_text("{")
     with pytest.raises(ReidError, match="cannot be read as JSON"):

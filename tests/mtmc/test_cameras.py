@@ -148,7 +148,7 @@ def test_errors_name_the_file_the_key_and_the_value(tmp_path, text, message):
 
 
 def test_a_missing_file_and_an_unknown_camera_are_errors(tmp_path):
-    with pytest.raises(ConfigError, match="Cannot read"):
+    with pytest.raises(ConfigError, match="There is no file"):
         read_cameras(tmp_path / "none.yaml", NAMES)
     with pytest.raises(ConfigError, match=r"no camera 'cam1'\. Did you mean 'cam0"):
         Cameras({name: Camera() for name in NAMES})["cam1"]

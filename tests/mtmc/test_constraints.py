@@ -171,7 +171,7 @@ def test_a_constraints_file_is_read(tmp_path):
     ("text", "message"),
     [
         pytest.param("{", "cannot be read as JSON", id="not JSON"),
-        pytest.param("[]", "one object", id="a list"),
+        pytest.param("[]", "one JSON object", id="a list"),
         pytest.param('{"mrege": []}', "Unknown setting mrege.*merge", id="a typing error"),
         pytest.param('{"merge": 3}', "merge=3 .* valid list", id="no list"),
         pytest.param('{"merge": [[["cam01", 3]]]}', "merge.0", id="half a pair"),

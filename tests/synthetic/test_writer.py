@@ -268,7 +268,7 @@ def test_an_invalid_setting_is_named(tmp_path: Path, settings: dict[str, Any], m
 
 def test_a_folder_with_other_content_is_refused(generated: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ReidError, match=r"not empty and has no readable made\.json"):
+    with pytest.raises(ReidError, match=r"not empty and has no made\.json"):
         synthesize(tmp_path, **SMALL)
     assert (tmp_path / "mine.txt").read_text() == "keep"
     with pytest.raises(ReidError, match="contains a data set with ids=10, not 12"):
