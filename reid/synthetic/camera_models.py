@@ -7,7 +7,7 @@ the right, z up from the ground. `position` and `azimuth` place these coordinate
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +57,7 @@ class Camera:
         ground: key of `GROUNDS`.
         back: key of `BACKS`: what closes the scene.
         seed: seed of the scene.
+        distortion: radial coefficient k1 of the lens (OpenCV's); below 0: barrel, above 0: pincushion.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Camera:
     ground: str
     back: str
     seed: tuple[int, ...]
+    distortion: float = 0.0
 
     @property
     def name(self) -> str:
@@ -100,11 +102,39 @@ class Camera:
         lens = (points - np.array([0, 0, self.height])) @ self.rotation().T
         depth = np.maximum(lens[..., 2:], 0.1)
         centre = np.array([self.size[0] / 2, self.size[1] / 2])
-        return np.concatenate([self.focal * lens[..., :2] / depth + centre, depth], axis=-1)
+        return np.concatenate([self.distort(self.focal * lens[..., :2] / depth) + centre, depth], axis=-1)
+
+    def distort(self, pixels: Floats) -> Floats:
+        """Apply the lens distortion to `[..., 2]` pixels from the centre: times 1 + k1 · r², r = pixels / focal ≤ 1."""
+        r2 = (pixels**2).sum(axis=-1, keepdims=True) / self.focal**2
+        return pixels * (1 + self.distortion * np.minimum(r2, 1))
+
+    def to_local(self, points: Floats) -> Floats:
+        """Map points `[N, 2]` of the common ground plane to the camera's x, y."""
+        s, c = math.sin(self.azimuth), math.cos(self.azimuth)
+        return (points - np.array(self.position)) @ np.array([[s, c], [-c, s]])
+
+    def homography(self) -> Floats:
+        """Return the matrix `[3, 3]` from undistorted pixels (x, y, 1) to the common ground plane in metres."""
+        s, c = math.sin(self.azimuth), math.cos(self.azimuth)
+        x, y = self.position
+        to_common = np.array([[s, c, x], [-c, s, y], [0, 0, 1]])
+        lens = self.rotation() @ np.array([[1, 0, 0], [0, 1, 0], [0, 0, -self.height]])
+        to_frame = np.array([[self.focal, 0, self.size[0] / 2], [0, self.focal, self.size[1] / 2], [0, 0, 1]]) @ lens
+        matrix = to_common @ np.linalg.inv(to_frame)
+        return matrix / matrix[2, 2]
 
     def half_width(self, depth: float) -> float:
         """Return half the width of the view, in metres, at ground depth `depth`."""
         return 0.5 * self.size[0] / self.focal * math.hypot(depth, self.height * 0.6)
+
+
+def aim(camera: Camera, near: float, far: float, field: float) -> Camera:
+    """Return the camera with a view of `field` radians, tilted so that the ground from `near` to `far` metres fits."""
+    tilt = math.atan2(camera.height - 0.9, 0.45 * near + 0.55 * far)
+    focal = 0.5 * camera.size[0] / math.tan(field / 2)
+    focal = min(focal, 0.46 * camera.size[1] / math.tan(math.atan2(camera.height, near) - tilt))
+    return replace(camera, near=float(near), far=float(far), tilt=tilt, focal=float(focal))
 
 
 def _levels(rng: np.random.Generator, low: float, high: float, n: int) -> Floats:
@@ -140,9 +170,6 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
     for i in range(n):
         size = SIZES[i % len(SIZES)]
         near = 4.5 + 0.28 * (far[i] - 8.0) + 0.5 * height[i]
-        tilt = math.atan2(height[i] - 0.9, 0.45 * near + 0.55 * far[i])
-        focal = 0.5 * size[0] / math.tan(field[i] / 2)
-        focal = min(focal, 0.46 * size[1] / math.tan(math.atan2(height[i], near) - tilt))
         grey = np.tile(np.array([0.114, 0.587, 0.299]), (3, 1))
         mixed = saturation[i] * np.eye(3) + (1 - saturation[i]) * grey
         matrix = contrast[i] * np.diag(np.exp(colour * gains[i])) @ mixed
@@ -153,8 +180,8 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
             Camera(
                 number=i + 1,
                 size=size,
-                focal=float(focal),
-                tilt=tilt,
+                focal=0.0,
+                tilt=0.0,
                 roll=roll,
                 near=float(near),
                 position=(radius * math.cos(around) + off_x, radius * math.sin(around) + off_y),
@@ -170,7 +197,7 @@ def draw_cameras(seed: int, n: int, *, colour: float = 1.0, degrade: float = 1.0
                 **{name: float(values[i]) for name, values in columns.items()},
             )
         )
-    return cameras
+    return [aim(camera, camera.near, camera.far, float(field[i])) for i, camera in enumerate(cameras)]
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> NDArray[Any]:
@@ -315,6 +342,7 @@ def _clutter(camera: Camera, rng: np.random.Generator, scene: Image) -> None:
 def scene_background(camera: Camera) -> Image:
     """Draw the empty scene, `[H, W, 3]` BGR, before the camera changes its colours."""
     rng = np.random.default_rng((*camera.seed, 0))
+    lens, camera = camera, replace(camera, distortion=0.0)
     width, height = camera.size
     scene = np.linspace((226, 214, 200), (206, 204, 202), height)[:, None, :].repeat(width, axis=1).astype(np.uint8)
     back = camera.far + 5.0
@@ -330,7 +358,20 @@ def scene_background(camera: Camera) -> Image:
         edge = _noise(rng, (height, width), 120)
         light = light * np.where(edge > 0.35, 1 - 0.5 * camera.sun, 1.0)
     lit = _as_image(scene * cv2.GaussianBlur(light.astype(np.float32), (0, 0), 2)[..., None])
-    return cv2.GaussianBlur(lit, (0, 0), 0.7)
+    return _distorted(lens, cv2.GaussianBlur(lit, (0, 0), 0.7))
+
+
+def _distorted(camera: Camera, image: Image) -> Image:
+    """Apply the camera's lens distortion to a frame without it."""
+    if not camera.distortion:
+        return image
+    width, height = camera.size
+    matrix = np.array([[camera.focal, 0, width / 2], [0, camera.focal, height / 2], [0, 0, 1]])
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
+    coefficients = np.array([camera.distortion, 0, 0, 0])
+    source = cv2.undistortPoints(pixels.reshape(-1, 1, 2), matrix, coefficients, P=matrix)
+    x, y = source.reshape(height, width, 2).astype(np.float32).transpose(2, 0, 1)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,7 +135,7 @@ class Studio:
         zoom = np.array([matrix[0, 0], matrix[1, 1]])
         shift = zoom * (camera.size[0] / 2, camera.size[1] / 2) + matrix[:, 2]
         pixels = camera.focal * points[:, :2] / np.maximum(points[:, 2:], 0.3)
-        pixels = pixels * zoom + shift
+        pixels = camera.distort(pixels) * zoom + shift
         flat = pixels[mesh.quads]
         first, second = flat[:, 2] - flat[:, 0], flat[:, 3] - flat[:, 1]
         half = np.array(canvas.shape[1::-1]) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
 from reid.config import Fraction, Natural, NonNegative, Settings
@@ -52,6 +54,19 @@ class TrackerFaults(Settings):
     """False tracks per true walk."""
 
 
+class FloorSettings(Settings):
+    """One floor that all cameras see parts of; used by the sites `floor` and `corridor`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    overlap: Fraction = 0.5
+    """Fraction of a camera's view that the next one sees too; 0: gaps between the views, 1: all see the same place."""
+    meetings: Fraction = 0.3
+    """Fraction of walks that lead to where another person stops, at that time."""
+    distortion: float = Field(default=0.0, ge=-0.3, le=0.3)
+    """Radial lens distortion k1 of every camera (OpenCV's); below 0: barrel, above 0: pincushion."""
+
+
 class SyntheticSettings(Settings):
     """All settings of a synthetic data set; the same values give the same files.
 
@@ -66,8 +81,10 @@ class SyntheticSettings(Settings):
     """Seed of everything."""
     ids: int = Field(default=350, ge=4, le=9999)
     """Identities of the train and test splits together."""
-    cameras: int = Field(default=6, ge=2, le=99)
-    """Number of cameras."""
+    cameras: int = Field(default=6, ge=1, le=99)
+    """Number of cameras; at least 2 if they are separate. With one camera there are no queries."""
+    site: Literal["separate", "floor", "corridor"] = "separate"
+    """`separate`: people walk from view to view; `floor`: the cameras share one floor; `corridor`: a one-way floor."""
     train_fraction: Fraction = 0.7
     """Fraction of the identities in the train split; at least two are in each split."""
     crops_per_pass: tuple[int, int] = (2, 4)
@@ -86,6 +103,7 @@ class SyntheticSettings(Settings):
     """Write videos of the test recording."""
     stills: Natural = 0
     """Boxes per track whose frames are written as images: those that `reid match` selects. Replaces videos."""
+    floor: FloorSettings = FloorSettings()
     difficulty: Difficulty = Difficulty()
     tracker: TrackerFaults = TrackerFaults()
 
@@ -94,6 +112,8 @@ class SyntheticSettings(Settings):
         low, high = self.crops_per_pass
         if not 2 <= low <= high:
             raise ConfigError(f"crops_per_pass is [{low}, {high}]. Give two rising numbers from 2.")
+        if self.cameras < 2 and self.site == "separate":
+            raise ConfigError("cameras=1 needs site=floor or site=corridor. Give 2 or more separate cameras.")
         if min(self.size) < 16:
             raise ConfigError(f"size is {list(self.size)}. Give a width and height of at least 16 pixels.")
         return self

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from reid.data.tracks import Tracks
 from reid.synthetic.camera_models import Camera
 from reid.synthetic.settings import TrackerFaults
-from reid.synthetic.trajectories import Sighting, Travel
+from reid.synthetic.trajectories import Sighting
 
 Floats = NDArray[np.float64]
-Part = tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]
-"""Frames `[T]`, ids `[T]`, boxes `[T, 4]` and confidences `[T]` in one camera."""
+Part = tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats, NDArray[np.int64]]
+"""Frames `[T]`, ids `[T]`, boxes `[T, 4]`, confidences `[T]` and people `[T]` (−1: no one) in one camera."""
 
 
 def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
@@ -26,24 +26,29 @@ def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _join(parts: Iterable[Part]) -> Part:
-    empty = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0)
-    frames, ids, boxes, confidence = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
-    return frames, ids, boxes, confidence
+    none = np.empty(0, np.int64)
+    columns = zip((none, none, np.empty((0, 4)), np.empty(0), none), *parts, strict=True)
+    frames, ids, boxes, confidence, person = (np.concatenate(column) for column in columns)
+    return frames, ids, boxes, confidence, person
 
 
-def make_tracks(cameras: Sequence[Camera], parts: Sequence[Part]) -> Tracks:
-    """Return the rows of all cameras as tracks, with boxes and confidences of two decimals."""
+def make_tracks(cameras: Sequence[Camera], parts: Sequence[Part]) -> tuple[Tracks, NDArray[np.int64]]:
+    """Return the rows of all cameras as tracks (boxes and confidences of two decimals), and the person in each row."""
     camera = np.repeat(np.arange(len(cameras)), [len(part[0]) for part in parts])
-    frames, ids, boxes, confidence = _join(parts)
-    return Tracks.from_columns([one.name for one in cameras], camera, ids, frames, boxes.round(2), confidence.round(2))
+    frames, ids, boxes, confidence, person = _join(parts)
+    names = [one.name for one in cameras]
+    tracks = Tracks.from_columns(names, camera, ids, frames, boxes.round(2), confidence.round(2))
+    return tracks, person[np.lexsort((ids, frames, camera))]
 
 
 def true_boxes(camera: Camera, seen: Sequence[Sighting]) -> Part:
     """Return the true boxes of one camera; a person's global id is the index plus 1."""
-    return _join(
-        (s.frames, np.full(len(s.frames), s.walk.person + 1), clip_boxes(s.boxes, camera.size), np.ones(len(s.frames)))
-        for s in seen
-    )
+    parts: list[Part] = []
+    for sighting in seen:
+        who = np.full(len(sighting.frames), sighting.walk.person)
+        boxes = clip_boxes(sighting.boxes, camera.size)
+        parts.append((sighting.frames, who + 1, boxes, np.ones(len(who)), who))
+    return _join(parts)
 
 
 def tracked_boxes(camera: Camera, seen: Sequence[Sighting], faults: TrackerFaults, rng: np.random.Generator) -> Part:
@@ -64,7 +69,8 @@ def tracked_boxes(camera: Camera, seen: Sequence[Sighting], faults: TrackerFault
             label[at:] = count
             count += 1
         conf = np.clip(0.92 - 0.5 * sighting.hidden + rng.normal(0, 0.05, n), 0.05, 1.0)
-        parts.append((sighting.frames[found], label[found], boxes[found], conf[found]))
+        who = np.full(int(found.sum()), sighting.walk.person)
+        parts.append((sighting.frames[found], label[found], boxes[found], conf[found], who))
     for j, i in sorted(combinations(range(len(parts)), 2), key=lambda pair: pair[::-1]):
         shared, in_i, in_j = np.intersect1d(parts[i][0], parts[j][0], return_indices=True)
         a, b = parts[i][2][in_i], parts[j][2][in_j]
@@ -74,7 +80,7 @@ def tracked_boxes(camera: Camera, seen: Sequence[Sighting], faults: TrackerFault
             k = int(meet[len(meet) // 2])
             first, second = int(parts[i][1][in_i[k]]), int(parts[j][1][in_j[k]])
             # Exchanged in all parts, so that no frame has a label twice.
-            for frames, label, _, _ in parts:
+            for frames, label, *_ in parts:
                 later = frames >= shared[k]
                 firsts, seconds = later & (label == first), later & (label == second)
                 label[firsts], label[seconds] = second, first
@@ -87,33 +93,10 @@ def tracked_boxes(camera: Camera, seen: Sequence[Sighting], faults: TrackerFault
         boxes = clip_boxes(np.tile(box, (n, 1)) + rng.normal(0, 1.5, (n, 4)), camera.size)
         good = (boxes[:, 2] > 4) & (boxes[:, 3] > 8)
         conf = np.clip(rng.normal(0.4, 0.1, n), 0.05, 1)
-        parts.append((frames[good], np.full(int(good.sum()), count), boxes[good], conf[good]))
+        label = np.full(int(good.sum()), count)
+        parts.append((frames[good], label, boxes[good], conf[good], np.full(len(label), -1)))
         count += 1
-    frames, label, boxes, conf = _join(parts)
+    frames, label, boxes, conf, who = _join(parts)
     order = np.lexsort((label, frames))
     _, first_row, code = np.unique(label[order], return_index=True, return_inverse=True)
-    return frames[order], np.argsort(np.argsort(first_row))[code] + 1, boxes[order], conf[order]
-
-
-def describe_cameras(cameras: Sequence[Camera], travels: Sequence[Travel], fps: float) -> dict[str, object]:
-    """Return the content of `cameras.yaml`: clocks, frame sizes, positions, and travel times of each ordered pair."""
-    by_name = {
-        one.name: {
-            "fps": fps,
-            "offset": one.offset,
-            "size": list(one.size),
-            "position": [round(v, 2) for v in one.position],
-            "azimuth": round(one.azimuth, 4),
-        }
-        for one in cameras
-    }
-    pairs = [
-        {
-            "from": cameras[t.source].name,
-            "to": cameras[t.target].name,
-            "min": round(t.least - 0.01, 2),
-            "max": None if t.most is None else round(t.most + 0.01, 2),
-        }
-        for t in travels
-    ]
-    return {"cameras": by_name, "pairs": pairs}
+    return frames[order], np.argsort(np.argsort(first_row))[code] + 1, boxes[order], conf[order], who[order]

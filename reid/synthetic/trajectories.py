@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from reid.synthetic.camera_models import Camera, Occluder
 from reid.synthetic.people import Person
 from reid.synthetic.rendering import Placed
 from reid.synthetic.settings import SyntheticSettings
+
+if TYPE_CHECKING:
+    from reid.synthetic.floor import FloorPass
 
 Floats = NDArray[np.float64]
 DETOUR = 1.15
@@ -62,9 +66,13 @@ class Pass:
         y = y0 + dy * progress + side * dx / length
         turn = np.arctan2(self.bend * math.pi * np.cos(math.pi * progress), length)
         heading = math.atan2(-dx, dy) + turn
-        step = 4 * math.sin(person.stride) * 0.46 * person.height
-        phase = self.phase + 2 * math.pi * person.speed * (times - self.start) / step
+        phase = self.phase + 2 * math.pi * person.speed * (times - self.start) / step_length(person)
         return x, y, heading, phase
+
+
+def step_length(person: Person) -> float:
+    """Return the metres that a person walks in one gait cycle of 2π."""
+    return 4 * math.sin(person.stride) * 0.46 * person.height
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ class Sighting:
         hidden: `[T]` fraction of the box, at most 1, that closer people and occluders cover.
     """
 
-    walk: Pass
+    walk: Pass | FloorPass
     frames: NDArray[np.int64]
     times: Floats
     boxes: Floats
@@ -231,7 +239,11 @@ def overlap(boxes: Floats, others: Floats) -> Floats:
 
 
 def observe_passes(
-    camera: Camera, occluders: Sequence[Occluder], people: Sequence[Person], passes: Sequence[Pass], fps: float
+    camera: Camera,
+    occluders: Sequence[Occluder],
+    people: Sequence[Person],
+    passes: Sequence[Pass | FloorPass],
+    fps: float,
 ) -> list[Sighting]:
     """Return the passes of one camera frame by frame, in the given order."""
     frame = np.array([[0.0, 0.0, *camera.size]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -11,10 +11,11 @@ from itertools import islice
 import numpy as np
 
 from reid.synthetic.camera_models import Camera, Occluder, draw_cameras, scene_occluders
+from reid.synthetic.floor import FloorPass, place_cameras, walk_floor
 from reid.synthetic.people import Person, draw_people
 from reid.synthetic.rendering import Box
 from reid.synthetic.settings import Difficulty, SyntheticSettings
-from reid.synthetic.trajectories import Sighting, observe_passes, overlap, walk_people
+from reid.synthetic.trajectories import Pass, Sighting, observe_passes, overlap, walk_people
 
 TRAIN, TEST = 0, 1
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -77,16 +78,22 @@ def plan_world(settings: SyntheticSettings) -> World:
     hard, seed = settings.difficulty, settings.seed
     n_train = int(np.clip(round(settings.ids * settings.train_fraction), 2, settings.ids - 2))
     n_test = settings.ids - n_train
-    n_passing = max(1, round(0.2 * n_test))
+    n_passing = max(1, round(0.2 * n_test)) if settings.site == "separate" else 0
     groups = enumerate((n_train, n_test, n_passing))
     people = [p for group, n in groups for p in draw_people(seed, n, lookalikes=hard.lookalikes, group=group)]
     walkers = (range(n_train), range(n_train, settings.ids))
     passers_by = (range(0), range(settings.ids, settings.ids + n_passing))
     cameras = draw_cameras(seed, settings.cameras, colour=hard.colour, degrade=hard.degrade)
+    if settings.site != "separate":
+        cameras = place_cameras(cameras, settings)
     occluders = [scene_occluders(camera, hard.occluders) for camera in cameras]
     sightings: list[list[list[Sighting]]] = []
     for recording in (TRAIN, TEST):
-        walked = walk_people(settings, cameras, people, walkers[recording], passers_by[recording])
+        walked: Sequence[Pass | FloorPass]
+        if settings.site == "separate":
+            walked = walk_people(settings, cameras, people, walkers[recording], passers_by[recording])
+        else:
+            walked = walk_floor(settings, cameras, people, walkers[recording])
         by_camera = [[one for one in walked if one.camera == c] for c in range(len(cameras))]
         views = zip(cameras, occluders, by_camera, strict=True)
         sightings.append([observe_passes(camera, hiding, people, seen, settings.fps) for camera, hiding, seen in views])

@@ -26,10 +26,10 @@ from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.tracks import Tracks
 from reid.mtmc.track_files import write_tracks
 from reid.synthetic.camera_models import Image, apply_sensor, blur_image
+from reid.synthetic.recording import last_frame, record
 from reid.synthetic.rendering import Placed, Studio
 from reid.synthetic.settings import SyntheticSettings
-from reid.synthetic.simulated_tracks import describe_cameras, make_tracks, tracked_boxes, true_boxes
-from reid.synthetic.trajectories import placed_at, travel_table
+from reid.synthetic.trajectories import placed_at
 from reid.synthetic.world import FOLDERS, TEST, Shot, World, plan_world
 
 MAKER, VERSION = "reid.synthetic", 3
@@ -93,7 +93,7 @@ class _Renderer:
             )
         rng = np.random.default_rng((world.settings.seed, 14, camera))
         try:
-            for frame in range(1, _last_frame(world, camera) + 1):
+            for frame in range(1, last_frame(world, camera) + 1):
                 video.write(self.frame(camera, frame, rng))
         finally:
             video.release()
@@ -159,27 +159,6 @@ def _is_complete(out: Path, settings: SyntheticSettings) -> bool:
     return True
 
 
-def _last_frame(world: World, camera: int) -> int:
-    """Return the last frame of a camera in tracks and videos; all cameras stop at the same time."""
-    one, settings = world.cameras[camera], world.settings
-    end = max(s.times[-1] for seen in world.sightings[TEST] for s in seen if len(s.times))
-    if settings.track_seconds is not None:
-        end = min(end, settings.track_seconds)
-    return max(1, math.floor((end - one.offset) * settings.fps + 1e-6) + 1)
-
-
-def recorded_tracks(world: World) -> tuple[Tracks, Tracks]:
-    """Return the test recording as truth (global ids) and as the simulated tracker sees it (local ids, imperfect)."""
-    truth, tracked = [], []
-    for c, camera in enumerate(world.cameras):
-        last = _last_frame(world, c)
-        seen = [sighting.until(last) for sighting in world.sightings[TEST][c] if (sighting.frames[:1] <= last).any()]
-        truth.append(true_boxes(camera, seen))
-        rng = np.random.default_rng((world.settings.seed, 15, c))
-        tracked.append(tracked_boxes(camera, seen, world.settings.tracker, rng))
-    return make_tracks(world.cameras, truth), make_tracks(world.cameras, tracked)
-
-
 def _still_jobs(world: World, tracks: Tracks, root: Path) -> Iterator[tuple[int, list[int]]]:
     """Yield (camera, frames) of the boxes that `reid match` selects; creates the folders."""
     sizes = {camera.name: camera.size for camera in world.cameras}
@@ -243,17 +222,16 @@ def synthesize(
         world = plan_world(settings)
         for folder in FOLDERS:
             (root / folder).mkdir()
-        truth, tracks = recorded_tracks(world)
-        write_tracks(truth, root / "truth")
-        write_tracks(tracks, root / "tracks")
-        cameras = describe_cameras(world.cameras, travel_table(world.cameras), settings.fps)
-        write_text(root / "cameras.yaml", yaml.safe_dump(cameras, sort_keys=False))
+        recording = record(settings)
+        write_tracks(recording.truth, root / "truth")
+        write_tracks(recording.tracks, root / "tracks")
+        write_text(root / "cameras.yaml", yaml.safe_dump(recording.cameras, sort_keys=False))
         jobs: list[Job] = []
         if settings.videos:
             (root / "videos").mkdir()
             jobs += [(_Renderer.write_video, (camera,)) for camera in range(settings.cameras)]
         if settings.stills:
-            jobs += [(_Renderer.write_stills, frames) for frames in _still_jobs(world, tracks, root)]
+            jobs += [(_Renderer.write_stills, frames) for frames in _still_jobs(world, recording.tracks, root)]
         jobs += [(_Renderer.write_crops, (world.shots[i : i + BLOCK],)) for i in range(0, len(world.shots), BLOCK)]
         with progress_bar() as bar:
             task = bar.add_task("Rendering crops", total=len(world.shots))

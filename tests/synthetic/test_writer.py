@@ -141,7 +141,7 @@ def test_track_ids_are_unique_per_frame_after_many_id_switches() -> None:
     world = plan_world(SyntheticSettings(ids=120, train_fraction=0.1))
     swapping = TrackerFaults(switch=1.0, split=0.5)
     for camera, seen in zip(world.cameras, world.sightings[TEST], strict=True):
-        frames, ids, _, _ = tracked_boxes(camera, seen, swapping, np.random.default_rng(1))
+        frames, ids, *_ = tracked_boxes(camera, seen, swapping, np.random.default_rng(1))
         assert len(np.unique(np.stack([frames, ids]), axis=1).T) == len(frames)
 
 
