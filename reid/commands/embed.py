@@ -16,7 +16,7 @@ SHOWN = 20
 
 GROUPS = {
     "Input": ["images", "data", "split", "videos", "tracks", "first_frame", "skip_unreadable"],
-    "Model": ["weights", "flip", "runtime"],
+    "Model": ["weights", "flip", "runtime", "trust"],
     "Computation": ["device", "batch_size", "threads"],
 }
 

@@ -21,7 +21,7 @@ GROUPS = {
     "Tracks": ["split", "stitch", "per_track"],
     "Mode": ["online"],
     "Report": ["pixelate_heads"],
-    "Computation": ["device", "batch_size"],
+    "Computation": ["device", "batch_size", "trust"],
 }
 
 

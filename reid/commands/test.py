@@ -21,7 +21,7 @@ GROUPS = {
     "Re-ranking": ["rerank", "camera_aware", "k1", "k2", "lambda_value"],
     "Distance": ["flip", "learned_metric", "calibration"],
     "Report": ["queries", "page"],
-    "Computation": ["device", "batch_size"],
+    "Computation": ["device", "batch_size", "trust"],
 }
 
 

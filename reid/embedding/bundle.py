@@ -13,8 +13,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +31,42 @@ READERS = {"onnx": ("onnx", "openvino"), "openvino": ("openvino",), "torchscript
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 """Package of each runtime."""
 
+DEVICES = ("cpu", "cuda")
+
 MAX_BATCH = 16
 """Most crops in a forward pass. Larger batches need more memory and are not faster."""
 
 Images = NDArray[np.uint8]
 Network = Callable[[Images], NDArray[np.float32]]
 Result = TypeVar("Result")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "form": lambda value: _is_text(value) and value in READERS,
+    "file": _is_text,
+    "size": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)),
+    "dimension": _is_count,
+    "preprocessing": lambda value: isinstance(value, dict),
+    "sha256": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
+    "check": lambda value: (
+        isinstance(value, dict)
+        and _is_text(value.get("file"))
+        and type(value.get("lowest_cosine")) is float
+        and 0 < value["lowest_cosine"] <= 1
+    ),
+    "runtimes": lambda value: isinstance(value, dict),
+    "refused": lambda value: isinstance(value, dict),
+}
+"""Test of each field of bundle.json that is read."""
 
 
 class Bundle:
@@ -53,7 +84,13 @@ class Bundle:
     error: type[ValueError] = ValueError
 
     def __init__(
-        self, folder: str | Path | None = None, runtime: str = "auto", threads: int | None = None, device: str = "cpu"
+        self,
+        folder: str | Path | None = None,
+        runtime: str = "auto",
+        threads: int | None = None,
+        device: str = "cpu",
+        *,
+        trust: bool = False,
     ) -> None:
         """Read the bundle, compare its digests, and pass its check crops through the network.
 
@@ -63,10 +100,12 @@ class Bundle:
             threads: threads of the runtime; by default one for each core that this process may use. torch has one
                 number of threads for the whole process; it is only changed if `threads` is given.
             device: "cpu", or "cuda" for onnxruntime-gpu and torch.
+            trust: whether TorchScript, which can execute any code when it is loaded, may be loaded.
 
         Raises:
-            ValueError: not a bundle, a newer version, a file that was changed, no runtime for it, or check crops whose
-                embeddings differ from those of the exported model.
+            ValueError: not a bundle, a newer version, a field of bundle.json that is missing or invalid, a file that
+                was changed, has no digest or is outside the folder, TorchScript without `trust`, no runtime, or check
+                crops whose embeddings differ from those of the exported model.
         """
         self.folder = Path(__file__).resolve().parent if folder is None else Path(folder)
         self.manifest = self._read_manifest()
@@ -74,6 +113,11 @@ class Bundle:
         self.dimension: int = self.manifest["dimension"]
         self.model_id: str = self.manifest["model"]
         self._compare_digests()
+        if self.manifest["form"] == "torchscript" and not trust:
+            raise self.error(
+                f"{self.folder} contains TorchScript, which can execute any code when it is loaded. If you trust its "
+                "source, pass trust=True (on the command line --trust); otherwise use an ONNX or OpenVINO bundle."
+            )
         if threads is not None and threads < 1:
             raise self.error(f"threads is {threads}; it must be 1 or more.")
         self._network, self.runtime = self._open(runtime, threads, device)
@@ -98,27 +142,41 @@ class Bundle:
             manifest = json.loads(path.read_text("utf-8"))
         except FileNotFoundError as error:
             raise self.error(f"{self.folder} is not a bundle: it has no bundle.json.") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self.error(f"{path} cannot be read: {error}. Copy or export the bundle again.") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise self.error(
                 f"{path} does not belong to a bundle ('format' is not {FORMAT!r}). Export the model again."
             )
-        if manifest.get("version", 0) > VERSION:
-            raise self.error(f"{self.folder} has version {manifest['version']}; this reads {VERSION}. Update reid.")
-        missing = {"model", "form", "file", "size", "dimension", "sha256", "check"} - manifest.keys()
-        if missing or manifest["form"] not in READERS:
-            damage = ", ".join(sorted(missing)) or "form"
-            raise self.error(f"{path} is damaged: {damage} is invalid. Export the model again.")
+        version = manifest.get("version")
+        if type(version) is int and version > VERSION:
+            raise self.error(f"{self.folder} has version {version}; this reads {VERSION}. Update reid.")
+        invalid = [name for name, is_valid in FIELDS.items() if not is_valid(manifest.get(name))]
+        if type(version) is not int or invalid:
+            damage = ", ".join(f"{name} is {manifest.get(name, 'missing')!r:.60}" for name in invalid or ["version"])
+            raise self.error(f"{path} is damaged: {damage}. Export the model again.")
         return manifest
 
     def _compare_digests(self) -> None:
-        for name, expected in self.manifest["sha256"].items():
+        """Compare every file that is read with its digest: the network, its weights and the check crops."""
+        digests, model = self.manifest["sha256"], self.manifest["file"]
+        weights = [model.removesuffix(".xml") + ".bin"] if self.manifest["form"] == "openvino" else []
+        for name in [model, *weights, self.manifest["check"]["file"], *digests]:
             path = self.folder / name
-            if Path(name).name != name or not path.is_file():
+            if Path(name).name != name or name == "..":
+                raise self.error(
+                    f"{self.folder} refers to {name}, which is outside the folder. Do not use this bundle."
+                )
+            if not path.is_file():
                 raise self.error(f"{self.folder} lacks its file {name}. Copy the whole folder again.")
-            if digest(path) != expected:
+            if name not in digests:
+                raise self.error(f"{self.folder} has no SHA-256 of its file {name}. Export the model again.")
+            if digest(path) != digests[name]:
                 raise self.error(f"{path} was changed after the export (SHA-256 differs). Copy the bundle again.")
+        if unknown := set(external_data(self.folder / model)) - digests.keys():
+            raise self.error(
+                f"{model} in {self.folder} reads {unknown}, which have no SHA-256. Export the model again."
+            )
 
     def _open(self, runtime: str, threads: int | None, device: str) -> tuple[Network, str]:
         readers = READERS[self.manifest["form"]]
@@ -146,8 +204,11 @@ class Bundle:
 
     def _check(self, network: Network) -> None:
         check = self.manifest["check"]
-        with np.load(self.folder / check["file"], allow_pickle=False) as arrays:
-            images, expected = arrays["images"], arrays["embeddings"]
+        try:
+            with np.load(self.folder / check["file"], allow_pickle=False) as arrays:
+                images, expected = arrays["images"], arrays["embeddings"]
+        except Exception as error:  # NumPy and zipfile raise errors of many types
+            raise RuntimeFailure(f"{check['file']} cannot be read ({type(error).__name__}).") from error
         result = network(images)
         if result.shape != expected.shape or result.shape[1] != self.dimension:
             raise RuntimeFailure(f"the check crops give {list(result.shape)}, not {list(expected.shape)}.")
@@ -175,7 +236,7 @@ def digest(path: Path) -> str:
 
 def check_device(runtime: str, device: str) -> None:
     """Raise `RuntimeFailure` unless the runtime supports the device."""
-    if device not in ("cpu", "cuda") or (runtime == "openvino" and device != "cpu"):
+    if device not in DEVICES or (runtime == "openvino" and device != "cpu"):
         raise RuntimeFailure(f"it does not run on device {device!r} here. Use device 'cpu'.")
 
 
@@ -215,6 +276,24 @@ def on_own_thread(compute: Callable[[], Result]) -> Result:
         return pool.submit(compute).result()
 
 
+def compile_openvino(model: Any, settings: Mapping[str, Any] | None = None) -> Any:
+    """Compile a network, or the file of one, with OpenVINO for the CPU. All networks are compiled here.
+
+    They run in float32: processors with bfloat16 would use it, with features that differ by 2e-3.
+    """
+    import openvino
+
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    return on_own_thread(lambda: openvino.Core().compile_model(model, "CPU", {**hint, **(settings or {})}))
+
+
+def external_data(path: Path) -> list[str]:
+    """Return the files, relative to its folder, in which an ONNX file stores tensors; nothing for other formats."""
+    content = path.read_bytes() if path.suffix.lower() == ".onnx" else b""
+    entries = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content)  # protobuf: a key, and a value of this length
+    return sorted({content[one.end() : one.end() + one[1][0]].decode(errors="replace") for one in entries})
+
+
 def _open_onnx(path: Path, threads: int | None, device: str) -> Network:
     session = onnx_session(path, threads or _cores(), device)
     (name,) = (one.name for one in session.get_inputs())
@@ -227,12 +306,8 @@ def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
     import openvino
 
     streams = threads or _cores()
-    settings = {
-        "INFERENCE_NUM_THREADS": streams,
-        "NUM_STREAMS": str(streams),
-        "INFERENCE_PRECISION_HINT": "f32",  # some CPUs would use bfloat16, which the parity proof does not cover
-    }
-    compiled = on_own_thread(lambda: openvino.Core().compile_model(str(path), "CPU", settings))
+    settings = {"INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": str(streams)}
+    compiled = compile_openvino(str(path), settings)
     queue = openvino.AsyncInferQueue(compiled, streams)
 
     def run(images: Images) -> NDArray[np.float32]:
@@ -287,9 +362,9 @@ def _cores() -> int:
 if __name__ == "__main__":
     import sys
 
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 3:  # who executes this file trusts the bundle
         sys.exit("Usage: python run.py CROPS.npy FEATURES.npy   (uint8 [N, h, w, 3] RGB -> float32 [N, D])")
     try:
-        np.save(sys.argv[2], Bundle().embed(np.load(sys.argv[1], allow_pickle=False)))
+        np.save(sys.argv[2], Bundle(trust=True).embed(np.load(sys.argv[1], allow_pickle=False)))
     except (OSError, ValueError) as failure:
         sys.exit(str(failure))

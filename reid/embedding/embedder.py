@@ -48,6 +48,7 @@ class Embedder:
         batch_size: images in a forward pass. It affects memory and speed, and features only by rounding.
         flip: average with the embedding of the mirrored image before normalisation (for a bundle, which normalises
             its output, after it). Takes twice the time.
+        trust: whether a TorchScript bundle, which can execute any code when it is loaded, may be loaded.
         threads: threads that decode images while the model works, and of the runtime of a bundle; 0 uses one for each
             CPU. torch has its own setting (`OMP_NUM_THREADS`).
 
@@ -83,6 +84,7 @@ class Embedder:
         batch_size: int = 64,
         flip: bool = False,
         threads: int = 0,
+        trust: bool = False,
     ) -> None:
         check_choice("runtime", runtime, RUNTIMES)
         if batch_size < 1:
@@ -92,19 +94,24 @@ class Embedder:
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
         self._name = str(model)
         network: ReIDModel | ForeignModel | _BundleModel
-        if isinstance(model, ReIDModel) or not _is_exported(Path(model)):
+        is_foreign = not isinstance(model, ReIDModel) and Path(model).suffix.lower() in FORMATS
+        if preprocessing is not None and not is_foreign:
+            raise ConfigError("This model contains its preprocessing. Remove the argument preprocessing.")
+        if isinstance(model, ReIDModel) or not (is_foreign or (Path(model) / "bundle.json").is_file()):
             if runtime not in ("auto", "torch"):
                 raise ConfigError(
                     f"Runtime {runtime!r} reads {' and '.join(FORMATS)} files and bundles, but this model runs in "
                     "torch. Export it with `reid model export`, or use runtime 'auto'."
                 )
-            if preprocessing is not None:
-                raise ConfigError("This model contains its preprocessing. Remove the argument preprocessing.")
             network = _open_reid_model(model, weights, device)
             self._id, self.device = _model_id(network), next(network.parameters()).device
         else:
             _check_unused(weights)
-            network = _open_exported(Path(model), device, runtime, preprocessing, threads)
+            network = (
+                ForeignModel(model, preprocessing=preprocessing, device=device, runtime=runtime)
+                if is_foreign
+                else _BundleModel(Path(model), device, runtime, threads, trust)
+            )
             self._id, self.device = network.name, network.device
         self._network = network
         self.preprocessing: Preprocessing = network.preprocessing
@@ -215,10 +222,13 @@ class Embedder:
 class _BundleModel:
     """A bundle with the attributes and the `embed` of a `ForeignModel`."""
 
-    def __init__(self, path: Path, device: str, runtime: str, threads: int) -> None:
+    def __init__(self, path: Path, device: str, runtime: str, threads: int, trust: bool) -> None:
         device = "cpu" if device == "auto" else device
-        self._bundle = open_bundle(path, runtime, threads or None, device)
-        self.preprocessing = Preprocessing(**self._bundle.manifest["preprocessing"])
+        self._bundle = open_bundle(path, runtime, threads or None, device, trust=trust)
+        self.preprocessing = Preprocessing.from_dict(self._bundle.manifest["preprocessing"], f"{path}/bundle.json")
+        if self.preprocessing.size != self._bundle.size:
+            size = list(self.preprocessing.size)
+            raise ModelError(f"{path}/bundle.json is damaged: size and preprocessing.size {size} differ. Export again.")
         self.name, self.embedding_size = self._bundle.model_id, self._bundle.dimension
         self.device = torch.device(device)
 
@@ -228,20 +238,6 @@ class _BundleModel:
             return torch.from_numpy(features)
         both = torch.from_numpy(features + self._bundle.embed(images.numpy()[:, :, ::-1]))
         return functional.normalize(both, eps=1e-12)
-
-
-def _open_exported(
-    path: Path, device: str, runtime: str, preprocessing: Preprocessing | Mapping[str, Any] | None, threads: int
-) -> ForeignModel | _BundleModel:
-    if path.suffix.lower() in FORMATS:
-        return ForeignModel(path, preprocessing=preprocessing, device=device, runtime=runtime)
-    if preprocessing is not None:
-        raise ConfigError(f"{path} is a bundle and contains its preprocessing. Remove the argument preprocessing.")
-    return _BundleModel(path, device, runtime, threads)
-
-
-def _is_exported(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS or (path / "bundle.json").is_file()
 
 
 def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, device: str) -> ReIDModel:

@@ -146,7 +146,7 @@ def export_bundle(
         write_text(folder / "card.md", card(out.name, manifest) + (about or PURPOSE))
         shutil.copy(inspect.getfile(reader), folder / "run.py")
         for name in networks:
-            open_bundle(folder, name)
+            open_bundle(folder, name, trust=True)
     return manifest
 
 

@@ -17,7 +17,7 @@ from reid.config import Settings
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.core.reading import read_json
 from reid.embedding import bundle as reader
-from reid.embedding.bundle import Bundle, on_own_thread
+from reid.embedding.bundle import Bundle
 from reid.models.preprocessing import Preprocessing
 
 FORMATS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}
@@ -36,12 +36,14 @@ class _Bundle(Bundle):
     error = ModelError
 
 
-def open_bundle(path: str | Path, runtime: str = "auto", threads: int | None = None, device: str = "cpu") -> Bundle:
+def open_bundle(
+    path: str | Path, runtime: str = "auto", threads: int | None = None, device: str = "cpu", *, trust: bool = False
+) -> Bundle:
     """Open a bundle of `reid model export`; see `Bundle` (reid/embedding/bundle.py). Its errors are `ModelError` here.
 
-    The bundle's own run.py is not executed.
+    The bundle's own run.py is not executed. TorchScript needs `trust`, because loading it can execute any code.
     """
-    return _Bundle(Path(path), runtime, threads, device)
+    return _Bundle(Path(path), runtime, threads, device, trust=trust)
 
 
 class InputFormat(Settings):
@@ -101,6 +103,11 @@ class ForeignModel:
         if not path.is_file():
             raise ModelError(f"There is no model file {path}.")
         runtime = _pick_runtime(path, runtime)
+        for name in reader.external_data(path):
+            if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+                raise ModelError(
+                    f"{path} stores tensors in {name}, outside its folder. Export it with all tensors inside."
+                )
         device = "cpu" if device == "auto" else device
         self.path, self.runtime = path, runtime
         try:
@@ -186,9 +193,8 @@ def _open_openvino(path: Path, device: str) -> Opened:
     weights = path.with_suffix(".bin")
     if path.suffix.lower() == ".xml" and not weights.is_file():
         raise ModelError(f"{path} needs its weights in the same folder, but there is no {weights.name}.")
-    core = openvino.Core()
-    model = core.read_model(path)
-    compiled = on_own_thread(lambda: core.compile_model(model, "CPU"))
+    model = openvino.Core().read_model(path)
+    compiled = reader.compile_openvino(model)
 
     def name(port: Any, number: int) -> str:
         return min(port.get_names(), default=f"number {number}")
@@ -231,7 +237,8 @@ def _find_preprocessing(
 
 
 def _digest(path: Path, preprocessing: Preprocessing, output: str) -> str:
-    files = (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,)
+    is_xml = path.suffix.lower() == ".xml"
+    files = path, *([path.with_suffix(".bin")] if is_xml else map(path.parent.joinpath, reader.external_data(path)))
     content = [*(file.read_bytes() for file in files), json.dumps([preprocessing.as_dict(), output]).encode()]
     return hashlib.sha256(b"".join(content)).hexdigest()[:12]
 

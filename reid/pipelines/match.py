@@ -200,7 +200,7 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
     videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
-    embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size)
+    embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size, trust=files.trust)
     result = embed_boxes(
         embedder, videos, tracks.take(rows), quality=quality[rows], cache=out / "cache", keep_crops=True
     )

@@ -49,6 +49,8 @@ class TestSettings(PipelineSettings):
     """Write evaluation.html."""
     skip_unreadable: bool = False
     """List and skip images that cannot be decoded, instead of stopping."""
+    trust: bool = False
+    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 128
@@ -78,6 +80,8 @@ class EmbedSettings(PipelineSettings):
     """List and skip images that cannot be decoded, instead of stopping."""
     runtime: str = "auto"
     """Runtime: auto, torch, onnx or openvino."""
+    trust: bool = False
+    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64
@@ -117,6 +121,8 @@ class MatchFiles(PipelineSettings):
     """Crops per track to embed."""
     pixelate_heads: bool = False
     """Pixelate heads in the report's crops."""
+    trust: bool = False
+    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64

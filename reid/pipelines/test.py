@@ -74,7 +74,7 @@ def test(
     given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
     if not given:
         given = _data_of(model)
-    embedder = Embedder(model, device=settings.device, batch_size=settings.batch_size, flip=settings.flip)
+    embedder = Embedder(model, **settings.model_dump(include={"device", "batch_size", "flip", "trust"}))
     metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
     described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     calibration = find_calibration(

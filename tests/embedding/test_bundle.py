@@ -49,8 +49,13 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))
 
 
+def digests(folder: Path) -> dict[str, str]:
+    names = json.loads((folder / "bundle.json").read_text())["sha256"]
+    return {name: reader.digest(folder / name) for name in names}
+
+
 def sign(folder: Path) -> None:
-    edit(folder, sha256={name: reader.digest(folder / name) for name in ("model.onnx", "check.npz")})
+    edit(folder, sha256=digests(folder))
 
 
 @pytest.mark.slow
@@ -111,7 +116,7 @@ def test_embedder_opens_a_bundle():
 
 def test_torch_keeps_its_threads_when_a_bundle_has_its_own():
     before = torch.get_num_threads()
-    opened = open_bundle(bundle("torchscript"), "torch", before + 1)
+    opened = open_bundle(bundle("torchscript"), "torch", before + 1, trust=True)
     assert torch.get_num_threads() == before
     opened.embed(crops(2))
     assert torch.get_num_threads() == before
@@ -219,10 +224,45 @@ def flip_a_byte(path: Path) -> None:
         pytest.param(lambda b: (b / "bundle.json").write_text("[]"), "does not belong to a bundle", id="a list"),
         pytest.param(lambda b: edit(b, format="other"), "does not belong to a bundle", id="another format"),
         pytest.param(lambda b: edit(b, version=99), "has version 99; this reads 1. Update reid", id="newer"),
-        pytest.param(lambda b: edit(b, size=None), "is damaged: size is invalid", id="no size"),
-        pytest.param(lambda b: edit(b, form="unknown"), "is damaged: form is invalid", id="unknown form"),
+        pytest.param(lambda b: edit(b, size=None), "is damaged: size is 'missing'", id="no size"),
+        pytest.param(lambda b: edit(b, form="unknown"), "is damaged: form is 'unknown'", id="unknown form"),
+        pytest.param(lambda b: edit(b, version="1"), "is damaged: version is '1'", id="version as text"),
+        pytest.param(lambda b: edit(b, form=["onnx"]), r"is damaged: form is \['onnx'\]", id="form as a list"),
+        pytest.param(lambda b: edit(b, size=["64", 32]), r"is damaged: size is \['64', 32\]", id="size as text"),
+        pytest.param(lambda b: edit(b, size=[64]), r"is damaged: size is \[64\]", id="one side"),
+        pytest.param(
+            lambda b: edit(b, dimension=True), "is damaged: dimension is True", id="dimension of another type"
+        ),
+        pytest.param(
+            lambda b: edit(b, check={"file": "check.npz"}), "is damaged: check is", id="no limit of the check"
+        ),
+        pytest.param(lambda b: edit(b, sha256={"model.onnx": 0}), "is damaged: sha256 is", id="digest as a number"),
+        pytest.param(lambda b: edit(b, runtimes=3), "is damaged: runtimes is 3", id="runtimes as a number"),
+        pytest.param(
+            lambda b: edit(b, preprocessing=None), "is damaged: preprocessing is 'missing'", id="no preprocessing"
+        ),
+        pytest.param(lambda b: (b / "bundle.json").write_text("[" * 200_000), "cannot be read", id="deep JSON"),
+        pytest.param(lambda b: edit(b, file="../model.onnx"), "refers to .*, which is outside", id="model outside"),
+        pytest.param(
+            lambda b: edit(b, file="/etc/passwd"), "refers to /etc/passwd, which is outside", id="absolute path"
+        ),
+        pytest.param(
+            lambda b: edit(b, check={"file": "../check.npz", "lowest_cosine": 0.9}),
+            "which is outside",
+            id="check outside",
+        ),
+        pytest.param(lambda b: edit(b, sha256={}), "has no SHA-256 of its file model.onnx", id="no digest"),
+        pytest.param(
+            lambda b: edit(b, sha256={"model.onnx": reader.digest(b / "model.onnx")}),
+            "has no SHA-256 of its file check.npz",
+            id="no digest of the check",
+        ),
         pytest.param(lambda b: (b / "model.onnx").unlink(), "lacks its file model.onnx", id="no model"),
-        pytest.param(lambda b: edit(b, sha256={"../x": "0"}), r"lacks its file \.\./x", id="a file outside"),
+        pytest.param(
+            lambda b: edit(b, sha256=digests(b) | {"../x": "0"}),
+            r"refers to \.\./x, which is outside",
+            id="a file outside",
+        ),
         pytest.param(lambda b: edit(b, sha256={"model.onnx": "0"}), "changed after the export", id="another digest"),
         pytest.param(lambda b: flip_a_byte(b / "model.onnx"), r"model\.onnx was changed after", id="model changed"),
         pytest.param(lambda b: flip_a_byte(b / "check.npz"), r"check\.npz was changed after", id="check changed"),
@@ -271,3 +311,66 @@ def test_invalid_arguments_are_errors(copied, options, message):
 def test_invalid_crops_are_errors(images, given):
     with pytest.raises(ReidError, match=rf"takes uint8 \[N, 64, 32, 3\] in RGB, .* this is {given}"):
         open_bundle(bundle("onnx")).embed(images)
+
+
+def test_check_crops_that_cannot_be_read_are_an_error(copied):
+    (copied / "check.npz").write_bytes(b"not a zip file")
+    sign(copied)
+    with pytest.raises(ReidError, match=r"check\.npz cannot be read"):
+        open_bundle(copied)
+
+
+def test_preprocessing_of_a_bundle_is_validated(copied):
+    preprocessing = json.loads((copied / "bundle.json").read_text())["preprocessing"]
+    edit(copied, preprocessing=preprocessing | {"std": [0, 1, 1]})
+    with pytest.raises(ReidError, match=r"std.* in .*bundle\.json"):
+        Embedder(copied)
+    edit(copied, preprocessing=preprocessing | {"size": [8, 8]})
+    with pytest.raises(ReidError, match=r"size and preprocessing\.size \[8, 8\] differ"):
+        Embedder(copied)
+
+
+def test_torchscript_needs_consent():
+    folder = bundle("torchscript")
+    for open_model in (open_bundle, Embedder):
+        with pytest.raises(ReidError, match=r"can execute any code when it is loaded\. .*trust=True.*--trust"):
+            open_model(folder)
+    assert open_bundle(folder, trust=True).embed(crops(2)).shape == (2, 256)
+    assert Embedder(folder, trust=True)(crops(2)).shape == (2, 256)
+
+
+class Hostile(torch.nn.Module):
+    """TorchScript that creates the file `victim` when it is loaded."""
+
+    def __init__(self, victim: str) -> None:
+        super().__init__()
+        self.victim = victim
+        self.written = torch.zeros(1)
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.victim, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.victim = state[0]
+        self.training = state[1]
+        self.written = torch.from_file(state[0], True, 4, dtype=torch.uint8).clone()
+
+    def forward(self, images: torch.Tensor):
+        return images.float().mean((1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_that_writes_a_file_is_not_loaded_without_consent(tmp_path):
+    folder = shutil.copytree(bundle("torchscript"), tmp_path / "hostile.bundle")
+    victim = tmp_path / "victim"
+    torch.jit.script(Hostile(str(victim))).save(str(folder / "model.pt"))
+    sign(folder)
+    with pytest.raises(ReidError, match="trust=True"):
+        open_bundle(folder)
+    assert not victim.exists()
+    with pytest.raises(ReidError, match="the check crops give"):
+        open_bundle(folder, trust=True)
+    assert victim.exists()  # the danger is real: consent is needed

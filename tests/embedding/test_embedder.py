@@ -327,24 +327,26 @@ def test_bundle_embeds_and_flips(tmp_path, monkeypatch, model):
     """Test with a stand-in for a bundle; the tests of the export use real ones."""
 
     class Bundle:
-        model_id, dimension = "m-1", model.embedding_size
+        model_id, dimension, size = "m-1", model.embedding_size, model.preprocessing.size
         manifest = {"preprocessing": model.preprocessing.as_dict()}  # noqa: RUF012
 
         def embed(self, images):
             return model.embed(torch.from_numpy(np.ascontiguousarray(images))).numpy()
 
     asked = []
-    monkeypatch.setattr("reid.embedding.embedder.open_bundle", lambda *args: asked.append(args) or Bundle())
+    monkeypatch.setattr(
+        "reid.embedding.embedder.open_bundle", lambda *args, **options: asked.append((*args, options)) or Bundle()
+    )
     (tmp_path / "bundle.json").write_text("{}")
     plain = Embedder(tmp_path, threads=3)
-    assert asked == [(tmp_path, "auto", 3, "cpu")]
+    assert asked == [(tmp_path, "auto", 3, "cpu", {"trust": False})]
     assert plain.describe() == Embedder(model).describe() | {"model": "m-1"}
     close(plain(images()), Embedder(model)(images()))
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images()]
     both = plain(images()) + plain(mirrored)
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     np.testing.assert_allclose(Embedder(tmp_path, flip=True)(images()), both, atol=2e-6)
-    with pytest.raises(ReidError, match="is a bundle and contains its preprocessing"):
+    with pytest.raises(ReidError, match="contains its preprocessing"):
         Embedder(tmp_path, preprocessing={"size": [64, 32]})
 
 

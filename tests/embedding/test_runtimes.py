@@ -14,7 +14,7 @@ import torch
 from reid import Embedder
 from reid.core.errors import ReidError
 from reid.data.images import decode
-from reid.embedding.bundle import PACKAGES
+from reid.embedding.bundle import PACKAGES, open_network
 from reid.embedding.runtimes import ForeignModel
 from reid.models.preprocessing import Preprocessing
 
@@ -381,3 +381,67 @@ def test_intel_0288_gives_the_stored_features_on_market1501(market_root, precisi
     own = embedder([decode(market_root / "query" / one) for one in names])
     expected_rows = stored[rows] / np.linalg.norm(stored[rows], axis=1, keepdims=True)
     assert (own * expected_rows).sum(1).min() > least
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../weights.bin", "/ABSOLUTE/weights.bin", "link.bin", "sub/../../weights.bin"],
+    ids=["parent", "absolute", "link", "through a subfolder"],
+)
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_tensors_outside_the_folder_are_an_error(tmp_path, place, runtime):
+    need(runtime)
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "weights.bin").write_bytes(weights().tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
+    path = with_external_weights(folder / "tiny.onnx", place.replace("/ABSOLUTE", str(tmp_path)))
+    with pytest.raises(ReidError, match=r"tiny\.onnx stores tensors in .*, outside its folder"):
+        ForeignModel(path, preprocessing=SIDECAR, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_tensors_in_another_file_of_the_folder_are_read_and_part_of_the_id(tmp_path, runtime):
+    need(runtime)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/weights.bin").write_bytes(weights().tobytes())
+    path = with_external_weights(tmp_path / "tiny.onnx", "sub/weights.bin")
+    model = ForeignModel(path, preprocessing=SIDECAR, runtime=runtime)
+    np.testing.assert_allclose(model.embed(torch.from_numpy(images())), expected(images()), atol=1e-5)
+    (tmp_path / "sub/weights.bin").write_bytes(weights(seed=1).tobytes())
+    assert ForeignModel(path, preprocessing=SIDECAR, runtime=runtime).name != model.name
+
+
+def with_external_weights(path, place):
+    """Write the network of `make_onnx` with its weights in the file `place`."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(make_onnx(path))
+    (tensor,) = model.graph.initializer
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", place), ("offset", "0"), ("length", str(size))):
+        tensor.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_every_openvino_network_is_compiled_in_float32_in_one_place(tmp_path, monkeypatch):
+    need("openvino")
+    import openvino
+
+    compiled = []
+    original = openvino.Core.compile_model
+
+    def spy(core, model, device, settings):
+        compiled.append(original(core, model, device, settings))
+        return compiled[-1]
+
+    monkeypatch.setattr(openvino.Core, "compile_model", spy)
+    ForeignModel(make_onnx(tmp_path / "tiny.onnx"), preprocessing=SIDECAR, runtime="openvino")
+    ForeignModel(make_openvino(tmp_path / "tiny.xml"), preprocessing=SIDECAR)
+    open_network(make_onnx(tmp_path / "u8.onnx", kind="uint8"), "openvino", 2)
+    assert [str(one.get_property("INFERENCE_PRECISION_HINT")) for one in compiled] == ["<Type: 'float32'>"] * 3
+    sources = {path.name: path.read_text("utf-8") for path in Path("reid").rglob("*.py")}
+    for call in ("compile_model(", "InferenceSession(", "jit.load("):
+        assert {name: text.count(call) for name, text in sources.items() if call in text} == {"bundle.py": 1}, call
