@@ -231,7 +231,10 @@ def _histogram(train: Crops) -> tuple[Bin, ...]:
 
 
 def _queries(benchmark: Benchmark) -> tuple[int, tuple[DroppedQueries, ...]]:
-    """Return the number of queries that the protocol scores, and the dropped ones by reason."""
+    """Return the number of queries that the protocol scores, and the dropped ones by reason.
+
+    Two unknown cameras are not the same camera.
+    """
     query, gallery = benchmark.query, benchmark.gallery
     cameras_of: defaultdict[int, set[int]] = defaultdict(set)
     for pid, camid in zip(gallery.pids.tolist(), gallery.camids.tolist(), strict=True):
@@ -240,7 +243,7 @@ def _queries(benchmark: Benchmark) -> tuple[int, tuple[DroppedQueries, ...]]:
     for pid, camid in zip(query.pids.tolist(), query.camids.tolist(), strict=True):
         if pid not in cameras_of:
             reasons[NO_MATCH].append(pid)
-        elif benchmark.cross_camera and cameras_of[pid] == {camid}:
+        elif benchmark.cross_camera and camid != UNKNOWN and cameras_of[pid] == {camid}:
             reasons[SAME_CAMERA].append(pid)
     dropped = [DroppedQueries(reason, len(pids), tuple(sorted(set(pids)))) for reason, pids in reasons.items() if pids]
     return len(query) - sum(drop.queries for drop in dropped), tuple(dropped)
@@ -352,7 +355,7 @@ def _judge_test(
     benchmark: Benchmark, dropped: Sequence[DroppedQueries], found: list[Finding], notes: list[str]
 ) -> None:
     query, gallery = benchmark.query, benchmark.gallery
-    cameras = np.union1d(query.camids, gallery.camids)
+    cameras = np.setdiff1d(np.union1d(query.camids, gallery.camids), UNKNOWN)
     for drop in dropped:
         if drop.reason == NO_MATCH:
             fix = "Add gallery images of them, or remove these queries."

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reid.config import Config, DataConfig
+from reid.core.arrays import UNKNOWN
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.crops import Benchmark, Crops, merge
@@ -69,7 +70,7 @@ def _describe(crops: Crops) -> dict[str, Any]:
         "sources": list(crops.source_names),
         "crops": len(crops),
         "identities": len(np.unique(crops.pids)),
-        "cameras": len(np.unique(crops.camids)),
+        "cameras": len(np.setdiff1d(crops.camids, UNKNOWN)),
         "sha256": digest.hexdigest(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.errors import DataError, did_you_mean
-from reid.data.crops import IMAGE_SUFFIXES
+from reid.data.crops import IMAGE_SUFFIXES, SkippedFile
 from reid.data.images import UnreadableImage, decode, probe
+from reid.data.listing import list_entries, summarise
 from reid.data.tracks import last_number
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
@@ -47,7 +49,7 @@ class Video:
 
     In a video file, the first frame that OpenCV decodes is frame `first_frame` of `read`, and so on, regardless of time
     stamps: as trackers that read with OpenCV count. In a folder, the last number in an image's name is the frame
-    number; it counts from 0 if the folder has an image 0, else from 1.
+    number; it counts from 0 if the folder has an image 0, else from 1. All names must have the same form.
 
     Attributes:
         path: the video file, or the folder of images.
@@ -114,7 +116,8 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
     number, as in AI City's text files, `41` also matches `c041`, by the last number.
 
     Raises:
-        DataError: no such folder; a camera has two videos; two images have one number; no camera has a video.
+        DataError: no such folder; a camera has two videos; two images have one number, or their numbers are not
+            plausible; no camera has a video.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -124,7 +127,7 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
         if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
             entries[path.name if path.is_dir() else path.stem].append(path)
     videos: dict[str, Video] = {}
-    problems = []
+    problems = _unreadable(folder)
     for name in names:
         found = entries.get(name, [])
         if not found and name.isdecimal():
@@ -149,28 +152,71 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
 def _folder_video(folder: Path, problems: list[str]) -> Video | None:
     for place in (folder, folder / "img1"):
         paths = _files(place, IMAGE_SUFFIXES) if place.is_dir() else []
-        images: dict[int, Path] = {}
-        for number, path in ((last_number(path.stem), path) for path in paths):
-            if number in images:
-                raise DataError(
-                    f"{place}: {images[number].name} and {path.name} are both frame {number} (the last number in the "
-                    "name). Keep one image per frame."
-                )
-            if number is not None:
-                images[number] = path
-        unnumbered = [path.name for path in paths if last_number(path.stem) is None]
+        numbered = [path for path in paths if re.search(r"\d", _frame_stem(path))]
+        images = _number_images(place, numbered)
+        unnumbered = [path.name for path in paths if path not in numbered]
         if unnumbered:
             problems.append(
                 f"{place}: {len(unnumbered)} images without a number in their name were skipped, e.g. {unnumbered[0]}."
             )
+        problems += _unreadable(place) if place.is_dir() else []
         if paths:
             return Video(place, images) if images else None
     videos = _files(folder, VIDEO_SUFFIXES)
     return Video(videos[0]) if len(videos) == 1 else None
 
 
+def _unreadable(folder: Path) -> list[str]:
+    skipped = [SkippedFile(entry.path, entry.problem) for entry in list_entries(folder) if entry.problem]
+    return [f"{folder}: {len(skipped)} entries were passed over: {summarise(skipped)}."] if skipped else []
+
+
+def _frame_stem(path: Path) -> str:
+    """Return the name of an image without its suffix and without the hash that Roboflow appends."""
+    return re.sub(r"_(?:bmp|jpe?g|png|webp)\.rf\.[0-9A-Za-z]+$", "", path.stem)
+
+
+def _number_images(place: Path, paths: Sequence[Path]) -> dict[int, Path]:
+    """Return the image of each frame number, which is the last number in the name.
+
+    Raises:
+        DataError: a number occurs twice, or is not plausible: it is at different places of the names (such as within a
+            hash), or it has gaps while another number of the names counts the images.
+    """
+    stems = [_frame_stem(path) for path in paths]
+    fields = [[int(digits) for digits in re.findall(r"\d+", stem)] for stem in stems]
+    images: dict[int, Path] = {}
+    for path, numbers in zip(paths, fields, strict=True):
+        if numbers[-1] in images:
+            raise DataError(
+                f"{place}: {images[numbers[-1]].name} and {path.name} are both frame {numbers[-1]} (the last number in "
+                "the name). Keep one image per frame."
+            )
+        images[numbers[-1]] = path
+    forms = [re.sub(r"\d+", "#", stem) for stem in stems]
+    other = next((i for i, form in enumerate(forms) if form != forms[0]), None)
+    problem = ""
+    if other is not None:
+        problem = f"{paths[0].name} would be frame {fields[0][-1]} and {paths[other].name} frame {fields[other][-1]}"
+    elif len(paths) > 2 and not _counts(list(images)):
+        for column, values in enumerate(list(zip(*fields, strict=True))[:-1]):
+            if _counts(values):
+                problem = f"{paths[0].name} would be frame {fields[0][-1]}, but {fields[0][column]} seems to count"
+    if problem:
+        raise DataError(
+            f"{place}: the last number in the names of the images is not plausible as the frame: {problem}. Rename the "
+            "images so that only the frame number differs, such as 000001.jpg."
+        )
+    return images
+
+
+def _counts(numbers: Sequence[int]) -> bool:
+    """Return whether the numbers are a run with few gaps."""
+    return len(set(numbers)) == len(numbers) and max(numbers) - min(numbers) < 2 * len(numbers)
+
+
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [Path(entry.path) for entry in list_entries(folder) if not entry.problem]
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -16,6 +16,7 @@ from reid.core.console import warn
 from reid.core.errors import DataError, check_choice
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
+from reid.data.listing import find_files, summarise
 from reid.data.store import FileStore, cores
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
@@ -133,8 +134,9 @@ def check_files(crops: Crops, size: tuple[int, int], unreadable: str) -> None:
 def find_images(folder: str | Path) -> list[str]:
     """Return the image files in a folder and its subfolders, as absolute paths in sorted order.
 
-    A file is an image if its suffix is in `IMAGE_SUFFIXES`. Hidden files are ignored; for other files a warning is
-    printed.
+    A file is an image if its suffix is in `IMAGE_SUFFIXES`. Links to files and folders are followed; a folder is read
+    once, even if several links lead to it. Hidden files and folders are ignored. Everything else that is passed over
+    is counted and named in a warning.
 
     Raises:
         DataError: not a folder, or no image in it.
@@ -142,13 +144,13 @@ def find_images(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder of images.")
-    files = sorted(path for path in folder.absolute().rglob("*") if path.is_file() and not path.name.startswith("."))
-    found = [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    found, skipped = find_files(folder, IMAGE_SUFFIXES)
     if not found:
-        raise DataError(f"{folder} contains no image ({', '.join(IMAGE_SUFFIXES)}) among its {len(files)} files.")
-    if len(found) < len(files):
-        other = next(path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)
-        warn(f"{len(files) - len(found)} of {len(files)} files in {folder} are not images, such as {other.name}.")
+        content = f" It contains {summarise(skipped)}." if skipped else ""
+        raise DataError(f"{folder} contains no image ({', '.join(IMAGE_SUFFIXES)}).{content} Pass a folder of images.")
+    if skipped:
+        number = f"{len(skipped)} of {len(found) + len(skipped)}"
+        warn(f"{folder}: {number} entries were passed over: {summarise(skipped)}.")
     return found
 
 

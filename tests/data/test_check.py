@@ -175,7 +175,7 @@ def test_dropped_queries_equal_a_naive_loop(tmp_path: Path, seed: int, cross_cam
     image = write_image(tmp_path / "a.jpg")
 
     def draw(n: int) -> Crops:
-        return Crops.from_columns([image] * n, rng.integers(0, 15, n), rng.integers(1, 4, n))
+        return Crops.from_columns([image] * n, rng.integers(0, 15, n), rng.choice([UNKNOWN, 1, 2, 3], n))
 
     benchmark = Benchmark("x", str(tmp_path), draw(3), draw(n_query), draw(n_gallery), cross_camera)
     report = check_benchmark(benchmark, decode=False)
@@ -185,7 +185,7 @@ def test_dropped_queries_equal_a_naive_loop(tmp_path: Path, seed: int, cross_cam
         cameras = [other for number, other in gallery if number == pid]
         if not cameras:
             expected.setdefault(NO_MATCH, []).append(pid)
-        elif cross_camera and set(cameras) == {camid}:
+        elif cross_camera and camid != UNKNOWN and set(cameras) == {camid}:
             expected.setdefault(SAME_CAMERA, []).append(pid)
     assert {drop.reason: (drop.queries, drop.pids) for drop in report.queries_dropped} == {
         reason: (len(pids), tuple(sorted(set(pids)))) for reason, pids in expected.items()
@@ -201,6 +201,15 @@ def test_equal_cameras_are_a_finding_with_a_fix(root: Path) -> None:
     assert "All 2 queries will be dropped" in findings_text(report)
     assert "All cameras are equal (1)" in findings_text(report)
     assert "reid test --any-camera" in findings_text(report)
+
+
+def test_unknown_cameras_are_never_the_same_camera(tmp_path: Path) -> None:
+    crops = crops_on_disk(tmp_path, [1, 1, 2, 2, 3, 3], [UNKNOWN, UNKNOWN, 1, UNKNOWN, 2, 2])
+    none = Crops.from_columns([], [])
+    report = check_benchmark(Benchmark("x", str(tmp_path), none, crops.take([0, 2, 4]), crops.take([1, 3, 5])))
+    assert report.queries_kept == 2
+    assert [(drop.reason, drop.pids) for drop in report.queries_dropped] == [(SAME_CAMERA, (3,))]
+    assert "from another camera" in findings_text(report)
 
 
 def test_a_query_in_the_gallery_is_a_finding(tmp_path: Path) -> None:

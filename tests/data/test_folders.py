@@ -173,7 +173,7 @@ def test_skipped_files_are_listed_with_reasons(tmp_path: Path) -> None:
         "readme.txt": "outside the folders of people",
         "anna/notes.txt": "not an image file",
         "anna/more": "a folder; images inside it are not read",
-        "ben/gone.jpg": "a link to a file that does not exist",
+        "ben/gone.jpg": "a link that leads nowhere: No such file or directory",
         "dora": "a folder without images",
         "dora/clip.mp4": "not an image file",
         "empty": "a folder without images",

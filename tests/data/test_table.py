@@ -10,6 +10,7 @@ import pytest
 
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import ReidError
+from reid.data.check import check_benchmark
 from reid.data.crops import Benchmark, Crops
 from reid.data.layouts import load_benchmark
 from tests.data.trees import SPLIT, names, table, write_image
@@ -280,3 +281,24 @@ def test_a_damaged_parquet_file_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "crops.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(ReidError, match="cannot be read as Parquet"):
         load_benchmark("table", tmp_path)
+
+
+def test_minus_one_in_a_column_of_names_remains_junk_or_unknown(tmp_path: Path) -> None:
+    rows = [("a", "door"), ("-1", "door"), (" -1 ", "till"), ("a", "-1"), ("b", "till"), ("b", "")]
+    text = "path,pid,camid,split\n" + "".join(f"{n}.jpg,{pid},{cam},train\n" for n, (pid, cam) in enumerate(rows))
+    benchmark = load_benchmark("table", table(tmp_path, text))
+    assert benchmark.n_junk == 2
+    assert benchmark.train.pids.tolist() == [0, 0, 1, 1]
+    assert benchmark.train.camids.tolist() == [0, UNKNOWN, 1, UNKNOWN]
+    assert benchmark.warnings[:2] == (
+        "column 'pid' contains text, and 2 times -1, which is read as junk (dropped)",
+        "column 'camid' contains text, and 1 times -1, which is read as unknown",
+    )
+    findings = [finding.problem for finding in check_benchmark(benchmark, decode=False).findings]
+    assert "Column 'pid' contains text, and 2 times -1, which is read as junk (dropped)." in findings
+
+
+def test_floats_beyond_the_exact_integers_are_refused(tmp_path: Path) -> None:
+    file = parquet(tmp_path, path=["a.jpg", "b.jpg", "c.jpg"], pid=pa.array([1.0, 2.0**53, 3.0]))
+    with pytest.raises(ReidError, match=r"row 2, column 'pid': 9007199254740992\.0 is not an integer"):
+        load_benchmark("table", file)

@@ -227,6 +227,58 @@ def test_cameras_without_a_video_are_reported_with_a_similar_name(tmp_path):
     assert "cam05 contains neither numbered images nor one video file" in found.problems[1]
 
 
+def test_the_hash_that_roboflow_appends_is_no_frame_number(tmp_path):
+    (tmp_path / "cam01").mkdir()
+    for number, digest in enumerate(["6b1f0d2", "02ac9e3", "c4d4a11", "9f3e771", "1a2b3c4", "e5f6a72"], start=1):
+        name = f"frame_{number:04d}_png.rf.{digest}.png"
+        cv2.imwrite(str(tmp_path / "cam01" / name), picture(number))
+    assert numbers(only(tmp_path).read(range(1, 7))) == [(number, number) for number in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("names", "guess"),
+    [
+        pytest.param(
+            ["frame_0001-6b1f.png", "frame_0002-02ac9.png"],
+            r"frame_0001-6b1f\.png would be frame 1 and frame_0002-02ac9\.png frame 9",
+            id="a hash",
+        ),
+        pytest.param(["1.png", "thumbnail_1_of_2.png"], r"1\.png would be frame 1", id="another form"),
+        pytest.param(
+            ["frame_1_83749.png", "frame_2_11273.png", "frame_3_60211.png"],
+            r"frame_1_83749\.png would be frame 83749, but 1 seems to count",
+            id="a random number",
+        ),
+    ],
+)
+def test_frame_numbers_that_are_not_plausible_are_an_error_with_the_guess(tmp_path, names, guess):
+    write_images(tmp_path / "cam01", ["1.png"])
+    for name in names:
+        cv2.imwrite(str(tmp_path / "cam01" / name), picture(1))
+    if "1.png" not in names:
+        (tmp_path / "cam01" / "1.png").unlink()
+    with pytest.raises(ReidError, match=f"not plausible as the frame: {guess}"):
+        find_videos(tmp_path, ["cam01"])
+
+
+def test_few_frames_of_a_long_recording_are_plausible(tmp_path):
+    write_images(tmp_path / "cam01", ["1.png"])
+    for number in (17, 52, 3000):
+        cv2.imwrite(str(tmp_path / "cam01" / f"c1_{number:06d}.png"), picture(5))
+    (tmp_path / "cam01" / "1.png").unlink()
+    assert sorted(only(tmp_path).images) == [17, 52, 3000]
+
+
+def test_links_that_lead_nowhere_are_reported(tmp_path):
+    write_images(tmp_path / "cam01", ["1.png", "2.png"])
+    (tmp_path / "cam01" / "3.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "cam02.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    first, second = find_videos(tmp_path, ["cam01"]).problems
+    assert "1 entries were passed over: 1 × a link that leads nowhere" in first
+    assert "(cam02.mp4)" in first
+    assert "(3.png)" in second
+
+
 def test_images_without_a_number_are_listed(tmp_path):
     write_images(tmp_path / "cam01", ["1.png"])
     cv2.imwrite(str(tmp_path / "cam01" / "thumbnail.png"), picture(1))

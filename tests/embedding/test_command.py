@@ -63,7 +63,7 @@ def test_folder_of_images(checkpoint, folder, tmp_path):
     np.testing.assert_allclose(table.features, Embedder(checkpoint)(found), atol=2e-6)
     assert f"3 crops → {table.dimension} dimensions" in ran.output
     assert "crops/s on cpu" in ran.output
-    assert "1 of 4 files" in ran.output
+    assert "1 of 4 entries were passed over" in ran.output
     assert "notes.txt" in ran.output
 
 

@@ -359,7 +359,8 @@ def test_folder_is_searched_with_subfolders_in_sorted_order(embedder, folder, tm
     order = ["a/10.PNG", "a/ü/1.png", "b/2.png", "c.png"]
     table = embedder.table(tmp_path)
     assert table.paths.tolist() == [str(tmp_path / name) for name in order]
-    assert "1 of 5 files" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 5 entries were passed over: 1 × another type of file (notes.txt)" in printed
     np.testing.assert_array_equal(table.features, embedder(str(tmp_path)))
     close(embedder([tmp_path / "c.png", tmp_path / "a"]), table.features[[3, 0, 1]])
 

@@ -22,7 +22,8 @@ from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops, SkippedFile
 from reid.data.layouts.own_crops import OWN_SPLITS, divide
-from reid.data.layouts.scanning import JUNK, SUFFIX, existing_folder, list_folder, scan, visible_entries
+from reid.data.layouts.scanning import JUNK, SUFFIX, existing_folder, list_folder, scan
+from reid.data.listing import Entry, list_entries
 from reid.data.tracks import natural_sort_key
 
 IMAGE = re.compile(rf".+{SUFFIX}", re.IGNORECASE)
@@ -100,11 +101,12 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     )
 
 
-def _subfolders(folder: str | Path, skipped: list[SkippedFile]) -> list[os.DirEntry[str]]:
-    """Return the folders in a folder; files are added to `skipped`."""
-    entries = visible_entries(folder)
-    skipped += [SkippedFile(entry.path, "outside the folders of people") for entry in entries if not entry.is_dir()]
-    return [entry for entry in entries if entry.is_dir()]
+def _subfolders(folder: str | Path, skipped: list[SkippedFile]) -> list[Entry]:
+    """Return the folders in a folder; all other entries are added to `skipped`."""
+    entries = list_entries(folder)
+    others = [entry for entry in entries if not entry.is_folder]
+    skipped += [SkippedFile(entry.path, entry.problem or "outside the folders of people") for entry in others]
+    return [entry for entry in entries if entry.is_folder]
 
 
 def _camera(file_name: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +11,10 @@ import numpy as np
 
 from reid.core.errors import DataError
 from reid.data.crops import IMAGE_SUFFIXES, SPLITS, Benchmark, Crops, SkippedFile
+from reid.data.listing import list_entries
 
 SUFFIX = r"(?:\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp))+"
 """End of the pattern of an image name. It repeats because 38 names of Market-1501 end in `.jpg.jpg`."""
-
-IGNORED = frozenset({"thumbs.db", "desktop.ini"})
-"""Files that operating systems create. They and hidden files are never listed as skipped."""
 
 JUNK = -1
 DISTRACTOR = 0
@@ -125,28 +122,13 @@ def read_lines(file: Path) -> list[str]:
 def list_folder(folder: Path, limit: int = 8) -> str:
     """Return the names in a folder as text, at most `limit` of them."""
     try:
-        names = [entry.name + ("/" if entry.is_dir() else "") for entry in visible_entries(folder)]
+        names = [entry.name + ("/" if entry.is_folder else "") for entry in list_entries(folder)]
     except DataError:
         return "nothing readable"
     if not names:
         return "nothing (the folder is empty)"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder, sorted by name, without hidden files and `IGNORED`.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(
-            f"Cannot read the folder {folder}: {error.strerror}. Check its name and permissions."
-        ) from error
-    return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in IGNORED]
 
 
 def scan(
@@ -161,19 +143,17 @@ def scan(
         DataError: the folder cannot be read.
     """
     found = []
-    for entry in visible_entries(folder):
-        name = entry.name
-        match = pattern.fullmatch(name)
-        if match is not None and entry.is_file():
+    for entry in list_entries(folder):
+        match = pattern.fullmatch(entry.name)
+        if match is not None and entry.is_file:
             found.append((entry.path, match))
-        elif entry.is_dir():
-            skipped.append(SkippedFile(entry.path, "a folder; images inside it are not read"))
-        elif match is not None:
-            skipped.append(SkippedFile(entry.path, "a link to a file that does not exist"))
-        elif name.lower().endswith(IMAGE_SUFFIXES):
-            skipped.append(SkippedFile(entry.path, f"the name is not of the form {form}"))
-        else:
-            skipped.append(SkippedFile(entry.path, "not an image file"))
+            continue
+        reason = entry.problem or "not an image file"
+        if entry.is_folder:
+            reason = "a folder; images inside it are not read"
+        elif entry.is_file and entry.name.lower().endswith(IMAGE_SUFFIXES):
+            reason = f"the name is not of the form {form}"
+        skipped.append(SkippedFile(entry.path, reason))
     return found
 
 

@@ -41,7 +41,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
 
     `pid`, `camid`, `track`: integers are kept. If a column contains anything else, all its values are text and are
     numbered from 0 in sorted order, so equal texts always have equal numbers. An empty `camid`, `track` or `frame` is
-    unknown. pid -1 is junk (dropped and counted).
+    unknown, and so is -1. pid -1 is junk (dropped and counted). -1 in a column of text is a warning.
     `split` is train, query or gallery; or train or test, which is divided by `query_and_gallery`. Without a `split`
     column, `hold_out` splits by identity.
 
@@ -60,7 +60,15 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
             f"{file}: none of {len(sample)} images exists, such as {sample[0]}. Use paths in the column 'path' that "
             f"are absolute, or relative to {file.parent}."
         )
-    return divide(crops, rows.split(), file, fraction=fraction, seed=seed, cross_camera=cross_camera)
+    return divide(
+        crops,
+        rows.split(),
+        file,
+        fraction=fraction,
+        seed=seed,
+        cross_camera=cross_camera,
+        warnings=rows.warnings,
+    )
 
 
 def _find(root: str | Path) -> Path:
@@ -87,6 +95,7 @@ class _Rows:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.warnings: list[str] = []
         self.table = _read_table(file)
         names = self.table.column_names
         for name in REQUIRED:
@@ -109,8 +118,8 @@ class _Rows:
         if pa.types.is_floating(column.type):
             # pandas writes integers as floats if a value is missing
             column = pc.if_else(pc.is_nan(column), None, column)
-            fractional = pc.or_(pc.not_equal(column, pc.floor(column)), pc.invert(pc.is_finite(column)))
-            self._refuse(name, pc.fill_null(fractional, False), "is not an integer", "use integers or text")
+            exact = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
+            self._refuse(name, pc.invert(pc.fill_null(exact, True)), "is not an integer", "use integers or text")
             column = column.cast(pa.int64())
         values = pc.utf8_trim_whitespace(self._text(name, column))
         empty = pc.fill_null(pc.equal(values, ""), True)
@@ -124,6 +133,11 @@ class _Rows:
             return numbers.to_numpy().astype(np.int64)
         if not text:
             self._refuse(name, pc.invert(pc.fill_null(numeric, True)), "is not an integer", "correct or empty it")
+        marked = pc.fill_null(pc.equal(values, str(UNKNOWN)), False)
+        if number := pc.sum(marked).as_py():
+            meaning = "junk (dropped)" if required else "unknown"
+            self.warnings.append(f"column {name!r} contains text, and {number:,} times -1, which is read as {meaning}")
+            values = pc.if_else(marked, None, values)
         known = np.sort(np.array(values.drop_null().unique().to_pylist(), dtype=object))
         codes = pc.fill_null(pc.index_in(values, value_set=pa.array(known, pa.string())), UNKNOWN)
         return pc.if_else(pc.is_null(values), UNKNOWN, codes).to_numpy().astype(np.int64)
