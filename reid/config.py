@@ -94,14 +94,24 @@ def _stages(stages: list[Any]) -> list[Any]:
     return stages
 
 
+def _chunk(crops: int) -> int:
+    if crops == 1:
+        raise ConfigError("1 crop is too few for batch normalisation. Use 2 or more, or 0 for the whole batch.")
+    return crops
+
+
 def _curve(points: list[Any]) -> list[Any]:
     if not points or any(a[0] >= b[0] for a, b in pairwise(points)):
         raise ConfigError("must be [[fraction, value], …] with rising fractions, e.g. [[0, 0], [0.5, 0.3]]")
     return points
 
 
-SizeStages = Annotated[list[tuple[float, Positive, Positive]], AfterValidator(_stages)]
-BatchStages = Annotated[list[tuple[float, Positive]], AfterValidator(_stages)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+"""Height or width of an image, pixels."""
+BatchSize = Annotated[int, Field(ge=2, le=1_000_000)]
+"""Crops of a train batch: batch normalisation needs two."""
+SizeStages = Annotated[list[tuple[float, Side, Side]], AfterValidator(_stages)]
+BatchStages = Annotated[list[tuple[float, BatchSize]], AfterValidator(_stages)]
 Curve = Annotated[list[tuple[Fraction, NonNegative]], AfterValidator(_curve)]
 
 
@@ -149,10 +159,11 @@ class SamplerConfig(Settings):
     kind: Literal["identity", "random", "hard_identity"] = "identity"
     """`identity`: P identities × K crops; `random`: shuffled crops (for softmax alone); `hard_identity`: like
     `identity`, but similar identities share a batch. They are found by embedding the train set between epochs."""
-    batch_size: int = Field(default=64, ge=1, le=1_000_000)
-    """Crops per batch, summed over all processes."""
+    batch_size: BatchSize = 64
+    """Crops per batch, summed over all processes; at least two per process."""
     crops_per_id: int = Field(default=4, ge=1, le=1_000_000)
-    """K; the batch size must be a multiple of it."""
+    """K; the batch size must be a multiple of it. Losses that compare crops, such as the triplet loss, need K ≥ 2 and
+    at least two identities per batch."""
     balance: Literal["none", "source"] = "none"
     """`source`: each batch contains equally many identities of each source of `data.train`."""
     lookalikes: int = Field(default=3, ge=1, le=100_000)
@@ -190,9 +201,9 @@ class ModelConfig(Settings):
     """Stride of the backbone's last stage; 1 doubles the resolution of the feature map."""
     zero_residual: bool = False
     """Whether residual blocks start as the identity: γ of their last norm is 0 (Goyal et al. 2017, section 5.1)."""
-    height: int = Field(default=256, ge=8, le=4096)
+    height: Side = 256
     """Pixels that images are resized to."""
-    width: int = Field(default=128, ge=8, le=4096)
+    width: Side = 128
     """Pixels that images are resized to."""
     mean: Triple | None = None
     """Mean of the channels, 0..1, that is subtracted; `null`: that of the backbone's published weights."""
@@ -219,6 +230,9 @@ class ExtraLossConfig(Settings):
         """Options of the loss itself."""
         return dict(self.model_extra or {})
 
+
+LABEL_LOSSES = ("center", "arcface", "cosface", "proxy_nca", "proxy_anchor")
+"""Losses that compare a crop with learned vectors, not with other crops."""
 
 SCHEDULED = ("triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness")
 """Settings of `LossConfig` that `schedules` can change during training."""
@@ -249,9 +263,9 @@ class LossConfig(Settings):
     schedules: dict[str, Curve] = {}
     """`{KEY: [[fraction, value], …]}`: piecewise linear over the fraction of training done, 0..1. A KEY is
     triplet_weight, softmax_weight, label_smoothing, margin, hardness, or NAME.weight of an extra loss."""
-    chunk: Natural = Field(default=0, le=1_000_000)
+    chunk: Annotated[Natural, AfterValidator(_chunk)] = Field(default=0, le=1_000_000)
     """Crops that pass through the network at a time while the loss is that of the whole batch (gradient caching, see
-    `reid.training.gradient_cache`); 0: the whole batch; 1 is not possible."""
+    `reid.training.gradient_cache`), 2 or more; 0: the whole batch."""
 
     @model_validator(mode="after")
     def _check_schedules(self) -> Self:
@@ -263,6 +277,12 @@ class LossConfig(Settings):
             if key in ("label_smoothing", "hardness") and max(value for _, value in points) > 1:
                 raise ConfigError(f"schedules.{key} has a value above 1. Use values between 0 and 1.")
         return self
+
+    def of_pairs(self) -> list[str]:
+        """Names of the losses that compare the crops of a batch with each other; `pml:CLASS` is not known to."""
+        extra = [name for name, loss in self.extra.items() if "memory" not in loss.options]
+        extra = [name for name in extra if name not in LABEL_LOSSES and not name.startswith("pml:")]
+        return ["triplet"] * self.in_use("triplet") + extra
 
     def in_use(self, term: Literal["triplet", "softmax"]) -> bool:
         """Whether the weight of a term is above 0, now or later in its schedule."""
@@ -399,6 +419,27 @@ class Config(Settings):
     """Steps that `on_nan=skip` may skip before training ends."""
     rank_timeout: float = Field(default=30.0, ge=0.01, le=10_000)
     """Minutes that a process waits for the others before training ends."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.check_batches()
+        return self
+
+    def check_batches(self) -> None:
+        """Check that batches contain the pairs that the losses compare. A change within a group needs another call.
+
+        Raises:
+            ConfigError: one crop of each identity, or one identity.
+        """
+        pairs, k = self.loss.of_pairs(), self.sampler.crops_per_id
+        sizes = [self.sampler.batch_size, *(size for _, size in self.schedule.batch_sizes)]
+        if pairs and self.sampler.kind != "random" and (k == 1 or min(sizes) < 2 * k):
+            has = f"sampler.crops_per_id={k}" if k == 1 else f"a batch of {min(sizes)} crops with crops_per_id={k}"
+            fix = "crops_per_id of 2 or more" if k == 1 else f"batch_size of {2 * k} or more"
+            raise ConfigError(
+                f"The loss {pairs[0]} compares crops of the same and of different identities, but {has} contains only "
+                f"{'different identities' if k == 1 else 'one identity'}. Use a {fix}, or remove that loss."
+            )
 
 
 Solver = Literal["agglomerative", "single_linkage", "hungarian", "correlation"]

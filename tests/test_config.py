@@ -149,3 +149,40 @@ def test_other_packages_use_the_same_loader(tmp_path: Path) -> None:
 class Filter(Settings):
     size: int = 3
     name: str = ""
+
+
+@pytest.mark.parametrize("kind", ["identity", "hard_identity"])
+@pytest.mark.parametrize(
+    "loss", [[], ["loss.triplet_weight=0", "loss.extra={circle: {weight: 1}}"]], ids=["triplet", "circle"]
+)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (["sampler.batch_size=4"], "4 crops with crops_per_id=4 contains only one identity. Use a batch_size of 8"),
+        (["schedule.batch_sizes=[[0, 4], [0.5, 64]]"], "4 crops with crops_per_id=4 contains only one identity"),
+        (["sampler.crops_per_id=1"], "contains only different identities. Use a crops_per_id of 2 or more"),
+    ],
+)
+def test_batches_without_the_pairs_that_a_loss_compares_are_refused(
+    kind: str, loss: list[str], sizes: list[str], message: str
+) -> None:
+    settings = [f"sampler.kind={kind}", *loss]
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [*settings, *sizes])
+    without = ["loss.triplet_weight=0", "loss.extra={arcface: {weight: 1}}"]
+    with_memory = ["loss.triplet_weight=0", "loss.extra={circle: {weight: 1, memory: 64}}"]
+    for accepted in (without, with_memory):
+        load_config(None, [f"sampler.kind={kind}", *accepted, *sizes])
+    later = load_config(None, settings)
+    later.sampler.batch_size = 4  # an assignment within a group is checked by the trainer
+    with pytest.raises(ConfigError, match="only one identity"):
+        later.check_batches()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["sampler.batch_size=1", "schedule.batch_sizes=[[0, 1]]", "loss.chunk=1", "schedule.sizes=[[0, 4, 64]]"],
+)
+def test_sizes_too_small_for_a_network_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"greater than or equal to|Use 2 or more"):
+        load_config(None, [setting])

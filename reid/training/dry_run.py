@@ -30,22 +30,61 @@ STEPS = 3
 
 
 class FirstSteps(Hook):
-    """Hook that makes a few steps and keeps the loss and the time of the last one."""
+    """Hook that makes a few steps and records whether they learn.
 
-    loss = float("nan")
-    seconds = 0.0
-    _began = 0.0
+    Attributes:
+        metrics: losses and statistics of each step that was not skipped.
+        seconds: time of the last step.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._began = self._gradient = 0.0
+        self._kinds_of_pairs = 0
+        self._before: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Keep the weights."""
+        self._before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
 
     def on_step_start(self, trainer: Trainer, batches: list[Batch]) -> None:
-        """Start the clock."""
+        """Count the kinds of pairs (equal, different identities) of the step's batches; start the clock."""
+        for batch in batches:
+            labels = trainer.distributed.gather_with_gradient(batch.labels.to(trainer.distributed.device))
+            ids = len(labels.unique())
+            self._kinds_of_pairs = max(self._kinds_of_pairs, (ids < len(labels)) + (ids > 1))
         self._began = time.perf_counter()
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, Tensor]) -> None:
-        """Read the loss, which waits for the device, and stop after the last step."""
-        self.loss = float(metrics.get("loss", float("nan")))
+        """Read the values, which waits for the device, and stop after the last step."""
+        if metrics:
+            self.metrics.append({name: float(value) for name, value in metrics.items()})
         self.seconds = time.perf_counter() - self._began
+        gradients = [p.grad.abs().max() for p in trainer.model.parameters() if p.grad is not None and p.numel()]
+        self._gradient = max([self._gradient, *map(float, gradients)])
         if trainer.progress.step == min(STEPS, trainer.steps):
             trainer.stop(save=False)
+
+    def describe(self, trainer: Trainer) -> tuple[str, bool]:
+        """Return what the steps show, and whether they can learn."""
+        if not self.metrics:
+            return "every step was skipped: loss or gradient not finite", False
+        first, steps, pairs = self.metrics[0], f"in {len(self.metrics)} steps", trainer.config.loss.of_pairs()
+        if pairs and self._kinds_of_pairs < 2:
+            return f"no batch has both equal and different identities {steps}, which {pairs[0]} compares", False
+        losses = [name for name in first if name in ("triplet", "softmax") or name.startswith("extra.")]
+        zero = [name for name in losses if all(metrics[name] == 0 for metrics in self.metrics)]
+        if zero:
+            return f"the loss {zero[0]} is 0 {steps}: it has nothing to learn from these batches", False
+        if self._gradient == 0:
+            return f"all gradients are 0 {steps}: check loss and optim.groups", False
+        if all(map(torch.equal, self._before, trainer.model.parameters())):
+            return f"no weight changed {steps}: check optim.lr, optim.groups and schedule.warmup_start", False
+        if len(self.metrics) > 1 and all(m["loss"] == first["loss"] for m in self.metrics):
+            return f"the loss is {first['loss']:.3f} {steps} and does not change", False
+        loss = self.metrics[-1]["loss"]
+        return f"loss {loss:.3f}, {self.seconds:.2f} s per step of {trainer.crops_per_step} crops", loss == loss
 
 
 def check_run(config: Config, out: Path, distributed: DistributedContext) -> None:
@@ -55,8 +94,9 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
     left. Memory is the peak of this process.
 
     Raises:
-        ReidError: an error that the run would raise at its start or in its first step; too little memory or disk
-            space; an output folder that cannot be used.
+        ReidError: an error that the run would raise at its start or in its first step; steps that cannot learn (a loss
+            that is 0, no pairs to compare, no gradient, no change); too little memory or disk space; an output folder
+            that cannot be used.
     """
     missing = {path: size for path, size in packed_stores(config).items() if not (path / "index.parquet").is_file()}
     data = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"store": "files"})}))
@@ -68,7 +108,7 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
         images = torch.from_numpy(split.query.store.read(range(min(len(split.query.crops), config.eval.batch_size))))
         with autocast(device, config.precision):
             trainer.eval_model.embed(images.to(device), flip=config.eval.flip)
-    crops, loss, seconds = data.train.crops, first_steps.loss, first_steps.seconds
+    crops = data.train.crops
     used, available = _memory(device)
     rows = [
         ("data", f"{len(crops):,} train crops of {len(trainer.pid_of_label):,} identities, all readable", True),
@@ -76,7 +116,7 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
             (split.name, f"{len(split.query.crops):,} queries, {len(split.gallery.crops):,} gallery crops", True)
             for split in data.splits
         ),
-        ("first steps", f"loss {loss:.3f}, {seconds:.2f} s per step of {trainer.crops_per_step} crops", loss == loss),
+        ("first steps", *first_steps.describe(trainer)),
         ("memory", f"peak {used / 2**30:.2f} of {available / 2**30:.1f} GiB", used < 0.95 * available),
     ]
     if config.data.store == "packed":
@@ -85,7 +125,7 @@ def check_run(config: Config, out: Path, distributed: DistributedContext) -> Non
     rows += [
         ("checkpoints", *_disk_space(_checkpoint_bytes(trainer), out)),
         ("output", *_output(out)),
-        ("length", _length(trainer, seconds), True),
+        ("length", _length(trainer, first_steps.seconds), True),
     ]
     if distributed.is_first:
         table = Table(box=None, show_header=False)

@@ -73,6 +73,14 @@ class EpochLoaders:
                 f"A batch of {batch_size} crops cannot be divided equally among {distributed.world_size} processes and "
                 f"{len(sources)} sources (sampler.balance={config.balance}). Use a multiple of {parts}."
             )
+        per_process = batch_size // distributed.world_size
+        at_a_time = per_process // -(-per_process // (self.config.loss.chunk or per_process))
+        if at_a_time * (distributed.world_size if self.config.sync_batchnorm else 1) < 2:
+            raise ConfigError(
+                f"A batch of {batch_size} crops on {distributed.world_size} processes with loss.chunk="
+                f"{self.config.loss.chunk} passes one crop at a time, too few for batch normalisation. Use a larger "
+                "batch or chunk."
+            )
         if len(sources) == 1:
             return self._sampler_of(crops, batch_size // parts)
         rows = [np.flatnonzero(crops.sources == source) for source in sources]

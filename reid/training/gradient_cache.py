@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.core.errors import ConfigError
+from reid.data.samplers import check_positive
 
 Outputs = Sequence[Tensor | None]
 """Outputs of a network for B crops: tensors `[B, …]`, or None."""
@@ -43,14 +43,13 @@ def backward_in_chunks(
         images: `[B, …]`, divided into as few chunks as possible, of nearly equal size.
         forward: computes the outputs of a chunk.
         loss_of: computes the scalar loss from the outputs of all images.
-        chunk: largest number of crops in a chunk, 2 or more, because BatchNorm needs two.
+        chunk: largest number of crops in a chunk.
         seed: integers, 0 or more.
 
     Raises:
-        ConfigError: `chunk` below 2.
+        ConfigError: `chunk` below 1.
     """
-    if chunk < 2:
-        raise ConfigError(f"loss.chunk={chunk}. Use 2 or more, or 0 to disable gradient caching.")
+    check_positive(chunk=chunk)
     module = network.module if isinstance(network, DistributedDataParallel) else network
     parts = images.tensor_split(max(1, -(-len(images) // chunk)))
     with torch.no_grad():

@@ -150,6 +150,7 @@ class Trainer:
         data: TrainingData | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
+        config.check_batches()
         distributed = distributed or DistributedContext(0, 1, pick_device(config.device))
         device = distributed.device
         self.config, self.out, self.distributed, self.hooks = config, Path(out), distributed, tuple(hooks)
@@ -160,6 +161,8 @@ class Trainer:
         crops = self.data.train.crops
         _, self.pid_of_label = crops.labels()
         num_classes = len(self.pid_of_label)
+        if num_classes < 2:
+            raise DataError("The train split has crops of one identity only. Add identities, or lower eval.fraction.")
         self.model: ReIDModel = build_model(
             config.model, num_classes=num_classes if config.loss.in_use("softmax") else 0, seed=config.seed
         ).to(device)
@@ -321,10 +324,11 @@ class Trainer:
                 "eval.split=test: the best checkpoint is chosen on the test split, which makes its score there "
                 "optimistic. Report the last epoch, or use eval.split=validation."
             )
-        if config.sampler.kind == "random" and self.objective.uses_triplet:
+        pairs = config.loss.of_pairs()
+        if config.sampler.kind == "random" and pairs:
             warn(
-                "sampler.kind=random with a triplet loss: most crops have no positive in their batch. "
-                "Use sampler.kind=identity, or loss.triplet_weight=0."
+                f"sampler.kind=random with the loss {pairs[0]}: most crops have no positive in their batch. "
+                "Use sampler.kind=identity, or remove that loss."
             )
 
     def _run(self) -> Progress:

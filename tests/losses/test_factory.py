@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from reid.config import LossConfig
+from reid.config import LABEL_LOSSES, LossConfig
 from reid.core.errors import ReidError
 from reid.losses import (
     LOSSES,
@@ -24,6 +24,7 @@ from reid.losses import (
     make_loss,
 )
 from reid.losses.factory import PML_LOSSES
+from reid.losses.pairs import LabelLoss
 from tests.losses.batches import repeated
 
 NAMES = [*LOSSES, *PML_LOSSES, "pml:NTXentLoss", "pml:SoftTripleLoss"]
@@ -245,3 +246,11 @@ def test_the_page_names_every_loss_and_miner_and_its_settings_build():
     pictures = re.findall(r"\]\((pictures/[^)]*)\)", page)
     assert len(pictures) >= 5
     assert all((DOCS / name).is_file() for name in pictures)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *PML_LOSSES])
+def test_settings_know_which_losses_compare_crops_with_each_other(name):
+    loss = make_loss(name, **SIZES)
+    compares_with_vectors = isinstance(loss, LabelLoss) or bool(getattr(loss, "classes", 0))
+    assert (name in LABEL_LOSSES) == compares_with_vectors
+    assert LossConfig(triplet_weight=0, extra={name: {"weight": 1}}).of_pairs() == [name] * (not compares_with_vectors)

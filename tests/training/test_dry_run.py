@@ -73,6 +73,30 @@ def test_errors_of_the_run_are_found_by_the_dry_run(
         check_run(load_config(None, [*small, *extra]), tmp_path / "run", ALONE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["optim.lr=0"], "no weight changed"),
+        (["optim.groups={'*': {lr: 0}}"], "no weight changed"),
+        (["loss.margin=0.3", "loss.triplet_weight=0", "loss.softmax_weight=0", "loss.extra={circle: {weight: 0}}"],
+         "all gradients are 0"),
+        (["sampler.kind=random", "sampler.batch_size=2"], "no batch has both equal and different identities"),
+        (["sampler.kind=random", "sampler.batch_size=2", "loss.extra={contrastive: {weight: 1}}",
+          "loss.triplet_weight=0"], "which contrastive compares"),
+        (["loss.extra={'pml:TripletMarginLoss': {weight: 1}}", "loss.triplet_weight=0", "sampler.batch_size=2"],
+         "the loss extra.pml:TripletMarginLoss is 0"),
+    ],
+    ids=["rate 0", "groups at rate 0", "weights 0", "random", "random contrastive", "pml"],
+)  # fmt: skip
+def test_a_dry_run_refuses_steps_that_cannot_learn(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str
+) -> None:
+    with pytest.raises(ReidError, match="see first steps above"):
+        check_run(load_config(None, [*small, *extra]), tmp_path / "run", ALONE)
+    assert message in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_unreadable_image_is_found_without_packing(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_market, copy)

@@ -189,7 +189,7 @@ def test_gradients_are_added_to_existing_ones(crops: Tensor) -> None:
         torch.testing.assert_close(gradient, 2 * once[name])
 
 
-@pytest.mark.parametrize("chunk", [-1, 0, 1])
-def test_a_chunk_below_two_is_an_error(crops: Tensor, chunk: int) -> None:
-    with pytest.raises(ReidError, match=rf"loss.chunk={chunk}. Use 2 or more"):
+@pytest.mark.parametrize("chunk", [-1, 0])
+def test_a_chunk_below_one_is_an_error(crops: Tensor, chunk: int) -> None:
+    with pytest.raises(ReidError, match=f"chunk is {chunk}"):
         chunked(small(), crops, Objective(), chunk)

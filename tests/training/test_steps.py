@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from reid.config import load_config
 from reid.core.errors import ReidError
+from reid.training.epoch_loaders import EpochLoaders
 from reid.training.meter import Meter
 from reid.training.trainer import Trainer, train
 from tests.training.runs import ALONE, Record, assert_same_run, log_of, make_trainer
@@ -168,6 +170,39 @@ def test_an_invalid_batch_size_of_a_later_stage_is_refused_before_training(small
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("world_size", "extra"),
+    [
+        (2, ["sampler.batch_size=2"]),
+        (1, ["sampler.batch_size=3", "loss.chunk=2"]),
+        (2, ["schedule.batch_sizes=[[0,16],[0.5,6]]", "loss.chunk=2"]),
+    ],
+    ids=["one crop per process", "last chunk of one crop", "last chunk of a later stage"],
+)
+def test_batches_that_pass_one_crop_at_a_time_are_refused(
+    small: list[str], tmp_path: Path, world_size: int, extra: list[str]
+) -> None:
+    trainer = make_trainer(small, tmp_path / "run")
+    settings = [*small, "loss.triplet_weight=0", "sampler.crops_per_id=1", *extra]
+    ranks = replace(ALONE, world_size=world_size)
+    with pytest.raises(ReidError, match="passes one crop at a time"):
+        EpochLoaders(load_config(None, settings), ranks, trainer.data.train, trainer.model.preprocessing)
+    if world_size == 2 and "chunk" not in str(extra):  # with shared statistics one crop per process is enough
+        config = load_config(None, [*settings, "sync_batchnorm=true"])
+        EpochLoaders(config, ranks, trainer.data.train, trainer.model.preprocessing)
+
+
+def test_a_train_split_of_one_identity_is_refused(small: list[str], tmp_path: Path, tiny_market: Path) -> None:
+    (tmp_path / "one/bounding_box_train").mkdir(parents=True)
+    for path in (tiny_market / "bounding_box_train").glob("0001_*"):
+        shutil.copy(path, tmp_path / "one/bounding_box_train")
+    for name in ("query", "bounding_box_test"):
+        shutil.copytree(tiny_market / name, tmp_path / "one" / name)
+    only = [f"data.train=market1501:{tmp_path / 'one'}", "loss.triplet_weight=0", "sampler.kind=random"]
+    with pytest.raises(ReidError, match="crops of one identity only"):
+        make_trainer([*small, *only, "sampler.batch_size=2"], tmp_path / "run")
+
+
 def test_weights_of_a_compiled_network_keep_their_names(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +291,6 @@ def test_each_batch_has_equal_parts_of_each_source(small: list[str], tmp_path: P
     sources = trainer.data.train.crops.sources
     assert all(np.bincount(sources[batch.index]).tolist() == [8, 8] for batch in trainer.loader)
     with pytest.raises(ReidError, match="2 sources"):
-        make_trainer([*both, "sampler.batch_size=3", "sampler.crops_per_id=1"], tmp_path / "run")
+        make_trainer([*both, "sampler.batch_size=9", "sampler.crops_per_id=3"], tmp_path / "run")
     with pytest.raises(ReidError, match="hard_identity does not support"):
         make_trainer([*both, "sampler.kind=hard_identity"], tmp_path / "run")
