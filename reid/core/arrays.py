@@ -101,6 +101,30 @@ def box_array(name: str, boxes: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def different_cameras(first: Any, second: Any) -> Any:
+    """Return where two columns of cameras differ. An unknown camera (-1) differs from every camera, also from another.
+
+    Args:
+        first, second: integers, NumPy or torch, of shapes that broadcast.
+
+    Example:
+        >>> different_cameras(np.array([3, 3, -1]), np.array([3, 4, -1]))
+        array([False,  True,  True])
+    """
+    return (first != second) | (first == UNKNOWN)
+
+
+def separate_unknown(camids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return cameras `[N]` in which every unknown one (-1) has a number that no other row has.
+
+    Example:
+        >>> separate_unknown(np.array([3, -1, 3, -1]))
+        array([3, 4, 3, 5])
+    """
+    unknown = camids == UNKNOWN
+    return np.where(unknown, camids.max(initial=0) + np.cumsum(unknown), camids)
+
+
 def none_for_nan(values: ArrayLike, digits: int | None = None) -> Any:
     """Return a number, or an array as lists of numbers, with None for NaN and infinity, which JSON does not have.
 

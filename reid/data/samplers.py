@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import integer_column
+from reid.core.arrays import integer_column, separate_unknown
 from reid.core.errors import ConfigError, DataError
 
 
@@ -116,7 +116,8 @@ class IdentitySampler(_EpochSampler):
         super().__init__(seed, rank, world_size)
         check_positive(ids_per_batch=ids_per_batch, crops_per_id=crops_per_id)
         pids = integer_column("pids", pids)
-        cameras = integer_column("camids", np.zeros_like(pids) if camids is None else camids, len(pids))
+        cameras = np.zeros_like(pids) if camids is None else integer_column("camids", camids, len(pids))
+        cameras = separate_unknown(cameras)
         if len(pids) == 0:
             raise DataError("There is no crop to sample from.")
         self.ids_per_batch, self.crops_per_id = ids_per_batch, crops_per_id

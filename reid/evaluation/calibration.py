@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError, check_number
 from reid.evaluation.curves import (
     CameraPair,
@@ -232,8 +233,8 @@ def calibrate(
       is (g + ½)/(G + 1) ÷ (i + ½)/(I + 1), so that no p is 0 or 1. Steps are connected by linear interpolation. With
       fewer than 500 genuine pairs: logistic regression on the distance with equal weight for both kinds, its log ratio
       limited to ± log of the number of pairs of the rarer kind.
-    - A pair of cameras gets its own curve if it has 50 genuine and 10/fmr impostor pairs: its counts plus the overall
-      curve weighted as 500 genuine and 100/fmr impostor pairs. Other pairs of cameras use `overall`.
+    - A pair of known cameras gets its own curve if it has 50 genuine and 10/fmr impostor pairs: its counts plus the
+      overall curve weighted as 500 genuine and 100/fmr impostor pairs. Other pairs of cameras use `overall`.
 
     Args:
         features, pids, camids, metric, cross_camera, distractor, memory_limit: as in `count_pairs`.
@@ -261,7 +262,8 @@ def calibrate(
     for first, second, one, two in pairs.count_by_cameras(memory_limit):
         genuine += one
         impostor += two
-        by_cameras[first, second] = (coarse(one), coarse(two))
+        if UNKNOWN not in (first, second):
+            by_cameras[first, second] = (coarse(one), coarse(two))
     counts = pairs.describe_counts(genuine, impostor)
     pairs.require_both(counts)
     identity_pairs = pairs.n_units * (pairs.n_units - 1) // 2

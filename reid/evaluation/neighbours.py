@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.core.arrays import UNKNOWN, different_cameras
 from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
 
 ROUNDING = 1e-5
@@ -98,7 +99,7 @@ def nearest_items_by_camera(
 
     Args:
         features: `[N, D]`, centred.
-        cameras: `[N]` integers.
+        cameras: `[N]` integers; an unknown camera (-1) is never the same as another.
         k_own: neighbours in the item's camera, without the item itself.
         k_other: neighbours in other cameras.
         memory_limit: bytes of a block of distances (at least one row).
@@ -112,12 +113,17 @@ def nearest_items_by_camera(
     def absorb(found: _Found, start: int, block: Tensor) -> None:
         end = edges[np.searchsorted(edges, start, "right")] - start
         found.raise_largest(start, block)
+        if cameras[order[start]] == UNKNOWN:
+            block.fill_diagonal_(torch.inf)
+            end = 0
         found.lists[0].absorb_both_ways(block[:, :end], start, start)
         found.lists[1].absorb_both_ways(block[:, end:], start, start + end)
 
-    counts = [min(k_own + 1, sizes.max()), min(k_other, n - sizes.min())]
+    unknown = cameras[order] == UNKNOWN
+    counts = [min(k_own + 1, sizes.max()), min(k_other, n - (1 if unknown.any() else sizes.min()))]
     found = _search(features, counts, edges, memory_limit, absorb)
     own, other = (lists.nearest(order) for lists in found.lists)
+    own[unknown, 0] = order[unknown]
     back = np.argsort(order)
     return Neighbours(own[back], found.largest.cpu().numpy()[back]), other[back]
 
@@ -145,7 +151,7 @@ def nearest_across(
     for start, block in distance_blocks(query, gallery, "euclidean", memory_limit):
         values = torch.from_numpy(block).to(query.device)
         if cameras is not None:
-            values[of_query[start : start + len(values), None] == of_gallery] = torch.inf
+            values[~different_cameras(of_query[start : start + len(values), None], of_gallery)] = torch.inf
         lists.absorb(values, start, n_query)
     return lists.nearest(np.arange(-n_query, n - n_query))[:n_query]
 

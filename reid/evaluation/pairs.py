@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.arrays import integer_column
+from reid.core.arrays import UNKNOWN, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, prepare_one, unpack_tables
 from reid.evaluation.protocol import JUNK, Integers, concatenated_ranges
@@ -107,13 +107,14 @@ def count_pairs(
     1. Items of pid -1 (junk) are ignored.
     2. Two items of the pid `distractor` (0 in Market-1501: everyone unlabelled) may or may not show one person: such
        pairs are ignored. A pair of a distractor and another item is an impostor pair. None: there is no such pid.
-    3. `cross_camera` counts only pairs of different cameras, as in retrieval.
+    3. `cross_camera` counts only pairs of different cameras, as in retrieval. An unknown camera (-1) differs from
+       every other, also from another unknown one.
 
     Args:
         features: `[N, D]` numbers of any type, NumPy or torch on any device; computed in float32. Or an `Embeddings`
             table with pids and camids.
         pids: `[N]` integers.
-        camids: `[N]` integers in any coding, or None with `cross_camera=False`.
+        camids: `[N]` integers (-1: unknown), or None with `cross_camera=False`.
         metric: "cosine" or "euclidean".
         cross_camera: ignore pairs of one camera.
         distractor: the pid that is not an identity.
@@ -253,7 +254,8 @@ class LabelledPairs:
         cameras, starts = np.unique(self.camids, return_index=True)
         ends = [*zip(starts.tolist(), [*starts[1:].tolist(), len(self.camids)], strict=True)]
         for i, first in enumerate(cameras):
-            for j in range(i + self.cross_camera, len(cameras)):
+            within = not self.cross_camera or first == UNKNOWN  # two unknown cameras are not the same camera
+            for j in range(i if within else i + 1, len(cameras)):
                 yield int(first), int(cameras[j]), self._blocks_between(ends[i], ends[j], memory_limit)
 
     def _blocks_between(self, rows: tuple[int, int], columns: tuple[int, int], memory_limit: int) -> Iterator[Block]:

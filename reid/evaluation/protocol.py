@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.arrays import integer_column
+from reid.core.arrays import different_cameras, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.features import EmbeddingTable, Features, Labels, distance_blocks, prepare_features, unpack_tables
 
@@ -111,7 +111,7 @@ class Protocol:
         counts = np.searchsorted(ordered, q_pids, "right") - first
         query = np.repeat(np.arange(len(q_pids)), counts)
         same = Pairs.from_columns(query, by_pid[concatenated_ranges(first, counts)], len(q_pids))
-        own_camera = cross_camera & (self.gallery_camids[same.item] == q_cams[same.query])
+        own_camera = cross_camera & ~different_cameras(self.gallery_camids[same.item], q_cams[same.query])
         masked = False if self.mask is None else self.mask[same.query, self.kept[same.item]]
         self.matches, self.ignored = same.select(~own_camera & ~np.asarray(masked)), same.select(own_camera)
 

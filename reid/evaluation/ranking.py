@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.arrays import none_for_nan
+from reid.core.arrays import UNKNOWN, none_for_nan
 from reid.core.errors import DataError, check_choice, check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, rows_per_block
 from reid.evaluation.protocol import Integers, Pairs, Protocol, Search
@@ -31,7 +31,7 @@ class CameraPairs:
     """Scores of the queries of one camera in the gallery of one camera, for every such pair.
 
     Attributes:
-        query_cameras: `[A]` int64, sorted camera ids; gallery_cameras: `[B]`.
+        query_cameras: `[A]` int64, sorted camera ids without unknown ones (-1); gallery_cameras: `[B]`.
         mAP, rank1: `[A, B]` float64; NaN where no query has a right match in the pair.
         queries: `[A, B]` int64, the number of queries with a right match, over which the means are taken.
     """
@@ -151,8 +151,8 @@ def evaluate(
     """Rank the gallery for every query and score the rankings.
 
     For each query these gallery items are ignored: junk (pid -1); with `cross_camera`, items of the query's own
-    identity in its own camera; and what `excluded` marks. The rest is ranked by distance. With the right matches at
-    ranks r₁ < … < rₙ:
+    identity in its own camera; and what `excluded` marks. An unknown camera (-1) is never the query's own camera. The
+    rest is ranked by distance. With the right matches at ranks r₁ < … < rₙ:
 
     - CMC(k): the fraction of queries with r₁ ≤ k.
     - AP, "precision": (1/n) Σᵢ i/rᵢ.
@@ -175,7 +175,7 @@ def evaluate(
             `Embeddings` table with pids and camids; then pass the gallery as a table too, and no columns.
         gallery_features: `[G, D]`, or a table.
         query_pids: `[Q]` integers; gallery_pids: `[G]`.
-        query_camids: `[Q]` integers in any coding, or None with `cross_camera=False`; gallery_camids: `[G]`.
+        query_camids: `[Q]` integers (-1: unknown), or None with `cross_camera=False`; gallery_camids: `[G]`.
         metric: "cosine" (1 − cosine similarity) or "euclidean".
         cross_camera: ignore the query's own identity in its own camera.
         ap: definition of average precision.
@@ -394,7 +394,7 @@ def _score(
     protocol.require_matches()
     matches = protocol.matches
     all_ranks, by_camera = _MatchRanks(matches), {}
-    for camera in np.unique(protocol.gallery_camids) if camera_pairs else []:
+    for camera in np.setdiff1d(protocol.gallery_camids, [UNKNOWN]) if camera_pairs else []:
         items = np.flatnonzero(protocol.gallery_camids == camera)
         part = matches.select(protocol.gallery_camids[matches.item] == camera)
         by_camera[camera] = _MatchRanks(Pairs(part.query, np.searchsorted(items, part.item), part.first), items)
@@ -423,13 +423,13 @@ def _score(
 
 
 def _camera_pairs(query_camids: Integers, by_camera: dict[int, _MatchRanks], ap: str) -> CameraPairs:
-    cameras, query_camera = np.unique(query_camids, return_inverse=True)
+    cameras = np.setdiff1d(query_camids, [UNKNOWN])
     shape = (len(cameras), len(by_camera))
     mean_ap, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
     for b, ranks in enumerate(by_camera.values()):
         aps, first = ranks.average_precision(ap), ranks.at(ranks.wanted.first[:-1])
         for a in range(len(cameras)):
-            rows = (query_camera == a) & (first > 0)
+            rows = (query_camids == cameras[a]) & (first > 0)
             queries[a, b] = rows.sum()
             if queries[a, b]:
                 mean_ap[a, b], rank1[a, b] = aps[rows].mean(), (first[rows] == 1).mean()

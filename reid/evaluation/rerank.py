@@ -143,7 +143,7 @@ def rerank(
     Args:
         query_features: `[Q, D]` numbers, NumPy or torch on any device; or an `Embeddings` table, and the gallery too.
         gallery_features: `[G, D]`, or a table.
-        query_camids: `[Q]` integers in any coding; used by `camera_aware` only.
+        query_camids: `[Q]` integers (-1: unknown, which is no item's own camera); used by `camera_aware` only.
         gallery_camids: `[G]`.
         memory_limit: bytes of a block of distances (at least one row).
         options: the attributes of `Reranking`: k1, k2, lambda_value, metric, camera_aware, k1_intra and k2_intra.
@@ -229,7 +229,7 @@ def rerank_within(
 
     Args:
         features: `[N, D]` numbers, NumPy or torch on any device.
-        camids: `[N]` integers in any coding; used by camera-aware settings only.
+        camids: `[N]` integers (-1: unknown); used by camera-aware settings only.
         settings: see `Reranking`.
         memory_limit: bytes of a block of distances (at least one row).
         neighbours: for settings that are not camera-aware, the result of `nearest_items` for the same features and k1

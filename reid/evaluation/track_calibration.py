@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from reid.core.arrays import float_column, integer_column
+from reid.core.arrays import UNKNOWN, float_column, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.calibration import Calibration
 from reid.evaluation.curves import CameraPair, Floats, TooFew, fit_curve, overall_curve, quantiles
@@ -46,8 +46,9 @@ def calibrate_tracks(
     Corner cases:
     1. One camera only: no line; the calibration is for pairs within that camera.
     2. Of each track at most 16 crops, evenly spaced, are used, and fewer if there would be more than 30,000 crops.
-    3. Rows of track -1 are ignored. If more than 1 in 100 crops has another crop of its track at the same time, an
-       error is raised: the numbers then do not identify tracks (in Market-1501's file names they identify videos).
+    3. Rows of track -1 or camera -1 (unknown) are ignored; `notes` has their number. If more than 1 in 100 crops has
+       another crop of its track at the same time, an error is raised: the numbers then do not identify tracks (in
+       Market-1501's file names they identify videos).
     4. A person with two overlapping tracks (two boxes at once) becomes a false impostor pair. This makes distances
        look less reliable, and thresholds too strict.
 
@@ -55,7 +56,7 @@ def calibrate_tracks(
 
     Args:
         features: `[N, D]` numbers, as in `count_pairs`.
-        camids: `[N]` integers.
+        camids: `[N]` integers; -1 means unknown.
         tracks: `[N]` integers, the number of a track within its camera.
         times: `[N]` numbers: frames or seconds, compared within a camera only.
         metric, fmr, model, memory_limit: as in `calibrate`.
@@ -78,7 +79,7 @@ def calibrate_tracks(
     if not np.isfinite(clock).all():
         first_bad = int(np.argmin(np.isfinite(clock)))
         raise DataError(f"The time of row {first_bad} is {clock[first_bad]}. Pass finite numbers.")
-    tracklet, start, end = _tracklets(cameras, local, clock)
+    tracklet, start, end = _tracklets(cameras, np.where(cameras == UNKNOWN, NO_TRACK, local), clock)
     n_tracks = len(start)
     chosen = np.where(_spread(tracklet, clock), tracklet, -1)
     pairs = LabelledPairs(features, chosen, cameras, metric, cross_camera=False, distractor=None)
@@ -135,6 +136,7 @@ def calibrate_tracks(
         notes={
             "pairs": f"crops of tracks of one camera that overlap in time, against crops of one track{mapped}",
             "images": len(of),
+            "rows without a track or camera": int((tracklet < 0).sum()),
             "least time between genuine pairs": least_gap,
             "line": [float(f"{value:.6g}") for value in line],
         },
@@ -146,8 +148,8 @@ def _tracklets(cameras: Integers, local: Integers, clock: Floats) -> tuple[Integ
     known = np.flatnonzero(local != NO_TRACK)
     if len(known) < 2:
         raise DataError(
-            f"Calibration without labels is not possible: {len(known)} rows have a track (-1 means none). Add a track "
-            "column, or labels (a pid column)."
+            f"Calibration without labels is not possible: {len(known)} rows have a track and a camera (-1: none). "
+            "Add a track column, or labels (a pid column)."
         )
     tracklet = np.full(len(local), -1, dtype=np.int64)
     tracklet[known] = np.unique(np.stack([cameras[known], local[known]]), axis=1, return_inverse=True)[1].reshape(-1)

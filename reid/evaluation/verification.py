@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.arrays import separate_unknown
 from reid.core.errors import check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric
 from reid.evaluation.pairs import (
@@ -277,7 +278,7 @@ def _count_by_group(
 
 def _all_impostors(pairs: LabelledPairs, group: Integers, genuine: Floats) -> Floats:
     """Return the number of impostor pairs between and within groups `[K, K]`, each once, in the upper triangle."""
-    camera = np.unique(pairs.camids, return_inverse=True)[1]
+    camera = np.unique(separate_unknown(pairs.camids), return_inverse=True)[1]
 
     def within(mask: NDArray[np.bool_]) -> Floats:
         items = np.zeros((int(group.max()) + 1, int(camera.max()) + 1))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from reid.core.arrays import check_finite, integer_column
+from reid.core.arrays import check_finite, integer_column, separate_unknown
 from reid.core.errors import ConfigError, DataError, check_number
 from reid.losses.distances import at_least_float32, euclidean
 
@@ -182,7 +182,7 @@ def _scatter(
     if x.ndim != 2:
         raise DataError(f"A metric is learned from features [N, D]; got {list(x.shape)}.")
     identity = integer_column("pids", pids, len(x))
-    camera = np.zeros_like(identity) if camids is None else integer_column("camids", camids, len(x))
+    camera = np.zeros_like(identity) if camids is None else separate_unknown(integer_column("camids", camids, len(x)))
     check_finite(x)
     check_number("ridge", ridge, above=True)
     check_number("dimensions (of the PCA)", dimensions, 1, x.shape[1])

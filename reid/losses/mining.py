@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from reid.core.arrays import different_cameras
 from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.losses.distances import at_least_float32, normalised
 from reid.losses.pairs import other_cameras_first
@@ -107,7 +108,7 @@ def pair_masks(pids: Tensor, camids: Tensor | None = None) -> tuple[Tensor, Tens
     negatives = ~same
     positives = same.fill_diagonal_(False)
     if camids is not None:
-        positives = other_cameras_first(positives, camids.unsqueeze(0) != camids.unsqueeze(1))
+        positives = other_cameras_first(positives, different_cameras(camids.unsqueeze(1), camids.unsqueeze(0)))
     return positives, negatives
 
 

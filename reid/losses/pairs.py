@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from reid.core.arrays import different_cameras
 from reid.core.errors import DataError
 from reid.losses.distances import Distance, at_least_float32, normalised, pairwise_distances
 
@@ -65,7 +66,7 @@ class PairLoss(nn.Module):
     1. A pair is positive if both crops have the same identity and are different rows, and negative if the identities
        differ. Two equal images in two rows are a pair.
     2. `camera_aware`: an anchor with positives from other cameras uses only those. The other anchors keep their
-       positives, so no anchor is lost.
+       positives, so no anchor is lost. An unknown camera (-1) differs from every other.
     3. Identities may have any number of crops. Where nothing can be learned (one identity; one crop each; one crop; no
        crop) the loss is 0 with gradient 0, unless the subclass says otherwise.
     4. bfloat16, float16, autocast: computed in float32; float64 stays. The gradient has the features' type.
@@ -122,7 +123,7 @@ class PairLoss(nn.Module):
         same = pids.unsqueeze(1) == other_pids
         positives = (same & usable).fill_diagonal_(False)
         if self.camera_aware and camids is not None and other_camids is not None:
-            positives = other_cameras_first(positives, camids.unsqueeze(1) != other_camids)
+            positives = other_cameras_first(positives, different_cameras(camids.unsqueeze(1), other_camids))
         return Pairs(anchors, others, pids, other_pids, positives, ~same & usable)
 
     def pair_loss(self, pairs: Pairs) -> Tensor:

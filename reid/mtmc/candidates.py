@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.core.arrays import UNKNOWN
+from reid.core.errors import DataError
 from reid.data.tracks import Floats, Integers
 from reid.evaluation.features import MEMORY_LIMIT, one_thread
 from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
@@ -61,7 +63,7 @@ class CameraWhitening:
 
     μ_c is shrunk towards the mean over all cameras with the weight of `PRIOR_TRACKLETS` tracklets, and that mean
     towards 0 in the same way, so that a camera with one tracklet keeps its feature. C_c is shrunk towards the pooled
-    within-camera covariance. An unseen camera uses the common mean and covariance.
+    within-camera covariance. An unseen or unknown camera uses the common mean and covariance.
 
     Args:
         strength: λ.
@@ -89,9 +91,14 @@ class CameraWhitening:
 
         Args:
             features: `[T, D]`, L2-normalised, without zero rows.
-            camera: `[T]`.
+            camera: `[T]`; -1 means unknown.
+
+        Raises:
+            DataError: no camera is known.
         """
-        seen = np.unique(camera)
+        seen = np.setdiff1d(camera, [UNKNOWN])
+        if not len(seen):
+            raise DataError("Camera whitening needs known cameras, and all are -1. Add cameras, or turn it off.")
         x = torch.from_numpy(features)
         common_mean = x.sum(dim=0) / (len(x) + PRIOR_TRACKLETS)
         groups = [torch.from_numpy(np.flatnonzero(camera == c)) for c in seen]
@@ -112,7 +119,7 @@ class CameraWhitening:
 
         with workers() as pool:
             list(pool.map(scatter, range(len(seen))))
-            torch.sum(maps[:-1], dim=0, out=common).div_(len(x))
+            torch.sum(maps[:-1], dim=0, out=common).div_(sum(map(len, groups)))
             list(pool.map(root, range(len(seen))))
             maps[-1] = pool.submit(_inverse_root, common, self.strength).result()
         self.camera, self.maps = np.append(seen, -1), maps.numpy()

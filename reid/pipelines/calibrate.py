@@ -121,7 +121,7 @@ def calibrate_files(
 
 def _check_tracks(pids: NDArray[np.int64], camids: NDArray[np.int64], tracks: NDArray[np.int64]) -> None:
     """Refuse tracks that show more than one person each, where labels reveal it."""
-    rows = np.stack([camids, tracks, pids])[:, pids != -1]
+    rows = np.stack([camids, tracks, pids])[:, (pids != -1) & (camids != -1)]
     people, n_tracks = np.unique(rows, axis=1), np.unique(rows[:2], axis=1).shape[1]
     if people.shape[1] > 1.01 * n_tracks:
         raise DataError(

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from reid.core.arrays import different_cameras
 from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.data.images import decode
 from reid.evaluation import RankingResult
@@ -177,7 +178,9 @@ def plot_rank_lists(
                 if item < 0:
                     continue
                 same = g_pids[item] == q_pids[query]
-                if g_pids[item] == JUNK or (lists.cross_camera and same and g_cams[item] == q_cams[query]):
+                if g_pids[item] == JUNK or (
+                    lists.cross_camera and same and not different_cameras(g_cams[item], q_cams[query])
+                ):
                     colour, symbol = GREY, "–"
                 else:
                     colour, symbol = (GREEN, "✓") if same else (RED, "✗")

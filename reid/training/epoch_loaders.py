@@ -94,7 +94,7 @@ class EpochLoaders:
         ids, k = ids_per_batch(batch_size, config.crops_per_id), config.crops_per_id
         if config.kind == "identity":
             return IdentitySampler(crops.pids, crops.camids, ids, k, *place)
-        return HardIdentitySampler(crops.pids, crops.camids, ids, k, *place, config.lookalikes)
+        return HardIdentitySampler(crops.pids, crops.camids, ids, k, *place, lookalikes=config.lookalikes)
 
     def _augment(self, size: tuple[int, int]) -> Augment:
         settings = self.config.augment

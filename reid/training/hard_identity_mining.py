@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reid.config import Config
-from reid.core.arrays import check_finite, integer_column
+from reid.core.arrays import check_finite, different_cameras, integer_column
 from reid.core.distributed import DistributedContext
 from reid.core.errors import ConfigError, DataError, check_choice
 from reid.data.pixels import Pixels
@@ -151,7 +151,7 @@ def offline_triplets(
         negatives = ~positives
         positives[torch.arange(len(rows)), rows] = False
         if cameras is not None:
-            across = positives & (cameras[rows, None] != cameras)
+            across = positives & different_cameras(cameras[rows, None], cameras)
             positives = torch.where(across.any(dim=1, keepdim=True), across, positives)
         drawn = torch.from_numpy(rng.random((len(rows), 2)))
         positive, negative = _pick(positives, drawn[:, 0]), _pick(negatives, drawn[:, 1])

@@ -109,7 +109,7 @@ def check(
     images = Counter(pids.tolist())
     cameras: dict[int, Counter[int]] = {pid: Counter() for pid in images}
     for pid, camera in zip(pids.tolist(), camids.tolist(), strict=True):
-        cameras[pid][camera] += 1
+        cameras[pid][camera] += camera != -1  # an unknown camera is not a camera
     groups: dict[int, list[list[int]]] = {pid: [] for pid in images}
     for row in steps.reshape(-1, k).tolist():
         groups[int(pids[row[0]])].append(row)
@@ -121,10 +121,10 @@ def check(
             assert set(times.values()) <= {k // n, -(-k // n)} or n >= k, "repeats in a batch are even"
         shown = Counter(i for row in rows for i in row).values()
         assert max(shown) - min(shown) <= 2, "repeats in an epoch are even"
-        spread = sum(len({int(camids[i]) for i in row}) for row in rows)
+        spread = sum(len({int(camids[i]) for i in row} - {-1}) for row in rows)
         assert spread >= sum(min(n_of, len(rows)) for n_of in cameras[pid].values()), "cameras are spread"
         if n <= k:
-            assert spread == len(cameras[pid]) * len(rows)
+            assert spread == len(+cameras[pid]) * len(rows)
     return steps
 
 

@@ -42,6 +42,11 @@ def with_unlabelled_queries():
     return changed(case, query_pids=pids)
 
 
+def half_unknown(camids):
+    """Replace every second camera by -1."""
+    return np.where(np.arange(len(camids)) % 2, camids, -1)
+
+
 DIFFICULT = {
     "ordinary": made(n_gallery=200, dim=16, low=-9, high=10),
     "many ties": made(dim=2, low=0, high=2, seed=1),
@@ -57,6 +62,11 @@ DIFFICULT = {
     ),
     "cameras coded below zero": changed(
         made(seed=9), query_camids=made(seed=9)[4] - 9, gallery_camids=made(seed=9)[5] - 9
+    ),
+    "half of the cameras unknown": changed(
+        made(n_query=30, seed=12),
+        query_camids=half_unknown(made(n_query=30, seed=12)[4]),
+        gallery_camids=half_unknown(made(n_query=30, seed=12)[5]),
     ),
     "every gallery item is right": changed(made(cameras=1, ids=1, seed=10), query_camids=np.zeros(12, dtype=int)),
     "more queries than gallery": made(n_query=80, n_gallery=9, seed=11),

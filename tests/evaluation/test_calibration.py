@@ -315,17 +315,25 @@ def test_one_camera_has_no_line():
     assert made.by_cameras == {}
 
 
-def test_rows_without_a_track_are_left_out():
+@pytest.mark.parametrize(("camera", "track"), [(1, -1), (-1, 1)], ids=["no track", "no camera"])
+def test_rows_without_a_track_or_camera_are_left_out(camera, track):
     features, _, camids, tracks, times = walks(n_ids=150, cameras=2)
     whole = calibrate_tracks(features, camids, tracks, times, fmr=2e-2)
     more = calibrate_tracks(
         np.concatenate([features, np.ones((50, 24))]),
-        np.append(camids, np.ones(50, int)),
-        np.append(tracks, np.full(50, -1)),
+        np.append(camids, np.full(50, camera)),
+        np.append(tracks, np.full(50, track)),
         np.append(times, np.zeros(50)),
         fmr=2e-2,
     )
     assert more.threshold() == pytest.approx(whole.threshold(), rel=1e-6)
+    assert more.notes["rows without a track or camera"] == 50
+
+
+def test_unknown_cameras_have_no_curve(made):
+    features, pids, camids = people()
+    unknown = calibrate(features, pids, np.where(camids == 1, -1, camids), fmr=1e-2)
+    assert all(-1 not in cameras for cameras in [*unknown.by_cameras, *unknown.too_few])
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,11 @@ def test_gallery_equals_the_loop(case, alpha):
     np.testing.assert_allclose(expand_gallery(gallery, k=4, alpha=alpha), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("first_camera", [0, pytest.param(-1, id="some unknown")])
 @pytest.mark.parametrize("n_cameras", [1, 2, 7])
-def test_pairs_across_cameras_only(n_cameras):
+def test_pairs_across_cameras_only(n_cameras, first_camera):
     case = normal(20, 60, 5)
-    cameras = np.random.default_rng(1).integers(0, n_cameras, 80)
+    cameras = np.random.default_rng(1).integers(0, n_cameras, 80) + first_camera
     got = expand_queries(*case, k=4, alpha=2, query_camids=cameras[:20], gallery_camids=cameras[20:])
     expected = expand_loop(*case, 4, 2, cameras[:20], cameras[20:])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)

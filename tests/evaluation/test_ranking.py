@@ -369,7 +369,7 @@ def test_top_matches_equal_a_sorted_row(case, cross_camera, k):
         expected = [
             g
             for g in sorted(range(len(gallery)), key=lambda g: (exact[i, g], g))
-            if g_pids[g] != -1 and not (cross_camera and g_pids[g] == q_pids[i] and g_cams[g] == q_cams[i])
+            if g_pids[g] != -1 and not (cross_camera and g_pids[g] == q_pids[i] and g_cams[g] == q_cams[i] != -1)
         ][:k]
         assert indices[i].tolist() == expected + [-1] * (k - len(expected))
         np.testing.assert_allclose(distances[i, : len(expected)], np.sqrt(exact[i, expected]), rtol=1e-6)
@@ -423,8 +423,8 @@ def test_scores_by_camera_pair_equal_the_loop(case, cross_camera, ap):
     distances = squared_distances(*case[:2])
     result = evaluate(*case, metric="euclidean", cross_camera=cross_camera, ap=ap, camera_pairs=True)
     pairs = result.pairs
-    np.testing.assert_array_equal(pairs.query_cameras, np.unique(case[4]))
-    np.testing.assert_array_equal(pairs.gallery_cameras, np.unique(case[5][case[3] != -1]))
+    np.testing.assert_array_equal(pairs.query_cameras, np.setdiff1d(case[4], -1))
+    np.testing.assert_array_equal(pairs.gallery_cameras, np.setdiff1d(case[5][case[3] != -1], -1))
     for i, a in enumerate(pairs.query_cameras):
         for j, b in enumerate(pairs.gallery_cameras):
             ranks = camera_pair_loop(distances, *case[2:], cross_camera, a, b)

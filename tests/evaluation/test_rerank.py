@@ -308,6 +308,9 @@ def test_camera_aware_equals_the_dense_form(case, k1_intra, k1_inter, k2_intra, 
         pytest.param(np.arange(60), id="one camera per item"),
         pytest.param(np.r_[7, np.full(59, -2)], id="one item against all, any numbers"),
         pytest.param(np.repeat([3, 1, 2], 20), id="cameras not in order"),
+        pytest.param(np.arange(60) % 4 - 1, id="some unknown"),
+        pytest.param(np.full(60, -1), id="all unknown"),
+        pytest.param(np.r_[np.full(59, 2), -1], id="one unknown"),
     ],
 )
 def test_camera_aware_with_unusual_cameras(camids):

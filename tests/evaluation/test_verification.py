@@ -13,7 +13,7 @@ from reid.core.errors import ReidError
 from reid.evaluation import PairCounts, count_pairs, open_set, pairs, verification, verify
 from reid.evaluation.pairs import BINS
 from reid.evaluation.verification import score_counts
-from tests.evaluation.cases import DIFFICULT, changed, made, squared_distances
+from tests.evaluation.cases import DIFFICULT, changed, half_unknown, made, squared_distances
 from tests.evaluation.test_real_embeddings import load
 from tests.oracles import open_set_loop, pairs_loop, weighted_tar_loop
 
@@ -45,6 +45,8 @@ CASES = {
     "one identity has one item": relabelled(people(), pids=np.append(people()[1][:-1], 99)),
     "huge and negative codes": relabelled(people(), pids=people()[1] * 2**40 - 2**42, camids=-(2**40) * people()[2]),
     "two cameras": people(cameras=2, seed=4),
+    "half of the cameras unknown": relabelled(people(seed=7), camids=half_unknown(people(seed=7)[2])),
+    "all cameras unknown": relabelled(people(seed=8), camids=np.full(40, -1)),
     "not in order": [column[np.random.default_rng(5).permutation(40)] for column in people(seed=5)],
     "one number a feature": people(dim=1, seed=6),
     "float64 and far from the origin": relabelled(people(), features=people()[0].astype(np.float64) + 30),

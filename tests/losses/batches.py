@@ -28,9 +28,9 @@ PIDS = [
 
 
 def ragged_batch(seed, most=60):
-    """`pids`, `camids` of a random batch: 1 to `most` crops of 1 to 20 identities in 1 to 4 cameras."""
+    """`pids`, `camids` of a random batch: 1 to `most` crops of 1 to 20 identities; some cameras are unknown."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, most))
     pids = rng.integers(0, rng.integers(1, 20), n)
-    camids = rng.integers(0, rng.integers(1, 5), n)
+    camids = rng.integers(-1, rng.integers(1, 4), n)
     return torch.from_numpy(pids), torch.from_numpy(camids)

@@ -44,7 +44,7 @@ def test_equals_a_loop_over_a_list_of_the_last_features(inner, loop, cameras):
     kept = []  # (feature, pid, camera), oldest first
     for step, n in enumerate([5, 3, 4, 1, 6, 15, 2, 3]):
         x = rng.normal(size=(n, 4)).astype(np.float32)
-        pids, camids = rng.integers(0, 3, n), rng.integers(0, 2, n)
+        pids, camids = rng.integers(0, 3, n), rng.integers(-1, 2, n)
         others = kept if step >= warmup else []
         everybody = np.array([*x, *(feature for feature, _, _ in others)])
         pairs = compared_loop(

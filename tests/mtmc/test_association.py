@@ -342,6 +342,17 @@ def test_camera_whitening_removes_the_bias_and_follows_its_formula():
     assert np.isfinite(unseen).all()
 
 
+def test_tracklets_of_an_unknown_camera_are_whitened_as_those_of_an_unseen_one():
+    features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    camera = np.arange(30) % 3 - 1
+    whitening = CameraWhitening().fit(features, camera)
+    unseen = whitening.transform(features, np.where(camera == -1, 7, camera))
+    np.testing.assert_array_equal(whitening.transform(features, camera), unseen)
+    assert whitening.camera.tolist() == [0, 1, -1]
+    with pytest.raises(ReidError, match="all are -1"):
+        CameraWhitening().fit(features, np.full(30, -1))
+
+
 def test_whitening_a_camera_with_one_tracklet_keeps_its_feature():
     features = np.eye(6, dtype=np.float32)[[0, 1, 2, 3, 4, 5]]
     clean = (

@@ -89,7 +89,7 @@ def offline_triplets_loop(features, pids, kind, camids, margin, draws):
         positives = [p for p in range(len(points)) if p != a and pids[p] == pids[a]]
         negatives = [n for n in range(len(points)) if pids[n] != pids[a]]
         if camids is not None:
-            positives = [p for p in positives if camids[p] != camids[a]] or positives
+            positives = [p for p in positives if not camids[p] == camids[a] != -1] or positives
         if not positives or not negatives:
             continue
         distance = [math.dist(points[a], other) for other in points]

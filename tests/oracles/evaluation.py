@@ -17,7 +17,7 @@ def match_ranks_loop(
         ranks, rank = [], 0
         for g in ranked:
             same = gallery_pids[g] == query_pids[q]
-            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q]):
+            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q] != -1):
                 continue
             if excluded is not None and excluded[q][g]:
                 continue
@@ -31,7 +31,7 @@ def match_ranks_loop(
             out.append("no identity (pid -1)")
         elif not tested:
             out.append("identity not in gallery")
-        elif cross_camera and all(gallery_camids[g] == query_camids[q] for g in tested):
+        elif cross_camera and all(gallery_camids[g] == query_camids[q] != -1 for g in tested):
             out.append("only in the query's own camera")
         else:
             out.append("all its matches are in the exclusion mask")
@@ -57,7 +57,7 @@ def single_shot_loop(distances, query_pids, gallery_pids, query_camids, gallery_
         first = {}
         for g in sorted(range(len(gallery_pids)), key=lambda g: draw[g]):
             same = gallery_pids[g] == query_pids[q]
-            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q]):
+            if gallery_pids[g] == -1 or (cross_camera and same and gallery_camids[g] == query_camids[q] != -1):
                 continue
             first.setdefault(gallery_pids[g], g)
         if query_pids[q] in first:
@@ -121,8 +121,8 @@ def k_reciprocal_encoding_dense(d, order, k1, k2):
 def camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter):
     """V of CA-Jaccard, after its query expansion (Chen et al., CVPR 2024)."""
     n = len(d)
-    own = [[j for j in order[i] if cameras[j] == cameras[i]] for i in range(n)]
-    other = [[j for j in order[i] if cameras[j] != cameras[i]] for i in range(n)]
+    own = [[j for j in order[i] if j == i or cameras[j] == cameras[i] != -1] for i in range(n)]
+    other = [[j for j in order[i] if j not in own[i]] for i in range(n)]
     v = np.zeros((n, n))
     for i in range(n):
         for j in range(n):
@@ -174,7 +174,7 @@ def expand_loop(query, gallery, k, alpha, query_cameras=None, gallery_cameras=No
     for i in range(len(query)):
         others = [j for j in range(len(gallery)) if not (within and i == j)]
         if query_cameras is not None:
-            others = [j for j in others if gallery_cameras[j] != query_cameras[i]]
+            others = [j for j in others if not gallery_cameras[j] == query_cameras[i] != -1]
         others.sort(key=lambda j: (((query[i] - gallery[j]) ** 2).sum(), j))
         total = query[i]
         for j in others[:k]:
@@ -194,7 +194,7 @@ def pairs_loop(features, pids, camids=None, metric="cosine", cross_camera=True, 
         for j in range(i + 1, len(x)):
             if -1 in (pids[i], pids[j]) or (pids[i] == pids[j] == distractor):
                 continue
-            if cross_camera and camids[i] == camids[j]:
+            if cross_camera and camids[i] == camids[j] != -1:
                 continue
             if metric == "cosine":
                 distance = 1 - x[i] @ x[j] / math.sqrt((x[i] @ x[i]) * (x[j] @ x[j]))
@@ -228,7 +228,7 @@ def open_set_loop(distances, query_pids, gallery_pids, query_camids, gallery_cam
             (distances[q][g], g)
             for g in range(len(gallery_pids))
             if gallery_pids[g] != -1
-            and not (cross_camera and gallery_pids[g] == pid and gallery_camids[g] == query_camids[q])
+            and not (cross_camera and gallery_pids[g] == pid and gallery_camids[g] == query_camids[q] != -1)
         )
         right = [k for k, (_, g) in enumerate(ranked, 1) if gallery_pids[g] == pid]
         if not right:

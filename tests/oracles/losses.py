@@ -47,7 +47,7 @@ def candidates_loop(pids, camids=None):
     for a in range(len(pids)):
         positives = [p for p in range(len(pids)) if p != a and pids[p] == pids[a]]
         if camids is not None:
-            positives = [p for p in positives if camids[p] != camids[a]] or positives
+            positives = [p for p in positives if not camids[p] == camids[a] != -1] or positives
         negatives = [n for n in range(len(pids)) if pids[n] != pids[a]]
         if positives and negatives:
             found[a] = (positives, negatives)
@@ -126,7 +126,7 @@ def compared_loop(pids, camids=None, other_pids=(), other_camids=()):
         positives = [i for i, other in enumerate(everybody) if other == pid and i != a]
         negatives = [i for i, other in enumerate(everybody) if other != pid]
         if cameras is not None:
-            across = [i for i in positives if cameras[i] != cameras[a]]
+            across = [i for i in positives if not cameras[i] == cameras[a] != -1]
             positives = across or positives
         out.append((positives, negatives))
     return out
@@ -239,7 +239,7 @@ def pair_covariances_loop(features, pids, camids=None):
     """Mean of (x − y)(x − y)ᵀ over the pairs of one person and over the pairs of two, one pair at a time."""
     x, sums, counts = np.asarray(features, dtype=np.float64), {True: 0.0, False: 0.0}, {True: 0, False: 0}
     for i, j in itertools.combinations(range(len(x)), 2):
-        if -1 in (pids[i], pids[j]) or (camids is not None and camids[i] == camids[j]):
+        if -1 in (pids[i], pids[j]) or (camids is not None and camids[i] == camids[j] != -1):
             continue
         same = pids[i] == pids[j]
         sums[same] = sums[same] + np.outer(x[i] - x[j], x[i] - x[j])
