@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from reid.core.errors import DataError
+from reid.core.locks import exclusive
+from reid.core.reading import read_json
 
 _RESERVE = 64 * 2**20
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
@@ -68,7 +70,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise DataError(f"{path} exists and is not an empty folder. Pass a new folder.")
     temporary = _temporary_path(path, "")
     try:
-        with _write_errors(path, "Nothing was written."):
+        with exclusive(path, beside=True), _write_errors(path, "Nothing was written."):
             temporary.mkdir(parents=True)
             yield temporary
             if path.exists():
@@ -76,6 +78,50 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def result_folder(folder: str | Path, command: str, summary: str) -> Iterator[Path]:
+    """Yield a hidden folder for the results of a command. On success they replace those of its last run in `folder`.
+
+    The results of the last run are listed in `.COMMAND.json`; those that this run does not write are removed, and other
+    files stay. `summary` is removed first and written last: where it exists, all results are of one run. Meanwhile no
+    other process can use `folder` in this way.
+
+    Args:
+        folder: for the results.
+        command: whose results these are.
+        summary: name of a file that every run writes.
+
+    Raises:
+        DataError: another process writes `folder`, it is not writable, or the disk is full; old results are unchanged.
+    """
+    folder = Path(folder)
+    with exclusive(folder):
+        staging = _temporary_path(folder / command, "")
+        try:
+            with _write_errors(folder, "Results of an earlier run are unchanged."):
+                staging.mkdir()
+            yield staging
+            with _write_errors(folder, "Run the command again: old and new results may be mixed."):
+                _publish(staging, folder, folder / f".{command}.json", summary)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, folder: Path, record: Path, summary: str) -> None:
+    names = sorted((entry.name for entry in staging.iterdir()), key=lambda name: (name == summary, name))
+    earlier = read_json(record).get("results", []) if record.is_file() else []
+    write_json(record, {"results": sorted({*names, *earlier})})  # a run that is killed now is cleaned up by the next
+    (folder / summary).unlink(missing_ok=True)
+    old = staging / ".old"
+    old.mkdir()
+    for name in {*names, *(Path(name).name for name in earlier)}:
+        if os.path.lexists(folder / name):
+            os.replace(folder / name, old / name)
+    for name in names:
+        os.replace(staging / name, folder / name)
+    write_json(record, {"results": sorted(names)})
 
 
 def _temporary_path(path: Path, suffix: str) -> Path:

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.atomic import atomic_file, check_free_space
-from reid.core.console import console, progress_bar
+from reid.core.console import progress_bar
 from reid.core.errors import ConfigError, DataError, ReidError, check_choice
+from reid.core.locks import exclusive
 from reid.core.reading import parse_json
 from reid.data.crops import Crops, SkippedFile, as_rows
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
@@ -112,8 +112,7 @@ class PackedStore:
             "max_pixels": MAX_PIXELS,
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder):
+            with exclusive(folder, wait=True):
                 index = _build(list(map(str, crops.paths)), folder, settings, workers)
         except OSError as error:
             raise DataError(
@@ -423,16 +422,6 @@ def _unchanged(old: _Index, new: _Index) -> Iterator[tuple[int, NDArray[np.uint8
             pixels = old.pixels(flat, source)
             if pixels.shape[:2] == (new.rows["height"][row], new.rows["width"][row]):
                 yield row, pixels
-
-
-def _lock(folder: Path) -> filelock.AcquireReturnProxy:
-    """Allow one process at a time. The operating system releases the lock of a process that ends."""
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        return lock.acquire(timeout=0)
-    except filelock.Timeout:
-        console.print(f"Another process is building {folder}; waiting for it.")
-        return lock.acquire()
 
 
 def _shape_or_reason(path: str) -> tuple[int, int] | str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.core.atomic import write_json
+from reid.core.atomic import result_folder, write_json
 from reid.core.errors import DataError
 from reid.core.reading import read_json, read_yaml
 from reid.models.checkpoints import load_checkpoint
@@ -71,7 +71,6 @@ def compare(folders: Sequence[Path], out: Path) -> Comparison:
     runs = read_runs(folders)
     found = differences(runs)
     curves = curves_of(runs)
-    plot_learning(out / "comparison.png", curves)
     names = [run.name for run in runs]
     kept = ("steps", "minutes", "scores", "history", "data", "environment")
     content = {
@@ -79,7 +78,9 @@ def compare(folders: Sequence[Path], out: Path) -> Comparison:
         "differences": {key: dict(zip(names, values, strict=True)) for key, values in found.items()},
         "curves": curves,
     }
-    write_json(out / "comparison.json", content)
+    with result_folder(out, "compare", "comparison.json") as staging:
+        plot_learning(staging / "comparison.png", curves)
+        write_json(staging / "comparison.json", content)
     digests = {str(run.data.get("train", {}).get("sha256")) for run in runs}
     return Comparison(runs, found, len(digests) == 1)
 

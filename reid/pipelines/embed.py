@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from reid.core.console import console, warn
 from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError, DataError
+from reid.core.locks import exclusive
 from reid.data.box_selection import box_quality
 from reid.data.layouts import load_benchmark
 from reid.data.tracks import Tracks
@@ -43,7 +45,9 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
     given = [values for values in inputs if any(values)]
     if len(given) != 1 or not all(given[0]):
         raise ConfigError("Pass one input: --images DIR, --data LAYOUT:ROOT with --split, or --videos with --tracks.")
-    with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed:
+    with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed, ExitStack() as stack:
+        if distributed.is_first:
+            stack.enter_context(exclusive(out, beside=True))
         console.quiet = not distributed.is_first
         images = find_images(settings.images) if settings.images else []
         if settings.data and settings.split:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reid.config import MatchSettings, StreamSettings
-from reid.core.atomic import write_json
+from reid.core.atomic import result_folder, write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
@@ -79,6 +79,14 @@ def match_files(
     """
     if (files.embeddings is None) == (files.videos is None):
         raise ConfigError("Pass the appearance of the tracks: --embeddings FILE, or --videos DIR with --model FILE.")
+    with result_folder(out, "match", "match.json") as staging:
+        result = _match_files(files, staging, out / "cache", settings, stream)
+    return replace(result, written=[out / path.name for path in result.written])
+
+
+def _match_files(
+    files: MatchFiles, out: Path, cache: Path, settings: MatchSettings | None, stream: StreamSettings | None
+) -> MatchedFiles:
     tracks = read_tracks(files.tracks, format=files.format)
     warnings = list(tracks.warnings)
     truth = None if files.truth is None else read_tracks(files.truth)
@@ -90,7 +98,7 @@ def match_files(
     if files.embeddings is not None:
         appearance = _read_appearance(files.embeddings, tracks)
     else:
-        appearance = _embed_videos(files, tracks, out)
+        appearance = _embed_videos(files, tracks, out, cache)
     warnings += appearance.warnings
     names = dict(enumerate(tracks.camera_names))
     tracklets = Tracklets.from_tracks(
@@ -194,16 +202,14 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
     return _Appearance(table, {}, warnings)
 
 
-def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path) -> _Appearance:
+def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
     if files.videos is None or files.model is None:
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
     videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
     embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size, trust=files.trust)
-    result = embed_boxes(
-        embedder, videos, tracks.take(rows), quality=quality[rows], cache=out / "cache", keep_crops=True
-    )
+    result = embed_boxes(embedder, videos, tracks.take(rows), quality=quality[rows], cache=cache, keep_crops=True)
     table = result.embeddings
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")

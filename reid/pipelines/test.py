@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from reid import evaluation, report
 from reid.config import DataConfig
-from reid.core.atomic import write_json
+from reid.core.atomic import result_folder, write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, ReidError
 from reid.core.version import __version__
@@ -80,24 +81,26 @@ def test(
     calibration = find_calibration(
         settings.calibration, [] if isinstance(model, ReIDModel) else [Path(model)], described["model"]
     )
-    sets = []
-    for benchmark in load_benchmarks(given):
-        for text in benchmark.warnings:
-            warn(text)
-        one = _TestedSet(benchmark, embedder, metric, calibration, settings, wanted)
-        if out is not None:
-            one.write(Path(out))
-        sets.append(one.results)
-    if out is not None:
-        out = Path(out)
-        report.cmc_drawing(sets).draw(out / "cmc.png")
-        scores = {one.name: numbers(one, calibration) for one in sets}
-        protocol = report.describe_protocol(sets[0].ranking)
-        write_json(out / "metrics.json", {"model": described, "protocol": protocol, "sets": scores})
-        if settings.page:
-            shown = {name: value.name if isinstance(value, Path) else value for name, value in settings if value != ()}
-            shown["reid-toolkit"] = __version__
-            report.write_evaluation(out / "evaluation.html", sets, described=described, settings=shown)
+    with ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(result_folder(out, "test", "metrics.json"))
+        sets = []
+        for benchmark in load_benchmarks(given):
+            for text in benchmark.warnings:
+                warn(text)
+            one = _TestedSet(benchmark, embedder, metric, calibration, settings, wanted)
+            if folder is not None:
+                one.write(folder)
+            sets.append(one.results)
+        if folder is not None:
+            report.cmc_drawing(sets).draw(folder / "cmc.png")
+            scores = {one.name: numbers(one, calibration) for one in sets}
+            protocol = report.describe_protocol(sets[0].ranking)
+            write_json(folder / "metrics.json", {"model": described, "protocol": protocol, "sets": scores})
+            if settings.page:
+                shown = {name: value for name, value in settings if value != ()}
+                shown = {name: value.name if isinstance(value, Path) else value for name, value in shown.items()}
+                shown["reid-toolkit"] = __version__
+                report.write_evaluation(folder / "evaluation.html", sets, described=described, settings=shown)
     return sets
 
 

@@ -42,8 +42,8 @@ class Progress:
 
 
 def is_used(out: Path) -> bool:
-    """Return whether the run folder already contains something, or is a file."""
-    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+    """Return whether the run folder is a file, or contains anything but hidden files (a killed process leaves some)."""
+    return out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir()))
 
 
 def start_run(

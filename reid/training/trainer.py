@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from reid.config import Config, load_config
 from reid.core.console import console, progress_bar, warn
 from reid.core.distributed import DistributedContext, pick_device
 from reid.core.errors import ConfigError, DataError, ModelError
+from reid.core.locks import exclusive
 from reid.core.reading import read_json
 from reid.data.loader import Batch
 from reid.data.pixels import TrainingData, load_training_data
@@ -220,10 +221,11 @@ class Trainer:
             ReidError: a used run folder; a loss that is not finite or above `loss_limit`.
             Interrupted: SIGINT or SIGTERM was received; `last.pt` contains the last finished step.
         """
-        if self.distributed.is_first:
-            run_folder.start_run(self.out, self.config, self.distributed, self.data, overwrite=overwrite)
-            self._describe()
-        return self._run()
+        with self._exclusive():
+            if self.distributed.is_first:
+                run_folder.start_run(self.out, self.config, self.distributed, self.data, overwrite=overwrite)
+                self._describe()
+            return self._run()
 
     def resume(self) -> Progress:
         """Restore the run from its last checkpoint and train to the end.
@@ -232,23 +234,25 @@ class Trainer:
             ReidError: no checkpoint, other data than those of the run, and as for `fit`.
             Interrupted: as for `fit`.
         """
-        checkpoint = load_checkpoint(self.out / LAST)
-        changed = self.data.changed_since(checkpoint["data"])
-        if changed:
-            raise DataError(
-                f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
-                f"model.weights={self.out / LAST}."
-            )
-        restore(self.eval_model, checkpoint, self.out / LAST)
-        for name, part in self._stateful.items():
-            part.load_state_dict(checkpoint[name])
-        self.neighbours, self.progress = checkpoint["neighbours"], Progress(**checkpoint["progress"])
-        if self.average:
-            self.average.updates = self.progress.step - self.progress.skipped
-        if self.distributed.is_first:
-            run_folder.clean_up(self.out, self.progress.step)
-            console.print(f"Continuing {self.out} at epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
-        return self._run()
+        with self._exclusive():
+            checkpoint = load_checkpoint(self.out / LAST)
+            changed = self.data.changed_since(checkpoint["data"])
+            if changed:
+                raise DataError(
+                    f"{self.out} was started on other data: {changed}. Restore the data set, or start a new run with "
+                    f"model.weights={self.out / LAST}."
+                )
+            restore(self.eval_model, checkpoint, self.out / LAST)
+            for name, part in self._stateful.items():
+                part.load_state_dict(checkpoint[name])
+            self.neighbours, self.progress = checkpoint["neighbours"], Progress(**checkpoint["progress"])
+            if self.average:
+                self.average.updates = self.progress.step - self.progress.skipped
+            if self.distributed.is_first:
+                run_folder.clean_up(self.out, self.progress.step)
+                epoch, step = self.progress.epoch + 1, self.progress.step + 1
+                console.print(f"Continuing {self.out} at epoch {epoch}, step {step}")
+            return self._run()
 
     def stop(self, *, save: bool = True) -> None:
         """End training after the current step. Hooks call it in all processes at the same step.
@@ -305,6 +309,9 @@ class Trainer:
             if self.average:
                 self.average.update()
         return metrics
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return exclusive(self.out) if self.distributed.is_first else nullcontext()
 
     def _describe(self) -> None:
         config, counts, size = self.config, self.model.count(), self.model.preprocessing.size

@@ -118,9 +118,9 @@ def test_a_missing_image_of_a_table_is_listed(tmp_path: Path) -> None:
     [
         (["market:x"], "Did you mean 'market1501'"),
         (["market1501:typo"], "There is no folder typo"),
-        (["market1501:.?variant=detected"], "has no option 'variant'"),
+        (["market1501:.?variant=detected"], "Unknown option of the layout market1501 'variant'"),
         (["cuhk03:.?detected"], "'detected' is not of the form key=value"),
-        (["table:.?fraction=[1"], "cannot be read"),
+        (["table:.?fraction=[1"], "'fraction' of the layout table is '[1'"),
         (["table:.?fraction=many"], "'fraction' of the layout table is 'many'"),
     ],
 )

@@ -153,7 +153,7 @@ def test_calibration_next_to_the_model_is_used(checkpoint: Path, tmp_path: Path,
         (["--queries", "cam:3"], "is not a query"),
         (["--queries", "20"], "has no query 20"),
         (["--queries", "pid:1"], "No query of synthetic has pid 1"),
-        (["--calibration", "nowhere.json"], "There is no calibration nowhere.json"),
+        (["--calibration", "nowhere.json"], "There is no file nowhere.json"),
     ],
 )
 def test_invalid_options_are_errors_before_embedding(
