@@ -16,6 +16,15 @@ from reid.data.crops import as_rows
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+MAX_FRAME = 2**31 - 1
+"""Largest frame number: more than two years at 25 frames per second."""
+
+MAX_PIXELS = 1e6
+"""Largest absolute value of a coordinate, side or confidence. Larger numbers are damaged data."""
+
+MIN_SIDE = 1e-6
+"""Smallest width and height of a box."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
@@ -33,6 +42,7 @@ class Tracks:
         boxes: float64 `[N, 4]` x, y, width, height in pixels; x, y is the upper left corner, width and height are
             above 0.
         confidence: float64 `[N]` of the detector; 1 where unknown.
+        first_frame: number that `frame` gives to the first frame of the recording.
         format: file format that the tracks were read from; empty if they were not read from files.
         format_reason: how the reader recognised the format; empty if the tracks were not read from files.
         warnings: what the reader skipped or found suspicious.
@@ -48,6 +58,7 @@ class Tracks:
     frame: Integers
     boxes: Floats
     confidence: Floats
+    first_frame: int = 1
     format: str = ""
     format_reason: str = ""
     warnings: tuple[str, ...] = ()
@@ -61,20 +72,23 @@ class Tracks:
         frame: ArrayLike,
         boxes: ArrayLike,
         confidence: ArrayLike | None = None,
+        *,
+        first_frame: int | None = None,
     ) -> Tracks:
         """Check and sort the columns.
 
         Args:
             camera_names: all cameras, including those without boxes.
             camera: `[N]` index into `camera_names`.
-            track, frame: `[N]` integers, 0 or more.
+            track, frame: `[N]` integers, 0 or more; frames at most `MAX_FRAME`.
             boxes: `[N, 4]` x, y, width, height in pixels.
             confidence: `[N]`; None means 1 for all.
+            first_frame: number of the first frame of the recording; by default 0 if there is a frame 0, else 1.
 
         Raises:
-            DataError: columns of different length or type; a duplicate camera name; a negative id or frame; a box that
-                is not finite or has no area; an id that occurs twice in one frame of one camera. The message names
-                the first such row.
+            DataError: columns of different length or type; a duplicate camera name; a negative id or frame; a frame
+                before `first_frame`; a box without area or with values that are not finite or beyond `MAX_PIXELS`; an
+                id that occurs twice in one frame of one camera. The message names the first such row.
         """
         names = tuple(map(str, camera_names))
         for name in names:
@@ -88,17 +102,29 @@ class Tracks:
         ]
         if n and columns[0].max() >= len(names):
             raise DataError(f"Tracks.camera must be an index into camera_names, 0 to {len(names) - 1}.")
+        if first_frame is None:
+            first_frame = 0 if n and not columns[2].all() else 1
+        elif n and columns[2].min() < first_frame:
+            raise DataError(
+                f"Tracks: there is a frame {columns[2].min()}, but the first frame is given as {first_frame}. Set the "
+                "first frame to the number of the first frame of the recording."
+            )
+        if n and columns[2].max() > MAX_FRAME:
+            raise DataError(
+                f"Tracks.frame is {columns[2].max()} in row {int(columns[2].argmax())}; the largest is {MAX_FRAME}. "
+                "Use frame numbers, not time stamps."
+            )
         score = float_column("Tracks.confidence", np.ones(n) if confidence is None else confidence, n)
         valid = valid_boxes(box, score)
         if not valid.all():
             row = int(np.argmin(valid))
             raise DataError(
-                f"Tracks: row {row} has box {box[row].tolist()} and confidence {score[row]}. Both must be finite, "
-                "width and height above 0. Remove such rows."
+                f"Tracks: row {row} has box {box[row].tolist()} and confidence {score[row]}. Values must be at most "
+                f"{MAX_PIXELS:,.0f}, width and height above 0. Remove such rows."
             )
         order = np.lexsort((columns[1], columns[2], columns[0]))
         columns = [column[order] for column in columns]
-        tracks = cls(names, columns[0], columns[1], columns[2], box[order], score[order])
+        tracks = cls(names, columns[0], columns[1], columns[2], box[order], score[order], first_frame)
         repeated = tracks.repeated()
         if repeated.any():
             row = int(np.argmax(repeated))
@@ -134,15 +160,29 @@ class Tracks:
         """
         return self._replaced(self.camera, track, self.frame, self.boxes, self.confidence)
 
+    def shift_frames(self, offset: int) -> Tracks:
+        """Return the same boxes with `offset` added to the number of each frame.
+
+        Raises:
+            DataError: a frame would be negative.
+
+        Example:
+            >>> tracks = Tracks.from_columns(["door"], [0], [7], [0], [[5, 5, 20, 60]])
+            >>> tracks.first_frame, tracks.shift_frames(1).first_frame, tracks.shift_frames(1).frame.tolist()
+            (0, 1, [1])
+        """
+        shifted = replace(self, first_frame=self.first_frame + offset)
+        return shifted._replaced(self.camera, self.track, self.frame + offset, self.boxes, self.confidence)
+
     def _replaced(self, *columns: ArrayLike) -> Tracks:
-        tracks = Tracks.from_columns(self.camera_names, *columns)
+        tracks = Tracks.from_columns(self.camera_names, *columns, first_frame=self.first_frame)
         return replace(tracks, format=self.format, format_reason=self.format_reason, warnings=self.warnings)
 
 
 def valid_boxes(boxes: Floats, confidence: Floats) -> NDArray[np.bool_]:
-    """`[N]`: whether box and confidence are finite, and width and height above 0."""
-    mask: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1) & np.isfinite(confidence) & (boxes[:, 2:] > 0).all(axis=1)
-    return mask
+    """`[N]`: whether box and confidence are within ± `MAX_PIXELS`, and width and height at least `MIN_SIDE`."""
+    within = np.abs(np.column_stack([boxes, confidence])) <= MAX_PIXELS  # NaN is not
+    return np.asarray(within.all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1))
 
 
 def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -46,6 +46,9 @@ TWO = [("cam01", 7, 1, [10, 20, 30, 40], 0.5), ("cam01", 7, 2, [11, 20, 30, 40],
         pytest.param(MOT.replace(",", "   "), id="several spaces"),
         pytest.param(MOT.replace(",", "\t"), id="tabs"),
         pytest.param(MOT.replace(",", ";"), id="semicolons"),
+        pytest.param(MOT.replace(",", ";").replace(".", ","), id="semicolons and decimal commas, from a German Excel"),
+        pytest.param("\ufeff" + MOT.replace(",", " ; ").replace("\n", "\r\n"), id="Windows CSV with spaces"),
+        pytest.param(MOT.replace(",7,", ',"7",'), id="quotes"),
         pytest.param(MOT.replace("\n", ",\n"), id="a comma at each end"),
         pytest.param(MOT.replace(",7,", ",7.0,"), id="ids with a point, as pandas writes them"),
         pytest.param(MOT.replace(",7,", ",7.000000000000000000e+00,"), id="as numpy.savetxt writes them"),
@@ -143,12 +146,12 @@ def test_other_files_in_the_folder_are_ignored(tmp_path):
         pytest.param({"a": MOT + "\n3,7,10\n"}, r"line 4: '3,7,10' has 3 values where the first line has 10", id="cut"),
         pytest.param({"a": MOT + "3,7,,20,30,40,1,-1,-1,-1\n"}, r"line 3.*contains ''", id="an empty field"),
         pytest.param({"a": "1,7,10,20,30\n"}, "5 columns, which is too few", id="too few columns"),
-        pytest.param({"a": MOT + "3,-1,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the id is -1 \(1 such.*tracker", id="-1"),
+        pytest.param({"a": MOT + "3,-1,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the id is -1 \(1 of 3 rows.*tracker", id="-1"),
         pytest.param({"a": "#\n" + MOT + "3,-2,1,2,3,4,1,-1,-1,-1\n"}, r"line 4: the id is -2", id="negative id"),
         pytest.param({"a": MOT + "-3,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the frame is -3", id="negative frame"),
         pytest.param({"a": MOT + "\n3.5,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 4: the frame is 3.5", id="half a frame"),
         pytest.param({"a": MOT + "nan,2,1,2,3,4,1,-1,-1,-1\n"}, r"line 3: the frame is nan", id="no frame"),
-        pytest.param({"a": MOT + "3,1e17,1,2,3,4,1,-1,-1,-1\n"}, r"the id is 1e\+17", id="an id too large for floats"),
+        pytest.param({"a": MOT + "3,1e19,1,2,3,4,1,-1,-1,-1\n"}, r"the id is 1e\+19", id="an id beyond 63 bits"),
         pytest.param({"a": MOT, "b": AICITY}, r"different formats: a\.txt is mot.*b\.txt is aicity", id="two formats"),
         pytest.param({"a": MOT, "b": GT}, r"different formats: .*b\.txt is mot with consider", id="truth and results"),
         pytest.param({"a": MOT.encode("utf-16")}, r"not plain text", id="UTF-16"),
@@ -175,8 +178,8 @@ def test_invalid_boxes_are_skipped_and_listed(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", cam01=MOT + "\n" + bad + "7,7,-50,2,3,4,nan,-1,-1,-1\n"))
     assert rows(tracks) == TWO
     assert tracks.warnings == (
-        "5 boxes skipped, without area or not finite: cam01.txt line 4, cam01.txt line 5, cam01.txt line 6, "
-        "cam01.txt line 7, cam01.txt line 8.",
+        "5 boxes skipped (no area, not finite, or beyond 1,000,000 pixels): cam01.txt line 4, cam01.txt line 5, "
+        "cam01.txt line 6, cam01.txt line 7, cam01.txt line 8.",
     )
 
 
@@ -184,6 +187,108 @@ def test_frame_0_and_boxes_outside_the_image_are_kept(tmp_path):
     tracks = read_tracks(put(tmp_path / "t", a="0,0,-100,-50,30,40,1,-1,-1,-1\n"))
     assert rows(tracks) == [("a", 0, 0, [-100, -50, 30, 40], 1)]
     assert "Frames count from 0" in tracks.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("box", "confidence"),
+    [("1,2,1e308,4", 1), ("-1e308,2,1e308,4", 1), ("1,2,1e-200,1e-200", 1), ("1,2,3,4", 1e300)],
+)
+def test_absurd_boxes_are_skipped_and_listed(tmp_path, box, confidence):
+    tracks = read_tracks(put(tmp_path / "t", cam01=MOT + f"3,7,{box},{confidence},-1,-1,-1\n"))
+    assert rows(tracks) == TWO
+    assert "1 boxes skipped (no area, not finite, or beyond 1,000,000 pixels): cam01.txt line 3" in tracks.warnings[0]
+
+
+LARGE_IDS = (2**53 + 1, 2**60 + 3, 2**63 - 1)
+
+
+@pytest.mark.parametrize("identity", LARGE_IDS)
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_large_ids_are_exact(tmp_path, format, identity):
+    tracks = Tracks.from_columns(["cam1"], [0, 0], [identity, 5], [1, 2], [[10, 20, 30, 40]] * 2)
+    write_tracks(tracks, tmp_path / "t", format)
+    assert read_tracks(tmp_path / "t").track.tolist() == [identity, 5]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        pytest.param("1000000000000,7,1,2,3,4,1", r"line 3: the frame is 1e\+12.*not time stamps", id="a time stamp"),
+        pytest.param(
+            "3,9223372036854775808,1,2,3,4,1", r"line 3: the id is 9.*from 0 to 2\^63 - 1", id="an id of 2^63"
+        ),
+        pytest.param("3,9007199254740993.5,1,2,3,4,1", r"line 3: the id is 9", id="a large id with a fraction"),
+        pytest.param("3,1e400,1,2,3,4,1", r"line 3: the id is inf", id="an infinite id"),
+    ],
+)
+def test_absurd_frames_and_ids_are_errors(tmp_path, row, message):
+    with pytest.raises(ReidError, match=message):
+        read_tracks(put(tmp_path / "t", cam01=MOT + row + ",-1,-1,-1\n"))
+
+
+def test_absurd_numbers_in_parquet_are_errors(tmp_path):
+    pq.write_table(table(track=pa.array([7, 2**63], pa.uint64())), tmp_path / "t.parquet")
+    with pytest.raises(ReidError, match=r"row 1 \(from 0\): the id is 9.*2\^63 - 1"):
+        read_tracks(tmp_path)
+    pq.write_table(table(track=[7, 2**62 + 1], x=[1, 2]), tmp_path / "t.parquet")
+    assert read_tracks(tmp_path).track.tolist() == [7, 2**62 + 1]
+    with pytest.raises(ReidError, match=r"Tracks.frame is 2147483648 in row 0; the largest is 2147483647"):
+        Tracks.from_columns(["a"], [0], [1], [2**31], [[1, 2, 3, 4]])
+
+
+def test_untracked_rows_are_left_out_on_request_and_counted(tmp_path):
+    folder = put(tmp_path / "t", cam01=MOT + "3,-1,1,2,3,4,1,-1,-1,-1\n")
+    with pytest.raises(ReidError, match="--skip-untracked"):
+        read_tracks(folder)
+    tracks = read_tracks(folder, skip_untracked=True)
+    assert rows(tracks) == TWO
+    assert tracks.warnings == ("cam01.txt: 1 of 3 rows skipped: their id is -1 (untracked).",)
+    detections = put(tmp_path / "d", cam01="3,-1,1,2,3,4,1,-1,-1,-1\n")
+    with pytest.raises(ReidError, match=r"1 of 1 rows.*Run a tracker"):
+        read_tracks(detections, skip_untracked=True)
+
+
+def test_percent_confidences_in_7_columns_are_no_cameras(tmp_path):
+    lines = [f"{frame},{track},{100 + frame},20,30,60,{80 + track}" for frame in range(1, 51) for track in (1, 2)]
+    tracks = read_tracks(put(tmp_path / "t", cam01="\n".join(lines)))
+    assert (tracks.camera_names, len(tracks), tracks.frame.max()) == (("cam01",), 100, 50)
+    assert tracks.format_reason == "mot: 7 columns, the 7th a confidence in percent, commas"
+    aicity = [
+        f"{camera} {track} {frame} {100 + frame} 20 30 60" for frame in range(9) for camera, track in ((1, 1), (2, 1))
+    ]
+    assert read_tracks(put(tmp_path / "a", all="\n".join(aicity))).camera_names == ("1", "2")
+
+
+def sequence(folder: Path, text: str = GT) -> Path:
+    put_gt = folder / "gt"
+    put_gt.mkdir(parents=True)
+    (put_gt / "gt.txt").write_text(text)
+    (folder / "seqinfo.ini").write_text("[Sequence]\nname=x\nframeRate=30\nimWidth=640\nimHeight=480\n")
+    return folder
+
+
+def test_a_tree_of_sequences_is_read_as_several_cameras(tmp_path):
+    for name in ("MOT17-02", "MOT17-10"):
+        sequence(tmp_path / "train" / name)
+    tracks = read_tracks(tmp_path / "train")
+    assert tracks.camera_names == ("MOT17-02", "MOT17-10")
+    assert tracks.warnings[0] == "1 ground-truth rows skipped: their 7th column (consider) is 0."
+    for path in ("MOT17-02", "MOT17-02/gt", "MOT17-02/gt/gt.txt"):
+        assert read_tracks(tmp_path / "train" / path).camera_names == ("MOT17-02",)
+    (tmp_path / "train" / "MOT17-10" / "gt" / "gt.txt").write_text("1,7,x,20,30,40,1,1,1\n")
+    with pytest.raises(ReidError, match=r"MOT17-10/gt/gt\.txt, line 1"):
+        read_tracks(tmp_path / "train")
+
+
+def test_labels_and_readme_files_of_exports_are_passed_over_and_named(tmp_path):
+    folder = sequence(tmp_path / "task")
+    (folder / "gt" / "labels.txt").write_text("person\ncar\n3rd\n4\n5\n6\nbag\n")
+    (folder / "gt" / "README.roboflow.txt").write_text("Exported on 1 May\n")
+    tracks = read_tracks(folder / "gt")
+    assert tracks.camera_names == ("task",)
+    assert "README.roboflow.txt, labels.txt skipped: not tracks." in tracks.warnings[0]
+    assert tracks.warnings[1] == "task/gt/gt.txt: all classes are read as people: person 2, bag 1 rows."
+    assert read_tracks(folder).warnings == tracks.warnings[1:]
 
 
 TWICE = (
@@ -302,7 +407,7 @@ def test_parquet_of_other_programs(tmp_path):
     [
         pytest.param(table().drop(["w", "h"]), "has no column 'w', 'h'", id="columns missing"),
         pytest.param(table(track=[7, None]), "'track' has no value in row 1", id="a value missing"),
-        pytest.param(table(track=[7, -1]), "row 1 .from 0.: the track is -1.*untracked", id="no id"),
+        pytest.param(table(track=[7, -1]), "row 1 .from 0.: the id is -1.*untracked", id="no id"),
         pytest.param(table(frame=[1.5, 2]), "row 0 .from 0.: the frame is 1.5", id="half a frame"),
         pytest.param(table(x=["1", "2"]), "'x' must contain numbers; it contains string", id="text for numbers"),
         pytest.param(table(camera=[0.5, 1]), "'camera' must contain names", id="half a camera"),
