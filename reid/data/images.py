@@ -22,6 +22,16 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
 """Larger files are refused before they are read."""
 
+_MOST_READS = 50_000
+"""Reads of Pillow while it parses a header, which it does in Python, some of them byte by byte."""
+
+_MOST_SCANS = 16
+"""Scans of a JPEG with `MAX_PIXELS` pixels, in proportion: each one takes as long as a whole image."""
+
+_DECODED_IN_PYTHON = ("bmp_rle", "ppm", "ppm_plain")
+_MAX_PYTHON_BYTES = 2 * 2**20
+"""Pillow decodes these slowly: run-length BMP, PPM with numbers as text or with another maximum than 255."""
+
 _COMMON: dict[bytes, tuple[type[ImageFile.ImageFile], bytes]] = {
     b"\xff\xd8\xff": (JpegImageFile, b"\xff\xd9"),
     b"\x89PNG\r\n\x1a\n": (PngImageFile, b"IEND"),
@@ -29,6 +39,16 @@ _COMMON: dict[bytes, tuple[type[ImageFile.ImageFile], bytes]] = {
 """By the first bytes of the formats that OpenCV decodes: the parser of their header, and the mark of their end."""
 
 _OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+
+class _BoundedReads(io.BytesIO):
+    left: float = _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("its header is too long")
+        return super().read(size)
 
 
 class UnreadableImage(DataError):
@@ -52,7 +72,8 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
 
     Raises:
         UnreadableImage: missing, empty, not a regular file, more than `MAX_BYTES` or (by its header) `MAX_PIXELS`,
-            truncated, of another format, or refused by the decoder.
+            truncated, of another format, with 32-bit pixels, refused by the decoder, or slow to decode without need
+            (a header of megabytes, hundreds of scans).
     """
     data, header = _open(path)
     try:
@@ -62,6 +83,8 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
             if decoded is None:
                 raise UnreadableImage(path, "cannot be decoded: its content is damaged")
             image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded).view(np.uint8)
+        elif header.mode == "I" and header.format != "PPM":
+            raise UnreadableImage(path, "has 32-bit pixels; save it with 8 or 16 bits per channel")
         elif header.mode.startswith("I"):
             gray = (np.asarray(header).astype(np.uint16) >> 8).astype(np.uint8)
             image = np.repeat(gray[..., None], 3, axis=2)
@@ -114,10 +137,10 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
             problem = f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop"
             raise UnreadableImage(path, problem)
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(path, f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     parser, end = next((_COMMON[start] for start in _COMMON if data.startswith(start)), (None, b""))
-    stream = io.BytesIO(data)
+    stream = _BoundedReads(data)
     try:
         image = parser(stream) if parser else Image.open(stream, formats=_OTHER_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -133,4 +156,10 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
         raise UnreadableImage(path, problem)
     if end and data.rfind(end, stream.tell()) < 0:
         raise UnreadableImage(path, "is truncated: the end of the image is missing")
+    if data.count(b"\xff\xda", stream.tell()) * height * width > _MOST_SCANS * MAX_PIXELS:
+        raise UnreadableImage(path, "has far too many scans for its size")
+    if image.tile and image.tile[0][0] in _DECODED_IN_PYTHON and len(data) > _MAX_PYTHON_BYTES:
+        problem = f"has {len(data):,} bytes in a form that is decoded slowly; save it as PNG"
+        raise UnreadableImage(path, problem)
+    stream.left = float("inf")
     return data, image

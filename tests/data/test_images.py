@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from reid.data.images import UnreadableImage, decode, probe, resize
 
 
 def picture(height: int = 128, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth coldrawn with some texture, so that JPEG keeps it nearly."""
+    """Smooth colours with some texture, so that JPEG keeps it nearly."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -192,6 +193,56 @@ def test_a_damaged_file_raises_an_error_with_the_reason(case: str, tmp_path: Pat
     with pytest.raises(UnreadableImage, match=reason) as error:
         decode(path)
     assert error.value.path == str(path)
+
+
+def progressive(scans: int) -> bytes:
+    """A JPEG of 4,000 × 4,000 pixels whose last scan is repeated."""
+    data = encoded(np.zeros((4000, 4000, 3), np.uint8), "jpeg", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+def plain_ppm(size: int) -> bytes:
+    row = b"1 2 3 " * size + b"\n"
+    return b"P3 %d %d 255\n" % (size, size) + row * size
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(lambda: b"\xff\xd8" + b"\xff" * 2**24, "header", id="JPEG fill bytes"),
+        pytest.param(lambda: b"\xff\xd8\xff" + b"\x00" * 2**24, "header", id="JPEG padding"),
+        pytest.param(lambda: b"P6 #" + b"c" * 2**24 + b"\n8 8 255\n", "not an image", id="PPM comment"),
+        pytest.param(lambda: b"P6 " + b" " * 2**24 + b"8 8 255\n", "not an image", id="PPM blanks"),
+        pytest.param(lambda: png_header(8, 8)[:33] + bytes(2**24), "header", id="empty PNG chunks"),
+        pytest.param(lambda: progressive(200), "too many scans", id="JPEG scans"),
+        pytest.param(lambda: plain_ppm(1000), "decoded slowly", id="PPM as text"),
+        pytest.param(lambda: b"P6 4000 4000 254\n" + bytes(48_000_000), "decoded slowly", id="PPM with maximum 254"),
+    ],
+)
+def test_a_file_that_would_take_long_is_refused_within_a_second(
+    data: Callable[[], bytes], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "slow.img"
+    path.write_bytes(data())
+    start = time.process_time()
+    with pytest.raises(UnreadableImage, match=reason):
+        decode(path)
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("value", [0, 100_000])
+def test_a_tiff_of_32_bits_raises_an_error(value: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(encoded(Image.fromarray(np.full((4, 4), value, np.int32)), "tiff"))
+    with pytest.raises(UnreadableImage, match="has 32-bit pixels; save it with 8 or 16 bits"):
+        decode(path)
+
+
+def test_a_path_that_no_file_can_have_raises_an_error() -> None:
+    for path in ("a\0b.jpg", "a" * 5000):
+        with pytest.raises(UnreadableImage, match="cannot be read"):
+            decode(path)
 
 
 def test_missing_files_and_folders_raise_an_error(tmp_path: Path) -> None:
