@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import hashlib
+import io
 import lzma
 import re
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,8 +36,17 @@ CONTENTS = {
 MD5 = {"market1501": "65005ab7d12ec1c44de4eeafe813e68a"}
 """Checksum of `Market-1501-v15.09.15.zip`, as many public loaders state it. No other checksum is known for certain."""
 
+MOST_TIMES_LARGER = 200
+"""An archive that unpacks to more than this many times its size (and 64 MiB) is refused as a decompression bomb."""
+
 BLOCK = 2**20
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError)
+_LONGEST_READ = 16 * BLOCK
+"""Bytes that `tarfile` may read in one piece: a header of a longer name is a bomb."""
+_DECOMPRESS: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 _PLAIN = (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 """File types of zip members that are not special: unknown, file, folder; links are checked separately."""
 
@@ -112,8 +123,8 @@ def unpack_archive(archive: str | Path, destination: str | Path) -> Path:
     """Unpack a zip or tar (.gz, .bz2, .xz) into a new folder, completely or not at all.
 
     All names are checked before anything is written. An absolute path, a drive, a `..`, a link, a device or a duplicate
-    name makes the function refuse the whole archive. It unpacks beside `destination` under a temporary name, which
-    it renames at the end and removes after an error or interruption.
+    name makes the function refuse the whole archive, and so does a decompression bomb. It unpacks beside `destination`
+    under a temporary name, which it renames at the end and removes after an error or interruption.
 
     Returns:
         `destination`, absolute.
@@ -168,8 +179,10 @@ def _existing(archive: str | Path) -> Path:
 def _damage_as_error(file: Path) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as error:
-        raise DataError(f"{file} is damaged: {error}. Download it again.") from error
+    except ReidError:
+        raise
+    except Exception as error:  # zipfile, tarfile and the decompressors raise many types on damaged files
+        raise DataError(f"{file} is damaged: {error or type(error).__name__}. Download it again.") from error
 
 
 @contextlib.contextmanager
@@ -179,13 +192,16 @@ def _members(file: Path) -> Iterator[list[_Member]]:
         with _damage_as_error(file):
             if zipfile.is_zipfile(file):
                 found = list(_zip_members(file, stack.enter_context(zipfile.ZipFile(file))))
-            elif tarfile.is_tarfile(file):
-                found = list(_tar_members(file, stack.enter_context(tarfile.open(file, "r:*"))))
             else:
-                raise DataError(
-                    f"{file} is neither a complete zip nor a tar. Download it again if its name ends in .zip or .tar; "
-                    "unpack other formats (rar, 7z) by hand, then use `reid data check LAYOUT:ROOT`."
-                )
+                stream = stack.enter_context(_TarStream(file))
+                try:
+                    archive = stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))
+                except tarfile.ReadError as error:
+                    raise DataError(
+                        f"{file} is neither a complete zip nor a tar ({error}). Download it again if its name ends in "
+                        ".zip or .tar; unpack other formats (rar, 7z) by hand, then use `reid data check LAYOUT:ROOT`."
+                    ) from error
+                found = list(_tar_members(file, archive))
         duplicates = [path for path, n in Counter(str(member.path).casefold() for member in found).items() if n > 1]
         if duplicates:
             raise DataError(f"{file} contains {duplicates[0]!r} twice. Unpack it by hand if you trust it.")
@@ -194,8 +210,53 @@ def _members(file: Path) -> Iterator[list[_Member]]:
         yield found
 
 
+class _Total:
+    """Bytes that an archive unpacks to, counted while its members are listed; too many are an error."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.n_bytes = file, 0
+        self.most = MOST_TIMES_LARGER * file.stat().st_size + 64 * BLOCK
+
+    def add(self, n_bytes: int) -> None:
+        if n_bytes < 0:
+            raise ValueError(f"a size of {n_bytes} bytes")
+        self.n_bytes += n_bytes
+        if self.n_bytes > self.most:
+            raise DataError(
+                f"{self.file} unpacks to more than {MOST_TIMES_LARGER} times its size, as decompression bombs do. "
+                "Unpack it by hand if you trust it."
+            )
+
+
+class _TarStream(io.RawIOBase):
+    """The decompressed bytes of a tar, in reads of limited length."""
+
+    def __init__(self, file: Path) -> None:
+        with open(file, "rb") as opened:
+            start = opened.read(6)
+        opener = next((opener for magic, opener in _DECOMPRESS.items() if start.startswith(magic)), None)
+        self._stream: IO[bytes] = opener(file) if opener else open(file, "rb")  # noqa: SIM115
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _LONGEST_READ:
+            raise ValueError(f"a header of {size:,} bytes")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def _zip_members(file: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
+    total = _Total(file)
     for info in archive.infolist():
+        total.add(info.file_size)
         kind = stat.S_IFMT(info.external_attr >> 16)
         path = _safe_path(file, info.filename, link=kind == stat.S_IFLNK, special=kind not in _PLAIN)
         if info.flag_bits & 1:
@@ -205,13 +266,15 @@ def _zip_members(file: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _tar_members(file: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
+    total = _Total(file)
     for info in archive:
+        total.add(tarfile.BLOCKSIZE + info.size)
         special = not (info.isfile() or info.isdir())
         path = _safe_path(file, info.name, link=info.issym() or info.islnk(), special=special)
         if info.isfile():
             yield _Member(path, info.size, partial(cast("Callable[..., IO[bytes]]", archive.extractfile), info))
-    while archive.fileobj is not None and archive.fileobj.read(BLOCK):
-        pass  # read up to the checksum at the end
+    while archive.fileobj is not None and (block := archive.fileobj.read(BLOCK)):
+        total.add(len(block))  # read up to the checksum at the end
 
 
 def _blocks(file: Path, member: _Member) -> Iterator[bytes]:

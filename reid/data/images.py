@@ -137,6 +137,8 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
             problem = f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop"
             raise UnreadableImage(path, problem)
         data = Path(path).read_bytes()
+    except UnreadableImage:
+        raise
     except (OSError, ValueError) as error:
         raise UnreadableImage(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     parser, end = next((_COMMON[start] for start in _COMMON if data.startswith(start)), (None, b""))

@@ -306,8 +306,10 @@ class _Index:
                 rows[name] = table[name].to_numpy()
             paths = [os.fsdecode(path) for path in table["path"].to_pylist()]
             index = cls(about, data, paths, table["reason"].to_pylist(), rows)
+            if any((rows[name] < 0).any() for name in ("offset", "height", "width")):
+                return None
             return index if about == settings and data.stat().st_size == index.n_bytes else None
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, pa.ArrowException):
             return None
 
 
@@ -317,7 +319,7 @@ def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: in
     for i, path in enumerate(paths):
         with contextlib.suppress(OSError):
             info = os.stat(path)
-            rows["bytes"][i], rows["mtime_ns"][i] = info.st_size, info.st_mtime_ns
+            rows["bytes"][i], rows["mtime_ns"][i] = info.st_size, info.st_mtime_ns % 2**63  # int64 ends in 2262
     index = _Index(settings, folder / f"crops-{secrets.token_hex(4)}.u8", paths, [""] * len(paths), rows)
     complete = _Index.load(folder / "index.parquet", settings)
     if complete and complete.files == index.files and not complete.readable_again():

@@ -26,7 +26,7 @@ from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, read_line
 
 NAME = "cuhk03"
 FORM = "1_001_1_01.png (camera pair, person, view, number)"
-PATTERN = re.compile(rf"(\d+)_(\d{{3}})_([12])_(\d+){SUFFIX}", re.IGNORECASE)
+PATTERN = re.compile(rf"(\d{{1,15}})_(\d{{3}})_([12])_(\d+){SUFFIX}", re.IGNORECASE)
 SPLIT_FILES = ("cuhk03_new_protocol_config_{}.mat", "splits_new_{}.json")
 
 TRAIN_IMAGES = {"labeled": 7_368, "detected": 7_365}

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Benchmark
-from reid.data.layouts.scanning import SUFFIX, NamedImages, with_official
+from reid.data.layouts.scanning import NUMBER, SUFFIX, NamedImages, with_official
 
 LAYOUT = NamedImages(
     name="dukemtmc",
     folders={"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"},
     inside=("DukeMTMC-reID", "dukemtmc-reid", "dukemtmc"),
-    pattern=re.compile(rf"(?P<pid>\d+)_c(?P<camid>\d+)_f(?P<frame>\d+){SUFFIX}", re.IGNORECASE),
+    pattern=re.compile(rf"(?P<pid>{NUMBER})_c(?P<camid>{NUMBER})_f(?P<frame>{NUMBER}){SUFFIX}", re.IGNORECASE),
     form="0001_c2_f0046182.jpg (identity, camera, frame)",
     official={
         "train images": 16_522,

@@ -14,13 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Benchmark
-from reid.data.layouts.scanning import DISTRACTOR, SUFFIX, NamedImages, find_root, with_official
+from reid.data.layouts.scanning import DISTRACTOR, NUMBER, SUFFIX, NamedImages, find_root, with_official
 
 LAYOUT = NamedImages(
     name="market1501",
     folders={"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"},
     inside=("Market-1501-v15.09.15", "market1501", "Market-1501"),
-    pattern=re.compile(rf"(?P<pid>-1|\d+)_c(?P<camid>\d+)s(?P<track>\d+)_(?P<frame>\d+)_\d+{SUFFIX}", re.IGNORECASE),
+    pattern=re.compile(
+        rf"(?P<pid>-1|{NUMBER})_c(?P<camid>{NUMBER})s(?P<track>{NUMBER})_(?P<frame>{NUMBER})_\d+{SUFFIX}",
+        re.IGNORECASE,
+    ),
     form="0002_c1s1_000451_03.jpg (identity, camera, sequence, frame, box)",
     official={
         "train images": 12_936,

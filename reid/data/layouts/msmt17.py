@@ -18,13 +18,13 @@ import numpy as np
 
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, read_lines, with_official
+from reid.data.layouts.scanning import NUMBER, SUFFIX, find_root, list_folder, read_lines, with_official
 
 NAME = "msmt17"
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
 FOLDERS = {"V2": ("mask_train_v2", "mask_test_v2"), "V1": ("train", "test")}
 """Folders of the train and test images; V2 is used if both versions are present."""
-PATTERN = re.compile(rf"(\d+)_(\d+)_(\d+)_.+{SUFFIX}", re.IGNORECASE)
+PATTERN = re.compile(rf"(\d+)_(\d+)_({NUMBER})_.+{SUFFIX}", re.IGNORECASE)
 
 OFFICIAL = {
     "train images": 32_621,
@@ -82,7 +82,7 @@ def _read_list(file: Path, images: Path) -> list[Row]:
             continue
         name, _, pid = line.strip().rpartition(" ")
         match = PATTERN.fullmatch(name.rpartition("/")[2])
-        if match is None or not pid.isdecimal():
+        if match is None or not re.fullmatch("[0-9]{1,15}", pid):
             raise DataError(
                 f"{file}, line {number}: {line!r} is not of the form "
                 "'0000/0000_000_01_0303morning_0008_0.jpg 0' (path, then identity). Unpack the lists again."

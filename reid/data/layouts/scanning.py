@@ -13,6 +13,9 @@ from reid.core.errors import DataError
 from reid.data.crops import IMAGE_SUFFIXES, SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.listing import list_entries
 
+NUMBER = r"[0-9]{1,18}"
+"""Pattern of a number in an image name; more digits do not fit into 64 bits."""
+
 SUFFIX = r"(?:\.(?:bmp|gif|jpe?g|png|ppm|tiff?|webp))+"
 """End of the pattern of an image name. It repeats because 38 names of Market-1501 end in `.jpg.jpg`."""
 
