@@ -27,6 +27,7 @@ COMMANDS = {
     "model": "List, convert, export or describe models.",
     "runs": "Compare training runs.",
     "metric": "Fit a distance on labelled embeddings.",
+    "cache": "List or remove the packed crops that training keeps on disk.",
 }
 
 

@@ -7,7 +7,9 @@ it: the temporary name contains the machine and the process, so that those of ru
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -15,7 +17,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +187,26 @@ def _write_errors(path: Path, state: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, completely or not at all."""
+    """Write `text` as UTF-8, completely or not at all. Bytes of a file name that are not text become `\\udcNN`."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_csv(path: str | Path, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Write columns as CSV for people, completely or not at all.
+
+    A text that a spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and
+    is not a number) gets an apostrophe in front.
+    """
+    text = io.StringIO()
+    rows = zip(*(map(_without_formula, column) for column in columns.values()), strict=True)
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())
+
+
+def _without_formula(value: Any) -> Any:
+    is_formula = isinstance(value, str) and re.match(r"[=@\t\r]|[+-](?!\d+(\.\d*)?$)", value)
+    return f"'{value}" if is_formula else value
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from reid.core.errors import ConfigError, DataError
 from reid.data.crops import Benchmark, Crops, merge
 from reid.data.layouts import load_benchmarks
 from reid.data.splits import hold_out
-from reid.data.store import Store, open_store
+from reid.data.store import Store, cache_folder, open_store
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def load_training_data(config: Config) -> TrainingData:
 
 def store_folder(data: DataConfig, of: Crops, size: tuple[int, int]) -> Path:
     """Return the folder of the packed store of these crops at this size."""
-    base = Path(data.store_dir or os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
+    base = Path(data.store_dir) if data.store_dir else cache_folder()
     digest = hashlib.sha256(os.fsencode("\n".join(of.paths))).hexdigest()[:12]
     name = "-".join(dict.fromkeys(source.replace("/", "_") or "crops" for source in of.source_names))[:80]
     return base / f"{name}-{size[0]}x{size[1]}-{digest}"

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -431,6 +432,28 @@ def _shape_or_reason(path: str) -> tuple[int, int] | str:
         return probe(path)
     except UnreadableImage as error:
         return error.reason
+
+
+def cache_folder() -> Path:
+    """Return the folder of packed stores: `$REID_CACHE`, else `~/.cache/reid`.
+
+    Raises:
+        ConfigError: the variable is not set and there is no home directory.
+    """
+    try:
+        return Path(os.environ.get("REID_CACHE") or Path.home() / ".cache/reid")
+    except RuntimeError as error:
+        raise ConfigError("There is no home directory for the cache. Set REID_CACHE to a writable folder.") from error
+
+
+def is_store(folder: Path) -> bool:
+    """Return whether a folder is a packed store, finished or not, and contains nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return any(re.fullmatch(r"crops-\w+\.u8", name) for name in names) and all(
+        re.fullmatch(r"crops-\w+\.u8|(index|building)\.parquet|\..*", name) for name in names
+    )
 
 
 def cores() -> int:

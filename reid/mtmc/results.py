@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reid.core.atomic import atomic_file, write_json, write_text
+from reid.core.atomic import atomic_file, write_csv, write_json
 from reid.data.tracks import Tracks
 from reid.mtmc.matching import Matches
 from reid.mtmc.pooling import Mask
@@ -62,14 +60,14 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     found = global_tracks(matches, tracks)
     write_tracks(found, folder / "tracks", tracks.format or "mot")
     numbers = write_aicity(found, folder / "aicity.txt")
-    write_text(folder / "identities.csv", _identities(matches))
+    write_csv(folder / "identities.csv", _identities(matches))
     _write_links(matches, folder / "links.parquet")
     sizes = np.bincount(matches.identity)[1:]
     names = ["tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json"]
     repeated = tracks.take(repeated_boxes(matches, tracks))
     (folder / "repeated_boxes.csv").unlink(missing_ok=True)
     if len(repeated):
-        write_text(folder / "repeated_boxes.csv", _boxes(matches, repeated))
+        write_csv(folder / "repeated_boxes.csv", _boxes(matches, repeated))
         names.append("repeated_boxes.csv")
     write_json(
         folder / "match.json",
@@ -93,10 +91,10 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     return {name: folder / name for name in names}
 
 
-def _identities(matches: Matches) -> str:
+def _identities(matches: Matches) -> dict[str, Any]:
     t = matches.tracklets
     rows = np.lexsort((t.camera, t.start, matches.identity))
-    columns = {
+    return {
         "identity": matches.identity[rows],
         "camera": np.array(t.camera_names, dtype=object)[t.camera[rows]],
         "track": t.track[rows],
@@ -107,26 +105,17 @@ def _identities(matches: Matches) -> str:
         "frames": t.frames[rows],
         "confidence": [f"{confidence:.4f}" for confidence in matches.confidence[rows]],
     }
-    return _csv(columns)
 
 
-def _boxes(matches: Matches, boxes: Tracks) -> str:
-    return _csv(
-        {
-            "identity": matches.identity[tracklet_of_boxes(matches.tracklets, boxes)],
-            "camera": np.array(boxes.camera_names, dtype=object)[boxes.camera],
-            "track": boxes.track,
-            "frame": boxes.frame,
-            **dict(zip("xywh", boxes.boxes.T, strict=True)),
-            "confidence": boxes.confidence,
-        }
-    )
-
-
-def _csv(columns: dict[str, Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
-    return text.getvalue()
+def _boxes(matches: Matches, boxes: Tracks) -> dict[str, Any]:
+    return {
+        "identity": matches.identity[tracklet_of_boxes(matches.tracklets, boxes)],
+        "camera": np.array(boxes.camera_names, dtype=object)[boxes.camera],
+        "track": boxes.track,
+        "frame": boxes.frame,
+        **dict(zip("xywh", boxes.boxes.T, strict=True)),
+        "confidence": boxes.confidence,
+    }
 
 
 def _write_links(matches: Matches, path: Path) -> None:

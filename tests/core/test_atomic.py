@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.core.atomic import atomic_file, atomic_folder, result_folder, write_json, write_text
+from reid.core.atomic import atomic_file, atomic_folder, result_folder, write_csv, write_json, write_text
 from reid.core.errors import DataError
 from reid.core.locks import exclusive
 
@@ -157,3 +158,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         Path("/dev/full").write_text("x" * temporary.write_text("new"))
     assert contents(tmp_path) == {"a.json": '{\n  "old": 1\n}\n'}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_formulas_in_csv_cells_are_neutralised_and_other_values_kept(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "cam 1", "-12.5", "+49", "a=b", "a,b", "\udcff"]
+    write_csv(tmp_path / "a.csv", {"camera": names, "n": [-1] * len(names)})
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        heading, *rows = csv.reader(file)
+    assert heading == ["camera", "n"]
+    assert [row[0] for row in rows] == [*(f"'{name}" for name in names[:5]), *names[5:10], r"\udcff"]
+    assert {row[1] for row in rows} == {"-1"}
