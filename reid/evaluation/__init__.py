@@ -5,6 +5,7 @@ from reid.evaluation.expansion import expand_gallery, expand_queries
 from reid.evaluation.identification import OpenSetResult, open_set
 from reid.evaluation.pairs import PairCounts, count_pairs
 from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
+from reid.evaluation.reassociation import GapScores, ReassociationResult, reassociate
 from reid.evaluation.rerank import RerankedPairs, Reranking, rerank, rerank_blocks, rerank_within
 from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
 from reid.evaluation.track_calibration import calibrate_tracks
@@ -13,9 +14,11 @@ from reid.evaluation.verification import VerificationResult, verify
 __all__ = [
     "Calibration",
     "CameraPairs",
+    "GapScores",
     "OpenSetResult",
     "PairCounts",
     "RankingResult",
+    "ReassociationResult",
     "RerankedPairs",
     "Reranking",
     "SingleShotResult",
@@ -28,6 +31,7 @@ __all__ = [
     "expand_gallery",
     "expand_queries",
     "open_set",
+    "reassociate",
     "rerank",
     "rerank_blocks",
     "rerank_within",

@@ -57,6 +57,23 @@ class TestSettings(PipelineSettings):
     """Images per forward pass."""
 
 
+class ReassociationSettings(PipelineSettings):
+    """What `score_reassociation` scores. Give `embeddings`, or `tracks` and `videos`."""
+
+    embeddings: Path | None = None
+    """Embeddings of crops with frames and true ids (columns pid or track): score re-association, not ranking."""
+    tracks: Path | None = None
+    """Track files with true ids, whose boxes are cut out of --videos: score re-association, not ranking."""
+    videos: Path | None = None
+    """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
+    first_frame: int = 1
+    """Number that the track files give to the first frame."""
+    gaps: tuple[Positive, ...] = (1, 10, 30, 100)
+    """Frames between a query and its gallery. Repeatable."""
+    stride: Positive = 10
+    """Frames between queries of one camera."""
+
+
 class EmbedSettings(PipelineSettings):
     """What `embed` reads and how. Give `images`, or `data` and `split`, or `videos` and `tracks`."""
 

@@ -112,7 +112,7 @@ def simulate_embeddings(
     An embedding is the L2-normalised sum of Gaussian vectors of `DIMENSION` numbers and these lengths: the person, 1;
     the camera, 0.5 · noise; one walk of the person in one camera, noise; the crop, 0.7 · noise, more where the
     detector is less confident. A fraction `lookalikes` of the people has a cosine of 0.8 with another person. False
-    tracks show background, a person of its own each. Pids are those of the truth; 0: a false track.
+    tracks show background, a person of its own each. Pids are those of the truth; −1: a false track.
 
     Args:
         recording: of `record`.
@@ -141,6 +141,7 @@ def simulate_embeddings(
     features = features + 0.5 * noise * vectors(len(tracks.camera_names))[camera] + noise * walks[walk]
     features += 0.7 * noise * (1 + 2 * hidden) * vectors(len(rows))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
+    pids = np.where(person < 0, -1, person + 1)
     return Embeddings(
-        features.astype(np.float32), pids=person + 1, camids=camera + 1, tracks=track, frames=tracks.frame[rows]
+        features.astype(np.float32), pids=pids, camids=camera + 1, tracks=track, frames=tracks.frame[rows]
     )

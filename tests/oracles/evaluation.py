@@ -66,6 +66,31 @@ def single_shot_loop(distances, query_pids, gallery_pids, query_camids, gallery_
     return out
 
 
+def reassociation_loop(features, people, frames, cameras, gap, stride, metric="cosine"):
+    """(rank of the right crop, number of candidates) of each scored query, and the numbers of dropped ones."""
+    x = np.asarray(features, np.float64)
+    scored, absent, alone = [], 0, 0
+    for q in range(len(x)):
+        start = min(frames[i] for i in range(len(x)) if cameras[i] == cameras[q] and people[i] >= 0)
+        if people[q] < 0 or (frames[q] - start) % stride:
+            continue
+        later = [i for i in range(len(x)) if cameras[i] == cameras[q] and frames[i] == frames[q] + gap]
+        later = [i for i in later if people[i] >= 0]
+        right = [i for i in later if people[i] == people[q]]
+        if not right:
+            absent += 1
+        elif len(later) < 2:
+            alone += 1
+        else:
+            if metric == "cosine":
+                distance = {i: 1 - x[q] @ x[i] / np.linalg.norm(x[q]) / np.linalg.norm(x[i]) for i in later}
+            else:
+                distance = {i: np.linalg.norm(x[q] - x[i]) for i in later}
+            nearer = [i for i in later if i != right[0] and distance[i] <= distance[right[0]]]
+            scored.append((1 + len(nearer), len(later)))
+    return scored, absent, alone
+
+
 def average_precision_loop(ranks, ap):
     """Precision: as torchreid and most papers. Trapezoid: as the official Market-1501 code."""
     total = 0.0
