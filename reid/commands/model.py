@@ -54,6 +54,10 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
 @option(
     "Model", "--pooling", type=click.Choice(["avg", "max", "gem"]), help="Pooling.  [default: the file's, else avg]"
 )
+@option(
+    "Model", "--family", type=click.Choice(["bot", "fast-reid", "torchreid"]),
+    help="Project of a ResNet without a recognisable head; plain torchvision: torchreid.  [default: recognised]",
+)  # fmt: skip
 @option("Model", "--before-neck", is_flag=True, help="Embed with the feature before the BNNeck instead of after it.")
 @out_option("Checkpoint to write, e.g. converted.pt.", required=True)
 def convert(model: Path, out: Path, **options: Any) -> None:

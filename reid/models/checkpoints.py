@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, model_validator
+from torch import Tensor
 
-from reid.config import load_config
+from reid.config import ModelConfig, Natural, NonNegative, Settings, load_config
 from reid.core.atomic import atomic_file
-from reid.core.errors import ModelError
+from reid.core.errors import ConfigError, ModelError
 from reid.models import ReIDModel, build_model
-from reid.models.pretrained import differences
+from reid.models.pretrained import CHECKPOINT_FORMAT, check_finite_tensors, differences, read_content
 
-FORMAT = "reid-checkpoint"
 VERSION = 2
+
+
+class Spec(ModelConfig):
+    """Arguments of `build_model` in a checkpoint. `weights` cannot name a file: the tensors are in the checkpoint."""
+
+    weights: Literal["none"] = "none"
+    num_classes: Natural = 0
+    seed: int = 0
+
+
+class TrainingProgress(Settings):
+    """Fields of `progress` that are read outside of training."""
+
+    model_config = ConfigDict(extra="allow")
+
+    epoch: Natural
+    step: Natural
+    seconds: NonNegative
+    history: list[dict[str, Any]]
+
+
+class Source(Settings):
+    """Origin of a converted checkpoint."""
+
+    file: str
+    family: str
+    assumed: list[str]
+
+
+class Content(Settings):
+    """Content of a checkpoint. Further keys belong to the trainer."""
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+    format: str
+    version: Literal[2]
+    spec: Spec
+    model: dict[str, Tensor]
+    config: dict[str, Any] | None = None
+    scores: dict[str, Any] | None = None
+    progress: TrainingProgress | None = None
+    source: Source | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Content:
+        """Compare sizes with the tensors before memory for them is allocated."""
+        for key, name in (("num_classes", "classifier.weight"), ("embedding_dim", "embedding.weight")):
+            tensor, size = self.model.get(name), getattr(self.spec, key)
+            if (0 if tensor is None else tensor.shape[-2] if tensor.ndim > 1 else -1) != size:
+                raise ValueError(f"spec.{key} is {size}, but the tensor {name} has another size.")
+        return self
 
 
 def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
@@ -32,7 +84,7 @@ def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
     for key, value in state.items():
         _check_plain(value, key)
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "version": VERSION,
         "spec": model.spec,
         "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
@@ -53,7 +105,7 @@ def _check_plain(value: Any, key: str) -> None:
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
             _check_plain(item, f"{key}[{number}]")
-    elif not (value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)):
+    elif not (value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor)):
         raise ModelError(
             f"{key} is a {type(value).__name__}, but checkpoints contain only tensors and plain Python. Convert it."
         )
@@ -79,28 +131,28 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
     Raises:
-        ModelError: missing, damaged, of another version, or not a checkpoint of this project.
+        ModelError: missing, damaged, of another version, not a checkpoint of this project, or a field that is missing
+            or invalid; names the file and the field.
     """
     path = Path(path)
     if path.is_dir():
         raise ModelError(f"{path} is a folder. Pass the checkpoint in it, e.g. {path / 'best.pt'}.")
     if not path.is_file():
         raise ModelError(f"There is no checkpoint {path}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises errors of many types for damaged files
-        raise ModelError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}). It is damaged, or contains Python "
-            "objects, which are never executed here. Copy it again, or save only its weights."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_content(path)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ModelError(
             f"{path} is not a checkpoint of this project. Convert one of torchreid, fast-reid or BoT's code with: "
             f"reid model convert --model {path} --out NEW.pt. To train from its weights, set model.weights={path}."
         )
-    if content["version"] != VERSION:
-        fix = "Update reid-toolkit" if content["version"] > VERSION else "Train again, or use the older reid-toolkit"
-        raise ModelError(f"{path} has format version {content['version']}; this is {VERSION}. {fix}.")
+    version = content.get("version")
+    if type(version) is int and version != VERSION:
+        fix = "Update reid-toolkit" if version > VERSION else "Train again, or use the older reid-toolkit"
+        raise ModelError(f"{path} has format version {version}; this is {VERSION}. {fix}.")
+    try:
+        Content.from_dict(content)
+    except ConfigError as error:
+        raise ModelError(f"{path}: {error} The checkpoint is damaged: copy it again.") from error
     return content
 
 
@@ -108,7 +160,7 @@ def restore(model: ReIDModel, content: dict[str, Any], path: str | Path) -> None
     """Load the weights of a checkpoint into a model of the same structure.
 
     Raises:
-        ModelError: the checkpoint belongs to another model; the message lists the first differences.
+        ModelError: the checkpoint belongs to another model, with the first differences, or is not finite.
     """
     wrong = differences(model.state_dict(), content["model"])
     if wrong:
@@ -118,6 +170,7 @@ def restore(model: ReIDModel, content: dict[str, Any], path: str | Path) -> None
             f"{path} is the checkpoint of another model. Settings (file → model): {'; '.join(differing) or 'equal'}. "
             f"{len(wrong)} tensors differ, the first: {'; '.join(wrong[:3])}."
         )
+    check_finite_tensors(content["model"], path)
     model.load_state_dict(content["model"])
 
 

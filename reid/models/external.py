@@ -10,13 +10,23 @@ from typing import Any
 
 from torch import Tensor
 
-from reid.core.errors import ModelError
+from reid.core.errors import ModelError, check_choice
 from reid.models.backbones import BACKBONES
 from reid.models.model import ReIDModel, build_model
-from reid.models.pretrained import read_weights
+from reid.models.pretrained import (
+    CHECKPOINT_FORMAT,
+    check_finite_tensors,
+    find_prefix,
+    named_tensors,
+    read_content,
+)
 
 BOT, FASTREID, TORCHREID = "reid-strong-baseline (BoT)", "fast-reid", "torchreid"
+FAMILIES = {"bot": BOT, "fast-reid": FASTREID, "torchreid": TORCHREID}
+"""Projects by the name that `import_model` takes. torchreid's ResNet is that of torchvision."""
 
+_NETWORKS = (("conv1.weight", "layer4.0.conv1.weight"), ("conv1.conv.weight", "conv5.conv.weight"))
+"""Tensors that a ResNet and an OSNet have under one prefix."""
 # blocks of stage 3, and whether they are bottlenecks → depth
 _DEPTHS = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}
 _WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}
@@ -34,6 +44,7 @@ class Recognised:
         spec: arguments of `build_model`.
         head: name in the file of each tensor after the backbone, by its name in `ReIDModel`.
         bias: name in the file of a linear layer's bias, which is merged into the batch norm after it.
+        prefix: of the names of the backbone's tensors in the file.
         assumed: descriptions of values that the file does not contain.
     """
 
@@ -41,6 +52,7 @@ class Recognised:
     spec: dict[str, Any]
     head: dict[str, str]
     bias: str | None
+    prefix: str
     assumed: tuple[str, ...]
 
 
@@ -51,6 +63,7 @@ def import_model(
     last_stride: int | None = None,
     pooling: str | None = None,
     before_neck: bool = False,
+    family: str | None = None,
 ) -> tuple[ReIDModel, Recognised]:
     """Build the model of a checkpoint of another project, with the embedding that the original code uses.
 
@@ -64,15 +77,24 @@ def import_model(
         last_stride: stride of the last stage; None: the default of that project.
         pooling: None: "gem" if the file has a learned exponent, else "avg".
         before_neck: whether the embedding is the feature before the BNNeck.
+        family: a key of `FAMILIES`; needed for a ResNet without the parts by which its project is recognised, because
+            the projects compute differently with the same tensors.
 
     Returns:
         The model in evaluation mode, with a `weights_report` over all tensors, and the structure that was found.
 
     Raises:
-        ModelError: unreadable, not recognised, missing tensors, or parts that `ReIDModel` does not have.
+        ConfigError: an unknown family.
+        ModelError: unreadable, not recognised, missing tensors, values that are not finite, or parts that `ReIDModel`
+            does not have.
     """
-    tensors = {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in read_weights(path).items()}
-    found = recognise(tensors, str(path))
+    if family is not None:
+        check_choice("family", family, FAMILIES)
+    content = read_content(path)
+    if isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT:
+        raise ModelError(f"{path} is a checkpoint of this project already. Use it without converting it.")
+    tensors = named_tensors(content, path)
+    found = recognise(tensors, str(path), family)
     spec = found.spec | {"height": size[0], "width": size[1]}
     assumed = [f"size {size[0]}×{size[1]}", *found.assumed]
     for key, value in (("last_stride", last_stride), ("pooling", pooling)):
@@ -90,7 +112,7 @@ def import_model(
     report = model.weights_report
     assert report is not None
     _fill_head(model, head, found.bias, tensors, path)
-    used = {*found.head.values(), found.bias}
+    used = {name.removeprefix(found.prefix) for name in (*found.head.values(), found.bias or "")}
     unused = [name for name in report.unexpected if name not in used]
     unknown = [name for name in unused if not re.fullmatch(rf"(.*\.)?({_NOT_FOR_EMBEDDING})", name)]
     if report.missing or report.misshapen or unknown:
@@ -101,25 +123,46 @@ def import_model(
     return model.eval(), replace(found, spec=model.spec, assumed=tuple(assumed))
 
 
-def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
+def recognise(tensors: Mapping[str, Tensor], source: str, given: str | None = None) -> Recognised:
     """Find the project and the structure of a checkpoint from the names and shapes of its tensors.
 
+    All names may have a common prefix. A project is recognised by its head together with the place of its backbone.
+
+    Args:
+        tensors: by name.
+        source: name of the file.
+        given: a key of `FAMILIES` if the project is known.
+
     Raises:
-        ModelError: an unknown project or network.
+        ModelError: an unknown network, or a network that several projects compute differently.
     """
-    family, prefix = TORCHREID, ""
-    if any(name.startswith("base.") for name in tensors):
-        family, prefix = BOT, "base."
-    elif any(name.startswith("backbone.") for name in tensors):
-        family, prefix = FASTREID, "backbone."
+    found = [find_prefix(tensors, parts, source) for parts in _NETWORKS]
+    prefix = next((prefix for prefix, count in found if count == len(_NETWORKS[0])), "")
     body = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    backbone = _backbone(body, family)
+    place = prefix.split(".")[-2] if prefix else ""
+    outer = prefix.removesuffix(f"{place}.")
+    family = _family(tensors, outer, place, body)
+    plain = _backbone(body)
+    fits = {key: _variant(plain, name) for key, name in FAMILIES.items() if _variant(plain, name) in BACKBONES}
+    if given and family not in (None, FAMILIES[given]):
+        raise ModelError(f"{source} has the parts of {family}, not of {FAMILIES[given]}. Leave out the family.")
+    if family is None and given is None and len(fits) > 1:
+        networks = " or ".join(f"{network} of {key}" for key, network in fits.items())
+        raise ModelError(
+            f"{source} fits {networks}: it lacks the head by which the project is recognised, and each computes "
+            f"differently with these tensors. Name the project: family={' | '.join(fits)} (on the command line "
+            "--family). A plain ResNet of torchvision is that of torchreid."
+        )
+    family = FAMILIES[given] if given else family or TORCHREID
+    backbone = _variant(plain, family)
     if backbone not in BACKBONES:
         raise ModelError(
             f"{source}: {f'this is {backbone} of {family}' if backbone else 'unknown network'}. Supported are "
             "ResNet-50 and its IBN-a variant of torchreid, BoT and fast-reid, and the OSNet family of torchreid "
             f"(and {', '.join(BACKBONES)} by weights=FILE). Its first tensors: {', '.join(list(tensors)[:3])}."
         )
+    start = prefix if family == TORCHREID else outer
+    tensors = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
     if family == TORCHREID and "fc.weight" in tensors:
         raise ModelError(
             f"{source} is an ImageNet classifier, not an embedding model. Use it for training: model.weights={source}."
@@ -161,11 +204,22 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> Recognised:
         if family == TORCHREID and "fc.0.weight" not in tensors:
             spec["last_stride"] = 2
         assumed.append(f"last_stride {spec['last_stride']}, the default of that project")
-    return Recognised(family, spec, head, bias, tuple(assumed))
+    head = {key: start + name for key, name in head.items()}
+    return Recognised(family, spec, head, bias and start + bias, prefix, tuple(assumed))
 
 
-def _backbone(body: Mapping[str, Tensor], family: str) -> str:
-    """Return the name of the network, which may be missing in `BACKBONES`; "" if it is not recognised."""
+def _family(tensors: Mapping[str, Tensor], outer: str, place: str, body: Mapping[str, Tensor]) -> str | None:
+    """Return the project that has this head beside a backbone of this name; None if there is no such evidence."""
+    if place == "backbone" and any(name.startswith(f"{outer}heads.") for name in tensors):
+        return FASTREID
+    if place == "base" and (f"{outer}bottleneck.weight" in tensors or f"{outer}classifier.weight" in tensors):
+        return BOT
+    has_head = {"classifier.weight", "classifier.bias"} <= body.keys() or "fc.0.weight" in body
+    return TORCHREID if has_head or "conv5.conv.weight" in body else None
+
+
+def _backbone(body: Mapping[str, Tensor]) -> str:
+    """Return the name of the network without its variants by project; "" if it is not recognised."""
     if "conv1.conv.weight" in body and "conv5.conv.weight" in body:
         kind = "ain_" if any(".layers." in name for name in body) else "ibn_" if "conv2.0.IN.weight" in body else ""
         return f"osnet_{kind}{_WIDTHS.get(len(body['conv1.conv.weight']), 'of another width')}"
@@ -176,9 +230,16 @@ def _backbone(body: Mapping[str, Tensor], family: str) -> str:
     name += "_ibn_a" * ("layer1.0.bn1.IN.weight" in body) + "_nl" * any(key.startswith("NL_") for key in body)
     name += "_ibn_b" * ("layer1.0.IN.weight" in body or "layer1.2.IN.weight" in body)
     name += "_se" * any(".se." in key or ".se_module." in key for key in body)
+    return name
+
+
+def _variant(network: str, family: str) -> str:
+    """Return the name of a network as a project computes it; it may be missing in `BACKBONES`."""
+    if not network.startswith("resnet") or family == TORCHREID:
+        return network
     if family == FASTREID:
-        return f"{name}_fastreid"
-    return f"{name}_bot" if family == BOT and "_ibn_a" not in name else name
+        return f"{network}_fastreid"
+    return network if "_ibn_a" in network else f"{network}_bot"
 
 
 def _fill_head(
@@ -197,4 +258,5 @@ def _fill_head(
         values[key] = tensors[name].reshape(expected[key].shape)
     if bias is not None and bias in tensors:
         values["neck.0.running_mean"] = values["neck.0.running_mean"] - tensors[bias]
+    check_finite_tensors(values, path)
     model.load_state_dict(values, strict=False)

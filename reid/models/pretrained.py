@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reid.core.errors import ModelError, first_few
 from reid.models.backbones import Backbone
+from reid.models.backbones.timm import TimmBackbone
 
 # torchreid's checkpoints also contain scores as NumPy numbers; loading these executes no code.
 _NUMPY_NUMBERS: list[Any] = [
@@ -22,6 +23,12 @@ _NUMPY_NUMBERS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
 ]
+_NOT_WEIGHTS = {
+    b"<": "a web page, not weights: its download was redirected, for example to a login. Download the file again.",
+    b"version https://git-lfs": "a pointer of Git LFS, not weights. Run: git lfs pull",
+}
+CHECKPOINT_FORMAT = "reid-checkpoint"
+"""Value of the key `format` in checkpoints of this project."""
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -65,9 +72,9 @@ def load_weights(backbone: Backbone, name: str, weights: str | Path) -> WeightsR
     """Load `weights` into `backbone.module`: "none", "imagenet" or a file (.pth, .pt, .safetensors).
 
     In a file the tensors may be nested in "state_dict", "model_state_dict", "model" or "net", and their names may have
-    a common prefix such as `module.` or `backbone.`. Tensors that the file does not have keep their initial values. If
-    the names differ, but kinds and shapes of consecutive tensors match the backbone at exactly one place, the tensors
-    are matched by their order.
+    any common prefix, such as `module.`, `model.`, `_orig_mod.` or `net.backbone.`. Tensors that the file does not have
+    keep their initial values. If the names differ, but kinds and shapes of consecutive tensors match the backbone at
+    exactly one place, the tensors are matched by their order.
 
     Raises:
         ModelError: no published ImageNet weights, no network, no such file, a file without named tensors, or less than
@@ -105,39 +112,95 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the named tensors of a .pth, .pt or .safetensors file. Only tensors and plain containers are unpickled.
 
     Raises:
-        ModelError: no such file, a damaged file or another type, or no named tensors.
+        ModelError: as `read_content`, or no named tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"weights={path}: no such file. Use none, imagenet, or a .pth, .pt or .safetensors file.")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            content = importlib.import_module("safetensors.torch").load_file(path)
-        else:
-            with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise ModelError(f"weights={path}: reading .safetensors needs: pip install safetensors") from error
-    except Exception as error:  # the readers raise errors of many types for damaged files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"weights={path}: not a file of plain tensors ({reason}). It is damaged, or contains "
-            "Python objects, which are not loaded because they could execute code. Save only its state_dict."
-        ) from error
+    return named_tensors(read_content(path), path)
+
+
+def named_tensors(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors in the content of a weights file; they may be nested under a key of `STATE_DICT_KEYS`.
+
+    Raises:
+        ModelError: there are no named tensors.
+    """
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
-        raise ModelError(f"weights={path}: it contains no dictionary of named tensors.")
+        raise ModelError(f"{path} contains no dictionary of named tensors. Save the model's state_dict.")
     return tensors
 
 
+def read_content(path: str | Path) -> Any:
+    """Read a .pth, .pt or .safetensors file onto the CPU. Nothing in it is executed.
+
+    Raises:
+        ModelError: no such file, a damaged file, another type of file, or Python objects in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}. Pass a .pth, .pt or .safetensors file.")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+        for beginning, problem in _NOT_WEIGHTS.items():
+            if start.startswith(beginning):
+                raise ModelError(f"{path} is {problem}")
+        if path.suffix == ".safetensors":
+            return importlib.import_module("safetensors.torch").load_file(path)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
+    except ImportError as error:
+        raise ModelError(f"{path}: reading .safetensors needs: pip install safetensors") from error
+    except Exception as error:  # the readers raise errors of many types for damaged files
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's message also recommends an unsafe option
+        problem = f"contains the Python object {found[1]}" if found else "is damaged or of another type"
+        raise ModelError(
+            f"{path} cannot be read as tensors: it {problem}. Python objects are never executed here. Copy the file "
+            "again, or save only the state_dict of its model."
+        ) from error
+
+
+def check_finite_tensors(tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise an error if weights contain NaN or infinity.
+
+    Raises:
+        ModelError: names the first such tensor.
+    """
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ModelError(
+            f"{source}: {len(bad)} of {len(tensors)} tensors contain NaN or infinity, the first {bad[0]}. Use another "
+            "file."
+        )
+
+
+def find_prefix(names: Collection[str], expected: Collection[str], source: str | Path) -> tuple[str, int]:
+    """Return the prefix of `names`, such as `module.backbone.`, under which most of `expected` are found, and how many.
+
+    Raises:
+        ModelError: all of `expected` are found under two prefixes.
+    """
+    anchor = next(iter(expected))
+    prefixes = ["", *(name.removesuffix(anchor) for name in names if name.endswith(f".{anchor}"))]
+    counts = {prefix: sum(prefix + name in names for name in expected) for prefix in prefixes}
+    best = max(counts, key=counts.__getitem__)
+    complete = sorted(prefix for prefix, count in counts.items() if count == len(expected))
+    if len(complete) > 1:
+        raise ModelError(
+            f"{source} contains the network more than once, under {' and '.join(map(repr, complete))}. Save only one."
+        )
+    return best, counts[best]
+
+
 def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: str) -> WeightsReport:
-    expected = {k: v for k, v in backbone.module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found = _renamed(tensors, expected, backbone.renames)
+    module = backbone.module.network if isinstance(backbone.module, TimmBackbone) else backbone.module
+    expected = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    found = _renamed(tensors, expected, backbone.renames, source)
     matched = [k for k in expected if k in found and found[k].shape == expected[k].shape]
     ordered = _in_order(tensors, expected) if len(matched) < len(expected) / 2 else None
     if ordered is not None:
@@ -157,7 +220,9 @@ def _fill(backbone: Backbone, name: str, tensors: Mapping[str, Tensor], source: 
             f"shape. First differences: {'; '.join(differing[:3])}. Names only in the file: "
             f"{first_few(report.unexpected, 3) or 'none'}. Use the backbone of these weights, or another file."
         )
-    backbone.module.load_state_dict({k: found[k] for k in matched}, strict=False)
+    weights = {k: found[k] for k in matched}
+    check_finite_tensors(weights, source)
+    module.load_state_dict(weights, strict=False)
     return report
 
 
@@ -171,15 +236,13 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 
 def _renamed(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], renames: tuple[tuple[str, str], ...]
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], renames: tuple[tuple[str, str], ...], source: str
 ) -> dict[str, Tensor]:
-    """Rename tensors as in the backbone: without `module.` and the common prefix."""
-    names = {key: re.sub(r"^(module\.)+", "", key) for key in tensors if not key.endswith("num_batches_tracked")}
+    """Rename tensors as in the backbone: without their common prefix."""
+    names = {key: key for key in tensors if not key.endswith("num_batches_tracked")}
     for pattern, replacement in renames:
         names = {key: re.sub(pattern, replacement, name) for key, name in names.items()}
-    anchor = next(iter(expected))
-    prefixes = [""] + [n.removesuffix(anchor) for n in names.values() if n.endswith("." + anchor)]
-    prefix = max(prefixes, key=lambda p: sum(n.removeprefix(p) in expected for n in names.values() if n.startswith(p)))
+    prefix, _ = find_prefix(set(names.values()), expected, source)
     return {name.removeprefix(prefix): tensors[key] for key, name in names.items()}
 
 

@@ -30,12 +30,13 @@ from reid.data.layouts import load_benchmark
 from reid.embedding.embedder import Embedder
 from reid.models import Preprocessing, build_model, import_model
 from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
+from reid.models.checkpoints import save_checkpoint
 from tests.models.test_pretrained import published_osnet_names
 
 SIZE = (128, 64)
 
 
-def test_images() -> Tensor:
+def color_images() -> Tensor:
     """Return four clearly different images [4, *SIZE, 3] of random coloured patches."""
     patches = torch.randint(0, 256, (4, 3, 8, 4), generator=torch.Generator().manual_seed(0)).float()
     return functional.interpolate(patches, SIZE, mode="bicubic").clamp(0, 255).byte().permute(0, 2, 3, 1)
@@ -70,7 +71,7 @@ def randomise(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> nn.Mod
             layer.bias.data.copy_(draw(layer.bias, -0.3, 0.3))
     with torch.no_grad():
         network.eval()
-        forward(Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)(test_images()).contiguous())
+        forward(Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)(color_images()).contiguous())
     for hook in hooks:
         hook.remove()
     return network
@@ -107,7 +108,7 @@ def compare(network: nn.Module, forward: Callable[[Tensor], Tensor], path: Path,
     )
     torch.save({wrap: state, "epoch": 60, "rank1": np.float64(0.9)}, path)
     model, found = import_model(path, size=SIZE, **options)
-    x = model.preprocessing(test_images()).contiguous()
+    x = model.preprocessing(color_images()).contiguous()
     with torch.no_grad():
         wanted, got = functional.normalize(forward(x)), functional.normalize(model(x).embeddings)
         network.double(), model.double()
@@ -242,7 +243,7 @@ def test_trained_osnet_gives_the_output_of_its_onnx_file(tmp_path: Path) -> None
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime runs the file")
     model = trained_osnet(tmp_path)
     assert "484 of 484" in str(model.weights_report)
-    x = model.preprocessing(test_images()).contiguous()
+    x = model.preprocessing(color_images()).contiguous()
     (wanted,) = runtime.InferenceSession(_osnet_onnx()).run(None, {"images": x.numpy()})
     with torch.no_grad():
         got = functional.normalize(model(x).embeddings)
@@ -356,7 +357,7 @@ def test_checkpoint_with_the_names_of_another_project_is_recognised(case: str, t
     model, found = import_model(tmp_path / "w.pth", size=SIZE)
     assert found.family.startswith({"BoT": "reid-strong", "fas": "fast-reid", "tor": "torchreid"}[case[:3]])
     assert {k: model.spec[k] for k in model_here.spec} == model_here.spec
-    torch.testing.assert_close(model.embed(test_images()), model_here.embed(test_images()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.embed(color_images()), model_here.embed(color_images()), rtol=0, atol=1e-5)
     report = model.weights_report
     assert not report.missing
     assert len(report.matched) == sum(not k.endswith("num_batches_tracked") for k in model_here.state_dict())
@@ -394,12 +395,78 @@ def test_checkpoint_with_unknown_parts_is_an_error(change: Callable, words: str,
         import_model(tmp_path / "w.pth", size=SIZE)
 
 
+PREFIXES = ["module.", "model.", "net.", "backbone.", "_orig_mod.", "module._orig_mod.model.", "model.backbone."]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_any_common_prefix_is_removed(prefix: str, tmp_path: Path) -> None:
+    for case in ("BoT, ResNet-50", "fast-reid, older names", "torchreid, OSNet"):
+        build, rename = CASES[case]
+        model_here = build()
+        torch.save({f"{prefix}{k}": v for k, v in rename(model_here).items()}, tmp_path / "w.pth")
+        model, _ = import_model(tmp_path / "w.pth", size=SIZE)
+        assert {k: model.spec[k] for k in model_here.spec} == model_here.spec
+        torch.testing.assert_close(model.embed(color_images()), model_here.embed(color_images()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+def test_plain_resnet50_fits_several_projects_and_needs_the_family(prefix: str, tmp_path: Path) -> None:
+    plain = random_model("resnet50", last_stride=2, neck="none")
+    state = {k.replace("backbone.", prefix, 1): v for k, v in plain.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    named = "resnet50_bot of bot or resnet50_fastreid of fast-reid or resnet50 of torchreid"
+    with pytest.raises(ReidError, match=rf"w\.pth fits {named}.*family=bot \| fast-reid \| torchreid"):
+        import_model(tmp_path / "w.pth", size=SIZE)
+    for family, backbone in (("torchreid", "resnet50"), ("bot", "resnet50_bot"), ("fast-reid", "resnet50_fastreid")):
+        model, _ = import_model(tmp_path / "w.pth", size=SIZE, family=family, last_stride=2)
+        assert (model.spec["backbone"], model.spec["neck"]) == (backbone, "none")
+        if family == "torchreid":
+            torch.testing.assert_close(model.embed(color_images()), plain.embed(color_images()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_family_that_contradicts_the_head_is_an_error(tmp_path: Path) -> None:
+    torch.save(as_bot(build_model("resnet50_bot", height=SIZE[0], width=SIZE[1])), tmp_path / "w.pth")
+    with pytest.raises(ReidError, match=r"has the parts of reid-strong-baseline.*, not of torchreid"):
+        import_model(tmp_path / "w.pth", family="torchreid")
+    with pytest.raises(ReidError, match=r"Unknown family 'bott'\. Did you mean 'bot'"):
+        import_model(tmp_path / "w.pth", family="bott")
+
+
+def test_two_networks_in_one_file_are_an_error(tmp_path: Path) -> None:
+    state = build_model("resnet18", neck="none").backbone.state_dict()
+    both = {f"{name}.{k}": v for name in ("student", "teacher") for k, v in state.items()}
+    torch.save(both, tmp_path / "w.pth")
+    for read in (import_model, lambda path: build_model("resnet18", weights=path)):
+        with pytest.raises(ReidError, match=r"more than once, under 'student\.' and 'teacher\.'"):
+            read(tmp_path / "w.pth")
+
+
+def test_own_checkpoint_is_not_converted(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "own.pt", build_model("light10", height=64, width=32))
+    with pytest.raises(ReidError, match="is a checkpoint of this project already"):
+        import_model(tmp_path / "own.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_an_error(value: float, tmp_path: Path) -> None:
+    state = as_torchreid(random_model("osnet_x0_25", embedding_dim=512, neck="bn_relu"))
+    for name in ("conv3.0.conv1.conv.weight", "fc.1.weight"):
+        bad = state | {name: torch.full_like(state[name], value)}
+        torch.save(bad, tmp_path / "w.pth")
+        with pytest.raises(ReidError, match=r"w\.pth: 1 of \d+ tensors contain NaN or infinity, the first"):
+            import_model(tmp_path / "w.pth", size=SIZE)
+
+
 def test_imagenet_classifier_and_missing_neck_are_errors(tmp_path: Path) -> None:
     state = {k.removeprefix("backbone."): v for k, v in build_model("resnet18", neck="none").state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "imagenet.pth")
     with pytest.raises(ReidError, match="an ImageNet classifier, not an embedding model"):
         import_model(tmp_path / "imagenet.pth")
-    torch.save(state | {"classifier.weight": torch.zeros(7, 512)}, tmp_path / "w.pth")
+    head = {"classifier.weight": torch.zeros(7, 512), "classifier.bias": torch.zeros(7)}
+    torch.save(state | head, tmp_path / "w.pth")
     with pytest.raises(ReidError, match="has no BNNeck"):
         import_model(tmp_path / "w.pth", before_neck=True)
 
@@ -422,8 +489,8 @@ def test_convert_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "osnet_x0_25 of torchreid, 512 dimensions" in result.output
     assert "not recorded in the file: size 128×64" in " ".join(result.output.split())
-    features = Embedder(tmp_path / "model_here.pt", device="cpu")(test_images().numpy())
-    np.testing.assert_allclose(features, model_here.embed(test_images()).numpy(), atol=1e-5)
+    features = Embedder(tmp_path / "model_here.pt", device="cpu")(color_images().numpy())
+    np.testing.assert_allclose(features, model_here.embed(color_images()).numpy(), atol=1e-5)
     again = CliRunner().invoke(main, asked)
     assert again.exit_code
     assert "exists already" in again.output

@@ -75,7 +75,6 @@ def timm_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Back
         imagenet,
         tuple(published.get("mean", IMAGENET_MEAN)),
         tuple(published.get("std", IMAGENET_STD)),
-        renames=((r"^(?!(.*\.)?network\.)", "network."),),
     )
 
 
