@@ -186,10 +186,15 @@ def _print_files(report: CheckReport, limit: int) -> None:
     if report.skipped:
         console.print(f"Skipped: {len(report.skipped):,} files.")
         _print_list(report.skipped, limit)
-    if files.duplicates and files.duplicates.groups:
-        console.print(f"The same bytes: {files.duplicates.files:,} files in {files.duplicates.groups:,} groups.")
-        for first, second in files.duplicates.examples[:limit]:
-            console.print(f"  {first} = {second}")
+    same = files.duplicates
+    if same.examples:
+        console.print(f"The same bytes: {same.files:,} files in {same.groups:,} groups.")
+    for first, second in same.examples[:limit]:
+        console.print(f"  {first} = {second}")
+    if same.near_examples:
+        console.print(f"Test images nearly identical to a train image: {same.near_train_and_test:,}.")
+    for first, second in same.near_examples[:limit]:
+        console.print(f"  {first} ≈ {second}")
 
 
 def _print_list(items: Sequence[SkippedFile], limit: int) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,13 @@ from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from reid.data.layouts.market1501 import SYNTHETIC_MARKER, is_synthetic
 from reid.data.layouts.scanning import count, count_difference, without_distractors
+from reid.data.near_duplicates import LIMIT, closest_thumbnails, thumbnail
 
 BINS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Lower ends of the bins of crops per identity."""
+
+EXAMPLES = 10
+"""Pairs of duplicates that a report contains."""
 
 NO_MATCH = "no gallery image of that identity"
 SAME_CAMERA = "all gallery images of that identity are from the query's camera"
@@ -66,13 +70,25 @@ class DroppedQueries:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of files with the same bytes. `examples` are pairs of paths, the most harmful kind first."""
+    """Rows and files that contain the same image. Without decoding, only equal paths are found.
 
+    Attributes:
+        repeated_rows: rows whose path occurs before in the same split.
+        groups, files: groups of different files with the same bytes, and the files in them.
+        between_train_and_test, between_identities: images (by their bytes) in both, or with several identities.
+        near_train_and_test: test images that are an edited copy of a train image, with other bytes.
+        examples: pairs of paths with the same bytes, the most harmful kind first.
+        near_examples: pairs of a test and a train path, the most similar ones first.
+    """
+
+    repeated_rows: int
     groups: int
     files: int
     between_train_and_test: int
     between_identities: int
+    near_train_and_test: int
     examples: tuple[tuple[str, str], ...]
+    near_examples: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ class FileReport:
     width: tuple[int, float, int] | None
     height: tuple[int, float, int] | None
     unreadable: tuple[SkippedFile, ...]
-    duplicates: Duplicates | None
+    duplicates: Duplicates
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,7 @@ def check_benchmark(benchmark: Benchmark, *, decode: bool = True, workers: int =
     Args:
         benchmark: from `load_benchmark`.
         decode: decode every image and compare contents; otherwise only file headers are read, which misses damage
-            inside a file and finds no duplicates.
+            inside a file and finds duplicates only by their path.
         workers: threads that read; 0 for one per CPU core.
     """
     kept, dropped = _queries(benchmark)
@@ -249,15 +265,15 @@ def _queries(benchmark: Benchmark) -> tuple[int, tuple[DroppedQueries, ...]]:
     return len(query) - sum(drop.queries for drop in dropped), tuple(dropped)
 
 
-@dataclass(frozen=True)
-class _File:
-    """One opened file: why it cannot be read, or else its size; `digest` if it was read completely."""
+class _File(NamedTuple):
+    """One opened file: why it cannot be read, or else its size; digest and thumbnail if it was decoded."""
 
     problem: str = ""
     width: int = 0
     height: int = 0
     n_bytes: int = 0
     digest: bytes = b""
+    thumbnail: NDArray[np.uint8] | None = None
 
 
 def _open_file(path: str, decode: bool) -> _File:
@@ -265,9 +281,9 @@ def _open_file(path: str, decode: bool) -> _File:
         if not decode:
             height, width = images.probe(path)
             return _File("", width, height, os.path.getsize(path))
-        height, width, _ = images.decode(path).shape
-        data = Path(path).read_bytes()
-        return _File("", width, height, len(data), hashlib.blake2b(data, digest_size=16).digest())
+        image, data = images.decode(path), Path(path).read_bytes()
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        return _File("", image.shape[1], image.shape[0], len(data), digest, thumbnail(image))
     except images.UnreadableImage as error:
         return _File(error.reason)
     except OSError as error:
@@ -288,23 +304,48 @@ def _check_files(benchmark: Benchmark, decode: bool, workers: int) -> FileReport
         width=_spread([file.width for file in readable]) if readable else None,
         height=_spread([file.height for file in readable]) if readable else None,
         unreadable=tuple(SkippedFile(path, file.problem) for path, file in files.items() if file.problem),
-        duplicates=_duplicates(benchmark, files) if decode else None,
+        duplicates=_duplicates(benchmark, files),
     )
 
 
 def _duplicates(benchmark: Benchmark, files: dict[str, _File]) -> Duplicates:
-    """Find groups of files with the same bytes. A path that occurs in two splits is no duplicate of itself."""
-    groups: defaultdict[bytes, dict[str, tuple[bool, int]]] = defaultdict(dict)
+    """Find rows of the same image. A path that is in query and gallery is no duplicate of itself."""
+    groups: defaultdict[str | bytes, set[tuple[str, bool, int]]] = defaultdict(set)
+    repeated = 0
     for name in SPLITS:
         crops: Crops = getattr(benchmark, name)
+        repeated += len(crops) - len(set(crops.paths))
         for path, pid in zip(crops.paths, crops.pids.tolist(), strict=True):
-            if not files[path].problem:
-                groups[files[path].digest][path] = (name == "train", pid)
-    several = [group for group in groups.values() if len(group) > 1]
-    leaks = [group for group in several if len({train for train, _ in group.values()}) > 1]
-    mixed = [group for group in several if len({pid for _, pid in group.values()}) > 1]
-    examples = dict.fromkeys((first, second) for first, second, *_ in map(tuple, [*leaks, *mixed, *several]))
-    return Duplicates(len(several), sum(map(len, several)), len(leaks), len(mixed), tuple(list(examples)[:10]))
+            groups[files[path].digest or path].add((path, name == "train", pid))
+    paths = {key: sorted({path for path, _, _ in group}) for key, group in groups.items()}
+    several = [key for key in groups if len(paths[key]) > 1]
+    leaks = [key for key, group in groups.items() if len({train for _, train, _ in group}) > 1]
+    mixed = [key for key, group in groups.items() if len({pid for _, _, pid in group}) > 1]
+    examples = dict.fromkeys((paths[key][0], paths[key][-1]) for key in [*leaks, *mixed, *several])
+    near = _near_duplicates(benchmark, files)
+    return Duplicates(
+        repeated_rows=repeated,
+        groups=len(several),
+        files=sum(len(paths[key]) for key in several),
+        between_train_and_test=len(leaks),
+        between_identities=len(mixed),
+        near_train_and_test=len(near),
+        examples=tuple(list(examples)[:EXAMPLES]),
+        near_examples=tuple(near[:EXAMPLES]),
+    )
+
+
+def _near_duplicates(benchmark: Benchmark, files: dict[str, _File]) -> list[tuple[str, str]]:
+    """Return test and train path of each test image that is an edited copy of a train image."""
+    train = {path for path in benchmark.train.paths if files[path].digest}
+    in_train = {files[path].digest for path in train}
+    test = {*benchmark.query.paths, *benchmark.gallery.paths}
+    names = [sorted(path for path in test if files[path].digest and files[path].digest not in in_train), sorted(train)]
+    if not names[0] or not names[1]:
+        return []
+    row, difference = closest_thumbnails(*(np.array([files[path].thumbnail for path in paths]) for paths in names))
+    order = np.argsort(difference, kind="stable")
+    return [(names[0][i], names[1][row[i]]) for i in order[: int((difference <= LIMIT).sum())]]
 
 
 def _judge_files(benchmark: Benchmark, files: FileReport, found: list[Finding], notes: list[str]) -> None:
@@ -320,13 +361,19 @@ def _judge_files(benchmark: Benchmark, files: FileReport, found: list[Finding], 
             found.append(Finding(problem, fix))
     if is_synthetic(benchmark.root):
         notes.append(f"The data set is synthetic ({SYNTHETIC_MARKER}), so its counts are not compared.")
-    same = files.duplicates or Duplicates(0, 0, 0, 0, ())
+    same = files.duplicates
     unreadable_fix = "Replace or remove them; training stops at them unless data.unreadable=skip."
     problems = [
         (len(files.unreadable), f"of {files.examined:,} images cannot be read", unreadable_fix),
         (len(benchmark.skipped), "files were skipped", "Rename the images among them to the form of the layout."),
+        (same.repeated_rows, "rows are repeated: the same image, twice in one split", "Remove the repeated rows."),
         (same.between_train_and_test, "images are in both train and test (identical bytes)", "Remove them from train."),
         (same.between_identities, "images belong to several identities (identical bytes)", "Give each one identity."),
+        (
+            same.near_train_and_test,
+            "test images are nearly identical to a train image",
+            "Remove them from train: the scores would be too good.",
+        ),
     ]
     found += [Finding(f"{number:,} {problem}.", fix) for number, problem, fix in problems if number]
 

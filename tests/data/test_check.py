@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reid.core.arrays import UNKNOWN
 from reid.data.check import NO_MATCH, SAME_CAMERA, CheckReport, check_benchmark
@@ -15,7 +16,7 @@ from reid.data.crops import Benchmark, Crops
 from reid.data.layouts import load_benchmark
 from reid.data.layouts.dukemtmc import WITHDRAWN
 from tests.data.test_images import png_header
-from tests.data.trees import DUKE, market, write_image, write_images
+from tests.data.trees import DUKE, SPLIT, market, table, write_image, write_images
 
 Damage = Callable[[bytes], bytes] | None
 
@@ -120,7 +121,6 @@ def test_skipped_files_are_a_finding(root: Path) -> None:
 def test_identical_files_in_train_and_test_are_a_finding(root: Path) -> None:
     shutil.copy(root / "query" / "0001_c1s1_001051_00.jpg", root / "bounding_box_train" / "0002_c1s1_000451_03.jpg")
     report = look(root)
-    assert report.files.duplicates is not None
     duplicates = report.files.duplicates
     assert (duplicates.groups, duplicates.files, duplicates.between_train_and_test, duplicates.between_identities) == (
         (1, 2, 1, 1)
@@ -129,7 +129,7 @@ def test_identical_files_in_train_and_test_are_a_finding(root: Path) -> None:
     assert "1 images are in both train and test" in findings_text(report)
     assert "1 images belong to several identities" in findings_text(report)
     quick = look(root, decode=False)
-    assert quick.files.duplicates is None
+    assert quick.files.duplicates.groups == 0
     assert quick.findings == ()
 
 
@@ -138,9 +138,70 @@ def test_identical_files_of_one_identity_in_one_split_are_counted_only(root: Pat
         root / "bounding_box_train" / "0002_c1s1_000451_03.jpg", root / "bounding_box_train" / "0002_c1s1_000452_03.jpg"
     )
     report = look(root)
-    assert report.files.duplicates is not None
     assert report.files.duplicates.groups == 1
     assert report.findings == ()
+
+
+def test_repeated_rows_are_a_finding(tmp_path: Path) -> None:
+    text = SPLIT + "".join(line + "\n" for line in SPLIT.splitlines()[1:])
+    benchmark = load_benchmark("table", table(tmp_path, text))
+    for decode in (True, False):
+        report = check_benchmark(benchmark, decode=decode)
+        assert report.files.duplicates.repeated_rows == 4
+        assert "4 rows are repeated: the same image, twice in one split" in findings_text(report)
+        assert report.files.duplicates.groups == 0
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_one_path_with_two_identities_or_in_train_and_test_is_a_finding(tmp_path: Path, decode: bool) -> None:
+    crops = crops_on_disk(tmp_path, [1, 1, 2, 2], [1, 2, 1, 2])
+    other = Crops.from_columns([crops.paths[0]], [3], [3])
+    report = check_benchmark(
+        Benchmark("x", str(tmp_path), crops.take([0, 1]), crops.take([2]), merge_rows(crops.take([3]), other)),
+        decode=decode,
+    )
+    assert report.files.duplicates.between_identities == 1
+    assert report.files.duplicates.between_train_and_test == 1
+    assert "1 images belong to several identities" in findings_text(report)
+
+
+def merge_rows(first: Crops, second: Crops) -> Crops:
+    columns = [np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("paths", "pids", "camids")]
+    return Crops.from_columns(columns[0].tolist(), *columns[1:])
+
+
+def photo(seed: int) -> Image.Image:
+    """A smooth picture of 128 × 64 pixels, different for each seed."""
+    small = np.random.default_rng(seed).integers(0, 256, (8, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((64, 128), Image.Resampling.BICUBIC)
+
+
+def test_edited_copies_of_train_images_in_test_are_a_finding(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for split, pids in (("train", range(20)), ("query", range(20, 30)), ("gallery", range(20, 30))):
+        for pid in pids:
+            (root / split / str(pid)).mkdir(parents=True)
+            photo(pid if split == "gallery" else pid + 100).save(root / split / str(pid) / f"cam{len(split)}.jpg")
+    for pid in range(2):
+        photo(300 + pid).save(root / "train" / str(pid) / "cam9.jpg")
+    assert check_benchmark(load_benchmark("folders", root)).files.duplicates.near_train_and_test == 0
+    encoded = root / "query" / "20" / "cam8.jpg"
+    photo(300).save(encoded, quality=40)
+    resized = root / "gallery" / "20" / "cam8.png"
+    photo(301).resize((48, 96)).point(lambda value: min(255, value + 10)).save(resized)
+    report = check_benchmark(load_benchmark("folders", root))
+    assert report.files.duplicates.near_train_and_test == 2
+    assert dict(report.files.duplicates.near_examples) == {
+        str(encoded): str(root / "train" / "0" / "cam9.jpg"),
+        str(resized): str(root / "train" / "1" / "cam9.jpg"),
+    }
+    assert "2 test images are nearly identical to a train image" in findings_text(report)
+
+
+def test_plain_images_are_no_copies_of_each_other(root: Path) -> None:
+    for number, name in enumerate(("query/0001_c1s1_001051_00.jpg", "bounding_box_train/0002_c1s1_000451_03.jpg")):
+        Image.new("RGB", (64, 128), (number, 0, 0)).save(root / name)
+    assert look(root).files.duplicates.near_train_and_test == 0
 
 
 def test_identities_in_both_train_and_test_are_a_finding(root: Path) -> None:
@@ -220,7 +281,6 @@ def test_a_query_in_the_gallery_is_a_finding(tmp_path: Path) -> None:
     report = check_benchmark(benchmark)
     assert "1 queries are also in the gallery" in findings_text(report)
     assert report.files.examined == 3
-    assert report.files.duplicates is not None
     assert report.files.duplicates.groups == 0, "one file in two parts is no duplicate of itself"
 
 
