@@ -22,8 +22,8 @@ SIZES = {"market": (3_368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3_060, 15
 Arrays = tuple[Any, Any, Any, Any, Any, Any]
 
 
-def made(size: str, dimension: int, seed: int = 0) -> Arrays:
-    """The six arguments of `evaluate`: people around centres, some crops near theirs and some far."""
+def made(size: str, dimension: int, clustered: bool = True, seed: int = 0) -> Arrays:
+    """The six arguments of `evaluate`: people around centres, some crops near theirs and some far; or random points."""
     n_query, n_gallery, n_ids, n_cameras = SIZES[size]
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((n_ids, dimension), dtype=np.float32)
@@ -33,7 +33,7 @@ def made(size: str, dimension: int, seed: int = 0) -> Arrays:
         pids = rng.integers(0, n_ids, n)
         rows = rng.standard_normal((n, dimension), dtype=np.float32)
         rows *= 3 * (dimension / 2048) ** 0.25 * rng.lognormal(0, 0.35, (n, 1)).astype(np.float32)
-        for start in range(0, n, 4096):
+        for start in range(0, n if clustered else 0, 4096):
             rows[start : start + 4096] += centres[pids[start : start + 4096]]
         features.append(rows)
         columns.append(pids)
@@ -66,10 +66,16 @@ def evaluate_by_sorting(
 @click.command()
 @click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
 @click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
+@click.option(
+    "--features", default="clustered", show_default=True, type=click.Choice(["clustered", "random"]),
+    help="random: the last match of a query is far down its list, the slow case of ranking.",
+)  # fmt: skip
+@click.option("--processor-time", is_flag=True, help="Measure CPU time, which other processes disturb less.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1), help="Runs; the median counts.")
-def main(size: str, dimension: int, runs: int) -> None:
+def main(size: str, dimension: int, features: str, runs: int, processor_time: bool) -> None:
     """Time ranking on synthetic features."""
-    arrays = made(size, dimension)
+    clustered = features == "clustered"
+    arrays = made(size, dimension, clustered)
     query, gallery = prepare_features(arrays[0], arrays[1], "cosine")
     rows = rows_per_block(len(gallery), MEMORY_LIMIT)
     out = torch.empty(rows, len(gallery))
@@ -78,6 +84,16 @@ def main(size: str, dimension: int, runs: int) -> None:
         for start in range(0, len(query), rows):
             part = query[start : start + rows]
             torch.mm(part, gallery.T, out=out[: len(part)])
+
+    def plain_squares() -> None:
+        for start in range(0, len(query), rows):
+            part = query[start : start + rows]
+            block = torch.addmm(gallery.square().sum(dim=1), part, gallery.T, alpha=-2, out=out[: len(part)])
+            block.add_(part.square().sum(dim=1, keepdim=True))
+
+    def exact_squares() -> None:
+        for _ in distance_blocks(query, gallery, "euclidean", MEMORY_LIMIT):
+            pass
 
     # Sorting holds whole rows of indices: some hundred queries at a time, and their time scaled up.
     sample = min(len(query), 1024)
@@ -89,20 +105,24 @@ def main(size: str, dimension: int, runs: int) -> None:
 
     steps: dict[str, Callable[[], object]] = {
         "product": product,
+        "plain squares": plain_squares,
+        "exact squares": exact_squares,
         "evaluate": lambda: evaluate(*arrays),
         "ranking": ranking,
         "sorting": lambda: evaluate_by_sorting(distances, *labels, "quicksort"),
         "stable sorting": lambda: evaluate_by_sorting(distances, *labels, "stable"),
     }
+    clock = time.process_time if processor_time else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(runs):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     n_query, n_gallery = len(query), len(gallery)
     console.print(
-        f"{n_query:,} × {n_gallery:,}, {dimension}-d, {torch.get_num_threads()} threads, median of {runs} runs"
+        f"{n_query:,} × {n_gallery:,}, {dimension}-d, {features}, {torch.get_num_threads()} threads, "
+        f"median of {runs} runs"
     )
     result = evaluate(*arrays)
     console.print(f"  mAP {100 * result.mAP:.2f}, mINP {100 * result.mINP:.2f}, rank-1 {100 * result.rank(1):.2f}")
@@ -111,20 +131,23 @@ def main(size: str, dimension: int, runs: int) -> None:
     console.print(
         f"    of the product             {at_median(times['evaluate'], times['product']):8.2f} ×", highlight=False
     )
+    ratio = at_median(times["exact squares"], times["plain squares"])
+    console.print(f"  Euclidean distances          {at_median(times['exact squares']):8.3f} s")
+    console.print(f"    of the float32 formula     {ratio:8.2f} ×", highlight=False)
     scale = n_query / sample
-    console.print(f"  ranking given distances      {scale * at_median(times['ranking']):8.3f} s")
+    console.print(f"  evaluate_distances           {scale * at_median(times['ranking']):8.3f} s")
     for kind, words in (
         ("sorting", "sorting every row           "),
         ("stable sorting", "the same, ties in their order"),
     ):
         console.print(f"  {words} {scale * at_median(times[kind]):8.3f} s")
         console.print(f"    ranking is faster by       {at_median(times[kind], times['ranking']):8.1f} ×")
-    peak = peak_above_inputs(_evaluate_made, size, dimension)
+    peak = peak_above_inputs(_evaluate_made, size, dimension, clustered)
     console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB")
 
 
-def _evaluate_made(size: str, dimension: int) -> Callable[[], object]:
-    arrays = made(size, dimension)
+def _evaluate_made(size: str, dimension: int, clustered: bool) -> Callable[[], object]:
+    arrays = made(size, dimension, clustered)
     return lambda: evaluate(*arrays)
 
 

@@ -22,6 +22,19 @@ MEMORY_LIMIT = 128 * 2**20
 """Default size of a block of distances, in bytes."""
 
 
+_NEAR = 1 / 16
+"""Squared distance, relative to the squared lengths, below which a product in float32 is too inexact."""
+
+_FEW = 1 / 64
+"""Fraction of near pairs up to which computing them one by one is faster than float64 for all."""
+
+_SAME = 1e-13
+"""Squared distance, relative to the squared lengths, below which two items are equal for a product in float64."""
+
+_FAR = 4.0
+"""Squared distance of the mean from the origin, in units of the variance, from which features are moved."""
+
+
 @runtime_checkable
 class EmbeddingTable(Protocol):
     """Features `[N, D]` with the identities and cameras `[N]` of their rows, if known, such as `reid.Embeddings`."""
@@ -126,23 +139,84 @@ def rows_per_block(columns: int, memory_limit: int) -> int:
     return max(1, int(memory_limit) // (4 * max(1, columns)))
 
 
+def squared_lengths(features: Tensor) -> Tensor:
+    """Return squared lengths `[N]` without a copy of the features."""
+    return torch.cat([part.square().sum(dim=1) for part in features.split(4096)])
+
+
+def item_at_the_centre(features: Tensor) -> Tensor:
+    """Return the item `[D]` nearest the mean. Subtract it, not the mean: integers and equal distances stay so."""
+    return features[(squared_lengths(features) - 2 * features @ features.mean(dim=0)).argmin()]
+
+
+def centred(features: Tensor) -> Tensor:
+    """Subtract the item at the centre, in place. Distances stay the same and lose less precision in float32."""
+    return features.sub_(item_at_the_centre(features).clone())
+
+
+def pair_distances(
+    features: Tensor, first: NDArray[np.integer], second: NDArray[np.integer], others: Tensor | None = None
+) -> NDArray[np.float32]:
+    """Return squared distances `[P]` of the pairs (first[p], second[p]) from the differences of their features.
+
+    `second` indexes `others`, or the features themselves without others.
+    """
+    out = np.empty(len(first), dtype=np.float32)
+    gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: fits in a cache; enough for a GPU
+    step = max(1, gathered // (4 * features.shape[1]))
+    with one_thread():
+        for start in range(0, len(first), step):
+            part = slice(start, start + step)
+            i, j = (torch.from_numpy(np.ascontiguousarray(side[part])).to(features.device) for side in (first, second))
+            difference = features.index_select(0, i)
+            difference -= (features if others is None else others).index_select(0, j)
+            out[part] = difference.square_().sum(dim=1).cpu().numpy()
+    return out
+
+
 def distance_blocks(
     query: Tensor, gallery: Tensor, metric: str, memory_limit: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield `(first row, distances [b, G])` over all query rows in order, for features from `prepare_features`.
 
-    Cosine: `1 − q·g`. Euclidean: the *squared* distance `|q|² + |g|² − 2 q·g`, which rounding may make slightly
-    negative. The product is computed on the features' device; blocks are on the CPU. The caller may change a block in
-    place; it is overwritten when the next one is requested.
+    Cosine: `1 − q·g`. Euclidean: the *squared* distance, accurate to about 4e-6 of its value. The product is computed
+    on the features' device; blocks are on the CPU. The caller may change a block in place; it is overwritten when the
+    next one is requested.
     """
     rows = rows_per_block(len(gallery), memory_limit)
-    gallery_squares = gallery.square().sum(dim=1) if metric == "euclidean" else None
-    base = torch.ones(1, device=query.device) if gallery_squares is None else gallery_squares
+    squares = None
+    if metric == "euclidean":
+        squares, offset = squared_lengths(gallery), gallery.mean(dim=0).square().sum()
+        if offset > _FAR * (squares.mean() - offset):
+            centre = item_at_the_centre(gallery)
+            query, gallery = query - centre, gallery - centre
+            squares = squared_lengths(gallery)
+    base = torch.ones(1, device=query.device) if squares is None else squares
     buffer = torch.empty(min(rows, len(query)), len(gallery), device=query.device)
     for start in range(0, len(query), rows):
         part = query[start : start + rows]
-        alpha = -1 if gallery_squares is None else -2
-        block = torch.addmm(base, part, gallery.T, alpha=alpha, out=buffer[: len(part)])
-        if gallery_squares is not None:
-            block.add_(part.square().sum(dim=1, keepdim=True))
+        block = torch.addmm(base, part, gallery.T, alpha=-1 if squares is None else -2, out=buffer[: len(part)])
+        if squares is not None:
+            measure_near_pairs(block.add_(squared_lengths(part)[:, None]), part, gallery)
         yield start, block.cpu().numpy()
+
+
+def measure_near_pairs(squared: Tensor, query: Tensor, gallery: Tensor) -> None:
+    """Replace the squared distances `[b, G]` of near pairs, whose digits a product in float32 has lost, in place.
+
+    They are computed from the differences of the features if they are few, else in float64.
+    """
+    limit = 3 * _NEAR * squared_lengths(query)  # |q − g|² ≤ _NEAR · (|q|² + |g|²) is below it
+    rows = (squared.amin(dim=1) <= limit).nonzero().flatten()
+    for some in rows.split(64):
+        near = squared[some] <= limit[some, None]
+        if near.sum() <= _FEW * near.numel() or squared.device.type == "mps":  # MPS has no float64
+            row, column = (part.cpu().numpy() for part in near.nonzero(as_tuple=True))
+            measured = torch.from_numpy(pair_distances(query[some], row, column, gallery))
+            squared[some[row], column] = measured.to(squared.device)
+            continue
+        for columns in torch.arange(len(gallery), device=squared.device).split(4096):
+            a, b = query[some].double(), gallery[columns].double()
+            norms = squared_lengths(a)[:, None] + squared_lengths(b)
+            exact = torch.addmm(norms, a, b.T, alpha=-2)
+            squared[some[:, None], columns] = exact.masked_fill_(exact <= _SAME * norms, 0).float()

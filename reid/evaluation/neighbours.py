@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid.core.arrays import UNKNOWN, different_cameras
-from reid.evaluation.features import distance_blocks, one_thread, rows_per_block
+from reid.evaluation.features import distance_blocks, pair_distances, rows_per_block, squared_lengths
 
 ROUNDING = 1e-5
 """Error bound of a squared distance from a float32 product, relative to the squared lengths of the two items."""
@@ -40,35 +40,6 @@ class Neighbours:
 
     nearest: NDArray[np.int64]
     largest: NDArray[np.float32]
-
-
-def centred(features: Tensor) -> Tensor:
-    """Subtract the item nearest the mean, in place. Distances stay the same and lose less precision in float32.
-
-    An item is subtracted, not the mean, so that integers stay integers and equal distances stay equal.
-    """
-    nearest = (_squares(features) - 2 * features @ features.mean(dim=0)).argmin()
-    return features.sub_(features[nearest].clone())
-
-
-def _squares(features: Tensor) -> Tensor:
-    """Return squared lengths `[N]` without a copy of the features."""
-    return torch.cat([part.square().sum(dim=1) for part in features.split(4096)])
-
-
-def pair_distances(features: Tensor, first: NDArray[np.integer], second: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Return squared distances `[P]` of the pairs (first[p], second[p]) from the differences of their features."""
-    out = np.empty(len(first), dtype=np.float32)
-    gathered = 2**20 if features.device.type == "cpu" else 2**26  # bytes: fits in a cache; enough for a GPU
-    step = max(1, gathered // (4 * features.shape[1]))
-    with one_thread():
-        for start in range(0, len(first), step):
-            part = slice(start, start + step)
-            i, j = (torch.from_numpy(np.ascontiguousarray(side[part])).to(features.device) for side in (first, second))
-            difference = features.index_select(0, i)
-            difference -= features.index_select(0, j)
-            out[part] = difference.square_().sum(dim=1).cpu().numpy()
-    return out
 
 
 def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[np.float32] | None = None) -> Neighbours:
@@ -193,7 +164,7 @@ def _search(
             themselves and all later items. The block is overwritten afterwards.
     """
     n = len(features)
-    squares = _squares(features)[:, None]
+    squares = squared_lengths(features)[:, None]
     ones = torch.ones_like(squares)
     # With two more columns the product itself is |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
@@ -241,7 +212,7 @@ class _Lists:
     def __init__(self, features: Tensor, k: int) -> None:
         self.features = features
         self.k = k
-        self.squares = _squares(features)
+        self.squares = squared_lengths(features)
         self.least = features.new_full((len(features), k), torch.inf)
         self.candidates: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
         self.n_candidates = 0

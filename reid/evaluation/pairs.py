@@ -12,7 +12,16 @@ from torch import Tensor
 
 from reid.core.arrays import UNKNOWN, integer_column
 from reid.core.errors import DataError
-from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, prepare_one, unpack_tables
+from reid.evaluation.features import (
+    MEMORY_LIMIT,
+    EmbeddingTable,
+    Features,
+    Metric,
+    measure_near_pairs,
+    prepare_one,
+    squared_lengths,
+    unpack_tables,
+)
 from reid.evaluation.protocol import JUNK, Integers, concatenated_ranges
 
 BINS = 2**16
@@ -275,8 +284,9 @@ class LabelledPairs:
             base = torch.full((1,), scale, device=query.device)
             scaled = torch.addmm(base, query, gallery.T, alpha=-scale)
         else:
-            squares = torch.addmm(gallery.square().sum(dim=1), query, gallery.T, alpha=-2)
-            scaled = squares.add_(query.square().sum(dim=1, keepdim=True)).clamp_(min=0).sqrt_().mul_(scale)
+            scaled = torch.addmm(squared_lengths(gallery), query, gallery.T, alpha=-2)
+            measure_near_pairs(scaled.add_(squared_lengths(query)[:, None]), query, gallery)
+            scaled.sqrt_().mul_(scale)
         return scaled.clamp_(0, BINS - 1).long()
 
     def _positions(self, row_slice: slice, columns: slice, *, triangle: bool) -> tuple[Integers, Integers]:

@@ -23,7 +23,10 @@ _AP_DEFINITIONS = {
 }
 
 _ROWS = 64
-"""Rows that are ranked together: enough to keep NumPy busy, few enough for the processor's cache."""
+"""Rows that are ranked together, few enough for the processor's cache."""
+
+_SORTED_PER_ITEM = 256
+"""Number of distances that can be sorted in the time of counting a row for one item."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,30 +317,31 @@ def _given_blocks(blocks: Iterable[tuple[int, Any]], protocol: Protocol) -> Iter
 
 
 def _ranks(distances: NDArray[Any], wanted: Pairs) -> Integers:
-    """Return the ranks (from 1) of the items `wanted` in their rows of distances `[b, G]`; ties in gallery order.
-
-    Rows are not sorted whole. Only the distances up to a row's farthest wanted item are selected and sorted, and each
-    wanted item is located among them.
-    """
-    ranks = np.empty(len(wanted.item), dtype=np.int64)
+    """Return the ranks (from 1) of the items `wanted` in their rows of distances `[b, G]`; ties in gallery order."""
     values = distances[wanted.query, wanted.item]
-    rows = np.flatnonzero(wanted.counts)
-    farthest = np.full((len(distances), 1), -np.inf, dtype=distances.dtype)
-    farthest[rows, 0] = np.maximum.reduceat(values, wanted.first[rows])
-    selected = np.flatnonzero(distances <= farthest)
-    near = distances.reshape(-1)[selected]
-    ends = np.searchsorted(selected, (rows + 1) * distances.shape[1])
-    start, unique = 0, np.ones(len(ranks), dtype=bool)
-    for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
-        candidates, part = near[start:end], slice(wanted.first[row], wanted.first[row + 1])
-        candidates.sort()
-        before = candidates.searchsorted(values[part])
-        unique[part] = candidates.searchsorted(values[part], "right") == before + 1
-        ranks[part] = before
-        start = end
-    for i in np.flatnonzero(~unique):
-        ranks[i] += np.count_nonzero(distances[wanted.query[i], : wanted.item[i]] == values[i])
+    ranks = np.empty(len(values), dtype=np.int64)
+    for row in np.flatnonzero(wanted.counts).tolist():
+        part = slice(wanted.first[row], wanted.first[row + 1])
+        ranks[part] = _number_before(distances[row], values[part], wanted.item[part])
     return ranks + 1
+
+
+def _number_before(row: NDArray[Any], values: NDArray[Any], items: Integers) -> Integers:
+    """Return how many items of a row `[G]` rank before each of `items [n]`, whose distances are `values [n]`.
+
+    The row is not sorted whole: only the distances up to the largest of `values` are. If that is most of the row, and
+    `items` are few, counting the smaller distances of each is faster.
+    """
+    near = row <= values.max()
+    if np.count_nonzero(near) > _SORTED_PER_ITEM * len(values):
+        before = np.array([np.count_nonzero(row < value) for value in values])
+        up_to = np.array([np.count_nonzero(row <= value) for value in values])
+    else:
+        candidates = np.sort(row[near])
+        before, up_to = candidates.searchsorted(values), candidates.searchsorted(values, "right")
+    for i in np.flatnonzero(up_to > before + 1):
+        before[i] += np.count_nonzero(row[: items[i]] == values[i])
+    return before
 
 
 class _MatchRanks:

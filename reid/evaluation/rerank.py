@@ -19,12 +19,14 @@ from reid.evaluation.features import (
     EmbeddingTable,
     Features,
     Metric,
+    centred,
     distance_blocks,
+    pair_distances,
     prepare_features,
     prepare_one,
     unpack_tables,
 )
-from reid.evaluation.neighbours import Neighbours, centred, nearest_items, nearest_items_by_camera, pair_distances
+from reid.evaluation.neighbours import Neighbours, nearest_items, nearest_items_by_camera
 from reid.evaluation.protocol import concatenated_ranges
 
 _ROWS = 128

@@ -12,8 +12,8 @@ from torch import Tensor
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.features import MEMORY_LIMIT, one_thread
-from reid.evaluation.neighbours import Neighbours, centred, nearest_items, workers
+from reid.evaluation.features import MEMORY_LIMIT, centred, one_thread
+from reid.evaluation.neighbours import Neighbours, nearest_items, workers
 from reid.evaluation.rerank import Reranking, rerank_within
 from reid.mtmc.pooling import Features, Mask, normalise_rows
 

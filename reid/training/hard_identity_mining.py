@@ -12,7 +12,8 @@ from reid.core.distributed import DistributedContext
 from reid.core.errors import ConfigError, DataError, check_choice
 from reid.data.pixels import Pixels
 from reid.data.samplers import check_positive
-from reid.evaluation.neighbours import centred, nearest_items
+from reid.evaluation.features import centred
+from reid.evaluation.neighbours import nearest_items
 from reid.models import ReIDModel
 from reid.training.validation import embed_pixels
 

@@ -19,6 +19,7 @@ from reid.evaluation import (
     single_shot_cmc,
     top_matches,
 )
+from reid.evaluation import features as features_module
 from reid.evaluation.features import distance_blocks, prepare_features
 from tests.evaluation.cases import DIFFICULT, changed, made, squared_distances
 from tests.oracles import average_precision_loop, camera_pair_loop, cmc_loop, match_ranks_loop
@@ -98,6 +99,43 @@ def test_equals_the_loop(case, cross_camera, ap):
     settings = {"cross_camera": cross_camera, "ap": ap, "max_rank": 12}
     agrees(evaluate(*case, metric="euclidean", **settings), ranks, ap)
     agrees(evaluate_distances(distances, *case[2:], **settings), ranks, ap)
+
+
+@pytest.mark.parametrize("offset", [0, 30, 1000])
+def test_euclidean_distances_far_from_the_origin_rank_as_in_float64(offset):
+    rng = np.random.default_rng(0)
+    pids, cameras = np.repeat(np.arange(40), 5), np.arange(200) % 5
+    features = (rng.normal(size=(40, 64))[pids] + 0.9 * rng.normal(size=(200, 64)) + offset).astype(np.float32)
+    labels = (pids, pids, cameras, cameras)
+    exact = evaluate_distances(squared_distances(features, features), *labels)
+    assert evaluate(features, features, *labels, metric="euclidean").mAP == exact.mAP
+    nearest, distances = top_matches(features, features, *labels, k=1, metric="euclidean", cross_camera=False)
+    assert (distances == 0).all()
+    np.testing.assert_array_equal(nearest[:, 0], np.arange(200))
+
+
+@pytest.mark.parametrize(
+    "few", [pytest.param(0, id="all in float64"), pytest.param(1, id="each pair from its difference")]
+)
+def test_near_pairs_far_from_the_origin_are_exact(few, monkeypatch):
+    """Two crowds far apart: no single centre is near both."""
+    monkeypatch.setattr(features_module, "_FEW", few)
+    rng = np.random.default_rng(1)
+    crowds = (0.01 * rng.normal(size=(80, 16)) + np.where(np.arange(80) % 2, 500, -500)[:, None]).astype(np.float32)
+    query, gallery = prepare_features(crowds[:30], crowds, "euclidean")
+    ((_, block),) = distance_blocks(query, gallery, "euclidean", 2**20)
+    np.testing.assert_allclose(block, squared_distances(crowds[:30], crowds), rtol=1e-5)
+
+
+@BOTH_RULES
+@EVERY_CASE
+def test_counting_smaller_distances_equals_sorting_them(case, cross_camera, monkeypatch):
+    settings = {"metric": "euclidean", "cross_camera": cross_camera}
+    by_sorting = evaluate(*case, **settings)
+    monkeypatch.setattr(ranking, "_SORTED_PER_ITEM", 0)
+    by_counting = evaluate(*case, **settings)
+    np.testing.assert_array_equal(by_counting.ap, by_sorting.ap)
+    np.testing.assert_array_equal(by_counting.first_match, by_sorting.first_match)
 
 
 @BOTH_RULES

@@ -14,7 +14,8 @@ from reid.evaluation import (
     rerank_blocks,
     rerank_within,
 )
-from reid.evaluation.neighbours import centred, nearest_items
+from reid.evaluation.features import centred
+from reid.evaluation.neighbours import nearest_items
 from tests.oracles import rerank_camera_aware_dense, rerank_dense, rerank_within_dense
 
 
