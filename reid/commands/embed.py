@@ -15,7 +15,7 @@ SHOWN = 20
 """Skipped files that are printed; the file's metadata lists all."""
 
 GROUPS = {
-    "Input": ["images", "data", "split", "videos", "tracks", "first_frame", "skip_unreadable"],
+    "Input": ["images", "data", "split", "videos", "tracks", "first_frame", "skip_untracked", "skip_unreadable"],
     "Model": ["weights", "flip", "runtime", "trust"],
     "Computation": ["device", "batch_size", "threads"],
 }

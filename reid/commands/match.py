@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Input": ["tracks", "format", "embeddings", "videos", "model", "cameras", "calibration", "constraints", "truth"],
-    "Tracks": ["split", "stitch", "per_track"],
+    "Tracks": ["skip_untracked", "split", "stitch", "per_track"],
+    "Frame numbers": ["first_frame", "embeddings_first_frame", "truth_first_frame"],
     "Mode": ["online"],
     "Report": ["pixelate_heads"],
     "Computation": ["device", "batch_size", "trust"],

@@ -22,7 +22,11 @@ COUNTS = ("FP", "FN", "IDSW", "Frag", "MT", "PT", "ML")
 @click.argument("truth", type=PATH)
 @click.argument("predicted", type=PATH)
 @settings_options(
-    ScoreSettings, {"Scoring": ["iou", "duplicates"], "Track files": ["truth_format", "predicted_format"]}
+    ScoreSettings,
+    {
+        "Scoring": ["iou", "duplicates", "skip_untracked"],
+        "Track files": ["truth_format", "predicted_format", "truth_first_frame", "predicted_first_frame"],
+    },
 )
 @out_option("JSON file for the numbers.  [default: scores.json in the folder of PREDICTED]")
 def cli(truth: Path, predicted: Path, out: Path | None, **options: Any) -> None:
@@ -58,6 +62,8 @@ def print_scores(scores: TrackScores) -> None:
         first.append((name, f"{row.truth_boxes:,}", f"{row.truth_ids:,}", *fractions))
         counts = [f"{getattr(row, key):,}" for key in COUNTS]
         second.append((name, f"{100 * row.MOTA:.1f}", f"{100 * row.MOTP:.1f}", *counts))
+    for cause in scores.causes:
+        warn(cause.describe())
     title = "Identities, % (boxes and people are counts of the truth)"
     console.print(make_table(("cameras", "boxes", "people", *FRACTIONS), first, title=title))
     if len(scores.per_camera) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,6 +146,18 @@ class Tracks:
         columns = np.stack([self.camera, self.frame, self.track])
         return np.concatenate([np.zeros(min(1, len(self)), bool), (columns[:, 1:] == columns[:, :-1]).all(axis=0)])
 
+    def has_box(self, camera: Integers, track: Integers, frame: Integers) -> NDArray[np.bool_]:
+        """`[M]`: whether there is a box of this camera, id and frame, for each of M rows.
+
+        Example:
+            >>> tracks = Tracks.from_columns(["door"], [0], [7], [3], [[5, 5, 20, 60]])
+            >>> tracks.has_box(np.array([0, 0]), np.array([7, 7]), np.array([3, 4])).tolist()
+            [True, False]
+        """
+        pairs = np.concatenate([[self.camera, self.track], [camera, track]], axis=1)
+        code = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1) * 2**32
+        return np.isin(code[len(self) :] + frame, code[: len(self)] + self.frame)
+
     def take(self, index: ArrayLike) -> Tracks:
         """Return the rows of an index array or boolean mask, sorted; all cameras remain."""
         rows = as_rows(index)
@@ -183,6 +195,33 @@ def valid_boxes(boxes: Floats, confidence: Floats) -> NDArray[np.bool_]:
     """`[N]`: whether box and confidence are within ± `MAX_PIXELS`, and width and height at least `MIN_SIDE`."""
     within = np.abs(np.column_stack([boxes, confidence])) <= MAX_PIXELS  # NaN is not
     return np.asarray(within.all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1))
+
+
+def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: str) -> None:
+    """Raise an error if two sources seem to number their frames differently.
+
+    Args:
+        source: what is compared with the boxes, for the message.
+        rows: what is counted, in the plural.
+        found: number of rows that fit if the offset 0, −1 or 1 is added to their frame numbers.
+        fix: how to state the right number; `{offset}` is replaced by the best offset.
+
+    Raises:
+        DataError: no row fits with offset 0, or more rows fit with another offset. The message shows all counts.
+
+    Example:
+        >>> check_frame_numbers("features.parquet", "features", {0: 90, -1: 2, 1: 4}, "")
+        >>> check_frame_numbers("features.parquet", "features", {0: 2, -1: 0, 1: 90}, "Add {offset} to its frames.")
+        Traceback (most recent call last):
+        reid.core.errors.DataError: features.parquet and the tracks number their frames differently: of the features, \
+2 fit at offset 0, 0 at offset -1, 90 at offset 1. Add 1 to its frames.
+    """
+    best = max(found, key=lambda offset: (found[offset], offset == 0))
+    if best == 0 and found[0]:
+        return
+    counts = ", ".join(f"{count:,} {'fit ' * (offset == 0)}at offset {offset}" for offset, count in found.items())
+    fix = fix.format(offset=best) if found[best] else "Pass files of the same recording."
+    raise DataError(f"{source} and the tracks number their frames differently: of the {rows}, {counts}. {fix}")
 
 
 def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:

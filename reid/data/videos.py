@@ -91,6 +91,13 @@ class Video:
             return _read_images(self.path, self.images, wanted, first_frame - (0 not in self.images))
         return _read_video(self.path, wanted, first_frame)
 
+    def count_frames(self, frames: ArrayLike, *, first_frame: int = 1) -> int:
+        """Return how many of the frames have an image; a video file is taken to have all of them."""
+        if self.images is None:
+            return len(np.asarray(frames))
+        shift = first_frame - (0 not in self.images)
+        return int(np.isin(frames, np.array(list(self.images)) + shift).sum())
+
     def fingerprint(self) -> str:
         """Return a digest of the path, size and modification time of the file, or of every image."""
         digest = hashlib.sha256()
@@ -113,7 +120,8 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
 
     The video of camera `cam01` is `cam01.mp4` (or another of `VIDEO_SUFFIXES`), a folder `cam01/` or `cam01/img1/` of
     numbered images (MOTChallenge), or a folder `cam01/` with one video file (AI City). If the camera's name is a
-    number, as in AI City's text files, `41` also matches `c041`, by the last number.
+    number, as in AI City's text files, `41` also matches `c041`, by the last number. The images of a single
+    camera may also be in `folder` itself.
 
     Raises:
         DataError: no such folder; a camera has two videos; two images have one number, or their numbers are not
@@ -134,7 +142,9 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
             found = [path for other, paths in entries.items() for path in paths if last_number(other) == int(name)]
         if len(found) > 1:
             raise DataError(f"Camera {name!r} has two videos: {found[0]} and {found[1]}. Remove one of them.")
-        if not found:
+        if not found and len(names) == 1 and (alone := _folder_video(folder, [])) and alone.images:
+            videos[name] = alone
+        elif not found:
             hint = did_you_mean(name, entries) if entries else " It contains no videos."
             problems.append(f"camera {name!r} has no video in {folder}.{hint}")
         elif video := _folder_video(found[0], problems) if found[0].is_dir() else Video(found[0]):
@@ -224,6 +234,8 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _open(path: Path) -> cv2.VideoCapture:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a video file. Pass a video file, or a folder of numbered images.")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()

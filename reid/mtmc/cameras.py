@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +11,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from reid.config import Positive, Settings, load_settings
+from reid.config import Settings, load_settings
 from reid.core.errors import ConfigError, did_you_mean
 from reid.data.tracks import Floats, same_cameras
 
 FPS = 25.0
 """Frames per second of a camera that nothing is known about."""
+
+_Pixels = Annotated[int, Field(ge=1, le=1_000_000)]
 
 _IGNORED_KEYS = ("position", "azimuth")
 """Keys of a camera that `reid data synthesize` writes and matching does not use."""
@@ -43,13 +46,13 @@ class Camera(Settings):
         array([3.5, 4.5])
     """
 
-    fps: float = Field(default=FPS, gt=0, strict=True)
+    fps: float = Field(default=FPS, ge=1e-6, le=1e6, strict=True)
     """Frames per second."""
-    offset: float = Field(default=0.0, strict=True)
+    offset: float = Field(default=0.0, ge=-1e12, le=1e12, strict=True)
     """Seconds at frame 1, on the clock that all cameras share."""
     drift: float = Field(default=0.0, gt=-0.5, lt=0.5, strict=True)
     """Seconds that the camera's clock loses per second: 0.001 if 1000 s of its frames took 1001 s."""
-    size: tuple[Positive, Positive] | None = None
+    size: tuple[_Pixels, _Pixels] | None = None
     """Width and height of the frame in pixels."""
     homography: Annotated[Any, AfterValidator(_homography)] = None
     """`[3, 3]` float64, from image (x, y, 1) to the ground in metres."""
@@ -230,3 +233,39 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
         return Cameras(cameras, overlapping, times, "overlapping" in content.model_fields_set, tuple(warnings))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+class _Sequence(Settings):
+    model_config = ConfigDict(extra="ignore")
+
+    framerate: float = Field(default=FPS, ge=1e-6, le=1e6)
+    imwidth: _Pixels | None = None
+    imheight: _Pixels | None = None
+
+
+def read_sequences(path: str | Path, names: Sequence[str]) -> Cameras | None:
+    """Read frame rate and frame size from the `seqinfo.ini` (MOTChallenge) of each camera; None if there is none.
+
+    Args:
+        path: Tracks as given to `read_tracks`: a folder of sequences, a sequence, its `gt/` or its `gt.txt`.
+        names: Cameras of the tracks.
+
+    Raises:
+        ConfigError: A file is not readable, or a value is invalid.
+    """
+    path = Path(path).absolute()
+    found = {}
+    for name in names:
+        folders = [path / name, *(folder for folder in (path, *path.parents[:2]) if folder.name == name)]
+        file = next((folder / "seqinfo.ini" for folder in folders if (folder / "seqinfo.ini").is_file()), None)
+        if file is not None:
+            parser = configparser.ConfigParser(interpolation=None, strict=False)
+            try:
+                parser.read_string(file.read_text("utf-8-sig"))
+                values = dict(parser["Sequence"])
+            except (OSError, UnicodeDecodeError, KeyError, configparser.Error) as error:
+                raise ConfigError(f"{file} cannot be read as seqinfo.ini: {error}. Correct or remove it.") from error
+            info = _Sequence.from_dict(values, str(file))
+            size = (info.imwidth, info.imheight) if info.imwidth and info.imheight else None
+            found[name] = Camera(fps=info.framerate, size=size)
+    return Cameras({name: found.get(name, Camera()) for name in names}) if found else None

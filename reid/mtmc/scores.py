@@ -83,6 +83,25 @@ class BoxScores(IdScores):
         return {name: value for name, value in vars(self).items() if name != "per_alpha"}
 
 
+@dataclass(frozen=True)
+class ScoreCause:
+    """A change of the tracks that would raise the score, and so may explain it (`find_score_causes`).
+
+    Attributes:
+        change: What was tried.
+        fix: How to apply it, if it is the cause.
+        IDF1: Over all cameras, after the change.
+    """
+
+    change: str
+    fix: str
+    IDF1: float
+
+    def describe(self) -> str:
+        """Text for the user."""
+        return f"IDF1 would be {100 * self.IDF1:.1f} if {self.change}. {self.fix}"
+
+
 @dataclass(frozen=True, eq=False)
 class TrackScores:
     """Scores of predicted tracks against the truth.
@@ -99,6 +118,7 @@ class TrackScores:
         false_tracklets: Number of tracks that match no one.
         iou: The IoU threshold.
         warnings: Cameras that only one side has.
+        causes: Mistakes in the files that would explain a low score, if looked for (`score_causes`).
     """
 
     overall: BoxScores
@@ -109,6 +129,7 @@ class TrackScores:
     false_tracklets: int
     iou: float
     warnings: tuple[str, ...] = ()
+    causes: tuple[ScoreCause, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values for JSON; None for the fractions over people in several cameras if there are none."""
@@ -120,6 +141,7 @@ class TrackScores:
             "tracklets": {**asdict(self.tracklets), "false_tracklets": self.false_tracklets},
             "per_camera": {name: scores.as_dict() for name, scores in self.per_camera.items()},
             "warnings": list(self.warnings),
+            "causes": [asdict(cause) for cause in self.causes],
         }
 
 
@@ -164,12 +186,31 @@ def score_tracks(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> Track
     )
 
 
+def id_scores(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> IdScores:
+    """The identity scores of `score_tracks` over all cameras, without the others.
+
+    Example:
+        >>> truth = Tracks.from_columns(["a"], [0, 0], [1, 1], [1, 2], [[0, 0, 10, 20], [5, 0, 10, 20]])
+        >>> id_scores(truth, truth.with_ids([7, 8])).IDF1
+        0.5
+    """
+    _, cameras, _ = common_cameras(truth, predicted)
+    boxes = pair_boxes(truth, predicted, cameras)
+    return _id_scores(_max_shared(*boxes.matched_ids(iou)), len(truth), len(predicted))
+
+
 def true_ids(truth: Tracks, tracks: Tracks, *, iou: float = 0.5) -> tuple[Integers, Integers, Integers]:
     """True identity of each track of each camera: (camera, track, true id), `[T]` each, sorted by (camera, track).
 
     The true id is that of the person whom most of the track's boxes match (IoU ≥ `iou`; in a tie the lower id), −1 for
     a track that matches no one. `camera` indexes `tracks.camera_names`. Use it to score the identities that a matcher
     gave to local tracks with `cluster_scores`.
+
+    Example:
+        >>> truth = Tracks.from_columns(["a"], [0, 0], [1, 1], [1, 2], [[0, 0, 10, 20], [5, 0, 10, 20]])
+        >>> camera, track, person = true_ids(truth, truth.with_ids([7, 8]))
+        >>> track.tolist(), person.tolist()
+        ([7, 8], [1, 1])
     """
     _, cameras, _ = common_cameras(truth, tracks)
     boxes = pair_boxes(truth, tracks, cameras)

@@ -10,7 +10,7 @@ import numpy as np
 
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality
-from reid.data.tracks import Floats, Integers, Tracks
+from reid.data.tracks import Floats, Integers, Tracks, check_frame_numbers
 from reid.mtmc.cameras import Cameras
 from reid.mtmc.negatives import Spans
 from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
@@ -222,6 +222,8 @@ class Tracklets(Spans):
         camera = np.array([names.index(name) for name in found_names], np.int64)[index]
         weights = None
         if embeddings.frames is not None:
+            found = {d: int(tracks.has_box(camera, embeddings.tracks, embeddings.frames + d).sum()) for d in (0, -1, 1)}
+            check_frame_numbers("The embeddings", "rows", found, "Add {offset} to their frames.")
             weights = _crop_quality(tracks, cameras, np.stack([camera, embeddings.tracks, embeddings.frames]))
         elif split:
             raise DataError("Splitting tracks needs embeddings with frames. Embed with frames, or do not split.")

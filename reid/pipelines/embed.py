@@ -16,7 +16,7 @@ from reid.core.errors import ConfigError, DataError
 from reid.core.locks import exclusive
 from reid.data.box_selection import box_quality
 from reid.data.layouts import load_benchmark
-from reid.data.tracks import Tracks
+from reid.data.tracks import Tracks, check_frame_numbers
 from reid.data.videos import Video, find_videos
 from reid.embedding.batches import find_images
 from reid.embedding.boxes import boxes_to_parquet
@@ -56,7 +56,9 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         embedder = Embedder(model, **settings.model_dump(include=options))
         start = time.perf_counter()
         if settings.videos and settings.tracks:
-            tracks = read_tracks(settings.tracks)
+            tracks = read_tracks(
+                settings.tracks, first_frame=settings.first_frame, skip_untracked=settings.skip_untracked
+            )
             videos, quality, problems = open_videos(settings.videos, tracks)
             for text in (*tracks.warnings, *problems):
                 warn(text)
@@ -66,7 +68,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
                 tracks,
                 out,
                 quality=quality,
-                first_frame=settings.first_frame,
+                first_frame=tracks.first_frame,
                 distributed=distributed,
             )
         else:
@@ -89,7 +91,8 @@ def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[n
         The videos by camera, the quality of each box `[N]`, and warnings.
 
     Raises:
-        DataError: a video cannot be opened, or `path` is one video but the tracks are of several cameras.
+        DataError: a video cannot be opened, `path` is one video but the tracks are of several cameras, or the images of
+            a folder are numbered differently from the tracks.
     """
     problems: tuple[str, ...] = ()
     if path.is_dir():
@@ -102,6 +105,13 @@ def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[n
             f"The tracks are of the cameras {', '.join(tracks.camera_names)}, but {path} is one video. Pass a folder "
             "of videos named like the cameras."
         )
+    for camera, name in enumerate(tracks.camera_names):
+        frames = tracks.frame[tracks.camera == camera]
+        if name in videos and len(frames):
+            first = tracks.first_frame
+            fits = {d: videos[name].count_frames(frames + d, first_frame=first) for d in (0, -1, 1)}
+            fix = f"The first frame is taken to be {first}: pass another --first-frame, or rename the images."
+            check_frame_numbers(str(videos[name].path), "boxes", fits, fix)
     return videos, box_quality(tracks, {name: video.info()[:2] for name, video in videos.items()}), problems
 
 

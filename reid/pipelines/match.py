@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from reid.core.atomic import result_folder, write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
-from reid.data.tracks import Tracks, last_number
+from reid.data.tracks import Tracks, check_frame_numbers, last_number
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
-from reid.mtmc.cameras import Cameras, read_cameras
+from reid.mtmc.cameras import Cameras, read_cameras, read_sequences
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.matching import Matches, match
 from reid.mtmc.online import OnlineMatches, match_online
 from reid.mtmc.results import global_tracks, repeated_boxes, write_matches
+from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.scores import TrackScores, score_tracks
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import Tracklets
@@ -30,6 +32,8 @@ from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.embed import open_videos
 from reid.pipelines.settings import MatchFiles
 from reid.report.match_page import ReportOptions, write_match_report
+
+_TRACKS_NAMED = 5  # tracks that a warning names
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +91,19 @@ def match_files(
 def _match_files(
     files: MatchFiles, out: Path, cache: Path, settings: MatchSettings | None, stream: StreamSettings | None
 ) -> MatchedFiles:
-    tracks = read_tracks(files.tracks, format=files.format)
+    read = partial(read_tracks, skip_untracked=files.skip_untracked)
+    tracks = read(files.tracks, format=files.format, first_frame=files.first_frame)
     warnings = list(tracks.warnings)
-    truth = None if files.truth is None else read_tracks(files.truth)
+    truth = None if files.truth is None else read(files.truth, first_frame=files.truth_first_frame)
+    if truth is not None and files.truth_first_frame is not None:
+        truth = truth.shift_frames(tracks.first_frame - truth.first_frame)
     console.print(
         f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})"
     )
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
     if files.embeddings is not None:
-        appearance = _read_appearance(files.embeddings, tracks)
+        appearance = _read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
     else:
         appearance = _embed_videos(files, tracks, out, cache)
     warnings += appearance.warnings
@@ -104,6 +111,7 @@ def _match_files(
     tracklets = Tracklets.from_tracks(
         tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
     )
+    warnings += _invalid_features(tracklets, appearance.embeddings)
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
@@ -125,7 +133,7 @@ def _match_files(
         warn(f"{repeated:,} boxes whose identity has a better box in the same frame are in repeated_boxes.csv only.")
     scores = offline_scores = None
     if truth is not None:
-        scores = score_tracks(truth, global_tracks(matches, tracks))
+        scores = score_with_causes(truth, global_tracks(matches, tracks))
         offline_scores = None if offline is None else score_tracks(truth, global_tracks(offline, tracks))
         write_json(out / "scores.json", scores.as_dict())
         written.append(out / "scores.json")
@@ -151,6 +159,9 @@ def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras 
     for folder in (files.tracks, files.tracks.parent):
         if path is None and (folder / "cameras.yaml").is_file():
             path = folder / "cameras.yaml"
+    if path is None and (sequences := read_sequences(files.tracks, tracks.camera_names)) is not None:
+        console.print("frame rates and sizes: seqinfo.ini of each sequence")
+        return sequences
     if path is None:
         warnings.append(
             "No cameras.yaml: assuming 25 frames per second, equal clocks, and transitions between any cameras."
@@ -162,8 +173,8 @@ def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras 
     return cameras
 
 
-def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
-    """Read embeddings of any model: number cameras as in `tracks`, drop rows of tracks that are not there."""
+def _read_appearance(path: Path, tracks: Tracks, first_frame: int | None) -> _Appearance:
+    """Read embeddings of any model: number cameras and frames as in `tracks`, drop rows that are of no box."""
     table = Embeddings.load(path)
     missing = [name for name in ("camids", "tracks", "frames") if getattr(table, name) is None]
     if missing or table.camids is None or table.tracks is None:
@@ -199,6 +210,15 @@ def _read_appearance(path: Path, tracks: Tracks) -> _Appearance:
         )
     table = table.take(kept)
     table.camids = camera[kept]
+    offset = 0 if first_frame is None else tracks.first_frame - first_frame
+    table.frames = np.asarray(table.frames) + offset
+    of_box = {d: tracks.has_box(table.camids, np.asarray(table.tracks), table.frames + d) for d in (0, -1, 1)}
+    fix = f"The first frame of the tracks is {tracks.first_frame}: pass the one of the embeddings as "
+    fix += "--embeddings-first-frame, or pass the tracks that they were made of."
+    check_frame_numbers(str(path), "features", {d: int(mask.sum()) for d, mask in of_box.items()}, fix)
+    if not of_box[0].all():
+        warnings.append(f"{path}: {int((~of_box[0]).sum()):,} features left out: their frame has no box of the track.")
+        table = table.take(of_box[0])
     return _Appearance(table, {}, warnings)
 
 
@@ -209,7 +229,15 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> 
     videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
     embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size, trust=files.trust)
-    result = embed_boxes(embedder, videos, tracks.take(rows), quality=quality[rows], cache=cache, keep_crops=True)
+    result = embed_boxes(
+        embedder,
+        videos,
+        tracks.take(rows),
+        quality=quality[rows],
+        cache=cache,
+        keep_crops=True,
+        first_frame=tracks.first_frame,
+    )
     table = result.embeddings
     table.save(out / "embeddings.parquet")
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
@@ -224,6 +252,20 @@ def _crops_by_tracklet(tracklets: Tracklets, pictures: dict[int, bytes]) -> dict
         if crop in pictures:
             by_row.setdefault(row, []).append(pictures[crop])
     return by_row
+
+
+def _invalid_features(tracklets: Tracklets, table: Embeddings) -> list[str]:
+    """Report features that are left out because they are NaN, infinite or zero."""
+    rows = tracklets.invalid_rows
+    if not len(rows) or table.camids is None or table.tracks is None:
+        return []
+    tracks = np.unique(np.stack([table.camids[rows], table.tracks[rows]]), axis=1).T.tolist()
+    shown = [f"{tracklets.camera_names[camera]} track {track}" for camera, track in tracks[:_TRACKS_NAMED]]
+    more = f" and {len(tracks) - _TRACKS_NAMED:,} more" if len(tracks) > _TRACKS_NAMED else ""
+    return [
+        f"{len(rows):,} of {len(table):,} features left out: they contain NaN or infinity, or are zero. They are of "
+        f"{', '.join(shown)}{more}."
+    ]
 
 
 def _without_appearance(tracklets: Tracklets) -> dict[str, list[str]]:

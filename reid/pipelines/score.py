@@ -6,7 +6,8 @@ from pathlib import Path
 
 from reid.core.atomic import write_json
 from reid.data.tracks import Tracks
-from reid.mtmc import TrackScores, score_tracks
+from reid.mtmc import TrackScores
+from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.track_files import read_tracks
 from reid.pipelines.settings import ScoreSettings
 
@@ -23,12 +24,21 @@ def score_files(
         DataError: a file cannot be read, or the two sides have no camera in common.
     """
     settings = settings or ScoreSettings()
-    formats = {"truth": settings.truth_format, "predicted": settings.predicted_format}
     paths = {"truth": truth, "predicted": predicted}
     tracks = {
-        side: read_tracks(path, format=formats[side], duplicates=settings.duplicates) for side, path in paths.items()
+        side: read_tracks(
+            path,
+            format=getattr(settings, f"{side}_format"),
+            duplicates=settings.duplicates,
+            skip_untracked=settings.skip_untracked,
+            first_frame=getattr(settings, f"{side}_first_frame"),
+        )
+        for side, path in paths.items()
     }
-    scores = score_tracks(tracks["truth"], tracks["predicted"], iou=settings.iou)
+    if settings.truth_first_frame is not None or settings.predicted_first_frame is not None:
+        offset = tracks["truth"].first_frame - tracks["predicted"].first_frame
+        tracks["predicted"] = tracks["predicted"].shift_frames(offset)
+    scores = score_with_causes(tracks["truth"], tracks["predicted"], iou=settings.iou)
     sources = {
         side: {"path": path.name, "format": tracks[side].format, "warnings": list(tracks[side].warnings)}
         for side, path in paths.items()

@@ -87,8 +87,10 @@ class EmbedSettings(PipelineSettings):
     """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
     tracks: Path | None = None
     """Track files whose boxes are cut out of the videos."""
-    first_frame: int = 1
-    """Number that the track files give to the first frame."""
+    first_frame: Natural | None = None
+    """Number that the track files give to the first frame. Default: 0 if there is a frame 0, else 1."""
+    skip_untracked: bool = False
+    """Leave out rows with id -1 (untracked detections) and count them, instead of stopping."""
     weights: str | None = None
     """Weights of a backbone named with --model: imagenet, none or a file."""
     flip: bool = False
@@ -114,6 +116,14 @@ class MatchFiles(PipelineSettings):
     """Folder with one track file per camera, or one file with a camera column."""
     format: str = "auto"
     """Track file format: auto, mot, aicity, duke or parquet."""
+    first_frame: Natural | None = None
+    """Number that the track files give to the first frame. Default: 0 if there is a frame 0, else 1."""
+    embeddings_first_frame: Natural | None = None
+    """Number that the embeddings give to the first frame. Default: as the tracks."""
+    truth_first_frame: Natural | None = None
+    """Number that the truth gives to the first frame. Default: as the tracks."""
+    skip_untracked: bool = False
+    """Leave out rows with id -1 (untracked detections) and count them, instead of stopping."""
     embeddings: Path | None = None
     """Parquet file of embeddings with the columns camera (or camid), track and frame."""
     videos: Path | None = None
@@ -201,6 +211,12 @@ class ScoreSettings(PipelineSettings):
     """Format of the truth."""
     predicted_format: TrackFormat = "auto"
     """Format of the predicted tracks."""
+    truth_first_frame: Natural | None = None
+    """Number that the truth gives to the first frame. Default: frames are compared as they are."""
+    predicted_first_frame: Natural | None = None
+    """Number that the predicted tracks give to the first frame. Default: frames are compared as they are."""
+    skip_untracked: bool = False
+    """Leave out rows with id -1 (untracked detections) and count them, instead of stopping."""
     duplicates: Literal["error", "first", "confident"] = "error"
     """Which box to keep if one identity has several in one frame of one camera."""
 

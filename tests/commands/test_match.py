@@ -5,6 +5,7 @@ import json
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -232,3 +233,121 @@ def test_online_matching_is_compared_with_offline_matching(world):
     assert "of the pairs joined offline, 100.0% are joined online" in text
     assert "IDF1 100.0 online, 100.0 offline" in text
     assert json.loads((world / "out" / "match.json").read_text())["protocol"]["online"]["delay"] == 4
+
+
+def renumber(world, offset):
+    """Add the offset to the frame numbers of the features."""
+    table = Embeddings.load(world / "features.parquet")
+    table.frames = table.frames + offset
+    table.save(world / "features.parquet")
+
+
+def test_features_that_number_frames_differently_are_refused_with_counts(world):
+    renumber(world, -1)
+    result = run(*options(world))
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert "number their frames differently" in text
+    assert "342 fit at offset 0, 324 at offset -1, 360 at offset 1" in text
+    assert "--embeddings-first-frame" in text
+    assert not (world / "out").exists()
+    result = run(*options(world, "--embeddings-first-frame", 0))
+    assert result.exit_code == 0, result.output
+    assert "6 identities" in result.output
+
+
+def test_features_whose_frames_are_those_of_no_box_are_refused(world):
+    renumber(world, 1000)
+    result = run(*options(world))
+    assert result.exit_code == 1
+    assert "0 fit at offset 0, 0 at offset -1, 0 at offset 1. Pass files of the same" in " ".join(result.output.split())
+
+
+def test_features_of_a_few_other_frames_are_left_out_and_counted(world):
+    table = Embeddings.load(world / "features.parquet")
+    table.frames = np.where(np.arange(len(table)) < 3, 5000, table.frames)
+    table.save(world / "features.parquet")
+    result = run(*options(world))
+    assert result.exit_code == 0, result.output
+    assert "3 features left out: their frame has no box of the track" in " ".join(result.output.split())
+
+
+def test_invalid_features_are_counted_and_named(world):
+    path = world / "features.parquet"
+    table = pq.read_table(path)
+    features = np.stack(table.column("features").to_numpy()).copy()
+    features[[0, 1, 30]] = np.nan
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel(), pa.float32()), features.shape[1])
+    place = table.column_names.index("features")
+    pq.write_table(table.set_column(place, "features", column), path)
+    result = run(*options(world))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "3 of 360 features left out: they contain NaN or infinity, or are zero. They are of cam01 track 1" in text
+
+
+def test_untracked_rows_are_left_out_on_request(world):
+    with (world / "tracks" / "cam01.txt").open("a") as file:
+        file.write("5,-1,1,2,30,40,1,-1,-1,-1\n")
+    assert "--skip-untracked" in " ".join(run(*options(world)).output.split())
+    result = run(*options(world, "--skip-untracked"))
+    assert result.exit_code == 0, result.output
+    assert "1 of 121 rows skipped: their id is -1" in " ".join(result.output.split())
+
+
+def test_a_truth_that_numbers_frames_differently_is_named(world):
+    truth = read_tracks(world / "truth")
+    write_tracks(truth.shift_frames(5), world / "late")
+    result = run(*options(world, "--truth", world / "late", "--truth-first-frame", 6))
+    assert result.exit_code == 0, result.output
+    assert json.loads((world / "out" / "scores.json").read_text())["overall"]["IDF1"] == 1
+    write_tracks(truth.shift_frames(1), world / "shifted")
+    result = run(*options(world, "--truth", world / "shifted"))
+    text = " ".join(result.output.split())
+    assert "IDF1 would be 100.0 if 1 were added to the frame numbers of the predicted tracks" in text
+
+
+@pytest.mark.slow
+def test_tracks_that_count_from_0_cut_the_same_crops(videos):
+    tracks = read_tracks(videos / "tracks")
+    write_tracks(tracks.shift_frames(-1), videos / "from0")
+    given = ("--videos", videos / "videos", "--model", videos / "model.pt", "--per-track", 2)
+    features = []
+    for name in ("tracks", "from0"):
+        result = run("--tracks", videos / name, "--out", videos / f"out-{name}", *given)
+        assert result.exit_code == 0, result.output
+        features.append(Embeddings.load(videos / f"out-{name}" / "embeddings.parquet").features)
+    np.testing.assert_array_equal(*features)
+    result = run("--tracks", videos / "tracks", "--out", videos / "out3", *given, "--first-frame", 0)
+    assert result.exit_code == 0, result.output  # every frame from 1 on exists too
+
+
+ENTRANCE = [
+    pytest.param(tracks, features, arguments, id=f"{tracks} tracks, {features}, {' '.join(arguments) or 'defaults'}")
+    for tracks, features in (
+        (1, "all features"),
+        (2, "all features"),
+        (1, "equal features"),
+        (2, "one feature"),
+        (1, "no valid feature"),
+    )
+    for arguments in ((), ("threshold=0.5",), ("--online",), ("--online", "threshold=0.5"), ("--split",))
+]
+
+
+@pytest.mark.parametrize(("tracks", "features", "arguments"), ENTRANCE)
+def test_an_entrance_that_never_sees_two_people_at_once_has_undefined_statistics(tmp_path, tracks, features, arguments):
+    rows = [(c, t, 1000 * c + 100 * t + f) for c in range(2) for t in range(tracks) for f in range(1, 6)]
+    camera, track, frame = np.array(rows).T
+    boxes = np.tile([10.0, 20, 30, 60], (len(rows), 1))
+    write_tracks(Tracks.from_columns(["cam1", "cam2"], camera, track, frame, boxes), tmp_path / "tracks")
+    values = np.random.default_rng(0).normal(size=(len(rows), 8))
+    values = {"equal features": np.ones_like(values), "no valid feature": np.zeros_like(values)}.get(features, values)
+    table = Embeddings(values, camids=camera + 1, tracks=track, frames=frame)
+    table.take(np.arange(1 if features == "one feature" else len(rows))).save(tmp_path / "features.parquet")
+    result = run(*options(tmp_path, "--truth", tmp_path / "tracks", *arguments))
+    assert result.exit_code == 0, result.output
+    assert "expected false-match rate unknown (not enough data)" in " ".join(result.output.split())
+    for name in ("match.json", "scores.json"):
+        json.loads((tmp_path / "out" / name).read_text(), parse_constant=pytest.fail)
+    assert json.loads((tmp_path / "out" / "match.json").read_text())["expected_false_match_rate"] is None

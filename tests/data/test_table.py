@@ -170,7 +170,7 @@ def test_error_rows_are_line_numbers_that_count_blank_lines(tmp_path: Path) -> N
     [
         ("file,pid", "no column 'path'; it has 'file', 'pid'"),
         ("path,id", "no column 'pid'; it has 'path', 'id'"),
-        ("path;pid", r"no column 'path'; it has 'path;pid'.*separated by commas"),
+        ("path|pid", r"no column 'path'; it has 'path.pid'.*separated by commas"),
         ("path,pid,pid", "2 columns named 'pid'"),
     ],
 )
@@ -302,3 +302,20 @@ def test_floats_beyond_the_exact_integers_are_refused(tmp_path: Path) -> None:
     file = parquet(tmp_path, path=["a.jpg", "b.jpg", "c.jpg"], pid=pa.array([1.0, 2.0**53, 3.0]))
     with pytest.raises(ReidError, match=r"row 2, column 'pid': 9007199254740992\.0 is not an integer"):
         load_benchmark("table", file)
+
+
+def test_a_csv_from_windows_is_read(tmp_path: Path) -> None:
+    """Byte order mark, semicolons, spaces around names and values, back-slashes, Windows line ends."""
+    for name in ("a", "b"):
+        (tmp_path / "crops" / name).mkdir(parents=True)
+        write_image(tmp_path / "crops" / name / "1.jpg")
+    lines = [
+        "\ufeff path ; pid ; camid; split",
+        " crops\\a\\1.jpg ; anna ; 1; train",
+        "crops\\b\\1.jpg; ben ;2 ;train ",
+    ]
+    (tmp_path / "table.csv").write_text("\r\n".join(lines) + "\r\n", "utf-8")
+    train = load_benchmark("table", tmp_path / "table.csv").train
+    assert train.paths.tolist() == [str(tmp_path / "crops" / name / "1.jpg") for name in ("a", "b")]
+    assert train.camids.tolist() == [1, 2]
+    assert train.pids.tolist() == [0, 1]

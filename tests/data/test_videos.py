@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from reid.core.errors import ReidError
-from reid.data.videos import find_videos
+from reid.core.errors import DataError, ReidError
+from reid.data.tracks import Tracks
+from reid.data.videos import Video, find_videos
+from reid.pipelines.embed import open_videos
 
 COUNT = 40
 SIZE = (64, 96)  # height, width
@@ -321,3 +323,39 @@ def test_a_fingerprint_changes_with_the_content_and_not_without(tmp_path):
         assert only(tmp_path, name).fingerprint() == before
         os.utime(changed, (1, 1))
         assert only(tmp_path, name).fingerprint() != before
+
+
+def test_images_of_a_single_camera_may_be_in_the_folder_itself(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png"])
+    assert sorted(find_videos(tmp_path, ["cam01"]).videos["cam01"].images) == [1, 2]
+    with pytest.raises(DataError, match="No camera has a video"):
+        find_videos(tmp_path, ["cam01", "cam02"])
+
+
+def test_a_folder_given_as_a_video_is_called_a_folder(tmp_path):
+    with pytest.raises(DataError, match="is a folder, not a video file"):
+        Video(tmp_path).info()
+    assert ["is a folder" in frame.reason for frame in Video(tmp_path).read([1])] == [True]
+
+
+@pytest.mark.parametrize(
+    ("images", "frames", "first_frame", "message"),
+    [
+        pytest.param([5, 10, 15], [5, 10, 15], None, "", id="images and tracks of every fifth frame"),
+        pytest.param([5, 10, 15], [4, 9, 14], None, "0 fit at offset 0, 0 at offset -1, 3 at offset 1", id="0 and 1"),
+        pytest.param([5, 10, 15], [4, 9, 14], 0, "", id="0 and 1, stated"),
+        pytest.param([0, 1, 2, 3], [1, 2, 3], 0, "", id="both from 0, stated"),
+        pytest.param([1, 2, 3], [0, 1, 2], None, "", id="tracks from 0, detected"),
+        pytest.param([1, 2, 3], [101, 102], None, "Pass files of the same recording", id="another recording"),
+    ],
+)
+def test_tracks_and_images_that_number_frames_differently_are_an_error(tmp_path, images, frames, first_frame, message):
+    write_images(tmp_path / "cam01", [f"{number}.png" for number in images])
+    n = len(frames)
+    tracks = Tracks.from_columns(["cam01"], [0] * n, [1] * n, frames, [[1, 1, 5, 5]] * n, first_frame=first_frame)
+    if message:
+        with pytest.raises(DataError, match=message):
+            open_videos(tmp_path, tracks)
+    else:
+        videos, _, _ = open_videos(tmp_path, tracks)
+        assert videos["cam01"].count_frames(tracks.frame, first_frame=tracks.first_frame) == n

@@ -182,7 +182,7 @@ class NoFile(Video):
         pytest.param([-10, -5, 40, 50], (0, 0, 30, 45), id="over the upper left corner"),
         pytest.param([100, 60, 400, 400], (100, 60, 120, 90), id="over the lower right corner"),
         pytest.param([10.4, 20.6, 30.2, 40.3], (10, 21, 41, 61), id="rounded"),
-        pytest.param([-1e9, -1e9, 2e9, 2e9], (0, 0, 120, 90), id="enormous"),
+        pytest.param([-4e5, -4e5, 1e6, 1e6], (0, 0, 120, 90), id="enormous"),
     ],
 )
 def test_boxes_are_clipped_to_the_frame(embedder, videos, box, cut):

@@ -9,7 +9,7 @@ import pytest
 from reid.core.errors import ConfigError
 from reid.data.tracks import last_number, natural_sort_key, same_cameras
 from reid.mtmc import Camera, Cameras
-from reid.mtmc.cameras import read_cameras
+from reid.mtmc.cameras import read_cameras, read_sequences
 
 NAMES = ("cam01", "cam02", "cam03")
 LISTED = "cameras: {cam01: , cam02: , cam03: }\n"
@@ -129,7 +129,7 @@ def test_a_camera_without_tracks_is_kept_and_reported(tmp_path):
         pytest.param(LISTED + "pairs: {from: cam01}", "pairs={.* must be a valid list", id="pairs that are not a list"),
         pytest.param("cameras: [cam01, cam02, cam03]", "cameras=.* must be a valid dictionary", id="cameras as a list"),
         pytest.param("- 1", "must contain `key: value`", id="a list instead of keys"),
-        pytest.param("cameras: {cam01: {fps: 0}, cam02: , cam03: }", "cameras.cam01.fps=0.* greater than 0", id="fps"),
+        pytest.param("cameras: {cam01: {fps: 0}, cam02: , cam03: }", "cam01.fps=0.* greater than or equal", id="fps"),
         pytest.param("cameras: {cam01: {fps: yes}, cam02: , cam03: }", "fps=True .* valid number", id="a truth value"),
         pytest.param("cameras: {cam01: {offset: .nan}, cam02: , cam03: }", "offset=nan .* finite", id="offset NaN"),
         pytest.param("cameras: {cam01: {drift: 5}, cam02: , cam03: }", "drift=5 .* less than 0.5", id="drift"),
@@ -181,3 +181,29 @@ def test_corresponding_cameras(names, others, expected):
 def test_natural_order_and_camera_numbers():
     assert sorted(["cam10", "cam2", "a", "10", "9"], key=natural_sort_key) == ["9", "10", "a", "cam2", "cam10"]
     assert [last_number(name) for name in ("cam01", "s02_c041", "door")] == [1, 41, None]
+
+
+def test_seqinfo_gives_frame_rate_and_size_of_sequences(tmp_path):
+    for name, text in (("A", "frameRate=30\nimWidth=640\nimHeight=480\nseqLength=600"), ("B", "name=B"), ("C", None)):
+        (tmp_path / name / "gt").mkdir(parents=True)
+        if text is not None:
+            (tmp_path / name / "seqinfo.ini").write_text(f"[Sequence]\n{text}\n")
+    cameras = read_sequences(tmp_path, ("A", "B", "C"))
+    assert (cameras["A"].fps, cameras["A"].size) == (30, (640, 480))
+    assert (cameras["B"].fps, cameras["B"].size, cameras["C"].fps) == (25, None, 25)
+    for path in ("A", "A/gt", "A/gt/gt.txt"):
+        assert read_sequences(tmp_path / path, ("A",))["A"].fps == 30
+    assert read_sequences(tmp_path, ("C",)) is None
+    for text, message in (
+        ("[Sequence]\nframeRate=0", "framerate='0' in .*A/seqinfo.ini"),
+        ("frameRate=30", "cannot be"),
+    ):
+        (tmp_path / "A" / "seqinfo.ini").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_sequences(tmp_path, ("A",))
+
+
+@pytest.mark.parametrize("setting", ["fps: 1.0e-300", "fps: 1.0e300", "offset: 1.0e300", "size: [1000000000, 10]"])
+def test_absurd_numbers_in_cameras_yaml_are_errors(tmp_path, setting):
+    with pytest.raises(ConfigError, match=r"must be (less|greater) than or equal to"):
+        read(tmp_path, f"cameras: {{cam01: {{{setting}}}, cam02: , cam03: }}")

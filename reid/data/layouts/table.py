@@ -144,9 +144,13 @@ class _Rows:
 
     def paths(self, pids: NDArray[np.int64]) -> list[str]:
         """Return the column `path`, absolute. A path with two identities is an error."""
-        column = self._text("path", self.table["path"])
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+        column = pc.utf8_trim_whitespace(self._text("path", self.table["path"]))
+        empty = pc.fill_null(pc.equal(column, ""), True)
         self._refuse("path", empty, "is empty", "every row needs an image")
+        folder = str(self.file.parent)
+        from_windows = pc.filter(column, pc.match_substring(column, "\\"))
+        if len(from_windows) and not os.path.exists(os.path.join(folder, from_windows[0].as_py())):
+            column = pc.replace_substring(column, "\\", "/")
         codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
         first = np.unique(codes, return_index=True)[1][codes]
         other = np.flatnonzero(pids != pids[first])
@@ -156,7 +160,6 @@ class _Rows:
                 f"{self.file}, {self._row(row)}: the image {column[row].as_py()!r} has another pid than in "
                 f"{self._row(int(first[row]))}. Give every image one identity."
             )
-        folder = str(self.file.parent)
         return [os.path.join(folder, path) for path in column.to_pylist()]
 
     def split(self) -> NDArray[np.object_] | None:
@@ -200,8 +203,16 @@ def _read_table(file: Path) -> Any:
         if not is_csv:
             names = pyarrow.parquet.read_schema(file).names
             return pyarrow.parquet.read_table(file, columns=[name for name in COLUMNS if name in names])
-        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
-        return pyarrow.csv.read_csv(file, convert_options=options)
-    except (pa.ArrowException, OSError) as error:
-        fix = "Use UTF-8, commas, and the same number of values in each line." if is_csv else "Write the file again."
+        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        start, header = next(((i, line.decode()) for i, line in enumerate(lines) if line.strip()), (0, ""))
+        separator = max(",;\t", key=header.count)
+        names = [name.strip().strip('"').strip() for name in header.split(separator)]
+        return pyarrow.csv.read_csv(
+            file,
+            read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=start + 1),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+        )
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        fix = "Use UTF-8, and the same number of values in each line." if is_csv else "Write the file again."
         raise DataError(f"{file} cannot be read as {'CSV' if is_csv else 'Parquet'}: {error}. {fix}") from error
