@@ -30,6 +30,7 @@ from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import Tracklets
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.embed import open_videos
+from reid.pipelines.ground_paths import ground_paths
 from reid.pipelines.settings import MatchFiles
 from reid.report.match_page import ReportOptions, write_match_report
 
@@ -137,6 +138,7 @@ def _match_files(
         offline_scores = None if offline is None else score_tracks(truth, global_tracks(offline, tracks))
         write_json(out / "scores.json", scores.as_dict())
         written.append(out / "scores.json")
+    paths, far = ground_paths(matches.tracklets, tracks, cameras)
     report = write_match_report(
         matches,
         _crops_by_tracklet(matches.tracklets, appearance.pictures),
@@ -147,7 +149,8 @@ def _match_files(
             cameras=cameras,
             constraints=constraints,
             warnings=[_without_folders(text, files) for text in warnings],
-            left_out=_without_appearance(matches.tracklets),
+            left_out={**_without_appearance(matches.tracklets), "Ground positions that are not drawn": far},
+            paths=paths,
         ),
     )
     return MatchedFiles(matches, offline, online, scores, offline_scores, [*written, report])

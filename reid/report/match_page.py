@@ -34,7 +34,7 @@ Crop: TypeAlias = "bytes | NDArray[np.uint8]"
 HEAD_FRACTION = 0.22
 """Upper fraction of a crop that `pixelate_heads` pixelates. A standing person's head is the upper 13 to 17 %."""
 
-SCRIPTS = ("match_page_common.js", "match_page_timelines.js", "match_page_review.js")
+SCRIPTS = ("match_page_common.js", "match_page_timelines.js", "match_page_floor.js", "match_page_review.js")
 
 _HEIGHTS = (96, 48)
 _MAX_CROPS = 6
@@ -87,6 +87,9 @@ class ReportOptions:
         constraints: as passed to `match`; the downloaded constraints contain them, too.
         warnings: sentences to show at the top.
         left_out: what the match left out: lines by heading.
+        paths: by row of the tracklets, `[K, 3]` seconds, x and y on the ground in metres, sorted by time; without any
+            the page has no floor plan.
+        evidence: by name ("looks", "time", "space"), `[L]` log-odds of each link; NaN where there is none.
         max_bytes: largest size of the embedded crops (Base64).
         max_links: largest number of candidate pairs in the page; the least certain pairs are kept.
     """
@@ -98,6 +101,8 @@ class ReportOptions:
     constraints: Constraints | None = None
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    paths: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    evidence: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     max_bytes: int = 25_000_000
     max_links: int = 10_000
 
@@ -142,7 +147,11 @@ def write_match_report(
         "cameras": list(tracklets.camera_names),
         "colours": LIGHT.lines[:6],
         "tracklets": _tracklet_columns(matches),
-        "links": _link_columns(matches.links, shown),
+        "links": {
+            **_link_columns(matches.links, shown),
+            "evidence": {name: none_for_nan(values[shown], 2) for name, values in options.evidence.items()},
+        },
+        "paths": _path_columns(options.paths, len(tracklets)),
         "threshold": none_for_nan(matches.threshold, 4),
         "rules": _rules(matches, options),
     }
@@ -221,6 +230,14 @@ def _link_columns(links: Links, rows: NDArray[np.int64]) -> dict[str, list[Any]]
         "reason": reason.reshape(-1).tolist(),
         "reasons": reasons.tolist(),
     }
+
+
+def _path_columns(paths: Mapping[int, NDArray[np.float64]], n: int) -> list[list[list[float]]] | None:
+    """Return the path of each tracklet as [seconds, x, y], rounded to 0.01; None if there are none."""
+    for row in paths:
+        if not 0 <= row < n:
+            raise DataError(f"There is a path of tracklet {row}, but only {n} tracklets. Pass valid rows.")
+    return [np.round(paths[row], 2).tolist() if row in paths else [] for row in range(n)] if paths else None
 
 
 def _rules(matches: Matches, options: ReportOptions) -> dict[str, Any]:

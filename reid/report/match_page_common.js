@@ -66,6 +66,13 @@ function marginText(l) {
   return margin === null ? "none" : `${margin < 0 ? "−" : margin > 0 ? "+" : ""}${Math.abs(margin).toFixed(3)}`;
 }
 
+/** Return one piece of evidence: above 0 it favours one person, below 0 two. */
+function logOdds(value) {
+  if (value === null) return "none";
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}, ${Math.abs(value) < 0.5 ? "undecided"
+    : value > 0 ? "for one person" : "for different people"}`;
+}
+
 // ---------------------------------------------------------------- decisions of the user
 // A step is {do, tracklets, rest}. accept, merge: all tracklets are one person. reject: the two tracklets are
 // different people. split: the tracklets are one person, and none of the rest is that person.
