@@ -112,10 +112,12 @@ def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[Dis
     """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs); without it, use one process.
 
     Raises:
-        ReidError: another process ended, or did not answer for `timeout_minutes`.
+        ConfigError: an environment variable of `torchrun` has an invalid value.
+        ReidError: another process did not start, ended, or did not answer for `timeout_minutes`.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = _from_environment("WORLD_SIZE", 1, 1, 1_000_000)
+    rank = _from_environment("RANK", 0, 0, world_size - 1)
+    local_rank = _from_environment("LOCAL_RANK", 0, 0, 1_000_000)
     chosen = pick_device(device, local_rank)
     if world_size == 1:
         yield DistributedContext(0, 1, chosen)
@@ -123,6 +125,7 @@ def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[Dis
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
+    _from_environment("MASTER_PORT", 0, 1, 65535)
     try:
         timeout = timedelta(minutes=timeout_minutes)
         store, *_ = next(dist.rendezvous("env://", timeout=timeout))
@@ -130,12 +133,35 @@ def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[Dis
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt {attempt}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    except (RuntimeError, ValueError, OSError) as error:  # of the store, the network or the backend
+        address = ":".join(os.environ.get(name, "unset") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise ReidError(
+            f"Process {rank} of {world_size} did not meet the others at {address} (MASTER_ADDR:MASTER_PORT): "
+            f"{_first_line(error)} Start all processes with torchrun within rank_timeout={timeout_minutes:g} minutes, "
+            "and use an address that all of them reach and a free port."
+        ) from error
+    try:
         yield DistributedContext(rank, world_size, chosen)
     except RuntimeError as error:
-        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error).lower():
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise ReidError(
-            f"Process {rank} of {world_size} lost the others: {str(error).splitlines()[0]} Look for the first error of "
+            f"Process {rank} of {world_size} lost the others: {_first_line(error)} Look for the first error of "
             f"another process, or for one that did not answer for rank_timeout={timeout_minutes:g} minutes."
         ) from error
     dist.destroy_process_group()  # after an error this would wait for the others
+
+
+def _from_environment(name: str, default: int, low: int, high: int) -> int:
+    """Return a number that `torchrun` set."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and (name not in os.environ or low <= int(text[:9]) <= high)):
+        raise ConfigError(
+            f"The environment variable {name} is {text!r}; it must be a whole number from {low} to {high}. Start the "
+            f"processes with torchrun, or unset {name} to use one process."
+        )
+    return int(text)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".") + "."

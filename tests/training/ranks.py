@@ -24,13 +24,15 @@ from reid.training import trainer
 
 
 def make_trouble(kind: str, rank: int, step: int) -> None:
-    """Let this process die, hang or fail in `step` (from 1) if it is `rank`."""
+    """Kill, stop (SIGSTOP), hang or fail this process in `step` (from 1) if it is `rank`."""
     original = trainer.Trainer.train_step
 
     def stepping(self, batches):
         if self.distributed.rank == rank and self.progress.step + 1 == step:
             if kind == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if kind == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             if kind == "hang":
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 time.sleep(600)
@@ -58,6 +60,9 @@ def run_two(task: dict) -> dict:
                 "MASTER_PORT": str(port),
             }  # fmt: skip
             if task.get("trouble"):
+                kind, late_rank, seconds = task["trouble"]
+                if kind == "late" and rank == late_rank:
+                    time.sleep(seconds)
                 make_trouble(*task["trouble"])
             try:
                 reid(["train", "--out", task["out"], *task["settings"]])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ SHARED = [
 ]
 SMOOTH = ["loss.triplet_weight=0", "loss.extra={}", "model.neck=none"]
 BRIEF = ["eval.split=none", "schedule.epochs=1", "optim.groups={}"]
-TROUBLES = {"die": ["die", 1, 3], "fail": ["fail", 0, 3], "hang": ["hang", 1, 3]}
+TROUBLES = {"die": ["die", 1, 3], "fail": ["fail", 0, 3], "hang": ["hang", 1, 3], "late": ["late", 1, 12]}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,71 @@ def test_a_process_that_hangs_ends_the_job_within_the_timeout(results: dict[str,
     assert hung["codes"] == [1, -15]
     assert "rank_timeout=0.1 minutes" in hung["printed"][0]
     assert hung["seconds"] < 60
+
+
+def test_a_process_that_starts_too_late_ends_the_job_within_the_timeout(results: dict[str, Any]) -> None:
+    late = results["late"]
+    assert late["codes"] == [1, 1]
+    for number, printed in enumerate(late["printed"]):
+        assert f"Process {number} of 2 did not meet the others at 127.0.0.1:" in printed
+        assert "rank_timeout=0.1 minutes" in printed
+        assert "Traceback" not in printed
+    assert late["seconds"] < 60
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("die", 40), ("stop", 80)])
+def test_torchrun_ends_the_job_and_leaves_no_process(
+    small: list[str], tmp_path: Path, kind: str, seconds: float
+) -> None:
+    """A stopped process ignores SIGTERM: the other ends after `rank_timeout`, torchrun kills it 30 s later."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "tests.training.ranks", "--out", str(tmp_path / "run"), *small, "rank_timeout=0.1",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "REID_TEST_TROUBLE": json.dumps([kind, 1, 3])}
+    began = time.monotonic()
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, env=environment, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode != 0
+    assert "Process 0 of 2 lost the others" in " ".join((done.stdout + done.stderr).split()) or kind == "die"
+    assert time.monotonic() - began < seconds
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in commands if os.fsencode(tmp_path) in command]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; it must be a whole number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is '2'; it must be a whole number from 0 to 1"),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "MASTER_PORT is '99999'"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "did not meet the others at unset:unset"),
+    ],
+)
+def test_invalid_variables_of_torchrun_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ReidError, match=message), init_distributed("cpu", 0.05):
+        pass
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as used:
+        used.bind(("0.0.0.0", 0))
+        used.listen()
+        port = str(used.getsockname()[1])
+        address = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in address.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ReidError, match=f"at 127.0.0.1:{port}.*in use"), init_distributed("cpu", 0.05):
+            pass
 
 
 def test_torchrun_restarts_from_the_last_checkpoint(small: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,334 @@
+"""`kill -9` at random moments of each command that writes files: is the finished result that of an uninterrupted run?
+
+Each try starts the command in a new folder, kills it, runs the command again (training: with `--resume`) to its end and
+compares all files with those of an uninterrupted run. Odd tries are killed at a random time; even ones at a random
+write: a flush, a rename, a new folder or a removed file, counted in the uninterrupted run (a flush is cut to half of
+its file first). Meanwhile another process reads every visible file again and again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import yaml
+from rich.table import Table
+
+from reid.commands import main as reid
+from reid.config import load_config
+from reid.core.console import console
+from reid.data.pixels import load_training_data
+
+WRITES = ("fsync", "replace", "mkdir", "unlink", "rmdir")
+
+
+@dataclass
+class Result:
+    """What the tries of one command showed."""
+
+    kills: int = 0
+    finished_before: int = 0
+    different: int = 0
+    failed: int = 0
+    half_files: int = 0
+    reads: int = 0
+    orphans: int = 0
+    leftovers: int = 0
+    messages: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
+
+
+def training(inputs: Path) -> list[str]:
+    """Return the settings of a training of two epochs."""
+    return [
+        f"data.train=market1501:{inputs / 'data'}", "model.backbone=light10", "model.height=32", "model.width=16",
+        "sampler.batch_size=16", "sampler.crops_per_id=2", "schedule.epochs=2", "eval.split=validation",
+        "eval.fraction=0.3", "eval.every=1", "log_every=2", "save_every=2", "device=cpu",
+    ]  # fmt: skip
+
+
+def train(inputs: Path, out: Path) -> None:
+    """Train, or resume the training of a killed process."""
+    settings = [*training(inputs), f"data.store_dir={inputs / 'store'}"]
+    started = (out / "run/config.yaml").is_file()
+    reid(["train", "--resume", str(out / "run")] if started else ["train", "--out", str(out / "run"), *settings])
+
+
+def pack(inputs: Path, out: Path) -> None:
+    """Pack the train crops."""
+    load_training_data(load_config(None, [*training(inputs), f"data.store_dir={out / 'store'}"]))
+
+
+def embed(inputs: Path, out: Path) -> None:
+    """Embed the gallery."""
+    data = f"market1501:{inputs / 'data'}"
+    given = ["--model", str(inputs / "run/last.pt"), "--data", data, "--split", "gallery", "--batch-size", "8"]
+    reid(["embed", *given, "--device", "cpu", "--out", str(out / "gallery.parquet")])
+
+
+def match(inputs: Path, out: Path) -> None:
+    """Match the tracks of all cameras, with pictures of their boxes."""
+    data = inputs / "data"
+    given = ["--tracks", data / "tracks", "--videos", data / "stills", "--truth", data / "truth", "--per-track", 2]
+    given += ["--model", inputs / "run/last.pt", "--device", "cpu", "--out", out / "matched"]
+    reid(["match", *map(str, given)])
+
+
+def export(inputs: Path, out: Path) -> None:
+    """Export a bundle."""
+    given = ["--model", inputs / "run/last.pt", "--to", "torchscript", "--out", out / "bundle"]
+    reid(["model", "export", *map(str, given), "--images", str(inputs / "data/query")])
+
+
+def synthesize(inputs: Path, out: Path) -> None:
+    """Generate a data set."""
+    reid(["data", "synthesize", "--out", str(out / "data"), "ids=8", "cameras=2", "stills=2"])
+
+
+COMMANDS: dict[str, Callable[[Path, Path], None]] = {
+    "train": train, "pack": pack, "embed": embed, "match": match, "export": export, "synthesize": synthesize,
+}  # fmt: skip
+
+
+def prepare(inputs: Path) -> None:
+    """Make a data set with tracks, and a small model."""
+    reid(["data", "synthesize", "--out", str(inputs / "data"), "ids=20", "cameras=2", "stills=2"])
+
+
+def prepare_model(inputs: Path) -> None:
+    """Train the model that the other commands use."""
+    reid(["train", "--out", str(inputs / "run"), *training(inputs), f"data.store_dir={inputs / 'store'}"])
+
+
+def start(task: Callable[[], None], log: Path, die_at_write: int = 0, count: Path | None = None) -> int:
+    """Run a task in a forked process with its own session; its output goes to `log`."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    writes = 0
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == die_at_write:
+                if name == "fsync":
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+
+        return call
+
+    for name in WRITES:
+        setattr(os, name, watched(name, getattr(os, name)))
+    code = 1
+    try:
+        task()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    finally:
+        if count is not None:
+            count.write_text(str(writes))
+        os._exit(code)
+
+
+def finish(child: int) -> int:
+    """Wait for a process and return its exit code (negative: signal)."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the processes of a session that are not zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return the content of a checkpoint as comparable values, without wall times."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), list(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != "seconds"}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def content_of(path: Path) -> Any:
+    """Read a file completely and parse it.
+
+    Raises:
+        Exception: it is not complete.
+    """
+    data = path.read_bytes()
+    match path.suffix:
+        case ".pt" if path.parent.name != "bundle":
+            return plain(torch.load(io.BytesIO(data), weights_only=True))
+        case ".json":
+            return plain(json.loads(data))
+        case ".yaml":
+            return dict(yaml.safe_load(data))
+        case ".jsonl":
+            for line in data[: data.rfind(b"\n") + 1].splitlines():  # the last line may be incomplete
+                json.loads(line)
+        case ".parquet":
+            pq.read_metadata(io.BytesIO(data))
+        case ".jpg" | ".png":
+            ends = data.endswith((b"\xff\xd9", b"IEND\xaeB`\x82"))
+            if not ends or cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
+                raise ValueError("incomplete image")
+        case ".html":
+            if not data.rstrip().endswith(b"</html>"):
+                raise ValueError("incomplete page")
+    return data
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the visible files of a folder by relative path; TensorBoard appends to its own, so they are left out."""
+    paths = [Path(base, name) for base, _, names in os.walk(folder) for name in names]
+    named = {str(path.relative_to(folder)): path for path in paths}
+    return {n: p for n, p in named.items() if not n.startswith(".") and "/." not in n and "tensorboard" not in n}
+
+
+def read_all_the_time(folder: Path, stop: Path, report: Path) -> None:
+    """Read each new version of every visible file, until `stop` exists; report the number of reads and failures."""
+    seen: dict[tuple[str, int, int], bool] = {}
+    failures: list[str] = []
+    while not stop.exists():
+        for name, path in files_of(folder).items():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                stat = path.stat()
+                version = (name, stat.st_mtime_ns, stat.st_size)
+                if version not in seen:
+                    seen[version] = True
+                    try:
+                        content_of(path)
+                    except (FileNotFoundError, NotADirectoryError):
+                        pass
+                    except Exception as error:
+                        failures.append(f"{name}: {type(error).__name__} {error}")
+        time.sleep(0.005)
+    report.write_text(json.dumps({"reads": len(seen), "failures": failures}))
+
+
+def measure(name: str, inputs: Path, work: Path, kills: int, rng: np.random.Generator) -> Result:
+    """Kill one command `kills` times and compare each finished result with that of uninterrupted runs."""
+    command, log, result = COMMANDS[name], work / "log.txt", Result()
+    expected: list[dict[str, Any]] = []
+    seconds, writes = 0.0, 0
+    for number in range(2):
+        out = work / f"whole{number}"
+        out.mkdir()
+        began = time.monotonic()
+        code = finish(start(lambda out=out: command(inputs, out), log, count=work / "writes"))  # type: ignore[misc]
+        if code != 0:
+            raise click.ClickException(f"{name} failed without a kill: {log.read_text()[-2000:]}")
+        seconds, writes = time.monotonic() - began, int((work / "writes").read_text())
+        expected.append({file: content_of(path) for file, path in files_of(out).items()})
+    compared = [file for file, content in expected[0].items() if expected[1].get(file) == content]
+    result.not_compared = tuple(file for file in expected[0] if file not in compared)
+    stop, report, visible = work / "stop", work / "report.json", work / "visible"
+    visible.mkdir()
+    reader = start(lambda: read_all_the_time(visible, stop, report), work / "reader.txt")
+    messages: list[str] = []
+    for number in range(kills):
+        out = visible / str(number)
+        out.mkdir()
+        at_write = int(rng.integers(1, writes + 1)) if number % 2 else 0
+        child = start(lambda out=out: command(inputs, out), log, die_at_write=at_write)  # type: ignore[misc]
+        if not at_write:
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(child, signal.SIGKILL)
+        killed = finish(child) == -signal.SIGKILL
+        result.kills += killed
+        result.finished_before += not killed
+        until = time.monotonic() + 5
+        while processes_of(child) and time.monotonic() < until:
+            time.sleep(0.05)
+        for orphan in processes_of(child):
+            result.orphans += 1
+            os.kill(orphan, signal.SIGKILL)
+        where = f"kill {number} ({f'write {at_write}' if at_write else 'random time'})"
+        code = 0 if not killed else finish(start(lambda out=out: command(inputs, out), log))  # type: ignore[misc]
+        if code != 0:
+            result.failed += 1
+            messages.append(f"{where}: {' '.join(log.read_text()[-400:].split())}")
+        else:
+            found = files_of(out)
+            wrong = [file for file in compared if file not in found or content_of(found[file]) != expected[0][file]]
+            wrong += [file for file in found if file not in expected[0]]
+            result.different += bool(wrong)
+            if wrong:
+                messages.append(f"{where}: {', '.join(wrong[:5])} differ")
+            result.leftovers += sum(1 for path in out.rglob("*") if ".part" in path.name)
+        shutil.rmtree(out)
+    stop.touch()
+    finish(reader)
+    readings = json.loads(report.read_text())
+    result.reads, result.half_files = readings["reads"], len(readings["failures"])
+    result.messages = (*messages, *readings["failures"])
+    return result
+
+
+@click.command()
+@click.argument("commands", nargs=-1, type=click.Choice(list(COMMANDS)))
+@click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="Kills of each command.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed of the moments.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the numbers.")
+def main(commands: tuple[str, ...], kills: int, seed: int, json_file: Path | None) -> None:
+    """Kill each command at random moments, finish it, and compare (default: all commands)."""
+    torch.set_num_threads(1)
+    results: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        inputs = Path(temporary, "inputs")
+        for task in (prepare, prepare_model):
+            if finish(start(lambda task=task: task(inputs), Path(temporary, "log.txt"))):  # type: ignore[misc]
+                raise click.ClickException(Path(temporary, "log.txt").read_text()[-2000:])
+        table = Table(
+            "", "kills", "ended before", "failed", "different", "half files", "reads", "orphans", ".part left"
+        )
+        for name in commands or COMMANDS:
+            work = Path(temporary, name)
+            work.mkdir()
+            found = results[name] = measure(name, inputs, work, kills, np.random.default_rng(seed))
+            numbers = (found.kills, found.finished_before, found.failed, found.different, found.half_files)
+            table.add_row(name, *map(str, (*numbers, found.reads, found.orphans, found.leftovers)))
+            for message in found.messages[:10]:
+                console.print(f"{name}: {message}")
+            if found.not_compared:
+                console.print(f"{name}: uninterrupted runs differ in, so not compared: {', '.join(found.not_compared)}")
+    console.print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps({name: vars(found) for name, found in results.items()}, indent=2))
+    if any(found.failed or found.different or found.half_files for found in results.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
