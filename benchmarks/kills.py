@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -198,7 +199,9 @@ def content_of(path: Path) -> Any:
             for line in data[: data.rfind(b"\n") + 1].splitlines():  # the last line may be incomplete
                 json.loads(line)
         case ".parquet":
-            pq.read_metadata(io.BytesIO(data))
+            table = pq.read_table(io.BytesIO(data), use_threads=False)
+            if path.name == "index.parquet":  # of a packed store; its metadata names the file of pixels
+                return table.to_pydict()
         case ".jpg" | ".png":
             ends = data.endswith((b"\xff\xd9", b"IEND\xaeB`\x82"))
             if not ends or cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
@@ -212,8 +215,13 @@ def content_of(path: Path) -> Any:
 def files_of(folder: Path) -> dict[str, Path]:
     """Return the visible files of a folder by relative path; TensorBoard appends to its own, so they are left out."""
     paths = [Path(base, name) for base, _, names in os.walk(folder) for name in names]
-    named = {str(path.relative_to(folder)): path for path in paths}
-    return {n: p for n, p in named.items() if not n.startswith(".") and "/." not in n and "tensorboard" not in n}
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = re.sub(r"-[0-9a-f]{8}(\.u8|\.parquet)$", r"\1", str(path.relative_to(folder)))  # drawn names
+        name += "#2" * (name in named)
+        if not name.startswith(".") and "/." not in name and "tensorboard" not in name:
+            named[name] = path
+    return named
 
 
 def read_all_the_time(folder: Path, stop: Path, report: Path) -> None:
@@ -314,11 +322,14 @@ def main(commands: tuple[str, ...], kills: int, seed: int, json_file: Path | Non
             "", "kills", "ended before", "failed", "different", "half files", "reads", "orphans", ".part left"
         )
         for name in commands or COMMANDS:
+            began = time.monotonic()
             work = Path(temporary, name)
             work.mkdir()
             found = results[name] = measure(name, inputs, work, kills, np.random.default_rng(seed))
             numbers = (found.kills, found.finished_before, found.failed, found.different, found.half_files)
             table.add_row(name, *map(str, (*numbers, found.reads, found.orphans, found.leftovers)))
+            console.print(f"{name}: {', '.join(f'{v} {k}' for k, v in vars(found).items() if isinstance(v, int))}")
+            console.print(f"{name}: {time.monotonic() - began:.0f} s")
             for message in found.messages[:10]:
                 console.print(f"{name}: {message}")
             if found.not_compared:

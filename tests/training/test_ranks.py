@@ -132,23 +132,24 @@ def test_a_process_that_starts_too_late_ends_the_job_within_the_timeout(results:
     assert late["seconds"] < 60
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("die", 40), ("stop", 80)])
+@pytest.mark.parametrize(("kind", "seconds"), [("die", 30), ("stop", 60)])
 def test_torchrun_ends_the_job_and_leaves_no_process(
     small: list[str], tmp_path: Path, kind: str, seconds: float
 ) -> None:
-    """A stopped process ignores SIGTERM: the other ends after `rank_timeout`, torchrun kills it 30 s later."""
+    """A stopped process ignores SIGTERM: the other ends after `rank_timeout` (6 s), torchrun kills it 30 s later."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         "-m", "tests.training.ranks", "--out", str(tmp_path / "run"), *small, "rank_timeout=0.1",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "REID_TEST_TROUBLE": json.dumps([kind, 1, 3])}
-    began = time.monotonic()
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=200, env=environment, check=False, cwd=REPOSITORY
+        command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=REPOSITORY
     )
+    passed = time.time() - (tmp_path / "run.trouble").stat().st_mtime
+    print(f"{kind}: the job ended after {passed:.1f} s")
+    assert passed < seconds
     assert done.returncode != 0
     assert "Process 0 of 2 lost the others" in " ".join((done.stdout + done.stderr).split()) or kind == "die"
-    assert time.monotonic() - began < seconds
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [command for command in commands if os.fsencode(tmp_path) in command]
 
