@@ -13,7 +13,6 @@ from reid.core.distributed import DistributedContext
 from reid.core.errors import ConfigError
 from reid.core.reading import parse_json
 from reid.data.pixels import TrainingData
-from reid.models.checkpoints import load_checkpoint
 from reid.training.environment import environment
 
 LAST, BEST, LOG, SETTINGS, DATA = "last.pt", "best.pt", "log.jsonl", "config.yaml", "data.json"
@@ -66,12 +65,11 @@ def run_settings(out: Path) -> Config:
     """Read the settings of a run.
 
     Raises:
-        ModelError: the folder contains neither settings nor a checkpoint.
-        ConfigError: the folder contains a checkpoint without settings.
+        ConfigError: the folder contains no settings.
     """
     if not (out / SETTINGS).is_file():
-        load_checkpoint(out / LAST)  # names what is missing
-        raise ConfigError(f"{out} has no {SETTINGS}. Copy it next to {LAST}.")
+        fix = f"Copy it next to {LAST}" if (out / LAST).is_file() else f"Start a run with --out {out}"
+        raise ConfigError(f"{out} has no {SETTINGS}, so there is no run to resume. {fix}.")
     return load_config(out / SETTINGS)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -44,3 +46,13 @@ def test_benchmark_runs_on_a_small_input(
     command = importlib.import_module(f"benchmarks.{name}").main
     command.main(arguments, standalone_mode=False)
     assert printed in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+def test_results_of_killed_commands_equal_those_of_uninterrupted_ones() -> None:
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "2", "train", "pack", "synthesize"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, cwd=FOLDER.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("train", "pack", "synthesize"):
+        assert f"{name}: 2 kills" in done.stdout or f"{name}: 1 kills, 1 finished" in done.stdout

@@ -39,6 +39,14 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
         on_step_start=lambda *_: die_if("before a step"), on_step_end=lambda *_: die_if("after a step"),
         on_log=before_line,
     )  # fmt: skip
+    replace = os.replace
+
+    def rename(source, target) -> None:
+        if Path(target).name == "config.yaml":
+            die_if("in the settings")
+        replace(source, target)
+
+    os.replace = rename
     write_json = run_folder.write_json
 
     def write_after_settings(*given) -> None:
@@ -56,7 +64,8 @@ def train_and_die(settings: list[str], out: Path, place: str, turn: int) -> None
         die_if("before the rename")
 
     torch.save = saving
-    trainer.train(load_config(None, settings), out, ALONE, resume=out.exists(), hooks=[hook])
+    resume = (out / "config.yaml").is_file()
+    trainer.train(load_config(None, settings), out, ALONE, resume=resume, hooks=[hook])
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""A run that was killed anywhere goes on as if it had not been; one that goes wrong says where."""
+"""Runs that are killed, resumed, started twice, or that end with an error."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -42,7 +43,7 @@ EVERYTHING = [
 ]
 
 KILLS = [
-    [("before anything", 1)],  # the settings stand, nothing else does
+    [("in the settings", 1), ("before anything", 1)],  # without settings; with nothing else
     [("in a save", 1), ("before a step", 4)],  # in the first save; then within an epoch
     [("after a step", 5), ("in a save", 2), ("in a line", 1)],  # three times
     [("before the rename", 3)],  # written, not yet in place
@@ -174,6 +175,54 @@ def test_on_nan_skip_changes_nothing_if_all_values_are_finite(small: list[str], 
 
 
 def test_resuming_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReidError, match="There is no checkpoint"):
+    with pytest.raises(ReidError, match=r"nothing has no config.yaml.*Start a run with --out"):
         train(Config(), tmp_path / "nothing", ALONE, resume=True)
     assert not os.path.exists(tmp_path / "nothing")
+
+
+def test_a_run_killed_while_its_settings_are_written_can_be_started_again(small: list[str], tmp_path: Path) -> None:
+    task = {"settings": small, "runs": {str(tmp_path / "run"): [["in the settings", 1]]}}
+    command = [sys.executable, "-m", "tests.training.killed", json.dumps(task)]
+    subprocess.run(command, check=True, timeout=300, cwd=REPOSITORY)
+    assert [path.name for path in (tmp_path / "run").iterdir()] != []  # a temporary file, and the lock
+    with pytest.raises(ReidError, match=r"has no config.yaml.*Start a run with --out"):
+        train(Config(), tmp_path / "run", ALONE, resume=True)
+    train(load_config(None, [*small, "schedule.epochs=1"]), tmp_path / "run", ALONE)
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["start", "resume"])
+def test_a_second_training_of_a_running_folder_is_refused(small: list[str], tmp_path: Path, resume: bool) -> None:
+    config = load_config(None, [*small, "schedule.epochs=1", "save_every=2"])
+    refused: list[int] = []
+
+    def start_another(trainer, metrics) -> None:
+        if trainer.progress.step in (1, 3):  # before and after the first checkpoint
+            with pytest.raises(ReidError, match=f"run is in use by process {os.getpid()} on .* since") as error:
+                train(config, tmp_path / "run", ALONE, resume=resume)
+            assert "space" not in str(error.value)
+            refused.append(trainer.progress.step)
+
+    train(config, tmp_path / "run", ALONE, hooks=[Record(on_step_end=start_another)])
+    train(config, tmp_path / "alone", ALONE)
+    assert refused == [1, 3]
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+def test_memory_files_and_threads_stay_flat_over_many_epochs(small: list[str], tmp_path: Path) -> None:
+    """From epoch 10 to epoch 50: resident memory, open files, threads, and files in the temporary folder."""
+    seen: list[tuple[int, int, int, int]] = []
+
+    def measure(trainer, metrics) -> None:
+        status = Path("/proc/self/status").read_text()
+        memory = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
+        threads = int(re.search(r"Threads:\s+(\d+)", status)[1])
+        temporary = len(list(tmp_path.rglob("*")))
+        seen.append((memory, threads, len(os.listdir("/proc/self/fd")), temporary))
+
+    settings = [*small, "schedule.epochs=50", "eval.split=validation", "eval.fraction=0.3", "eval.every=5"]
+    train(load_config(None, settings), tmp_path / "run", ALONE, hooks=[Record(on_epoch_end=measure)])
+    early, late = seen[9], seen[-1]
+    print(f"epoch 10: {early}, epoch 50: {late} (resident kB, threads, open files, files written)")
+    assert late[0] < early[0] + 20_000
+    assert late[1:] == early[1:]
