@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,7 @@ class Crops:
         frames: `[N]` int64, frame number in the camera's video; -1 where unknown.
         sources: `[N]` int64, index into `source_names`: the data set that the row comes from.
         source_names: names of the data sets.
+        names: for columns (`pids`, `camids`, `tracks`) whose numbers replace texts: the text of number 0, 1, …
 
     Example:
         >>> crops = Crops.from_columns(["a.jpg", "b.jpg", "c.jpg"], pids=[7, 7, 9], camids=[1, 2, 1])
@@ -55,6 +57,7 @@ class Crops:
     frames: NDArray[np.int64]
     sources: NDArray[np.int64]
     source_names: tuple[str, ...] = ("",)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_columns(
@@ -65,6 +68,7 @@ class Crops:
         tracks: ArrayLike | None = None,
         frames: ArrayLike | None = None,
         source: str = "",
+        names: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Crops:
         """Create crops of one source. A column that is None is `UNKNOWN` for all rows.
 
@@ -77,7 +81,10 @@ class Crops:
             name: np.full(n, UNKNOWN) if values is None else integer_column(f"Crops.{name}", values, n)
             for name, values in columns.items()
         }
-        return cls(text_column("Crops.paths", paths), **integers, sources=np.zeros(n, np.int64), source_names=(source,))
+        sources = np.zeros(n, np.int64)
+        return cls(
+            text_column("Crops.paths", paths), **integers, sources=sources, source_names=(source,), names=names or {}
+        )
 
     def __len__(self) -> int:
         """The number of crops."""
@@ -138,7 +145,7 @@ def merge(parts: Sequence[Crops]) -> Crops:
         next_cam = int(moved.camids.max(initial=next_cam - 1)) + 1
         names.extend(part.source_names)
         shifted.append(moved)
-    joined = {name: np.concatenate([getattr(part, name) for part in shifted]) for name in _COLUMNS}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in shifted]) for name in _COLUMNS}
     return Crops(**joined, source_names=tuple(names))
 
 

@@ -22,7 +22,7 @@ from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.shards import json_digest
-from reid.embedding.table import Embeddings, known_columns
+from reid.embedding.table import Embeddings, known_columns, known_names
 from reid.models import BACKBONES, ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_model
 from reid.models.preprocessing import Preprocessing
@@ -174,7 +174,9 @@ class Embedder:
             meta["left_out"] = [f"{crops.paths[row]}: {reason}" for row, reason in failed.items()]
             kept = np.setdiff1d(np.arange(n), list(failed))
             crops, features = crops.take(kept), features[kept]
-        return Embeddings(features, **known_columns(crops, labelled=isinstance(images, Crops)), meta=meta)
+        labelled = isinstance(images, Crops)
+        meta |= known_names(crops, labelled=labelled)
+        return Embeddings(features, **known_columns(crops, labelled=labelled), meta=meta)
 
     def describe(self) -> dict[str, Any]:
         """Return `Embeddings.meta` for features of this model, as plain Python.

@@ -19,7 +19,7 @@ from reid.data.crops import Crops
 from reid.embedding.batches import Images, check_files, file_batches, list_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
-from reid.embedding.table import Embeddings, check_paths, known_columns, save_rows
+from reid.embedding.table import Embeddings, check_paths, known_columns, known_names, save_rows
 
 _FORMAT = 1
 
@@ -122,6 +122,7 @@ def embed_to_parquet(
         raise DataError(f"None of the {len(crops)} images can be read. The first: {left_out[0]}.")
     if left_out:
         meta["left_out"] = left_out
+    meta |= known_names(crops, labelled=isinstance(images, Crops))
     columns = known_columns(crops, labelled=isinstance(images, Crops))
 
     def read(rows: NDArray[np.int64]) -> Embeddings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ _COLUMNS = {
     "quality": ("quality", pa.float32()),
 }
 """Name in the file and Arrow type of each optional attribute of `Embeddings`."""
+_NAMES = {"pids": "pid_names", "camids": "camera_names", "tracks": "track_names"}
+"""Key of `Embeddings.meta` with the names of a column's numbers."""
 
 
 class Embeddings:
@@ -51,7 +54,8 @@ class Embeddings:
         paths: `[N]` str objects, or None if unknown.
         quality: `[N]` float32 in 0..1, the weight of a feature in a mean, or None.
         meta: plain JSON values. `Embedder` writes `model` (an id of the weights), `preprocessing`, `dimension`,
-            `metric` (the metric the features are meant for), `normalised` and `flip`.
+            `metric` (the metric the features are meant for), `normalised` and `flip`. Where numbers replace texts,
+            `pid_names`, `camera_names` and `track_names` are the lists of the texts of number 0, 1, …
 
     Example:
         >>> import tempfile
@@ -136,12 +140,14 @@ class Embeddings:
     def concat(cls, tables: Sequence[Embeddings], names: Sequence[str] = ()) -> Embeddings:
         """Return all rows of the tables, in order. `meta` keeps the values on which all tables agree.
 
+        Identities, cameras and tracks with names are joined by name, see `share_codes`.
+
         Args:
             tables: one or more tables.
             names: of the tables, for error messages, such as their files; by default their numbers.
 
         Raises:
-            DataError: no table, or a column that only some tables have.
+            DataError: no table, a column that only some tables have, or as `share_codes`.
             ModelError: tables that cannot be compared, see `check_same_model`.
         """
         if not tables:
@@ -150,6 +156,8 @@ class Embeddings:
         names = list(names) or [f"table {number}" for number in range(1, len(tables) + 1)]
         for table, name in zip(tables[1:], names[1:], strict=True):
             first.check_same_model(table, (names[0], name))
+        tables = cls.share_codes(tables, names)
+        first = tables[0]
         columns: dict[str, Any] = {}
         for column in dict.fromkeys(column for table in tables for column in table._columns()):
             values = [getattr(table, column) for table in tables]
@@ -159,6 +167,65 @@ class Embeddings:
             columns[column] = np.concatenate(values)
         meta = dict(item for item in first.meta.items() if all(item in table.meta.items() for table in tables))
         return cls(np.concatenate([table.features for table in tables]), **columns, meta=meta)
+
+    @classmethod
+    def share_codes(cls, tables: Sequence[Embeddings], names: Sequence[str] = ()) -> list[Embeddings]:
+        """Return the tables with numbers that mean the same in all of them: equal names get equal numbers.
+
+        This concerns pids, camids and tracks with names (`meta["pid_names"]`, `meta["camera_names"]`,
+        `meta["track_names"]`). -1 (unknown, junk) is kept, and so are columns that have names in no table.
+
+        Args:
+            tables: tables that are compared or joined.
+            names: of the tables, for error messages; by default their numbers.
+
+        Raises:
+            DataError: numbers have names in one table and none in another, so that they cannot be compared; names that
+                are not a list of different texts; or a number without a name.
+
+        Example:
+            >>> one = Embeddings([[1.0]], camids=[0], meta={"camera_names": ["door"]})
+            >>> other = Embeddings([[1.0]], camids=[0], meta={"camera_names": ["hall"]})
+            >>> [table.camids.tolist() for table in Embeddings.share_codes([one, other])]
+            [[0], [1]]
+        """
+        names = list(names) or [f"table {number}" for number in range(1, len(tables) + 1)]
+        shared = [copy(table) for table in tables]
+        for column, key in _NAMES.items():
+            known = [table._names_of(column, name) for table, name in zip(tables, names, strict=True)]
+            every = list(dict.fromkeys(text for texts in known for text in texts or ()))
+            number = {text: code for code, text in enumerate(every)}
+            for table, name, texts in zip(shared, names, known, strict=True):
+                values = getattr(table, column)
+                if not every or values is None or (values == UNKNOWN).all():
+                    continue
+                if texts is None:
+                    named = next(other for other, found in zip(names, known, strict=True) if found)
+                    raise DataError(
+                        f"The {column} of {named} have names ({', '.join(every[:3])}, …), those of {name} are numbers "
+                        f"without names: whether they are the same is unknown. Embed both in the same way, or set "
+                        f"meta[{key!r}] of {name}."
+                    )
+                setattr(table, column, np.array([UNKNOWN, *map(number.__getitem__, texts)])[values + 1])
+            if every:
+                for table in shared:
+                    table.meta = {**table.meta, key: every}
+        return shared
+
+    def _names_of(self, column: str, source: str) -> list[str] | None:
+        """Return the names of the numbers of a column, if they have names."""
+        key, values = _NAMES[column], getattr(self, column)
+        texts = self.meta.get(key)
+        if texts is None:
+            return None
+        if not isinstance(texts, list) or set(map(type, texts)) - {str} or len(set(texts)) < len(texts):
+            raise DataError(f"{source}: meta[{key!r}] must be a list of different texts. Correct it.")
+        if values is not None and len(values) and not UNKNOWN <= values.min() <= values.max() < len(texts):
+            number = values.max() if values.max() >= len(texts) else values.min()
+            raise DataError(
+                f"{source}: {column} contain {number}, but meta[{key!r}] has {len(texts)} names. Correct it."
+            )
+        return texts
 
     def check(self) -> Embeddings:
         """Return the table if every feature is finite.
@@ -279,6 +346,11 @@ def known_columns(crops: Crops, *, labelled: bool) -> dict[str, Any]:
     """Return the columns of crops: `paths`, and if `labelled`, `pids` and other columns with a known value."""
     others = [name for name in ("camids", "tracks", "frames") if (getattr(crops, name) != UNKNOWN).any()]
     return {name: getattr(crops, name) for name in ("paths", *(["pids", *others] if labelled else ()))}
+
+
+def known_names(crops: Crops, *, labelled: bool) -> dict[str, Any]:
+    """Return the names of the numbers in the columns of crops, for `Embeddings.meta`."""
+    return {_NAMES[column]: list(texts) for column, texts in crops.names.items() if labelled}
 
 
 def check_paths(paths: NDArray[np.object_]) -> None:

@@ -55,7 +55,8 @@ def unpack_tables(given: Sequence[Features | EmbeddingTable], labels: Labels) ->
         labels: the pids of each set, then the camids of each set; all None with tables.
 
     Raises:
-        DataError: one set is a table and the other is not, or tables come with separate columns.
+        DataError: one set is a table and the other is not, tables come with separate columns, or their pids or camids
+            cannot be compared (`Embeddings.share_codes`).
     """
     tables = [one for one in given if isinstance(one, EmbeddingTable)]
     if not tables:
@@ -65,6 +66,8 @@ def unpack_tables(given: Sequence[Features | EmbeddingTable], labels: Labels) ->
             "Embeddings and separate columns are mixed. Pass Embeddings only, or arrays only: features, pids and "
             "camids of queries and gallery."
         )
+    if share := getattr(tables[0], "share_codes", None):  # numbers of pids and camids may differ between files
+        tables = share(tables)
     return [one.features for one in tables], [*(one.pids for one in tables), *(one.camids for one in tables)]
 
 

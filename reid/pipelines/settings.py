@@ -44,7 +44,7 @@ class TestSettings(PipelineSettings):
     calibration: Path | None = None
     """Calibration file. Default: calibration.json next to the model, if present."""
     queries: tuple[str, ...] = ()
-    """Queries to draw: row numbers from 0 ("3,17") or identities ("pid:42"). Repeatable."""
+    """Queries to draw: row numbers from 0 ("3,17") or identities ("pid:42", "pid:anna"). Repeatable."""
     page: bool = True
     """Write evaluation.html."""
     skip_unreadable: bool = False

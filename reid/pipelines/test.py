@@ -125,7 +125,7 @@ class _TestedSet:
         metric: LearnedMetric | None,
         calibration: FoundCalibration | None,
         settings: TestSettings,
-        wanted: Sequence[tuple[str, int]],
+        wanted: Sequence[tuple[str, str]],
     ) -> None:
         self.benchmark, self.embedder, self.calibration, self.settings = benchmark, embedder, calibration, settings
         skipped: list[str] = []
@@ -134,7 +134,8 @@ class _TestedSet:
         self.skipped = tuple(line.removeprefix(f"{benchmark.root}/") for line in skipped)
         for line in self.skipped:
             console.print(f"skipped: {line}")
-        self.chosen = report.find_queries(wanted, self.split.query.crops.pids, benchmark.name)
+        crops = self.split.query.crops
+        self.chosen = report.find_queries(wanted, crops.pids, benchmark.name, crops.names.get("pids"))
         if settings.any_camera:
             self.split = replace(self.split, cross_camera=False)
         self.query, self.gallery = (embedder.table(part.crops) for part in (self.split.query, self.split.gallery))

@@ -49,39 +49,51 @@ def choose_queries(result: RankingResult, choice: Choice, n: int = 8, seed: int 
     return scored[np.argsort(ap if choice == "worst" else -ap, kind="stable")[:n]]
 
 
-def read_queries(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Parse texts such as "3,17" (rows of the query split, from 0) and "pid:42" into ("query" | "pid", number) pairs.
+def read_queries(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Parse texts such as "3,17" (rows of the query split, from 0) and "pid:42" into ("query" | "pid", value) pairs.
 
     Raises:
         ConfigError: a text has neither form.
     """
     chosen = []
     for entry in (entry.strip() for text in texts for entry in text.split(",")):
-        kind, _, number = entry.rpartition(":")
-        if kind not in ("", "pid") or not number.isdecimal():
+        kind, _, value = entry.partition(":") if entry.startswith("pid:") else ("query", "", entry)
+        if not value or (kind == "query" and not value.isdecimal()):
             raise ConfigError(f'{entry!r} is not a query. Pass row numbers from 0, or pids: "3,17" or "pid:42".')
-        chosen.append((kind or "query", int(number)))
+        chosen.append((kind, value))
     return chosen
 
 
 def find_queries(
-    chosen: Sequence[tuple[str, int]], query_pids: ArrayLike, name: str = "this data set"
+    chosen: Sequence[tuple[str, str]],
+    query_pids: ArrayLike,
+    name: str = "this data set",
+    names: Sequence[str] | None = None,
 ) -> NDArray[np.int64]:
     """Return the rows of the queries that `read_queries` parsed, in order and without repetition.
 
-    A pid selects all its queries.
+    A pid selects all its queries. It is a number, or, with `names` (of pid 0, 1, …), a name.
 
     Raises:
         ConfigError: a row does not exist, or no query has the pid.
     """
     pids = np.asarray(query_pids)
     rows: list[int] = []
-    for kind, number in chosen:
-        found = np.flatnonzero(pids == number).tolist() if kind == "pid" else [number]
-        if kind == "pid" and not found:
-            raise ConfigError(f"No query of {name} has pid {number}. Pass one from {pids.min()} to {pids.max()}.")
-        if kind == "query" and number >= len(pids):
-            raise ConfigError(f"{name} has no query {number}. Pass a row from 0 to {len(pids) - 1}.")
+    for kind, value in chosen:
+        if kind == "query":
+            if int(value) >= len(pids):
+                raise ConfigError(f"{name} has no query {value}. Pass a row from 0 to {len(pids) - 1}.")
+            rows.append(int(value))
+            continue
+        if names is not None:
+            known = [names[pid] for pid in np.unique(pids).tolist()]
+            check_choice(f"pid of a query of {name}", value, known)
+            number = names.index(value)
+        else:
+            number = int(value) if value.isdecimal() else -1
+        found = np.flatnonzero(pids == number).tolist()
+        if not found:
+            raise ConfigError(f"No query of {name} has pid {value}. Pass one from {pids.min()} to {pids.max()}.")
         rows += found
     return np.array(list(dict.fromkeys(rows)), dtype=np.int64)
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from copy import copy
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reid import Embeddings
+from reid import Embedder, Embeddings, evaluate, load_benchmark
 from reid.core.errors import ReidError
+from reid.embedding.stream import embed_to_parquet
 from reid.embedding.table import save_chunks
+from reid.models import build_model
 
 META = {
     "model": "resnet50-abc",
@@ -438,3 +444,91 @@ def test_invalid_quality_in_a_file_is_an_error(quality, message, tmp_path):
     path = write(tmp_path / "t.parquet", features=[[1.0, 2.0]], quality=quality)
     with pytest.raises(ReidError, match=message):
         Embeddings.load(path)
+
+
+def named(camera_names, camids, pid_names=None, pids=None, seed=0):
+    features = np.random.default_rng(seed).standard_normal((len(camids), 4))
+    meta = {"camera_names": camera_names, "pid_names": pid_names}
+    return Embeddings(features, pids, camids, meta={key: names for key, names in meta.items() if names})
+
+
+def test_concat_joins_cameras_and_identities_by_name():
+    a = named(["cam01"], [0, 0, -1], ["anna", "ben"], [0, 1, -1])
+    b = named(["cam02", "cam01"], [0, 1], ["ben", "carl"], [0, 1])
+    joined = Embeddings.concat([a, b])
+    assert joined.camids.tolist() == [0, 0, -1, 1, 0]
+    assert joined.pids.tolist() == [0, 1, -1, 1, 2]
+    assert joined.meta == {"camera_names": ["cam01", "cam02"], "pid_names": ["anna", "ben", "carl"]}
+    assert a.camids.tolist() == [0, 0, -1]  # the tables are not changed
+    assert b.meta["camera_names"] == ["cam02", "cam01"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_numbers_with_and_without_names_are_not_compared(order):
+    tables, names = [named(["door"], [0]), named(None, [0])][::order], ["a.parquet", "b.parquet"][::order]
+    with pytest.raises(
+        ReidError, match=r"camids of a\.parquet have names \(door.*those of b\.parquet are numbers without"
+    ):
+        Embeddings.concat(tables, names)
+    unknown = named(None, [-1, -1])
+    assert Embeddings.concat([named(["door"], [0]), unknown]).camids.tolist() == [0, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("door", "must be a list of different texts"),
+        (["a", "a", "b"], "must be a list of different texts"),
+        ([1, 2, 3], "must be a list of different texts"),
+        (["a", "b"], r"camids contain 2, but meta\['camera_names'\] has 2 names"),
+    ],
+    ids=["text", "repeated", "numbers", "too few"],
+)
+def test_invalid_names_are_errors(names, message):
+    table = Embeddings(np.ones((1, 4)), camids=[2], meta={"camera_names": names})
+    with pytest.raises(ReidError, match=message):
+        Embeddings.concat([table, table])
+
+
+def test_evaluate_joins_query_and_gallery_by_name():
+    features = np.eye(4, dtype=np.float32)
+    query = Embeddings(features[:2], [0, 1], [0, 0], meta={"pid_names": ["ben", "dora"], "camera_names": ["door"]})
+    gallery = Embeddings(
+        features, [0, 1, 2, 3], [0, 0, 0, 0], meta={"pid_names": ["ben", "dora", "a", "b"], "camera_names": ["hall"]}
+    )
+    assert evaluate(query, gallery).mAP == 1
+    other = copy(gallery)
+    other.pids, other.meta = np.array([1, 3, 0, 2]), gallery.meta | {"pid_names": ["a", "ben", "b", "dora"]}
+    assert evaluate(query, other).mAP == 1
+    other.meta = {}
+    with pytest.raises(ReidError, match="numbers without names"):
+        evaluate(query, other)
+
+
+def test_text_identities_of_a_table_keep_their_names(tmp_path):
+    rng, people = np.random.default_rng(0), ["ben", "dora", "anna", "carl"]
+    lines = ["path,pid,camid"]
+    for person, camera in itertools.product(people, ("door", "hall")):
+        cv2.imwrite(str(tmp_path / f"{person}-{camera}.png"), rng.integers(0, 256, (32, 16, 3), np.uint8))
+        lines.append(f"{person}-{camera}.png,{person},{camera}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    benchmark = load_benchmark(f"table:{tmp_path}?fraction=0.5")
+    embedder = Embedder(build_model("light10", height=32, width=16), device="cpu")
+    for crops in (benchmark.train, benchmark.query, benchmark.gallery):
+        written = embed_to_parquet(embedder, crops, tmp_path / "out.parquet")
+        assert written is not None
+        for table in (embedder.table(crops), Embeddings.load(written.path)):
+            persons = [table.meta["pid_names"][pid] for pid in table.pids]
+            cameras = [table.meta["camera_names"][camid] for camid in table.camids]
+            stems = [Path(path).stem for path in table.paths]
+            assert [f"{person}-{camera}" for person, camera in zip(persons, cameras, strict=True)] == stems
+
+
+def test_named_folders_keep_the_names_of_identities(tmp_path):
+    for person in ("p10", "p2", "-1"):
+        (tmp_path / person).mkdir()
+        for number in range(2):
+            cv2.imwrite(str(tmp_path / person / f"c{number}_{number}.png"), np.zeros((8, 4, 3), np.uint8))
+    crops = load_benchmark(f"folders:{tmp_path}?fraction=0.5").train
+    assert crops.names["pids"] == ("p2", "p10")
+    assert {crops.names["pids"][pid] for pid in crops.pids} == {Path(path).parent.name for path in crops.paths}

@@ -80,6 +80,8 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
         )
     splits, names, paths, camids = zip(*rows, strict=True)
     number = _number_identities(names, folder)
+    known_names = tuple(name for name in sorted(number, key=number.__getitem__) if number[name] != JUNK)
+    has_names = not all(name.isdecimal() for name in known_names)
     if len(set(number.values()) - {JUNK}) == 1 and not split_folders:
         raise DataError(
             f"{folder} has images of one person only ({names[0]}). Add a folder for each other person: training and "
@@ -90,7 +92,13 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     if 0 < known < len(camids):
         warnings.append(f"the file names of {known:,} of {len(camids):,} images contain a camera (c3, cam3 or camera3)")
     return divide(
-        Crops.from_columns(paths, [number[name] for name in names], camids, source=folder.name),
+        Crops.from_columns(
+            paths,
+            [number[name] for name in names],
+            camids,
+            source=folder.name,
+            names={"pids": known_names} if has_names else None,
+        ),
         np.array(splits, dtype=object) if split_folders else None,
         folder,
         fraction=fraction,

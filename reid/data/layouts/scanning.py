@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,9 @@ class NamedImages:
         for split, folder_name in self.folders.items():
             found = scan(folder / folder_name, self.pattern, self.form, skipped)
             kept = [(path, match) for path, match in found if int(match["pid"]) != JUNK]
-            columns = {f"{group}s": [int(match[group]) for _, match in kept] for group in self.pattern.groupindex}
+            columns: dict[str, Any] = {
+                f"{group}s": [int(match[group]) for _, match in kept] for group in self.pattern.groupindex
+            }
             splits[split] = Crops.from_columns([path for path, _ in kept], **columns, source=name)
             junk = len(found) - len(kept)
             if not kept:

@@ -53,7 +53,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
     pids = rows.numbers("pid", text=True, required=True)
     columns = (rows.numbers("camid", text=True), rows.numbers("track", text=True), rows.numbers("frame", text=False))
     name = file.parent.name if file.stem == "table" else file.stem
-    crops = Crops.from_columns(rows.paths(pids), pids, *columns, source=name)
+    crops = Crops.from_columns(rows.paths(pids), pids, *columns, source=name, names=rows.names)
     sample = crops.paths[np.unique(np.linspace(0, len(crops) - 1, SAMPLE).astype(np.int64))]
     if not any(os.path.exists(path) for path in sample):
         raise DataError(
@@ -96,6 +96,7 @@ class _Rows:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.warnings: list[str] = []
+        self.names: dict[str, tuple[str, ...]] = {}
         self.table = _read_table(file)
         names = self.table.column_names
         for name in REQUIRED:
@@ -139,6 +140,7 @@ class _Rows:
             self.warnings.append(f"column {name!r} contains text, and {number:,} times -1, which is read as {meaning}")
             values = pc.if_else(marked, None, values)
         known = np.sort(np.array(values.drop_null().unique().to_pylist(), dtype=object))
+        self.names[f"{name}s"] = tuple(known)
         codes = pc.fill_null(pc.index_in(values, value_set=pa.array(known, pa.string())), UNKNOWN)
         return pc.if_else(pc.is_null(values), UNKNOWN, codes).to_numpy().astype(np.int64)
 
