@@ -1,4 +1,7 @@
-"""Every command in README and docs exists, with the options, settings and configs that it names."""
+"""Every command in README and docs exists, with the options, settings and configs that it names.
+
+Those of README, quick start and guides also run: see test_shell_runs.py.
+"""
 
 from __future__ import annotations
 

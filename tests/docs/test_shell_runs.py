@@ -1,0 +1,61 @@
+"""The `reid` commands of README, quick start and guides run in order, page by page, on small files of the same names.
+
+Training uses a small network for two epochs, a small synthetic data set replaces Market-1501, and the false-match rate
+is one that so few people can support; nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.models import build_model
+from tests.docs.blocks import ROOT, blocks, command_lines
+from tests.docs.conftest import SMALL_RUN, reid
+from tests.embedding.test_runtimes import SIDECAR, make_onnx
+from tests.models.test_external import as_torchreid
+
+GUIDES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
+SMALL_NETWORK = ["model.backbone=light14", "model.weights=none", "schedule.sizes=[]", "schedule.minutes=0.05"]
+SMALLER = {"/data/market1501": "datasets/synthetic", "1e-2": "0.2", "1e-3": "0.2"}
+SMALL = re.compile("|".join(SMALLER))
+
+
+@pytest.fixture
+def folder(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the workspace and add the models that the pages name."""
+    work = tmp_path / "work"
+    shutil.copytree(workspace, work, symlinks=True)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("REID_CACHE", str(tmp_path / "cache"))
+    shutil.copy("runs/first/best.pt", "best.pt")
+    shutil.copytree("runs/first", "runs/other")
+    osnet = build_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
+    torch.save(as_torchreid(osnet), "osnet_x1_0_market.pth")
+    make_onnx(Path("their.onnx"))
+    Path("their.reid.json").write_text(json.dumps(SIDECAR))
+    return work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=[str(page.relative_to(ROOT)) for page in GUIDES])
+def test_commands_of_the_page_run(page: Path, folder: Path) -> None:
+    for block in blocks(page, "bash", "console", "sh"):
+        for program, *arguments in command_lines(block.code):
+            if program != "reid":
+                assert program in ("pip", "make"), f"{block.place}: {program} is not run"
+                continue
+            arguments = [SMALL.sub(lambda match: SMALLER[match[0]], text) for text in arguments]
+            if arguments[0] == "train" and "--resume" not in arguments:
+                if "--out" in arguments:  # the workspace has a run of that name for the other pages
+                    shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)
+                arguments += [*SMALL_NETWORK, *SMALL_RUN]
+            if arguments[:2] == ["data", "synthesize"]:
+                assert arguments[3] == "datasets/synthetic"  # as the workspace fixture runs it
+                continue
+            reid(*arguments)
