@@ -197,7 +197,7 @@ def valid_boxes(boxes: Floats, confidence: Floats) -> NDArray[np.bool_]:
     return np.asarray(within.all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1))
 
 
-def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: str) -> None:
+def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: str, total: int | None = None) -> None:
     """Raise an error if two sources seem to number their frames differently.
 
     Args:
@@ -205,9 +205,11 @@ def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: s
         rows: what is counted, in the plural.
         found: number of rows that fit if the offset 0, −1 or 1 is added to their frame numbers.
         fix: how to state the right number; `{offset}` is replaced by the best offset.
+        total: number of rows; if given, another offset is believed if all rows fit with it.
 
     Raises:
-        DataError: no row fits with offset 0, or more rows fit with another offset. The message shows all counts.
+        DataError: no row fits with offset 0, twice as many fit with another offset, or all do and not with 0. The
+            message shows all counts.
 
     Example:
         >>> check_frame_numbers("features.parquet", "features", {0: 90, -1: 2, 1: 4}, "")
@@ -217,7 +219,7 @@ def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: s
 2 fit at offset 0, 0 at offset -1, 90 at offset 1. Add 1 to its frames.
     """
     best = max(found, key=lambda offset: (found[offset], offset == 0))
-    if best == 0 and found[0]:
+    if found[0] and (best == 0 or (found[best] < 2 * found[0] and found[best] != total)):
         return
     counts = ", ".join(f"{count:,} {'fit ' * (offset == 0)}at offset {offset}" for offset, count in found.items())
     fix = fix.format(offset=best) if found[best] else "Pass files of the same recording."

@@ -79,7 +79,6 @@ def embed_boxes(
     quality: ArrayLike | None = None,
     cache: str | Path | None = None,
     keep_crops: bool = False,
-    first_frame: int = 1,
     shard_size: int = SHARD_SIZE,
 ) -> EmbeddedBoxes:
     """Cut boxes from videos and embed them. Each video is read once; a thread decodes ahead.
@@ -95,12 +94,11 @@ def embed_boxes(
     Args:
         embedder: the model.
         videos: by camera name (`find_videos`).
-        tracks: the boxes.
+        tracks: the boxes; the first frame of a video has the number `tracks.first_frame`.
         quality: `[N]` in 0..1 (`box_quality`); None for 1. The table's `quality` is this times
             min(1, sharpness / median sharpness of the camera's boxes).
         cache: folder for finished boxes; None for none.
         keep_crops: whether to keep small crops, for pictures of the result.
-        first_frame: number that the tracks give to the first frame of a video.
         shard_size: boxes in a shard of the cache: the most that an interruption loses.
 
     Raises:
@@ -108,7 +106,7 @@ def embed_boxes(
             written.
         ModelError: the output of the model is not finite.
     """
-    job = _Job(embedder, videos, tracks, quality, keep_crops, first_frame)
+    job = _Job(embedder, videos, tracks, quality, keep_crops)
     from_cache = job.run(None if cache is None else Path(cache), shard_size)
     rows = job.embedded()
     left_out = np.flatnonzero(job.reasons != "")
@@ -130,7 +128,6 @@ def boxes_to_parquet(
     out: str | Path,
     *,
     quality: ArrayLike | None = None,
-    first_frame: int = 1,
     distributed: DistributedContext | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> WrittenEmbeddings | None:
@@ -143,7 +140,7 @@ def boxes_to_parquet(
         DataError, ModelError: as `embed_boxes`.
     """
     out, distributed = Path(out), distributed or DistributedContext(0, 1, torch.device("cpu"))
-    job, folder = _Job(embedder, videos, tracks, quality, False, first_frame), temporary_folder(out)
+    job, folder = _Job(embedder, videos, tracks, quality, False), temporary_folder(out)
     cameras, counts = np.unique(tracks.camera[job.reasons == ""], return_counts=True)
     process_of = _balance(counts, distributed.world_size)
     finished = job.run(folder, shard_size, cameras[process_of == distributed.rank])
@@ -180,11 +177,10 @@ class _Job:
         tracks: Tracks,
         quality: ArrayLike | None,
         keep_crops: bool,
-        first_frame: int,
     ) -> None:
         n = len(tracks)
         self.embedder, self.videos, self.tracks = embedder, videos, tracks
-        self.first_frame, self.keep_crops = first_frame, keep_crops
+        self.keep_crops = keep_crops
         self.quality = np.ones(n) if quality is None else float_column("quality", quality, n, low=0, high=1)
         corners = np.concatenate([tracks.boxes[:, :2], tracks.boxes[:, :2] + tracks.boxes[:, 2:]], axis=1)
         self.cuts = np.rint(corners.clip(-_MAX_COORDINATE, _MAX_COORDINATE)).astype(np.int64)
@@ -217,7 +213,7 @@ class _Job:
                 cuts, cut_of = np.unique(np.c_[self.tracks.frame[rows], self.cuts[rows]], axis=0, return_inverse=True)
                 count = np.bincount(cut_of)
                 keys = np.frombuffer(cuts.astype("<i8").tobytes(), "S40")
-                identity = [_FORMAT, embedder.describe(), video.fingerprint(), self.first_frame]
+                identity = [_FORMAT, embedder.describe(), video.fingerprint(), self.tracks.first_frame]
                 shards = Shards(cache and shard_folder(cache, name, identity), embedder.dimension)
                 positions = shards.find(keys)
                 done = positions >= 0
@@ -295,7 +291,7 @@ class _Job:
             stacked = np.stack(list(images.values())) if images else np.zeros((0, *size, 3), np.uint8)
             return ImageBatch(list(images), stacked, names, failed, columns)
 
-        for frame in video.read(frames, first_frame=self.first_frame) if len(frames) else ():
+        for frame in video.read(frames, first_frame=self.tracks.first_frame) if len(frames) else ():
             start, end = np.searchsorted(frames, [frame.number, frame.number + 1])
             for row in missing[start:end].tolist():
                 left, top, right, bottom = cuts[row, 1:].clip(0).tolist()

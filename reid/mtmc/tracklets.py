@@ -223,7 +223,7 @@ class Tracklets(Spans):
         weights = None
         if embeddings.frames is not None:
             found = {d: int(tracks.has_box(camera, embeddings.tracks, embeddings.frames + d).sum()) for d in (0, -1, 1)}
-            check_frame_numbers("The embeddings", "rows", found, "Add {offset} to their frames.")
+            check_frame_numbers("The embeddings", "rows", found, "Add {offset} to their frames.", len(camera))
             weights = _crop_quality(tracks, cameras, np.stack([camera, embeddings.tracks, embeddings.frames]))
         elif split:
             raise DataError("Splitting tracks needs embeddings with frames. Embed with frames, or do not split.")

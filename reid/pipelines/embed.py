@@ -68,7 +68,6 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
                 tracks,
                 out,
                 quality=quality,
-                first_frame=tracks.first_frame,
                 distributed=distributed,
             )
         else:

@@ -99,7 +99,8 @@ def _match_files(
     if truth is not None and files.truth_first_frame is not None:
         truth = truth.shift_frames(tracks.first_frame - truth.first_frame)
     console.print(
-        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} ({tracks.format_reason})"
+        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} "
+        f"({tracks.format_reason}), first frame {tracks.first_frame}"
     )
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
@@ -218,7 +219,8 @@ def _read_appearance(path: Path, tracks: Tracks, first_frame: int | None) -> _Ap
     of_box = {d: tracks.has_box(table.camids, np.asarray(table.tracks), table.frames + d) for d in (0, -1, 1)}
     fix = f"The first frame of the tracks is {tracks.first_frame}: pass the one of the embeddings as "
     fix += "--embeddings-first-frame, or pass the tracks that they were made of."
-    check_frame_numbers(str(path), "features", {d: int(mask.sum()) for d, mask in of_box.items()}, fix)
+    fits = {d: int(mask.sum()) for d, mask in of_box.items()}
+    check_frame_numbers(str(path), "features", fits, fix, len(table) if first_frame is None else None)
     if not of_box[0].all():
         warnings.append(f"{path}: {int((~of_box[0]).sum()):,} features left out: their frame has no box of the track.")
         table = table.take(of_box[0])
@@ -239,7 +241,6 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> 
         quality=quality[rows],
         cache=cache,
         keep_crops=True,
-        first_frame=tracks.first_frame,
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")

@@ -70,10 +70,10 @@ def reassociation_embeddings(
     assert settings.tracks is not None
     assert settings.videos is not None
     assert model is not None
-    tracks = needed_boxes(read_tracks(settings.tracks), settings)
+    tracks = needed_boxes(read_tracks(settings.tracks, first_frame=settings.first_frame), settings)
     videos, quality, problems = open_videos(settings.videos, tracks)
     embedder = Embedder(model, device=device, batch_size=batch_size, flip=flip)
-    done = embed_boxes(embedder, videos, tracks, quality=quality, first_frame=settings.first_frame)
+    done = embed_boxes(embedder, videos, tracks, quality=quality)
     for text in (*tracks.warnings, *problems, *done.problems()):
         warn(text)
     return done.embeddings

@@ -66,8 +66,8 @@ class ReassociationSettings(PipelineSettings):
     """Track files with true ids, whose boxes are cut out of --videos: score re-association, not ranking."""
     videos: Path | None = None
     """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
-    first_frame: int = 1
-    """Number that the track files give to the first frame."""
+    first_frame: Natural | None = None
+    """Number that the track files give to the first frame. Default: 0 if there is a frame 0, else 1."""
     gaps: tuple[Positive, ...] = (1, 10, 30, 100)
     """Frames between a query and its gallery. Repeatable."""
     stride: Positive = 10

@@ -162,8 +162,7 @@ def test_one_video_without_a_folder(folder, videos, embedder):
     result = embed_boxes(embedder, {"b": Video(folder / "b.avi")}, tracks)
     expected = embedder(crops_of(tracks, make_frames(1)))
     assert (result.embeddings.features * expected).sum(1).min() > 0.97
-    from_zero = Tracks.from_columns(["b"], tracks.camera, tracks.track, tracks.frame - 1, tracks.boxes)
-    shifted = embed_boxes(embedder, videos, from_zero, first_frame=0)
+    shifted = embed_boxes(embedder, videos, tracks.shift_frames(-1))
     np.testing.assert_array_equal(shifted.embeddings.features, result.embeddings.features)
     with pytest.raises(ReidError, match=r"None of the 1 boxes .*none\.avi cannot be opened"):
         embed_boxes(embedder, {"a": NoFile(folder / "none.avi")}, one_box([1, 1, 9, 9]))
@@ -201,7 +200,6 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
         (0, 3, 5, [10, 10, 30, 0.3], "smaller than a pixel"),
         (0, 4, 5, [-50, 10, 30, 40], "a: the box is outside the frame"),
         (0, 5, 5, [130, 10, 30, 40], "a: the box is outside the frame"),
-        (1, 2, 0, inside, "b: the frame is before the first frame, 1"),
         (1, 2, 6, inside, ""),
         (1, 2, 31, inside, "b: the video ends after frame 30"),
         (2, 3, 5, inside, "camera 'c' has no video"),
@@ -210,13 +208,13 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
     expected = {(c, t, f): reason for c, t, f, _, reason in rows}
     result = embed_boxes(embedder, videos, tracks, keep_crops=True)
     assert result.embeddings.camids.tolist() == [0, 1]
-    assert len(result.left_out) == 8
+    assert len(result.left_out) == 7
     for row, reason in zip(result.left_out, result.reasons, strict=True):
         pattern = expected[tracks.camera[row], tracks.track[row], tracks.frame[row]]
         assert pattern
         assert re.search(pattern, reason), (row, reason)
     lines = result.problems()
-    assert len(lines) == 6
+    assert len(lines) == 5
     assert "the box is smaller than a pixel: 2 boxes without a feature, rows 1, 2" in lines
     assert len(result.crop_jpegs) == 2
 
@@ -300,7 +298,6 @@ def test_cache_depends_on_model_flip_video_and_first_frame(embedder, folder, tmp
         (path / image.name).write_bytes(image.read_bytes())
     videos = find_videos(tmp_path / "videos", ["a"]).videos
     embed_boxes(embedder, videos, tracks, cache=tmp_path / "cache")
-    options = {}
     if change == "model":
         embedder = Tiny("another")
     elif change == "flip":
@@ -308,9 +305,8 @@ def test_cache_depends_on_model_flip_video_and_first_frame(embedder, folder, tmp
     elif change == "video":
         os.utime(path / "0003.png", (1, 1))
     else:
-        options["first_frame"] = 0
-        tracks = Tracks.from_columns(["a"], tracks.camera, tracks.track, tracks.frame - 1, tracks.boxes)
-    assert embed_boxes(embedder, videos, tracks, cache=tmp_path / "cache", **options).from_cache == 0
+        tracks = tracks.shift_frames(-1)
+    assert embed_boxes(embedder, videos, tracks, cache=tmp_path / "cache").from_cache == 0
 
 
 def test_damaged_shard_is_reported_and_embedded_again(embedder, videos, tmp_path):
