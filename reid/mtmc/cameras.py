@@ -191,6 +191,14 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
     Raises:
         ConfigError: Not readable, not YAML, an unknown key (the nearest one is suggested), an invalid value, or a
             camera with tracks that is not listed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "cameras.yaml").write_text("cameras: {cam01: {fps: 10}}")
+        ...     cameras = read_cameras(Path(folder) / "cameras.yaml", ["cam01"])
+        >>> cameras["cam01"].seconds([1, 11]).tolist()
+        [0.0, 1.0]
     """
     path = Path(path)
     content = load_settings(_File, path)

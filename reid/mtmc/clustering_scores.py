@@ -27,6 +27,11 @@ class ClusterScores:
         true_identities, found_identities: Numbers of identities.
         exact_identities: Found identities that contain all items of one true identity and no other item.
         pair_precision, pair_recall, pair_f1, b3_precision, b3_recall, b3_f1: As above; None without items.
+
+    Example:
+        >>> scores = cluster_scores(["anna", "anna", "ben"], [1, 1, 2])
+        >>> scores.exact_identities, scores.b3_f1
+        (2, 1.0)
     """
 
     items: int = 0

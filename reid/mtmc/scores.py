@@ -119,6 +119,12 @@ class TrackScores:
         iou: The IoU threshold.
         warnings: Cameras that only one side has.
         causes: Mistakes in the files that would explain a low score, if looked for (`score_causes`).
+
+    Example:
+        >>> truth = Tracks.from_columns(["a"], [0, 0], [1, 1], [1, 2], [[0, 0, 10, 20], [5, 0, 10, 20]])
+        >>> scores = score_tracks(truth, truth)
+        >>> scores.overall.HOTA, scores.per_camera["a"].MOTA, scores.as_dict()["multi_camera"]["IDF1"]
+        (1.0, 1.0, None)
     """
 
     overall: BoxScores

@@ -433,7 +433,8 @@ def _read_parquet(file: Path) -> _Part:
         if name != "camera":
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                 raise DataError(f"{file}: column {name!r} must contain numbers; it contains {column.type}.")
-            numbers[name] = column.to_numpy()
+            values = column.to_numpy()
+            numbers[name] = values.astype(np.float64) if values.dtype.kind == "f" else values
     names, camera = _parquet_cameras(file, table, (schema.metadata or {}).get(_METADATA_KEY))
     track, frame = (
         _whole_numbers(name, numbers[name], lambda row: f"{file}, row {row} (from 0)") for name in ("track", "frame")
@@ -533,6 +534,13 @@ def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> lis
         ConfigError: Unknown format.
         DataError: The folder contains other track files, which would be read as part of these; a camera name that is
             not a valid file name; or a file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> tracks = Tracks.from_columns(["door"], [0], [7], [1], [[10, 20, 30, 60]])
+        >>> with TemporaryDirectory() as folder:
+        ...     print(write_tracks(tracks, folder)[0].read_text().strip())
+        1,7,10,20,30,60,1,-1,-1,-1
     """
     folder = Path(folder)
     check_choice("track format", format, FORMATS)
@@ -571,6 +579,15 @@ def write_aicity(tracks: Tracks, file: str | Path, separator: str = " ") -> dict
 
     A camera's number is the last in its name (`cam01` → 1). If a name has none or two share one, cameras are numbered
     from 1 in their order.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> tracks = Tracks.from_columns(["cam07"], [0], [4], [1], [[10, 20, 30, 60]])
+        >>> with TemporaryDirectory() as folder:
+        ...     write_aicity(tracks, Path(folder) / "submission.txt")
+        ...     print((Path(folder) / "submission.txt").read_text().strip())
+        {'cam07': 7}
+        7 4 1 10 20 30 60 -1 -1
     """
     numbers = [last_number(name) for name in tracks.camera_names]
     if None in numbers or len(set(numbers)) < len(numbers):
