@@ -97,7 +97,7 @@ def _contenders(
         bundle = folder / f"{name}-{form}-{int8}.bundle"
         few = np.arange(min(64, len(paths)))
         pixels = Pixels(crops.take(few), store.take(few))
-        quantisation = Quantisation(store.read(few), Split("made", pixels, pixels, True), 100.0) if int8 else None
+        quantisation = Quantisation(store.read(few), Split("synthetic", pixels, pixels, True), 100.0) if int8 else None
         export_bundle(model, bundle, to=form, model_id=name, crops=store.read(few[:8]), quantisation=quantisation)
         runtime = {"onnx": "onnxruntime", "openvino": "OpenVINO"}[form]
         contenders[f"{runtime}, {'int8' if int8 else 'float32'}"] = _embedder(bundle, form, threads)
@@ -133,7 +133,7 @@ def _plain(model: torch.nn.Module) -> Contender:
 def _torchreid(name: str, peer: Path, folder: Path) -> Contender:
     """torchreid's own extractor with random weights, in batches; its ResNet-50 with a last stride of 1, as ours."""
     if not (peer / "torchreid").is_dir():
-        raise ReidError(f"--peer {peer} holds no torchreid: name a copy of the source of deep-person-reid.")
+        raise ReidError(f"--peer {peer} contains no torchreid. Pass a copy of the source of deep-person-reid.")
     if importlib.util.find_spec("gdown") is None:  # it imports it for downloads, which are not wanted
         sys.modules["gdown"] = types.ModuleType("gdown")
     sys.path.insert(0, str(peer))

@@ -66,12 +66,12 @@ def main(source: str | None, epochs: int, n_crops: int) -> None:
             console.print(f"  open again: {time.perf_counter() - start:.3f} s")
             jitter = Augment(size, AugmentConfig(brightness=0.2, contrast=0.15, saturation=0.1))
             files = FileStore(crops, size=size, workers=1)
-            for words, source_store, augment in (
+            for description, source_store, augment in (
                 ("packed, augmented", store, Augment(size)),
                 ("packed, augmented with colour", store, jitter),
                 ("JPEG files, augmented", files, Augment(size)),
             ):
-                console.print(f"  {words}: {rate(source_store, augment):,.0f} crops a second")
+                console.print(f"  {description}: {rate(source_store, augment):,.0f} crops a second")
 
 
 if __name__ == "__main__":

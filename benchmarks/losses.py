@@ -23,14 +23,14 @@ LOOP_UP_TO = 512
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-# Semi-hard of pytorch-metric-learning is all semi-hard triplets, or one an anchor; ours and the loop's is one a pair.
+# Semi-hard of pytorch-metric-learning is all semi-hard triplets, or one an anchor; reid's and the loop's is one a pair.
 ROWS = {
-    "batch-hard": ("ours", "pml", "loop"),
-    "batch-all": ("ours", "pml", "loop"),
-    "semi-hard": ("ours", "pml", "pml, one an anchor", "loop"),
+    "batch-hard": ("reid", "pml", "loop"),
+    "batch-all": ("reid", "pml", "loop"),
+    "semi-hard": ("reid", "pml", "pml, one an anchor", "loop"),
 }
-WORDS = {
-    "ours": "reid",
+LABELS = {
+    "reid": "reid",
     "pml": "pytorch-metric-learning",
     "pml, one an anchor": "  the same, one triplet an anchor",
     "loop": "loop over anchors",
@@ -59,8 +59,8 @@ def _bench_one(mining: str, names: Sequence[str], size: int, dimension: int, run
     peaks = {name: _peak(mining, name, size, dimension) for name in names}
     steps = {name: _step(mining, name, size, dimension) for name in names if peaks[name]}
     results = {name: step() for name, step in steps.items()}
-    same = [value for name, value in results.items() if mining != "semi-hard" or name in ("ours", "loop")]
-    if max(same) - min(same) > 1e-3 * results["ours"]:
+    same = [value for name, value in results.items() if mining != "semi-hard" or name in ("reid", "loop")]
+    if max(same) - min(same) > 1e-3 * results["reid"]:
         raise ReidError(f"The losses of {mining} differ: {results}.")
     times: dict[str, list[float]] = {name: [] for name in steps}
     repeats = max(1, 1024 // size)
@@ -71,25 +71,25 @@ def _bench_one(mining: str, names: Sequence[str], size: int, dimension: int, run
                 step()
             times[name].append((time.perf_counter() - start) / repeats)
     for name in steps:
-        ratio = "" if name == "ours" else f"{at_median(times[name], times['ours']):8.2f} ×"
+        ratio = "" if name == "reid" else f"{at_median(times[name], times['reid']):8.2f} ×"
         console.print(
-            f"  {mining:10} {WORDS[name]:34} {1000 * at_median(times[name]):10.2f} ms {ratio:10} "
+            f"  {mining:10} {LABELS[name]:34} {1000 * at_median(times[name]):10.2f} ms {ratio:10} "
             f"{peaks[name] / 2**20:8.0f} MiB",
             highlight=False,
         )
 
 
 def _peak(mining: str, name: str, size: int, dimension: int) -> int:
-    """Bytes above the inputs; 0, and said, where there is too little memory."""
+    """Return the bytes above the inputs; 0, with a message, if there is too little memory."""
     try:
         return peak_above_inputs(_step, mining, name, size, dimension)
     except ReidError as error:
-        console.print(f"  {mining:10} {WORDS[name]:34} does not run. {error}", highlight=False)
+        console.print(f"  {mining:10} {LABELS[name]:34} does not run. {error}", highlight=False)
         return 0
 
 
 def _step(mining: str, name: str, size: int, dimension: int) -> Callable[[], float]:
-    """Forward and backward of made features: people around centres so near that about half of all triplets are active.
+    """Forward and backward of synthetic features, so close that about half of all triplets are active.
 
     Where none is, pytorch-metric-learning has no backward pass to make.
     """
@@ -97,7 +97,7 @@ def _step(mining: str, name: str, size: int, dimension: int) -> Callable[[], flo
     pids = torch.arange(size) // CROPS_PER_ID
     features = torch.randn(size, dimension, generator=generator)
     features += 0.1 * torch.randn(int(pids[-1]) + 1, dimension, generator=generator)[pids]
-    loss = {"ours": _ours, "loop": _loop}.get(name, _pml)(mining, *(["anchor"] if "anchor" in name else []))
+    loss = {"reid": _reid, "loop": _loop}.get(name, _pml)(mining, *(["anchor"] if "anchor" in name else []))
 
     def step() -> float:
         leaf = features.detach().requires_grad_()
@@ -108,7 +108,7 @@ def _step(mining: str, name: str, size: int, dimension: int) -> Callable[[], flo
     return step
 
 
-def _ours(mining: str) -> Loss:
+def _reid(mining: str) -> Loss:
     return TripletLoss(MARGIN, mining.replace("-", "_"), reduction="active")
 
 
@@ -134,7 +134,7 @@ def _pml(mining: str, per: str = "pair") -> Loss:
 
 
 def _loop(mining: str) -> Loss:
-    """An anchor at a time, as one writes it first; the matrix of distances is made in one go."""
+    """Process one anchor at a time; all distances are computed together."""
 
     def loss(features: Tensor, pids: Tensor) -> Tensor:
         distances = torch.cdist(features, features)

@@ -37,7 +37,7 @@ COSINE = {"distance": "cosine", "margin": 0.5, "power": 1}
 
 @dataclass(frozen=True)
 class Variant:
-    words: str
+    description: str
     settings: tuple[str, ...] = ()
 
 
@@ -200,8 +200,8 @@ def table(rows: dict[str, dict]) -> str:
             settings = " ".join(f"`{setting}`" for setting in row["settings"]) or "–"
             note = " (collapsed)" if row["collapsed"] else ""
             lines.append(
-                f"| {variant.words}{note} | {row['epochs']:.0f} | {100 * row['mAP']:.2f} | {100 * row['rank1']:.2f} | "
-                f"{settings} |"
+                f"| {variant.description}{note} | {row['epochs']:.0f} | {100 * row['mAP']:.2f} | "
+                f"{100 * row['rank1']:.2f} | {settings} |"
             )
     if len(seeds) > 1:
         lines.append(f"\nmAP of the recipe over {len(seeds)} seeds: {100 * min(seeds):.2f} to {100 * max(seeds):.2f}.")

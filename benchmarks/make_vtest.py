@@ -64,7 +64,7 @@ def read(avi, last_frame):
             break
         frames.append(frame)
     if not frames:
-        raise SystemExit(f"{avi} holds no frame")
+        raise SystemExit(f"{avi} contains no frame")
     return frames
 
 

@@ -1,7 +1,8 @@
 """How time and memory of `match` grow with the number of tracklets: `python -m benchmarks.matching_growth [N ...]`.
 
 Made, seeded features: people of 512 numbers seen 10 times each over 100 cameras, with camera bias and noise; times over
-a day. One process a size, so that the peak of memory is its own. No identity information is used but for the score.
+a day. Each size runs in a separate process, so that its peak of memory is measured alone. Identities are used for the
+score only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from reid.mtmc.pooling import normalise_rows
 VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
 
 
-def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
+def synthetic_tracklets(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
     rng = np.random.default_rng(seed)
     person = np.arange(n) // VISITS
     features = rng.standard_normal((n // VISITS + 1, DIMENSION), dtype=np.float32)[person]
@@ -54,7 +55,7 @@ def made(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
 
 
 def measure(n: int, solver: str) -> None:
-    tracklets, person = made(n)
+    tracklets, person = synthetic_tracklets(n)
     before = time.perf_counter(), time.process_time()
     result = match(tracklets, settings=MatchSettings(solver=solver))
     wall, processor = time.perf_counter() - before[0], time.process_time() - before[1]

@@ -14,7 +14,7 @@ from reid.mtmc import Tracks, score_tracks
 from reid.mtmc.track_files import read_tracks, write_tracks
 
 
-def made(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, Tracks]:
+def synthetic_tracks(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, Tracks]:
     """People that walk through every camera in turn, `crowd` at a time; predictions jitter, miss and swap ids."""
     rng = np.random.default_rng(seed)
     frames = boxes // (cameras * crowd)
@@ -32,10 +32,10 @@ def made(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, T
     truth = Tracks.from_columns(names, camera, person, frame + 1, box.round(2))
     wrong = np.where(rng.random((cameras, crowd, turns)) < 0.2, 10_000_000 + camera.max(), 0)[camera, place, walk]
     found = rng.random(len(x)) > 0.05
-    near = box + rng.normal(0, 3, box.shape) * [1, 1, 0.5, 0.5]
+    moved = box + rng.normal(0, 3, box.shape) * [1, 1, 0.5, 0.5]
     ids = person + wrong + (frame % stay > 120) * (place % 7 == 0) * 20_000_000
     predicted = Tracks.from_columns(
-        names, camera[found], ids[found], frame[found] + 1, near[found].round(2), rng.random(found.sum()).round(3)
+        names, camera[found], ids[found], frame[found] + 1, moved[found].round(2), rng.random(found.sum()).round(3)
     )
     return truth, predicted
 
@@ -48,7 +48,7 @@ def made(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, T
 def main(boxes: int, cameras: int, crowd: int, form: str) -> None:
     """Time reading and scoring many boxes."""
     with tempfile.TemporaryDirectory() as folder:
-        truth, predicted = made(boxes, cameras, crowd)
+        truth, predicted = synthetic_tracks(boxes, cameras, crowd)
         write_tracks(truth, Path(folder) / "truth", form)
         write_tracks(predicted, Path(folder) / "predicted", form)
         cpu, begin = time.process_time(), time.perf_counter()

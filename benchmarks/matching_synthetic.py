@@ -1,4 +1,4 @@
-"""Every solver on made streets, offline and online, with and without what `cameras.yaml` knows of the ways.
+"""Every solver on synthetic pedestrians, offline and online, with and without the travel times of `cameras.yaml`.
 
 reid data synthesize --out WORLD seed=7 ids=400 cameras=10 stills=8
 reid match --tracks WORLD/tracks --videos WORLD/stills --model MODEL --out MATCHED
@@ -24,13 +24,13 @@ from reid.mtmc.solvers import SOLVERS
 from reid.mtmc.track_files import read_tracks
 
 
-def show(words: str, truth: Tracks, tracks: Tracks, tracklets: Tracklets, identity, seconds: float) -> None:
+def show(description: str, truth: Tracks, tracks: Tracks, tracklets: Tracklets, identity, seconds: float) -> None:
     ids = identity[tracklet_of_boxes(tracklets, tracks)]
     # Only the true identities can meet in a frame: where a tracker swapped ids, two tracks are mostly one person.
     _, once = np.unique(np.stack([tracks.camera, tracks.frame, ids]), axis=1, return_index=True)
     found = score_tracks(truth, tracks.take(np.sort(once)).with_ids(ids[np.sort(once)]))
     print(
-        f"| {words} | {100 * found.overall.IDF1:.1f} | {100 * found.overall.HOTA:.1f} | "
+        f"| {description} | {100 * found.overall.IDF1:.1f} | {100 * found.overall.HOTA:.1f} | "
         f"{100 * found.multi_camera.IDF1:.1f} | {found.tracklets.pair_f1:.3f} | {found.tracklets.b3_f1:.3f} | "
         f"{len(np.unique(identity))} | {seconds:.1f} |",
         flush=True,
@@ -38,7 +38,7 @@ def show(words: str, truth: Tracks, tracks: Tracks, tracklets: Tracklets, identi
 
 
 def true_identities(truth: Tracks, tracks: Tracks, tracklets: Tracklets) -> np.ndarray:
-    """The person on whom most boxes of each tracklet's track lie; a false track is a person of its own."""
+    """Return the person that most boxes of each tracklet's track show; a false track is a separate person."""
     camera, track, person = true_ids(truth, tracks)
     whose = dict(zip(zip(camera.tolist(), track.tolist(), strict=True), person.tolist(), strict=True))
     free = int(truth.track.max()) + 1 + np.arange(len(tracklets))
@@ -63,17 +63,17 @@ def main(world: Path, embeddings: Path) -> None:
     print("|---|---|---|---|---|---|---|---|")
     show("local ids as they are", truth, tracks, tracklets, np.arange(1, len(tracklets) + 1), 0)
     show("true identity of each tracklet", truth, tracks, tracklets, true_identities(truth, tracks, tracklets), 0)
-    for words, known in (("with travel times", cameras), ("without", replace(cameras, transition_times={}))):
+    for description, known in (("with travel times", cameras), ("without", replace(cameras, transition_times={}))):
         for solver in SOLVERS:
             began = time.perf_counter()
             found = match(tracklets, cameras=known, settings=MatchSettings(solver=solver))
             seconds = time.perf_counter() - began
             identity = found.identity
-            show(f"{solver}, {words}", truth, tracks, found.tracklets, identity, seconds)
+            show(f"{solver}, {description}", truth, tracks, found.tracklets, identity, seconds)
         for period in (30.0, 60.0):
             began = time.perf_counter()
             live = match_online(tracklets, cameras=known, stream=StreamSettings(period=period))
-            name = f"online, {words} (delay {live.delay:g} s)"
+            name = f"online, {description} (delay {live.delay:g} s)"
             show(name, truth, tracks, tracklets, live.identity, time.perf_counter() - began)
 
 

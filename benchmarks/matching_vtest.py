@@ -26,13 +26,13 @@ def ids_of_boxes(tracks: Tracks) -> dict[tuple[str, int, tuple[float, ...]], int
 
 
 @click.command()
-@click.argument("made", type=click.Path(exists=True, path_type=Path))
+@click.argument("recording", type=click.Path(exists=True, path_type=Path))
 @click.argument("matched", type=click.Path(exists=True, path_type=Path))
-def main(made: Path, matched: Path) -> None:
+def main(recording: Path, matched: Path) -> None:
     """Compare matched identities of both halves with the ids of the uncut video."""
-    uncut = ids_of_boxes(read_tracks(made / "whole"))
+    uncut = ids_of_boxes(read_tracks(recording / "whole"))
     whose: dict[tuple[str, int], Counter[int]] = defaultdict(Counter)
-    for (camera, frame, box), track in ids_of_boxes(read_tracks(made / "tracks")).items():
+    for (camera, frame, box), track in ids_of_boxes(read_tracks(recording / "tracks")).items():
         if (camera, frame, box) in uncut:
             whose[camera, track][uncut[camera, frame, box]] += 1
     with (matched / "identities.csv").open() as lines:

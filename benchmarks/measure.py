@@ -13,20 +13,20 @@ from reid.core.errors import ReidError
 
 
 def at_median(times: Sequence[float], of: Sequence[float] | None = None) -> float:
-    """The median of times, or of their ratios to those of the same round."""
+    """Return the median of times, or of their ratios to those of the same round."""
     return statistics.median(times if of is None else [a / b for a, b in zip(times, of, strict=True)])
 
 
 def peak_above_inputs(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> int:
-    """Bytes that a step needs above its inputs, at most, in a process of its own.
+    """Return the peak of the bytes that a step needs in addition to its inputs, in a separate process.
 
-    `prepare(*arguments)` makes the inputs and returns the step. Linux only: the kernel's own high-water mark is read.
+    `prepare(*arguments)` creates the inputs and returns the step. Linux only: the kernel's high-water mark is read.
 
     Raises:
         ReidError: there is no /proc, or the process died.
     """
     if not Path("/proc/self/clear_refs").exists():
-        raise ReidError("Peak memory is read from Linux's /proc, which is not here.")
+        raise ReidError("Peak memory is read from Linux's /proc, which does not exist here. Use Linux.")
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, prepare, arguments))
@@ -35,7 +35,7 @@ def peak_above_inputs(prepare: Callable[..., Callable[[], object]], *arguments: 
     try:
         return int(receiver.recv())
     except EOFError as error:
-        raise ReidError("The process that measured peak memory died; was there too little of it?") from error
+        raise ReidError("The process that measured peak memory died. Use a machine with more memory.") from error
     finally:
         process.join()
 

@@ -22,8 +22,8 @@ SIZES = {"market": (3_368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3_060, 15
 Arrays = tuple[Any, Any, Any, Any, Any, Any]
 
 
-def made(size: str, dimension: int, clustered: bool = True, seed: int = 0) -> Arrays:
-    """The six arguments of `evaluate`: people around centres, some crops near theirs and some far; or random points."""
+def synthetic_features(size: str, dimension: int, clustered: bool = True, seed: int = 0) -> Arrays:
+    """The six arguments of `evaluate`: one cluster per person, with some outliers; or random points."""
     n_query, n_gallery, n_ids, n_cameras = SIZES[size]
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((n_ids, dimension), dtype=np.float32)
@@ -75,7 +75,7 @@ def evaluate_by_sorting(
 def main(size: str, dimension: int, features: str, runs: int, processor_time: bool) -> None:
     """Time ranking on synthetic features."""
     clustered = features == "clustered"
-    arrays = made(size, dimension, clustered)
+    arrays = synthetic_features(size, dimension, clustered)
     query, gallery = prepare_features(arrays[0], arrays[1], "cosine")
     rows = rows_per_block(len(gallery), MEMORY_LIMIT)
     out = torch.empty(rows, len(gallery))
@@ -95,7 +95,7 @@ def main(size: str, dimension: int, features: str, runs: int, processor_time: bo
         for _ in distance_blocks(query, gallery, "euclidean", MEMORY_LIMIT):
             pass
 
-    # Sorting holds whole rows of indices: some hundred queries at a time, and their time scaled up.
+    # Sorting stores whole rows of indices, so some hundred queries are timed and their time is scaled.
     sample = min(len(query), 1024)
     distances = next(iter(distance_blocks(query[:sample], gallery, "cosine", 4 * sample * len(gallery))))[1]
     labels = (arrays[2][:sample], arrays[3], arrays[4][:sample], arrays[5])
@@ -136,18 +136,18 @@ def main(size: str, dimension: int, features: str, runs: int, processor_time: bo
     console.print(f"    of the float32 formula     {ratio:8.2f} ×", highlight=False)
     scale = n_query / sample
     console.print(f"  evaluate_distances           {scale * at_median(times['ranking']):8.3f} s")
-    for kind, words in (
+    for kind, description in (
         ("sorting", "sorting every row           "),
         ("stable sorting", "the same, ties in their order"),
     ):
-        console.print(f"  {words} {scale * at_median(times[kind]):8.3f} s")
+        console.print(f"  {description} {scale * at_median(times[kind]):8.3f} s")
         console.print(f"    ranking is faster by       {at_median(times[kind], times['ranking']):8.1f} ×")
-    peak = peak_above_inputs(_evaluate_made, size, dimension, clustered)
+    peak = peak_above_inputs(_evaluate_synthetic, size, dimension, clustered)
     console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB")
 
 
-def _evaluate_made(size: str, dimension: int, clustered: bool) -> Callable[[], object]:
-    arrays = made(size, dimension, clustered)
+def _evaluate_synthetic(size: str, dimension: int, clustered: bool) -> Callable[[], object]:
+    arrays = synthetic_features(size, dimension, clustered)
     return lambda: evaluate(*arrays)
 
 

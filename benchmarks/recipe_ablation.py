@@ -47,7 +47,7 @@ VARIANTS = {
 
 
 def start(settings: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """A run of its own process on one core."""
+    """A run in a separate process on one core."""
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(CONFIG), *settings, "--out", str(out)]
     with open(out.with_suffix(".log"), "wb") as log:
         return subprocess.Popen(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import at_median, peak_above_inputs
-from benchmarks.ranking import made
+from benchmarks.ranking import synthetic_features
 from reid.core.console import console
 from reid.evaluation import rerank, rerank_blocks
 from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features, rows_per_block
@@ -29,7 +29,7 @@ _DENSE_ITEMS = 3000
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs; the median counts.")
 def main(size: str, dimension: int, runs: int) -> None:
     """Time re-ranking on synthetic features with k1=20, k2=6, lambda=0.3."""
-    query, gallery = prepare_features(*made(size, dimension)[:2], "cosine")
+    query, gallery = prepare_features(*synthetic_features(size, dimension)[:2], "cosine")
     n = len(query) + len(gallery)
     together = torch.cat([query, gallery])
     rows = min(n, rows_per_block(n, MEMORY_LIMIT))
@@ -67,14 +67,14 @@ def main(size: str, dimension: int, runs: int) -> None:
     console.print(f"  the same in the dense form   {at_median(times['dense']):8.2f} s")
     console.print(f"    of the sparse one          {at_median(times['dense'], times['few']):8.2f} ×", highlight=False)
     peak = peak_above_inputs(_rerank_made, size, dimension)
-    held = len(query) * len(gallery) * 4
-    words = "the result held" if held <= _LARGEST_RESULT else "the result in blocks"
-    console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB ({words}: {held / 2**20:,.0f} MiB)")
+    n_bytes = len(query) * len(gallery) * 4
+    form = "the result in memory" if n_bytes <= _LARGEST_RESULT else "the result in blocks"
+    console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB ({form}: {n_bytes / 2**20:,.0f} MiB)")
 
 
 def _rerank(query: Features, gallery: Features) -> None:
-    held = len(query) * len(gallery) * 4  # type: ignore[arg-type]
-    if held <= _LARGEST_RESULT:
+    n_bytes = len(query) * len(gallery) * 4  # type: ignore[arg-type]
+    if n_bytes <= _LARGEST_RESULT:
         rerank(query, gallery)
     else:
         for _ in rerank_blocks(query, gallery):
@@ -82,7 +82,7 @@ def _rerank(query: Features, gallery: Features) -> None:
 
 
 def _rerank_made(size: str, dimension: int) -> Callable[[], object]:
-    query, gallery = prepare_features(*made(size, dimension)[:2], "cosine")
+    query, gallery = prepare_features(*synthetic_features(size, dimension)[:2], "cosine")
     return lambda: _rerank(query, gallery)
 
 
@@ -104,12 +104,12 @@ def rerank_densely(
 
     encoding = np.zeros((n, n), dtype=np.float32)
     for item in range(n):
-        near = reciprocal(item, k1)
-        expanded = near
-        for other in near:
-            theirs = reciprocal(other, round(k1 / 2))
-            if 3 * len(np.intersect1d(theirs, near)) > 2 * len(theirs):
-                expanded = np.append(expanded, theirs)
+        neighbours = reciprocal(item, k1)
+        expanded = neighbours
+        for other in neighbours:
+            their_neighbours = reciprocal(other, round(k1 / 2))
+            if 3 * len(np.intersect1d(their_neighbours, neighbours)) > 2 * len(their_neighbours):
+                expanded = np.append(expanded, their_neighbours)
         expanded = np.unique(expanded)
         weights = np.exp(-distances[item, expanded])
         encoding[item, expanded] = weights / weights.sum()

@@ -28,23 +28,23 @@ class Case:
             self.pids = [arrays[f"{part}_pids"] for part in ("query", "gallery")]
             self.cameras = [arrays[f"{part}_camids"] for part in ("query", "gallery")]
 
-    def score(self, words, make):
+    def score(self, description, make):
         """A row of the table; `make` gives (query, gallery) features or a matrix of distances."""
         start = time.perf_counter()
-        made = make()
+        features = make()
         seconds = time.perf_counter() - start
         labels = (*self.pids, *self.cameras)
-        result = evaluate(*made, *labels) if isinstance(made, tuple) else evaluate_distances(made, *labels)
+        result = evaluate(*features, *labels) if isinstance(features, tuple) else evaluate_distances(features, *labels)
         scores = (result.mAP, result.mINP, *map(result.rank, (1, 5, 10)))
         numbers = " | ".join(f"{100 * score:.2f}" for score in scores)
-        print(f"| {words} | {numbers} | {seconds:.1f} |", flush=True)
+        print(f"| {description} | {numbers} | {seconds:.1f} |", flush=True)
 
-    def own(self):
+    def camera_columns(self):
         return {"query_camids": self.cameras[0], "gallery_camids": self.cameras[1]}
 
     def expanded_queries(self, gallery=None, cameras=False, **settings):
         gallery = self.gallery if gallery is None else gallery
-        return expand_queries(self.query, gallery, **settings, **(self.own() if cameras else {})), gallery
+        return expand_queries(self.query, gallery, **settings, **(self.camera_columns() if cameras else {})), gallery
 
     def expanded(self, **settings):
         """Gallery first, then the queries towards it."""

@@ -56,6 +56,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except ReidError as error:
             raise click.ClickException(str(error)) from error
+        except UnicodeEncodeError as error:  # of a library that needs paths in UTF-8
+            path = error.object.encode("utf-8", "backslashreplace").decode()
+            raise click.ClickException(
+                f"{path!r} is not UTF-8. Rename the file or folder, or set PYTHONUTF8=1."
+            ) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
