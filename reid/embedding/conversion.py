@@ -53,19 +53,22 @@ def trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) ->
     """
     exported = _ExportedModel(model, normalise=normalise).eval()
     example = torch.zeros(2, *model.preprocessing.size, 3, dtype=torch.uint8)
+    script = b""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns about its deprecation and about fixed shapes
         try:
             if form == "torchscript":
-                torch.jit.freeze(torch.jit.trace(exported, (example,), check_trace=False)).save(str(path))
-                return
-            # The tracing exporter is part of every torch from 2.4 on and only needs onnx.
-            names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"]}
-            names["dynamic_axes"] = {"images": {0: "N"}, "embeddings": {0: "N"}}
-            torch.onnx.export(exported, (example,), str(path), opset_version=17, dynamo=False, **names)
+                script = torch.jit.freeze(torch.jit.trace(exported, (example,), check_trace=False)).save_to_buffer()
+            else:
+                # The tracing exporter is part of every torch from 2.4 on and only needs onnx.
+                names: dict[str, Any] = {"input_names": ["images"], "output_names": ["embeddings"]}
+                names["dynamic_axes"] = {"images": {0: "N"}, "embeddings": {0: "N"}}
+                torch.onnx.export(exported, (example,), str(path), opset_version=17, dynamo=False, **names)
         except Exception as error:  # tracing runs the code of the model, which can raise any exception
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{model.spec['backbone']} cannot be converted to {form}: {text}") from error
+    if script:
+        path.write_bytes(script)  # torch's own writer aborts the process if the disk is full
 
 
 def openvino_network(model: ReIDModel | ForeignModel, scratch: Path) -> Any:
