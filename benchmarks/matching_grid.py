@@ -1,12 +1,13 @@
 """Matching on a grid of small synthetic scenes: people × cameras and overlap × model quality × tracker errors.
 
     python -m benchmarks.matching_grid --out grid.json
-    python -m benchmarks.matching_grid --from grid.json
+    python -m benchmarks.matching_grid --from grid.json --scene SCENE ...
 
 Scenes of even seeds are the half for choosing parameters (`choose`), those of odd seeds the half for reporting
 (`report`). Every scene is scored before matching (each local track is one identity), after `match` at its defaults,
-and with the true identity of each tracklet (the bound). The calibration of p(same) and of the confidence is measured
-on the same scenes; a monotone map is fitted on the half for choosing and measured on the other.
+and with the true identity of each tracklet (the bound). The calibration of p(same) and of the confidence (of identities
+with two tracklets or more) is measured on the same scenes; a monotone map is fitted on the half for choosing and
+measured on the other. SCENE is a real scene: a folder with tracks/, truth/ and features.parquet.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from sklearn.isotonic import IsotonicRegression
 
 from reid.core.console import progress_bar
 from reid.core.errors import ReidError
-from reid.mtmc import Tracklets, match, score_tracks
+from reid.mtmc import Tracklets, match, score_tracks, true_ids
 from reid.mtmc.cameras import Cameras, read_cameras
+from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import tracklet_of_boxes
+from reid.pipelines.match import match_files
+from reid.pipelines.settings import MatchFiles
 from reid.synthetic import Recording, SyntheticSettings, TrackerFaults, record, simulate_embeddings
 
 PEOPLE = (4, 8, 15)
@@ -107,13 +111,15 @@ def measure(cell: tuple[int, str, str, str], seed: int) -> dict[str, Any]:
     free = links.forbidden_by == ""
     members = [person[result.identity == identity] for identity in result.identity]
     right = [bool((who == own).mean() > 0.5) for who, own in zip(members, person, strict=True)]
+    several = np.unique(result.identity, return_inverse=True, return_counts=True)
+    shared = several[2][several[1]] > 1
     return {
         **row,
         "after": idf1(recording, result.identity[tracklet]),
         "p_same": links.probability[free].round(5).tolist(),
         "same": (person[links.first[free]] == person[links.second[free]]).tolist(),
-        "confidence": result.confidence.round(5).tolist(),
-        "right": right,
+        "confidence": result.confidence[shared].round(5).tolist(),
+        "right": np.array(right)[shared].tolist(),
     }
 
 
@@ -134,7 +140,7 @@ def show_scores(rows: Sequence[dict[str, Any]]) -> None:
     print("\n| | scenes | before | after | bound | worse than before |\n|---|---|---|---|---|---|")
     groups = [(f"{factor}: {level}", [r for r in rows if r[factor] == level])
               for factor in FACTORS for level in dict.fromkeys(r[factor] for r in rows)]  # fmt: skip
-    cells = itertools.product(LAYOUTS, MODELS)
+    cells = dict.fromkeys((r["layout"], r["model"]) for r in rows)
     groups += [(f"{a}; {b}", [r for r in rows if (r["layout"], r["model"]) == (a, b)]) for a, b in cells]
     for name, group in [("**all**", list(rows)), *groups]:
         before, after, bound = (100 * np.mean([r[key] for r in group]) for key in ("before", "after", "bound"))
@@ -158,16 +164,63 @@ def show_calibration(rows: Sequence[dict[str, Any]], probability: str, true: str
         print(f"| {cells[0]} | {cells[1]} |")
 
 
+def show_groups(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the calibration error of p(same) in the reporting half by level of each factor."""
+    print("\n| | links | ECE of p(same) |\n|---|---|---|")
+    rows = [r for r in rows if r["seed"] % 2 and "p_same" in r]
+    for factor in FACTORS:
+        for level in dict.fromkeys(r[factor] for r in rows):
+            group = [r for r in rows if r[factor] == level]
+            p, true = (np.concatenate([r[key] for r in group]) for key in ("p_same", "same"))
+            print(f"| {factor}: {level} | {len(p):,} | {calibration_error(p, true.astype(float)):.3f} |")
+
+
+def show_scenes(folders: Sequence[Path]) -> None:
+    """Print the calibration error of p(same) on real scenes, of pairs of tracklets with known people."""
+    print("\n| scene | links | same person | ECE of p(same) |\n|---|---|---|---|")
+    values = []
+    for folder in folders:
+        files = MatchFiles(tracks=folder / "tracks", embeddings=folder / "features.parquet")
+        with tempfile.TemporaryDirectory() as out:
+            matches = match_files(files, Path(out) / "matched").matches
+        tracks, t = read_tracks(folder / "tracks"), matches.tracklets
+        camera, track, who = (column.tolist() for column in true_ids(read_tracks(folder / "truth"), tracks))
+        whose = dict(zip(zip(camera, track, strict=True), who, strict=True))
+        keys = zip(t.camera.tolist(), t.track.tolist(), strict=True)
+        person = np.array([whose.get(key, -1) for key in keys])
+        links = matches.links
+        first, second = person[links.first], person[links.second]
+        known = (links.forbidden_by == "") & (first >= 0) & (second >= 0)
+        values.append((links.probability[known], (first == second)[known].astype(float)))
+        print(
+            f"| {folder.name} | {known.sum():,} | {values[-1][1].mean():.2f} | {calibration_error(*values[-1]):.3f} |"
+        )
+    p, true = (np.concatenate(column) for column in zip(*values, strict=True))
+    print(f"| all | {len(p):,} | {true.mean():.2f} | {calibration_error(p, true):.3f} |")
+
+
 @click.command()
 @click.option("--seeds", default=2, show_default=True, help="Scenes of each cell; half are for choosing.")
+@click.option("--people", multiple=True, type=int, default=PEOPLE, show_default=True, help="People. Repeatable.")
+@click.option("--layout", "layouts", multiple=True, type=click.Choice(list(LAYOUTS)), default=list(LAYOUTS),
+              help="Cameras and overlap; default: all. Repeatable.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="JSON file of all scenes to write.")
 @click.option("--from", "source", type=click.Path(exists=True, path_type=Path), help="Show the scenes of a JSON file.")
-def main(seeds: int, out: Path | None, source: Path | None) -> None:
+@click.option("--scene", "scenes", multiple=True, type=click.Path(exists=True, path_type=Path),
+              help="Real scene for the calibration of p(same). Repeatable.")  # fmt: skip
+def main(
+    seeds: int,
+    people: tuple[int, ...],
+    layouts: tuple[str, ...],
+    out: Path | None,
+    source: Path | None,
+    scenes: tuple[Path, ...],
+) -> None:
     """Match every scene of the grid, or read an earlier run, and print the tables of the reporting half."""
     if source:
         rows = json.loads(source.read_text("utf-8"))
     else:
-        cells = list(itertools.product(PEOPLE, LAYOUTS, MODELS, TRACKERS))
+        cells = list(itertools.product(people, layouts, MODELS, TRACKERS))
         with progress_bar() as bar:
             rows = [measure(cell, seed) for cell, seed in bar.track(list(itertools.product(cells, range(seeds))))]
     if out:
@@ -180,6 +233,9 @@ def main(seeds: int, out: Path | None, source: Path | None) -> None:
     show_scores([r for r in rows if r["seed"] % 2])
     show_calibration(rows, "p_same", "same")
     show_calibration(rows, "confidence", "right")
+    show_groups(rows)
+    if scenes:
+        show_scenes(scenes)
 
 
 if __name__ == "__main__":
