@@ -48,11 +48,16 @@ class TrainingData:
     left_out: tuple[str, ...]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return counts and a digest of names, identities and cameras: equal for runs on the same rows."""
+        """Return counts and a digest of names, identities and cameras: equal for runs on the same rows.
+
+        It contains no local paths: of a skipped image the name and its folder's name.
+        """
         parts = {"train": self.train}
         for split in self.splits:
             parts |= {f"{split.name} query": split.query, f"{split.name} gallery": split.gallery}
-        return {**{name: _describe(pixels.crops) for name, pixels in parts.items()}, "left_out": list(self.left_out)}
+        lines = (line.partition(": ") for line in self.left_out)
+        left_out = ["/".join(Path(path).parts[-2:]) + f": {reason}" for path, _, reason in lines]
+        return {**{name: _describe(pixels.crops) for name, pixels in parts.items()}, "left_out": left_out}
 
     def changed_since(self, fingerprint: dict[str, Any]) -> str:
         """Describe the first difference from the fingerprint of an earlier run; empty if there is none."""
