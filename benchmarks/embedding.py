@@ -58,7 +58,7 @@ def main(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = [str(path) for path in load_benchmark(source).train.paths[:512]] if source else _made(folder)
+        paths = [str(path) for path in load_benchmark(source).train.paths[:512]] if source else _synthetic_crops(folder)
         for name in models:
             base, contenders = _contenders(name, paths, peer, threads, folder)
             rates = _measure(contenders, paths, seconds, rounds)
@@ -71,7 +71,7 @@ def main(
                 console.print(f"  {name_:<34} {statistics.median(found):8.1f} crops/s  {ratio:6.2f} ×", highlight=False)
 
 
-def _made(folder: Path, n: int = 256) -> list[str]:
+def _synthetic_crops(folder: Path, n: int = 256) -> list[str]:
     """JPEG files of 128×64 pixels, smooth as photographs are."""
     rng = np.random.default_rng(0)
     paths = []

@@ -66,7 +66,7 @@ def main(size: str, dimension: int, runs: int) -> None:
     console.print(f"  {_DENSE_ITEMS:,} of the items            {at_median(times['few']):8.2f} s")
     console.print(f"  the same in the dense form   {at_median(times['dense']):8.2f} s")
     console.print(f"    of the sparse one          {at_median(times['dense'], times['few']):8.2f} ×", highlight=False)
-    peak = peak_above_inputs(_rerank_made, size, dimension)
+    peak = peak_above_inputs(_rerank_synthetic, size, dimension)
     n_bytes = len(query) * len(gallery) * 4
     form = "the result in memory" if n_bytes <= _LARGEST_RESULT else "the result in blocks"
     console.print(f"  peak memory above the inputs {peak / 2**20:8.0f} MiB ({form}: {n_bytes / 2**20:,.0f} MiB)")
@@ -81,7 +81,7 @@ def _rerank(query: Features, gallery: Features) -> None:
             pass
 
 
-def _rerank_made(size: str, dimension: int) -> Callable[[], object]:
+def _rerank_synthetic(size: str, dimension: int) -> Callable[[], object]:
     query, gallery = prepare_features(*synthetic_features(size, dimension)[:2], "cosine")
     return lambda: _rerank(query, gallery)
 
