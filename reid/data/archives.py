@@ -201,7 +201,7 @@ def _members(file: Path) -> Iterator[list[_Member]]:
                         f"{file} is neither a complete zip nor a tar ({error}). Download it again if its name ends in "
                         ".zip or .tar; unpack other formats (rar, 7z) by hand, then use `reid data check LAYOUT:ROOT`."
                     ) from error
-                found = list(_tar_members(file, archive))
+                found = list(_tar_members(file, archive, stream))
         duplicates = [path for path, n in Counter(str(member.path).casefold() for member in found).items() if n > 1]
         if duplicates:
             raise DataError(f"{file} contains {duplicates[0]!r} twice. Unpack it by hand if you trust it.")
@@ -265,15 +265,18 @@ def _zip_members(file: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
             yield _Member(path, info.file_size, partial(archive.open, info))
 
 
-def _tar_members(file: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(file: Path, archive: tarfile.TarFile, stream: _TarStream) -> Iterator[_Member]:
     total = _Total(file)
     for info in archive:
-        total.add(tarfile.BLOCKSIZE + info.size)
+        total.add(4 * tarfile.BLOCKSIZE + info.size)  # a file takes a block of the disk
         special = not (info.isfile() or info.isdir())
         path = _safe_path(file, info.name, link=info.issym() or info.islnk(), special=special)
         if info.isfile():
             yield _Member(path, info.size, partial(cast("Callable[..., IO[bytes]]", archive.extractfile), info))
-    while archive.fileobj is not None and (block := archive.fileobj.read(BLOCK)):
+    stream.seek(archive.offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise EOFError("its end is missing")  # tarfile takes a header that is cut for the end
+    while block := stream.read(BLOCK):
         total.add(len(block))  # read up to the checksum at the end
 
 

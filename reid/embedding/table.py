@@ -280,7 +280,7 @@ class Embeddings:
                 names, columns["camids"] = np.unique(_read_column(table, _CAMERA, pa.string()), return_inverse=True)
                 meta["camera_names"] = names.tolist()
             return cls(_read_features(table), **columns, meta=meta)
-        except DataError as error:
+        except (DataError, pa.ArrowException) as error:
             raise DataError(f"{path}: {error}") from error
 
     def _columns(self) -> dict[str, NDArray[Any]]:

@@ -31,7 +31,7 @@ def noise(n: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
         pytest.param(3, (17, 33), id="uneven, wide"),
     ],
 )
-def test_all_off_is_a_copy(n: int, size: tuple[int, int]) -> None:
+def test_augmentation_with_all_settings_off_returns_a_copy(n: int, size: tuple[int, int]) -> None:
     images = noise(n, *size)
     out = Augment(size, AugmentConfig(**OFF))(images, np.random.default_rng(0))
     np.testing.assert_array_equal(out, images)
@@ -79,7 +79,7 @@ def test_flip_and_crop_equal_the_oracle_and_are_uniform() -> None:
 @pytest.mark.parametrize(
     "flip", [pytest.param(0.0, id="never"), pytest.param(1.0, id="always"), pytest.param(0.5, id="half the time")]
 )
-def test_flip(flip: float) -> None:
+def test_the_probability_of_a_flip(flip: float) -> None:
     images = noise(2000, 4, 3)
     out = Augment((4, 3), AugmentConfig(flip=flip, pad=0, erase=0))(images, np.random.default_rng(0))
     mirrored = (out == images[:, :, ::-1]).all(axis=(1, 2, 3))
@@ -141,7 +141,7 @@ def test_one_colour_setting_alone_equals_the_formula(name: str) -> None:
         assert min(errors) <= 1.0  # rounding, in 10-bit weights
 
 
-def test_coldrawn_together_equal_the_formula_and_are_uniform() -> None:
+def test_colours_together_equal_the_formula_and_are_uniform() -> None:
     augment = Augment((8, 8), AugmentConfig(**OFF, brightness=0.2, contrast=0.3, saturation=1.0))
     images = noise(400, 8, 8)
     out = augment(images, np.random.default_rng(9))
@@ -152,7 +152,7 @@ def test_coldrawn_together_equal_the_formula_and_are_uniform() -> None:
         assert np.abs(recolour(image, b, c, s) - result).max() <= 1.0
 
 
-def test_coldrawn_do_not_change_the_erased_area() -> None:
+def test_colours_do_not_change_the_erased_area() -> None:
     out = Augment((64, 32), AugmentConfig(erase=1, brightness=0.5, pad=4))(noise(50, 64, 32), np.random.default_rng(0))
     filled = (out == np.array(IMAGENET_MEAN, np.uint8)).all(axis=3)
     assert (filled.mean(axis=(1, 2)) > 0.015).all()

@@ -293,7 +293,7 @@ SIZES: dict[str, tuple[tuple[int, int], Callable[..., NDArray[np.uint8]]]] = {
 
 
 @pytest.mark.parametrize("case", SIZES)
-def test_resize(case: str) -> None:
+def test_resizing_uses_area_average_or_bilinear(case: str) -> None:
     size, oracle = SIZES[case]
     expected = oracle(RGB)
     np.testing.assert_array_equal(resize(RGB, size), expected)

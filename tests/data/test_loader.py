@@ -206,7 +206,7 @@ def test_without_augmentation_and_with_random_batches(data: Data) -> None:
         np.testing.assert_array_equal(batch.images.numpy(), store.read(batch.index))
 
 
-def test_native_crops_of_many_sizes(tmp_path: Path) -> None:
+def test_crops_of_many_native_sizes_are_resized_to_one_size(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(8)]
     for i, path in enumerate(paths):
@@ -236,7 +236,9 @@ def test_inputs_of_different_lengths_raise_an_error(data: Data) -> None:
         pytest.param(np.array([5, 5]), 64, [2], id="one short batch, a row twice"),
     ],
 )
-def test_read_batches(rows: NDArray[np.int64], batch_size: int, lengths: list[int], data: Data) -> None:
+def test_read_batches_yields_all_rows_in_order(
+    rows: NDArray[np.int64], batch_size: int, lengths: list[int], data: Data
+) -> None:
     _, store = data
     batches = list(read_batches(store, rows, batch_size))
     assert [len(batch) for batch in batches] == lengths

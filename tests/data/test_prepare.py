@@ -343,3 +343,23 @@ def test_the_script_in_datasets_is_the_same_command() -> None:
     printed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
     for name in ("verify", "unpack", "synthesize"):
         assert name in printed
+
+
+@pytest.mark.parametrize("cut", [0, 100, 512])
+def test_a_tar_that_is_cut_between_two_members_is_not_unpacked(tmp_path: Path, tree: Path, cut: int) -> None:
+    with tarfile.open(tmp_path / "whole.tar", "w:") as archive:
+        archive.add(tree, "tree")
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        last = archive.getmembers()[-1]
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[: last.offset + cut])
+    with pytest.raises(ReidError, match=r"is damaged: .*(its end is missing|unexpected end|empty header)"):
+        unpack_archive(tmp_path / "cut.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decompressed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(90_000_000))
+    for reader in (verify_archive, unpack_archive):
+        with pytest.raises(ReidError, match=r"bomb\.zip unpacks to more than 200 times its size"):
+            reader(tmp_path / "bomb.zip", "market1501" if reader is verify_archive else tmp_path / "out")

@@ -95,7 +95,7 @@ def test_only_identities_that_two_cameras_see_are_held_out() -> None:
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_queries_of_one_identity(camids: list[int], n_queries: int, seed: int) -> None:
+def test_every_query_of_an_identity_has_a_match_in_another_camera(camids: list[int], n_queries: int, seed: int) -> None:
     crops = Crops.from_columns([str(i) for i in range(len(camids))], [5] * len(camids), camids)
     query, gallery = query_and_gallery(crops, np.random.default_rng(seed))
     assert len(query) == n_queries

@@ -456,3 +456,14 @@ def test_the_store_of_real_market_crops(market_root: Path, tmp_path: Path) -> No
     store = PackedStore.build(crops, tmp_path / "store", size=None)
     assert store.size == (128, 64)
     np.testing.assert_array_equal(store.read(np.arange(600)), expected(crops))
+
+
+def test_a_modification_time_after_2262_is_stored(tmp_path: Path, decoded: list[str]) -> None:
+    crops = make_crops(tmp_path / "images", 3)
+    os.utime(crops.paths[1], (1e10, 1e10))
+    if os.stat(crops.paths[1]).st_mtime_ns < 2**63:
+        pytest.skip("the file system has no such times")
+    PackedStore.build(crops, tmp_path / "store", size=(8, 4))
+    decoded.clear()
+    PackedStore.build(crops, tmp_path / "store", size=(8, 4))
+    assert decoded == []

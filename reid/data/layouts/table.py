@@ -25,6 +25,8 @@ from reid.data.layouts.scanning import existing_folder, list_folder
 COLUMNS = ("path", "pid", "camid", "track", "frame", "split")
 REQUIRED = ("path", "pid")
 SUFFIXES = (".csv", ".parquet")
+MAX_ROWS = 10_000_000
+"""A small Parquet file can claim any number of equal rows."""
 SAMPLE = 16
 """Number of images looked for when a table is read, to notice a wrong folder early; `reid data check` checks all."""
 
@@ -203,8 +205,10 @@ def _read_table(file: Path) -> Any:
     is_csv = file.suffix.lower() == ".csv"
     try:
         if not is_csv:
-            names = pyarrow.parquet.read_schema(file).names
-            return pyarrow.parquet.read_table(file, columns=[name for name in COLUMNS if name in names])
+            with pyarrow.parquet.ParquetFile(file) as opened:
+                if opened.metadata.num_rows > MAX_ROWS:
+                    raise DataError(f"{file} has {opened.metadata.num_rows:,} rows; at most {MAX_ROWS:,} are read.")
+                return opened.read(columns=[name for name in COLUMNS if name in opened.schema_arrow.names])
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
         start, header = next(((i, line.decode()) for i, line in enumerate(lines) if line.strip()), (0, ""))
         separator = max(",;\t", key=header.count)
