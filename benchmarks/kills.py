@@ -9,6 +9,7 @@ its file first). Meanwhile another process reads every visible file again and ag
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -35,6 +36,9 @@ from reid.config import load_config
 from reid.core.console import console
 from reid.data.pixels import load_training_data
 
+IMPORTED = ("torch.utils.tensorboard", "reid.pipelines.match", "reid.pipelines.embed", "reid.synthetic", "reid.report")
+"""Imported before processes are forked, so that a try takes the time of its work only."""
+
 WRITES = ("fsync", "replace", "mkdir", "unlink", "rmdir")
 
 
@@ -58,8 +62,8 @@ def training(inputs: Path) -> list[str]:
     """Return the settings of a training of two epochs."""
     return [
         f"data.train=market1501:{inputs / 'data'}", "model.backbone=light10", "model.height=32", "model.width=16",
-        "sampler.batch_size=16", "sampler.crops_per_id=2", "schedule.epochs=2", "eval.split=validation",
-        "eval.fraction=0.3", "eval.every=1", "log_every=2", "save_every=2", "device=cpu",
+        "sampler.batch_size=8", "sampler.crops_per_id=2", "schedule.epochs=2", "eval.split=validation",
+        "eval.fraction=0.4", "eval.every=1", "log_every=2", "save_every=2", "device=cpu",
     ]  # fmt: skip
 
 
@@ -108,7 +112,7 @@ COMMANDS: dict[str, Callable[[Path, Path], None]] = {
 
 def prepare(inputs: Path) -> None:
     """Make a data set with tracks, and a small model."""
-    reid(["data", "synthesize", "--out", str(inputs / "data"), "ids=20", "cameras=2", "stills=2"])
+    reid(["data", "synthesize", "--out", str(inputs / "data"), "ids=12", "cameras=2", "stills=4"])
 
 
 def prepare_model(inputs: Path) -> None:
@@ -228,7 +232,8 @@ def read_all_the_time(folder: Path, stop: Path, report: Path) -> None:
     """Read each new version of every visible file, until `stop` exists; report the number of reads and failures."""
     seen: dict[tuple[str, int, int], bool] = {}
     failures: list[str] = []
-    while not stop.exists():
+    parent = os.getppid()
+    while not stop.exists() and os.getppid() == parent:
         for name, path in files_of(folder).items():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 stat = path.stat()
@@ -245,7 +250,7 @@ def read_all_the_time(folder: Path, stop: Path, report: Path) -> None:
     report.write_text(json.dumps({"reads": len(seen), "failures": failures}))
 
 
-def measure(name: str, inputs: Path, work: Path, kills: int, rng: np.random.Generator) -> Result:
+def measure(name: str, inputs: Path, work: Path, kills: int, minutes: float, rng: np.random.Generator) -> Result:
     """Kill one command `kills` times and compare each finished result with that of uninterrupted runs."""
     command, log, result = COMMANDS[name], work / "log.txt", Result()
     expected: list[dict[str, Any]] = []
@@ -265,7 +270,10 @@ def measure(name: str, inputs: Path, work: Path, kills: int, rng: np.random.Gene
     visible.mkdir()
     reader = start(lambda: read_all_the_time(visible, stop, report), work / "reader.txt")
     messages: list[str] = []
+    end = time.monotonic() + 60 * minutes
     for number in range(kills):
+        if time.monotonic() > end:
+            break
         out = visible / str(number)
         out.mkdir()
         at_write = int(rng.integers(1, writes + 1)) if number % 2 else 0
@@ -275,6 +283,8 @@ def measure(name: str, inputs: Path, work: Path, kills: int, rng: np.random.Gene
             os.kill(child, signal.SIGKILL)
         killed = finish(child) == -signal.SIGKILL
         result.kills += killed
+        if number % 10 == 9:
+            console.print(f"{name}: {number + 1} tries, {result.failed} failed, {result.different} different")
         result.finished_before += not killed
         until = time.monotonic() + 5
         while processes_of(child) and time.monotonic() < until:
@@ -307,11 +317,14 @@ def measure(name: str, inputs: Path, work: Path, kills: int, rng: np.random.Gene
 @click.command()
 @click.argument("commands", nargs=-1, type=click.Choice(list(COMMANDS)))
 @click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="Kills of each command.")
+@click.option("--minutes", default=60.0, show_default=True, help="Time after which a command gets no further kills.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Seed of the moments.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the numbers.")
-def main(commands: tuple[str, ...], kills: int, seed: int, json_file: Path | None) -> None:
+def main(commands: tuple[str, ...], kills: int, minutes: float, seed: int, json_file: Path | None) -> None:
     """Kill each command at random moments, finish it, and compare (default: all commands)."""
     torch.set_num_threads(1)
+    for module in IMPORTED:
+        importlib.import_module(module)
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory() as temporary:
         inputs = Path(temporary, "inputs")
@@ -325,7 +338,7 @@ def main(commands: tuple[str, ...], kills: int, seed: int, json_file: Path | Non
             began = time.monotonic()
             work = Path(temporary, name)
             work.mkdir()
-            found = results[name] = measure(name, inputs, work, kills, np.random.default_rng(seed))
+            found = results[name] = measure(name, inputs, work, kills, minutes, np.random.default_rng(seed))
             numbers = (found.kills, found.finished_before, found.failed, found.different, found.half_files)
             table.add_row(name, *map(str, (*numbers, found.reads, found.orphans, found.leftovers)))
             console.print(f"{name}: {', '.join(f'{v} {k}' for k, v in vars(found).items() if isinstance(v, int))}")
