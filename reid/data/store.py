@@ -324,6 +324,7 @@ def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: in
     index = _Index(settings, folder / f"crops-{secrets.token_hex(4)}.u8", paths, [""] * len(paths), rows)
     complete = _Index.load(folder / "index.parquet", settings)
     if complete and complete.files == index.files and not complete.readable_again():
+        _remove_others(complete)
         return complete
     begun = _Index.load(folder / "building.parquet", settings)
     with ThreadPoolExecutor(_workers(workers), "reid-decode") as pool:
@@ -338,12 +339,16 @@ def _build(paths: list[str], folder: Path, settings: dict[str, Any], workers: in
             pool.shutdown(cancel_futures=True)
             raise
     index.write(folder / "index.parquet")
-    (folder / "building.parquet").unlink(missing_ok=True)
-    for data in folder.glob("crops-*.u8"):
-        if data != index.data:
-            with contextlib.suppress(OSError):  # Windows cannot remove an open file; the next build does
-                data.unlink()
+    _remove_others(index)
     return index
+
+
+def _remove_others(index: _Index) -> None:
+    """Remove what a complete store does not need; a process that was killed at this point leaves it."""
+    for path in [index.data.with_name("building.parquet"), *index.data.parent.glob("crops-*.u8")]:
+        if path != index.data:
+            with contextlib.suppress(OSError):  # Windows cannot remove an open file; the next process does
+                path.unlink()
 
 
 def _lay_out(index: _Index, pool: ThreadPoolExecutor) -> None:

@@ -117,6 +117,18 @@ def test_a_complete_store_opens_without_decoding(tmp_path: Path, decoded: list[s
     np.testing.assert_array_equal(store.read(np.arange(10)), expected(crops))
 
 
+def test_opening_a_complete_store_removes_what_a_killed_build_left(tmp_path: Path, decoded: list[str]) -> None:
+    crops = make_crops(tmp_path / "images", 5)
+    PackedStore.build(crops, tmp_path / "store")
+    names = {path.name for path in (tmp_path / "store").iterdir()}
+    for name in ("building.parquet", "crops-00000000.u8"):
+        (tmp_path / "store" / name).write_bytes(b"left")
+    decoded.clear()
+    PackedStore.build(crops, tmp_path / "store")
+    assert {path.name for path in (tmp_path / "store").iterdir()} == names
+    assert not decoded
+
+
 def test_only_changed_files_are_decoded_again(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 10)
     old = PackedStore.build(crops, tmp_path / "store", size=None)
