@@ -119,12 +119,12 @@ def test_a_complete_store_opens_without_decoding(tmp_path: Path, decoded: list[s
 
 def test_opening_a_complete_store_removes_what_a_killed_build_left(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 5)
-    PackedStore.build(crops, tmp_path / "store")
+    PackedStore.build(crops, tmp_path / "store", size=(24, 12))
     names = {path.name for path in (tmp_path / "store").iterdir()}
     for name in ("building.parquet", "crops-00000000.u8"):
         (tmp_path / "store" / name).write_bytes(b"left")
     decoded.clear()
-    PackedStore.build(crops, tmp_path / "store")
+    PackedStore.build(crops, tmp_path / "store", size=(24, 12))
     assert {path.name for path in (tmp_path / "store").iterdir()} == names
     assert not decoded
 
