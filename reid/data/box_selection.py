@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import float_column
 from reid.core.errors import ConfigError, DataError
 from reid.data.tracks import Floats, Integers, Tracks
 
+_HIDING = 0.3
 _BORDER = 2.0
 """Distance in pixels from the image border within which a box touches it. Trackers clip and round."""
 
@@ -72,6 +73,12 @@ def box_quality(tracks: Tracks, frame_sizes: Mapping[str, Sequence[float]] | Seq
     quality = np.zeros(len(tracks))
     quality[rows] = scale * visible * (1 - _covered(camera, tracks.frame[rows], low, high)) * (1 + confidence) / 2
     return quality
+
+
+def hidden_feet(tracks: Tracks) -> NDArray[np.bool_]:
+    """Whether 30 % or more of each box is covered by boxes closer to the camera, which hide its feet first, `[N]`."""
+    low = tracks.boxes[:, :2]
+    return _covered(tracks.camera, tracks.frame, low, low + tracks.boxes[:, 2:]) >= _HIDING
 
 
 def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> Integers:

@@ -22,6 +22,15 @@ FPS = 25.0
 
 _Pixels = Annotated[int, Field(ge=1, le=1_000_000)]
 
+FOOT_ERROR = 0.05
+"""Error of a foot point in the image, in heights of its box."""
+
+MAP_ERROR = 0.3
+"""Error of a homography in metres on the ground."""
+
+HIDDEN_FEET = 3.0
+"""Factor of the error of a foot point that is cut off or hidden by another person."""
+
 _IGNORED_KEYS = ("position", "azimuth")
 """Keys of a camera that `reid data synthesize` writes and matching does not use."""
 
@@ -36,6 +45,18 @@ def _homography(value: Any) -> Floats | None:
     if not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
         raise ValueError("must contain finite numbers and be invertible.")
     return matrix
+
+
+def _point_pairs(value: Any) -> Floats | None:
+    if value is None:
+        return None
+    try:
+        pairs = np.array(value, dtype=np.float64).reshape(-1, 4)
+    except (TypeError, ValueError):
+        raise ValueError("must be a list of [x, y, X, Y]: a point of the image and where it is.") from None
+    if len(pairs) < 4 or not np.isfinite(pairs).all():
+        raise ValueError(f"must contain 4 pairs of finite points or more, not {len(pairs)}.")
+    return pairs
 
 
 class Camera(Settings):
@@ -55,24 +76,91 @@ class Camera(Settings):
     size: tuple[_Pixels, _Pixels] | None = None
     """Width and height of the frame in pixels."""
     homography: Annotated[Any, AfterValidator(_homography)] = None
-    """`[3, 3]` float64, from image (x, y, 1) to the ground in metres."""
+    """`[3, 3]` float64, from image (x, y, 1), without lens distortion, to the ground in metres."""
+    points: Annotated[Any, AfterValidator(_point_pairs)] = None
+    """`[P, 4]`, 4 rows or more of x, y in the image and X, Y on the ground in metres, or in the image of the camera
+    `points_to`; `read_cameras` fits the homography to them."""
+    points_to: str | None = None
+    """Camera whose image `points` lead to; null: the ground."""
+    distortion: tuple[float, ...] | None = Field(default=None, min_length=4, max_length=8)
+    """Lens distortion k1, k2, p1, p2, k3, ... as OpenCV defines them; needs `size`."""
+    focal: float | None = Field(default=None, gt=0)
+    """Focal length in pixels, used with `distortion`; null: the longer side of the frame."""
+
+    def undistort(self, points: Floats) -> Floats:
+        """Image points `[N, 2]` without lens distortion."""
+        if self.distortion is None or self.size is None or len(points) == 0:
+            return points
+        import cv2
+
+        focal = self.focal or float(max(self.size))
+        matrix = np.array([[focal, 0, self.size[0] / 2], [0, focal, self.size[1] / 2], [0, 0, 1]])
+        found = cv2.undistortPoints(points.reshape(-1, 1, 2), matrix, np.array(self.distortion), P=matrix)
+        return np.asarray(found, np.float64).reshape(-1, 2)
+
+    def fit_homography(self) -> tuple[Floats, int, float]:
+        """Homography from `points` by RANSAC, number of inliers, and the inliers' median residual.
+
+        An inlier is within 5 % of the extent of the target points.
+
+        Raises:
+            ValueError: No homography fits 4 points or more.
+        """
+        import cv2
+
+        source, target = self.undistort(self.points[:, :2]), self.points[:, 2:]
+        cv2.setRNGSeed(0)
+        limit = 0.05 * float(np.ptp(target, axis=0).max())
+        found, mask = cv2.findHomography(source, target, cv2.RANSAC, limit)
+        inliers = np.zeros(len(source), bool) if mask is None else mask.reshape(-1).astype(bool)
+        if found is None or inliers.sum() < 4 or np.linalg.det(found) == 0:
+            raise ValueError("no homography fits 4 of the points or more. Check their order; no 3 may be on a line.")
+        matrix = np.array(found, np.float64)
+        missed = np.linalg.norm(_project(matrix, source[inliers]) - target[inliers], axis=1)
+        return matrix, int(inliers.sum()), float(np.median(missed))
 
     def seconds(self, frames: ArrayLike) -> Floats:
         """Time of each frame: offset + (frame − 1) / fps · (1 + drift), float64 of the same shape."""
         return self.offset + (np.asarray(frames, dtype=np.float64) - 1) / self.fps * (1 + self.drift)
 
-    def ground(self, boxes: ArrayLike) -> Floats | None:
-        """Ground position in metres `[N, 2]` of the middle of each box's lower edge; None without a homography.
+    def ground(self, boxes: ArrayLike) -> Floats:
+        """Ground position in metres `[N, 2]` of the middle of each box's lower edge; NaN without a homography.
 
         A point on the horizon gives infinity or NaN.
         """
-        if self.homography is None:
-            return None
         box = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-        feet = np.stack([box[:, 0] + box[:, 2] / 2, box[:, 1] + box[:, 3], np.ones(len(box))], axis=1)
-        projected = feet @ self.homography.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(projected[:, :2] / projected[:, 2:])
+        if self.homography is None:
+            return np.full((len(box), 2), np.nan)
+        feet = np.stack([box[:, 0] + box[:, 2] / 2, box[:, 1] + box[:, 3]], axis=1)
+        return _project(self.homography, self.undistort(feet))
+
+    def ground_error(self, boxes: ArrayLike) -> Floats:
+        """Standard deviation in metres `[N]`, in each direction, of `ground`.
+
+        A foot point is wrong by `FOOT_ERROR` heights of its box, so the error on the ground grows with the distance
+        from the camera; `MAP_ERROR` is added (squared) for the homography. A box that is cut at the border of the frame
+        has `HIDDEN_FEET` times the error.
+        """
+        box = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        step = np.zeros_like(box)
+        squares = np.zeros(len(box))
+        here = self.ground(box)
+        for column in (0, 1):
+            step[:, column] = FOOT_ERROR * box[:, 3]
+            squares += ((self.ground(box + step) - here) ** 2).sum(axis=1) / 2
+            step[:, column] = 0
+        error = np.sqrt(squares + MAP_ERROR**2)
+        if self.size is not None:
+            right, bottom = box[:, 0] + box[:, 2], box[:, 1] + box[:, 3]
+            cut = (box[:, 0] < 2) | (right > self.size[0] - 2) | (bottom > self.size[1] - 2)
+            error = np.where(cut, HIDDEN_FEET * error, error)
+        return np.asarray(error)
+
+
+def _project(matrix: Floats, points: Floats) -> Floats:
+    projected = np.column_stack([points, np.ones(len(points))]) @ matrix.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(projected[:, :2] / projected[:, 2:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +183,7 @@ class Cameras:
             from a to b.
         overlaps_known: Whether it is known which cameras overlap, even if none do.
         warnings: Problems that the reader found.
+        fits: How well each homography fits the `points` that it was fitted to, for people.
 
     Raises:
         ConfigError: An unknown camera, `min` above `max`, or a pair that overlaps and has a positive `min`.
@@ -110,6 +199,7 @@ class Cameras:
     transition_times: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     overlaps_known: bool = False
     warnings: tuple[str, ...] = ()
+    fits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for pair in self.overlapping:
@@ -182,6 +272,44 @@ class _File(Settings):
         return {key: value for key, value in values.items() if value is not None}
 
 
+def _fit_homographies(
+    cameras: dict[str, Camera], name_of: Mapping[str, str], path: str
+) -> tuple[dict[str, Camera], list[str]]:
+    """Give cameras with `points` a homography to the ground; a camera that leads to another follows it."""
+    fits: list[str] = []
+    fitted = dict(cameras)
+    waiting = {name: camera for name, camera in cameras.items() if camera.points is not None}
+    while waiting:
+        ready = [
+            name
+            for name, camera in waiting.items()
+            if camera.points_to is None or name_of.get(camera.points_to, camera.points_to) not in waiting
+        ]
+        if not ready:
+            raise ConfigError(f"{path}: points_to of {', '.join(waiting)} form a circle. Give one of them the ground.")
+        for name in ready:
+            camera = waiting.pop(name)
+            if camera.homography is not None:
+                raise ConfigError(f"{path}: cameras.{name} has a homography and points. Remove one of them.")
+            try:
+                matrix, inliers, residual = camera.fit_homography()
+            except ValueError as error:
+                raise ConfigError(f"{path}: cameras.{name}.points: {error}") from None
+            unit = "m"
+            if camera.points_to is not None:
+                target = fitted.get(name_of.get(camera.points_to, camera.points_to))
+                if target is None or target.homography is None or target.distortion is not None:
+                    raise ConfigError(
+                        f"{path}: cameras.{name}.points_to is {camera.points_to!r}. It must be a listed camera with a "
+                        "homography or points, and without distortion."
+                    )
+                matrix, unit = target.homography @ matrix, f"pixels of {camera.points_to}"
+            count = f"{inliers} of {len(camera.points)} points"
+            fits.append(f"{name}: homography of {count}, residual {residual:.3g} {unit}")
+            fitted[name] = camera.model_copy(update={"homography": matrix})
+    return fitted, fits
+
+
 def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
     """Read `cameras.yaml` for the cameras `names` of the tracks; `docs/track-files.md` describes its keys.
 
@@ -220,6 +348,7 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
         if unused:
             warnings.append(f"{path} lists cameras without tracks: {', '.join(unused)}.")
     cameras = {name: listed.get(key, Camera()) for key, name in name_of.items()}
+    cameras, fits = _fit_homographies(cameras, name_of, str(path))
 
     def known(name: str, where: str) -> str:
         found = name_of.get(name, name)
@@ -238,7 +367,9 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
         for number, pair in enumerate(content.overlapping)
     )
     try:
-        return Cameras(cameras, overlapping, times, "overlapping" in content.model_fields_set, tuple(warnings))
+        return Cameras(
+            cameras, overlapping, times, "overlapping" in content.model_fields_set, tuple(warnings), tuple(fits)
+        )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from reid.mtmc.candidates import (
     reranked_candidates,
 )
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
+from reid.mtmc.ground import GroundEvidence, join_over_gaps, measure_distances
 from reid.mtmc.negatives import simultaneous_rows
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import (
@@ -164,14 +166,21 @@ def match(
     threshold, threshold_source = _threshold(
         tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
+    space = measure_distances(tracklets)
+    if len(space):
+        rules = _forbid_far_apart(rules, space)
+        candidates = add_space(candidates, space, tracklets.has_feature, threshold)
+        violation = rules.violations(candidates.first, candidates.second)
+        allowed = violation == 0
     clusters = _start(rules)
     agglomerative(candidates, clusters, threshold)
     transitions = TransitionModel({})
-    if settings.transitions:
+    if settings.transitions and tracklets.has_feature.any():
         transitions = fit_transitions(tracklets, clusters.labels, candidates.first, candidates.second)
     if len(transitions):
         ratios = transitions.log_ratios(tracklets, candidates.first, candidates.second)
-        distance = np.maximum(candidates.distance - LOG_RATIO_WEIGHT * ratios, 0).astype(np.float32)
+        lowest = np.minimum(candidates.distance, 0)
+        distance = np.maximum(candidates.distance - LOG_RATIO_WEIGHT * ratios, lowest).astype(np.float32)
         candidates = replace(candidates, distance=distance)
         clusters = _start(rules)
         agglomerative(candidates, clusters, threshold)
@@ -189,6 +198,9 @@ def match(
     by_default = settings.solver in ("single_linkage", "hungarian")
     if settings.solver != "correlation" and (by_default if settings.reassign is None else settings.reassign):
         moves = reassign(candidates, clusters, threshold)
+    walks = 0
+    if any(len(path) for path in tracklets.paths):
+        walks = join_over_gaps(clusters, space.spread, _appearance_odds(candidates, tracklets.has_feature, threshold))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets.start, clusters.labels)
     violations = find_violations(tracklets, identity, cameras, constraints)
@@ -220,6 +232,10 @@ def match(
             "certain_negatives": len(negatives),
             "p_same_slope": round(-slope, 4),
             "reassigned": moves,
+            "simultaneous_pairs_on_the_ground": len(space),
+            "of_these_too_far_apart": int(space.far_apart.sum()),
+            "spread_of_people_m": round(float(space.spread), 2),
+            "joined_over_gaps": walks,
             "tracklets": len(tracklets),
             "tracklets_without_feature": int((~tracklets.has_feature).sum()),
             "tracklets_without_feature_unmatched": unmatched,
@@ -233,6 +249,44 @@ def match(
         },
         clock_offsets=clock_offsets(tracklets, identity, cameras),
     )
+
+
+def _forbid_far_apart(rules: Rules, space: GroundEvidence) -> Rules:
+    """Return rules that also forbid pairs whose feet are far apart, except must-linked ones."""
+    clusters = Clusters(rules)
+    apply_must_links(clusters)
+    first, second = space.first[space.far_apart], space.second[space.far_apart]
+    first, second = np.append(first, space.too_fast[:, 0]), np.append(second, space.too_fast[:, 1])
+    free = clusters.labels[first] != clusters.labels[second]
+    return replace(rules, far_apart=np.unique(first[free] * len(rules.tracklets) + second[free]))
+
+
+def add_space(candidates: Candidates, space: GroundEvidence, has_feature: Mask, threshold: float) -> Candidates:
+    """Return candidates that also contain the pairs of `space`, with distances lowered by 0.2 per log-likelihood ratio.
+
+    A pair without two features has the threshold for its distance in appearance, so appearance decides nothing. Such
+    distances may be below 0.
+    """
+    n = candidates.tracklets
+    codes = candidates.first * n + candidates.second, space.first * n + space.second
+    code = np.unique(np.concatenate(codes))
+    first, second = code // n, code % n
+    distance = pair_distances(candidates, first, second)
+    distance[~(has_feature[first] & has_feature[second])] = threshold
+    distance[np.searchsorted(code, codes[1])] -= LOG_RATIO_WEIGHT * space.log_ratio
+    return Candidates(first, second, distance.astype(np.float32), candidates.far, n)
+
+
+def _appearance_odds(
+    candidates: Candidates, has_feature: Mask, threshold: float
+) -> Callable[[Integers, Integers], Floats]:
+    """Return a function from pairs of rows to their log-odds of one person by appearance; 0 without two features."""
+
+    def odds(first: Integers, second: Integers) -> Floats:
+        ratio = (threshold - pair_distances(candidates, first, second)) / LOG_RATIO_WEIGHT
+        return np.where(has_feature[first] & has_feature[second], ratio, 0.0)
+
+    return odds
 
 
 def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> tuple[Candidates, bool, str]:

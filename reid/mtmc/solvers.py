@@ -120,7 +120,8 @@ def apply_stitching(clusters: Clusters) -> None:
 def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> list[Join]:
     """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
 
-    The mean is over all pairs of members; pairs that are not candidates count as `far`. A join is made only if the
+    The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
+    count as `far`. A join is made only if the
     rules allow every pair. Ties: lower cluster numbers first; the lower number is kept.
 
     All pairs of clusters that are each other's nearest are joined in one round. This gives the same joins as one at a
@@ -131,24 +132,27 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
         The joins, sorted by mean distance.
     """
     far, n = candidates.far, len(clusters.labels)
+    has_feature = clusters.rules.tracklets.has_feature
     allowed = clusters.rules.violations(candidates.first, candidates.second) == 0
     # Stored for each pair of clusters: S = Σ (far − distance) over its candidate pairs; the total is `pairs · far − S`.
     similarity = np.where(allowed, far - candidates.distance.astype(np.float64), -np.inf)
-    size = np.array([len(rows) for rows in clusters.members], np.int64)
-    height = np.zeros(n)
-    low, high, similarity = _between(
-        clusters.labels[candidates.first], clusters.labels[candidates.second], similarity, n
-    )
+    size = np.array([int(has_feature[rows].sum()) for rows in clusters.members], np.int64)
+    height = np.full(n, -np.inf)
+    a, b = clusters.labels[candidates.first], clusters.labels[candidates.second]
+    # Candidate pairs without two features are counted one by one, the others by the sizes.
+    extra = (~(has_feature[candidates.first] & has_feature[candidates.second])).astype(np.float64)
+    extra = _between(a, b, extra, n)[2]
+    low, high, similarity = _between(a, b, similarity, n)
     joins: list[Join] = []
     while True:
-        value = far - similarity / (size[low] * size[high])
+        value = far - similarity / (size[low] * size[high] + extra)
         least = np.full(n, np.inf)
         np.minimum.at(least, low, value)
         np.minimum.at(least, high, value)
         alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
         if len(alive) == 0:
             return sorted(joins, key=lambda join: join[0])
-        low, high, similarity, value = low[alive], high[alive], similarity[alive], value[alive]
+        low, high, similarity, value, extra = low[alive], high[alive], similarity[alive], value[alive], extra[alive]
         partner = np.full(n, n)
         for one, other in ((low, high), (high, low)):
             best = value == least[one]
@@ -168,9 +172,10 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
         changed = np.zeros(n, bool)
         changed[keep] = changed[gone] = True
         touched = changed[low] | changed[high]
-        new = _between(number[low[touched]], number[high[touched]], similarity[touched], n)
-        low, high, similarity = (
-            np.concatenate([old[~touched], fresh]) for old, fresh in zip((low, high, similarity), new, strict=True)
+        a, b = number[low[touched]], number[high[touched]]
+        fresh = *_between(a, b, similarity[touched], n), _between(a, b, extra[touched], n)[2]
+        low, high, similarity, extra = (
+            np.concatenate([old[~touched], new]) for old, new in zip((low, high, similarity, extra), fresh, strict=True)
         )
 
 
@@ -200,10 +205,13 @@ def decision_distances(candidates: Candidates, identity: Integers, start: Cluste
         a, b = np.where(swap, b, a), np.where(swap, a, b)
         joined_at[differ] = time[a[differ]]
         a = np.where(differ, parent[a], a)
-    size = np.bincount(identity, minlength=1)
+    has_feature = start.rules.tracklets.has_feature
+    size = np.bincount(identity, has_feature, minlength=int(identity.max(initial=0)) + 1)
     similarity = candidates.far - candidates.distance.astype(np.float64)
+    extra = (~(has_feature[first] & has_feature[second])).astype(np.float64)
+    extra = _between(identity[first], identity[second], extra, len(size))[2]
     low, high, similarity = _between(identity[first], identity[second], similarity, len(size))
-    mean = candidates.far - similarity / (size[low] * size[high])
+    mean = candidates.far - similarity / (size[low] * size[high] + extra)
     code = np.minimum(identity[first], identity[second]) * len(size) + np.maximum(identity[first], identity[second])
     distance = np.zeros(len(candidates))
     distance[same] = heights[joined_at]

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reid.core.errors import DataError
-from reid.data.box_selection import box_quality
+from reid.data.box_selection import box_quality, hidden_feet
 from reid.data.tracks import Floats, Integers, Tracks, check_frame_numbers
-from reid.mtmc.cameras import Cameras
+from reid.mtmc.cameras import HIDDEN_FEET, Cameras
 from reid.mtmc.negatives import Spans
 from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
 from reid.mtmc.splitting import change_points
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",
-    "first_frame", "last_frame", "entry", "exit", "previous_track",
+    "first_frame", "last_frame", "entry", "exit", "previous_track", "paths",
 )  # fmt: skip
 
 
@@ -48,6 +49,8 @@ class Tracklets(Spans):
         quality: `[T]` 0..1, mean weight of the tracklet's crops (1 where unknown).
         first_frame, last_frame: `[T]` int64, as in the camera's file.
         entry, exit: `[T, 2]` ground position in metres of the first and last box; NaN where unknown.
+        paths: `[T]` arrays `[M, 4]`: seconds, ground position x, y in metres, and its standard deviation, of each box;
+            without rows where the ground is unknown.
         previous_track: `[T]` int64, local id of the earlier track that this one continues (`stitch_tracks`); −1: none.
         prototype_row: `[P]` int64, rows of the embeddings: up to `MAX_PROTOTYPES` crops of each tracklet, the most
             typical one first, then those that differ most (`select_prototypes`).
@@ -76,9 +79,16 @@ class Tracklets(Spans):
     entry: Floats
     exit: Floats
     previous_track: Integers
+    paths: NDArray[np.object_] = field(default_factory=lambda: np.zeros(0, object), repr=False)
     prototype_row: Integers = field(default_factory=_no_rows)
     prototype_tracklet: Integers = field(default_factory=_no_rows)
     invalid_rows: Integers = field(default_factory=_no_rows)
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.camera):
+            paths = np.empty(len(self.camera), object)
+            paths[:] = [np.zeros((0, 4))] * len(paths)
+            object.__setattr__(self, "paths", paths)
 
     def __len__(self) -> int:
         """Number of tracklets."""
@@ -181,7 +191,7 @@ class Tracklets(Spans):
         *,
         camera_names: Mapping[int, str] | None = None,
         blur: Floats | None = None,
-        split: bool = False,
+        split: bool = True,
         stitch: bool = True,
     ) -> Tracklets:
         """Make tracklets of track files; the embeddings give the appearance of some or all of their boxes.
@@ -196,16 +206,18 @@ class Tracklets(Spans):
             cameras: Frame rates, clocks, sizes, homographies.
             camera_names: Name of each camid of the embeddings; `cam01` for 1 and so on if not given.
             blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
-            split: As in `from_features`; needs embeddings with frames.
+            split: As in `from_features`. Embeddings without frames are not split.
             stitch: Whether tracks that the tracker lost and found again are stitched (`stitch_tracks`).
 
         Raises:
-            DataError: Embeddings without camids or tracks, of unknown cameras or tracks, or without frames if `split`.
+            DataError: Embeddings without camids or tracks, of unknown cameras or tracks.
         """
         names = tracks.camera_names
         seconds = _seconds(names, tracks.camera, tracks.frame, cameras)
-        ground = _ground(tracks, cameras)
-        boxes = _Boxes(tracks.camera, tracks.track, tracks.frame, seconds, tracks.boxes if stitch else None, ground)
+        ground, error = _ground(tracks, cameras)
+        boxes = _Boxes(
+            tracks.camera, tracks.track, tracks.frame, seconds, tracks.boxes if stitch else None, ground, error
+        )
         if embeddings is None or len(embeddings) == 0:
             dimension = 1 if embeddings is None else embeddings.dimension
             none = _no_rows()
@@ -225,10 +237,9 @@ class Tracklets(Spans):
             found = {d: int(tracks.has_box(camera, embeddings.tracks, embeddings.frames + d).sum()) for d in (0, -1, 1)}
             check_frame_numbers("The embeddings", "rows", found, "Add {offset} to their frames.", len(camera))
             weights = _crop_quality(tracks, cameras, np.stack([camera, embeddings.tracks, embeddings.frames]))
-        elif split:
-            raise DataError("Splitting tracks needs embeddings with frames. Embed with frames, or do not split.")
         if blur is not None:
             weights = (np.ones(len(camera)) if weights is None else weights) * np.clip(blur, MIN_WEIGHT, 1)
+        split &= embeddings.frames is not None
         frames = np.zeros(len(camera), np.int64) if embeddings.frames is None else embeddings.frames
         return _assemble(names, boxes, _Crops(camera, embeddings.tracks, frames, embeddings.features, weights), split)
 
@@ -286,16 +297,18 @@ def _seconds(names: Sequence[str], camera: Integers, frame: Integers, cameras: C
     return seconds
 
 
-def _ground(tracks: Tracks, cameras: Cameras | None) -> Floats:
-    """Ground position of each box, `[N, 2]` metres; NaN where the camera has no homography."""
-    places = np.full((len(tracks.camera), 2), np.nan)
+def _ground(tracks: Tracks, cameras: Cameras | None) -> tuple[Floats, Floats]:
+    """Ground position `[N, 2]` of each box and its error `[N]`, metres; NaN where the camera has no homography."""
+    places, error = np.full((len(tracks.camera), 2), np.nan), np.full(len(tracks.camera), np.nan)
     for number, name in enumerate(tracks.camera_names):
         camera = cameras.cameras.get(name) if cameras is not None else None
         if camera is not None and camera.homography is not None:
             rows = np.flatnonzero(tracks.camera == number)
             places[rows] = camera.ground(tracks.boxes[rows])
-    places[~np.isfinite(places).all(axis=1)] = np.nan
-    return places
+            error[rows] = camera.ground_error(tracks.boxes[rows])
+    places[~(np.isfinite(places).all(axis=1) & np.isfinite(error))] = np.nan
+    error[hidden_feet(tracks)] *= HIDDEN_FEET
+    return places, error
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,11 +322,12 @@ class _Rows:
 
 @dataclass(frozen=True, eq=False)
 class _Boxes(_Rows):
-    """N boxes. `boxes [N, 4]` is given if tracks are to be stitched, `ground [N, 2]` if known."""
+    """N boxes. `boxes [N, 4]` is given if tracks are to be stitched, `ground [N, 2]` and its `error [N]` if known."""
 
     seconds: Floats
     boxes: Floats | None = None
     ground: Floats | None = None
+    error: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +380,14 @@ def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool)
     previous_track = np.full(len(first), -1)
     if boxes.boxes is not None:
         previous_track = stitch_tracks(spans, pooled, np.cumsum(new_part) - 1, boxes.boxes[order], seconds)
+    paths = np.empty(len(first), object)
+    paths[:] = [np.zeros((0, 4))] * len(first)
+    if boxes.error is not None:
+        rows = np.column_stack([seconds, places, boxes.error[order]])
+        for place, part in enumerate(np.split(rows, first[1:])[: len(first)]):
+            paths[place] = part[np.isfinite(part[:, 1])]
     return Tracklets(
+        paths=paths,
         camera_names=names,
         **vars(spans),
         frames=(last - first + 1).astype(np.int64),

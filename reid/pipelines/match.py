@@ -82,8 +82,8 @@ def match_files(
     Raises:
         ReidError: a file or setting cannot be used; the message names it.
     """
-    if (files.embeddings is None) == (files.videos is None):
-        raise ConfigError("Pass the appearance of the tracks: --embeddings FILE, or --videos DIR with --model FILE.")
+    if files.embeddings is not None and files.videos is not None:
+        raise ConfigError("--embeddings and --videos both give the appearance of the tracks. Pass one of them.")
     with result_folder(out, "match", "match.json") as staging:
         result = _match_files(files, staging, out / "cache", settings, stream)
     return replace(result, written=[out / path.name for path in result.written])
@@ -105,15 +105,25 @@ def _match_files(
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
     if files.embeddings is not None:
-        appearance = _read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
-    else:
+        appearance = read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
+    elif files.videos is not None:
         appearance = _embed_videos(files, tracks, out, cache)
+    else:
+        none = Embeddings(np.zeros((0, 1), np.float32))
+        appearance = _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
     warnings += appearance.warnings
     names = dict(enumerate(tracks.camera_names))
     tracklets = Tracklets.from_tracks(
         tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
     )
     warnings += _invalid_features(tracklets, appearance.embeddings)
+    has_appearance = files.embeddings is not None or files.videos is not None
+    if not has_appearance and not any(len(path) for path in tracklets.paths):
+        raise ConfigError(
+            "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
+            "(--embeddings FILE, or --videos DIR with --model FILE), or give the cameras a homography or points in "
+            "cameras.yaml."
+        )
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
@@ -174,10 +184,12 @@ def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras 
     cameras = read_cameras(path, tracks.camera_names)
     console.print(f"clocks and transition times: {path}")
     warnings += cameras.warnings
+    for fit in cameras.fits:
+        console.print(fit, markup=False)
     return cameras
 
 
-def _read_appearance(path: Path, tracks: Tracks, first_frame: int | None) -> _Appearance:
+def read_appearance(path: Path, tracks: Tracks, first_frame: int | None = None) -> _Appearance:
     """Read embeddings of any model: number cameras and frames as in `tracks`, drop rows that are of no box."""
     table = Embeddings.load(path)
     missing = [name for name in ("camids", "tracks", "frames") if getattr(table, name) is None]

@@ -138,8 +138,8 @@ class MatchFiles(PipelineSettings):
     """Cannot-link and must-link pairs, as saved by the match report."""
     truth: Path | None = None
     """Track files with true global identities to score against."""
-    split: bool = False
-    """Split tracks where their appearance changes, e.g. after an identity switch."""
+    split: bool = True
+    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
     stitch: bool = True
     """Join tracks that one camera lost and found again."""
     online: bool = False

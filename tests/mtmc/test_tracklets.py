@@ -195,14 +195,14 @@ def test_simultaneous_pairs_against_a_loop(seed):
 
 
 def crowd(swapped, seed=0, noise=0.2):
-    """40 tracks of 12 crops, two at a time in one camera; the tracks `swapped` change person at crop 5."""
+    """40 tracks of 14 crops, two at a time in one camera; the tracks `swapped` change person at crop 6."""
     rng = np.random.default_rng(seed)
     person = rng.normal(size=(41, 16))
     person /= np.linalg.norm(person, axis=1, keepdims=True)
     rows = []
     for track in range(40):
-        for shot in range(12):
-            who = track + 1 if track in swapped and shot >= 5 else track
+        for shot in range(14):
+            who = track + 1 if track in swapped and shot >= 6 else track
             rows.append((track, 100 * (track // 2) + shot, person[who] + noise * rng.normal(size=16) / 4))
     track, frame, features = (np.array(column) for column in zip(*rows, strict=True))
     return np.zeros(len(track), np.int64), track, frame, features.astype(np.float32)
@@ -213,9 +213,9 @@ def test_a_track_with_two_people_is_split():
     tracklets = Tracklets.from_features(["a"], camera, track, frame, features, split=True)
     assert len(tracklets) == 42
     parts = np.flatnonzero(tracklets.track == 7)
-    assert tracklets.first_frame[parts].tolist() == [300, 305]
-    assert tracklets.last_frame[parts].tolist() == [304, 311]
-    assert tracklets.frames[parts].tolist() == [5, 7]
+    assert tracklets.first_frame[parts].tolist() == [300, 306]
+    assert tracklets.last_frame[parts].tolist() == [305, 313]
+    assert tracklets.frames[parts].tolist() == [6, 8]
     assert len(Tracklets.from_features(["a"], camera, track, frame, features)) == 40
 
 
