@@ -334,8 +334,8 @@ def _number_before(row: NDArray[Any], values: NDArray[Any], items: Integers) -> 
     """
     near = row <= values.max()
     if np.count_nonzero(near) > _SORTED_PER_ITEM * len(values):
-        before = np.array([np.count_nonzero(row < value) for value in values])
-        up_to = np.array([np.count_nonzero(row <= value) for value in values])
+        before = np.array([np.count_nonzero(np.less(row, value, out=near)) for value in values])
+        up_to = np.array([np.count_nonzero(np.less_equal(row, value, out=near)) for value in values])
     else:
         candidates = np.sort(row[near])
         before, up_to = candidates.searchsorted(values), candidates.searchsorted(values, "right")

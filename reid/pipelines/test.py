@@ -34,6 +34,7 @@ from reid.pipelines.calibrate import FoundCalibration, find_calibration
 from reid.pipelines.settings import TestSettings
 from reid.report import Applied, Drawing, SetResults
 from reid.report.evaluation_page import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
+from reid.report.page import shorten_all_paths
 
 LIST_LENGTH = 10
 ACTIVATED = 6
@@ -95,7 +96,8 @@ def test(
             report.cmc_drawing(sets).draw(folder / "cmc.png")
             scores = {one.name: numbers(one, calibration) for one in sets}
             protocol = report.describe_protocol(sets[0].ranking)
-            write_json(folder / "metrics.json", {"model": described, "protocol": protocol, "sets": scores})
+            content = {"model": described, "protocol": protocol, "sets": scores}
+            write_json(folder / "metrics.json", shorten_all_paths(content))
             if settings.page:
                 shown = {name: value for name, value in settings if value != ()}
                 shown = {name: value.name if isinstance(value, Path) else value for name, value in shown.items()}

@@ -67,8 +67,9 @@ class Section:
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: str = "") -> Path:
     """Write sections as one HTML page.
 
-    The page loads nothing from elsewhere and runs no script. Page and pictures follow the reader's light or dark
-    theme: each picture is embedded twice. All text is escaped, and absolute paths are shortened to file names.
+    The page loads nothing from elsewhere and runs no script; its content policy makes browsers refuse both. Page and
+    pictures follow the reader's light or dark theme: each picture is embedded twice. All text is escaped, and absolute
+    paths are shortened to file names.
 
     Raises:
         ReidError: a picture cannot be drawn, or the file cannot be written.
@@ -113,6 +114,15 @@ def shorten_paths(text: str) -> str:
         'market1501:Market-1501: a.jpg is empty, see https://a.org/b'
     """
     return re.sub(r"""(?<![^\s:='"(,\[])/(?:[^\s/:]+/)*([^\s/:,;]+)""", r"\1", text)
+
+
+def shorten_all_paths(value: Any) -> Any:
+    """Apply `shorten_paths` to all texts in nested dicts and lists."""
+    if isinstance(value, Mapping):
+        return {name: shorten_all_paths(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shorten_all_paths(part) for part in value]
+    return shorten_paths(value) if isinstance(value, str) else value
 
 
 def describe_value(value: Any) -> str:
