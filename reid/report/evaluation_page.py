@@ -226,7 +226,7 @@ def _open_set(found: OpenSetResult) -> list[Block | None]:
 
 
 def _percent(fraction: float | None, digits: int = 2) -> str:
-    return "–" if fraction is None or np.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
+    return "not enough data" if fraction is None or np.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
 
 
 def _rates(names: tuple[str, str], points: Sequence[RatePoint], caption: str) -> Table:

@@ -204,6 +204,7 @@ def test_rates_with_too_few_pairs_have_a_note(tmp_path):
     notes = [point.note for point in results.verification.tar if point.note]
     assert notes
     assert all(note in page.all_text for note in notes)
+    assert page.all_text.count("not enough data") == len(notes)
     assert "nan" not in page.all_text
 
 
