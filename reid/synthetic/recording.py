@@ -90,6 +90,8 @@ def _describe_cameras(world: World) -> dict[str, Any]:
     if settings.site != "separate":
         for one in cameras:
             by_name[one.name]["homography"] = [[float(f"{v:.9g}") for v in row] for row in one.homography()]
+            if one.distortion:
+                by_name[one.name] |= {"distortion": [one.distortion, 0.0, 0.0, 0.0], "focal": round(one.focal, 3)}
         pairs = overlapping_pairs(cameras, floor_limits(cameras, settings))
         return {"cameras": by_name, "overlapping": [list(pair) for pair in pairs]}
     travels = [
