@@ -8,12 +8,12 @@ each call. The first tenth of the calls is not counted: caches and thread pools 
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 
@@ -69,18 +69,20 @@ def prepare(folder: Path, forms: tuple[str, ...]) -> dict[str, Path]:
     return {"torch": folder / "model.pt", **{form: folder / f"{form}.bundle" for form in forms}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--forms", nargs="*", default=["onnx", "openvino"])
-    arguments = parser.parse_args()
+@click.command()
+@click.option("--calls", default=200, show_default=True, type=click.IntRange(10), help="Embed calls of each model.")
+@click.option(
+    "--form", "forms", multiple=True, default=["onnx", "openvino"], show_default=True, help="Exported form; repeatable."
+)
+def main(calls: int, forms: tuple[str, ...]) -> None:
+    """Measure memory, open files, threads and temporary files over many embed calls."""
     print("model, call: first → last (largest) of RSS in MiB, open files, threads, files on disk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tempfile.tempdir = name
-        for model, path in prepare(folder, tuple(arguments.forms)).items():
+        for model, path in prepare(folder, forms).items():
             for reopen in (False, True):
-                seen = measure(embed_call(folder, path, reopen), arguments.calls, folder)
+                seen = measure(embed_call(folder, path, reopen), calls, folder)
                 columns = [
                     f"{a:.0f} → {b:.0f} ({max(c):.0f})"
                     for a, b, c in zip(seen[0], seen[-1], zip(*seen, strict=True), strict=True)

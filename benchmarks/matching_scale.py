@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from reid.mtmc import Tracks, score_tracks
-from reid.mtmc.track_files import read_tracks, write_tracks
+from reid.mtmc.track_files import read_tracks
+from reid.mtmc.track_writers import write_tracks
 
 
 def synthetic_tracks(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tuple[Tracks, Tracks]:

@@ -1,10 +1,10 @@
-"""Fraction of edited copies that the data check finds: `python benchmarks/near_duplicates.py market1501:ROOT`."""
+"""Fraction of edited copies that the data check finds: `python -m benchmarks.near_duplicates market1501:ROOT`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
+import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,10 @@ EDITS: dict[str, Callable[[Image], Image]] = {
 }
 
 
+@click.command()
+@click.argument("data", metavar="LAYOUT:ROOT")
 def main(data: str) -> None:
+    """Measure the fraction of edited copies of train crops that the data check finds."""
     train = load_benchmark(data).train
     images = [decode(path) for path in train.paths]
     thumbnails = np.stack(list(map(thumbnail, images)))
@@ -52,4 +55,4 @@ def main(data: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

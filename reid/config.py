@@ -21,14 +21,11 @@ from reid.core.errors import ConfigError, check_choice, did_you_mean
 from reid.core.reading import parse_yaml, read_yaml
 
 T = TypeVar("T")
-
 Triple = tuple[float, float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Natural = Annotated[int, Field(ge=0)]
-"""A whole number, 0 or more."""
-Positive = Annotated[int, Field(ge=1)]
-"""A whole number, 1 or more."""
+Natural = Annotated[int, Field(ge=0)]  # a whole number, 0 or more
+Positive = Annotated[int, Field(ge=1)]  # a whole number, 1 or more
 OneOrMore = Annotated[list[T], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value])]
 """A list; a single item stands for a list of one."""
 
@@ -401,10 +398,9 @@ class Config(Settings):
     sync_batchnorm: bool = False
     """Whether several processes share their batch statistics."""
     keep_memory: bool = True
-    """On a CPU under Linux: whether freed memory stays with the process for the next step. Otherwise the C library
-    returns large blocks each time, and the system has to clear every page again (docs/benchmarks.md)."""
+    """Whether freed memory stays with the process for the next step (CPU, Linux), so that no page is cleared again."""
     compile: bool = False
-    """Whether torch.compile generates kernels for the network (needs a C++ compiler; takes minutes per crop size)."""
+    """Whether to compile the network with torch.compile (needs a C++ compiler; takes minutes per crop size)."""
     log_every: Positive = 20
     """Steps between log lines."""
     save_every: Natural = 0

@@ -71,9 +71,9 @@ def _reassociate(model: Path | None, gaps: ReassociationSettings, out: Path | No
 
     computation = settings.model_dump(include={"device", "batch_size", "flip"})
     table = reassociation_embeddings(model, gaps, **computation)
-    beside = gaps.embeddings or model
-    if out is None and beside is not None:
-        out = (beside if beside.is_dir() else beside.parent) / "test"
+    model_or_table = gaps.embeddings or model
+    if out is None and model_or_table is not None:
+        out = (model_or_table if model_or_table.is_dir() else model_or_table.parent) / "test"
     result = score_reassociation(table, gaps, out)
     console.print(reassociation_table(result))
     console.print(f"numbers: {out / 'reassociation.json' if out else ''}")

@@ -60,7 +60,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `path`. On success it replaces `path`; on any failure it is removed.
+    """Yield a new temporary folder next to `path`. On success it replaces `path`; on any failure it is removed.
 
     `path` must not exist, or be an empty folder. Parent folders are created.
 
@@ -72,7 +72,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise DataError(f"{path} exists and is not an empty folder. Pass a new folder.")
     temporary = _temporary_path(path, "")
     try:
-        with exclusive(path, beside=True), _write_errors(path, "Nothing was written."):
+        with exclusive(path, in_parent=True), _write_errors(path, "Nothing was written."):
             temporary.mkdir(parents=True)
             yield temporary
             if path.exists():
@@ -127,7 +127,7 @@ def _publish(staging: Path, folder: Path, record: Path, summary: str) -> None:
 
 
 def _temporary_path(path: Path, suffix: str) -> Path:
-    """Return a new hidden path beside `path`, after removing those of killed processes from its folder."""
+    """Return a new hidden path next to `path`, after removing those of killed processes from its folder."""
     if (place := (os.getpid(), path.parent.absolute())) not in _cleaned:
         _cleaned.add(place)
         _remove_left_behind(path.parent)

@@ -44,7 +44,7 @@ class _Console(Console):
 
 
 console = _Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-"""Prints strings as they are, brackets included. Pass `style=` or a `rich.text.Text` for colours."""
+"""Prints strings unchanged, brackets included. Pass `style=` or a `rich.text.Text` for colours."""
 
 
 def progress_bar() -> Progress:

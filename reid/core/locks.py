@@ -28,22 +28,22 @@ else:
 
 
 @contextlib.contextmanager
-def exclusive(path: str | Path, *, beside: bool = False, wait: bool = False) -> Iterator[None]:
+def exclusive(path: str | Path, *, in_parent: bool = False, wait: bool = False) -> Iterator[None]:
     """Let no other process write `path` at the same time.
 
     The operating system releases the lock of a process that ends, however it ends. The lock is the hidden file `.lock`
-    in the folder, or `.NAME.lock` beside it; its text describes the process that has it.
+    in the folder, or `.NAME.lock` next to it; its text describes the process that has it.
 
     Args:
-        path: what is written. It is a folder, which is created and removed again if it stays empty, unless `beside`.
-        beside: whether the lock is in the parent folder, because `path` is a file, or a folder that must not exist.
+        path: what is written. It is a folder, which is created and removed again if it stays empty, unless `in_parent`.
+        in_parent: whether the lock is in the parent folder, because `path` is a file, or a folder that must not exist.
         wait: whether to wait for the other process instead of raising an error.
 
     Raises:
         DataError: another process writes `path`; the message describes it. Or the folder is not writable.
     """
     path = Path(path)
-    file = path.with_name(f".{path.name}.lock") if beside else path / ".lock"
+    file = path.with_name(f".{path.name}.lock") if in_parent else path / ".lock"
     is_new = not file.parent.exists()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ def unpack_archive(archive: str | Path, destination: str | Path) -> Path:
     """Unpack a zip or tar (.gz, .bz2, .xz) into a new folder, completely or not at all.
 
     All names are checked before anything is written. An absolute path, a drive, a `..`, a link, a device or a duplicate
-    name makes the function refuse the whole archive, and so does a decompression bomb. It unpacks beside `destination`
+    name makes the function refuse the whole archive, and so does a decompression bomb. It unpacks next to `destination`
     under a temporary name, which it renames at the end and removes after an error or interruption.
 
     Returns:

@@ -88,7 +88,7 @@ def embed_boxes(
 
     With `cache`, finished boxes are written to shards: a folder for each camera, model (with its preprocessing and
     `flip`) and video (path, size, modification time). A later run, for instance after a crash or with more boxes,
-    embeds only what is missing. A box is identified by its frame and pixels, not by its track. The folder can be
+    embeds only missing rows. A box is identified by its frame and pixels, not by its track. The folder can be
     deleted at any time.
 
     Args:
@@ -134,7 +134,7 @@ def boxes_to_parquet(
     """Cut boxes from videos and embed them into one Parquet file. See `embed_boxes` for the arguments.
 
     As in `embed_to_parquet`, features are never all in memory, finished boxes are stored in `OUT.shards/`, and a later
-    run embeds only what is missing. With several processes each takes whole cameras.
+    run embeds only missing rows. With several processes each takes whole cameras.
 
     Raises:
         DataError, ModelError: as `embed_boxes`.

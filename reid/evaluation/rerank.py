@@ -125,7 +125,7 @@ def rerank(
     7. Result: `(1 − λ) J(q, g) + λ d(q, g)` (eq. 12).
 
     `camera_aware` gives the camera-aware Jaccard distance (Chen, Fan, Chen, Zhu, "CA-Jaccard", CVPR 2024). Items of
-    the item's own camera look alike and would crowd out those of other cameras, so steps 2, 3 and 5 search them
+    the item's own camera look similar and would crowd out those of other cameras, so steps 2, 3 and 5 search them
     separately:
 
     - `N_intra(i, k)`: the item itself and its k nearest others of its camera. `N_inter(i, k)`: its k nearest items of

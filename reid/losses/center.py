@@ -12,7 +12,7 @@ from reid.losses.pairs import LabelLoss
 class CenterLoss(LabelLoss):
     """Half the mean squared distance to the identity's centre: `1/(2B) Σ ‖x_i − c_{y_i}‖²` (Wen et al. 2016, eq. 2).
 
-    It pulls crops together and never pushes them apart: combine it with a loss that does, with a small weight. (It is
+    It pulls crops together and never separates them: combine it with a loss that does, with a small weight. (It is
     the mean over the batch, the paper uses the sum; "Bag of Tricks" uses weight 5e-4 for the same mean.)
 
     How centres are updated:

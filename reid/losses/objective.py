@@ -94,7 +94,7 @@ class Objective(nn.Module):
                 setattr(self, key, value)
 
     def separate_parameters(self) -> Iterator[tuple[float, float, list[nn.Parameter]]]:
-        """Yield learning rate, weight in the sum and parameters of each extra loss with a learning rate of its own.
+        """Yield learning rate, weight in the sum and parameters of each extra loss with its own learning rate.
 
         These parameters are trained with plain SGD along the gradient of the loss itself, without its weight in the
         sum (as the centres of the center loss: Wen et al. 2016, algorithm 1).

@@ -209,7 +209,7 @@ def recognise(tensors: Mapping[str, Tensor], source: str, given: str | None = No
 
 
 def _family(tensors: Mapping[str, Tensor], outer: str, place: str, body: Mapping[str, Tensor]) -> str | None:
-    """Return the project that has this head beside a backbone of this name; None if there is no such evidence."""
+    """Return the project that has this head next to a backbone of this name; None if there is no such evidence."""
     if place == "backbone" and any(name.startswith(f"{outer}heads.") for name in tensors):
         return FASTREID
     if place == "base" and (f"{outer}bottleneck.weight" in tensors or f"{outer}classifier.weight" in tensors):

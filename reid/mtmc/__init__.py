@@ -10,7 +10,8 @@ from reid.mtmc.cameras import Camera, Cameras, read_cameras
 from reid.mtmc.clustering_scores import ClusterScores, cluster_scores
 from reid.mtmc.constraints import Constraints, find_violations, read_constraints
 from reid.mtmc.scores import BoxScores, IdScores, TrackScores, score_tracks, true_ids
-from reid.mtmc.track_files import read_tracks, write_tracks
+from reid.mtmc.track_files import read_tracks
+from reid.mtmc.track_writers import write_tracks
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:

@@ -179,7 +179,7 @@ class Cameras:
     Attributes:
         cameras: By name.
         overlapping: Pairs of names of cameras that can see one person simultaneously.
-        transition_times: By ordered pair. A pair that is absent is unknown, not impossible. Both infinite: nobody goes
+        transition_times: By ordered pair. A pair that is absent is unknown, not impossible. Both infinite: no one goes
             from a to b.
         overlaps_known: Whether it is known which cameras overlap, even if none do.
         warnings: Problems that the reader found.
@@ -231,7 +231,7 @@ class Cameras:
         return self.cameras[name]
 
     def min_transition_time(self, first: str, second: str) -> float:
-        """Seconds that any person needs from `first` to `second`; −inf if unknown, inf if nobody goes there."""
+        """Seconds that any person needs from `first` to `second`; −inf if unknown, inf if no one goes there."""
         return self.transition_times.get((first, second), (-math.inf, math.inf))[0]
 
     def non_overlapping(self, first: str, second: str) -> bool:

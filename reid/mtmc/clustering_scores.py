@@ -51,7 +51,7 @@ def cluster_scores(true_labels: ArrayLike, predicted_labels: ArrayLike) -> Clust
 
     Args:
         true_labels: `[N]` true identity of each item, integers or strings. Remove items without one beforehand.
-        predicted_labels: `[N]` identity given to each item. An item that was left alone has a label of its own.
+        predicted_labels: `[N]` identity given to each item. An item that was left alone has its own label.
 
     Raises:
         DataError: The labels are not two lists of one length.

@@ -83,8 +83,8 @@ def measure_distances(tracklets: Tracklets) -> GroundEvidence:
     The distance of two paths is compared with its standard deviation s (both positions' errors) at every box of the
     shorter tracklet; the other path is interpolated. The median z of distance / s and the median of s describe the
     whole shared time, so a moment in which two people cross decides nothing. With both errors normal,
-    `log p(z | one) / p(z | two) = log(spread² / s²) − z² / 2`, where two people are as far apart as two that one camera
-    sees simultaneously: `spread` is their median distance / 1.177 / √2. The ratio counts once for each
+    `log p(z | one) / p(z | two) = log(spread² / s²) − z² / 2`. The distance of two people is assumed to be that of two
+    whom one camera sees simultaneously: `spread` is their median distance / 1.177 / √2. The ratio counts once for each
     `CORRELATION_SECONDS` of shared time, at most `MAX_INDEPENDENT` times, and is limited to ±`MAX_LOG_RATIO`.
     """
     rows = np.array([row for row in range(len(tracklets)) if len(tracklets.paths[row])], np.int64)

@@ -132,7 +132,7 @@ def match(
 
     Args:
         tracklets: Tracklets, or embeddings with camids, tracks and frames.
-        cameras: Clocks, overlaps and transition times. Nothing is assumed about what is not given.
+        cameras: Clocks, overlaps and transition times. Nothing is assumed about missing values.
         settings: Parameters; the defaults if not given.
         calibration: Calibration of the embedding model. The threshold is then derived from it.
         constraints: Must-links, cannot-links and tolerances.

@@ -13,7 +13,7 @@ from reid.core.atomic import atomic_file, write_csv, write_json
 from reid.data.tracks import Tracks
 from reid.mtmc.matching import Matches
 from reid.mtmc.pooling import Mask
-from reid.mtmc.track_files import write_aicity, write_tracks
+from reid.mtmc.track_writers import write_aicity, write_tracks
 from reid.mtmc.tracklets import tracklet_of_boxes
 
 

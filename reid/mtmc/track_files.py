@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reid.core.atomic import atomic_file
 from reid.core.errors import DataError, check_choice
 from reid.core.reading import parse_json
-from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, Tracks, last_number, natural_sort_key, valid_boxes
+from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, Tracks, natural_sort_key, valid_boxes
 
 FORMATS = {
     "mot": "MOTChallenge text, one file per camera: frame,id,x,y,w,h,conf,…",
@@ -33,12 +31,12 @@ FORMATS = {
 DUPLICATES = ("error", "first", "confident")
 _SUFFIXES = (".txt", ".parquet")
 _GROUND_TRUTH = "mot with consider, class, visibility"
-_BOX = ("x", "y", "w", "h")
-_COLUMNS = ("camera", "track", "frame", *_BOX)
-_METADATA_KEY = b"reid"
+BOX_COLUMNS = ("x", "y", "w", "h")
+_COLUMNS = ("camera", "track", "frame", *BOX_COLUMNS)
+METADATA_KEY = b"reid"
 _MAX_WHOLE = 2**53  # from it on, float64 cannot represent every whole number
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NOTES = re.compile(r"(labels|classes|readme.*)\.txt", re.IGNORECASE)  # beside the tracks in exports of CVAT, Roboflow
+_NOTES = re.compile(r"(labels|classes|readme.*)\.txt", re.IGNORECASE)  # next to the tracks in exports of CVAT, Roboflow
 _MIN_PERCENT_ROWS = 10  # of fewer rows, column 7 is taken for a height
 _ROWS_NAMED = 5  # rows that a warning names
 
@@ -129,7 +127,8 @@ def read_tracks(
     return replace(tracks, format=name, format_reason=f"{layout}: {reason}")
 
 
-def _track_files(folder: Path) -> list[str]:
+def list_track_files(folder: Path) -> list[str]:
+    """Return the names of the track files in a folder, in natural order."""
     names = [p.name for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.name[0] != "." and p.is_file()]
     return sorted(names, key=natural_sort_key)
 
@@ -140,7 +139,7 @@ def _find_files(path: Path) -> tuple[list[Path], list[str]]:
         return [path], []
     if not path.is_dir():
         raise DataError(f"There are no tracks at {path}. Give a folder of track files, or one file.")
-    files = [path / name for name in _track_files(path)]
+    files = [path / name for name in list_track_files(path)]
     notes = [file for file in files if _NOTES.fullmatch(file.name)]
     warnings = [f"{path}: {', '.join(file.name for file in notes)} skipped: not tracks."] if notes else []
     files = [file for file in files if file not in notes] or [
@@ -435,11 +434,11 @@ def _read_parquet(file: Path) -> _Part:
                 raise DataError(f"{file}: column {name!r} must contain numbers; it contains {column.type}.")
             values = column.to_numpy()
             numbers[name] = values.astype(np.float64) if values.dtype.kind == "f" else values
-    names, camera = _parquet_cameras(file, table, (schema.metadata or {}).get(_METADATA_KEY))
+    names, camera = _parquet_cameras(file, table, (schema.metadata or {}).get(METADATA_KEY))
     track, frame = (
         _whole_numbers(name, numbers[name], lambda row: f"{file}, row {row} (from 0)") for name in ("track", "frame")
     )
-    boxes = np.stack([numbers[name].astype(np.float64) for name in _BOX], axis=1)
+    boxes = np.stack([numbers[name].astype(np.float64) for name in BOX_COLUMNS], axis=1)
     confidence, rows = numbers.get("confidence", np.ones(len(table))).astype(np.float64), np.arange(len(table))
     reason = "the file begins with PAR1"
     return _Part(file, "parquet", reason, names, camera, track, frame, boxes, confidence, rows)
@@ -521,91 +520,3 @@ def _joined(
     if tracks.first_frame == 0:
         warnings.append("Frames count from 0 and are kept; camera clocks start at frame 1.")
     return replace(tracks, warnings=tuple(warnings))
-
-
-def write_tracks(tracks: Tracks, folder: str | Path, format: str = "mot") -> list[Path]:
-    """Write tracks to a folder in a format of `FORMATS`, each file atomically; return the files' paths.
-
-    `mot` writes `<camera>.txt` for each camera, also for those without boxes; the others write `tracks.txt` or
-    `tracks.parquet`. Numbers are written so that reading gives the same float64. Text with a camera column has a number
-    for each camera (`write_aicity`), no confidence, and no cameras without boxes.
-
-    Raises:
-        ConfigError: Unknown format.
-        DataError: The folder contains other track files, which would be read as part of these; a camera name that is
-            not a valid file name; or a file cannot be written.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> tracks = Tracks.from_columns(["door"], [0], [7], [1], [[10, 20, 30, 60]])
-        >>> with TemporaryDirectory() as folder:
-        ...     print(write_tracks(tracks, folder)[0].read_text().strip())
-        1,7,10,20,30,60,1,-1,-1,-1
-    """
-    folder = Path(folder)
-    check_choice("track format", format, FORMATS)
-    if format == "mot":
-        for name in tracks.camera_names:
-            if not name or name[0] == "." or re.search(r'[/\\:*?"<>|\0\n\r]', name):
-                raise DataError(f"The camera name {name!r} is not a valid file name. Rename it, or write Parquet.")
-        files = [folder / f"{name}.txt" for name in tracks.camera_names]
-    else:
-        files = [folder / ("tracks.parquet" if format == "parquet" else "tracks.txt")]
-    if folder.is_dir():
-        others = [name for name in _track_files(folder) if folder / name not in files]
-        if others:
-            raise DataError(
-                f"{folder} contains other track files ({', '.join(others[:5])}), which would be read as part of these. "
-                "Use an empty folder, or remove them."
-            )
-    if format == "parquet":
-        note = json.dumps({"cameras": list(tracks.camera_names)})
-        names = pa.array(tracks.camera_names, type=pa.string()).take(pa.array(tracks.camera))
-        table = _table(tracks, names, ["camera", "track", "frame", *_BOX, "confidence"])
-        with atomic_file(files[0]) as temporary:
-            pq.write_table(table.replace_schema_metadata({_METADATA_KEY: note.encode()}), temporary)
-    elif format == "mot":
-        table = _table(tracks, tracks.camera, ["frame", "track", *_BOX, "confidence"], unused=3)
-        for camera, file in enumerate(files):
-            begin, end = np.searchsorted(tracks.camera, [camera, camera + 1]).tolist()
-            _write_text(table.slice(begin, end - begin), file, ",")
-    else:
-        write_aicity(tracks, files[0], " " if format == "aicity" else ",")
-    return files
-
-
-def write_aicity(tracks: Tracks, file: str | Path, separator: str = " ") -> dict[str, int]:
-    """Write AI City text, `camera id frame x y w h -1 -1`, atomically; return {camera name: its number}.
-
-    A camera's number is the last in its name (`cam01` → 1). If a name has none or two share one, cameras are numbered
-    from 1 in their order.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> tracks = Tracks.from_columns(["cam07"], [0], [4], [1], [[10, 20, 30, 60]])
-        >>> with TemporaryDirectory() as folder:
-        ...     write_aicity(tracks, Path(folder) / "submission.txt")
-        ...     print((Path(folder) / "submission.txt").read_text().strip())
-        {'cam07': 7}
-        7 4 1 10 20 30 60 -1 -1
-    """
-    numbers = [last_number(name) for name in tracks.camera_names]
-    if None in numbers or len(set(numbers)) < len(numbers):
-        numbers = list(range(1, len(numbers) + 1))
-    camera = np.array(numbers, dtype=np.int64)[tracks.camera]
-    _write_text(_table(tracks, camera, ["camera", "track", "frame", *_BOX], unused=2), Path(file), separator)
-    return {name: int(number or 0) for name, number in zip(tracks.camera_names, numbers, strict=True)}
-
-
-def _table(tracks: Tracks, camera: Any, columns: Sequence[str], unused: int = 0) -> pa.Table:
-    """The columns of a file, of which `unused` last ones contain -1; `camera` is the column of that name."""
-    values = dict(zip(_BOX, tracks.boxes.T, strict=True))
-    values |= {"camera": camera, "track": tracks.track, "frame": tracks.frame, "confidence": tracks.confidence}
-    table = {name: values[name] for name in columns}
-    return pa.table(table | {f"unused {i}": np.full(len(tracks), -1) for i in range(unused)})
-
-
-def _write_text(table: pa.Table, file: Path, separator: str) -> None:
-    options = pa_csv.WriteOptions(include_header=False, delimiter=separator, quoting_style="none")
-    with atomic_file(file) as temporary:
-        pa_csv.write_csv(table, temporary, options)

@@ -177,7 +177,7 @@ class Tracklets(Spans):
         if (track < 0).any():
             raise DataError(
                 f"{int((track < 0).sum())} of {len(track)} embeddings have a track below 0: their track is unknown. "
-                "Remove these rows, or give each a track of its own."
+                "Remove these rows, or give each its own track."
             )
         seconds = _seconds(names, camera, frame, cameras)
         return cls.from_features(names, camera, track, frame, embeddings.features, seconds, split=split)
@@ -277,7 +277,7 @@ def _named_cameras(camids: Integers | None, names: Mapping[int, str] | None) -> 
     if (known < 0).any():
         raise DataError(
             f"{int((known[index] < 0).sum())} of {len(index)} embeddings have camid {known[0]}: "
-            "their camera is unknown. Remove these rows, or give each unknown camera a number of its own, 0 or more."
+            "their camera is unknown. Remove these rows, or give each unknown camera its own number, 0 or more."
         )
     if names is None:
         return tuple(f"cam{number:02d}" for number in known), index.astype(np.int64)

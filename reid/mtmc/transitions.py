@@ -126,7 +126,7 @@ def clock_offsets(
     """Estimate the seconds by which each camera's clock is ahead, by camera name.
 
     Offsets are relative to the first camera of each connected group. Only consecutive sightings of one identity at
-    most 600 s apart are used, in two ways:
+    most 600 s apart are used, in two forms:
 
     - Cameras that are said to overlap: a person is in both simultaneously, so the median lag between the middles of the
       two sightings is the offset.

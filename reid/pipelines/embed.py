@@ -47,7 +47,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         raise ConfigError("Pass one input: --images DIR, --data LAYOUT:ROOT with --split, or --videos with --tracks.")
     with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed, ExitStack() as stack:
         if distributed.is_first:
-            stack.enter_context(exclusive(out, beside=True))
+            stack.enter_context(exclusive(out, in_parent=True))
         console.quiet = not distributed.is_first
         images = find_images(settings.images) if settings.images else []
         if settings.data and settings.split:

@@ -212,9 +212,9 @@ class ScoreSettings(PipelineSettings):
     predicted_format: TrackFormat = "auto"
     """Format of the predicted tracks."""
     truth_first_frame: Natural | None = None
-    """Number that the truth gives to the first frame. Default: frames are compared as they are."""
+    """Number that the truth gives to the first frame. Default: frames are compared unchanged."""
     predicted_first_frame: Natural | None = None
-    """Number that the predicted tracks give to the first frame. Default: frames are compared as they are."""
+    """Number that the predicted tracks give to the first frame. Default: frames are compared unchanged."""
     skip_untracked: bool = False
     """Leave out rows with id -1 (untracked detections) and count them, instead of stopping."""
     duplicates: Literal["error", "first", "confident"] = "error"

@@ -114,7 +114,7 @@ def simulate_embeddings(
     An embedding is the L2-normalised sum of Gaussian vectors of `DIMENSION` numbers and these lengths: the person, 1;
     the camera, 0.5 · noise; one walk of the person in one camera, noise; the crop, 0.7 · noise, more where the
     detector is less confident. A fraction `lookalikes` of the people has a cosine of 0.8 with another person. False
-    tracks show background, a person of its own each. Pids are those of the truth; −1: a false track.
+    tracks show background, each its own person. Pids are those of the truth; −1: a false track.
 
     Args:
         recording: of `record`.

@@ -24,7 +24,7 @@ from reid.core.errors import DataError
 from reid.core.reading import read_json
 from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.tracks import Tracks
-from reid.mtmc.track_files import write_tracks
+from reid.mtmc.track_writers import write_tracks
 from reid.synthetic.camera_models import Image, apply_sensor, blur_image
 from reid.synthetic.recording import last_frame, record
 from reid.synthetic.rendering import Placed, Studio

@@ -32,7 +32,7 @@ class EpochLoaders:
 
     Args:
         config: all settings.
-        distributed: this process among those that train together.
+        distributed: this process among the training processes.
         train: train crops and their pixels.
         preprocessing: that of the model; its size is that of evaluation, its mean the colour of erased rectangles.
 

@@ -61,7 +61,7 @@ def mine_identities(
     Args:
         model: the current model.
         train: train crops and their pixels.
-        distributed: this process among those that train together.
+        distributed: this process among the training processes.
         config: `sampler`, `seed`, `precision` and `eval.batch_size` are used.
         epoch: determines, with the seed, which crops are drawn.
 

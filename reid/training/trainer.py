@@ -65,7 +65,7 @@ def train(
     Args:
         config: the settings, or a YAML file; None: the defaults. With `resume`, the settings saved in `out` are used.
         out: the run folder; it must be new or empty unless `resume`.
-        distributed: this process among those that train together; None: a single process on `config.device`.
+        distributed: this process among the training processes; None: a single process on `config.device`.
         overrides: `key.sub=value` settings that replace those of a YAML file or the defaults.
         resume: continue from `out/last.pt`, or from the start if the run ended before its first checkpoint.
         repeats: folder of a run that this run repeats; a warning is printed if the data differ.
@@ -115,7 +115,7 @@ class Trainer:
     Args:
         config: all settings.
         out: run folder.
-        distributed: this process among those that train together; None: a single process on `config.device`.
+        distributed: this process among the training processes; None: a single process on `config.device`.
         data: crops and pixels; None: those that `config.data` names.
         hooks: called during training; see `Hook`.
 

@@ -30,7 +30,7 @@ def embed_pixels(
     Args:
         model: the model.
         pixels: the crops.
-        distributed: this process among those that embed together.
+        distributed: this process among the embedding processes.
         config: `eval.batch_size` and `precision` are used.
         label: shown in the progress bar.
         flip: whether to average each embedding with that of the mirrored crop.

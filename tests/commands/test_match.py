@@ -15,7 +15,8 @@ from reid.embedding.table import Embeddings
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
 from reid.mtmc import Tracks
-from reid.mtmc.track_files import read_tracks, write_tracks
+from reid.mtmc.track_files import read_tracks
+from reid.mtmc.track_writers import write_tracks
 
 CAMERAS = ("cam01", "cam02", "cam03")
 PEOPLE = 6

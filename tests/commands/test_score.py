@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 
 from reid.commands import main
 from reid.mtmc import Tracks
-from reid.mtmc.track_files import FORMATS, write_tracks
+from reid.mtmc.track_files import FORMATS
+from reid.mtmc.track_writers import write_tracks
 
 
 def run(*arguments: object) -> Result:

@@ -72,7 +72,7 @@ def test_scores_pictures_and_files_of_a_test(checkpoint: Path, tmp_path: Path, t
     assert done.exit_code == 0, done.output
     assert "Cross-camera rule" in done.output
     assert "20 of 20 queries used" in " ".join(done.output.split())
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     kinds = ("worst", "best", "random", "chosen", "distances", "roc", "cameras", "map", "activations")
     assert names == {
         "metrics.json", "evaluation.html", "cmc.png", "synthetic-query.parquet", "synthetic-gallery.parquet",
@@ -214,7 +214,7 @@ def test_unreadable_images_are_an_error_or_skipped(checkpoint: Path, tmp_path: P
         (["train", "optim.lrr=1"], "Did you mean 'lr'"),
         (["train"], "data.train is empty"),
         (["train", "--resume", "x", "optim.lr=1"], "uses the settings of the run"),
-        (["train", "--resume", "nowhere"], "no checkpoint"),
+        (["train", "--resume", "nowhere"], "no run to resume"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "data.train=market1501:/nowhere"], "/nowhere"),
         (["test", "--model", "nowhere.pt"], "nowhere.pt"),

@@ -19,7 +19,7 @@ from reid.core.locks import exclusive
 HOLD = """
 import sys, time
 from reid.core.locks import exclusive
-with exclusive(sys.argv[1], beside=sys.argv[2] == "beside"):
+with exclusive(sys.argv[1], in_parent=sys.argv[2] == "beside"):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -98,11 +98,11 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path: Path, 
         try:
             for _ in range(2):
                 message = rf"out is in use by process {first.pid} on .* since 20\d\d-"
-                with pytest.raises(DataError, match=message), exclusive(path, beside=place == "beside"):
+                with pytest.raises(DataError, match=message), exclusive(path, in_parent=place == "beside"):
                     pass
         finally:
             first.kill()
-    with exclusive(path, beside=place == "beside"):  # a dead process does not block
+    with exclusive(path, in_parent=place == "beside"):  # a dead process does not block
         pass
     assert [name for name in tmp_path.rglob("*") if name.name != "out"] == []
 

@@ -10,7 +10,8 @@ import pytest
 
 from reid.core.errors import ReidError
 from reid.mtmc import Tracks
-from reid.mtmc.track_files import FORMATS, read_tracks, write_aicity, write_tracks
+from reid.mtmc.track_files import FORMATS, read_tracks
+from reid.mtmc.track_writers import write_aicity, write_tracks
 
 MOT = "1,7,10,20,30,40,0.5,-1,-1,-1\n2,7,11,20,30,40,0.75,-1,-1,-1\n"
 

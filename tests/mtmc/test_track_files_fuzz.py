@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reid.core.errors import ReidError
 from reid.data.tracks import MAX_FRAME, MAX_PIXELS
-from reid.mtmc.track_files import FORMATS, read_tracks, write_tracks
+from reid.mtmc.track_files import FORMATS, read_tracks
+from reid.mtmc.track_writers import write_tracks
 
 pytestmark = pytest.mark.slow
 

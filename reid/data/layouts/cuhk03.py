@@ -57,7 +57,7 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
         archive = sorted(Path(root).expanduser().glob("**/cuhk-03.mat"))
         other = f"{archive[0]} is the release as one HDF5 file, which is not supported. " if archive else ""
         raise DataError(
-            f"{error} {other}Extract the images first: images_{variant}/1_001_1_01.png and so on, beside "
+            f"{error} {other}Extract the images first: images_{variant}/1_001_1_01.png and so on, next to "
             f"{SPLIT_FILES[0].format(variant)} or {SPLIT_FILES[1].format(variant)}."
         ) from error
     images = folder / f"images_{variant}"
