@@ -1,5 +1,6 @@
-"""The `reid` commands of README, quick start and guides run in order, page by page, on small files of the same names.
+"""The `reid` commands of README, quick start and guides run, in order, on small files of the same names.
 
+A line that an earlier page has too runs once.
 Training uses a small network for two epochs, a small synthetic data set replaces Market-1501, and the false-match rate
 is one that so few people can support; nothing else is changed.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,30 +28,40 @@ SMALLER = {"/data/market1501": "datasets/synthetic", "1e-2": "0.2", "1e-3": "0.2
 SMALL = re.compile("|".join(SMALLER))
 
 
-@pytest.fixture
-def folder(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy the workspace and add the models that the pages name."""
-    work = tmp_path / "work"
+@pytest.fixture(scope="module")
+def folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Copy the workspace, add the models that the pages name, and make it the working folder."""
+    work = tmp_path_factory.mktemp("pages") / "work"
     shutil.copytree(workspace, work, symlinks=True)
-    monkeypatch.chdir(work)
-    monkeypatch.setenv("REID_CACHE", str(tmp_path / "cache"))
-    shutil.copy("runs/first/best.pt", "best.pt")
-    shutil.copytree("runs/first", "runs/other")
-    osnet = build_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
-    torch.save(as_torchreid(osnet), "osnet_x1_0_market.pth")
-    make_onnx(Path("their.onnx"))
-    Path("their.reid.json").write_text(json.dumps(SIDECAR))
-    return work
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setenv("REID_CACHE", str(work.parent / "cache"))
+        shutil.copy("runs/first/best.pt", "best.pt")
+        shutil.copytree("runs/first", "runs/other")
+        osnet = build_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
+        torch.save(as_torchreid(osnet), "osnet_x1_0_market.pth")
+        make_onnx(Path("their.onnx"))
+        Path("their.reid.json").write_text(json.dumps(SIDECAR))
+        yield work
+
+
+@pytest.fixture(scope="module")
+def lines() -> set[tuple[str, ...]]:
+    """Command lines that have run."""
+    return set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES, ids=[str(page.relative_to(ROOT)) for page in GUIDES])
-def test_commands_of_the_page_run(page: Path, folder: Path) -> None:
+def test_commands_of_the_page_run(page: Path, folder: Path, lines: set[tuple[str, ...]]) -> None:
     for block in blocks(page, "bash", "console", "sh"):
         for program, *arguments in command_lines(block.code):
             if program != "reid":
                 assert program in ("pip", "make"), f"{block.place}: {program} is not run"
                 continue
+            if tuple(arguments) in lines:
+                continue
+            lines.add(tuple(arguments))
             arguments = [SMALL.sub(lambda match: SMALLER[match[0]], text) for text in arguments]
             if arguments[0] == "train" and "--resume" not in arguments:
                 if "--out" in arguments:  # the workspace has a run of that name for the other pages
