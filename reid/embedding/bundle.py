@@ -116,7 +116,8 @@ class Bundle:
         if self.manifest["form"] == "torchscript" and not trust:
             raise self.error(
                 f"{self.folder} contains TorchScript, which can execute any code when it is loaded. If you trust its "
-                "source, pass trust=True (on the command line --trust); otherwise use an ONNX or OpenVINO bundle."
+                "source, pass trust=True (Embedder: runtime='torchscript'; command line: --trust); otherwise use an "
+                "ONNX or OpenVINO bundle."
             )
         if threads is not None and threads < 1:
             raise self.error(f"threads is {threads}; it must be 1 or more.")

@@ -27,7 +27,7 @@ from reid.models import BACKBONES, ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_model
 from reid.models.preprocessing import Preprocessing
 
-RUNTIMES = ("auto", "torch", "onnx", "openvino")
+RUNTIMES = ("auto", "torch", "torchscript", "onnx", "openvino")
 
 
 class Embedder:
@@ -41,14 +41,14 @@ class Embedder:
             of this process), else an Apple GPU, else the CPU; a `ReIDModel` stays on its device. Bundles and files run
             on "cpu"; with onnxruntime-gpu and as TorchScript also on "cuda".
         runtime: "auto", "torch" (checkpoints), "onnx" (onnxruntime) or "openvino". For a bundle, "auto" is the fastest
-            one that passes its check.
+            one that passes its check. "torchscript" consents to open a bundle of TorchScript, which can execute any
+            code when it is loaded; any other model opens as with "auto".
         weights: of a backbone given by name: "imagenet", "none" (random, seed 0) or a file. The feature is the pooled
             last feature map, without a neck.
         preprocessing: of an ONNX or OpenVINO file; replaces the file `NAME.reid.json`.
         batch_size: images in a forward pass. It affects memory and speed, and features only by rounding.
         flip: average with the embedding of the mirrored image before normalisation (for a bundle, which normalises
             its output, after it). Takes twice the time.
-        trust: whether a TorchScript bundle, which can execute any code when it is loaded, may be loaded.
         threads: threads that decode images while the model works, and of the runtime of a bundle; 0 uses one for each
             CPU. torch has its own setting (`OMP_NUM_THREADS`).
 
@@ -84,9 +84,9 @@ class Embedder:
         batch_size: int = 64,
         flip: bool = False,
         threads: int = 0,
-        trust: bool = False,
     ) -> None:
         check_choice("runtime", runtime, RUNTIMES)
+        trust, runtime = runtime == "torchscript", "auto" if runtime == "torchscript" else runtime
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more; got {batch_size}.")
         if threads < 0:

@@ -52,8 +52,9 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         images = find_images(settings.images) if settings.images else []
         if settings.data and settings.split:
             images = getattr(load_benchmark(settings.data), settings.split)
-        options = {"device", "runtime", "weights", "batch_size", "flip", "threads", "trust"}
-        embedder = Embedder(model, **settings.model_dump(include=options))
+        options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
+        runtime = "torchscript" if settings.trust and settings.runtime == "auto" else settings.runtime
+        embedder = Embedder(model, runtime=runtime, **options)
         start = time.perf_counter()
         if settings.videos and settings.tracks:
             tracks = read_tracks(

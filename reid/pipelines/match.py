@@ -245,7 +245,8 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> 
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
     videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
-    embedder = Embedder(files.model, device=files.device, batch_size=files.batch_size, trust=files.trust)
+    runtime = "torchscript" if files.trust else "auto"
+    embedder = Embedder(files.model, files.device, runtime, batch_size=files.batch_size)
     result = embed_boxes(
         embedder,
         videos,

@@ -76,7 +76,8 @@ def test(
     given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
     if not given:
         given = _data_of(model)
-    embedder = Embedder(model, **settings.model_dump(include={"device", "batch_size", "flip", "trust"}))
+    runtime = "torchscript" if settings.trust else "auto"
+    embedder = Embedder(model, runtime=runtime, **settings.model_dump(include={"device", "batch_size", "flip"}))
     metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
     described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     calibration = find_calibration(

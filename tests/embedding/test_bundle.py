@@ -336,7 +336,7 @@ def test_torchscript_needs_consent():
         with pytest.raises(ReidError, match=r"can execute any code when it is loaded\. .*trust=True.*--trust"):
             open_model(folder)
     assert open_bundle(folder, trust=True).embed(crops(2)).shape == (2, 256)
-    assert Embedder(folder, trust=True)(crops(2)).shape == (2, 256)
+    assert Embedder(folder, runtime="torchscript")(crops(2)).shape == (2, 256)
 
 
 class Hostile(torch.nn.Module):
