@@ -134,6 +134,7 @@ def test_differences_are_none_where_a_run_lacks_the_key(folder: Path) -> None:
     assert found["optim.lr"] == [3.5e-4, 1e-3]
 
 
+@pytest.mark.slow
 def test_run_is_repeated_from_its_saved_settings(folder: Path, tmp_path: Path, tiny_market: Path) -> None:
     done = call("train", "--config", folder / "one/config.yaml", "--out", tmp_path / "again")
     assert done.exit_code == 0, done.output

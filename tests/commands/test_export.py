@@ -90,6 +90,7 @@ def test_int8_on_the_test_split_of_a_named_data_set(run, tiny_market):
     assert "int8 on synthetic test: mAP" in result.output
 
 
+@pytest.mark.slow
 def test_parity_on_a_folder_of_crops(run, tmp_path):
     folder = tmp_path / "crops"
     folder.mkdir()
@@ -115,6 +116,7 @@ def test_export_of_an_onnx_file(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -156,6 +156,7 @@ def videos(world):
     return world
 
 
+@pytest.mark.slow
 def test_crops_of_videos_are_embedded_once(videos):
     given = ("--tracks", videos / "tracks", "--videos", videos / "videos", "--model", videos / "model.pt")
     first = run(*given, "--out", videos / "out", "--per-track", 2, "threshold=0.001", "--pixelate-heads")
@@ -336,6 +337,7 @@ ENTRANCE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tracks", "features", "arguments"), ENTRANCE)
 def test_an_entrance_that_never_sees_two_people_at_once_has_undefined_statistics(tmp_path, tracks, features, arguments):
     rows = [(c, t, 1000 * c + 100 * t + f) for c in range(2) for t in range(tracks) for f in range(1, 6)]

@@ -131,6 +131,7 @@ def test_a_rectangle_that_never_fits_is_not_drawn() -> None:
     np.testing.assert_array_equal(out, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_one_colour_setting_alone_equals_the_formula(name: str) -> None:
     images = noise(50, 16, 8)

@@ -207,6 +207,7 @@ def plain_ppm(size: int) -> bytes:
     return b"P3 %d %d 255\n" % (size, size) + row * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -338,6 +338,7 @@ def test_synthesize_reads_its_settings(tmp_path: Path, monkeypatch: pytest.Monke
     ]
 
 
+@pytest.mark.slow
 def test_the_script_in_datasets_is_the_same_command() -> None:
     script = Path(__file__).parents[2] / "datasets" / "prepare.py"
     printed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout

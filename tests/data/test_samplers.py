@@ -153,6 +153,7 @@ def test_every_image_is_shown_on_random_sets(seed: int) -> None:
     check(rng.permutation(pids), rng.integers(0, 5, len(pids)), int(rng.integers(1, 31)), int(rng.integers(1, 20)))
 
 
+@pytest.mark.slow
 def test_cameras_are_mixed_more_than_at_random() -> None:
     pids, camids = made()
     steps = check(pids, camids, 16, 4).reshape(-1, 4)
@@ -164,6 +165,7 @@ def test_cameras_are_mixed_more_than_at_random() -> None:
     assert of_one_camera(steps) < 0.5 * of_one_camera(blind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 8])
 def test_ranks_share_one_plan_without_overlap(world: int) -> None:
     pids, camids = made()

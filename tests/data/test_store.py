@@ -272,6 +272,7 @@ def start_build(folder: Path, pause: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_build_continues(tmp_path: Path, decoded: list[str]) -> None:
     crops = make_crops(tmp_path / "images", 60)
     process = start_build(tmp_path, 0.02)

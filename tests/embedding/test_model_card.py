@@ -109,6 +109,7 @@ def test_invalid_runs_are_errors(run: Path, tmp_path: Path) -> None:
         model_card(run)
 
 
+@pytest.mark.slow
 def test_command_writes_the_card_into_the_run(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["model", "card", "--model", str(run)])
     assert result.exit_code == 0, result.output

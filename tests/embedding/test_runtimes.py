@@ -426,6 +426,7 @@ def with_external_weights(path, place):
     return path
 
 
+@pytest.mark.slow
 def test_every_openvino_network_is_compiled_in_float32_in_one_place(tmp_path, monkeypatch):
     need("openvino")
     import openvino

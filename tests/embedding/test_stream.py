@@ -99,6 +99,7 @@ def test_file_equals_embedder_table(tmp_path):
         assert not temporary_folder(tmp_path / "t.parquet").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 3, 100], ids=lambda rows: f"{rows} rows at a time")
 @pytest.mark.parametrize("shard_size", [1, 7, 1024], ids=lambda rows: f"shards of {rows}")
 def test_result_does_not_depend_on_shard_and_row_group_size(paths, tmp_path, monkeypatch, groups, shard_size):

@@ -376,6 +376,7 @@ def test_tracks_of_one_crop_have_no_genuine_pairs():
 # Real embeddings.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["intel0288", "osnet_x0_25_msmt17"])
 def test_calibration_on_half_of_real_identities_fits_the_other_half(name):
     path = FOLDER / f"market1501_test_embeddings_{name}.npz"

@@ -21,6 +21,7 @@ def load(name):
         return [arrays[f"{part}_{column}"] for column in columns for part in ("query", "gallery")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ap", "percent"),
     [

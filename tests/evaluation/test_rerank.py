@@ -340,6 +340,7 @@ def test_bad_cameras_are_named(camids, message):
         rerank(*normal(3, 9, 4), *camids, camera_aware=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -243,6 +243,7 @@ def test_far_out_of_range():
         verify(*people(), fars=(0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cross_camera", [True, False], ids=["cross-camera", "any camera"])
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("case", DIFFICULT.values(), ids=DIFFICULT.keys())
@@ -317,6 +318,7 @@ def test_open_set_needs_cameras_for_its_rule():
         open_set(*made()[:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "auc", "eer", "tar"),
     [

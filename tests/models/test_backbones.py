@@ -45,6 +45,7 @@ def test_last_stride_1_gives_a_16x8_map_for_256x128_images(name: str) -> None:
     assert feature_map(name, (256, 128)).shape[2:] == (16, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_small"])
 def test_last_stride_2_equals_torchvisions_network(name: str) -> None:
     torchvisions = torchvision.models.get_model(name, weights=None).eval()
@@ -58,11 +59,13 @@ def test_last_stride_2_equals_torchvisions_network(name: str) -> None:
         torch.testing.assert_close(head(features), torchvisions(x))
 
 
+@pytest.mark.slow
 def test_last_stride_does_not_change_parameters() -> None:
     one, two = (build_model("resnet50", last_stride=s).state_dict() for s in (1, 2))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18_ibn_a", "resnet50_ibn_a"])
 def test_ibn_a_replaces_only_the_first_norm_of_blocks_in_stages_1_to_3(name: str) -> None:
     module = build_backbone(name, last_stride=1, size=(64, 32)).module
@@ -138,6 +141,7 @@ def test_chained_omni_block_has_a_7x7_receptive_field() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 10, 4, 10)
 
 
+@pytest.mark.slow
 def test_resnet50_has_the_published_size() -> None:
     counts = build_model("resnet50", neck="none").count()
     assert counts.parameters == 25_557_032 - 2048 * 1000 - 1000  # torchvision's, without its classifier
@@ -146,6 +150,7 @@ def test_resnet50_has_the_published_size() -> None:
     assert full.flops + 2048 * 1000 == pytest.approx(4.09e9, rel=0.001)  # torchvision's table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
 def test_count_does_not_change_the_model(pooling: str) -> None:
     model = build_model("light18", height=64, width=32, num_classes=7, pooling=pooling).train()

@@ -112,6 +112,7 @@ def test_full_disk_keeps_the_old_file(model, tmp_path: Path, monkeypatch: pytest
     assert [file.name for file in tmp_path.iterdir()] == ["m.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

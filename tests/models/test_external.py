@@ -450,6 +450,7 @@ def test_own_checkpoint_is_not_converted(tmp_path: Path) -> None:
         import_model(tmp_path / "own.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_an_error(value: float, tmp_path: Path) -> None:
     state = as_torchreid(random_model("osnet_x0_25", embedding_dim=512, neck="bn_relu"))
@@ -471,6 +472,7 @@ def test_imagenet_classifier_and_missing_neck_are_errors(tmp_path: Path) -> None
         import_model(tmp_path / "w.pth", before_neck=True)
 
 
+@pytest.mark.slow
 def test_convert_writes_a_checkpoint_that_the_embedder_opens(tmp_path: Path) -> None:
     model_here = random_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
     torch.save(as_torchreid(model_here), tmp_path / "osnet.pth")

@@ -16,6 +16,7 @@ def rows(*arguments: str) -> dict[str, list[str]]:
     return {words[0]: words[1:] for line in result.output.splitlines() if len(words := line.split()) in (5, 6)}
 
 
+@pytest.mark.slow
 def test_all_networks_are_listed_with_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: BACKBONES[name] for name in ("resnet18", "osnet_ain_x0_25", "light10")}
     monkeypatch.setattr("reid.pipelines.networks.BACKBONES", few)
@@ -28,6 +29,7 @@ def test_all_networks_are_listed_with_their_sizes(monkeypatch: pytest.MonkeyPatc
     assert float(listed["light10"][3]) == pytest.approx(4 * counts.parameters / 1e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_named_networks_are_measured_at_the_given_size() -> None:
     listed = rows("light10", "--size", "64", "32", "--measure", "--device", "cpu")
     assert [name for name in listed if name in BACKBONES] == ["light10"]

@@ -25,6 +25,7 @@ def small(**options: object):
     return build_model("light18", **{"height": SIZE[0], "width": SIZE[1], **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neck", ["bnneck", "none"])
 @pytest.mark.parametrize("embedding_dim", [0, 24])
 @pytest.mark.parametrize("num_classes", [0, 5])
@@ -121,6 +122,7 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     assert not torch.equal(one["backbone.0.weight"], other["backbone.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["light18", "resnet18", "osnet_x0_25", "mobilenet_v3_small"])
 def test_global_random_generators_are_not_used(backbone: str) -> None:
     numpy_state = partial(np.random.get_state, legacy=True)

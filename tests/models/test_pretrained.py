@@ -60,6 +60,7 @@ def test_safetensors(published: dict, tmp_path: Path) -> None:
         build_model("resnet18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "bad.safetensors")
 
 
+@pytest.mark.slow
 def test_checkpoint_initialises_the_backbone_of_another_model(tmp_path: Path) -> None:
     for name in ("osnet_x0_25", "light18"):
         ours = build_model(name, height=SIZE[0], width=SIZE[1], num_classes=9, seed=1)
@@ -152,6 +153,7 @@ def test_tensors_with_other_names_are_matched_by_order_and_reported(published: d
             assert torch.equal(value, published[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -245,6 +247,7 @@ def test_imagenet_weights_use_torchvisions_loader_with_weights_only(
     assert asked["check_hash"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["osnet_x1_0", "resnet18_ibn_a", "light18"])
 def test_without_published_imagenet_weights_the_error_suggests_a_local_file(name: str) -> None:
     with pytest.raises(ReidError, match=rf"no ImageNet weights of {name} can be downloaded. Use a local file"):

@@ -44,6 +44,7 @@ def test_online_matching_of_distinct_people_is_nearly_as_good_as_offline():
     assert online.delay == 62
 
 
+@pytest.mark.slow
 def test_no_online_decision_uses_later_data():
     tracklets, _ = walks(noise=1.5, seed=1)
     stream = StreamSettings(period=20)
@@ -72,6 +73,7 @@ def test_online_matching_breaks_no_rule(seed, noise):
     assert sorted(set(online.identity.tolist())) == list(range(1, online.identity.max() + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1e9, 25.0], ids=["remembered", "forgotten"])
 def test_online_must_links_hold_for_forgotten_tracklets(memory):
     tracklets, who = walks(people=12, noise=0.3)
@@ -100,6 +102,7 @@ def test_contradicting_online_constraints_are_errors():
         )
 
 
+@pytest.mark.slow
 def test_online_memory_is_bounded():
     tracklets, _ = walks(people=40, noise=0.3)
     stream = StreamSettings(period=20, max_per_identity=2, max_tracklets=30)

@@ -427,6 +427,7 @@ def test_parquet_that_is_cut(tmp_path):
         read_tracks(tmp_path)
 
 
+@pytest.mark.slow
 def test_synthetic_tracks_can_be_read(tmp_path):
     from reid.mtmc.cameras import read_cameras
     from reid.synthetic import synthesize

@@ -65,6 +65,7 @@ def check(data: bytes, format: str = "auto", duplicates: str = "first", skip_unt
         assert np.array_equal(again.boxes, tracks.boxes)
 
 
+@pytest.mark.slow
 @given(
     track_text(), st.sampled_from(["auto", *FORMATS]), st.sampled_from(["error", "first", "confident"]), st.booleans()
 )
@@ -90,6 +91,7 @@ COLUMNS = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(COLUMNS, min_size=8, max_size=8), st.integers(0, 0xFF), st.integers(0, 2000), st.booleans())
 @EXAMPLES
 def test_parquet_of_any_types_is_read_or_refused(columns: list[pa.Array], odd: int, place: int, damage: bool) -> None:
@@ -103,6 +105,7 @@ def test_parquet_of_any_types_is_read_or_refused(columns: list[pa.Array], odd: i
     check(bytes(data))
 
 
+@pytest.mark.slow
 def test_a_million_damaged_lines_are_refused_quickly(tmp_path: Path) -> None:
     line = b"1,7,10,20,30,40,0.5,-1,-1,-1\n"
     (tmp_path / "cam01.txt").write_bytes(line * 1_000_000 + b"1,7,10,x\n")

@@ -304,6 +304,7 @@ def test_stitching_of_lost_and_found_tracks(case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_stitched_tracks_are_one_identity_unless_a_rule_forbids_it(solver):
     tracklets, _ = make_tracklets(people=10, cameras=3, visits=4)

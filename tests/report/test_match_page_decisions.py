@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_downloaded_decisions_are_applied_by_the_next_match(page: Page, matches: Matches, tmp_path: Path) -> None:
     """Accept, reject, split and undo; then match the same tracklets with the downloaded file."""
     t = matches.tracklets
@@ -90,6 +91,7 @@ def test_downloaded_decisions_are_applied_by_the_next_match(page: Page, matches:
     assert not np.array_equal(again.identity, matches.identity)
 
 
+@pytest.mark.slow
 def test_merged_identities_stay_merged_in_the_next_match(page: Page, tmp_path: Path) -> None:
     """A threshold near 0 joins nothing; two merges join three tracklets."""
     tracklets = bundled_tracklets()
@@ -116,6 +118,7 @@ def test_merged_identities_stay_merged_in_the_next_match(page: Page, tmp_path: P
     assert download(page) == {"format": 1, "merge": [], "split": []}
 
 
+@pytest.mark.slow
 def test_a_similar_identity_can_be_merged(page: Page, tmp_path: Path) -> None:
     tracklets = bundled_tracklets()
     matches = match(tracklets, settings=MatchSettings(threshold=1e-6, camera_whitening=None))
@@ -135,6 +138,7 @@ def test_a_similar_identity_can_be_merged(page: Page, tmp_path: Path) -> None:
     assert download(page)["merge"] == [[key_of(tracklets, mine), key_of(tracklets, best)]]
 
 
+@pytest.mark.slow
 def test_keyboard_shortcuts(page: Page, matches: Matches, tmp_path: Path) -> None:
     t = matches.tracklets
     show(page, tmp_path, matches)
@@ -168,6 +172,7 @@ def test_keyboard_shortcuts(page: Page, matches: Matches, tmp_path: Path) -> Non
     assert download(page)["split"], "a key typed into a field is text"
 
 
+@pytest.mark.slow
 def test_decisions_survive_a_reload_and_belong_to_one_result(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     page.click('#rows [data-identity="1"]')
@@ -186,6 +191,7 @@ def test_decisions_survive_a_reload_and_belong_to_one_result(page: Page, matches
     assert drawn(page) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_the_page_asks_before_closing_if_the_browser_stores_nothing(
     page: Page, matches: Matches, tmp_path: Path
 ) -> None:
@@ -201,6 +207,7 @@ def test_the_page_asks_before_closing_if_the_browser_stores_nothing(
     assert not page.evaluate(leaving)
 
 
+@pytest.mark.slow
 def test_a_contradicting_decision_is_refused(page: Page, matches: Matches, tmp_path: Path) -> None:
     t = matches.tracklets
     show(page, tmp_path, matches)
@@ -219,6 +226,7 @@ def test_a_contradicting_decision_is_refused(page: Page, matches: Matches, tmp_p
     match(t, settings=SETTINGS, constraints=parse_constraints(written))
 
 
+@pytest.mark.slow
 def test_simultaneous_tracklets_of_one_camera_cannot_be_merged(page: Page, tmp_path: Path) -> None:
     tracklets = bundled_tracklets()
     start, end = tracklets.start.copy(), tracklets.end.copy()
@@ -235,6 +243,7 @@ def test_simultaneous_tracklets_of_one_camera_cannot_be_merged(page: Page, tmp_p
     assert download(page)["merge"] == []
 
 
+@pytest.mark.slow
 def test_travel_times_and_earlier_constraints_are_respected_and_kept(page: Page, tmp_path: Path) -> None:
     """The route from cam01 to cam03 takes 500 s; the run was given one cannot-link constraint."""
     tracklets = bundled_tracklets()
@@ -259,6 +268,7 @@ def test_travel_times_and_earlier_constraints_are_respected_and_kept(page: Page,
     assert parse_constraints(written) == former
 
 
+@pytest.mark.slow
 def test_rejecting_a_pair_within_an_identity_marks_it_as_divided(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     a, b, _ = members(matches, 2)
@@ -272,6 +282,7 @@ def test_rejecting_a_pair_within_an_identity_marks_it_as_divided(page: Page, mat
     assert drawn(page) == [2]
 
 
+@pytest.mark.slow
 def test_parts_of_a_split_track_are_identified_by_a_frame(page: Page, tmp_path: Path) -> None:
     """A track that was cut in two: the file identifies each part."""
     tracklets = bundled_tracklets()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_all_views_open_from_a_file(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     for tab in ("#tab-review", "#tab-transitions", "#tab-timelines"):
@@ -63,6 +64,7 @@ def test_timelines_have_one_lane_per_camera_and_one_row_per_identity(
     assert np.abs(np.array(places) - expected).max() < 0.01
 
 
+@pytest.mark.slow
 def test_markup_in_names_is_shown_as_text(page: Page, tmp_path: Path) -> None:
     names = (MARKUP, "<b>bold</b>", '" onmouseover="alert(1)')
     show(page, tmp_path, small_matches(names=names), title=MARKUP, warnings=[MARKUP])
@@ -75,6 +77,7 @@ def test_markup_in_names_is_shown_as_text(page: Page, tmp_path: Path) -> None:
     assert page.evaluate("document.querySelectorAll('main b > *, script').length") == 3
 
 
+@pytest.mark.slow
 def test_an_identity_shows_crops_by_time_or_placeholders(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     page.click('#rows [data-identity="2"]')
@@ -96,6 +99,7 @@ def test_an_identity_shows_crops_by_time_or_placeholders(page: Page, matches: Ma
     assert shown == [[2, 0] if row % 2 == 0 else [0, 1] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "expected"),
     [
@@ -120,6 +124,7 @@ def test_the_list_is_filtered_by_a_search(
     assert drawn(page) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_the_list_is_filtered_by_camera_and_number_of_cameras_and_sorted(
     page: Page, matches: Matches, tmp_path: Path
 ) -> None:
@@ -144,6 +149,7 @@ def test_the_list_is_filtered_by_camera_and_number_of_cameras_and_sorted(
     assert drawn(page)[-2:] == [was, 7]
 
 
+@pytest.mark.slow
 def test_clicking_a_bar_opens_its_identity_and_dragging_zooms(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     t = matches.tracklets
@@ -167,6 +173,7 @@ def test_clicking_a_bar_opens_its_identity_and_dragging_zooms(page: Page, matche
     assert not page.evaluate("document.querySelector('#whole').checkVisibility()")
 
 
+@pytest.mark.slow
 def test_camera_transitions_show_counts_median_times_and_identities(
     page: Page, matches: Matches, tmp_path: Path
 ) -> None:
@@ -198,6 +205,7 @@ def test_camera_transitions_show_counts_median_times_and_identities(
     assert len(drawn(page)) == 7
 
 
+@pytest.mark.slow
 def test_the_review_begins_with_the_smallest_margin(page: Page, matches: Matches, tmp_path: Path) -> None:
     t, links = matches.tracklets, matches.links
     same_camera = t.camera[links.first] == t.camera[links.second]
@@ -229,6 +237,7 @@ def test_the_review_begins_with_the_smallest_margin(page: Page, matches: Matches
     assert page.inner_text("#fact-margin") == "none"
 
 
+@pytest.mark.slow
 def test_margin_p_same_and_decision_agree_for_every_pair(page: Page, matches: Matches, tmp_path: Path) -> None:
     show(page, tmp_path, matches)
     page.click("#tab-review")
@@ -241,6 +250,7 @@ def test_margin_p_same_and_decision_agree_for_every_pair(page: Page, matches: Ma
         page.keyboard.press("ArrowRight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_has_enough_contrast_in_light_and_dark(dark: bool, page: Page, matches: Matches, tmp_path: Path) -> None:
     """Contrast of at least 4.5 : 1 (WCAG 2) for every element with text, in every view."""
@@ -330,6 +340,7 @@ def big_matches(people: int = 500, each: int = 6, cameras: int = 10, links: int 
     return Matches(tracklets, identity, rng.uniform(0, 1, count), pairs, 0.4, 0.01, {})
 
 
+@pytest.mark.slow
 def test_a_page_of_3000_tracklets_is_fast(page: Page, tmp_path: Path) -> None:
     """It loads in 0.5 to 0.7 s and filters in under 0.1 s; the limits are wider, for a busy machine."""
     matches = big_matches()

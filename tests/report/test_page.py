@@ -198,6 +198,7 @@ def test_several_data_sets_and_reranking(tmp_path):
     assert all(f"<!-- {name} -->" in svg for name in ("town", "village", "village, re-ranked"))
 
 
+@pytest.mark.slow
 def test_rates_with_too_few_pairs_have_a_note(tmp_path):
     results = random_results(people=3)
     page = Page(written(tmp_path, results))

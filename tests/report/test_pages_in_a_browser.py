@@ -76,6 +76,7 @@ def problems_of(browser: object, path: Path) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [evaluation, match])
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_name_is_executed(browser, write, payload, tmp_path):
@@ -84,6 +85,7 @@ def test_no_name_is_executed(browser, write, payload, tmp_path):
     assert problems_of(browser, path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [evaluation, match])
 def test_the_content_policy_blocks_scripts_and_the_network(browser, write, tmp_path, requests):
     """Even if markup got into the page, the browser neither runs it nor asks anyone for anything."""

@@ -80,6 +80,7 @@ def test_every_picture_in_every_format(tmp_path, name, suffix):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_picture_has_a_dark_theme(tmp_path, name):
     corners = []
@@ -224,6 +225,7 @@ def test_the_heat_map_writes_every_number_that_there_is(tmp_path, figures):
         assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_many_cameras_and_one(tmp_path):
     many = plot_camera_pairs(camera_pairs(np.random.default_rng(0).random((15, 15))), tmp_path / "many.png")
     one = plot_camera_pairs(camera_pairs([[0.5]]), tmp_path / "one.png")

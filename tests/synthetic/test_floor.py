@@ -90,6 +90,7 @@ def test_everyone_walks_the_same_way_in_a_corridor() -> None:
         assert (np.diff(one.walk.points[:, 0]) >= -1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("people", "cameras"), [(3, 1), (3, 4), (15, 1), (15, 4)])
 def test_small_scenes_contain_every_person(people: int, cameras: int) -> None:
     recording = record(scene(people, cameras))

@@ -53,6 +53,7 @@ def test_the_same_settings_give_the_same_files_for_any_number_of_workers(generat
     assert digest(again) == digest(generated)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_files(generated: Path, tmp_path: Path) -> None:
     other = synthesize(tmp_path / "other", **{**SMALL, "seed": 5})
     same = set(digest(other).items()) & set(digest(generated).items())
@@ -145,6 +146,7 @@ def test_track_ids_are_unique_per_frame_after_many_id_switches() -> None:
         assert len(np.unique(np.stack([frames, ids]), axis=1).T) == len(frames)
 
 
+@pytest.mark.slow
 def test_track_seconds_stops_all_cameras_at_the_same_time(tmp_path: Path) -> None:
     root = synthesize(tmp_path / "short", **{**SMALL, "ids": 6}, track_seconds=40.0)
     cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
@@ -340,6 +342,6 @@ def test_workers_end_with_their_parent_and_the_next_run_removes_its_files(
     parent.send_signal(number)
     assert parent.wait() == -number
     wait_until(lambda: not any(map(is_running, workers)))
-    assert len(list(tmp_path.glob(".data.*"))) == 1
+    assert len(list(tmp_path.glob(".data.*.part"))) == 1
     synthesize(out, ids=4, cameras=2)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -53,6 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=monotonic))
 
 
+@pytest.mark.slow
 def test_a_run_limited_in_minutes_ends_on_time_at_the_end_of_its_schedule(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +90,7 @@ def test_training_works_in_chunks(settings: list[str], tmp_path: Path) -> None:
     assert parts[0].keys() == plain[0].keys()
 
 
+@pytest.mark.slow
 def test_a_separate_learning_rate_of_a_loss_does_not_depend_on_its_weight(settings: list[str], tmp_path: Path) -> None:
     """After one step the centres stand at rate × the gradient of the center loss, whatever its weight in the sum."""
     centres = []

@@ -52,6 +52,7 @@ def run(schedules: dict[str, list[list[float]]]) -> tuple[dict[str, float], list
     return {name: value.item() for name, value in seen.items()}, spoken
 
 
+@pytest.mark.slow
 def test_batch_hard_from_the_start_collapses() -> None:
     last, spoken = run({})
     assert last["triplet"] == pytest.approx(0.3, rel=0.01)
@@ -59,6 +60,7 @@ def test_batch_hard_from_the_start_collapses() -> None:
     assert len(spoken) == 1
 
 
+@pytest.mark.slow
 def test_hardness_rising_from_easy_to_hard_does_not_collapse() -> None:
     """The last fifth of the run is batch-hard in full, as all of the other."""
     last, spoken = run(EASY_TO_HARD)

@@ -40,6 +40,7 @@ def test_a_dry_run_checks_everything_and_leaves_no_files(
     assert "✗" not in words
 
 
+@pytest.mark.slow
 def test_predicted_disk_space_equals_that_of_the_run(small: list[str], tmp_path: Path) -> None:
     settings = [*small, *HELD_OUT, f"data.store_dir={tmp_path / 'store'}", "optim.ema=0.9", "optim.name=adam"]
     config = load_config(None, settings)
@@ -106,6 +107,7 @@ def test_an_unreadable_image_is_found_without_packing(small: list[str], tmp_path
         check_run(load_config(None, [*small, f"data.train=market1501:{copy}"]), tmp_path / "run", ALONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "words"),
     [("disk", "packed crops, checkpoints"), ("memory", "memory"), ("run", "output"), ("file", "output")],
@@ -131,6 +133,7 @@ def test_missing_resources_are_reported_after_the_table(
     assert ("continue it with --resume" in printed) == (what == "run")
 
 
+@pytest.mark.slow
 def test_the_sections_of_a_step_add_up(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parts = profile_run(load_config(None, [*small, "optim.ema=0.9", "optim.accumulate=2"]), ALONE, 4)
     assert parts.keys() == {*SECTIONS, "other"}
@@ -168,6 +171,7 @@ def test_nested_sections_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert timer.fractions()["other"] == pytest.approx(17 / 32)
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_dry_run_and_a_profile(small: list[str], tmp_path: Path) -> None:
     arguments = ["train", "--dry-run", "--profile", "2", "--out", str(tmp_path / "run"), *small]
     done = CliRunner().invoke(main, arguments)

@@ -13,6 +13,7 @@ from reid.training.trainer import train
 from tests.training.runs import ALONE, same_state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999], ids=["the weights themselves", "above the warm-up", "warming up"])
 def test_the_moving_average_follows_its_formula_for_every_tensor(decay: float) -> None:
     model = build_model("light10", num_classes=3, height=32, width=16)
@@ -36,6 +37,7 @@ def test_the_moving_average_follows_its_formula_for_every_tensor(decay: float) -
         assert torch.allclose(tensor, expected[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_evaluated_and_saved(small: list[str], tmp_path: Path) -> None:
     scored = ["eval.split=validation", "eval.fraction=0.3", "eval.every=1"]
     train(load_config(None, [*small, "optim.ema=0.9", *scored]), tmp_path / "run", ALONE)

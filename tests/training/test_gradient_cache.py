@@ -100,6 +100,7 @@ OBJECTIVES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", OBJECTIVES)
 def test_gradients_in_chunks_equal_those_of_the_whole_batch(crops: Tensor, settings: dict[str, object]) -> None:
     model, objective = small().double().eval(), Objective(LossConfig(**settings), dim=8, num_classes=6)
@@ -108,6 +109,7 @@ def test_gradients_in_chunks_equal_those_of_the_whole_batch(crops: Tensor, setti
     assert_same(whole, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chunk", [2, 5, 12, 23, 24, 1000], ids=["2", "does not divide", "half", "one less", "all", "more than all"]
 )

@@ -64,6 +64,7 @@ def runs(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(KILLS)), ids=lambda i: " then ".join(place for place, _ in KILLS[i]))
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs: Path, number: int) -> None:
     killed = runs / str(number)
@@ -75,6 +76,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs: Path, number
     assert not list(killed.glob(".*.part*"))
 
 
+@pytest.mark.slow
 def test_checkpoints_within_an_epoch_are_written_when_due(small: list[str], tmp_path: Path) -> None:
     steps: list[int] = []
     hooks = [Record(on_checkpoint=lambda trainer, path: steps.append(trainer.progress.step))]
@@ -105,6 +107,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: dict[int, float]) -> None:
     monkeypatch.setattr(trainer_module.Objective, "forward", forward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9], ids=["nan", "inf", "exploding"])
 def test_a_loss_that_is_not_finite_names_its_step_files_and_the_last_checkpoint(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
@@ -136,6 +139,7 @@ def test_the_error_reports_that_there_is_no_checkpoint_yet(
         train(load_config(None, small), tmp_path / "run", ALONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["optim.ema=0.5", "optim.clip_norm=1", "optim.accumulate=2"]])
 def test_steps_that_are_not_finite_are_skipped_and_counted(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], extra: list
@@ -167,6 +171,7 @@ def test_training_ends_after_max_skipped_steps(
         train(load_config(None, [*small, "on_nan=skip", "max_skipped=3"]), tmp_path / "run", ALONE)
 
 
+@pytest.mark.slow
 def test_on_nan_skip_changes_nothing_if_all_values_are_finite(small: list[str], tmp_path: Path) -> None:
     one = [*small, "schedule.epochs=1"]
     train(load_config(None, one), tmp_path / "stop", ALONE)
@@ -180,6 +185,7 @@ def test_resuming_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert not os.path.exists(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_settings_are_written_can_be_started_again(small: list[str], tmp_path: Path) -> None:
     task = {"settings": small, "runs": {str(tmp_path / "run"): [["in the settings", 1]]}}
     command = [sys.executable, "-m", "tests.training.killed", json.dumps(task)]
@@ -191,6 +197,7 @@ def test_a_run_killed_while_its_settings_are_written_can_be_started_again(small:
     assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [False, True], ids=["start", "resume"])
 def test_a_second_training_of_a_running_folder_is_refused(small: list[str], tmp_path: Path, resume: bool) -> None:
     config = load_config(None, [*small, "schedule.epochs=1", "save_every=2"])
@@ -209,6 +216,7 @@ def test_a_second_training_of_a_running_folder_is_refused(small: list[str], tmp_
     assert_same_run(tmp_path / "run", tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_memory_files_and_threads_stay_flat_over_many_epochs(small: list[str], tmp_path: Path) -> None:
     """From epoch 10 to epoch 50: resident memory, open files, threads, and files in the temporary folder."""
     seen: list[tuple[int, int, int, int]] = []

@@ -76,6 +76,7 @@ def test_nesterov_needs_momentum() -> None:
         make_optimizer(OptimConfig(name="sgd", nesterov=True, momentum=0.0), model)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_do_not_change_until_their_epoch(small: list[str], tmp_path: Path) -> None:
     frozen = ["optim.groups={backbone.0: {freeze_epochs: 2}, backbone: {freeze_epochs: 1}}", "schedule.epochs=1"]
     trainer = make_trainer([*small, *frozen], tmp_path / "one")

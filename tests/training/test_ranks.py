@@ -64,6 +64,7 @@ def results(small_settings: list[str], tmp_path_factory: pytest.TempPathFactory)
     return {"folder": folder, **dict(zip(["two", "smooth", "apart", *TROUBLES], json.loads(done.stdout), strict=True))}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_batch(
     results: dict[str, Any], small: list[str], tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_process_that_starts_too_late_ends_the_job_within_the_timeout(results:
     assert late["seconds"] < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seconds"), [("die", 60), ("stop", 120)])
 def test_torchrun_ends_the_job_and_leaves_no_process(
     small: list[str], tmp_path: Path, kind: str, seconds: float
