@@ -30,6 +30,7 @@ class TrainingProgress(Settings):
     """Fields of `progress` that are read outside of training."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
 
     epoch: Natural
     step: Natural
@@ -49,6 +50,7 @@ class Content(Settings):
     """Content of a checkpoint. Further keys belong to the trainer."""
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+    __pydantic_extra__: dict[str, Any]
 
     format: str
     version: Literal[2]
