@@ -69,8 +69,8 @@ def cli(model: Path | None, data: tuple[str, ...], out: Path | None, **options: 
 def _reassociate(model: Path | None, gaps: ReassociationSettings, out: Path | None, settings: TestSettings) -> None:
     from reid.pipelines.reassociation import reassociation_embeddings, score_reassociation
 
-    computation = settings.model_dump(include={"device", "batch_size", "flip"})
-    table = reassociation_embeddings(model, gaps, **computation)
+    options = settings.model_dump(include={"device", "batch_size", "flip"})
+    table = reassociation_embeddings(model, gaps, runtime=settings.runtime_for(), **options)
     model_or_table = gaps.embeddings or model
     if out is None and model_or_table is not None:
         out = (model_or_table if model_or_table.is_dir() else model_or_table.parent) / "test"

@@ -53,8 +53,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         if settings.data and settings.split:
             images = getattr(load_benchmark(settings.data), settings.split)
         options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
-        runtime = "torchscript" if settings.trust and settings.runtime == "auto" else settings.runtime
-        embedder = Embedder(model, runtime=runtime, **options)
+        embedder = Embedder(model, runtime=settings.runtime_for(settings.runtime), **options)
         start = time.perf_counter()
         if settings.videos and settings.tracks:
             tracks = read_tracks(

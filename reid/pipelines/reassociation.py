@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,10 +55,13 @@ def needed_boxes(tracks: Tracks, settings: ReassociationSettings) -> Tracks:
     return tracks.take(query | np.isin(moment, later))
 
 
-def reassociation_embeddings(
-    model: Path | None, settings: ReassociationSettings, *, device: str, batch_size: int, flip: bool
-) -> Embeddings:
+def reassociation_embeddings(model: Path | None, settings: ReassociationSettings, **options: Any) -> Embeddings:
     """Read the embeddings that the settings name, or cut the needed boxes of tracks out of videos and embed them.
+
+    Args:
+        model: embeds the boxes.
+        settings: the inputs and the gaps.
+        options: of `Embedder`.
 
     Raises:
         ReidError: not exactly one input, or a file or the model cannot be used.
@@ -72,7 +76,7 @@ def reassociation_embeddings(
     assert model is not None
     tracks = needed_boxes(read_tracks(settings.tracks, first_frame=settings.first_frame), settings)
     videos, quality, problems = open_videos(settings.videos, tracks)
-    embedder = Embedder(model, device=device, batch_size=batch_size, flip=flip)
+    embedder = Embedder(model, **options)
     done = embed_boxes(embedder, videos, tracks, quality=quality)
     for text in (*tracks.warnings, *problems, *done.problems()):
         warn(text)

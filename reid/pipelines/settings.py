@@ -18,7 +18,18 @@ class PipelineSettings(Settings):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class TestSettings(PipelineSettings):
+class ModelSettings(PipelineSettings):
+    """Base class of settings that open a model."""
+
+    trust: bool = False
+    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
+
+    def runtime_for(self, runtime: str = "auto") -> str:
+        """Return the runtime to pass to `Embedder`, with consent to TorchScript if it was given."""
+        return "torchscript" if self.trust and runtime in ("auto", "torch") else runtime
+
+
+class TestSettings(ModelSettings):
     """How `test` scores a model."""
 
     __test__ = False  # not a test class for pytest
@@ -49,8 +60,6 @@ class TestSettings(PipelineSettings):
     """Write evaluation.html."""
     skip_unreadable: bool = False
     """List and skip images that cannot be decoded, instead of stopping."""
-    trust: bool = False
-    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 128
@@ -74,7 +83,7 @@ class ReassociationSettings(PipelineSettings):
     """Frames between queries of one camera."""
 
 
-class EmbedSettings(PipelineSettings):
+class EmbedSettings(ModelSettings):
     """What `embed` reads and how. Give `images`, or `data` and `split`, or `videos` and `tracks`."""
 
     images: Path | None = None
@@ -99,8 +108,6 @@ class EmbedSettings(PipelineSettings):
     """List and skip images that cannot be decoded, instead of stopping."""
     runtime: str = "auto"
     """Runtime: auto, torch, onnx or openvino."""
-    trust: bool = False
-    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64
@@ -109,7 +116,7 @@ class EmbedSettings(PipelineSettings):
     """Decoding threads; 0: one per CPU."""
 
 
-class MatchFiles(PipelineSettings):
+class MatchFiles(ModelSettings):
     """What `match_files` reads and how. Appearance comes from `embeddings`, or from `videos` and `model`."""
 
     tracks: Path
@@ -148,8 +155,6 @@ class MatchFiles(PipelineSettings):
     """Crops per track to embed."""
     pixelate_heads: bool = False
     """Pixelate heads in the report's crops."""
-    trust: bool = False
-    """Load a TorchScript bundle, which can execute any code: only if its source is trusted."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64

@@ -76,8 +76,8 @@ def test(
     given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
     if not given:
         given = _data_of(model)
-    runtime = "torchscript" if settings.trust else "auto"
-    embedder = Embedder(model, runtime=runtime, **settings.model_dump(include={"device", "batch_size", "flip"}))
+    options = settings.model_dump(include={"device", "batch_size", "flip"})
+    embedder = Embedder(model, runtime=settings.runtime_for(), **options)
     metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
     described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     calibration = find_calibration(
