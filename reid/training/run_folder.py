@@ -86,9 +86,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def clean_up(out: Path, step: int) -> None:
-    """Remove temporary files of a killed process, and log lines that were written after the checkpoint of `step`."""
-    for temporary in out.glob(".*.part*"):
-        temporary.unlink()
+    """Remove log lines that were written after the checkpoint of `step`.
+
+    The write also removes temporary files of killed processes (`reid.core.atomic`).
+    """
     path = out / LOG
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))

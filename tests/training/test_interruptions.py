@@ -19,6 +19,7 @@ from reid.config import Config, load_config
 from reid.core.errors import ReidError
 from reid.models.checkpoints import load_checkpoint
 from reid.training import trainer as trainer_module
+from reid.training.run_folder import clean_up
 from reid.training.trainer import train
 from tests.training.runs import ALONE, REPOSITORY, Record, assert_same_run, log_of, make_trainer
 
@@ -195,6 +196,15 @@ def test_a_run_killed_while_its_settings_are_written_can_be_started_again(small:
         train(Config(), tmp_path / "run", ALONE, resume=True)
     train(load_config(None, [*small, "schedule.epochs=1"]), tmp_path / "run", ALONE)
     assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_cleaning_a_run_keeps_temporary_folders_of_other_machines(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 3}\n')
+    exporting = tmp_path / ".best-onnx.0123abcd-77-ef-0.part"  # such as a running `reid model export` makes
+    exporting.mkdir()
+    clean_up(tmp_path, 2)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n'
+    assert exporting.is_dir()
 
 
 @pytest.mark.slow
