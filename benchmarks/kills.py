@@ -29,11 +29,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import yaml
-from rich.table import Table
 
 from reid.commands import main as reid
 from reid.config import load_config
-from reid.core.console import console
+from reid.core.atomic import write_json
+from reid.core.console import console, make_table
 from reid.data.pixels import load_training_data
 
 IMPORTED = ("torch.utils.tensorboard", "reid.pipelines.match", "reid.pipelines.embed", "reid.synthetic", "reid.report")
@@ -331,25 +331,24 @@ def main(commands: tuple[str, ...], kills: int, minutes: float, seed: int, json_
         for task in (prepare, prepare_model):
             if finish(start(lambda task=task: task(inputs), Path(temporary, "log.txt"))):  # type: ignore[misc]
                 raise click.ClickException(Path(temporary, "log.txt").read_text()[-2000:])
-        table = Table(
-            "", "kills", "ended before", "failed", "different", "half files", "reads", "orphans", ".part left"
-        )
+        rows = []
         for name in commands or COMMANDS:
             began = time.monotonic()
             work = Path(temporary, name)
             work.mkdir()
             found = results[name] = measure(name, inputs, work, kills, minutes, np.random.default_rng(seed))
             numbers = (found.kills, found.finished_before, found.failed, found.different, found.half_files)
-            table.add_row(name, *map(str, (*numbers, found.reads, found.orphans, found.leftovers)))
+            rows.append((name, *map(str, (*numbers, found.reads, found.orphans, found.leftovers))))
             console.print(f"{name}: {', '.join(f'{v} {k}' for k, v in vars(found).items() if isinstance(v, int))}")
             console.print(f"{name}: {time.monotonic() - began:.0f} s")
             for message in found.messages[:10]:
                 console.print(f"{name}: {message}")
             if found.not_compared:
                 console.print(f"{name}: uninterrupted runs differ in, so not compared: {', '.join(found.not_compared)}")
-    console.print(table)
+    headings = ("", "kills", "ended before", "failed", "different", "half files", "reads", "orphans", ".part left")
+    console.print(make_table(headings, rows))
     if json_file is not None:
-        json_file.write_text(json.dumps({name: vars(found) for name, found in results.items()}, indent=2))
+        write_json(json_file, {name: vars(found) for name, found in results.items()})
     if any(found.failed or found.different or found.half_files for found in results.values()):
         raise SystemExit(1)
 

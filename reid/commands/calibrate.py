@@ -48,7 +48,6 @@ def cli(embeddings: tuple[Path, ...], model: Path | None, out: Path | None, **op
 
 def print_calibration(calibration: Calibration) -> None:
     """Print thresholds by false-match rate, and how camera pairs differ."""
-
     curve = calibration.overall
     kind = "tracks" if calibration.source == "tracks" else "identities"
     caption = (

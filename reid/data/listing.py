@@ -1,4 +1,4 @@
-"""Contents of folders. All of the package lists folders here, so that nothing is passed over silently.
+"""Contents of folders of images and videos, listed in one place so that nothing is passed over silently.
 
 Links are followed. A folder that was already read is not read again, so that a link to a folder above it ends.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reid.core.errors import DataError
+from reid.core.errors import DataError, first_few
 from reid.data.crops import SkippedFile
 
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
@@ -107,7 +107,4 @@ def summarise(skipped: Sequence[SkippedFile], limit: int = 3) -> str:
     names: dict[str, list[str]] = {}
     for item in skipped:
         names.setdefault(item.reason, []).append(os.path.basename(item.path))
-    return "; ".join(
-        f"{len(group)} × {reason} ({', '.join(group[:limit])}{', …' if len(group) > limit else ''})"
-        for reason, group in names.items()
-    )
+    return "; ".join(f"{len(group)} × {reason} ({first_few(group, limit)})" for reason, group in names.items())

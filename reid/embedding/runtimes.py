@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,11 +103,7 @@ class ForeignModel:
         if not path.is_file():
             raise ModelError(f"There is no model file {path}.")
         runtime = _pick_runtime(path, runtime)
-        for name in reader.external_data(path):
-            if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
-                raise ModelError(
-                    f"{path} stores tensors in {name}, outside its folder. Export it with all tensors inside."
-                )
+        files = [path, *_weight_files(path)]
         device = "cpu" if device == "auto" else device
         self.path, self.runtime = path, runtime
         try:
@@ -134,7 +130,7 @@ class ForeignModel:
         self.output_number = outputs.index(output)
         self._network = connect(output)
         self.device = torch.device(device)
-        self.name = f"{path.stem}-{_digest(path, self.preprocessing, output)}"
+        self.name = f"{path.stem}-{_digest(files, self.preprocessing, output)}"
         self.embedding_size = self._run(np.zeros((1, 3, *self.preprocessing.size), self._dtype)).shape[1]
 
     def embed(self, images: Tensor, *, flip: bool = False) -> Tensor:
@@ -236,9 +232,18 @@ def _find_preprocessing(
     return given, output
 
 
-def _digest(path: Path, preprocessing: Preprocessing, output: str) -> str:
-    is_xml = path.suffix.lower() == ".xml"
-    files = path, *([path.with_suffix(".bin")] if is_xml else map(path.parent.joinpath, reader.external_data(path)))
+def _weight_files(path: Path) -> list[Path]:
+    """Return the other files in which a network stores its tensors, all in its folder."""
+    if path.suffix.lower() == ".xml":
+        return [path.with_suffix(".bin")]
+    files = [path.parent / name for name in reader.external_data(path)]
+    for file in files:
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise ModelError(f"{path} stores tensors in {file}, outside its folder. Export it with all tensors inside.")
+    return files
+
+
+def _digest(files: Sequence[Path], preprocessing: Preprocessing, output: str) -> str:
     content = [*(file.read_bytes() for file in files), json.dumps([preprocessing.as_dict(), output]).encode()]
     return hashlib.sha256(b"".join(content)).hexdigest()[:12]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.arrays import integer_column
 from reid.core.errors import DataError, check_number
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, prepare_one
-from reid.evaluation.protocol import Integers, Pairs
+from reid.evaluation.protocol import Integers, Pairs, concatenated_ranges
 
 GAPS = (1, 10, 30, 100)
 """Default gaps, frames."""
@@ -128,7 +128,8 @@ def reassociate(
         at = np.minimum(found, len(moments) - 1)
         present = moments[at] == moment[query] + gap if len(moments) else np.zeros(0, bool)
         number = np.where(present, count[at], 0)
-        pairs = _expand(np.where(present, begin[at], 0), number)
+        item = concatenated_ranges(np.where(present, begin[at], 0), number)
+        pairs = Pairs.from_columns(np.repeat(np.arange(len(query)), number), item, len(query))
         right = person[pairs.item] == person[query[pairs.query]]
         there = np.bincount(pairs.query[right], minlength=len(query)) > 0
         valid = there & (number > 1)
@@ -153,13 +154,6 @@ def reassociate(
         "ties": "count as errors",
     }
     return ReassociationResult(tuple(scores), protocol)
-
-
-def _expand(begin: Integers, count: Integers) -> Pairs:
-    """Return the pairs of each query with the gallery rows `begin` to `begin + count`."""
-    query = np.repeat(np.arange(len(count)), count)
-    item = np.arange(len(query)) - np.repeat(count.cumsum() - count, count) + np.repeat(begin, count)
-    return Pairs.from_columns(query, item, len(count))
 
 
 def _distances(

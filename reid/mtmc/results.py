@@ -12,29 +12,29 @@ import pyarrow.parquet as pq
 from reid.core.atomic import atomic_file, write_csv, write_json
 from reid.data.tracks import Tracks
 from reid.mtmc.matching import Matches
-from reid.mtmc.pooling import Mask
 from reid.mtmc.track_writers import write_aicity, write_tracks
 from reid.mtmc.tracklets import tracklet_of_boxes
 
 
 def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
-    """Return the boxes with global identities as track ids, without the `repeated_boxes`."""
-    kept = tracks.take(~repeated_boxes(matches, tracks))
-    return kept.with_ids(matches.identity[tracklet_of_boxes(matches.tracklets, kept)])
+    """Return the boxes with global identities as track ids, without the repeated ones (see `divide_boxes`)."""
+    return divide_boxes(matches, tracks)[0]
 
 
-def repeated_boxes(matches: Matches, tracks: Tracks) -> Mask:
-    """Which boxes `[N]` are left out because their identity has a better box in the same frame of the same camera.
+def divide_boxes(matches: Matches, tracks: Tracks) -> tuple[Tracks, Tracks]:
+    """Return the boxes with global identities as track ids, and the repeated boxes with their local ids.
 
-    This happens only if a `tolerance` lets overlapping tracks of a camera join. The most confident box stays; ties: the
-    largest, then the lowest local id.
+    A box is repeated if its identity has a better one in the same frame of the same camera, which happens only if a
+    `tolerance` lets overlapping tracks of a camera join. The most confident box stays; ties: the largest, then the
+    lowest local id.
     """
     identity = matches.identity[tracklet_of_boxes(matches.tracklets, tracks)]
-    order = np.lexsort((tracks.track, -tracks.boxes[:, 2:].prod(axis=1), -tracks.confidence))
-    keys = np.stack([tracks.camera, tracks.frame, identity])[:, order]
-    repeated = np.ones(len(tracks), bool)
-    repeated[order[np.unique(keys, axis=1, return_index=True)[1]]] = False
-    return repeated
+    columns = (tracks.camera, tracks.frame, identity)
+    area = tracks.boxes[:, 2:].prod(axis=1)
+    order = np.lexsort((tracks.track, -area, -tracks.confidence, *reversed(columns)))
+    kept = np.ones(len(tracks), bool)
+    kept[order[1:]] = (np.diff(np.stack(columns)[:, order]) != 0).any(axis=0)
+    return tracks.take(kept).with_ids(identity[kept]), tracks.take(~kept)
 
 
 def count_multi_camera_identities(matches: Matches) -> int:
@@ -50,21 +50,20 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     - `aicity.txt`: All cameras in one file, `camera id frame x y w h -1 -1`.
     - `identities.csv`: One line per tracklet, by identity and time.
     - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, and the decision.
-    - `repeated_boxes.csv`: The boxes that `repeated_boxes` leaves out of `tracks/`, if any.
+    - `repeated_boxes.csv`: The boxes that `divide_boxes` leaves out of `tracks/`, if any.
     - `match.json`: Settings, threshold, expected false-match rate, transition times, clock offsets and counts.
 
     Raises:
         DataError: A file cannot be written.
     """
     folder = Path(folder)
-    found = global_tracks(matches, tracks)
+    found, repeated = divide_boxes(matches, tracks)
     write_tracks(found, folder / "tracks", tracks.format or "mot")
     numbers = write_aicity(found, folder / "aicity.txt")
     write_csv(folder / "identities.csv", _identities(matches))
     _write_links(matches, folder / "links.parquet")
     sizes = np.bincount(matches.identity)[1:]
     names = ["tracks", "aicity.txt", "identities.csv", "links.parquet", "match.json"]
-    repeated = tracks.take(repeated_boxes(matches, tracks))
     (folder / "repeated_boxes.csv").unlink(missing_ok=True)
     if len(repeated):
         write_csv(folder / "repeated_boxes.csv", _boxes(matches, repeated))

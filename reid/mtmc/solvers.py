@@ -121,8 +121,8 @@ def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) 
     """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
 
     The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
-    count as `far`. A join is made only if the
-    rules allow every pair. Ties: lower cluster numbers first; the lower number is kept.
+    count as `far`. A join is made only if the rules allow every pair. Ties: lower cluster numbers first; the lower
+    number is kept.
 
     All pairs of clusters that are each other's nearest are joined in one round. This gives the same joins as one at a
     time, because a join never brings a third cluster closer than the closer of the two was, and never makes a

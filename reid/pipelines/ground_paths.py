@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from reid.data.tracks import Tracks
 from reid.mtmc.cameras import Cameras
-from reid.mtmc.tracklets import Tracklets, tracklet_of_boxes
+from reid.mtmc.tracklets import Tracklets
 
 INTERVAL = 0.5
 """Least seconds between two points of a path."""
@@ -27,31 +27,18 @@ def ground_paths(
     known = [name for name in tracks.camera_names if cameras is not None and cameras[name].homography is not None]
     if cameras is None or not known:
         return {}, []
-    points = np.full((len(tracks), 3), np.nan)
-    for number, name in enumerate(tracks.camera_names):
-        rows = tracks.camera == number
-        points[rows, 0] = cameras[name].seconds(tracks.frame[rows])
-        ground = cameras[name].ground(tracks.boxes[rows])
-        if ground is not None:
-            points[rows, 1:] = ground
-    has_ground = np.isin(tracks.camera, [tracks.camera_names.index(name) for name in known])
-    finite = np.isfinite(points).all(axis=1)
-    good = finite.copy()
-    if finite.any():
-        low, high = np.quantile(points[finite, 1:], (0.01, 0.99), axis=0)
+    n_boxes = int(np.isin(tracks.camera, [tracks.camera_names.index(name) for name in known]).sum())
+    row = np.repeat(np.arange(len(tracklets)), list(map(len, tracklets.paths)))
+    points = np.concatenate([np.zeros((0, 4)), *tracklets.paths])[:, :3]
+    if len(points):
+        low, high = np.quantile(points[:, 1:], (0.01, 0.99), axis=0)
         reach = np.maximum(high - low, 1.0)
-        within = (points[finite, 1:] > low - reach) & (points[finite, 1:] < high + reach)
-        good[finite] = within.all(axis=1)
-    row = tracklet_of_boxes(tracklets, tracks)
-    good &= row >= 0
-    interval = max(INTERVAL, INTERVAL * int(good.sum()) / (MAX_POINTS * 5))
-    order = np.flatnonzero(good)[np.lexsort((points[good, 0], row[good]))]
-    tick = np.floor(points[order, 0] / interval)
-    changed = (np.diff(row[order], prepend=-1) != 0) | (np.diff(tick, prepend=np.nan) != 0)
-    changed |= np.diff(row[order], append=-1) != 0
-    kept = order[changed]
-    begin = np.flatnonzero(np.diff(row[kept], prepend=-1))
-    paths = {int(row[part[0]]): points[part] for part in np.split(kept, begin[1:]) if len(part)}
-    dropped = int((has_ground & ~good).sum())
-    note = f"{dropped:,} of {int(has_ground.sum()):,} boxes: beyond the horizon, or far from all other positions"
+        good = ((points[:, 1:] > low - reach) & (points[:, 1:] < high + reach)).all(axis=1)
+        row, points = row[good], points[good]
+    tick = np.floor(points[:, 0] / max(INTERVAL, INTERVAL * len(points) / (MAX_POINTS * 5)))
+    changed = (np.diff(row, prepend=-1) != 0) | (np.diff(tick, prepend=np.nan) != 0) | (np.diff(row, append=-1) != 0)
+    row, kept, dropped = row[changed], points[changed], n_boxes - len(points)
+    numbers, begin = np.unique(row, return_index=True)
+    paths = dict(zip(numbers.tolist(), np.split(kept, begin[1:]), strict=False))
+    note = f"{dropped:,} of {n_boxes:,} boxes: beyond the horizon, or far from all other positions"
     return paths, [note] if dropped else []

@@ -23,7 +23,7 @@ from reid.mtmc.cameras import Cameras, read_cameras, read_sequences
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.matching import Matches, match
 from reid.mtmc.online import OnlineMatches, match_online
-from reid.mtmc.results import global_tracks, repeated_boxes, write_matches
+from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.scores import TrackScores, score_tracks
 from reid.mtmc.track_files import read_tracks
@@ -140,12 +140,13 @@ def _match_files(
         online = match_online(matches.tracklets, stream=stream, **given)
         offline, matches = matches, online.as_matches(matches)
     written = list(write_matches(matches, tracks, out).values())
-    repeated = int(repeated_boxes(matches, tracks).sum())
+    global_boxes = global_tracks(matches, tracks)
+    repeated = len(tracks) - len(global_boxes)
     if repeated:
         warn(f"{repeated:,} boxes whose identity has a better box in the same frame are in repeated_boxes.csv only.")
     scores = offline_scores = None
     if truth is not None:
-        scores = score_with_causes(truth, global_tracks(matches, tracks))
+        scores = score_with_causes(truth, global_boxes)
         offline_scores = None if offline is None else score_tracks(truth, global_tracks(offline, tracks))
         write_json(out / "scores.json", scores.as_dict())
         written.append(out / "scores.json")
@@ -185,7 +186,7 @@ def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras 
     console.print(f"clocks and transition times: {path}")
     warnings += cameras.warnings
     for fit in cameras.fits:
-        console.print(fit, markup=False)
+        console.print(fit)
     return cameras
 
 
@@ -245,8 +246,7 @@ def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> 
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
     videos, quality, problems = open_videos(files.videos, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
-    runtime = "torchscript" if files.trust else "auto"
-    embedder = Embedder(files.model, files.device, runtime, batch_size=files.batch_size)
+    embedder = Embedder(files.model, files.device, files.runtime_for(), batch_size=files.batch_size)
     result = embed_boxes(
         embedder,
         videos,

@@ -15,9 +15,8 @@ from reid.mtmc.cameras import read_cameras
 from reid.mtmc.track_files import read_tracks
 from reid.synthetic import Recording, SyntheticSettings, record, simulate_embeddings, synthesize
 from reid.synthetic.camera_models import scene_background
-from reid.synthetic.rendering import Studio
-from reid.synthetic.trajectories import placed_at
 from reid.synthetic.world import TEST, World, plan_world
+from tests.synthetic.rendering import rendered_people
 
 
 def scene(people: int = 6, cameras: int = 2, **settings: Any) -> SyntheticSettings:
@@ -167,17 +166,8 @@ def test_a_floor_is_rendered_and_written_with_homographies(tmp_path: Path) -> No
 def test_true_boxes_on_a_floor_contain_the_rendered_people(distortion: float) -> None:
     world = plan_world(scene(6, 2, floor={"distortion": distortion}, difficulty={"crowd": 1, "occluders": 0}))
     overlaps = []
-    for c, camera in enumerate(world.cameras):
-        studio = Studio(camera, world.people, [])
-        for sighting in [s for s in world.sightings[TEST][c] if (s.inside > 0.999).any()][:4]:
-            t = int(np.flatnonzero(sighting.inside > 0.999)[0])
-            (placed,) = placed_at([sighting], world.people, float(sighting.times[t]))
-            whole = (0.0, 0.0, float(camera.size[0]), float(camera.size[1]))
-            empty = studio.draw([], whole, camera.size).astype(int)
-            studio._draw_shadow = lambda *_: None  # type: ignore[method-assign]
-            changed = np.abs(studio.draw([placed], whole, camera.size).astype(int) - empty).sum(-1) > 12
-            x, y, w, h = sighting.boxes[t]
-            inside = changed[max(0, int(y) - 3) : int(y + h) + 4, max(0, int(x) - 6) : int(x + w) + 7].sum()
-            overlaps.append(inside / changed.sum())
+    for (x, y, w, h), changed in rendered_people(world):
+        inside = changed[max(0, int(y) - 3) : int(y + h) + 4, max(0, int(x) - 6) : int(x + w) + 7].sum()
+        overlaps.append(inside / changed.sum())
     assert len(overlaps) > 3
     assert np.median(overlaps) > 0.97

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from reid.synthetic import Difficulty, SyntheticSettings
-from reid.synthetic.rendering import Studio
-from reid.synthetic.trajectories import Pass, placed_at, travel_table
-from reid.synthetic.world import TEST, World, plan_world
+from reid.synthetic.trajectories import Pass, travel_table
+from reid.synthetic.world import World, plan_world
+from tests.synthetic.rendering import rendered_people
 
 NAME = re.compile(r"^(-?\d{1,4})_c(\d+)s(\d+)_(\d+)_(\d+)\.jpe?g$")
 PLANS = {
@@ -151,21 +151,11 @@ def test_people_are_seen_from_all_sides() -> None:
 def test_the_true_box_contains_the_rendered_person() -> None:
     world = plan_world(SyntheticSettings(ids=30, difficulty=Difficulty(occluders=0, crowd=0.05)))
     overlaps = []
-    for c, camera in enumerate(world.cameras):
-        studio = Studio(camera, world.people, [])
-        for sighting in [s for s in world.sightings[TEST][c] if (s.inside > 0.999).any()][:4]:
-            t = int(np.flatnonzero(sighting.inside > 0.999)[0])
-            (placed,) = placed_at([sighting], world.people, float(sighting.times[t]))
-            whole = (0.0, 0.0, float(camera.size[0]), float(camera.size[1]))
-            empty = studio.draw([], whole, camera.size).astype(int)
-            # The shadow does not belong to the person.
-            studio._draw_shadow = lambda *_: None  # type: ignore[method-assign]
-            changed = np.abs(studio.draw([placed], whole, camera.size).astype(int) - empty).sum(-1) > 12
-            ys, xs = np.nonzero(changed)
-            x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-            x, y, w, h = sighting.boxes[t]
-            both = max(0, min(x1, x + w) - max(x0, x)) * max(0, min(y1, y + h) - max(y0, y))
-            overlaps.append(both / ((x1 - x0) * (y1 - y0) + w * h - both))
+    for (x, y, w, h), changed in rendered_people(world):
+        ys, xs = np.nonzero(changed)
+        x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        both = max(0, min(x1, x + w) - max(x0, x)) * max(0, min(y1, y + h) - max(y0, y))
+        overlaps.append(both / ((x1 - x0) * (y1 - y0) + w * h - both))
     assert len(overlaps) >= 12
     assert min(overlaps) > 0.5
     assert np.mean(overlaps) > 0.72
