@@ -62,8 +62,13 @@ def cli(model: Path | None, data: tuple[str, ...], out: Path | None, **options: 
         raise ConfigError("No model is given. Pass --model FILE, or --embeddings FILE.")
     from reid.pipelines.test import test
 
-    out = out or (model if model.is_dir() else model.parent) / "test"
+    out = out or _results_folder(model)
     print_results(test(model, data, out, settings), out)
+
+
+def _results_folder(source: Path) -> Path:
+    """Return the default folder of the results, next to a file or in a folder."""
+    return (source if source.is_dir() else source.parent) / "test"
 
 
 def _reassociate(model: Path | None, gaps: ReassociationSettings, out: Path | None, settings: TestSettings) -> None:
@@ -73,7 +78,7 @@ def _reassociate(model: Path | None, gaps: ReassociationSettings, out: Path | No
     table = reassociation_embeddings(model, gaps, runtime=settings.runtime_for(), **options)
     model_or_table = gaps.embeddings or model
     if out is None and model_or_table is not None:
-        out = (model_or_table if model_or_table.is_dir() else model_or_table.parent) / "test"
+        out = _results_folder(model_or_table)
     result = score_reassociation(table, gaps, out)
     console.print(reassociation_table(result))
     console.print(f"numbers: {out / 'reassociation.json' if out else ''}")

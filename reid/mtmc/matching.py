@@ -392,7 +392,7 @@ def _threshold(
             f"{settings.fmr:.2%} of {len(negatives)} certain negatives"
         )
     if int(tracklets.has_feature.sum()) < MIN_TRACKLETS:
-        return SMALL_SET_THRESHOLD, f"fixed, because there are fewer than {MIN_TRACKLETS} tracklets"
+        return SMALL_SET_THRESHOLD, f"fixed, because fewer than {MIN_TRACKLETS} tracklets have a feature"
     return selection.threshold, f"selected by the mean silhouette ({selection.silhouette:.3f})"
 
 
