@@ -203,8 +203,19 @@ def gap_log_ratio(end: Edge, begin: Edge, spread: float) -> float | None:
     return float(np.log(2 * spread**2 / variance) - missed**2 / (2 * variance))
 
 
-def join_over_gaps(clusters: Clusters, spread: float, appearance: Callable[[Integers, Integers], Floats]) -> int:
-    """Join identities whose paths continue each other, the most likely first; return the number of joins.
+@dataclass(frozen=True, eq=False)
+class GapJoin:
+    """Two groups of rows that were joined over a gap, and `gap_log_ratio` of their paths."""
+
+    first: Integers
+    second: Integers
+    log_ratio: float
+
+
+def join_over_gaps(
+    clusters: Clusters, spread: float, appearance: Callable[[Integers, Integers], Floats]
+) -> list[GapJoin]:
+    """Join identities whose paths continue each other, the most likely first; return the joins.
 
     The path of an identity contains the positions of all its tracklets. Two identities are joined if the rules allow
     it, and `gap_log_ratio` plus the mean log-odds of their appearance is above 0. After each join the paths are
@@ -218,6 +229,7 @@ def join_over_gaps(clusters: Clusters, spread: float, appearance: Callable[[Inte
     tracklets = clusters.rules.tracklets
     edges: dict[int, tuple[Edge, Edge]] = {}
     ratios: dict[tuple[int, int], float] = {}
+    joins: list[GapJoin] = []
 
     def measure(number: int) -> None:
         paths = [tracklets.paths[row] for row in clusters.members[number].tolist()]
@@ -240,14 +252,14 @@ def join_over_gaps(clusters: Clusters, spread: float, appearance: Callable[[Inte
         for b in edges:
             if a != b:
                 compare(a, b)
-    joins = 0
     while ratios:
         kept, removed = max(ratios, key=lambda pair: (ratios[pair], -pair[0], -pair[1]))
         del ratios[kept, removed]
         if not clusters.may_join(kept, removed):
             continue
+        ratio = gap_log_ratio(edges[kept][1], edges[removed][0], spread)
+        joins.append(GapJoin(clusters.members[kept], clusters.members[removed], ratio or 0.0))
         clusters.join(kept, removed)
-        joins += 1
         del edges[removed]
         ratios = {pair: ratio for pair, ratio in ratios.items() if not {kept, removed} & set(pair)}
         measure(kept)

@@ -24,7 +24,8 @@ from reid.mtmc.candidates import (
     reranked_candidates,
 )
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
-from reid.mtmc.ground import GroundEvidence, join_over_gaps, measure_distances
+from reid.mtmc.evidence import link_evidence
+from reid.mtmc.ground import GapJoin, GroundEvidence, join_over_gaps, measure_distances
 from reid.mtmc.negatives import simultaneous_rows
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import (
@@ -107,6 +108,9 @@ class Matches:
         transition_times: Learned times, {(from, to): (median seconds, spread, number of links)}.
         clock_offsets: Seconds by which each camera's clock seems to be ahead (`transitions.clock_offsets`), by camera.
             Empty if clocks agree or cannot be compared. They are not applied: set them in `Cameras`.
+        evidence: `[L]` log-odds of each link by kind: looks, time and space (`evidence.link_evidence`); NaN where there
+            is none.
+        gap_joins: Joins of identities whose paths continue each other (`ground.join_over_gaps`).
     """
 
     tracklets: Tracklets
@@ -118,6 +122,8 @@ class Matches:
     protocol: dict[str, Any]
     transition_times: dict[tuple[str, str], tuple[float, float, int]] = field(default_factory=dict)
     clock_offsets: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Floats] = field(default_factory=dict)
+    gap_joins: tuple[GapJoin, ...] = ()
 
 
 def match(
@@ -166,6 +172,7 @@ def match(
     threshold, threshold_source = _threshold(
         tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
+    looks = candidates
     space = measure_distances(tracklets)
     if len(space):
         rules = _forbid_far_apart(rules, space)
@@ -198,7 +205,7 @@ def match(
     by_default = settings.solver in ("single_linkage", "hungarian")
     if settings.solver != "correlation" and (by_default if settings.reassign is None else settings.reassign):
         moves = reassign(candidates, clusters, threshold)
-    walks = 0
+    walks: list[GapJoin] = []
     if any(len(path) for path in tracklets.paths):
         walks = join_over_gaps(clusters, space.spread, _appearance_odds(candidates, tracklets.has_feature, threshold))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
@@ -216,6 +223,7 @@ def match(
         **vars(candidates), margin=margin, probability=expit(-slope * margin), forbidden_by=reasons, joined=joined
     )
     links = links.with_result(joined)
+    evidence = link_evidence(candidates, looks, space, tracklets.has_feature, threshold, LOG_RATIO_WEIGHT)
     names = tracklets.camera_names
     return Matches(
         tracklets,
@@ -235,7 +243,7 @@ def match(
             "simultaneous_pairs_on_the_ground": len(space),
             "of_these_too_far_apart": int(space.far_apart.sum()),
             "spread_of_people_m": round(float(space.spread), 2),
-            "joined_over_gaps": walks,
+            "joined_over_gaps": len(walks),
             "tracklets": len(tracklets),
             "tracklets_without_feature": int((~tracklets.has_feature).sum()),
             "tracklets_without_feature_unmatched": unmatched,
@@ -248,6 +256,8 @@ def match(
             for (a, b), learned in transitions.transitions.items()
         },
         clock_offsets=clock_offsets(tracklets, identity, cameras),
+        evidence=evidence,
+        gap_joins=tuple(walks),
     )
 
 

@@ -49,7 +49,8 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
     - `tracks/`: The track files in their original format, with global ids.
     - `aicity.txt`: All cameras in one file, `camera id frame x y w h -1 -1`.
     - `identities.csv`: One line per tracklet, by identity and time.
-    - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, and the decision.
+    - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, the decision, and the
+      log-odds by looks, time and space (null: none).
     - `repeated_boxes.csv`: The boxes that `divide_boxes` leaves out of `tracks/`, if any.
     - `match.json`: Settings, threshold, expected false-match rate, transition times, clock offsets and counts.
 
@@ -129,5 +130,6 @@ def _write_links(matches: Matches, path: Path) -> None:
     columns |= {"distance": pa.array(links.distance), "margin": pa.array(links.margin)}
     columns |= {"p_same": pa.array(links.probability), "forbidden_by": pa.array(links.forbidden_by, type=pa.string())}
     columns["joined"] = pa.array(links.joined)
+    columns |= {name: pa.array(values, from_pandas=True) for name, values in matches.evidence.items()}
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

@@ -163,6 +163,7 @@ def _match_files(
             warnings=[_without_folders(text, files) for text in warnings],
             left_out={**_without_appearance(matches.tracklets), "Ground positions that are not drawn": far},
             paths=paths,
+            evidence=matches.evidence,
         ),
     )
     return MatchedFiles(matches, offline, online, scores, offline_scores, [*written, report])

@@ -89,7 +89,7 @@ class ReportOptions:
         left_out: what the match left out: lines by heading.
         paths: by row of the tracklets, `[K, 3]` seconds, x and y on the ground in metres, sorted by time; without any
             the page has no floor plan.
-        evidence: by name ("looks", "time", "space"), `[L]` log-odds of each link; NaN where there is none.
+        evidence: by name (`Matches.evidence`), `[L]` log-odds of each link; NaN where there is none.
         max_bytes: largest size of the embedded crops (Base64).
         max_links: largest number of candidate pairs in the page; the least certain pairs are kept.
     """
@@ -151,6 +151,7 @@ def write_match_report(
             **_link_columns(matches.links, shown),
             "evidence": {name: none_for_nan(values[shown], 2) for name, values in options.evidence.items()},
         },
+        "joins": [[join.first.tolist(), join.second.tolist(), round(join.log_ratio, 2)] for join in matches.gap_joins],
         "paths": _path_columns(options.paths, len(tracklets)),
         "threshold": none_for_nan(matches.threshold, 4),
         "rules": _rules(matches, options),

@@ -66,10 +66,22 @@ function marginText(l) {
   return margin === null ? "none" : `${margin < 0 ? "−" : margin > 0 ? "+" : ""}${Math.abs(margin).toFixed(3)}`;
 }
 
+const linkRows = new Map(L.first.map((i, l) => [`${i} ${L.second[l]}`, l]));
+const linkOf = (i, j) => linkRows.get(`${Math.min(i, j)} ${Math.max(i, j)}`);
+/** Return the log-odds that the paths of two groups continue each other, if these two tracklets were joined by it. */
+const pathOf = (i, j) => data.joins.find(([a, b]) => (a.includes(i) && b.includes(j)) || (a.includes(j) && b.includes(i)))?.[2] ?? null;
+/** Return the log-odds of a pair by name, null where there is none. */
+function evidenceOf(i, j) {
+  const l = linkOf(i, j), found = Object.entries(L.evidence).map(([name, values]) => [name, l === undefined ? null : values[l]]);
+  return Object.fromEntries(data.joins.length ? [...found, ["path", pathOf(i, j)]] : found);
+}
+const evidenceSum = (evidence) => Object.values(evidence).reduce((sum, value) => sum + (value ?? 0), 0);
+const signed = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`);
+
 /** Return one piece of evidence: above 0 it favours one person, below 0 two. */
 function logOdds(value) {
   if (value === null) return "none";
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}, ${Math.abs(value) < 0.5 ? "undecided"
+  return `${signed(value)}, ${Math.abs(value) < 0.5 ? "undecided"
     : value > 0 ? "for one person" : "for different people"}`;
 }
 

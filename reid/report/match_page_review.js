@@ -91,7 +91,7 @@ const review = (() => {
         fact("own distance", `${number(L.distance[l], 3)} (threshold ${number(data.threshold, 3)})`),
         fact("cameras", T.camera[i] === T.camera[j] ? `${cameraOf(i)}, twice` : `${cameraOf(i)}, ${cameraOf(j)}`),
         fact("time", describeGap(i, j)),
-        ...Object.entries(L.evidence).map(([name, values]) => fact(`${name} (log-odds)`, logOdds(values[l]), `fact-${name}`)),
+        ...Object.entries(evidenceOf(i, j)).map(([name, value]) => fact(`${name} (log-odds)`, logOdds(value), `fact-${name}`)),
         fact("your decision", yours, "fact-decision")),
       h("div", {className: "doing"},
         h("button", {onclick: () => move(-1)}, "← Previous"),

@@ -274,6 +274,34 @@ const timelines = (() => {
     return [...best].sort((a, b) => marginOf(b[1]) - marginOf(a[1])).slice(0, 6);
   }
 
+  /** Return each sighting after the first with the sighting before it, or else with the earlier one that it fits best. */
+  function legs(person) {
+    return person.members.slice(1).map((to, at) => {
+      const known = person.members.slice(0, at + 1).map((from) => ({from, to, evidence: evidenceOf(from, to)}))
+        .filter(({evidence}) => Object.values(evidence).some((value) => value !== null));
+      const last = known.find(({from}) => from === person.members[at]);
+      return last ?? known.sort((a, b) => evidenceSum(b.evidence) - evidenceSum(a.evidence))[0] ?? {to};
+    });
+  }
+
+  function legTable(person) {
+    const rows = legs(person);
+    const kinds = [...Object.keys(L.evidence), "path"].filter((kind) => rows.some(({evidence}) => (evidence?.[kind] ?? null) !== null));
+    if (!kinds.length) return null;
+    const cell = (value) => h("td", {className: value < 0 ? "against" : ""}, signed(value));
+    const name = (t) => h("td", {title: fullName(t)}, tag(T.camera[t]), " ", h("small", null, T.track[t]));
+    return h("details", {id: "legs", open: true},
+      h("summary", null, "Why these sightings are one person"),
+      h("p", {className: "hint"}, "Log-odds of one person for each sighting and an earlier one: above 0 for, below 0 against, – none. ",
+        "Groups of sightings are joined by their mean, so a single pair may be below 0."),
+      h("div", {className: "scroll"}, h("table", null,
+        h("thead", null, h("tr", null, ["earlier", "later", ...kinds, "sum"].map((text) => h("th", {scope: "col"}, text)))),
+        h("tbody", null, rows.map(({from, to, evidence}) => h("tr", {"data-leg": `${from ?? ""} ${to}`},
+          from === undefined ? h("td", null, "–") : name(from), name(to),
+          evidence ? [...kinds.map((kind) => cell(evidence[kind])), cell(evidenceSum(evidence))]
+            : h("td", {colSpan: kinds.length + 1}, "joined with its group")))))));
+  }
+
   function merge(a, b) {
     if (a === b || !current.people.has(b)) {
       say(a === b ? "Choose another identity to merge with." : `There is no identity ${b}.`, true);
@@ -317,6 +345,7 @@ const timelines = (() => {
         h("form", {onsubmit: (event) => { event.preventDefault(); merge(person.number, Number(other.value)); }},
           "Merge with ", other, " ", h("button", {id: "merge"}, "Merge"))),
       h("div", {className: "cards"}, person.members.map(card)),
+      legTable(person),
       h("h3", null, "Most similar identities"),
       mostSimilar(person).map(([n, l]) => {
         const inThem = current.identity[L.first[l]] === n ? L.first[l] : L.second[l];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,13 @@ import pytest
 from reid.core.errors import DataError
 from reid.mtmc import Tracklets
 from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.ground import GapJoin
 from reid.mtmc.matching import Matches
 from reid.mtmc.tracklets import tracklet_of_boxes
 from reid.pipelines.ground_paths import ground_paths
 from reid.report.match_page import ReportOptions, write_match_report
 from reid.synthetic import Recording, SyntheticSettings, record
-from tests.report.match_browser import go_to_pair, pairs_of, show
+from tests.report.match_browser import go_to_pair, members, pairs_of, show
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -154,6 +156,22 @@ def test_a_pair_shows_each_piece_of_evidence(page: Page, matches: Matches, tmp_p
     assert page.inner_text("#fact-looks") == "+2.3, for one person"
     assert page.inner_text("#fact-time") == "−1.3, for different people"
     assert page.inner_text("#fact-space") == "none"
+
+
+@pytest.mark.slow
+def test_an_identity_shows_its_evidence_leg_by_leg(page: Page, matches: Matches, tmp_path: Path) -> None:
+    numbers, counts = np.unique(matches.identity, return_counts=True)
+    rows = sorted(members(matches, int(numbers[counts.argmax()])))
+    joins = (GapJoin(np.array(rows[:1]), np.array(rows[1:2]), 1.75),)
+    evidence = {"looks": np.full(len(matches.links), -2.34), "space": np.full(len(matches.links), np.nan)}
+    show(page, tmp_path, replace(matches, gap_joins=joins), evidence=evidence)
+    page.fill("#search", str(matches.identity[rows[0]]))
+    page.click("#rows .row")
+    assert page.locator("#legs tbody tr").count() == len(rows) - 1
+    assert page.locator("#legs thead th").all_inner_texts() == ["earlier", "later", "looks", "path", "sum"]
+    first = page.locator("#legs tbody tr").first.locator("td").all_inner_texts()
+    linked = tuple(rows[:2]) in pairs_of(matches)
+    assert first[2:] == (["−2.3", "+1.8", "−0.6"] if linked else ["–", "+1.8", "+1.8"])
 
 
 def test_the_page_contains_paths_and_evidence_as_plain_numbers(matches: Matches, tmp_path: Path) -> None:
