@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from reid.core.errors import DataError, check_choice
 from reid.core.reading import parse_json
+from reid.data.crops import SkippedFile
+from reid.data.listing import list_entries, summarise
 from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, Tracks, natural_sort_key, valid_boxes
 
 FORMATS = {
@@ -37,7 +39,9 @@ METADATA_KEY = b"reid"
 _MAX_WHOLE = 2**53  # from it on, float64 cannot represent every whole number
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOTES = re.compile(r"(labels|classes|readme.*)\.txt", re.IGNORECASE)  # next to the tracks in exports of CVAT, Roboflow
+_COMPANIONS = {"cameras.yaml", "seqinfo.ini", "img1", "det"}  # next to the tracks in this project's and MOTChallenge's
 _MIN_PERCENT_ROWS = 10  # of fewer rows, column 7 is taken for a height
+_LINES_PER_PART = 20_000  # lines parsed together where not all lines of a file are plain numbers
 _ROWS_NAMED = 5  # rows that a warning names
 
 
@@ -129,8 +133,12 @@ def read_tracks(
 
 def list_track_files(folder: Path) -> list[str]:
     """Return the names of the track files in a folder, in natural order."""
-    names = [p.name for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.name[0] != "." and p.is_file()]
+    names = [entry.name for entry in list_entries(folder) if entry.is_file and _is_track_file(entry.name)]
     return sorted(names, key=natural_sort_key)
+
+
+def _is_track_file(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not _NOTES.fullmatch(name)
 
 
 def _find_files(path: Path) -> tuple[list[Path], list[str]]:
@@ -139,14 +147,21 @@ def _find_files(path: Path) -> tuple[list[Path], list[str]]:
         return [path], []
     if not path.is_dir():
         raise DataError(f"There are no tracks at {path}. Give a folder of track files, or one file.")
+    entries = list_entries(path)
     files = [path / name for name in list_track_files(path)]
-    notes = [file for file in files if _NOTES.fullmatch(file.name)]
-    warnings = [f"{path}: {', '.join(file.name for file in notes)} skipped: not tracks."] if notes else []
-    files = [file for file in files if file not in notes] or [
-        file for pattern in ("gt/gt.txt", "*/gt/gt.txt") for file in path.glob(pattern) if file.is_file()
-    ]
+    used = {file.name for file in files} | _COMPANIONS
     if not files:
-        folders = sorted((p.name for p in path.iterdir() if p.is_dir()), key=natural_sort_key)
+        sequences = [path, *(path / entry.name for entry in entries if entry.is_folder)]
+        files = [file for folder in sequences if (file := folder / "gt" / "gt.txt").is_file()]
+        used |= {file.relative_to(path).parts[0] for file in files}
+    others = [
+        SkippedFile(entry.path, entry.problem or ("a folder" if entry.is_folder else "another type of file"))
+        for entry in entries
+        if entry.name not in used
+    ]
+    warnings = [f"{path}: {len(others)} entries are not read as tracks: {summarise(others)}."] if others else []
+    if not files:
+        folders = sorted((entry.name for entry in entries if entry.is_folder), key=natural_sort_key)
         hint = f" It has the folders {', '.join(folders[:5])}: give one of them." if folders else ""
         raise DataError(
             f"{path} contains no .txt or .parquet file and no sequence NAME/gt/gt.txt, so there are no tracks to "
@@ -232,6 +247,7 @@ def _whole_numbers(
 
 
 def _read_text(file: Path, data: bytes, format: str) -> _Part:
+    data = data.removeprefix(_BYTE_ORDER_MARK)
     values, lines, separator = _numbers(file, data)
     camera_name = camera_of_file(file)
     if not len(values):
@@ -243,11 +259,11 @@ def _read_text(file: Path, data: bytes, format: str) -> _Part:
 
     def column(name: str) -> Integers:
         place = places[name]
-        rows: list[str] = []
+        texts: list[bytes] = []
 
         def text(row: int) -> str:
-            rows.extend(() if rows else (line for _, line in _data_lines(data)))
-            return _fields(rows[row], separator)[place]
+            texts.extend(() if texts else data.splitlines())
+            return _fields(texts[lines[row] - 1].decode(), separator)[place]
 
         return _whole_numbers(name, values[:, place], lambda row: f"{file}, line {lines[row]}", text)
 
@@ -293,33 +309,40 @@ def _numbers(file: Path, data: bytes) -> tuple[Floats, Integers, str]:
     """Numbers of a text file `[n, columns]`, the line of each row (from 1), and the separator."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         raise DataError(f"{file} is not plain text (it may be UTF-16). Save it as UTF-8 text.")
-    first = next((text for _, text in _data_lines(data)), None)
+    texts = data.splitlines()
+    first = next((text for _, text in _data_lines(texts)), None)
     if first is None:
         return np.zeros((0, 0)), np.zeros(0, dtype=np.int64), ""
     separator = next((mark for mark in ";,\t" if mark in first), " ")
     width = len(_fields(first, separator))
-    values = None
-    if not (separator == ";" and b"," in data):
-        values = _parse_numbers(data.removeprefix(_BYTE_ORDER_MARK), separator, width)
-    lines = data.count(b"\n") + (data[-1:] != b"\n")
-    if values is not None and lines == len(values) and b"\r" not in data.replace(b"\r\n", b""):
+    values = _parse_numbers(data, separator, width)
+    if values is not None and len(values) == len(texts):
         return values, np.arange(1, len(values) + 1), separator
-    rows = list(_data_lines(data))
-    for tidy in (False, True):
-        if values is None:
-            texts = [separator.join(_fields(text, separator)) if tidy else text for _, text in rows]
-            values = _parse_numbers("\n".join(texts).encode(), separator, width)
-            if values is None or len(values) != len(rows):
-                _check_line(file, *rows[_first_bad(texts, separator, width)], separator, width)
-                values = None
-    if values is None:
+    parts = []
+    for start in range(0, len(texts), _LINES_PER_PART):
+        part = texts[start : start + _LINES_PER_PART]
+        values = _parse_numbers(b"\n".join(part), separator, width)
+        if values is not None and len(values) == len(part):
+            parts.append((values, np.arange(start + 1, start + len(part) + 1)))
+        else:
+            parts.append(_uneven_numbers(file, list(_data_lines(part, start + 1)), separator, width))
+    values, lines = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return values, lines, separator
+
+
+def _uneven_numbers(file: Path, rows: list[tuple[int, str]], separator: str, width: int) -> tuple[Floats, Integers]:
+    """Numbers of some lines (number, text) with spaces, quotes or plus signs, or an error that names the bad one."""
+    texts = [separator.join(_fields(text, separator)) for _, text in rows]
+    values = _parse_numbers("\n".join(texts).encode(), separator, width)
+    if values is None or len(values) != len(rows):
+        _check_line(file, *rows[_first_bad(texts, separator, width)], separator, width)
         raise DataError(f"{file} cannot be parsed as numbers. Check its lines.")
-    return values, np.array([number for number, _ in rows], dtype=np.int64), separator
+    return values, np.array([number for number, _ in rows], dtype=np.int64)
 
 
-def _data_lines(data: bytes) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of the lines that are neither blank nor a comment."""
-    for number, line in enumerate(data.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1):
+def _data_lines(lines: list[bytes], start: int = 1) -> Iterator[tuple[int, str]]:
+    """(line number, text) of the lines that are neither blank nor a comment; `start` is the number of the first."""
+    for number, line in enumerate(lines, start):
         text = line.strip()
         if text and text[:1] not in b"#%":
             yield number, text.decode("utf-8", "replace")
@@ -335,7 +358,8 @@ def _fields(text: str, separator: str) -> list[str]:
 
 
 def _parse_numbers(data: bytes, separator: str, width: int) -> Floats | None:
-    """Parse delimited text with Arrow, `[n, width]`; None if a line does not fit."""
+    """Parse delimited text with Arrow, `[n, width]`; None if a line does not fit. See `_fields` for semicolons."""
+    data = data.replace(b",", b".") if separator == ";" else data
     names = [str(i) for i in range(width)]
     types = dict.fromkeys(names, pa.float64())
     try:

@@ -287,9 +287,51 @@ def test_labels_and_readme_files_of_exports_are_passed_over_and_named(tmp_path):
     (folder / "gt" / "README.roboflow.txt").write_text("Exported on 1 May\n")
     tracks = read_tracks(folder / "gt")
     assert tracks.camera_names == ("task",)
-    assert "README.roboflow.txt, labels.txt skipped: not tracks." in tracks.warnings[0]
+    assert (
+        "2 entries are not read as tracks: 2 × another type of file (README.roboflow.txt, labels.txt)."
+        in (tracks.warnings[0])
+    )
     assert tracks.warnings[1] == "task/gt/gt.txt: all classes are read as people: person 2, bag 1 rows."
     assert read_tracks(folder).warnings == tracks.warnings[1:]
+
+
+def test_whatever_a_folder_of_tracks_also_contains_is_named(tmp_path):
+    folder = put(tmp_path / "t", cam01=MOT)
+    for name in ("cam01.mp4", "cam01.TXT.bak", "cameras.yaml", ".hidden"):
+        (folder / name).write_text("")
+    (folder / "cam02.txt").symlink_to("gone.txt")
+    (folder / "more").mkdir()
+    assert read_tracks(folder).warnings == (
+        f"{folder}: 4 entries are not read as tracks: 2 × another type of file (cam01.TXT.bak, cam01.mp4); 1 × a link "
+        "that leads nowhere: No such file or directory (cam02.txt); 1 × a folder (more).",
+    )
+    sequence(tmp_path / "train" / "one")
+    (tmp_path / "train" / "two" / "det").mkdir(parents=True)
+    assert "1 entries are not read as tracks: 1 × a folder (two)." in read_tracks(tmp_path / "train").warnings[0]
+
+
+@pytest.mark.slow
+def test_lines_that_are_not_plain_are_read_and_located_in_a_long_file(tmp_path):
+    texts = [f"{number},7,{number},20,30,40,0.5" for number in range(1, 50_001)]
+    for number, text in {
+        3: "# note",
+        20_000: "",
+        20_001: " 60000 , 7 ,5,20,30,40,+0.5",
+        44_444: "9,8,9,20,30,40,",
+    }.items():
+        texts[number - 1] = text
+    file = tmp_path / "cam01.txt"
+    file.write_text("\n".join(texts))
+    with pytest.raises(ReidError, match=r"cam01\.txt, line 44444: '9,8,9,20,30,40,' has 6 values where the first"):
+        read_tracks(file)
+    texts[44_443] = ""
+    file.write_text("\n".join(texts))
+    tracks = read_tracks(file)
+    assert tracks.frame.tolist() == [*(n for n in range(1, 50_001) if n not in (3, 20_000, 20_001, 44_444)), 60_000]
+    assert tracks.boxes[:, 0].tolist() == [*tracks.frame[:-1].tolist(), 5]
+    file.write_text("\n".join(texts).replace(" 60000 ", " 6 "))
+    with pytest.raises(ReidError, match=r"cam01\.txt line 20001 and cam01\.txt line 6 both have id 7 in frame 6"):
+        read_tracks(file)
 
 
 TWICE = (
