@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reid.embedding.embedder import Embedder
     from reid.embedding.table import Embeddings
     from reid.evaluation import calibrate, evaluate, rerank
+    from reid.gallery import Gallery
     from reid.losses import TripletLoss
     from reid.mtmc import match, score_tracks
     from reid.pipelines.test import test
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "Embedder",
     "Embeddings",
+    "Gallery",
     "ModelError",
     "ReidError",
     "Trainer",
@@ -51,6 +53,7 @@ _MODULES = {
     "reid.embedding.embedder": ("Embedder",),
     "reid.embedding.table": ("Embeddings",),
     "reid.evaluation": ("calibrate", "evaluate", "rerank"),
+    "reid.gallery": ("Gallery",),
     "reid.losses": ("TripletLoss",),
     "reid.mtmc": ("match", "score_tracks"),
     "reid.pipelines.test": ("test",),

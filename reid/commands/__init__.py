@@ -22,11 +22,13 @@ COMMANDS = {
     "match": "Match tracks across cameras: one identity per person.",
     "score": "Score matched tracks against the truth: IDF1, HOTA, CLEAR.",
     "calibrate": "Learn which distance means the same person.",
+    "search": "Find a person in galleries by photo.",
     "demo": "Run every step on synthetic data, in a few minutes.",
     "data": "Check, verify, unpack or synthesize data sets.",
     "model": "List, convert, export or describe models.",
     "runs": "Compare training runs.",
     "metric": "Fit a distance on labelled embeddings.",
+    "gallery": "Store tracklets of many cameras, to search them by photo.",
     "cache": "List or remove the packed crops that training keeps on disk.",
 }
 

@@ -6,6 +6,7 @@ import configparser
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,6 +185,7 @@ class Cameras:
         overlaps_known: Whether it is known which cameras overlap, even if none do.
         warnings: Problems that the reader found.
         fits: How well each homography fits the `points` that it was fitted to, for people.
+        epoch: Date and time of second 0 of the shared clock, in UTC; None if unknown.
 
     Raises:
         ConfigError: An unknown camera, `min` above `max`, or a pair that overlaps and has a positive `min`.
@@ -200,6 +202,7 @@ class Cameras:
     overlaps_known: bool = False
     warnings: tuple[str, ...] = ()
     fits: tuple[str, ...] = ()
+    epoch: datetime | None = None
 
     def __post_init__(self) -> None:
         for pair in self.overlapping:
@@ -252,6 +255,12 @@ def _entry(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _with_offset(value: Any) -> Any:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("must be a date and time with an offset, such as 2026-11-23T08:00:00+01:00.")
+    return value
+
+
 class _Pair(Settings):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
@@ -265,6 +274,7 @@ class _File(Settings):
     cameras: dict[str, Annotated[Camera, BeforeValidator(_entry)]] = Field(default_factory=dict)
     pairs: list[_Pair] = Field(default_factory=list)
     overlapping: list[tuple[str, str]] = Field(default_factory=list)
+    epoch: Annotated[datetime, BeforeValidator(_with_offset)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -368,7 +378,13 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
     )
     try:
         return Cameras(
-            cameras, overlapping, times, "overlapping" in content.model_fields_set, tuple(warnings), tuple(fits)
+            cameras,
+            overlapping,
+            times,
+            "overlapping" in content.model_fields_set,
+            tuple(warnings),
+            tuple(fits),
+            content.epoch,
         )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from reid.config import MatchSettings, Natural, Positive, Settings, StreamSettings
 
@@ -234,3 +234,53 @@ class MatchKeys(MatchSettings):
     def matching(self) -> MatchSettings:
         """Return the settings of matching alone."""
         return MatchSettings(**self.model_dump(exclude={"stream"}))
+
+
+def _four_numbers(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
+
+
+class GalleryAddSettings(PipelineSettings):
+    """How `add_files` reads what is added to a gallery."""
+
+    embeddings: Path | None = None
+    """Embeddings that were matched, if the folder of the match does not contain them."""
+    source: str | None = None
+    """Name of the recording. Adding the same tracks under one name replaces them. Default: the name of the input."""
+    cameras: Path | None = None
+    """cameras.yaml with frame rates, clocks and the epoch."""
+    start: str | None = None
+    """Date and time of second 0 of the cameras' clock. Default: the epoch of cameras.yaml."""
+
+
+class SearchSettings(ModelSettings):
+    """What `search_files` looks for, where, and how."""
+
+    photo: tuple[Path, ...] = ()
+    """Photo, folder of photos or Parquet file of embeddings, all of one person."""
+    model: str | None = None
+    """Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file, or a backbone's name: that of the gallery."""
+    box: Annotated[tuple[int, int, int, int], BeforeValidator(_four_numbers)] | None = None
+    """The person in the photo: left, top, width and height in pixels."""
+    photo_camera: str | None = None
+    """Camera that took the photo, if it is one of the calibrated cameras."""
+    calibration: Path | None = None
+    """Calibration file. Default: calibration.json in the gallery or next to the model, if present."""
+    camera: tuple[str, ...] = ()
+    """Search this camera only; repeat it for several."""
+    after: str | None = None
+    """Only tracklets seen at this time or later."""
+    before: str | None = None
+    """Only tracklets seen at this time or earlier."""
+    top: Positive = 10
+    """Largest number of hits."""
+    within: float | None = Field(default=None, ge=0)
+    """Largest distance of a hit."""
+    expected_false: float = Field(default=0.1, gt=0)
+    """Accept a hit if at most so many strangers are expected at its distance or nearer."""
+    weights: str | None = None
+    """Weights of a backbone named with --model: imagenet, none or a file."""
+    flip: bool = False
+    """Average each feature with that of the mirrored photo, as the gallery's features were."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""

@@ -207,3 +207,15 @@ def test_seqinfo_gives_frame_rate_and_size_of_sequences(tmp_path):
 def test_absurd_numbers_in_cameras_yaml_are_errors(tmp_path, setting):
     with pytest.raises(ConfigError, match=r"must be (less|greater) than or equal to"):
         read(tmp_path, f"cameras: {{cam01: {{{setting}}}, cam02: , cam03: }}")
+
+
+def test_the_epoch_is_a_time_with_an_offset(tmp_path) -> None:
+    path = tmp_path / "cameras.yaml"
+    path.write_text("epoch: 2026-11-23T08:00:00+01:00\ncameras: {a: {}}\n")
+    epoch = read_cameras(path, ["a"]).epoch
+    assert epoch is not None
+    assert epoch.isoformat() == "2026-11-23T08:00:00+01:00"
+    for text in ("2026-11-23T08:00:00", "2026-11-23", "soon"):
+        path.write_text(f"epoch: {text}\n")
+        with pytest.raises(ConfigError, match=r"epoch.*must be a date and time with an offset"):
+            read_cameras(path, ["a"])

@@ -1,0 +1,74 @@
+"""`reid search`: find a person in galleries by photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reid.commands.options import PATH, Command, option, out_option, settings_options
+from reid.core.console import console, make_table, warn
+from reid.pipelines.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from reid.gallery import Answer
+
+GROUPS = {
+    "Input": ["photo_camera", "calibration"],
+    "Answer": ["top", "within", "expected_false"],
+    "Model": ["model", "weights", "flip", "trust"],
+    "Computation": ["device"],
+}
+
+
+@click.command("search", cls=Command)
+@click.argument("galleries", nargs=-1, required=True, type=PATH, metavar="GALLERY...")
+@settings_options(SearchSettings, GROUPS)
+@option(
+    "Input",
+    "--photo",
+    type=PATH,
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Photo, folder of photos or Parquet file of embeddings. Repeat it for several photos of one person.",
+)
+@option("Input", "--box", metavar="X,Y,W,H", help="The person in the photo: left, top, width and height in pixels.")
+@option("Scope", "--camera", multiple=True, metavar="NAME", help="Search this camera only; repeat it for several.")
+@option("Scope", "--from", "after", metavar="TIME", help="Only tracklets seen at this time or later.")
+@option("Scope", "--to", "before", metavar="TIME", help="Only tracklets seen at this time or earlier.")
+@out_option("File to write: .json or .csv.")
+def cli(galleries: tuple[Path, ...], out: Path | None, **options: Any) -> None:
+    """Find the person of a photo in one GALLERY, or in several of one model.
+
+    \b
+    reid search shop --photo person.jpg --model best.pt
+    reid search shop --photo scene.jpg --box 120,40,60,170 --model best.pt --camera door --from 2026-11-23T08:00
+
+    With a calibration, each hit has the number of strangers expected at its distance or nearer, and p(same); a hit
+    counts if --expected-false is not exceeded. Without one, hits are ranked only.
+    """
+    from reid.pipelines.gallery import search_files, write_answer
+
+    opened, answer = search_files(galleries, SearchSettings(**options))
+    print_answer(answer, opened[0].settings.zone)
+    if out is not None:
+        write_answer(answer, out, opened[0].settings.zone)
+        console.print(f"answer: {out}")
+
+
+def print_answer(answer: Answer, zone: str) -> None:
+    """Print the hits as a table, and what they mean."""
+    from reid.pipelines.gallery import hit_columns
+
+    columns = hit_columns(answer, zone)
+    shown = {name: columns[name] for name in ("rank", "person", "camera", "from", "to", "track", "distance")}
+    if answer.found is not None:
+        shown |= {name: columns[name] for name in ("strangers", "p_same", "accepted")}
+    if answer.hits:
+        rows = list(zip(*([str(value) for value in values] for values in shown.values()), strict=True))
+        console.print(make_table(tuple(shown), rows, text=("camera", "from", "to")))
+    if answer.without_time:
+        warn(f"{answer.without_time:,} rows were not searched, because their time is unknown.")
+    console.print(answer.describe())

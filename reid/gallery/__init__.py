@@ -1,0 +1,10 @@
+"""Galleries: store tracklets of many cameras for days, and find a person by photo."""
+
+from __future__ import annotations
+
+from reid.gallery.answers import Answer, Hit, search
+from reid.gallery.gallery import Added, Gallery
+from reid.gallery.index import Scope
+from reid.gallery.settings import GallerySettings
+
+__all__ = ["Added", "Answer", "Gallery", "GallerySettings", "Hit", "Scope", "search"]

@@ -1,0 +1,335 @@
+"""`Gallery`: tracklets of many cameras, stored for days, searched by photo."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from reid.core.atomic import atomic_folder
+from reid.core.errors import check_choice
+from reid.core.locks import exclusive
+from reid.embedding.calibration_file import load_calibration, stored_calibration
+from reid.embedding.table import Embeddings
+from reid.gallery.answers import EXPECTED_FALSE, Answer, search
+from reid.gallery.index import Index, Scope
+from reid.gallery.rows import UNKNOWN_TIME, Clock, Sightings, group_crops, make_rows
+from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
+from reid.gallery.store import LanceStore
+from reid.gallery.times import parse_time, to_ms
+
+if TYPE_CHECKING:
+    from reid.evaluation.calibration import Calibration
+    from reid.mtmc.cameras import Cameras
+
+_DETAILS = ("source", "camera", "track", "identity", "start", "end", "crops", "path", "picture")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `Gallery.add` did.
+
+    Attributes:
+        rows, tracklets: stored.
+        replaced: tracklets that were there already.
+        left_out: crops without a valid feature.
+    """
+
+    rows: int
+    tracklets: int
+    replaced: int
+    left_out: int
+
+
+class Gallery:
+    """Tracklets of many cameras, stored in a folder and searched by photo.
+
+    A row is a prototype of a tracklet: up to four crops represent it. All features are of one model; the first `add`
+    stores which. One process writes at a time, others wait; searches never wait.
+
+    Attributes:
+        path: the folder.
+        name: of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> gallery = Gallery.create(tempfile.mkdtemp() + "/shop")
+        >>> people = Embeddings([[1, 0], [0, 1], [0.6, 0.8]], camids=[1, 1, 2], tracks=[1, 2, 1], frames=[25, 25, 50])
+        >>> gallery.add(people, source="monday", start="2026-11-23T08:00:00Z").tracklets
+        3
+        >>> [(hit.camera, round(hit.distance, 3)) for hit in gallery.search([[0, 1]], top=2).hits]
+        [('cam01', 0.0), ('cam02', 0.2)]
+    """
+
+    def __init__(self, path: Path, file: GalleryFile) -> None:
+        self.path, self.name, self._file = path, path.name, file
+        self._store = LanceStore(path)
+        self._index: Index | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, settings: GallerySettings | None = None) -> Gallery:
+        """Create an empty gallery in a new folder.
+
+        Raises:
+            DataError: the folder exists and is not empty, it is not writable, or LanceDB is not installed.
+        """
+        path = Path(path)
+        file = GalleryFile.new(settings or GallerySettings())
+        LanceStore(path)
+        with atomic_folder(path) as folder:
+            file.write(folder)
+        return cls(path, file)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Gallery:
+        """Open an existing gallery.
+
+        Raises:
+            DataError: there is none, it is damaged, or it has another format.
+        """
+        return cls(Path(path), GalleryFile.read(Path(path)))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._store.count()
+
+    def __repr__(self) -> str:
+        return f"Gallery({str(self.path)!r}, {len(self):,} rows)"
+
+    @property
+    def settings(self) -> GallerySettings:
+        """Settings that the gallery was created with."""
+        return self._file.settings
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """What the features are of; None until something is added."""
+        if self._file.model is None:
+            self._file = GalleryFile.read(self.path)
+        return self._file.model
+
+    def add(
+        self,
+        table: Embeddings,
+        *,
+        source: str,
+        cameras: Cameras | None = None,
+        start: str | datetime | None = None,
+        sightings: tuple[Sightings, NDArray[np.int64]] | None = None,
+        pictures: Sequence[bytes | None] | None = None,
+    ) -> Added:
+        """Add crops, grouped into tracklets, completely or not at all. Adding them again replaces them.
+
+        Args:
+            table: embeddings with cameras, tracks and frames where known (`rows.group_crops`).
+            source: name of the recording; part of the ids. The same tracks under another name are other tracklets.
+            cameras: frame rates, clocks and the epoch; 25 frames per second and equal clocks if not given.
+            start: time of second 0 of the cameras' clock; the epoch of `cameras` by default. Without either, times
+                are unknown.
+            sightings: the tracklets, and the tracklet of each crop `[N]` (-1: none), instead of `group_crops`.
+            pictures: `[N]` JPEG of each crop, None where there is none.
+
+        Raises:
+            ModelError: the features do not fit those of the gallery; the property is named.
+            DataError: no valid feature, or the folder cannot be written.
+        """
+        subject = f"source {source!r}"
+        self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
+        clock = Clock(cameras, self.epoch_of(cameras, start))
+        grouped, owner = group_crops(table, clock) if sightings is None else sightings
+        rows, left_out = make_rows(
+            table,
+            grouped,
+            owner,
+            source=source,
+            added=round(1000 * time.time()),
+            expires=None,
+            pictures=pictures,
+        )
+        with self._writing():
+            self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
+            if self._file.model is None:
+                self._file.model = describe_model(table.meta, table.dimension)
+                self._file.write(self.path)
+            tracklets = rows["tracklet"].unique()
+            known = self._tracklets()
+            replaced = [] if known is None else tracklets.filter(pc.is_in(tracklets, known)).to_pylist()
+            self._store.upsert(rows, replaced)
+        return Added(len(rows), len(tracklets), len(replaced), left_out)
+
+    def epoch_of(self, cameras: Cameras | None, start: str | datetime | None) -> int | None:
+        """Return the time of second 0 in milliseconds since 1970; None if it is unknown."""
+        given = start if start is not None else None if cameras is None else cameras.epoch
+        return None if given is None else to_ms(parse_time(given, self.settings.zone, "The start"))
+
+    def scope(
+        self,
+        cameras: Collection[str] | None = None,
+        after: str | datetime | None = None,
+        before: str | datetime | None = None,
+        *,
+        known: Collection[str] | None = None,
+    ) -> Scope:
+        """Return the scope of cameras and times; texts without an offset are in the gallery's time zone.
+
+        Args:
+            cameras: names; None for all.
+            after, before: see `Scope`.
+            known: names that exist; by default those of this gallery.
+
+        Raises:
+            ConfigError: an unknown camera, or not a time.
+        """
+        for name in cameras or ():
+            check_choice("camera", name, self.index().cameras if known is None else known)
+        times = [
+            None if text is None else to_ms(parse_time(text, self.settings.zone, what))
+            for text, what in ((after, "from"), (before, "to"))
+        ]
+        return Scope(None if cameras is None else tuple(cameras), *times)
+
+    def search(
+        self,
+        photos: ArrayLike | Embeddings,
+        *,
+        cameras: Collection[str] | None = None,
+        after: str | datetime | None = None,
+        before: str | datetime | None = None,
+        top: int = 10,
+        within: float | None = None,
+        expected_false: float = EXPECTED_FALSE,
+    ) -> Answer:
+        """Find the tracklets that look most like the person of some photos; `answers.search` has more options.
+
+        Args:
+            photos: `[Q, D]` features, or embeddings, of photos of one person.
+            cameras: names of the cameras to search.
+            after, before: only tracklets seen between these times.
+            top: largest number of hits.
+            within: largest distance.
+            expected_false: a hit is accepted if at most so many strangers are expected at its distance or nearer.
+
+        Raises:
+            ModelError: photos of another model.
+            ConfigError: an unknown camera, not a time, or a number out of range.
+        """
+        if isinstance(photos, Embeddings):
+            self.check_query(photos)
+            photos = photos.features
+        features = np.atleast_2d(np.asarray(photos, np.float32))
+        if self.model is not None and features.shape[1] != self.model["dimension"]:
+            self._file.check_fits(self.model, features.shape[1], "The photo", str(self.path))
+        options: dict[str, Any] = {"top": top, "within": within, "expected_false": expected_false}
+        scope = self.scope(cameras, after, before)
+        return search([self], features, scope=scope, calibration=self.calibration(), **options)
+
+    def check_query(self, photos: Embeddings, subject: str = "The photo") -> None:
+        """Raise an error if photos cannot be compared with this gallery.
+
+        Raises:
+            ModelError: naming the property that differs.
+        """
+        if self.model is not None:
+            self._file.check_fits(photos.meta, photos.dimension, subject, str(self.path))
+
+    def calibration(self) -> Calibration | None:
+        """Return the calibration in the gallery's folder (calibration.json), if there is one."""
+        path = stored_calibration(self.path)
+        return None if path is None else load_calibration(path)
+
+    def index(self) -> Index:
+        """Return the newest rows in memory; they are read again only when they have changed."""
+        version = self._store.version()
+        if self._index is None or self._index.version != version:
+            model = self.model
+            self._index = Index.load(self._store, 1 if model is None else model["dimension"])
+        return self._index
+
+    def details(self, tracklets: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return columns of the most typical row of each tracklet, by id."""
+        rows = self._store.rows_of(tracklets, ["prototype", *_DETAILS], "tracklet")
+        if rows is None:
+            return {}
+        for name in ("start", "end"):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
+        first = sorted(rows.to_pylist(), key=lambda row: row["prototype"], reverse=True)
+        return {row["tracklet"]: {name: row[name] for name in _DETAILS} for row in first}
+
+    def count_without_time(self, scope: Scope) -> int:
+        """Return the number of rows that a filter by time leaves out because their time is unknown."""
+        index = self.index()
+        is_timed = scope.after is not None or scope.before is not None
+        return int((index.start == UNKNOWN_TIME).sum()) if is_timed else 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, settings, numbers of rows and tracklets, and cameras with first and last time (ms or None)."""
+        index = self.index()
+        cameras = []
+        for code, name in [*enumerate(index.cameras), (-1, None)]:
+            rows = np.flatnonzero(index.camera == code)
+            if len(rows):
+                start, end = index.start[rows], index.end[rows]
+                timed = start != UNKNOWN_TIME
+                times = (int(start[timed].min()), int(end[timed].max())) if timed.any() else (None, None)
+                tracklets = len(np.unique(index.tracklet[rows]))
+                cameras.append({"camera": name, "tracklets": tracklets, "first": times[0], "last": times[1]})
+        return {
+            "model": self.model,
+            "settings": self.settings.as_dict(),
+            "tracklets": len(index.tracklets),
+            "rows": len(index),
+            "cameras": cameras,
+        }
+
+    def check(self) -> list[str]:
+        """Return the problems of the stored rows; none if all is well."""
+        problems = []
+        index = self.index()
+        lengths = np.array([np.linalg.norm(index.matrix[row].astype(np.float32)) for row in range(len(index))])
+        bad = int((~(np.abs(lengths - 1) < 0.01)).sum())
+        if bad:
+            problems.append(f"{bad:,} features are not of length 1")
+        backward = int((index.end < index.start).sum())
+        if backward:
+            problems.append(f"{backward:,} rows end before they start")
+        ids = [batch.column("id") for batch in self._store.read(["id"])]
+        repeated = len(index) - len(pa.chunked_array(ids, pa.string()).unique())
+        if repeated:
+            problems.append(f"{repeated:,} ids occur more than once")
+        if len(index) and self.model is None:
+            problems.append("gallery.json does not describe the model of the rows")
+        return problems
+
+    def copy(self, target: str | Path) -> Gallery:
+        """Copy settings, calibration and rows to a new folder, completely or not at all.
+
+        Raises:
+            DataError: the folder exists and is not empty, or it is not writable.
+        """
+        with self._writing(), atomic_folder(target) as folder:
+            self._file.write(folder)
+            if (calibration := stored_calibration(self.path)) is not None:
+                shutil.copyfile(calibration, folder / calibration.name)
+            self._store.copy(folder)
+        return Gallery.open(target)
+
+    def _tracklets(self) -> pa.Array | None:
+        batches = [batch.column("tracklet") for batch in self._store.read(["tracklet"])]
+        return pa.chunked_array(batches, pa.string()).unique() if batches else None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Let no other process write; wait for one that does."""
+        with exclusive(self.path, wait=True):
+            self._file = GalleryFile.read(self.path)
+            yield

@@ -1,0 +1,167 @@
+"""The rows of one table version in memory: a float16 matrix and the columns that searches filter by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reid.gallery.rows import UNKNOWN_TIME
+from reid.gallery.scan import distances
+from reid.gallery.store import LanceStore
+
+LOOKS_EXPONENT = 0.3
+"""A tracklet of p prototypes counts as p^0.3 strangers: its looks resemble each other. Chosen on half A of the
+Market-1501 test identities, by the number of false hits (docs/results.md)."""
+
+_COLUMNS = ("tracklet", "features", "camera", "start", "end")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which rows are searched.
+
+    Attributes:
+        cameras: names; None for all. An unknown camera is in no list.
+        after, before: milliseconds since 1970. A tracklet is in the scope if it was seen between them; one of unknown
+            time is not.
+    """
+
+    cameras: Collection[str] | None = None
+    after: int | None = None
+    before: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every row is in the scope."""
+        return self.cameras is None and self.after is None and self.before is None
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """N rows of T tracklets.
+
+    Attributes:
+        version: of the table.
+        matrix: `[N, D]` float16.
+        tracklet: `[N]` int32, index into `tracklets`.
+        tracklets: `[T]` ids.
+        camera: `[N]` int32, index into `cameras`; -1 where unknown.
+        cameras: names.
+        start, end: `[N]` milliseconds since 1970; `UNKNOWN_TIME` where unknown.
+        looks: `[N]` float32; a tracklet of p rows has p^0.3 in total.
+    """
+
+    version: int
+    matrix: NDArray[np.float16]
+    tracklet: NDArray[np.int32]
+    tracklets: pa.Array
+    camera: NDArray[np.int32]
+    cameras: tuple[str, ...]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    looks: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, store: LanceStore, dimension: int, hidden: Collection[str] = ()) -> Index:
+        """Read the newest version of a table.
+
+        Args:
+            store: of the gallery.
+            dimension: D.
+            hidden: tracklets to leave out, because their erasure is not finished.
+        """
+        version = store.version()
+        n, most = 0, store.count()
+        matrix = np.empty((most, dimension), np.float16)
+        columns: dict[str, list[pa.Array]] = {name: [] for name in _COLUMNS if name != "features"}
+        for batch in store.read(_COLUMNS):
+            part = batch.column("features").flatten().to_numpy().reshape(len(batch), dimension)
+            if n + len(batch) > len(matrix):  # another process added rows since they were counted
+                matrix = np.concatenate([matrix[:n], np.empty((len(batch) + n, dimension), np.float16)])
+            matrix[n : n + len(batch)] = part
+            n += len(batch)
+            for name, parts in columns.items():
+                parts.append(batch.column(name))
+        texts = {name: _encode(columns[name], pa.string()) for name in ("tracklet", "camera")}
+        times = [_times(columns[name]) for name in ("start", "end")]
+        tracklet, tracklets = texts["tracklet"]
+        camera, cameras = texts["camera"]
+        size = np.bincount(tracklet, minlength=len(tracklets))
+        looks = (size ** (LOOKS_EXPONENT - 1.0))[tracklet].astype(np.float32) if n else np.zeros(0, np.float32)
+        names = tuple(cameras.to_pylist())
+        index = cls(version, matrix[:n], tracklet, tracklets, camera, names, times[0], times[1], looks)
+        return index.without(hidden) if hidden else index
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.matrix)
+
+    def without(self, hidden: Collection[str]) -> Index:
+        """Return the rows of other tracklets."""
+        codes = np.flatnonzero(np.isin(np.array(self.tracklets.to_pylist(), object), list(hidden)))
+        rows = np.flatnonzero(~np.isin(self.tracklet, codes))
+        columns = (self.camera[rows], self.cameras, self.start[rows], self.end[rows], self.looks[rows])
+        return Index(self.version, self.matrix[rows], self.tracklet[rows], self.tracklets, *columns)
+
+    def rows_in(self, scope: Scope) -> NDArray[np.int64] | None:
+        """Return the rows in a scope; None for all."""
+        if scope.is_all:
+            return None
+        mask = np.ones(len(self), bool)
+        if scope.cameras is not None:
+            mask &= np.isin(self.camera, [code for code, name in enumerate(self.cameras) if name in scope.cameras])
+        if scope.after is not None or scope.before is not None:
+            mask &= self.start != UNKNOWN_TIME
+        if scope.after is not None:
+            mask &= self.end >= scope.after
+        if scope.before is not None:
+            mask &= self.start <= scope.before
+        return np.flatnonzero(mask)
+
+    def looks_by_camera(self, rows: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Return the sum of `looks` of the rows of each camera, and of unknown cameras at the end."""
+        camera, looks = (self.camera, self.looks) if rows is None else (self.camera[rows], self.looks[rows])
+        codes = np.where(camera < 0, len(self.cameras), camera)
+        return np.bincount(codes, weights=looks, minlength=len(self.cameras) + 1).astype(np.float64)
+
+    def nearest(
+        self, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, top: int, within: float | None
+    ) -> list[tuple[float, str]]:
+        """Return the distances and ids of the nearest tracklets, the nearest first; ties by id.
+
+        Args:
+            queries: `[Q, D]` unit rows. The distance of a tracklet is that of its nearest row to the nearest query.
+            rows: to search; None for all.
+            top: largest number of tracklets.
+            within: largest distance.
+        """
+        found = distances(self.matrix, queries, rows)
+        candidates = np.arange(len(found))
+        per_tracklet = int(np.bincount(self.tracklet).max(initial=1))
+        if top * per_tracklet < len(found):
+            limit = np.partition(found, top * per_tracklet - 1)[top * per_tracklet - 1]
+            candidates = np.flatnonzero(found <= limit)
+        if within is not None:
+            candidates = candidates[found[candidates] <= within]
+        code = self.tracklet[candidates if rows is None else rows[candidates]]
+        best: dict[int, float] = {}
+        for which, distance in zip(code.tolist(), found[candidates].tolist(), strict=True):
+            best[which] = min(distance, best.get(which, distance))
+        named = zip(best.values(), self.tracklets.take(pa.array(best, pa.int64())).to_pylist(), strict=True)
+        return sorted(named)[:top]
+
+
+def _encode(parts: list[pa.Array], kind: pa.DataType) -> tuple[NDArray[np.int32], pa.Array]:
+    """Return the codes of texts, -1 for missing ones, and the different texts."""
+    encoded = pa.chunked_array(parts, kind).combine_chunks().dictionary_encode()
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), encoded.dictionary
+
+
+def _times(parts: list[pa.Array]) -> NDArray[np.int64]:
+    column = pa.chunked_array(parts, pa.timestamp("ms", "UTC")).cast(pa.int64())
+    return column.fill_null(UNKNOWN_TIME).to_numpy().astype(np.int64)

@@ -1,0 +1,228 @@
+"""Rows of a gallery: up to four prototypes of each tracklet, with stable ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reid.core.arrays import UNKNOWN, unit_rows
+from reid.core.errors import DataError
+from reid.embedding.table import Embeddings
+from reid.mtmc.pooling import pool_features, select_prototypes
+
+if TYPE_CHECKING:
+    from reid.mtmc.cameras import Cameras
+
+FORMAT = 1
+"""Of the columns, stored in gallery.json."""
+
+UNKNOWN_TIME = np.iinfo(np.int64).min
+"""Value of `start` and `end` where the time is unknown."""
+
+Integers = NDArray[np.int64]
+
+
+def schema(dimension: int) -> pa.Schema:
+    """Return the Arrow schema of a gallery's rows for features of length D."""
+    time = pa.timestamp("ms", "UTC")
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("tracklet", pa.string(), nullable=False),
+            pa.field("features", pa.list_(pa.float16(), dimension), nullable=False),
+            ("camera", pa.string()),
+            ("start", time),
+            ("end", time),
+            ("track", pa.int64()),
+            ("part", pa.string()),
+            ("prototype", pa.int64()),
+            ("crops", pa.int64()),
+            ("quality", pa.float32()),
+            ("identity", pa.int64()),
+            ("path", pa.string()),
+            ("picture", pa.binary()),
+            ("source", pa.string()),
+            ("added", time),
+            ("expires", time),
+        ]
+    )
+
+
+def tracklet_id(source: str, camera: str | None, track: int | None, part: object) -> str:
+    """Return the stable id of a tracklet: 20 hexadecimal digits of a hash of these values."""
+    text = "\0".join((source, camera or "", "" if track is None else str(track), str(part)))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Sightings:
+    """T tracklets as columns, before they become rows.
+
+    Attributes:
+        camera: `[T]` names, None where unknown.
+        track: `[T]` local id, -1 where unknown.
+        part: `[T]` texts that distinguish tracklets of one camera and track.
+        start, end: `[T]` milliseconds since 1970; `UNKNOWN_TIME` where unknown.
+        crops: `[T]` number of crops.
+        identity: `[T]` identity over cameras; -1 where unknown.
+    """
+
+    camera: NDArray[np.object_]
+    track: Integers
+    part: NDArray[np.object_]
+    start: Integers
+    end: Integers
+    crops: Integers
+    identity: Integers
+
+    def __len__(self) -> int:
+        """Return T."""
+        return len(self.track)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Converts frames to times: the cameras' clocks, and the time (ms since 1970) of their second 0."""
+
+    cameras: Cameras | None = None
+    epoch: int | None = None
+
+    def times(self, camera: str | None, frames: Integers) -> Integers:
+        """Return milliseconds since 1970 of each frame of a camera; `UNKNOWN_TIME` without an epoch.
+
+        Without cameras, 25 frames per second are assumed.
+        """
+        if self.epoch is None or camera is None:
+            return np.full(len(frames), UNKNOWN_TIME)
+        seconds = (frames - 1) / 25.0 if self.cameras is None else self.cameras[camera].seconds(frames)
+        return np.where(frames == UNKNOWN, UNKNOWN_TIME, self.epoch + np.round(1000 * seconds).astype(np.int64))
+
+
+def camera_names(table: Embeddings) -> NDArray[np.object_]:
+    """Return the camera of each row by name, None where unknown: `meta["camera_names"]`, else `cam01` for 1."""
+    names = np.full(len(table), None, object)
+    if table.camids is not None:
+        known = table.meta.get("camera_names")
+        for camid in np.unique(table.camids[table.camids != UNKNOWN]).tolist():
+            names[table.camids == camid] = known[camid] if known else f"cam{camid:02d}"
+    return names
+
+
+def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
+    """Return the tracklets of embedded crops, and the tracklet of each row `[N]`.
+
+    A tracklet is all crops of one camera and track, and of one identity where identities are known. A crop without a
+    track is a tracklet of its own; its path, or its row, is its part.
+    """
+    n = len(table)
+    unknown = np.full(n, UNKNOWN)
+    track = unknown if table.tracks is None else table.tracks
+    pids = unknown if table.pids is None else np.where(table.pids > 0, table.pids, UNKNOWN)
+    camids = unknown if table.camids is None else table.camids
+    frames = unknown if table.frames is None else table.frames
+    single = (track == UNKNOWN) | (camids == UNKNOWN)
+    keys = np.stack([single, camids, track, pids, np.where(single, np.arange(n), 0)])
+    _, first, owner, crops = np.unique(keys, axis=1, return_index=True, return_inverse=True, return_counts=True)
+    owner = owner.reshape(-1)
+    names = camera_names(table)
+    times = np.full(n, UNKNOWN_TIME)
+    for name in set(names.tolist()):
+        times[names == name] = clock.times(name, frames[names == name])
+    start, end = np.full(len(first), np.iinfo(np.int64).max), np.full(len(first), UNKNOWN_TIME)
+    np.minimum.at(start, owner, times)
+    np.maximum.at(end, owner, times)
+    part = np.where(pids[first] == UNKNOWN, "", pids[first].astype(str)).astype(object)
+    for row in np.flatnonzero(single[first]).tolist():
+        number = int(first[row])
+        part[row] = str(number) if table.paths is None else table.paths[number]
+    return Sightings(names[first], track[first], part, start, end, crops, pids[first]), owner
+
+
+def make_rows(
+    table: Embeddings,
+    sightings: Sightings,
+    owner: Integers,
+    *,
+    source: str,
+    added: int,
+    expires: int | None,
+    pictures: Sequence[bytes | None] | None = None,
+    keep_paths: bool = True,
+) -> tuple[pa.Table, int]:
+    """Return the rows of tracklets, and the number of crops that are left out: NaN, infinite or zero.
+
+    Args:
+        table: N crops.
+        sightings: T tracklets.
+        owner: `[N]` tracklet of each crop; -1 for a crop of none.
+        source: of the tracklets, part of their ids.
+        added, expires: milliseconds since 1970.
+        pictures: `[N]` JPEG of each crop, None where there is none.
+        keep_paths: whether to store the paths of crops.
+
+    Raises:
+        DataError: no crop has a feature.
+    """
+    rows = np.flatnonzero(owner >= 0)
+    features, owner = table.features[rows], owner[rows]
+    weights = None if table.quality is None else table.quality[rows].astype(np.float64)
+    pooled = pool_features(features, owner, len(sightings), weights)
+    chosen = select_prototypes(features, owner, pooled)
+    if not len(chosen):
+        raise DataError("There is no feature to add: all are NaN, infinite or zero. Embed the crops again.")
+    whose = owner[chosen]
+    is_first = np.append(True, np.diff(whose) != 0)
+    number = np.arange(len(whose)) - np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
+    ids = _ids(sightings, source)[whose]
+    crop = rows[chosen]
+
+    def integers(values: Integers) -> pa.Array:
+        return pa.array(values[whose], mask=values[whose] == UNKNOWN)
+
+    def times(values: Integers) -> pa.Array:
+        picked = values[whose]
+        unknown = picked == UNKNOWN_TIME
+        return pa.array(np.where(unknown, 0, picked), pa.int64(), mask=unknown).cast(pa.timestamp("ms", "UTC"))
+
+    def constant(value: Any, kind: pa.DataType) -> pa.Array:
+        return pa.repeat(pa.scalar(value, kind), len(whose))
+
+    time = pa.timestamp("ms", "UTC")
+    flat = unit_rows(features[chosen]).astype(np.float16).reshape(-1)
+    columns = {
+        "id": pa.array([f"{one}-{index}" for one, index in zip(ids.tolist(), number.tolist(), strict=True)]),
+        "tracklet": pa.array(ids, pa.string()),
+        "features": pa.FixedSizeListArray.from_arrays(pa.array(flat), table.dimension),
+        "camera": pa.array(sightings.camera[whose], pa.string()),
+        "start": times(sightings.start),
+        "end": times(sightings.end),
+        "track": integers(sightings.track),
+        "part": pa.array(sightings.part[whose], pa.string()),
+        "prototype": pa.array(number, pa.int64()),
+        "crops": pa.array(sightings.crops[whose], pa.int64()),
+        "quality": pa.array(pooled.quality[whose], pa.float32()),
+        "identity": integers(sightings.identity),
+        "path": constant(None, pa.string()),
+        "picture": constant(None, pa.binary()),
+        "source": constant(source, pa.string()),
+        "added": constant(added, time),
+        "expires": constant(expires, time),
+    }
+    if table.paths is not None and keep_paths:
+        columns["path"] = pa.array(table.paths[crop], pa.string())
+    if pictures is not None:
+        columns["picture"] = pa.array([pictures[row] for row in crop.tolist()], pa.binary())
+    return pa.table(columns, schema=schema(table.dimension)), int((~pooled.usable).sum())
+
+
+def _ids(sightings: Sightings, source: str) -> NDArray[np.object_]:
+    ids = np.empty(len(sightings), object)
+    columns = (sightings.camera, sightings.track.tolist(), sightings.part)
+    ids[:] = [tracklet_id(source, *values) for values in zip(*columns, strict=True)]
+    return ids

@@ -1,0 +1,117 @@
+"""Settings of a gallery and the description of its model, stored in gallery.json."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict
+
+from reid.config import Settings
+from reid.core.atomic import write_json
+from reid.core.errors import DataError, ModelError
+from reid.core.reading import read_json
+from reid.gallery.rows import FORMAT
+from reid.gallery.times import time_zone
+
+FILE = "gallery.json"
+KIND = "reid gallery"
+
+MODEL_KEYS = {
+    "model": "model",
+    "preprocessing_hash": "preprocessing",
+    "learned_metric": "learned metric",
+    "dimension": "dimension",
+    "metric": "metric",
+}
+"""Keys of `Embeddings.meta` that a gallery stores, and their names in messages."""
+
+
+def _check_zone(name: str) -> str:
+    time_zone(name)
+    return name
+
+
+class GallerySettings(Settings):
+    """How a gallery treats what is added to it and who searches it."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    zone: Annotated[str, AfterValidator(_check_zone)] = "UTC"
+    """Time zone of times without an offset, and of printed times, e.g. Europe/Berlin."""
+
+
+class GalleryFile:
+    """Content of gallery.json.
+
+    Attributes:
+        settings: of the gallery.
+        salt: of the hashes of erased tracklets.
+        model: what the features are of, by `MODEL_KEYS`; None until something is added.
+    """
+
+    def __init__(self, settings: GallerySettings, salt: bytes, model: dict[str, Any] | None = None) -> None:
+        self.settings, self.salt, self.model = settings, salt, model
+
+    @classmethod
+    def new(cls, settings: GallerySettings) -> GalleryFile:
+        """Return the content for a new gallery."""
+        return cls(settings, secrets.token_bytes(16))
+
+    @classmethod
+    def read(cls, folder: Path) -> GalleryFile:
+        """Read the file of a folder.
+
+        Raises:
+            DataError: missing, damaged, or of another format.
+        """
+        path = folder / FILE
+        content = read_json(path, "Create a gallery with `reid gallery create`.")
+        if content.get("kind") != KIND:
+            raise DataError(f"{path} is not of a gallery: its kind is {content.get('kind')!r}. Check the path.")
+        if content.get("format") != FORMAT:
+            raise DataError(
+                f"{folder} has format {content.get('format')!r}; this version reads {FORMAT}. Install the version that "
+                "reads it, or copy the gallery with a version that reads both (`reid gallery copy`)."
+            )
+        try:
+            salt, model = bytes.fromhex(content["salt"]), content["model"]
+            if not isinstance(model, dict | None):
+                raise ValueError("model")
+            return cls(GallerySettings.from_dict(content["settings"], str(path)), salt, model)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the file, completely or not at all."""
+        content = {"settings": self.settings.as_dict(), "salt": self.salt.hex(), "model": self.model}
+        write_json(folder / FILE, {"kind": KIND, "format": FORMAT, **content})
+
+    def check_fits(self, meta: Mapping[str, Any], dimension: int, subject: str, gallery: str) -> None:
+        """Raise an error if features cannot be compared with those of the gallery.
+
+        Raises:
+            ModelError: naming the first property that differs, and both values.
+        """
+        given = describe_model(meta, dimension)
+        if given["metric"] != "cosine":
+            raise ModelError(
+                f"{subject}: the features are for the metric {given['metric']!r}, but a gallery compares by cosine. "
+                "Use a model whose features are compared by cosine."
+            )
+        for key, name in MODEL_KEYS.items() if self.model is not None else ():
+            stored, other = (self.model or {}).get(key), given.get(key)
+            is_optional = key in ("model", "preprocessing_hash")  # unknown in embeddings of other programs
+            if stored != other and not (is_optional and None in (stored, other)):
+                raise ModelError(
+                    f"{subject} does not fit {gallery}: {name} {other!r} instead of {stored!r}. Embed with the model "
+                    f"of the gallery, or create another gallery."
+                )
+
+
+def describe_model(meta: Mapping[str, Any], dimension: int) -> dict[str, Any]:
+    """Return what a gallery stores about the model of features."""
+    known = {key: meta.get(key) for key in MODEL_KEYS}
+    return {**known, "dimension": dimension, "metric": meta.get("metric") or "cosine"}

@@ -1,0 +1,172 @@
+"""The embedded store: one LanceDB table in the gallery's folder. One process writes at a time; any number read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from reid.core.errors import DataError
+
+TABLE = "rows"
+_IDS_IN_A_FILTER = 2000
+
+
+def import_lancedb() -> Any:
+    """Return the module.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import lancedb
+    except ImportError as error:
+        raise DataError("A gallery needs LanceDB. Install it with: pip install 'reid-toolkit[gallery]'") from error
+    logging.getLogger("lance").setLevel(logging.ERROR)
+    return lancedb
+
+
+def quoted(text: str) -> str:
+    """Return a text as an SQL string, so that no name can change the meaning of a filter.
+
+    Example:
+        >>> quoted("O'Hare")
+        "'O''Hare'"
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+class LanceStore:
+    """Rows of one gallery in LanceDB.
+
+    Args:
+        folder: of the gallery; the table is the folder `rows.lance` in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._database = import_lancedb().connect(str(folder))
+
+    def _open(self) -> Any:
+        """Return the newest version of the table; None if nothing was ever added."""
+        if not (self.folder / f"{TABLE}.lance" / "_versions").is_dir():
+            return None
+        try:
+            return self._database.open_table(TABLE)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{self.folder}: the rows cannot be read: {_first_line(error)} Restore the folder from a copy."
+            ) from error
+
+    def version(self) -> int:
+        """Return a number that changes with the rows; 0 if nothing was ever added."""
+        table = self._open()
+        return 0 if table is None else int(table.version)
+
+    def read(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the newest version in batches.
+
+        Args:
+            columns: names.
+            where: SQL condition.
+        """
+        table = self._open()
+        if table is None:
+            return
+        query = table.search().select(list(columns)).limit(None)
+        try:
+            yield from (query.where(where) if where else query).to_batches()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(f"{self.folder}: the rows cannot be read: {_first_line(error)} Try again.") from error
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], key: str = "id") -> pa.Table | None:
+        """Return the rows with some ids, in any order; None if nothing was ever added."""
+        batches = [
+            batch for where in _conditions(key, ids) for batch in self.read([key, *(set(columns) - {key})], where)
+        ]
+        return pa.Table.from_batches(batches) if batches else None
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        table = self._open()
+        return 0 if table is None else int(table.count_rows())
+
+    def upsert(self, rows: pa.Table, replaced: Sequence[str]) -> None:
+        """Add rows, and replace all rows of some tracklets, completely or not at all.
+
+        Args:
+            rows: as `schema`.
+            replaced: those tracklets of the rows that are in the table already.
+        """
+        with _WriteErrors(self.folder):
+            table = self._open()
+            if table is None:
+                self._database.create_table(TABLE, rows)
+            elif not replaced:
+                table.add(rows)
+            else:
+                merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                old = f"tracklet IN ({', '.join(map(quoted, replaced))})"
+                merge.when_not_matched_by_source_delete(old).execute(rows)
+
+    def copy(self, folder: Path) -> None:
+        """Write the newest rows, without older versions, to a table in another folder."""
+        table = self._open()
+        if table is not None:
+            with _WriteErrors(folder):
+                rows = table.search().limit(None).to_batches()
+                import_lancedb().connect(str(folder)).create_table(TABLE, rows, schema=table.schema)
+
+    def delete(self, key: str, values: Iterable[str]) -> None:
+        """Delete the rows with some values of a text column. The bytes stay on the disk until `purge`."""
+        table = self._open()
+        if table is not None:
+            with _WriteErrors(self.folder):
+                for where in _conditions(key, list(values)):
+                    table.delete(where)
+
+    def purge(self) -> None:
+        """Rewrite the files that contain deleted rows, and remove all older versions from the disk.
+
+        No other process may write meanwhile. A process that is reading an older version may have to try again.
+        """
+        table = self._open()
+        if table is not None:
+            with _WriteErrors(self.folder), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # other processes cannot write, because the caller has the lock
+                table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+    def files(self) -> list[Path]:
+        """Return all files of the table."""
+        return sorted(path for path in (self.folder / f"{TABLE}.lance").rglob("*") if path.is_file())
+
+
+class _WriteErrors:
+    """Context in which errors of LanceDB become DataErrors."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | RuntimeError):
+            raise DataError(
+                f"Cannot write {self.folder}: {_first_line(error)} The gallery is unchanged. Free some space, or use a "
+                "writable folder."
+            ) from error
+
+
+def _conditions(key: str, values: Sequence[str]) -> Iterator[str]:
+    for start in range(0, len(values), _IDS_IN_A_FILTER):
+        yield f"{key} IN ({', '.join(map(quoted, values[start : start + _IDS_IN_A_FILTER]))})"
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{(str(error).splitlines() or [type(error).__name__])[0][:200]}."

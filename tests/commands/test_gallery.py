@@ -1,0 +1,113 @@
+"""`reid gallery` and `reid search` from files to answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.embedding.embedder import Embedder
+from reid.embedding.table import Embeddings
+from reid.models import build_model
+from reid.models.checkpoints import save_checkpoint
+
+pytest.importorskip("lancedb")
+
+META = {"model": "m", "camera_names": ["door", "hall"]}
+MATCHED = """identity,camera,track,first_time,last_time,first_frame,last_frame,frames,confidence
+1,door,5,10.000,11.000,251,276,26,1.0000
+1,hall,9,40.000,41.000,1001,1026,26,1.0000
+2,door,6,12.000,13.000,301,326,26,1.0000
+"""
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+@pytest.fixture
+def matched(tmp_path):
+    """The folder of a match of three tracklets, with embeddings of four crops; the last is of no tracklet."""
+    features = [[1, 0, 0], [0.9, 0.1, 0], [0, 0, 1], [0, 1, 0]]
+    table = Embeddings(features, camids=[0, 1, 0, 0], tracks=[5, 9, 6, 5], frames=[260, 1010, 310, 999], meta=META)
+    (tmp_path / "matched").mkdir()
+    table.save(tmp_path / "matched/embeddings.parquet")
+    (tmp_path / "matched/identities.csv").write_text(MATCHED)
+    Embeddings([[1, 0, 0]], meta={"model": "m"}).save(tmp_path / "query.parquet")
+    return tmp_path
+
+
+def test_a_match_is_added_and_searched_by_identity(matched) -> None:
+    shop = matched / "shop"
+    run("gallery", "create", shop, "--zone", "Europe/Berlin")
+    text = run("gallery", "add", shop, matched / "matched", "--start", "2026-07-01 08:00", "--source", "monday")
+    assert "3 tracklets (3 rows) added" in text
+    assert "3 of them replaced" in run("gallery", "add", shop, matched / "matched", "--source", "monday",
+                                       "--start", "2026-07-01T06:00:00Z")  # fmt: skip
+    out = matched / "answer.json"
+    text = run("search", shop, "--photo", matched / "query.parquet", "--out", out)
+    assert "Ranks only, because there is no calibration" in text
+    answer = json.loads(out.read_text())
+    assert [(hit["camera"], hit["track"], hit["identity"]) for hit in answer["hits"]] == [
+        ("door", 5, 1), ("hall", 9, 1), ("door", 6, 2),
+    ]  # fmt: skip
+    assert answer["people"] == [[0, 1], [2]]
+    assert answer["found"] is None
+    run("search", shop, "--photo", matched / "query.parquet", "--from", "2026-07-01 08:00:30", "--camera", "hall",
+        "--out", matched / "answer.csv")  # fmt: skip
+    with open(matched / "answer.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["camera"], row["from"], row["rank"]) for row in rows] == [("hall", "2026-07-01 08:00:40+02:00", "1")]
+    info = run("gallery", "info", shop)
+    assert "3 tracklets, 3 rows" in info
+    assert "2026-07-01 08:00:10+02:00" in info
+    assert "no problems" in run("gallery", "check", shop)
+    assert "3 rows copied" in run("gallery", "copy", shop, matched / "copy")
+
+
+def test_errors_name_the_value_and_the_fix(matched) -> None:
+    shop, query = matched / "shop", matched / "query.parquet"
+    run("gallery", "create", shop)
+    run("gallery", "add", shop, matched / "matched")
+    assert "Use an IANA name" in run("gallery", "create", matched / "x", "--zone", "Mars", code=1)
+    assert "Did you mean 'door'" in run("search", shop, "--photo", query, "--camera", "dor", code=1)
+    assert "must end in .json or .csv" in run("search", shop, "--photo", query, "--out", "x.txt", code=1)
+    (matched / "empty").mkdir()
+    assert "no embeddings.parquet" in run("gallery", "add", shop, matched / "empty", code=1)
+    assert "identities.csv: No such file" in run(
+        "gallery", "add", shop, matched / "empty", "--embeddings", matched / "matched/embeddings.parquet", code=1
+    )
+    Embeddings([[1, 0, 0]], meta={"model": "other"}).save(query)
+    assert "model 'other' instead of 'm'" in run("search", shop, "--photo", query, code=1)
+
+
+@pytest.mark.slow
+def test_a_photo_is_embedded_and_a_wide_one_needs_a_box(tmp_path) -> None:
+    model, rng = tmp_path / "best.pt", np.random.default_rng(0)
+    save_checkpoint(model, build_model("light10", height=32, width=16))
+    for name in range(3):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(0, 255, (64, 32, 3), dtype=np.uint8))
+    Embedder(model).table([str(tmp_path / f"{name}.png") for name in range(3)]).save(tmp_path / "crops.parquet")
+    run("gallery", "create", tmp_path / "g")
+    run("gallery", "add", tmp_path / "g", tmp_path / "crops.parquet")
+    person = cv2.imread(str(tmp_path / "1.png"))
+    scene = np.zeros((100, 200, 3), np.uint8)
+    scene[20:84, 50:82] = person
+    cv2.imwrite(str(tmp_path / "scene.png"), scene)
+    given = ("search", tmp_path / "g", "--model", model, "--top", 1, "--out", tmp_path / "a.json", "--photo")
+    for arguments in ([tmp_path / "1.png"], [tmp_path / "scene.png", "--box", "50,20,32,64"]):
+        run(*given, *arguments)
+        hit = json.loads((tmp_path / "a.json").read_text())["hits"][0]
+        assert hit["path"].endswith("1.png")
+        assert hit["distance"] < 1e-3
+    assert "Pass the person's box" in run(*given, tmp_path / "scene.png", code=1)
+    assert "outside of" in run(*given, tmp_path / "scene.png", "--box", "500,20,32,64", code=1)
+    assert "box" in run(*given, tmp_path / "scene.png", "--box", "50,20", code=1)
+    assert "A photo needs --model" in run("search", tmp_path / "g", "--photo", tmp_path / "1.png", code=1)
