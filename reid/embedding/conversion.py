@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,18 @@ def trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) ->
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{model.spec['backbone']} cannot be converted to {form}: {text}") from error
     if script:
-        path.write_bytes(script)  # torch's own writer aborts the process if the disk is full
+        _write_script(script, path)
+
+
+def _write_script(script: bytes, path: Path) -> None:
+    """Write TorchScript without the call stacks of its tracing, which contain local paths and vary by caller.
+
+    torch's own writer would also abort the process if the disk is full.
+    """
+    with zipfile.ZipFile(io.BytesIO(script)) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if not name.endswith((".debug_pkl", "/serialization_id")):  # the id is a digest of all entries
+                target.writestr(zipfile.ZipInfo(name), source.read(name))
 
 
 def openvino_network(model: ReIDModel | ForeignModel, scratch: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,9 @@ from reid.models.preprocessing import Preprocessing
 
 FORMATS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}
 """Runtimes that read a file, by its suffix; the preferred one first."""
+
+MOST_VALUES = 2**28
+"""Most values in a batch of the size that a file fixes, 1 GiB as float32."""
 
 _FLOATS = {"float": "float32", "float16": "float16", "f32": "float32", "f16": "float16"}
 
@@ -123,6 +127,11 @@ class ForeignModel:
             raise ModelError(f"The input of {path} is {kind} {_describe(shape)}. Convert it to float32 [B, 3, H, W].")
         self._dtype, self._batch = _FLOATS[kind], shape[0]
         self.preprocessing, wanted = _find_preprocessing(path, preprocessing, shape[2:])
+        if (values := (self._batch or 1) * 3 * math.prod(self.preprocessing.size)) > MOST_VALUES:
+            problem = (
+                f"{path} takes {_describe(shape)}, {values:.1e} values at a time; at most {MOST_VALUES} are allowed"
+            )
+            raise ModelError(f"{problem}. Export it with an open batch size and a usual image size.")
         output = wanted or (outputs[0] if len(outputs) == 1 else "")
         if output not in outputs:
             problem = f"{path} has {len(outputs)} outputs, and none is called {output!r}"

@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,3 +304,13 @@ def test_network_that_cannot_be_traced_is_an_error(tmp_path):
     with pytest.raises(ReidError, match="light14 cannot be converted to onnx: "):
         export_bundle(model, tmp_path / "m.bundle", to="onnx", model_id="m")
     assert not (tmp_path / "m.bundle").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torchscript"])
+def test_networks_contain_no_local_paths(form):
+    """As the call stacks of tracing would, which also make the file depend on the caller."""
+    pytest.importorskip(reader.PACKAGES[reader.READERS[form][0]])
+    for path in bundle(form).iterdir():
+        for place in (reader.__file__, torch.__file__, __file__):
+            assert str(Path(place).parent).encode() not in path.read_bytes(), path.name

@@ -25,13 +25,16 @@ from reid.data.layouts import load_benchmark
 from reid.data.videos import Video
 from reid.embedding.calibration_file import load_calibration
 from reid.embedding.learned_metric import LearnedMetric
-from reid.embedding.runtimes import open_bundle
+from reid.embedding.runtimes import ForeignModel, open_bundle
 from reid.embedding.table import Embeddings
 from reid.models.checkpoints import load_model
+from reid.models.preprocessing import Preprocessing
 from reid.models.pretrained import read_weights
 from reid.mtmc.cameras import read_cameras
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.track_files import read_tracks
+
+PREPROCESSING = Preprocessing.from_dict({"size": (16, 8), "mean": [0.4] * 3, "std": [0.2] * 3, "channel_order": "rgb"})
 
 
 def read_video(path: str) -> None:
@@ -63,6 +66,9 @@ READERS: dict[str, Callable[[str], Any]] = {
     "checkpoint": load_model,
     "bundle": lambda path: open_bundle(Path(path).parent),
     "video": read_video,
+    "ONNX model in onnxruntime": lambda path: ForeignModel(path, preprocessing=PREPROCESSING, runtime="onnx"),
+    "ONNX model in OpenVINO": lambda path: ForeignModel(path, preprocessing=PREPROCESSING, runtime="openvino"),
+    "OpenVINO model": lambda path: ForeignModel(path, preprocessing=PREPROCESSING),
 }
 
 

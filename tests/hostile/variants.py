@@ -32,6 +32,7 @@ from reid.evaluation import calibrate
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
 from tests.data.trees import CUHK, MARKET, write_images
+from tests.hostile.model_variants import hostile_models, model_samples, surround_model
 
 DEEP = 100_000
 TRUNCATIONS, FLIPS = 5, 8
@@ -90,6 +91,7 @@ def variants(folder: Path) -> Iterator[Variant]:
         *hostile_tables(),
         *hostile_texts(),
         *hostile_weights(),
+        *hostile_models(),
     ):
         yield write(reader, name, file, content, must_be_refused=not name.startswith(HARMLESS))
 
@@ -109,6 +111,7 @@ HARMLESS = (
 
 def _surround(reader: str, folder: Path) -> None:
     """Write the files that the reader needs beside the one that is tested."""
+    surround_model(reader, folder)
     if reader == "cuhk03 split":
         write_images(folder, {"images_labeled": [name for part in CUHK.values() for name in part]})
     if reader == "msmt17 list":
@@ -183,6 +186,8 @@ def samples(folder: Path) -> Iterator[Sample]:
     for _ in range(10):
         writer.write(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
     writer.release()
+    for reader, file, content in model_samples():
+        yield Sample(reader, file, content)
     yield Sample("video", "a.avi", (folder / "a.avi").read_bytes(), strict=False)
 
 
