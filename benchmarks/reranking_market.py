@@ -1,7 +1,8 @@
 """What re-ranking and query expansion gain: `python -m benchmarks.reranking_market FILE.npz …`.
 
 Files hold `{query,gallery}_{features,pids,camids}`. Prints a Markdown table for each: cosine or re-ranked distances,
-precision AP, cross-camera, in percent; and the sweep over settings with `--sweep`.
+precision AP, cross-camera, in percent; the sweep over settings with `--sweep`; with `--small A|B`, k1=20 and
+k1="auto" on small galleries of every second identity (A: the choice of its constants, B: its report).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import click
 import numpy as np
 
 from reid.evaluation import (
+    auto_neighbours,
+    estimate_identity_size,
     evaluate,
     evaluate_distances,
     expand_gallery,
@@ -108,13 +111,59 @@ def sweep(case):
         case.score(f"CA-Jaccard, k1 {k1} k2 {k2} λ={weight}", lambda settings=settings: case.by_camera(**settings))
 
 
+def cut(arrays, half, n_queries, n_crops, distractors, seed=0):
+    """Queries and gallery of every second identity: at most so many queries and gallery crops of each.
+
+    `distractors`: so many crops of nobody in a query (pid 0), as a multiple of the others.
+    """
+    rng = np.random.default_rng(seed)
+
+    def some(part, pid, most):
+        rows = np.flatnonzero(arrays[f"{part}_pids"] == pid)
+        return rng.permutation(rows)[:most]
+
+    ids = np.unique(arrays["query_pids"])["AB".index(half) :: 2]
+    query = np.sort(np.concatenate([some("query", pid, n_queries) for pid in ids]))
+    gallery = np.concatenate([some("gallery", pid, n_crops) for pid in ids])
+    gallery = np.sort(np.append(gallery, some("gallery", 0, round(distractors * len(gallery)))))
+    parts = (("query", query), ("gallery", gallery))
+    return [arrays[f"{part}_{name}"][rows] for name in ("features", "pids", "camids") for part, rows in parts]
+
+
+def small_galleries(path, half):
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file}
+    print("| queries | gallery crops per identity | estimate | k1, k2 | plain | k1=20 | k1=auto |")
+    print("|---|---|---|---|---|---|---|")
+    every = 10**6
+    cases = [(n, crops, 0) for n in (1, every) for crops in (1, 2, 3, 5, 10)]
+    cases += [(1, 2, 1), (1, 5, 1), (every, 2, 1), (every, 5, 1), (every, every, 0), (every, every, 1)]
+    for n_queries, n_crops, distractors in cases:
+        query, gallery, *labels = cut(arrays, half, n_queries, n_crops, distractors)
+        query, gallery = query.astype(np.float32), gallery.astype(np.float32)
+        size = estimate_identity_size(np.concatenate([query, gallery]))
+        k1, k2 = auto_neighbours(size)
+        results = [evaluate(query, gallery, *labels)] + [
+            evaluate_distances(rerank(query, gallery, k1=one, k2=two, metric="cosine"), *labels)
+            for one, two in ((20, 6), (k1, k2))
+        ]
+        scores = " | ".join(f"{100 * result.mAP:.1f} / {100 * result.rank(1):.1f}" for result in results)
+        names = ["all" if number == every else str(number) for number in (n_queries, n_crops)]
+        names[1] += " and as many of others" if distractors else ""
+        print(f"| {' | '.join(names)} | {size:.1f} | {k1}, {k2} | {scores} |", flush=True)
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
 @click.option("--sweep", "sweeping", is_flag=True, help="Sweep over settings instead.")
-def main(files: tuple[Path, ...], sweeping: bool) -> None:
+@click.option("--small", type=click.Choice(["A", "B"]), help="Small galleries of half of the identities instead.")
+def main(files: tuple[Path, ...], sweeping: bool, small: str | None) -> None:
     """Print what re-ranking and query expansion gain on real embeddings."""
     for path in files:
         print(f"\n{Path(path).stem}\n")
+        if small:
+            small_galleries(path, small)
+            continue
         print("| method | mAP | mINP | rank-1 | rank-5 | rank-10 | seconds |\n|---|---|---|---|---|---|---|")
         (sweep if sweeping else table)(Case(path))
 

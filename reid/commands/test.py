@@ -114,6 +114,8 @@ def print_results(results: Sequence[SetResults], out: Path) -> None:
         rows.append(Scored(one.name, one.model, one.ranking))
         if one.reranked is not None:
             rows.append(Scored(one.name, one.model, one.reranked, reranked=True))
+            console.print(f"{one.name}: about {one.identity_size:.1f} crops per identity, estimated without labels")
+            console.print(f"{one.name}: {one.reranked.protocol['metric']}")
     console.print(results_table(rows))
     console.print(f"CMC curve: {out / 'cmc.png'}")
     for one in results:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 from itertools import islice
+from numbers import Real
 
 
 class ReidError(ValueError):
@@ -77,9 +78,8 @@ def check_number(
     Raises:
         ConfigError: naming the setting, the range and the value.
     """
-    if value is None or (
-        math.isfinite(value) and low <= value <= high and value not in (low,) * above + (high,) * below
-    ):
+    refused = (math.inf, -math.inf, *(low,) * above, *(high,) * below)
+    if value is None or (isinstance(value, Real) and low <= value <= high and value not in refused):
         return
     least = f"above {low:g}" if above else f"{low:g} or more"
     most = "" if high == math.inf else f" and below {high:g}" if below else f" and at most {high:g}"

@@ -1,12 +1,13 @@
 """Ranking, re-ranking, verification and calibration of features. Works on arrays only."""
 
 from reid.evaluation.calibration import Calibration, calibrate
+from reid.evaluation.clustering import estimate_identity_size
 from reid.evaluation.expansion import expand_gallery, expand_queries
 from reid.evaluation.identification import OpenSetResult, open_set
 from reid.evaluation.pairs import PairCounts, count_pairs
 from reid.evaluation.ranking import CameraPairs, RankingResult, evaluate, evaluate_distances, top_matches
 from reid.evaluation.reassociation import GapScores, ReassociationResult, reassociate
-from reid.evaluation.rerank import RerankedPairs, Reranking, rerank, rerank_blocks, rerank_within
+from reid.evaluation.rerank import RerankedPairs, Reranking, auto_neighbours, rerank, rerank_blocks, rerank_within
 from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
 from reid.evaluation.track_calibration import calibrate_tracks
 from reid.evaluation.verification import VerificationResult, verify
@@ -23,9 +24,11 @@ __all__ = [
     "Reranking",
     "SingleShotResult",
     "VerificationResult",
+    "auto_neighbours",
     "calibrate",
     "calibrate_tracks",
     "count_pairs",
+    "estimate_identity_size",
     "evaluate",
     "evaluate_distances",
     "expand_gallery",

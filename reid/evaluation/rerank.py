@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from scipy import sparse
 
 from reid.core.arrays import integer_column
 from reid.core.errors import ConfigError, DataError, check_number
+from reid.evaluation.clustering import estimate_identity_size
 from reid.evaluation.features import (
     MEMORY_LIMIT,
     EmbeddingTable,
@@ -38,7 +39,8 @@ class Reranking:
     """Settings of re-ranking; see `rerank` for the method. The defaults are those of the authors' code.
 
     Attributes:
-        k1: neighbours besides the item itself. Camera-aware: neighbours in other cameras.
+        k1: neighbours besides the item itself. Camera-aware: neighbours in other cameras. "auto" (not camera-aware)
+            estimates the size of identities from the features, see `auto_neighbours`; k2 is then an upper limit.
         k2: items averaged in the local query expansion, the item itself among them; 1 turns it off. Camera-aware: of
             both lists together.
         lambda_value: weight λ of the original distance, 0..1.
@@ -56,7 +58,7 @@ class Reranking:
         'k-reciprocal re-ranked distance (k1=30, k2=6'
     """
 
-    k1: int = 20
+    k1: int | Literal["auto"] = 20
     k2: int = 6
     lambda_value: float = 0.3
     metric: Metric = "euclidean"
@@ -65,7 +67,13 @@ class Reranking:
     k2_intra: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("k1", "k2", *(("k1_intra", "k2_intra") if self.camera_aware else ())):
+        if self.k1 == "auto" and self.camera_aware:
+            raise ConfigError("k1='auto' is for plain re-ranking. Set k1 to a number, or turn camera_aware off.")
+        for name in (
+            *(("k1",) if self.k1 != "auto" else ()),
+            "k2",
+            *(("k1_intra", "k2_intra") if self.camera_aware else ()),
+        ):
             check_number(name, getattr(self, name), 1)
         check_number("lambda_value", self.lambda_value, 0, 1)
         if self.camera_aware and self.k2 < self.k2_intra:
@@ -88,6 +96,21 @@ class Reranking:
             f"{method} re-ranked distance ({counts}, λ={self.lambda_value:g}; original distance: squared "
             f"Euclidean{normalised} divided by the largest in its row)"
         )
+
+
+def auto_neighbours(identity_size: float, k2: int = 6) -> tuple[int, int]:
+    """Return k1 and k2 for a set with so many items per identity (`estimate_identity_size`).
+
+    k1 is twice the size, rounded, from 4 to 20 (the authors' k1, which suits Market-1501); k2 is 0.3 k1, rounded, as
+    in the authors' 20 and 6, and at most `k2`. The factor was chosen on half of the identities of Market-1501; see
+    docs/reranking.md.
+
+    Example:
+        >>> auto_neighbours(3.0), auto_neighbours(12.0)
+        ((6, 2), (20, 6))
+    """
+    k1 = int(np.clip(round(2 * identity_size), 4, 20))
+    return k1, min(k2, round(0.3 * k1))
 
 
 PLAIN = Reranking()
@@ -148,7 +171,8 @@ def rerank(
         query_camids: `[Q]` integers (-1: unknown, which is no item's own camera); used by `camera_aware` only.
         gallery_camids: `[G]`.
         memory_limit: bytes of a block of distances (at least one row).
-        options: the attributes of `Reranking`: k1, k2, lambda_value, metric, camera_aware, k1_intra and k2_intra.
+        options: the attributes of `Reranking`: k1 (a number or "auto"), k2, lambda_value, metric, camera_aware,
+            k1_intra and k2_intra.
 
     Raises:
         DataError: shapes that do not fit, missing camera ids, or a feature that is NaN, infinite or (cosine) zero.
@@ -321,6 +345,8 @@ class _Encoded:
         neighbours: Neighbours | None = None,
     ) -> None:
         k1, k2 = settings.k1, settings.k2
+        if isinstance(k1, str):
+            k1, k2 = auto_neighbours(estimate_identity_size(items.features), k2)
         if items.cameras is not None:
             own, k2_inter = settings.k1_intra, k2 - settings.k2_intra
             neighbours, other = nearest_items_by_camera(

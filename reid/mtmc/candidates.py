@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.features import MEMORY_LIMIT, centred, one_thread
-from reid.evaluation.neighbours import Neighbours, nearest_items, workers
+from reid.evaluation.clustering import Candidates
+from reid.evaluation.features import one_thread
+from reid.evaluation.neighbours import Neighbours, workers
 from reid.evaluation.rerank import Reranking, rerank_within
-from reid.mtmc.pooling import Features, Mask, normalise_rows
+from reid.mtmc.pooling import Features, normalise_rows
 
 PRIOR_TRACKLETS = 10.0
 """Weight of the mean over all cameras in each camera's mean, as a number of tracklets."""
@@ -25,32 +25,6 @@ MAX_PAIRS_PER_TRACKLET = 60
 
 MAX_JACCARD = 0.95
 """Re-ranked pairs with a larger Jaccard distance are dropped; they count as `far`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Pairs of tracklets that are similar enough to be considered: each once, `first < second`, sorted.
-
-    Attributes:
-        first, second: `[L]` int64 rows.
-        distance: `[L]` float32.
-        far: Distance of every pair that is not a candidate.
-        tracklets: T.
-    """
-
-    first: Integers
-    second: Integers
-    distance: Features
-    far: float
-    tracklets: int
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return len(self.first)
-
-    def take(self, rows: NDArray[np.integer] | Mask) -> Candidates:
-        """Return the candidates of the given rows or mask."""
-        return Candidates(self.first[rows], self.second[rows], self.distance[rows], self.far, self.tracklets)
 
 
 @dataclass(eq=False)
@@ -153,26 +127,6 @@ def _inverse_root(covariance: Tensor, strength: float) -> Tensor:
     return (vectors * values.clamp(min=ridge).rsqrt()) @ vectors.T
 
 
-def find_neighbours(features: Features, k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
-    """Exact k nearest neighbours of each L2-normalised feature, itself first; equal distances in row order."""
-    return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
-
-
-def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
-    """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
-
-    `far` is 1, the distance of random features after centring.
-    """
-    n = len(features)
-    other = neighbours.nearest
-    rows = np.repeat(np.arange(n), other.shape[1])
-    other = other.reshape(-1)
-    keep = rows != other
-    code = np.unique(np.minimum(rows, other)[keep] * n + np.maximum(rows, other)[keep])
-    first, second = code // n, code % n
-    return Candidates(first, second, cosine_distances(features, first, second), 1.0, n)
-
-
 def reranked_candidates(features: Features, neighbours: Neighbours, k1: int, lambda_value: float = 0.3) -> Candidates:
     """Pairs that share a k-reciprocal neighbour, with distance `(1 − λ) Jaccard + λ cosine`.
 
@@ -196,16 +150,6 @@ def reranked_candidates(features: Features, neighbours: Neighbours, k1: int, lam
     i, j = rows[kept].astype(np.int64), columns[kept].astype(np.int64)
     code, at = np.unique(np.minimum(i, j) * n + np.maximum(i, j), return_index=True)
     return Candidates(code // n, code % n, mixed[kept[at]], 1.0, n)
-
-
-def cosine_distances(features: Features, first: Integers, second: Integers) -> Features:
-    """Cosine distance `1 − f_i · f_j` of each pair, computed in blocks."""
-    distance = np.empty(len(first), np.float32)
-    step = max(1, 2**20 // (4 * features.shape[1]))
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        distance[part] = 1 - np.einsum("nd,nd->n", features[first[part]], features[second[part]])
-    return distance
 
 
 def pair_distances(candidates: Candidates, first: Integers, second: Integers) -> Floats:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from reid.data.tracks import Floats
-from reid.mtmc.candidates import Candidates, pair_distances
+from reid.evaluation.clustering import Candidates
+from reid.mtmc.candidates import pair_distances
 from reid.mtmc.ground import GroundEvidence
 from reid.mtmc.pooling import Mask
 

@@ -14,15 +14,16 @@ from reid.config import MatchSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
 from reid.embedding.table import Embeddings
-from reid.mtmc.candidates import (
-    CameraWhitening,
+from reid.evaluation.clustering import (
+    MAX_THRESHOLD,
     Candidates,
+    ThresholdSelection,
     cosine_candidates,
     cosine_distances,
     find_neighbours,
-    pair_distances,
-    reranked_candidates,
+    select_threshold,
 )
+from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.evidence import link_evidence
 from reid.mtmc.ground import GapJoin, GroundEvidence, join_over_gaps, measure_distances
@@ -39,7 +40,7 @@ from reid.mtmc.solvers import (
     reassign,
     single_linkage,
 )
-from reid.mtmc.thresholds import MAX_THRESHOLD, PREFERRED_THRESHOLD, ThresholdSelection, fit_odds, select_threshold
+from reid.mtmc.thresholds import PREFERRED_THRESHOLD, fit_odds
 from reid.mtmc.tracklets import Tracklets
 from reid.mtmc.transitions import TransitionModel, clock_offsets, fit_transitions
 

@@ -13,16 +13,13 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from reid.config import Solver
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
-from reid.mtmc.candidates import Candidates
+from reid.evaluation.clustering import Candidates, Join, average_linkage, sum_by_cluster_pair
 from reid.mtmc.constraints import Rules
 from reid.mtmc.pooling import Mask
 from reid.mtmc.transitions import group_by_cameras
 
 SOLVERS: tuple[str, ...] = get_args(Solver)
 """Names of the solvers."""
-
-Join = tuple[float, int, int]
-"""One join: distance, number of the kept cluster, number of the removed cluster."""
 
 _MAX_PASSES = 5
 _MIN_GAIN = 1e-9
@@ -73,6 +70,13 @@ class Clusters:
                 allowed[part] = ~np.logical_or.reduceat(self.rules.violations(first, second) != 0, begins)
         return allowed
 
+    def join_each(self, kept: Integers, removed: Integers) -> Mask:
+        """`join` the pairs of clusters that the rules allow, and return which, `[n]`. Each cluster is in one pair."""
+        allowed = self.may_join_each(kept, removed)
+        for pair in zip(kept[allowed].tolist(), removed[allowed].tolist(), strict=True):
+            self.join(*pair)
+        return allowed
+
     def join(self, kept: int, removed: int) -> None:
         """Move all members of the second cluster into the first."""
         self.labels[self.members[removed]] = kept
@@ -118,65 +122,10 @@ def apply_stitching(clusters: Clusters) -> None:
 
 
 def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> list[Join]:
-    """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
-
-    The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
-    count as `far`. A join is made only if the rules allow every pair. Ties: lower cluster numbers first; the lower
-    number is kept.
-
-    All pairs of clusters that are each other's nearest are joined in one round. This gives the same joins as one at a
-    time, because a join never brings a third cluster closer than the closer of the two was, and never makes a
-    forbidden pair allowed. For the same reason a cluster whose nearest cluster is beyond `threshold` is finished.
-
-    Returns:
-        The joins, sorted by mean distance.
-    """
-    far, n = candidates.far, len(clusters.labels)
-    has_feature = clusters.rules.tracklets.has_feature
+    """`average_linkage` of the clusters. A join is made only if the rules allow every pair of members."""
     allowed = clusters.rules.violations(candidates.first, candidates.second) == 0
-    # Stored for each pair of clusters: S = Σ (far − distance) over its candidate pairs; the total is `pairs · far − S`.
-    similarity = np.where(allowed, far - candidates.distance.astype(np.float64), -np.inf)
-    size = np.array([int(has_feature[rows].sum()) for rows in clusters.members], np.int64)
-    height = np.full(n, -np.inf)
-    a, b = clusters.labels[candidates.first], clusters.labels[candidates.second]
-    # Candidate pairs without two features are counted one by one, the others by the sizes.
-    extra = (~(has_feature[candidates.first] & has_feature[candidates.second])).astype(np.float64)
-    extra = _between(a, b, extra, n)[2]
-    low, high, similarity = _between(a, b, similarity, n)
-    joins: list[Join] = []
-    while True:
-        value = far - similarity / (size[low] * size[high] + extra)
-        least = np.full(n, np.inf)
-        np.minimum.at(least, low, value)
-        np.minimum.at(least, high, value)
-        alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
-        if len(alive) == 0:
-            return sorted(joins, key=lambda join: join[0])
-        low, high, similarity, value, extra = low[alive], high[alive], similarity[alive], value[alive], extra[alive]
-        partner = np.full(n, n)
-        for one, other in ((low, high), (high, low)):
-            best = value == least[one]
-            np.minimum.at(partner, one[best], other[best])
-        mutual = np.flatnonzero((partner[low] == high) & (partner[high] == low))
-        allowed = clusters.may_join_each(low[mutual], high[mutual])
-        similarity[mutual[~allowed]] = -np.inf
-        made = mutual[allowed]
-        keep, gone = low[made], high[made]
-        height[keep] = np.maximum(value[made], np.maximum(height[keep], height[gone]))
-        for join in zip(height[keep].tolist(), keep.tolist(), gone.tolist(), strict=True):
-            clusters.join(join[1], join[2])
-            joins.append(join)
-        size[keep] += size[gone]
-        number = np.arange(n)
-        number[gone] = keep
-        changed = np.zeros(n, bool)
-        changed[keep] = changed[gone] = True
-        touched = changed[low] | changed[high]
-        a, b = number[low[touched]], number[high[touched]]
-        fresh = *_between(a, b, similarity[touched], n), _between(a, b, extra[touched], n)[2]
-        low, high, similarity, extra = (
-            np.concatenate([old[~touched], new]) for old, new in zip((low, high, similarity, extra), fresh, strict=True)
-        )
+    has_feature = clusters.rules.tracklets.has_feature
+    return average_linkage(candidates, threshold, clusters.labels, has_feature, allowed, clusters.join_each)
 
 
 def decision_distances(candidates: Candidates, identity: Integers, start: Clusters) -> Floats:
@@ -209,23 +158,14 @@ def decision_distances(candidates: Candidates, identity: Integers, start: Cluste
     size = np.bincount(identity, has_feature, minlength=int(identity.max(initial=0)) + 1)
     similarity = candidates.far - candidates.distance.astype(np.float64)
     extra = (~(has_feature[first] & has_feature[second])).astype(np.float64)
-    extra = _between(identity[first], identity[second], extra, len(size))[2]
-    low, high, similarity = _between(identity[first], identity[second], similarity, len(size))
+    extra = sum_by_cluster_pair(identity[first], identity[second], extra, len(size))[2]
+    low, high, similarity = sum_by_cluster_pair(identity[first], identity[second], similarity, len(size))
     mean = candidates.far - similarity / (size[low] * size[high] + extra)
     code = np.minimum(identity[first], identity[second]) * len(size) + np.maximum(identity[first], identity[second])
     distance = np.zeros(len(candidates))
     distance[same] = heights[joined_at]
     distance[~same] = mean[np.searchsorted(low * len(size) + high, code[~same])]
     return distance
-
-
-def _between(a: Integers, b: Integers, similarity: Floats, n: int) -> tuple[Integers, Integers, Floats]:
-    """Sum values by pair of different clusters, of n clusters: lower number, higher number, sum."""
-    code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
-    total = np.bincount(index, similarity, minlength=len(code))
-    low, high = np.divmod(code, n)
-    different = low != high
-    return low[different], high[different], total[different]
 
 
 def correlation(costs: Candidates, clusters: Clusters) -> None:

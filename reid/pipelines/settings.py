@@ -38,8 +38,8 @@ class TestSettings(ModelSettings):
     """Also score after k-reciprocal re-ranking."""
     camera_aware: bool = False
     """Also score after camera-aware re-ranking (CA-Jaccard), which has its own k1 and k2."""
-    k1: Positive = 20
-    """Number of neighbours in k-reciprocal re-ranking."""
+    k1: Positive | Literal["auto"] = 20
+    """Neighbours in k-reciprocal re-ranking; "auto" fits k1 and k2 to the estimated crops per identity."""
     k2: Positive = 6
     """Number of neighbours in query expansion."""
     lambda_value: float = Field(default=0.3, ge=0, le=1)

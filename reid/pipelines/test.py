@@ -36,6 +36,9 @@ from reid.report import Applied, Drawing, SetResults
 from reid.report.evaluation_page import ACTIVATIONS, CALIBRATION, CAMERAS, POINTS, VERIFICATION
 from reid.report.page import shorten_all_paths
 
+LARGE_K1 = 3.0
+"""Warn about a k1 of re-ranking that is more than so many times the estimated number of crops per identity."""
+
 LIST_LENGTH = 10
 ACTIVATED = 6
 """Queries whose activation maps are shown, each with the first of its list."""
@@ -164,9 +167,10 @@ class _TestedSet:
             "cross_camera": self.split.cross_camera, "ap": self.settings.ap, "camera_pairs": self.cameras_known
         }  # fmt: skip
         ranking = evaluation.evaluate(self.query, self.gallery, **rules)
-        reranked = None
+        reranked, identity_size = None, None
         if self.settings.rerank or self.settings.camera_aware:
-            reranking = self._reranking()
+            identity_size = evaluation.estimate_identity_size(self.both.features)
+            reranking = self._reranking(identity_size)
             blocks = evaluation.rerank_blocks(self.query, self.gallery, settings=reranking)
             reranked = evaluation.evaluate_distances(blocks, *self.labels, **rules, metric=reranking.describe())
         notes, verification, activations = {}, None, None
@@ -198,6 +202,7 @@ class _TestedSet:
             model=self.embedder.describe()["model"].rpartition("-")[0],
             ranking=ranking,
             reranked=reranked,
+            identity_size=identity_size,
             verification=verification,
             open_set=self._open_set(ranking),
             calibrated=self._applied(verification),
@@ -208,11 +213,22 @@ class _TestedSet:
             notes=notes,
         )
 
-    def _reranking(self) -> Reranking:
+    def _reranking(self, identity_size: float) -> Reranking:
+        """Return the settings of re-ranking for the estimated size of identities, and warn if they do not suit it."""
         if self.settings.camera_aware and not self.cameras_known:
             raise ConfigError(f"{self.benchmark.name} has no camera labels, which --camera-aware needs. Remove it.")
         names = {"camera_aware", "lambda_value"} if self.settings.camera_aware else {"k1", "k2", "lambda_value"}
-        return Reranking(**self.settings.model_dump(include=names))
+        settings = self.settings.model_dump(include=names)
+        k1 = settings.get("k1")
+        if k1 == "auto":
+            settings["k1"], settings["k2"] = evaluation.auto_neighbours(identity_size, self.settings.k2)
+        elif k1 is not None and k1 > LARGE_K1 * identity_size:
+            warn(
+                f"{self.benchmark.name} seems to have about {identity_size:.1f} crops per identity, queries and "
+                f"gallery together. Re-ranking with k1={k1} is meant for larger identities and can lower the scores. "
+                "Use --k1 auto."
+            )
+        return Reranking(**settings)
 
     def _applied(self, verification: VerificationResult | None) -> Applied | None:
         """Return how the calibration's threshold performs on this set."""
@@ -308,6 +324,8 @@ def numbers(results: SetResults, calibration: FoundCalibration | None) -> dict[s
     """Return the numbers of one data set as plain Python values, as in metrics.json. Undefined values are None."""
     content: dict[str, Any] = {"root": results.root, "left_out": list(results.left_out)}
     parts = ("plain", results.ranking), ("reranked", results.reranked), ("verification", results.verification)
+    if results.identity_size is not None:
+        content["estimated_crops_per_identity"] = round(results.identity_size, 2)
     content |= {name: part.as_dict() for name, part in (*parts, ("open_set", results.open_set)) if part is not None}
     if calibration is not None and results.calibrated is not None:
         used = results.calibrated

@@ -56,6 +56,7 @@ class SetResults:
         left_out: images that could not be read, with reasons.
         notes: reason why a part is missing, by the title of the part.
         model: name of the model.
+        identity_size: estimated crops per identity of queries and gallery together, with re-ranking.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SetResults:
     left_out: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
+    identity_size: float | None = None
 
 
 VERIFICATION, CALIBRATION, OPEN_SET, CAMERAS = "Verification", "Calibration", "Open set", "Camera pairs"

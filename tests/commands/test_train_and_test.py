@@ -19,7 +19,7 @@ import reid
 from reid.commands import COMMANDS, main
 from reid.embedding import Embeddings
 from reid.embedding.calibration_file import save_calibration
-from reid.evaluation import evaluate
+from reid.evaluation import auto_neighbours, evaluate
 from reid.evaluation.calibration import calibrate
 from reid.models import build_model
 from reid.models.checkpoints import load_model, save_checkpoint
@@ -67,10 +67,11 @@ def test_every_command_has_help(name: str) -> None:
 
 @pytest.mark.slow
 def test_scores_pictures_and_files_of_a_test(checkpoint: Path, tmp_path: Path, tiny_market: Path) -> None:
-    arguments = ("--rerank", "--device", "cpu", "--queries", "1,pid:25", "--out", tmp_path / "out")
+    arguments = ("--rerank", "--k1", "auto", "--device", "cpu", "--queries", "1,pid:25", "--out", tmp_path / "out")
     done = call("test", "--model", checkpoint, *arguments)
     assert done.exit_code == 0, done.output
     assert "Cross-camera rule" in done.output
+    assert "crops per identity, estimated without labels" in done.output
     assert "20 of 20 queries used" in " ".join(done.output.split())
     names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     kinds = ("worst", "best", "random", "chosen", "distances", "roc", "cameras", "map", "activations")
@@ -86,6 +87,8 @@ def test_scores_pictures_and_files_of_a_test(checkpoint: Path, tmp_path: Path, t
         assert cv2.imread(str(path)).std() > 10
     scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
     assert scores["plain"]["queries_used"] == scores["reranked"]["queries_used"] == 20
+    k1, k2 = auto_neighbours(scores["estimated_crops_per_identity"])
+    assert f"(k1={k1}, k2={k2}, " in scores["reranked"]["protocol"]["metric"]
 
     benchmark = reid.load_benchmark("market1501", tiny_market)
     embed = reid.Embedder(load_model(checkpoint))
@@ -230,6 +233,24 @@ def test_user_errors_have_a_message_and_no_traceback(
     assert expected in done.output
     assert "Traceback" not in done.output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_k1_that_is_neither_a_number_nor_auto_is_refused(tmp_path: Path) -> None:
+    done = call("test", "--model", tmp_path / "gone.pt", "--rerank", "--k1", "many")
+    assert done.exit_code == 1
+    assert "k1" in done.output
+    assert "many" in done.output
+
+
+@pytest.mark.slow
+def test_re_ranking_for_larger_identities_than_the_set_has_is_a_warning(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("test", "--model", checkpoint, "--rerank", "--k1", "60", "--no-page", "--out", tmp_path / "out")
+    done = call(*arguments)
+    assert done.exit_code == 0, done.output
+    expected = "Re-ranking with k1=60 is meant for larger identities and can lower the scores. Use --k1 auto."
+    assert expected in " ".join(done.output.split())
+    scores = json.loads((tmp_path / "out/metrics.json").read_text())["sets"]["synthetic"]
+    assert 1 <= scores["estimated_crops_per_identity"] < 20
 
 
 @pytest.mark.slow

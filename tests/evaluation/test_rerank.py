@@ -9,6 +9,8 @@ import torch
 from reid.core.errors import ConfigError, DataError, ReidError
 from reid.evaluation import (
     Reranking,
+    auto_neighbours,
+    estimate_identity_size,
     evaluate_distances,
     rerank,
     rerank_blocks,
@@ -399,3 +401,45 @@ def test_camera_aware_settings_that_contradict_each_other():
         Reranking(k2=2, camera_aware=True)
     with pytest.raises(DataError, match="Pass query_camids and gallery_camids"):
         rerank(*normal(3, 9, 4), camera_aware=True)
+
+
+@pytest.mark.parametrize(("size", "found"), [(2, (1.5, 3)), (4, (3, 5)), (8, (6, 10))])
+def test_the_size_of_identities_is_estimated_without_labels(size, found):
+    rng = np.random.default_rng(size)
+    features = np.repeat(rng.normal(size=(60, 32)), size, axis=0)
+    features += 0.4 * rng.normal(size=features.shape) + 5.0  # far from the origin, as features of real models
+    estimate = estimate_identity_size(features)
+    assert found[0] <= estimate <= found[1]
+    assert estimate_identity_size(torch.from_numpy(features).float()) == pytest.approx(estimate, rel=0.05)
+    assert estimate_identity_size(features[::-1].copy()) == pytest.approx(estimate, rel=1e-6)
+
+
+@pytest.mark.parametrize("features", [np.ones((1, 4)), np.eye(2), np.ones((5, 3)), np.zeros((4, 2)), np.eye(3)])
+def test_the_size_of_identities_of_hardly_any_items_is_a_number(features):
+    assert 1 <= estimate_identity_size(features) <= len(features)
+
+
+def test_automatic_k1_is_that_of_the_estimated_size():
+    query, gallery, *_ = clusters(6, 90, people=30, dim=16)
+    k1, k2 = auto_neighbours(estimate_identity_size(np.concatenate([query, gallery])))
+    assert (k1, k2) != (20, 6)
+    expected = rerank(query, gallery, k1=k1, k2=k2, metric="euclidean")
+    np.testing.assert_array_equal(rerank(query, gallery, k1="auto", metric="euclidean"), expected)
+    blocks = rerank_blocks(query, gallery, settings=Reranking(k1="auto"))
+    np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), expected, atol=1e-6)
+    np.testing.assert_array_equal(rerank(query, gallery, k1="auto", k2=1), rerank(query, gallery, k1=k1, k2=1))
+
+
+@pytest.mark.parametrize("size", [1.0, 2.6, 6.1, 10.0, 1000.0])
+def test_automatic_k1_is_between_4_and_that_of_the_authors(size):
+    k1, k2 = auto_neighbours(size)
+    assert 4 <= k1 <= 20
+    assert 1 <= k2 <= 6
+    assert auto_neighbours(1000) == (20, 6)
+
+
+def test_automatic_k1_is_refused_where_it_is_not_defined():
+    with pytest.raises(ConfigError, match="k1='auto' is for plain re-ranking"):
+        Reranking(k1="auto", camera_aware=True)
+    with pytest.raises(ConfigError, match="k1"):
+        Reranking(k1="best")

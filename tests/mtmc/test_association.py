@@ -10,15 +10,9 @@ import torch
 from scipy.cluster.hierarchy import cophenet, fcluster, linkage
 
 from reid.core.errors import ReidError
+from reid.evaluation.clustering import Candidates, cosine_candidates, find_neighbours, select_threshold
 from reid.mtmc import Camera, Cameras, Constraints, find_violations
-from reid.mtmc.candidates import (
-    CameraWhitening,
-    Candidates,
-    cosine_candidates,
-    find_neighbours,
-    pair_distances,
-    reranked_candidates,
-)
+from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
 from reid.mtmc.constraints import compile_rules
 from reid.mtmc.solvers import (
     Clusters,
@@ -31,7 +25,7 @@ from reid.mtmc.solvers import (
     reassign,
     single_linkage,
 )
-from reid.mtmc.thresholds import fit_odds, select_threshold
+from reid.mtmc.thresholds import fit_odds
 from tests.mtmc.synthetic_tracklets import tracklets_of
 
 

@@ -1,0 +1,285 @@
+"""Group items without labels: candidate pairs, average linkage, and the threshold by the silhouette."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from reid.evaluation.features import MEMORY_LIMIT, centred
+from reid.evaluation.neighbours import Neighbours, nearest_items
+
+Join = tuple[float, int, int]
+"""One join: distance, number of the kept cluster, number of the removed cluster."""
+
+MAX_THRESHOLD = 0.96
+"""Largest threshold that is tried, as a fraction of `far`; random features have distance `far`."""
+
+_STEP = 0.01
+_MIN_THRESHOLD = 0.2
+_MAX_SAMPLE = 10_000
+_NEIGHBOURS = 15  # candidates of each item where the size of identities is estimated
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs of tracklets that are similar enough to be considered: each once, `first < second`, sorted.
+
+    Attributes:
+        first, second: `[L]` int64 rows.
+        distance: `[L]` float32.
+        far: Distance of every pair that is not a candidate.
+        tracklets: T.
+    """
+
+    first: Integers
+    second: Integers
+    distance: Features
+    far: float
+    tracklets: int
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.first)
+
+    def take(self, rows: NDArray[np.integer] | Mask) -> Candidates:
+        """Return the candidates of the given rows or mask."""
+        return Candidates(self.first[rows], self.second[rows], self.distance[rows], self.far, self.tracklets)
+
+
+def find_neighbours(features: Features, k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
+    """Exact k nearest neighbours of each L2-normalised feature, itself first; equal distances in row order."""
+    return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
+
+
+def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
+    """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
+
+    `far` is 1, the distance of random features after centring.
+    """
+    n = len(features)
+    other = neighbours.nearest
+    rows = np.repeat(np.arange(n), other.shape[1])
+    other = other.reshape(-1)
+    keep = rows != other
+    code = np.unique(np.minimum(rows, other)[keep] * n + np.maximum(rows, other)[keep])
+    first, second = code // n, code % n
+    return Candidates(first, second, cosine_distances(features, first, second), 1.0, n)
+
+
+def cosine_distances(features: Features, first: Integers, second: Integers) -> Features:
+    """Cosine distance `1 − f_i · f_j` of each pair, computed in blocks."""
+    distance = np.empty(len(first), np.float32)
+    step = max(1, 2**20 // (4 * features.shape[1]))
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        distance[part] = 1 - np.einsum("nd,nd->n", features[first[part]], features[second[part]])
+    return distance
+
+
+def average_linkage(
+    candidates: Candidates,
+    threshold: float,
+    labels: Integers | None = None,
+    has_feature: Mask | None = None,
+    allowed: Mask | None = None,
+    join: Callable[[Integers, Integers], Mask] | None = None,
+) -> list[Join]:
+    """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
+
+    The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
+    count as `far`. A join is made only if `allowed` and `join` permit it. Ties: lower cluster numbers first; the lower
+    number is kept.
+
+    All pairs of clusters that are each other's nearest are joined in one round. This gives the same joins as one at a
+    time, because a join never brings a third cluster closer than the closer of the two was, and never makes a
+    forbidden pair allowed. For the same reason a cluster whose nearest cluster is beyond `threshold` is finished.
+
+    Args:
+        candidates: L pairs of T tracklets (or other items).
+        threshold: Largest mean distance of a join.
+        labels: `[T]` cluster of each tracklet at the start, 0 to T − 1; each tracklet alone if not given.
+        has_feature: `[T]`; all if not given.
+        allowed: `[L]` whether a candidate pair may be in one cluster; all if not given.
+        join: Joins pairs of clusters (kept, removed) where possible, and returns where it did `[n]`; all if not given.
+
+    Returns:
+        The joins, sorted by mean distance.
+    """
+    far, n = candidates.far, candidates.tracklets
+    labels = np.arange(n) if labels is None else labels
+    has_feature = np.ones(n, bool) if has_feature is None else has_feature
+    allowed = np.ones(len(candidates), bool) if allowed is None else allowed
+    # Stored for each pair of clusters: S = Σ (far − distance) over its candidate pairs; the total is `pairs · far − S`.
+    similarity = np.where(allowed, far - candidates.distance.astype(np.float64), -np.inf)
+    size = np.bincount(labels, has_feature, minlength=n).astype(np.int64)
+    height = np.full(n, -np.inf)
+    a, b = labels[candidates.first], labels[candidates.second]
+    # Candidate pairs without two features are counted one by one, the others by the sizes.
+    extra = (~(has_feature[candidates.first] & has_feature[candidates.second])).astype(np.float64)
+    extra = sum_by_cluster_pair(a, b, extra, n)[2]
+    low, high, similarity = sum_by_cluster_pair(a, b, similarity, n)
+    joins: list[Join] = []
+    while True:
+        value = far - similarity / (size[low] * size[high] + extra)
+        least = np.full(n, np.inf)
+        np.minimum.at(least, low, value)
+        np.minimum.at(least, high, value)
+        alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
+        if len(alive) == 0:
+            return sorted(joins, key=lambda join: join[0])
+        low, high, similarity, value, extra = low[alive], high[alive], similarity[alive], value[alive], extra[alive]
+        partner = np.full(n, n)
+        for one, other in ((low, high), (high, low)):
+            best = value == least[one]
+            np.minimum.at(partner, one[best], other[best])
+        mutual = np.flatnonzero((partner[low] == high) & (partner[high] == low))
+        joined = np.ones(len(mutual), bool) if join is None else join(low[mutual], high[mutual])
+        similarity[mutual[~joined]] = -np.inf
+        made = mutual[joined]
+        keep, gone = low[made], high[made]
+        height[keep] = np.maximum(value[made], np.maximum(height[keep], height[gone]))
+        joins.extend(zip(height[keep].tolist(), keep.tolist(), gone.tolist(), strict=True))
+        size[keep] += size[gone]
+        number = np.arange(n)
+        number[gone] = keep
+        changed = np.zeros(n, bool)
+        changed[keep] = changed[gone] = True
+        touched = changed[low] | changed[high]
+        a, b = number[low[touched]], number[high[touched]]
+        fresh = *sum_by_cluster_pair(a, b, similarity[touched], n), sum_by_cluster_pair(a, b, extra[touched], n)[2]
+        low, high, similarity, extra = (
+            np.concatenate([old[~touched], new]) for old, new in zip((low, high, similarity, extra), fresh, strict=True)
+        )
+
+
+def sum_by_cluster_pair(a: Integers, b: Integers, similarity: Floats, n: int) -> tuple[Integers, Integers, Floats]:
+    """Sum values by pair of different clusters, of n clusters: lower number, higher number, sum."""
+    code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
+    total = np.bincount(index, similarity, minlength=len(code))
+    low, high = np.divmod(code, n)
+    different = low != high
+    return low[different], high[different], total[different]
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdSelection:
+    """A selected threshold and its evidence.
+
+    Attributes:
+        threshold: Largest mean distance of a join.
+        silhouette: Mean silhouette at the threshold, −1..1.
+        identity_size: Mean number of tracklets in a tracklet's identity, Σ n² / Σ n: the geometric mean of the values
+            at `threshold` and at the largest silhouette.
+        thresholds, silhouettes: Thresholds that were tried, and their mean silhouettes.
+    """
+
+    threshold: float
+    silhouette: float
+    identity_size: float
+    thresholds: Floats
+    silhouettes: Floats
+
+
+def select_threshold(
+    candidates: Candidates, start: Integers, joins: list[Join], preferred: float | None = None
+) -> ThresholdSelection:
+    """Select the threshold of average linkage by the mean silhouette (Rousseeuw 1987).
+
+    The silhouette of a tracklet in a cluster of 2 or more is `(b − a) / max(a, b)`: a is its mean distance to the other
+    members, b the smallest mean distance to another cluster. A tracklet alone has 0. Pairs that are not candidates
+    count as `far`. The thresholds 0.20, 0.21, … 0.96 (times `far`) are tried.
+
+    The largest threshold whose mean silhouette is within one standard error (σ/√T) of the best is selected. The best
+    itself is slightly too small, because a tracklet that is rightly alone also counts 0. If `preferred` is given, the
+    threshold closest to it within 1.5 standard errors is selected instead: with few tracklets, many thresholds are
+    equally good, and the largest of them joins too much. Of thresholds with equal clusters, the middle is returned.
+    Above 10,000 tracklets the mean is over 10,000 evenly spaced ones.
+
+    Args:
+        candidates: Distances.
+        start: `[T]` cluster of each tracklet before the joins.
+        joins: Joins of `average_linkage` up to `MAX_THRESHOLD`.
+        preferred: A threshold known to be good for such distances.
+    """
+    n = candidates.tracklets
+    with_link = np.unique(np.concatenate([candidates.first, candidates.second]))
+    sample = with_link
+    if len(sample) > _MAX_SAMPLE:
+        sample = sample[np.linspace(0, len(sample) - 1, _MAX_SAMPLE).astype(np.int64)]
+    similarity = candidates.far - candidates.distance.astype(np.float64)
+    half = sparse.csr_matrix((similarity, (candidates.first, candidates.second)), shape=(n, n))
+    rows = (half + half.T).tocsr()[sample]
+    thresholds = np.arange(_MIN_THRESHOLD, MAX_THRESHOLD + _STEP / 2, _STEP) * candidates.far
+    lengths = np.searchsorted([join[0] for join in joins], thresholds, side="right")
+    silhouettes, errors, sizes = np.zeros(len(thresholds)), np.zeros(len(thresholds)), np.ones(len(thresholds))
+    parent, done = np.arange(n), 0
+    for length in np.unique(lengths).tolist():
+        tried = lengths == length
+        for _, kept, removed in joins[done:length]:
+            parent[removed] = kept
+        done = length
+        while (parent != parent[parent]).any():
+            parent = parent[parent]
+        labels = parent[start]
+        each = _silhouettes(rows, sample, labels, candidates.far)
+        if len(each):
+            silhouettes[tried], errors[tried] = each.mean(), each.std() / np.sqrt(len(each))
+        count = np.bincount(labels[with_link], minlength=n)
+        sizes[tried] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
+    best = int(silhouettes.argmax())
+    slack = errors[best] if preferred is None else 1.5 * errors[best]
+    good = np.flatnonzero(silhouettes >= silhouettes[best] - slack)
+    selected = int(good[-1] if preferred is None else good[np.abs(thresholds[good] - preferred).argmin()])
+    return ThresholdSelection(
+        threshold=float(thresholds[lengths == lengths[selected]].mean()),
+        silhouette=float(silhouettes[selected]),
+        identity_size=float(np.sqrt(sizes[selected] * sizes[best])),
+        thresholds=thresholds,
+        silhouettes=silhouettes,
+    )
+
+
+def _silhouettes(rows: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:
+    """Silhouettes of the tracklets in `sample`; `rows` contains their similarities (far − distance) to all."""
+    n = len(labels)
+    size = np.bincount(labels, minlength=n)
+    member = sparse.csr_matrix((np.ones(n), (np.arange(n), labels)), shape=(n, n))
+    total = (rows @ member).tocsr()
+    owner = np.repeat(np.arange(len(sample)), np.diff(total.indptr))
+    inside = total.indices == labels[sample][owner]
+    others = size[labels[sample]] - 1
+    inside_total = np.bincount(owner[inside], total.data[inside], minlength=len(sample))
+    a = far - inside_total / np.maximum(others, 1)
+    b = np.full(len(sample), far)
+    np.minimum.at(b, owner[~inside], far - total.data[~inside] / size[total.indices[~inside]])
+    largest = np.maximum(np.maximum(a, b), 1e-12)
+    return np.where(others > 0, (b - a) / largest, 0.0)
+
+
+def estimate_identity_size(features: NDArray[np.floating] | torch.Tensor) -> float:
+    """Estimate how many items an identity has, from features `[N, D]` without labels: the mean Σ n² / Σ n over items.
+
+    The features are centred and L2-normalised. Each item's nearest others are candidates, which average linkage joins
+    up to the threshold of the best silhouette (`select_threshold`). Items without any neighbour of their identity make
+    it too large (about 3 where every item is alone), and large identities too small (10 for 23); see
+    docs/reranking.md. 1 for fewer than three items.
+    """
+    x = torch.as_tensor(features).detach().cpu().double()
+    x = x - x.mean(dim=0)
+    x = (x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-12)).float()
+    if len(x) < 3:
+        return 1.0
+    rows = x.numpy()
+    candidates = cosine_candidates(rows, find_neighbours(rows, _NEIGHBOURS))
+    joins = average_linkage(candidates, MAX_THRESHOLD * candidates.far)
+    return select_threshold(candidates, np.arange(len(rows)), joins).identity_size
