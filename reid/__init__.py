@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reid.gallery import Gallery
     from reid.losses import TripletLoss
     from reid.mtmc import match, score_tracks
+    from reid.pipelines.run import run_videos
     from reid.pipelines.test import test
     from reid.training.trainer import Trainer, train
 
@@ -42,6 +43,7 @@ __all__ = [
     "load_benchmark",
     "match",
     "rerank",
+    "run_videos",
     "score_tracks",
     "test",
     "train",
@@ -56,6 +58,7 @@ _MODULES = {
     "reid.gallery": ("Gallery",),
     "reid.losses": ("TripletLoss",),
     "reid.mtmc": ("match", "score_tracks"),
+    "reid.pipelines.run": ("run_videos",),
     "reid.pipelines.test": ("test",),
     "reid.training.trainer": ("Trainer", "train"),
 }

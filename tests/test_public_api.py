@@ -16,7 +16,8 @@ from reid.core.conflicts import check_no_conflict
 
 PUBLIC = {
     "ConfigError", "DataError", "Embedder", "Embeddings", "Gallery", "ModelError", "ReidError", "Trainer",
-    "TripletLoss", "calibrate", "evaluate", "load_benchmark", "match", "rerank", "score_tracks", "test", "train",
+    "TripletLoss", "calibrate", "evaluate", "load_benchmark", "match", "rerank", "run_videos", "score_tracks", "test",
+    "train",
 }  # fmt: skip
 WITHOUT_EXAMPLE = {"ConfigError", "DataError", "ModelError"}
 """Subclasses of ReidError, whose example shows how to catch them."""

@@ -32,6 +32,7 @@ from reid.core.console import progress_bar
 from reid.core.errors import ConfigError, DataError, ReidError, check_choice
 from reid.core.locks import exclusive
 from reid.core.reading import parse_json
+from reid.core.workers import available_cores
 from reid.data.crops import Crops, SkippedFile, as_rows
 from reid.data.images import MAX_PIXELS, UnreadableImage, decode, probe, resize
 
@@ -461,15 +462,10 @@ def is_store(folder: Path) -> bool:
     )
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _workers(workers: int) -> int:
     if workers < 0:
         raise ConfigError(f"workers is {workers}; it must be 0 (one per CPU core) or more.")
-    return workers or cores()
+    return workers or available_cores()
 
 
 def _check_unreadable(store: Store, setting: str) -> None:

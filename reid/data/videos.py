@@ -22,7 +22,7 @@ from reid.data.tracks import last_number
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
-_MOST_BAD = 100
+MOST_BAD = 100
 """Number of consecutive frames that cannot be decoded after which a video has ended."""
 
 
@@ -68,7 +68,7 @@ class Video:
         if self.images is not None:
             height, width = probe(self.images[min(self.images)])
             return VideoInfo(width, height, None, None)
-        capture = _open(self.path)
+        capture = open_capture(self.path)
         try:
             width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
             fps, frames = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -233,7 +233,14 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in suffixes]
 
 
-def _open(path: Path) -> cv2.VideoCapture:
+def open_capture(path: Path) -> cv2.VideoCapture:
+    """Open a video file with OpenCV's FFmpeg.
+
+    Raises:
+        DataError: the file is missing, damaged or of an unknown format.
+    """
+    if not path.exists():
+        raise DataError(f"There is no video {path}. Check the path.")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a video file. Pass a video file, or a folder of numbered images.")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -245,7 +252,7 @@ def _open(path: Path) -> cv2.VideoCapture:
 
 def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Frame]:
     try:
-        capture = _open(path)
+        capture = open_capture(path)
     except DataError as error:
         yield from (Frame(number, None, str(error)) for number in wanted)
         return
@@ -256,7 +263,7 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
             place = number - first_frame
             while end is None and passed <= place:
                 # Frames before the next one that can be decoded; None at the end.
-                bad = next((bad for bad in range(_MOST_BAD + 1) if capture.grab()), None)
+                bad = next((bad for bad in range(MOST_BAD + 1) if capture.grab()), None)
                 if bad is None:
                     end = passed
                 else:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import DataError, check_choice
+from reid.core.workers import available_cores
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, decode, resize
 from reid.data.listing import find_files, summarise
-from reid.data.store import FileStore, cores
+from reid.data.store import FileStore
 
 Images: TypeAlias = Crops | NDArray[np.uint8] | str | Path | Sequence[str | Path] | Sequence[NDArray[np.uint8]]
 
@@ -72,7 +73,7 @@ def file_batches(
                 raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
             return error.reason
 
-    with ThreadPoolExecutor(threads or cores(), "reid-decode") as pool:
+    with ThreadPoolExecutor(threads or available_cores(), "reid-decode") as pool:
         for rows in batches:
             loaded = dict(zip(rows.tolist(), pool.map(load, paths[rows]), strict=True))
             images = {row: image for row, image in loaded.items() if not isinstance(image, str)}

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from reid.config import Settings, load_settings
 from reid.core.errors import ConfigError, did_you_mean
@@ -74,6 +74,9 @@ class Camera(Settings):
     """Seconds at frame 1, on the clock that all cameras share."""
     drift: float = Field(default=0.0, gt=-0.5, lt=0.5, strict=True)
     """Seconds that the camera's clock loses per second: 0.001 if 1000 s of its frames took 1001 s."""
+    clock: tuple[tuple[int, float], ...] | None = Field(default=None, min_length=2)
+    """Of a variable frame rate: pairs of frame and seconds after frame 1, both rising. Between them and beyond, time
+    advances evenly. It replaces `fps`."""
     size: tuple[_Pixels, _Pixels] | None = None
     """Width and height of the frame in pixels."""
     homography: Annotated[Any, AfterValidator(_homography)] = None
@@ -87,6 +90,13 @@ class Camera(Settings):
     """Lens distortion k1, k2, p1, p2, k3, ... as OpenCV defines them; needs `size`."""
     focal: float | None = Field(default=None, gt=0)
     """Focal length in pixels, used with `distortion`; null: the longer side of the frame."""
+
+    @field_validator("clock")
+    @classmethod
+    def _check_rising(cls, clock: tuple[tuple[int, float], ...] | None) -> tuple[tuple[int, float], ...] | None:
+        if clock is not None and (np.diff(np.array(clock, dtype=np.float64), axis=0) <= 0).any():
+            raise ValueError("frames and seconds must rise.")
+        return clock
 
     def undistort(self, points: Floats) -> Floats:
         """Image points `[N, 2]` without lens distortion."""
@@ -122,7 +132,13 @@ class Camera(Settings):
 
     def seconds(self, frames: ArrayLike) -> Floats:
         """Time of each frame: offset + (frame − 1) / fps · (1 + drift), float64 of the same shape."""
-        return self.offset + (np.asarray(frames, dtype=np.float64) - 1) / self.fps * (1 + self.drift)
+        number = np.asarray(frames, dtype=np.float64)
+        if self.clock is None:
+            return self.offset + (number - 1) / self.fps * (1 + self.drift)
+        known, times = np.array(self.clock, dtype=np.float64).T
+        place = np.clip(np.searchsorted(known, number) - 1, 0, len(known) - 2)
+        slope = np.diff(times) / np.diff(known)
+        return np.asarray(self.offset + (times[place] + (number - known[place]) * slope[place]) * (1 + self.drift))
 
     def ground(self, boxes: ArrayLike) -> Floats:
         """Ground position in metres `[N, 2]` of the middle of each box's lower edge; NaN without a homography.

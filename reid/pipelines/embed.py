@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -79,11 +80,14 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         return done, embedder, max(done.rows - done.finished, 0) / seconds
 
 
-def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[np.float64], tuple[str, ...]]:
+def open_videos(
+    path: Path | Mapping[str, Video], tracks: Tracks
+) -> tuple[dict[str, Video], NDArray[np.float64], tuple[str, ...]]:
     """Open the videos of tracks.
 
     Args:
-        path: a folder of videos or frame folders named like the cameras, or the video of a single camera.
+        path: a folder of videos or frame folders named like the cameras, the video of a single camera, or the videos
+            by camera name.
         tracks: boxes in the videos.
 
     Returns:
@@ -94,7 +98,9 @@ def open_videos(path: Path, tracks: Tracks) -> tuple[dict[str, Video], NDArray[n
             a folder are numbered differently from the tracks.
     """
     problems: tuple[str, ...] = ()
-    if path.is_dir():
+    if isinstance(path, Mapping):
+        videos = {name: path[name] for name in tracks.camera_names if name in path}
+    elif path.is_dir():
         found = find_videos(path, tracks.camera_names)
         videos, problems = dict(found.videos), found.problems
     elif len(tracks.camera_names) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
 from reid.data.tracks import Tracks, check_frame_numbers, last_number
+from reid.data.videos import Video
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
@@ -68,7 +69,12 @@ class _Appearance:
 
 
 def match_files(
-    files: MatchFiles, out: Path, settings: MatchSettings | None = None, stream: StreamSettings | None = None
+    files: MatchFiles,
+    out: Path,
+    settings: MatchSettings | None = None,
+    stream: StreamSettings | None = None,
+    *,
+    videos: Mapping[str, Video] | None = None,
 ) -> MatchedFiles:
     """Match track files across cameras and write the results to `out`.
 
@@ -78,19 +84,26 @@ def match_files(
             with a truth scores.json.
         settings: of matching.
         stream: of online matching.
+        videos: by camera name, if they are not in one folder; replaces `files.videos`.
 
     Raises:
         ReidError: a file or setting cannot be used; the message names it.
     """
-    if files.embeddings is not None and files.videos is not None:
+    source = videos or files.videos
+    if files.embeddings is not None and source is not None:
         raise ConfigError("--embeddings and --videos both give the appearance of the tracks. Pass one of them.")
     with result_folder(out, "match", "match.json") as staging:
-        result = _match_files(files, staging, out / "cache", settings, stream)
+        result = _match_files(files, source, staging, out / "cache", settings, stream)
     return replace(result, written=[out / path.name for path in result.written])
 
 
 def _match_files(
-    files: MatchFiles, out: Path, cache: Path, settings: MatchSettings | None, stream: StreamSettings | None
+    files: MatchFiles,
+    videos: Path | Mapping[str, Video] | None,
+    out: Path,
+    cache: Path,
+    settings: MatchSettings | None,
+    stream: StreamSettings | None,
 ) -> MatchedFiles:
     read = partial(read_tracks, skip_untracked=files.skip_untracked)
     tracks = read(files.tracks, format=files.format, first_frame=files.first_frame)
@@ -106,8 +119,8 @@ def _match_files(
     constraints = None if files.constraints is None else read_constraints(files.constraints)
     if files.embeddings is not None:
         appearance = read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
-    elif files.videos is not None:
-        appearance = _embed_videos(files, tracks, out, cache)
+    elif videos is not None:
+        appearance = _embed_videos(files, videos, tracks, out, cache)
     else:
         none = Embeddings(np.zeros((0, 1), np.float32))
         appearance = _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
@@ -117,7 +130,7 @@ def _match_files(
         tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
     )
     warnings += _invalid_features(tracklets, appearance.embeddings)
-    has_appearance = files.embeddings is not None or files.videos is not None
+    has_appearance = files.embeddings is not None or videos is not None
     if not has_appearance and not any(len(path) for path in tracklets.paths):
         raise ConfigError(
             "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
@@ -241,11 +254,13 @@ def read_appearance(path: Path, tracks: Tracks, first_frame: int | None = None) 
     return _Appearance(table, {}, warnings)
 
 
-def _embed_videos(files: MatchFiles, tracks: Tracks, out: Path, cache: Path) -> _Appearance:
+def _embed_videos(
+    files: MatchFiles, source: Path | Mapping[str, Video], tracks: Tracks, out: Path, cache: Path
+) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
-    if files.videos is None or files.model is None:
+    if files.model is None:
         raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
-    videos, quality, problems = open_videos(files.videos, tracks)
+    videos, quality, problems = open_videos(source, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
     embedder = Embedder(files.model, files.device, files.runtime_for(), batch_size=files.batch_size)
     result = embed_boxes(

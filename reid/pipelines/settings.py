@@ -204,6 +204,57 @@ class MetricSettings(PipelineSettings):
     """Also learn from pairs within one camera."""
 
 
+class TrackSettings(PipelineSettings):
+    """How `track_videos` finds people and links their boxes."""
+
+    detector: str = "intel-adas-0002"
+    """Detector: a name (docs/tracking.md lists them), or an .onnx or OpenVINO .xml file with its NAME.reid.json."""
+    detections: Path | None = None
+    """Folder with the boxes of any detector, CAMERA.parquet or CAMERA.txt (MOTChallenge); replaces --detector."""
+    tracker: Literal["cbiou", "bytetrack", "botsort", "ocsort", "sort"] = "cbiou"
+    """Tracker that links the boxes of one camera."""
+    rate: float = Field(default=10.0, ge=0, le=1000)
+    """Frames per second to analyse; 0: every frame."""
+    floor: float = Field(default=0.1, ge=0.02, le=1)
+    """Lowest confidence of a box that the tracker gets."""
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    """Frames per second of image folders, and of videos that do not define them.  [default: 25]"""
+    workers: Natural = 0
+    """Processes, one camera each; 0: as many as there are cameras and cores."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+
+
+class RunSettings(TrackSettings, ModelSettings):
+    """How `run_videos` tracks and matches."""
+
+    model: Path = Path("intel-0287")
+    """Model that embeds people: a published name (`reid model list --published`), checkpoint, run folder, bundle, .onnx
+    or OpenVINO .xml file."""
+    per_track: Positive = 8
+    """Crops per track to embed."""
+    cameras: Path | None = None
+    """Camera clocks, overlaps and transition times. Default: frame rates and sizes of the videos alone."""
+    calibration: Path | None = None
+    """Calibration file. Default: calibration.json next to the model, if present."""
+    constraints: Path | None = None
+    """Cannot-link and must-link pairs, as saved by the match report."""
+    truth: Path | None = None
+    """Track files with true global identities to score against."""
+    split: bool = True
+    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
+    stitch: bool = True
+    """Join tracks that one camera lost and found again."""
+    online: bool = False
+    """Match tracks as they end, as in a live stream, and compare with offline matching."""
+    draw: bool = False
+    """Also write the videos with identities drawn in."""
+    pixelate_heads: bool = False
+    """Pixelate heads in the report's crops and in the drawn videos."""
+    batch_size: Positive = 64
+    """Crops per forward pass."""
+
+
 TrackFormat = Literal["auto", "mot", "aicity", "duke", "parquet"]
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import ExitStack
 from functools import cache, lru_cache
 from pathlib import Path
@@ -22,6 +19,7 @@ from reid.core.atomic import atomic_folder, write_json, write_text
 from reid.core.console import progress_bar
 from reid.core.errors import DataError
 from reid.core.reading import read_json
+from reid.core.workers import worker_pool
 from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.tracks import Tracks
 from reid.mtmc.track_writers import write_tracks
@@ -118,18 +116,6 @@ _renderer = lru_cache(maxsize=1)(_Renderer)
 def _run_job(job: Job, settings: SyntheticSettings, root: Path) -> int:
     cv2.setNumThreads(1)
     return job[0](_renderer(settings), root, *job[1])
-
-
-def _end_with_parent() -> None:
-    """Make this worker process end as soon as its parent has ended, by any signal."""
-
-    def wait_for_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def _parameters(settings: SyntheticSettings) -> dict[str, Any]:
@@ -246,7 +232,7 @@ def _run(jobs: Sequence[Job], settings: SyntheticSettings, root: Path, workers: 
     if workers <= 1:
         yield from (_run_job(job, settings, root) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+    with worker_pool(workers) as pool:
         running = [pool.submit(_run_job, job, settings, root) for job in jobs]
         try:
             for done in as_completed(running):

@@ -1,0 +1,51 @@
+"""`reid run`: from videos to identities."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reid.commands.match import print_matches
+from reid.commands.options import PATH, Command, out_option, settings_options
+from reid.commands.track import GROUPS as TRACK_GROUPS
+from reid.commands.track import print_tracks
+from reid.config import load_settings
+from reid.core.console import console
+from reid.pipelines.settings import MatchKeys, RunSettings
+
+GROUPS = TRACK_GROUPS | {
+    "Identities": ["model", "per_track", "cameras", "calibration", "constraints", "truth", "split", "stitch", "online"],
+    "Pictures": ["draw", "pixelate_heads"],
+    "Computation": [*TRACK_GROUPS["Computation"], "batch_size", "trust"],
+}
+
+
+@click.command("run", cls=Command)
+@click.argument("videos", nargs=-1, required=True, type=PATH, metavar="VIDEO... [key=value]...")
+@settings_options(RunSettings, GROUPS)
+@out_option("Folder for the results.", required=True)
+def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Find out who is who in the videos of several cameras: track, embed, match, report.
+
+    \b
+    reid run cam01.mp4 cam02.mp4 --out matched/
+    reid run videos/ --out matched/ --cameras cameras.yaml --draw
+    reid run videos/ --out matched/ --model best.pt solver=correlation
+
+    VIDEO is a video file, a folder of numbered images, or a folder that contains these; a camera is called like its
+    file or folder. key=value are the settings of `reid match`. Writes tracked/ (see `reid track`) and what `reid match`
+    writes: tracks/ with global identities, identities.csv, report.html and others. An interrupted run is resumed.
+    """
+    from reid.pipelines.run import run_videos
+
+    began = time.perf_counter()
+    keys = [str(word) for word in videos if "=" in word.name and not word.exists()]
+    matching = load_settings(MatchKeys, overrides=keys)
+    paths = [path for path in videos if str(path) not in keys]
+    result = run_videos(paths, out, RunSettings(**options), matching.matching(), matching.stream)
+    print_tracks(result.tracked)
+    print_matches(result.matched)
+    console.print(f"done in {time.perf_counter() - began:.1f} s")

@@ -1,0 +1,7 @@
+"""Detectors and trackers of other projects: from video frames to boxes, from boxes to tracks of one camera."""
+
+from reid.tracking.detections import Detections, read_detections
+from reid.tracking.detectors import DETECTORS, open_detector
+from reid.tracking.trackers import TRACKERS, link_boxes
+
+__all__ = ["DETECTORS", "TRACKERS", "Detections", "link_boxes", "open_detector", "read_detections"]

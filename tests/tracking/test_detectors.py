@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reid.core.errors import ConfigError, ModelError
+from reid.embedding.bundle import RuntimeFailure
+from reid.tracking import DETECTORS, open_detector
+from reid.tracking.detectors import files
+from reid.tracking.detectors.detector import MOST_BOXES, clean_boxes
+from reid.tracking.detectors.files import PUBLISHED, DetectorFormat
+from tests.tracking.toys import FULL, SIZE, boxes_at, describe, picture, save_onnx, toy_detector
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_detector(tmp_path_factory.mktemp("toy") / "toy.onnx")
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+def test_a_file_finds_people_in_every_runtime(toy: Path, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "installed", lambda name: name == runtime)
+    detector = open_detector(toy, "cpu", threads=1)
+    images = [picture(1, people=2), picture(9), np.zeros((SIZE[1], SIZE[0], 3), np.uint8)]
+    found = detector(images)
+    assert sorted(map(tuple, found[0][:, :4].tolist())) == sorted(boxes_at(1, 2))
+    assert found[1][:, :4].tolist() == [list(boxes_at(9)[0])]
+    assert (found[1][:, 4] > 0.99).all()
+    assert len(found[2]) == 0
+
+
+def test_boxes_are_in_pixels_of_a_frame_of_any_size(toy: Path) -> None:
+    large = np.kron(picture(1), np.ones((6, 4, 1), np.uint8))
+    x, y, w, h = boxes_at(1)[0]
+    assert open_detector(toy)([large])[0][:, :4].tolist() == [[4 * x, 6 * y, 4 * w, 6 * h]]
+
+
+def test_letterbox_keeps_the_shape_of_the_frame(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.onnx").write_bytes(toy.read_bytes())
+    describe(tmp_path / "toy.onnx", {"form": "yolo", "resize": "letterbox", **FULL})
+    wide = np.concatenate([picture(1), np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)], axis=1)
+    double = np.kron(wide, np.ones((2, 1, 1), np.uint8))[: SIZE[1]]
+    assert open_detector(tmp_path / "toy.onnx")([picture(1)])[0][:, :4].tolist() == [list(boxes_at(1)[0])]
+    assert double.shape[1] == 2 * SIZE[0]
+    assert len(open_detector(tmp_path / "toy.onnx")([wide])[0]) == 0  # people are half as large in the input
+
+
+PERSON, CAR = [10, 20, 30, 60], [50, 10, 90, 40]  # corners
+FRACTIONS = (np.array([PERSON, CAR]) / [*SIZE, *SIZE]).tolist()
+CENTRES = [[20, 40, 20, 40], [70, 25, 40, 30]]
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ssd": (
+        {"person": 1},
+        {"out": [[[[0, 1, 0.9, *FRACTIONS[0]], [0, 2, 0.8, *FRACTIONS[1]], [-1, 0, 0, 0, 0, 0, 0]]]]},
+    ),
+    "boxes": ({}, {"boxes": [[*PERSON, 0.9], [*CAR, 0.8]], "labels": [0, 1]}),
+    "corners": ({"person": 1}, {"boxes": [[PERSON, CAR]], "scores": [[0.9, 0.8]], "labels": [[1, 3]]}),
+    "detr": (
+        {"person": 1},
+        {
+            "boxes": (np.array([CENTRES]) / [*SIZE, *SIZE]).tolist(),
+            "logits": [[[-9, np.log(9)], [9, -9]]],
+        },
+    ),
+    "yolo": (
+        {},
+        {"out": [np.array([[*CENTRES[0], 0.9, 0.0], [*CENTRES[0], 0.8, 0], [*CENTRES[1], 0, 0.8]]).T.tolist()]},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_output_is_decoded(tmp_path: Path, form: str) -> None:
+    """The network adds 0 × its input to constant outputs."""
+    from onnx import helper
+
+    keys, outputs = FORMS[form]
+    arrays = {name: np.asarray(values, np.float32) for name, values in outputs.items()}
+    if form == "yolo":
+        arrays["out"] = np.concatenate(
+            [arrays["out"], np.zeros((1, 6, 17), np.float32)], axis=2
+        )  # more boxes than rows
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+    ]
+    nodes += [helper.make_node("Add", [f"{name}_values", "nothing"], [name]) for name in arrays]
+    constants = {"zero": np.float32(0), **{f"{name}_values": values for name, values in arrays.items()}}
+    shapes = {name: list(values.shape) for name, values in arrays.items()}
+    path = describe(save_onnx(tmp_path / "net.onnx", nodes, shapes, constants), {"form": form, **FULL, **keys})
+    found = open_detector(path)([np.zeros((2 * SIZE[1], SIZE[0], 3), np.uint8)])
+    assert found[0].round(3).tolist() == [[10, 40, 20, 80, 0.9]]
+
+
+def test_boxes_without_area_or_confidence_are_dropped() -> None:
+    corners = np.array([[0, 0, 10, 20], [0, 0, 0, 20], [0, 0, np.nan, 20], [5, 5, 9, 9], [0, 0, np.inf, 1]], float)
+    assert clean_boxes(corners, np.array([0.5, 0.9, 0.9, 0.01, 0.9]), 0.02).tolist() == [[0, 0, 10, 20, 0.5]]
+    many = np.tile([0.0, 0, 10, 20], (MOST_BOXES + 5, 1))
+    kept = clean_boxes(many, np.linspace(0.1, 0.9, len(many)), 0.02)
+    assert (len(kept), kept[0, 4] > 0.1, kept[-1, 4]) == (MOST_BOXES, True, 0.9)
+
+
+def test_another_file_or_description_has_another_name(toy: Path, tmp_path: Path) -> None:
+    names = {open_detector(toy).name, open_detector(toy_detector(tmp_path / "toy.onnx", bias=0.8)).name}
+    describe(tmp_path / "toy.onnx", {"form": "yolo", **FULL, "channel_order": "bgr"})
+    assert len({*names, open_detector(tmp_path / "toy.onnx").name}) == 3
+
+
+def test_errors_name_the_file_and_the_fix(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Unknown detector 'intel-adas-002'\. Did you mean 'intel-adas-0002'"):
+        open_detector("intel-adas-002")
+    with pytest.raises(ModelError, match=r"There is no detector .*none.onnx"):
+        open_detector(tmp_path / "none.onnx")
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(toy.read_bytes())
+    with pytest.raises(ConfigError, match=r"toy.reid.json.*Create toy.reid.json with the keys form, mean"):
+        open_detector(path)
+    describe(path, {"form": "yola", **FULL})
+    with pytest.raises(ConfigError, match=r"form=.yola. in .*toy.reid.json"):
+        open_detector(path)
+    describe(path, {"form": "yolo", "outputs": ["fund"], **FULL})
+    with pytest.raises(ConfigError, match=r"has no output .fund.\. Did you mean .found."):
+        open_detector(path)
+    describe(path, {"form": "detr", **FULL})
+    with pytest.raises(ConfigError, match=r"gives outputs \[1, 5, 493\], which are not of the form 'detr'"):
+        open_detector(path)([picture(1)])
+    path.write_bytes(toy.read_bytes()[:300])
+    describe(path, {"form": "yolo", **FULL})
+    with pytest.raises(ModelError, match="damaged or too new"):
+        open_detector(path)
+    (tmp_path / "net.xml").write_text("<net/>")
+    describe(tmp_path / "net.xml", {"form": "ssd", **FULL})
+    with pytest.raises(ModelError, match=r"no file .*net.bin"):
+        open_detector(tmp_path / "net.xml")
+
+
+def test_a_gpu_needs_an_onnx_file_and_a_runtime(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, threads: int, device: str) -> None:
+        raise RuntimeFailure(f"no {device}.")
+
+    monkeypatch.setattr(files, "onnx_session", refuse)
+    with pytest.raises(ConfigError, match="cannot be opened: no cuda"):
+        open_detector(toy, "cuda:0")
+    monkeypatch.setattr(files, "installed", lambda name: False)
+    with pytest.raises(ModelError, match=r"pip install 'reid-toolkit\[video\]'"):
+        open_detector(toy)
+
+
+def test_published_detectors_are_fetched_and_described(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reid.models import zoo
+
+    assert all(name in PUBLISHED for name, module in DETECTORS.items() if module == "files")
+    assert all(zoo.find_model(name, "detector") for name in PUBLISHED)
+    monkeypatch.setattr(zoo, "fetch_model", lambda name, kind: toy)
+    monkeypatch.setitem(
+        PUBLISHED, "intel-adas-0002", DetectorFormat(**json.loads(toy.with_suffix(".reid.json").read_text()))
+    )
+    assert len(open_detector("intel-adas-0002")([picture(1)])[0]) == 1
+
+
+@pytest.mark.slow
+def test_torchvision_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    import torchvision.models as models
+
+    real = models.get_model
+    asked = []
+
+    def untrained(name: str, weights: Any, **options: Any) -> Any:
+        asked.append((name, weights, options))
+        return real(name, weights=None, weights_backbone=None, **options)
+
+    monkeypatch.setattr(models, "get_model", untrained)
+    torch.manual_seed(0)
+    detector = open_detector("ssdlite320_mobilenet_v3_large", "cpu", threads=1)
+    found = detector([picture(1)])
+    assert found[0].shape[1] == 5
+    assert "COCO" in str(type(asked[0][1]).COCO_V1)
+    assert asked[0][2] == {"score_thresh": 0.02}
+    assert detector.name.startswith("ssdlite320_mobilenet_v3_large-")
+
+    def offline(name: str, **options: Any) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "get_model", offline)
+    with pytest.raises(ModelError, match=r"cannot be downloaded from https://.*no network"):
+        open_detector("fasterrcnn_resnet50_fpn_v2", "cpu")
+
+
+def test_the_package_imports_without_torch_and_trackers() -> None:
+    import subprocess
+
+    code = "import reid.tracking, sys; print({'torch', 'trackers', 'supervision', 'openvino'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
