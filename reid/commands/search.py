@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Input": ["photo_camera", "calibration"],
-    "Answer": ["top", "within", "expected_false"],
+    "Answer": ["top", "within", "expected_false", "purpose"],
     "Model": ["model", "weights", "flip", "trust"],
     "Computation": ["device"],
 }

@@ -170,6 +170,7 @@ def search(
     expected_false: float = EXPECTED_FALSE,
     camera: str | None = None,
     calibration: Calibration | None = None,
+    purpose: str | None = None,
 ) -> Answer:
     """Find the tracklets that look most like a person, in one or several galleries of one model.
 
@@ -183,15 +184,19 @@ def search(
         expected_false: limit of the expected number of strangers for an accepted hit.
         camera: that took the photos, if it is one of the calibration's cameras.
         calibration: of the model; without one, hits are ranked only.
+        purpose: for the audit log.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value out of range, or no purpose where a gallery requires one.
         DataError: features that are not finite, or a calibration of another model.
     """
     began = time.perf_counter()
     check_number("top", top, 1)
     check_number("within", within)
     check_number("expected_false", expected_false, 0, above=True)
+    for gallery in galleries:
+        if gallery.settings.require_purpose and not (purpose or "").strip():
+            raise ConfigError(f"{gallery.path} requires the purpose of a search. Pass it with --purpose.")
     scope = scope or Scope()
     queries = unit_rows(np.atleast_2d(np.asarray(queries, np.float32)))
     if not len(queries) or not np.isfinite(queries).all() or not queries.any(axis=1).all():
@@ -215,7 +220,7 @@ def search(
         calibration.check_fits((galleries[0].model or {}).get("model"), "the gallery's features")
         evidence = Evidence(calibration, looks, None if camera is None else _camera_number(camera))
     hits = _describe(nearest, evidence, expected_false)
-    return Answer(
+    answer = Answer(
         hits,
         None if evidence is None else any(hit.accepted for hit in hits),
         expected_false,
@@ -225,6 +230,9 @@ def search(
         time.perf_counter() - began,
         None if calibration is None else f"{calibration.source}, {calibration.overall.impostor:,} impostor pairs",
     )
+    for gallery in galleries:
+        gallery.log_search(answer, queries, scope, purpose)
+    return answer
 
 
 def _count_tracklets(index: Index, rows: NDArray[np.int64] | None) -> int:

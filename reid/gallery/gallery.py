@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -17,15 +18,28 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.atomic import atomic_folder
-from reid.core.errors import check_choice
+from reid.core.errors import ConfigError, DataError, check_choice, first_few
 from reid.core.locks import exclusive
 from reid.embedding.calibration_file import load_calibration, stored_calibration
 from reid.embedding.table import Embeddings
 from reid.gallery.answers import EXPECTED_FALSE, Answer, search
+from reid.gallery.audit import NAME as AUDIT
+from reid.gallery.audit import append_entry, read_log
+from reid.gallery.erasure import (
+    ERASED,
+    Receipt,
+    erase_rows,
+    erase_with_receipt,
+    erased_hashes,
+    finish,
+    hash_tracklet,
+    unfinished,
+)
 from reid.gallery.index import Index, Scope
+from reid.gallery.pictures import PictureOf, allowed_pictures
 from reid.gallery.rows import UNKNOWN_TIME, Clock, Sightings, group_crops, make_rows
 from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
-from reid.gallery.store import LanceStore
+from reid.gallery.store import LanceStore, quoted
 from reid.gallery.times import parse_time, to_ms
 
 if TYPE_CHECKING:
@@ -43,12 +57,16 @@ class Added:
         rows, tracklets: stored.
         replaced: tracklets that were there already.
         left_out: crops without a valid feature.
+        erased: tracklets left out because they were erased before.
+        expired: tracklets left out because their retention is over.
     """
 
     rows: int
     tracklets: int
     replaced: int
     left_out: int
+    erased: int = 0
+    expired: int = 0
 
 
 class Gallery:
@@ -126,7 +144,7 @@ class Gallery:
         cameras: Cameras | None = None,
         start: str | datetime | None = None,
         sightings: tuple[Sightings, NDArray[np.int64]] | None = None,
-        pictures: Sequence[bytes | None] | None = None,
+        picture_of: PictureOf | None = None,
     ) -> Added:
         """Add crops, grouped into tracklets, completely or not at all. Adding them again replaces them.
 
@@ -137,7 +155,8 @@ class Gallery:
             start: time of second 0 of the cameras' clock; the epoch of `cameras` by default. Without either, times
                 are unknown.
             sightings: the tracklets, and the tracklet of each crop `[N]` (-1: none), instead of `group_crops`.
-            pictures: `[N]` JPEG of each crop, None where there is none.
+            picture_of: gives the JPEG of a crop, by its row, or None. By default the image files of `table.paths` that
+                exist are used. The gallery's setting `pictures` applies to both.
 
         Raises:
             ModelError: the features do not fit those of the gallery; the property is named.
@@ -145,27 +164,44 @@ class Gallery:
         """
         subject = f"source {source!r}"
         self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
+        now = round(1000 * time.time())
         clock = Clock(cameras, self.epoch_of(cameras, start))
         grouped, owner = group_crops(table, clock) if sightings is None else sightings
+        paths = table.paths
+        has_files = paths is not None and len(paths) > 0 and Path(paths[0]).is_file()
+        path_of = (lambda row: str(paths[row])) if paths is not None and has_files else None
         rows, left_out = make_rows(
             table,
             grouped,
             owner,
             source=source,
-            added=round(1000 * time.time()),
-            expires=None,
-            pictures=pictures,
+            added=now,
+            retention=self.settings.retention_ms,
+            picture_of=allowed_pictures(self.settings.pictures, picture_of, path_of),
+            keep_paths=self.settings.pictures == "keep",
         )
         with self._writing():
             self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
+            rows, erased, expired = self._without_refused(rows, now)
             if self._file.model is None:
                 self._file.model = describe_model(table.meta, table.dimension)
                 self._file.write(self.path)
             tracklets = rows["tracklet"].unique()
             known = self._tracklets()
             replaced = [] if known is None else tracklets.filter(pc.is_in(tracklets, known)).to_pylist()
-            self._store.upsert(rows, replaced)
-        return Added(len(rows), len(tracklets), len(replaced), left_out)
+            if len(rows):
+                self._store.upsert(rows, replaced)
+        return Added(len(rows), len(tracklets), len(replaced), left_out, erased, expired)
+
+    def _without_refused(self, rows: pa.Table, now: int) -> tuple[pa.Table, int, int]:
+        """Return the rows without tracklets that were erased or have expired, and the numbers of those."""
+        tracklets = rows["tracklet"].unique().to_pylist()
+        hashes = erased_hashes(self.path)
+        erased = [name for name in tracklets if hashes and hash_tracklet(name, self._file.salt) in hashes]
+        rows = rows.filter(pc.invert(pc.is_in(rows["tracklet"], pa.array(erased, pa.string()))))
+        over = pc.fill_null(pc.less_equal(rows["expires"].cast(pa.int64()), now), False)
+        expired = len(rows.filter(over)["tracklet"].unique())
+        return rows.filter(pc.invert(over)), len(erased), expired
 
     def epoch_of(self, cameras: Cameras | None, start: str | datetime | None) -> int | None:
         """Return the time of second 0 in milliseconds since 1970; None if it is unknown."""
@@ -208,6 +244,7 @@ class Gallery:
         top: int = 10,
         within: float | None = None,
         expected_false: float = EXPECTED_FALSE,
+        purpose: str | None = None,
     ) -> Answer:
         """Find the tracklets that look most like the person of some photos; `answers.search` has more options.
 
@@ -218,10 +255,12 @@ class Gallery:
             top: largest number of hits.
             within: largest distance.
             expected_false: a hit is accepted if at most so many strangers are expected at its distance or nearer.
+            purpose: for the audit log.
 
         Raises:
             ModelError: photos of another model.
-            ConfigError: an unknown camera, not a time, or a number out of range.
+            ConfigError: an unknown camera, not a time, a number out of range, or no purpose where one is required.
+            DataError: the audit log cannot be written.
         """
         if isinstance(photos, Embeddings):
             self.check_query(photos)
@@ -229,7 +268,7 @@ class Gallery:
         features = np.atleast_2d(np.asarray(photos, np.float32))
         if self.model is not None and features.shape[1] != self.model["dimension"]:
             self._file.check_fits(self.model, features.shape[1], "The photo", str(self.path))
-        options: dict[str, Any] = {"top": top, "within": within, "expected_false": expected_false}
+        options: dict[str, Any] = {"top": top, "within": within, "expected_false": expected_false, "purpose": purpose}
         scope = self.scope(cameras, after, before)
         return search([self], features, scope=scope, calibration=self.calibration(), **options)
 
@@ -252,7 +291,8 @@ class Gallery:
         version = self._store.version()
         if self._index is None or self._index.version != version:
             model = self.model
-            self._index = Index.load(self._store, 1 if model is None else model["dimension"])
+            hidden = unfinished(self.path)
+            self._index = Index.load(self._store, 1 if model is None else model["dimension"], hidden)
         return self._index
 
     def details(self, tracklets: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -264,6 +304,96 @@ class Gallery:
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
         first = sorted(rows.to_pylist(), key=lambda row: row["prototype"], reverse=True)
         return {row["tracklet"]: {name: row[name] for name in _DETAILS} for row in first}
+
+    def find(self, *, scope: Scope | None = None, source: str | None = None, identity: int | None = None) -> list[str]:
+        """Return the tracklets in a scope, or of a source and identity, sorted.
+
+        Raises:
+            ConfigError: neither a scope nor a source.
+        """
+        if scope is None and source is None:
+            raise ConfigError("Nothing is selected. Pass a scope (cameras, times) or a source, or ids of tracklets.")
+        found = None
+        if scope is not None:
+            index = self.index()
+            rows = index.rows_in(scope)
+            codes = np.unique(index.tracklet if rows is None else index.tracklet[rows])
+            found = set(index.tracklets.take(pa.array(codes, pa.int64())).to_pylist())
+        if source is not None:
+            where = f"source = {quoted(source)}" + ("" if identity is None else f" AND identity = {int(identity)}")
+            batches = list(self._store.read(["tracklet"], where))
+            named = {name for batch in batches for name in batch.column("tracklet").to_pylist()}
+            found = named if found is None else found & named
+        return sorted(found or ())
+
+    def erase(self, tracklets: Sequence[str], *, reason: str = "", dry_run: bool = False) -> Receipt:
+        """Erase tracklets from the table and from the disk; they stay out when they are added again.
+
+        Other copies (backups, the files that were added) are not touched.
+
+        Args:
+            tracklets: ids, see `find` and `Hit.tracklet`.
+            reason: stored in the receipt and the audit log.
+            dry_run: only count and scan.
+
+        Returns:
+            A receipt: the stored bytes of all files are searched for the features, before and after.
+
+        Raises:
+            DataError: an unknown id, or the folder cannot be written.
+        """
+        with self._writing():
+            known = self._tracklets()
+            missing = sorted(set(tracklets) - set([] if known is None else known.to_pylist()))
+            if missing:
+                raise DataError(f"{self.path} has no tracklet {first_few(missing, 3)}. Search for it again.")
+            salt = self._file.salt
+            receipt = erase_with_receipt(
+                self.path, self._store, sorted(set(tracklets)), salt, reason=reason, dry_run=dry_run
+            )
+            if not dry_run:
+                counts = {"tracklets": receipt.tracklets, "rows": receipt.rows, "found_after": receipt.found_after}
+                self._log({"action": "erase", "reason": reason, **counts, "hashes": self._hashes(tracklets)})
+        return receipt
+
+    def expire(self, *, dry_run: bool = False) -> int:
+        """Remove tracklets whose retention is over from the table and from the disk; return their number.
+
+        They are not searched from the moment they expire, even before this is called.
+        """
+        with self._writing():
+            index = self.index()
+            rows = (index.expires != UNKNOWN_TIME) & (index.expires <= 1000 * time.time())
+            codes = pa.array(np.unique(index.tracklet[rows]), pa.int64())
+            tracklets = index.tracklets.take(codes).to_pylist()
+            if tracklets and not dry_run:
+                erase_rows(self.path, self._store, tracklets, self._file.salt, remember=False)
+                self._log({"action": "expire", "tracklets": len(tracklets)})
+        return len(tracklets)
+
+    def log(self) -> tuple[list[dict[str, Any]], str]:
+        """Return the entries of the audit log and the hash of the last one, after checking the chain.
+
+        Raises:
+            DataError: the log was changed; the line is given.
+        """
+        return read_log(self.path)
+
+    def log_search(self, answer: Answer, features: NDArray[np.float32], scope: Scope, purpose: str | None) -> None:
+        """Record a search: purpose, scope, salted digest of the photos, and salted hashes of the hits."""
+        digest = hashlib.blake2b(features.tobytes(), key=self._file.salt, digest_size=16).hexdigest()
+        hits = [hit.tracklet for hit in answer.hits if hit.gallery == self.name]
+        where = {"cameras": None if scope.cameras is None else sorted(scope.cameras)}
+        times = {"after": scope.after, "before": scope.before}
+        entry = {"action": "search", "purpose": purpose, "scope": {**where, **times}, "tracklets": answer.tracklets}
+        self._log({**entry, "photos": digest, "found": answer.found, "hits": self._hashes(hits)})
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        if self.settings.audit:
+            append_entry(self.path, entry)
+
+    def _hashes(self, tracklets: Sequence[str]) -> list[str]:
+        return [hash_tracklet(tracklet, self._file.salt) for tracklet in tracklets]
 
     def count_without_time(self, scope: Scope) -> int:
         """Return the number of rows that a filter by time leaves out because their time is unknown."""
@@ -306,12 +436,20 @@ class Gallery:
         repeated = len(index) - len(pa.chunked_array(ids, pa.string()).unique())
         if repeated:
             problems.append(f"{repeated:,} ids occur more than once")
+        hashes = erased_hashes(self.path)
+        returned = hashes & set(self._hashes(index.tracklets.to_pylist() if hashes else []))
+        if returned:
+            problems.append(f"{len(returned):,} tracklets are there although they were erased")
+        try:
+            self.log()
+        except DataError as error:
+            problems.append(str(error))
         if len(index) and self.model is None:
             problems.append("gallery.json does not describe the model of the rows")
         return problems
 
     def copy(self, target: str | Path) -> Gallery:
-        """Copy settings, calibration and rows to a new folder, completely or not at all.
+        """Copy everything to a new folder, completely or not at all; older versions of the rows are not copied.
 
         Raises:
             DataError: the folder exists and is not empty, or it is not writable.
@@ -320,6 +458,9 @@ class Gallery:
             self._file.write(folder)
             if (calibration := stored_calibration(self.path)) is not None:
                 shutil.copyfile(calibration, folder / calibration.name)
+            for name in (ERASED, AUDIT):
+                if (self.path / name).is_file():
+                    shutil.copyfile(self.path / name, folder / name)
             self._store.copy(folder)
         return Gallery.open(target)
 
@@ -332,4 +473,5 @@ class Gallery:
         """Let no other process write; wait for one that does."""
         with exclusive(self.path, wait=True):
             self._file = GalleryFile.read(self.path)
+            finish(self.path, self._store, self._file.salt)
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ LOOKS_EXPONENT = 0.3
 """A tracklet of p prototypes counts as p^0.3 strangers: its looks resemble each other. Chosen on half A of the
 Market-1501 test identities, by the number of false hits (docs/results.md)."""
 
-_COLUMNS = ("tracklet", "features", "camera", "start", "end")
+_COLUMNS = ("tracklet", "features", "camera", "start", "end", "expires")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Index:
         camera: `[N]` int32, index into `cameras`; -1 where unknown.
         cameras: names.
         start, end: `[N]` milliseconds since 1970; `UNKNOWN_TIME` where unknown.
+        expires: `[N]` milliseconds since 1970 from which a row is not searched; `UNKNOWN_TIME`: never.
         looks: `[N]` float32; a tracklet of p rows has p^0.3 in total.
     """
 
@@ -63,6 +65,7 @@ class Index:
     cameras: tuple[str, ...]
     start: NDArray[np.int64]
     end: NDArray[np.int64]
+    expires: NDArray[np.int64]
     looks: NDArray[np.float32]
 
     @classmethod
@@ -87,13 +90,13 @@ class Index:
             for name, parts in columns.items():
                 parts.append(batch.column(name))
         texts = {name: _encode(columns[name], pa.string()) for name in ("tracklet", "camera")}
-        times = [_times(columns[name]) for name in ("start", "end")]
         tracklet, tracklets = texts["tracklet"]
         camera, cameras = texts["camera"]
         size = np.bincount(tracklet, minlength=len(tracklets))
         looks = (size ** (LOOKS_EXPONENT - 1.0))[tracklet].astype(np.float32) if n else np.zeros(0, np.float32)
         names = tuple(cameras.to_pylist())
-        index = cls(version, matrix[:n], tracklet, tracklets, camera, names, times[0], times[1], looks)
+        start, end, expires = (_times(columns[name]) for name in ("start", "end", "expires"))
+        index = cls(version, matrix[:n], tracklet, tracklets, camera, names, start, end, expires, looks)
         return index.without(hidden) if hidden else index
 
     def __len__(self) -> int:
@@ -104,14 +107,16 @@ class Index:
         """Return the rows of other tracklets."""
         codes = np.flatnonzero(np.isin(np.array(self.tracklets.to_pylist(), object), list(hidden)))
         rows = np.flatnonzero(~np.isin(self.tracklet, codes))
-        columns = (self.camera[rows], self.cameras, self.start[rows], self.end[rows], self.looks[rows])
-        return Index(self.version, self.matrix[rows], self.tracklet[rows], self.tracklets, *columns)
+        times = (self.start[rows], self.end[rows], self.expires[rows])
+        columns = (self.tracklet[rows], self.tracklets, self.camera[rows], self.cameras, *times, self.looks[rows])
+        return Index(self.version, self.matrix[rows], *columns)
 
     def rows_in(self, scope: Scope) -> NDArray[np.int64] | None:
-        """Return the rows in a scope; None for all."""
-        if scope.is_all:
+        """Return the rows in a scope that have not expired; None for all."""
+        expired = (self.expires != UNKNOWN_TIME) & (self.expires <= 1000 * time.time())
+        if scope.is_all and not expired.any():
             return None
-        mask = np.ones(len(self), bool)
+        mask = ~expired
         if scope.cameras is not None:
             mask &= np.isin(self.camera, [code for code, name in enumerate(self.cameras) if name in scope.cameras])
         if scope.after is not None or scope.before is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +151,8 @@ def make_rows(
     *,
     source: str,
     added: int,
-    expires: int | None,
-    pictures: Sequence[bytes | None] | None = None,
+    retention: int | None = None,
+    picture_of: Callable[[int], bytes | None] | None = None,
     keep_paths: bool = True,
 ) -> tuple[pa.Table, int]:
     """Return the rows of tracklets, and the number of crops that are left out: NaN, infinite or zero.
@@ -162,8 +162,9 @@ def make_rows(
         sightings: T tracklets.
         owner: `[N]` tracklet of each crop; -1 for a crop of none.
         source: of the tracklets, part of their ids.
-        added, expires: milliseconds since 1970.
-        pictures: `[N]` JPEG of each crop, None where there is none.
+        added: milliseconds since 1970.
+        retention: milliseconds that a tracklet is kept after its end, or after `added` if its time is unknown.
+        picture_of: the JPEG of a crop, by its row, or None.
         keep_paths: whether to store the paths of crops.
 
     Raises:
@@ -212,12 +213,14 @@ def make_rows(
         "picture": constant(None, pa.binary()),
         "source": constant(source, pa.string()),
         "added": constant(added, time),
-        "expires": constant(expires, time),
+        "expires": constant(None, time),
     }
     if table.paths is not None and keep_paths:
         columns["path"] = pa.array(table.paths[crop], pa.string())
-    if pictures is not None:
-        columns["picture"] = pa.array([pictures[row] for row in crop.tolist()], pa.binary())
+    if retention is not None:
+        columns["expires"] = times(np.where(sightings.end == UNKNOWN_TIME, added, sightings.end) + retention)
+    if picture_of is not None:
+        columns["picture"] = pa.array(map(picture_of, crop.tolist()), pa.binary())
     return pa.table(columns, schema=schema(table.dimension)), int((~pooled.usable).sum())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict
 
@@ -19,6 +21,8 @@ from reid.gallery.times import time_zone
 FILE = "gallery.json"
 KIND = "reid gallery"
 
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
 MODEL_KEYS = {
     "model": "model",
     "preprocessing_hash": "preprocessing",
@@ -27,6 +31,27 @@ MODEL_KEYS = {
     "metric": "metric",
 }
 """Keys of `Embeddings.meta` that a gallery stores, and their names in messages."""
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration of a text such as 36h, 30d or 4w.
+
+    Raises:
+        ValueError: another text.
+
+    Example:
+        >>> parse_duration("36h").total_seconds()
+        129600.0
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})([hdw])", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 36h, 30d or 4w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _check_duration(text: str) -> str:
+    parse_duration(text)
+    return text
 
 
 def _check_zone(name: str) -> str:
@@ -41,6 +66,19 @@ class GallerySettings(Settings):
 
     zone: Annotated[str, AfterValidator(_check_zone)] = "UTC"
     """Time zone of times without an offset, and of printed times, e.g. Europe/Berlin."""
+    retention: Annotated[str, AfterValidator(_check_duration)] | None = None
+    """Keep a tracklet this long after its end (after its addition, if its time is unknown): e.g. 36h, 30d or 4w."""
+    pictures: Literal["keep", "pixelate", "none"] = "keep"
+    """Pictures of crops: keep, pixelate (heads; paths are not stored), or none."""
+    require_purpose: bool = False
+    """Refuse searches without a purpose."""
+    audit: bool = True
+    """Record searches and erasures in audit.jsonl."""
+
+    @property
+    def retention_ms(self) -> int | None:
+        """Retention in milliseconds; None: for ever."""
+        return None if self.retention is None else round(parse_duration(self.retention) / timedelta(milliseconds=1))
 
 
 class GalleryFile:

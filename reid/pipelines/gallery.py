@@ -12,6 +12,7 @@ import numpy as np
 from reid.core.atomic import write_csv, write_text
 from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError
+from reid.core.reading import read_json
 from reid.data.crops import IMAGE_SUFFIXES
 from reid.data.images import decode
 from reid.data.listing import find_files
@@ -99,6 +100,7 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[
         expected_false=settings.expected_false,
         camera=settings.photo_camera,
         calibration=None if found is None else found.calibration,
+        purpose=settings.purpose,
     )
     return galleries, answer
 
@@ -145,6 +147,44 @@ def _crop(path: Path, settings: SearchSettings) -> Any:
             "much background. Pass the person's box in pixels: --box X,Y,WIDTH,HEIGHT."
         )
     return image
+
+
+def select_tracklets(
+    gallery: Gallery,
+    tracklet: Sequence[str] = (),
+    source: str | None = None,
+    identity: int | None = None,
+    answer: Path | None = None,
+    camera: Sequence[str] = (),
+    after: str | None = None,
+    before: str | None = None,
+) -> list[str]:
+    """Return the tracklets to erase: given by id or as an answer, or selected by source, identity, camera and time.
+
+    Raises:
+        ConfigError: nothing is selected, or both ways are used.
+        DataError: the answer cannot be read, or is of another gallery.
+    """
+    is_filter = bool(source or camera or after or before)
+    if identity is not None and source is None:
+        raise ConfigError("--identity needs --source, because each match counts its identities from 1.")
+    if is_filter and (tracklet or answer):
+        raise ConfigError(
+            "Pass ids (--tracklet, --answer), or a selection (--source, --camera, --from, --to), not both."
+        )
+    if is_filter:
+        scope = gallery.scope(camera or None, after, before) if camera or after or before else None
+        return gallery.find(scope=scope, source=source, identity=identity)
+    ids = list(tracklet)
+    if answer is not None:
+        try:
+            hits = [(str(hit["gallery"]), str(hit["tracklet"])) for hit in read_json(answer)["hits"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{answer} is not an answer of `reid search`. Write one with --out FILE.json.") from error
+        ids += [name for where, name in hits if where == gallery.name]
+    if not ids:
+        raise ConfigError("No tracklet is selected. Pass --tracklet, --answer, --source, --camera, --from or --to.")
+    return sorted(set(ids))
 
 
 def hit_columns(answer: Answer, zone: str) -> dict[str, list[Any]]:

@@ -329,6 +329,8 @@ class SearchSettings(ModelSettings):
     """Largest distance of a hit."""
     expected_false: float = Field(default=0.1, gt=0)
     """Accept a hit if at most so many strangers are expected at its distance or nearer."""
+    purpose: str | None = None
+    """Purpose of the search, for the audit log."""
     weights: str | None = None
     """Weights of a backbone named with --model: imagenet, none or a file."""
     flip: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from reid.core.arrays import none_for_nan
 from reid.core.atomic import write_text
-from reid.core.errors import DataError, check_number
+from reid.core.errors import DataError
+from reid.data.images import HEAD_FRACTION, pixelate_heads
 from reid.mtmc.constraints import Constraints, compile_rules
 from reid.mtmc.results import count_multi_camera_identities
 from reid.report.page import Table, render_template
@@ -31,48 +31,12 @@ if TYPE_CHECKING:
 
 Crop: TypeAlias = "bytes | NDArray[np.uint8]"
 
-HEAD_FRACTION = 0.22
-"""Upper fraction of a crop that `pixelate_heads` pixelates. A standing person's head is the upper 13 to 17 %."""
-
 SCRIPTS = ("match_page_common.js", "match_page_timelines.js", "match_page_floor.js", "match_page_review.js")
 
 _HEIGHTS = (96, 48)
 _MAX_CROPS = 6
 _JPEG_QUALITY = 80
 _NEVER = 1e15
-
-
-def pixelate_heads(crops: Sequence[NDArray[np.uint8]], fraction: float = HEAD_FRACTION) -> list[NDArray[np.uint8]]:
-    """Return copies of the crops with their upper part replaced by flat blocks, which cannot be undone.
-
-    The upper ⌈fraction · H⌉ rows, rounded up to whole blocks, are averaged over blocks of b × b pixels with
-    b = max(4, ⌈H / 24⌉, ⌈W / 12⌉). Blocks at the right border are narrower. In a crop of 96 × 48 pixels, the face of a
-    standing person is two or three blocks.
-
-    Only the usual position of the head is pixelated: not the head of a person who bends down, nor other heads further
-    down in the crop. People can also be recognised by clothes and gait.
-
-    Args:
-        crops: uint8 `[H, W, 3]` each, of any size.
-        fraction: upper fraction of the height to pixelate, 0..1.
-
-    Example:
-        >>> pixelate_heads([np.eye(8, dtype=np.uint8)[..., None].repeat(3, axis=2) * 240])[0][:5, :5, 0].tolist()
-        [[60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [60, 60, 60, 60, 0], [0, 0, 0, 0, 240]]
-    """
-    check_number("The fraction of a crop to pixelate", fraction, 0, 1)
-    done = []
-    for crop in crops:
-        height, width = crop.shape[:2]
-        block = max(4, -(-height // 24), -(-width // 12))
-        rows = min(height, -(-math.ceil(fraction * height) // block) * block)
-        coarse = crop.copy()
-        for top in range(0, rows, block):
-            for left in range(0, width, block):
-                cell = coarse[top : min(top + block, rows), left : left + block]
-                cell[...] = np.rint(cell.mean(axis=(0, 1))).astype(np.uint8)
-        done.append(coarse)
-    return done
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,3 +111,31 @@ def test_a_photo_is_embedded_and_a_wide_one_needs_a_box(tmp_path) -> None:
     assert "outside of" in run(*given, tmp_path / "scene.png", "--box", "500,20,32,64", code=1)
     assert "box" in run(*given, tmp_path / "scene.png", "--box", "50,20", code=1)
     assert "A photo needs --model" in run("search", tmp_path / "g", "--photo", tmp_path / "1.png", code=1)
+
+
+@pytest.mark.slow
+def test_hits_are_erased_with_a_receipt(matched) -> None:
+    shop, query = matched / "shop", matched / "query.parquet"
+    run("gallery", "create", shop, "--retention", "9999w", "--pictures", "none")
+    run("gallery", "add", shop, matched / "matched", "--start", "2026-07-01T08:00Z", "--source", "monday")
+    run("search", shop, "--photo", query, "--within", "0.05", "--out", matched / "hits.json")
+    assert "2 tracklets (2 rows) would be erased" in run(
+        "gallery", "erase", shop, "--source", "monday", "--identity", 1, "--dry-run"
+    )
+    text = run("gallery", "erase", shop, "--answer", matched / "hits.json", "--out", matched / "receipt.json")
+    assert "2 tracklets (2 rows) erased" in text
+    receipt = json.loads((matched / "receipt.json").read_text())
+    assert (receipt["complete"], receipt["found_before"], receipt["found_after"]) == (True, 2, 0)
+    text = run("gallery", "add", shop, matched / "matched", "--source", "monday", "--start", "2026-07-01T08:00Z")
+    assert "1 tracklets (1 rows) added" in text
+    assert "2 tracklets left out because they were erased before" in text
+    assert "0 tracklets removed" in run("gallery", "expire", shop)
+    text = run("gallery", "log", shop)
+    assert "2 entries, no line was changed" in text
+    for given, message in (
+        ([], "No tracklet is selected"),
+        (["--identity", 1], "--identity needs --source"),
+        (["--tracklet", "x", "--source", "y"], "not both"),
+        (["--answer", matched / "receipt.json"], "is not an answer"),
+    ):
+        assert message in run("gallery", "erase", shop, *given, code=1)

@@ -197,6 +197,7 @@ def test_times_are_converted_once_and_ambiguous_ones_refused(filled) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_readers_see_whole_additions_while_others_write(tmp_path, table) -> None:
     gallery = Gallery.create(tmp_path / "g")
     rows = gallery.add(table, source="0").rows

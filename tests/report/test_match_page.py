@@ -18,10 +18,11 @@ import pytest
 
 from reid.config import MatchSettings
 from reid.core.errors import ReidError
+from reid.data.images import HEAD_FRACTION, pixelate_heads
 from reid.mtmc.cameras import Camera, Cameras
 from reid.mtmc.constraints import Constraints
 from reid.mtmc.matching import match
-from reid.report.match_page import HEAD_FRACTION, ReportOptions, pixelate_heads, write_match_report
+from reid.report.match_page import ReportOptions, write_match_report
 from tests.report.small_matches import MARKUP, bundled_tracklets, empty_matches, random_crop, small_matches
 
 
