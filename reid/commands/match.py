@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Input": ["tracks", "format", "embeddings", "videos", "model", "cameras", "calibration", "constraints", "truth"],
-    "Tracks": ["skip_untracked", "split", "stitch", "per_track"],
+    "Tracks": ["skip_untracked", "split", "stitch", "self_calibrate", "per_track"],
     "Frame numbers": ["first_frame", "embeddings_first_frame", "truth_first_frame"],
     "Mode": ["online"],
     "Report": ["pixelate_heads"],
@@ -38,8 +38,8 @@ def cli(out: Path, overrides: tuple[str, ...], **options: Any) -> None:
     reid match --tracks tracks/ --videos videos/ --model best.pt --out matched/ solver=correlation fmr=1e-3
 
     Settings (docs/matching.md): solver, threshold, fmr, neighbours, k1, ...; with --online also stream.period and
-    others. Writes tracks/ with global identities, identities.csv, links.parquet, match.json, report.html and, with
-    --truth, scores.json.
+    others. Writes tracks/ with global identities, identities.csv, links.parquet, match.json, report.html; with --truth
+    scores.json; and cameras.estimated.yaml if it calibrated the cameras from the tracks.
     """
     files = MatchFiles(**options)
     settings = load_settings(MatchKeys, overrides=overrides)

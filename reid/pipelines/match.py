@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from reid.mtmc.online import OnlineMatches, match_online
 from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.scores import TrackScores, score_tracks
+from reid.mtmc.self_calibration import calibrate_from_tracks, simultaneous_matches, write_estimated_cameras
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import Tracklets
 from reid.pipelines.calibrate import find_calibration
@@ -125,18 +125,17 @@ def _match_files(
         none = Embeddings(np.zeros((0, 1), np.float32))
         appearance = _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
     warnings += appearance.warnings
-    names = dict(enumerate(tracks.camera_names))
-    tracklets = Tracklets.from_tracks(
-        tracks, appearance.embeddings, cameras, camera_names=names, split=files.split, stitch=files.stitch
+    group = partial(
+        Tracklets.from_tracks,
+        tracks,
+        appearance.embeddings,
+        camera_names=dict(enumerate(tracks.camera_names)),
+        split=files.split,
+        stitch=files.stitch,
     )
+    tracklets = group(cameras)
     warnings += _invalid_features(tracklets, appearance.embeddings)
     has_appearance = files.embeddings is not None or videos is not None
-    if not has_appearance and not any(len(path) for path in tracklets.paths):
-        raise ConfigError(
-            "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
-            "(--embeddings FILE, or --videos DIR with --model FILE), or give the cameras a homography or points in "
-            "cameras.yaml."
-        )
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
@@ -144,15 +143,46 @@ def _match_files(
     for text in warnings:
         warn(text)
     calibration = None if found is None else found.calibration
-    given: dict[str, Any] = {
-        "cameras": cameras, "settings": settings, "calibration": calibration, "constraints": constraints
-    }  # fmt: skip
-    matches = match(tracklets, **given)
+    run = partial(match, settings=settings, calibration=calibration, constraints=constraints)
+    matches = None
+    if has_appearance or any(len(path) for path in tracklets.paths):
+        matches = run(tracklets, cameras=cameras)
+    written = []
+    estimate = None
+    if files.self_calibrate:
+        likely = np.zeros((0, 2), np.int64) if matches is None else simultaneous_matches(matches)
+        estimate = calibrate_from_tracks(tracks, tracklets, likely, cameras)
+        for text in estimate.describe():
+            console.print(f"self-calibration: {text}")
+    if estimate is not None and estimate.cameras is not None:
+        cameras = estimate.cameras
+        written.append(write_estimated_cameras(estimate, out / "cameras.estimated.yaml"))
+        warnings.append(
+            "Clocks and ground planes were estimated from the tracks, not measured. Check the floor plan; keep "
+            "cameras.estimated.yaml as cameras.yaml, or pass --no-self-calibrate."
+        )
+        warn(warnings[-1])
+        matches = run(group(cameras), cameras=cameras)
+    if matches is None:
+        raise ConfigError(
+            "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
+            "(--embeddings FILE, or --videos DIR with --model FILE), or give the cameras a homography or points in "
+            "cameras.yaml."
+        )
+    if estimate is not None and estimate.alignments:
+        matches = replace(matches, protocol={**matches.protocol, "self_calibration": estimate.describe()})
     offline = online = None
     if files.online:
-        online = match_online(matches.tracklets, stream=stream, **given)
+        online = match_online(
+            matches.tracklets,
+            stream=stream,
+            cameras=cameras,
+            settings=settings,
+            calibration=calibration,
+            constraints=constraints,
+        )
         offline, matches = matches, online.as_matches(matches)
-    written = list(write_matches(matches, tracks, out).values())
+    written += write_matches(matches, tracks, out).values()
     global_boxes = global_tracks(matches, tracks)
     repeated = len(tracks) - len(global_boxes)
     if repeated:

@@ -149,6 +149,8 @@ class MatchFiles(ModelSettings):
     """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
     stitch: bool = True
     """Join tracks that one camera lost and found again."""
+    self_calibrate: bool = True
+    """Estimate clocks and ground planes of overlapping cameras from the tracks, if no camera has a homography."""
     online: bool = False
     """Match tracks as they end, as in a live stream, and compare with offline matching."""
     per_track: Positive = 8
