@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start. What is tested is small: two threads gain nothing,
@@ -21,6 +22,17 @@ def market_root() -> Path:
     if not root:
         pytest.skip("set REID_MARKET1501 to the folder that holds bounding_box_train to run this on real data")
     return Path(root)
+
+
+@pytest.fixture(scope="module")
+def few_pictures() -> Iterator[None]:
+    """Shorten the rank lists of `reid test`: drawing them takes most of its time on small data sets."""
+    from reid.pipelines import test
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LISTED", "LIST_LENGTH", "ACTIVATED"):
+            patch.setattr(test, name, 2)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -126,6 +126,15 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def flatten(content: Mapping[str, Any], separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of nested groups, such as `("optim.lr", 0.1)`; an empty group is a value."""
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, separator, f"{prefix}{name}{separator}")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _read_text(path: Path, largest: int, fix: str, error: type[ReidError]) -> str:

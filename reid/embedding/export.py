@@ -27,7 +27,7 @@ from reid.data.loader import read_batches
 from reid.data.pixels import Pixels, Split
 from reid.embedding import bundle as reader
 from reid.embedding.conversion import openvino_network, quantise, save_openvino, trace
-from reid.embedding.model_card import PURPOSE
+from reid.embedding.model_card import render_card
 from reid.embedding.runtimes import ForeignModel, open_bundle
 from reid.evaluation import evaluate
 from reid.models import ReIDModel
@@ -143,7 +143,7 @@ def export_bundle(
             "sha256": {file.name: reader.digest(file) for file in sorted(folder.iterdir())},
         }
         write_json(folder / "bundle.json", manifest)
-        write_text(folder / "card.md", card(out.name, manifest) + (about or PURPOSE))
+        write_text(folder / "card.md", card(out.name, manifest, about))
         shutil.copy(inspect.getfile(reader), folder / "run.py")
         for name in networks:
             open_bundle(folder, name, trust=True)
@@ -307,48 +307,7 @@ def _versions(networks: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-_CARD = """# Bundle: {name}
-
-- **Model**: `{m[model]}`, {m[precision]}, {m[form]}
-- **Input**: uint8 [N, {m[size][0]}, {m[size][1]}, 3] (height, width), RGB, 0..255; resize crops first
-- **Output**: float32 [N, {m[dimension]}], L2-normalised, compared by cosine
-- **Preprocessing**, inside the model: {m[preprocessing]}
-- **Made with**: {versions}
-
-```python
-from run import Bundle  # run.py of this folder; needs NumPy and {packages}
-
-features = Bundle("{name}").embed(crops)
-```
-
-Lowest cosine to the embeddings of the exported model, before int8 if the model is int8:
-
-{cosines}
-
-Random: {m[parity][crops][random]}. Real: {m[parity][crops][real]}.
-
-"""
-_CARD_INT8 = """int8, on {split}, {queries:,} queries, {gallery:,} in the gallery: mAP {mAP_float:.2%} → {mAP_int8:.2%},
-rank-1 {rank1_float:.2%} → {rank1_int8:.2%}; {points_allowed:g} points of mAP were allowed to be lost. Calibrated on
-{calibration_crops} crops.
-
-"""
-_CARD_INSENSITIVE = """The model is hardly sensitive to the channel order or the value range, so the check crops do not
-detect a wrong one.
-
-"""
-
-
-def card(name: str, manifest: Mapping[str, Any]) -> str:
-    """Return a Markdown description of a bundle and of its proof, from its manifest."""
-    proof, runtimes = manifest["parity"], manifest["runtimes"]
-    lines = [f"- {one}, {kind}: {x:.7f}" for one, found in proof["lowest_cosine"].items() for kind, x in found.items()]
-    lines += [f"- {one}: refused, {reason}" for one, reason in manifest["refused"].items()]
-    packages = " or ".join(reader.PACKAGES[one] for one in runtimes)
-    versions = ", ".join(map(" ".join, manifest["versions"].items()))
-    text = _CARD.format(name=name, m=manifest, packages=packages, cosines="\n".join(lines), versions=versions)
-    if "int8" in proof:
-        text += _CARD_INT8.format(**proof["int8"])
-    speeds = ", ".join(f"{one} {found['crops_per_second']:g}" for one, found in runtimes.items())
-    text += f"Crops per second at export, in batches of 16, on all cores: {speeds}.\n\n"
-    return text if manifest["check"]["detects_wrong_input"] else text + _CARD_INSENSITIVE
+def card(name: str, manifest: Mapping[str, Any], about: str = "") -> str:
+    """Return a Markdown description of a bundle and of its proof, from its manifest, and then of the model."""
+    about = (about or render_card("purpose.md.jinja")).rstrip("\n")
+    return render_card("bundle_card.md.jinja", name=name, m=manifest, packages=reader.PACKAGES, about=about)

@@ -9,7 +9,7 @@ from typing import Any
 
 from reid.core.atomic import result_folder, write_json
 from reid.core.errors import DataError
-from reid.core.reading import read_json, read_yaml
+from reid.core.reading import flatten, read_json, read_yaml
 from reid.models.checkpoints import load_checkpoint
 from reid.report.learning import plot_learning
 from reid.training.run_folder import LAST, LOG, SETTINGS, read_log
@@ -96,7 +96,7 @@ def _read(folder: Path, name: str) -> Run:
         raise DataError(
             f"{folder} is not a run folder: it contains no {SETTINGS}. Pass a folder that `reid train` wrote."
         )
-    settings = _flat(read_yaml(folder / SETTINGS), "")
+    settings = dict(flatten(read_yaml(folder / SETTINGS)))
     content = read_log(folder / LOG)
     data, environment, tested = (
         read_json(folder / name) if (folder / name).is_file() else {}
@@ -113,12 +113,6 @@ def _read(folder: Path, name: str) -> Run:
         minutes = load_checkpoint(folder / LAST)["progress"]["seconds"] / 60
     steps = max((line["step"] for line in content), default=0)
     return Run(name, settings, lines, history, scores, steps, minutes, data, environment)
-
-
-def _flat(content: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(content, dict) or not content:
-        return {prefix.removesuffix("."): content}
-    return {name: leaf for key, value in content.items() for name, leaf in _flat(value, f"{prefix}{key}.").items()}
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -39,7 +39,7 @@ from reid.report.page import shorten_all_paths
 LARGE_K1 = 3.0
 """Warn about a k1 of re-ranking that is more than so many times the estimated number of crops per identity."""
 
-LIST_LENGTH = 10
+LISTED, LIST_LENGTH = 8, 10
 ACTIVATED = 6
 """Queries whose activation maps are shown, each with the first of its list."""
 
@@ -249,9 +249,9 @@ class _TestedSet:
     def _lists(self, ranking: RankingResult) -> list[Drawing]:
         """Return drawings of rank lists. Crops of the query's camera are included, in grey: the rule ignores them."""
         kinds = {
-            "worst": ("Lowest average precision.", report.choose_queries(ranking, "worst")),
-            "best": ("Highest average precision.", report.choose_queries(ranking, "best")),
-            "random": ("Drawn with seed 0.", report.choose_queries(ranking, "random")),
+            "worst": ("Lowest average precision.", report.choose_queries(ranking, "worst", LISTED)),
+            "best": ("Highest average precision.", report.choose_queries(ranking, "best", LISTED)),
+            "random": ("Drawn with seed 0.", report.choose_queries(ranking, "random", LISTED)),
         }
         if len(self.chosen):
             kinds["chosen"] = ("Named with --queries.", self.chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ for line in sys.stdin.buffer.read().decode().splitlines():
     try:
         main(arguments)
     except SystemExit as end:
-        print(f"exit {end.code or 0}: {arguments[0]}", flush=True)
+        for stream in (sys.stdout, sys.stderr):
+            print(f"exit {end.code or 0}: {arguments[0]}", file=stream, flush=True)
 """
 
 
@@ -100,19 +102,34 @@ def test_an_output_that_cannot_be_written_is_an_error(
     assert (tmp_path / "file").read_text() == "of the user"
 
 
+FULL_DISK = ["test", "embed", "model export", "data check"]
+
+
+@pytest.fixture(scope="module")
+def on_a_full_disk(
+    few_pictures: None, model: Path, tiny_market: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[str, dict[str, bytes], dict[str, bytes]]]:
+    """Repeat commands where no file can have over 1,000 bytes: errors, and the files before and after of each."""
+    folders = {command: tmp_path_factory.mktemp("full") for command in FULL_DISK}
+    lines = [arguments_of(command, folder / "out", model, tiny_market) for command, folder in folders.items()]
+    for command, arguments in zip(FULL_DISK, lines, strict=True):
+        if command != "model export":  # it needs a new folder
+            assert CliRunner().invoke(main, arguments).exit_code == 0
+    before = [snapshot(folder) for folder in folders.values()]
+    done = run(lines, limit=1000)
+    assert done.stdout.count("exit 1") == len(lines), done.stdout + done.stderr
+    errors = re.split(r"^exit 1: \w+$", done.stderr, flags=re.MULTILINE)
+    after = [snapshot(folder) for folder in folders.values()]
+    return dict(zip(FULL_DISK, zip(errors, before, after, strict=False), strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
-@pytest.mark.parametrize("command", ["test", "embed", "model export", "data check"])
+@pytest.mark.parametrize("command", FULL_DISK)
 def test_a_full_disk_is_an_error_and_old_results_stay(
-    command: str, model: Path, tmp_path: Path, tiny_market: Path
+    command: str, on_a_full_disk: dict[str, tuple[str, dict[str, bytes], dict[str, bytes]]]
 ) -> None:
-    out = tmp_path / "out"
-    arguments = arguments_of(command, out, model, tiny_market)
-    if command != "model export":  # it needs a new folder
-        assert "exit 0" in run([arguments]).stdout
-    before = snapshot(tmp_path)
-    done = run([arguments], limit=1000)
-    assert "exit 1" in done.stdout, done.stdout + done.stderr
-    assert "Error: Cannot write" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-    assert snapshot(tmp_path) == before
+    error, before, after = on_a_full_disk[command]
+    assert "Error: Cannot write" in error, error
+    assert "Traceback" not in error
+    assert after == before

@@ -133,6 +133,7 @@ def test_invalid_metric_files_are_errors(tmp_path: Path) -> None:
         LearnedMetric(factor, {"method": "xqda"}).save(tmp_path / "m.bin")
 
 
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.slow
 def test_reid_test_uses_a_learned_metric(tmp_path: Path, tiny_market: Path) -> None:
     """The written features are those of the model, transformed by the metric, whose id is in the files."""

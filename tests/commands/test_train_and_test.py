@@ -24,6 +24,8 @@ from reid.evaluation.calibration import calibrate
 from reid.models import build_model
 from reid.models.checkpoints import load_model, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
 SMALL = [
     "model.backbone=light10",
     "model.height=64",

@@ -2,7 +2,8 @@
 
 A line that an earlier page has too runs once.
 Training uses a small network for two epochs, a small synthetic data set replaces Market-1501, and the false-match rate
-is one that so few people can support. Videos are tracked with the true boxes as detections; nothing else is changed.
+is one that so few people can support. Rank lists are short, and videos are tracked with the true boxes as detections;
+nothing else is changed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ GUIDES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs
 SMALL_NETWORK = ["model.backbone=light14", "model.weights=none", "schedule.sizes=[]", "schedule.minutes=0.05"]
 SMALLER = {"/data/market1501": "datasets/synthetic", "1e-2": "0.2", "1e-3": "0.2"}
 SMALL = re.compile("|".join(SMALLER))
+
+
+pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
 @pytest.fixture(scope="module")

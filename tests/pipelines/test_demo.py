@@ -13,6 +13,7 @@ from reid.pipelines.demo import DemoSettings, config_file
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_pictures")
 def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) -> None:
     short = ("training.schedule.epochs=1", "training.schedule.warmup_epochs=0", "training.eval.split=none")
     done = CliRunner().invoke(

@@ -11,7 +11,7 @@ import pytest
 
 from reid.report.match_page import ReportOptions, write_match_report
 from tests.report.small_matches import small_matches
-from tests.report.test_page import random_results, written
+from tests.report.test_page import FEW, random_results, written
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def requests() -> Iterator[tuple[str, list[str]]]:
 
 def evaluation(folder: Path, text: str) -> Path:
     """Write a page in which every name is `text`: data set, file, model, setting, camera note."""
-    results = random_results(name=text, root=text, left_out=[text], notes={"Calibration": text})
+    results = random_results(name=text, root=text, left_out=[text], notes={"Calibration": text}, **FEW)
     written(folder, results, described={"model": text, text: text}, **{text: text})
     return folder / "evaluation.html"
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,28 @@ SHARED = [
 SMOOTH = ["loss.triplet_weight=0", "loss.extra={}", "model.neck=none"]
 BRIEF = ["eval.split=none", "schedule.epochs=1", "optim.groups={}"]
 TROUBLES = {"die": ["die", 1, 3], "fail": ["fail", 0, 3], "hang": ["hang", 1, 3], "late": ["late", 1, 12]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchruns(
+    small_settings: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[tuple[Path, subprocess.CompletedProcess[str], float]]]]:
+    """Jobs of torchrun with a trouble in one process, which go on while other tests run, as they mostly wait."""
+
+    def job(kind: str) -> tuple[Path, subprocess.CompletedProcess[str], float]:
+        folder = tmp_path_factory.mktemp(kind)
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "-m", "tests.training.ranks", "--out", str(folder / "run"), *small_settings, "rank_timeout=0.1",
+        ]  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "REID_TEST_TROUBLE": json.dumps([kind, 1, 3])}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=REPOSITORY
+        )
+        return folder, done, time.time() - (folder / "run.trouble").stat().st_mtime
+
+    with ThreadPoolExecutor(1) as pool:
+        yield {kind: pool.submit(job, kind) for kind in ("stop", "die")}
 
 
 @pytest.fixture(scope="module")
@@ -133,29 +157,6 @@ def test_a_process_that_starts_too_late_ends_the_job_within_the_timeout(results:
     assert late["seconds"] < 60
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "seconds"), [("die", 60), ("stop", 120)])
-def test_torchrun_ends_the_job_and_leaves_no_process(
-    small: list[str], tmp_path: Path, kind: str, seconds: float
-) -> None:
-    """A stopped process ignores SIGTERM: the other ends after `rank_timeout` (6 s), torchrun kills it 30 s later."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "tests.training.ranks", "--out", str(tmp_path / "run"), *small, "rank_timeout=0.1",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "REID_TEST_TROUBLE": json.dumps([kind, 1, 3])}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=REPOSITORY
-    )
-    passed = time.time() - (tmp_path / "run.trouble").stat().st_mtime
-    print(f"{kind}: the job ended after {passed:.1f} s")
-    assert passed < seconds
-    assert done.returncode != 0
-    assert "Process 0 of 2 lost the others" in " ".join((done.stdout + done.stderr).split()) or kind == "die"
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [command for command in commands if os.fsencode(tmp_path) in command]
-
-
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
@@ -219,3 +220,18 @@ def test_one_process_needs_no_group() -> None:
 def test_a_missing_device_is_named(device: str) -> None:
     with pytest.raises(ReidError, match=device), init_distributed(device):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "seconds"), [("die", 60), ("stop", 120)])
+def test_torchrun_ends_the_job_and_leaves_no_process(
+    torchruns: dict[str, Future[tuple[Path, subprocess.CompletedProcess[str], float]]], kind: str, seconds: float
+) -> None:
+    """A stopped process ignores SIGTERM: the other ends after `rank_timeout` (6 s), torchrun kills it 30 s later."""
+    folder, done, passed = torchruns[kind].result()
+    print(f"{kind}: the job ended after {passed:.1f} s")
+    assert passed < seconds
+    assert done.returncode != 0
+    assert "Process 0 of 2 lost the others" in " ".join((done.stdout + done.stderr).split()) or kind == "die"
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [command for command in commands if os.fsencode(folder) in command]
