@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import float_column
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.data.tracks import Floats, Integers, Tracks
 
 _HIDING = 0.3
@@ -100,8 +100,7 @@ def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> I
         ConfigError: `per_track` below 1.
         DataError: `quality` of another length.
     """
-    if per_track < 1:
-        raise ConfigError(f"per_track is {per_track}; it must be 1 or more.")
+    check_number("per_track", per_track, 1)
     quality = float_column("quality", quality, len(tracks))
     rows = np.flatnonzero(quality > 0)
     if len(rows) == 0:

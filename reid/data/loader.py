@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.data.augment import Augment
 from reid.data.crops import Crops
-from reid.data.samplers import Sampler, check_positive
+from reid.data.samplers import Sampler
 from reid.data.store import Store
 
 Item = TypeVar("Item")
@@ -89,8 +89,7 @@ class TrainLoader:
                 "Remove the rows of skipped unreadable images from all three (without_unreadable)."
             )
         self.options = options or LoaderOptions()
-        if self.options.prefetch < 0:
-            raise ConfigError(f"prefetch is {self.options.prefetch}; it must be 0 or more batches.")
+        check_number("prefetch", self.options.prefetch)
         self.store, self.crops, self.sampler, self.augment = store, crops, sampler, augment
         self.epoch = 0
         self._start = 0
@@ -112,8 +111,7 @@ class TrainLoader:
 
     def start_at(self, batch: int) -> None:
         """Skip the first `batch` batches of the next pass, and only of that one (to resume)."""
-        if not 0 <= batch <= len(self):
-            raise ConfigError(f"Cannot start at batch {batch}: an epoch has {len(self)}.")
+        check_number("The first batch of the epoch", batch, 0, len(self))
         self._start = batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -155,7 +153,7 @@ def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[to
         ConfigError: a batch size below 1.
         DataError: as the store's `read`.
     """
-    check_positive(batch_size=batch_size)
+    check_number("batch_size", batch_size, 1)
     rows = np.asarray(index, dtype=np.int64)
     parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     return prefetch((torch.from_numpy(store.read(part)) for part in parts), 2)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import integer_column, separate_unknown
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import ConfigError, DataError, check_number
 
 
 def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
@@ -22,7 +22,8 @@ def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
         >>> ids_per_batch(64, 4)
         16
     """
-    check_positive(batch_size=batch_size, crops_per_id=crops_per_id)
+    check_number("batch_size", batch_size, 1)
+    check_number("crops_per_id", crops_per_id, 1)
     if batch_size % crops_per_id:
         low = batch_size // crops_per_id * crops_per_id
         valid = f"{low} or {low + crops_per_id}" if low else str(crops_per_id)
@@ -39,11 +40,9 @@ class _EpochSampler:
     batch_size: int
 
     def __init__(self, seed: int, rank: int, world_size: int) -> None:
-        check_positive(world_size=world_size)
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank is {rank}; with world_size {world_size} it must be 0 to {world_size - 1}.")
-        if seed < 0:
-            raise ConfigError(f"seed is {seed}; it must be 0 or more.")
+        check_number("world_size", world_size, 1)
+        check_number("rank", rank, 0, world_size - 1)
+        check_number("seed", seed)
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -114,7 +113,8 @@ class IdentitySampler(_EpochSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__(seed, rank, world_size)
-        check_positive(ids_per_batch=ids_per_batch, crops_per_id=crops_per_id)
+        check_number("ids_per_batch", ids_per_batch, 1)
+        check_number("crops_per_id", crops_per_id, 1)
         pids = integer_column("pids", pids)
         cameras = np.zeros_like(pids) if camids is None else integer_column("camids", camids, len(pids))
         cameras = separate_unknown(cameras)
@@ -227,7 +227,7 @@ class HardIdentitySampler(IdentitySampler):
 
     def __init__(self, *args: Any, lookalikes: int = 3, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        check_positive(lookalikes=lookalikes)
+        check_number("lookalikes", lookalikes, 1)
         self.lookalikes = lookalikes
         self.neighbours: NDArray[np.int64] | None = None
 
@@ -289,7 +289,7 @@ class RandomSampler(_EpochSampler):
 
     def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(seed, rank, world_size)
-        check_positive(batch_size=batch_size)
+        check_number("batch_size", batch_size, 1)
         if n < batch_size * world_size:
             raise DataError(
                 f"A step takes {batch_size * world_size} crops (batch_size {batch_size} × world_size {world_size}), "
@@ -383,10 +383,3 @@ def _deal(
             used[pick] += 1
             cameras_in_group[camera[pick]] += 1
     return rows[groups]
-
-
-def check_positive(**values: int) -> None:
-    """Raise a `ConfigError` that names the first setting below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be 1 or more.")

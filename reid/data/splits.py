@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
-from reid.core.errors import ConfigError, DataError
+from reid.core.errors import DataError, check_number
 from reid.data.crops import Crops
 
 
@@ -32,8 +32,7 @@ def hold_out(
         >>> [len(part) for part in hold_out(crops, fraction=0.3)]
         [28, 6, 6]
     """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"The fraction of identities to hold out is {fraction}. Use a value between 0 and 1.")
+    check_number("The fraction of identities to hold out", fraction, 0, 1, above=True, below=True)
     rng = np.random.default_rng(seed)
     ids = np.unique(train.pids)
     by_camera = cross_camera and train.has_cameras

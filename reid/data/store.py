@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.atomic import atomic_file, check_free_space
 from reid.core.console import progress_bar
-from reid.core.errors import ConfigError, DataError, ReidError, check_choice
+from reid.core.errors import ConfigError, DataError, ReidError, check_choice, check_number
 from reid.core.locks import exclusive
 from reid.core.reading import parse_json
 from reid.core.workers import available_cores
@@ -463,8 +463,7 @@ def is_store(folder: Path) -> bool:
 
 
 def _workers(workers: int) -> int:
-    if workers < 0:
-        raise ConfigError(f"workers is {workers}; it must be 0 (one per CPU core) or more.")
+    check_number("workers (0: one per CPU core)", workers)
     return workers or available_cores()
 
 

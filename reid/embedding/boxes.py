@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from reid.core.arrays import float_column
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ConfigError, DataError, first_few
+from reid.core.errors import DataError, check_number, first_few
 from reid.data.images import resize
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
@@ -197,8 +197,7 @@ class _Job:
 
     def run(self, cache: Path | None, shard_size: int, cameras: NDArray[np.int64] | None = None) -> int:
         """Embed the boxes that the cache lacks, of all cameras or of `cameras`; return how many it had."""
-        if shard_size < 1:
-            raise ConfigError(f"shard_size must be 1 or more; it is {shard_size}.")
+        check_number("shard_size", shard_size, 1)
         embedder, finished = self.embedder, 0
         self.shards, self.notes = [], []
         wanted = self.reasons == ""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reid.core.console import track
 from reid.core.distributed import pick_device
-from reid.core.errors import ConfigError, ModelError, check_choice, did_you_mean
+from reid.core.errors import ConfigError, ModelError, check_choice, check_number, did_you_mean
 from reid.data.crops import Crops
 from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
@@ -87,10 +87,8 @@ class Embedder:
     ) -> None:
         check_choice("runtime", runtime, RUNTIMES)
         trust, runtime = runtime == "torchscript", "auto" if runtime == "torchscript" else runtime
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be 1 or more; got {batch_size}.")
-        if threads < 0:
-            raise ConfigError(f"threads must be 0 (one for each CPU) or more; got {threads}.")
+        check_number("batch_size", batch_size, 1)
+        check_number("threads (0: one for each CPU)", threads)
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
         self._name = str(model)
         network: ReIDModel | ForeignModel | _BundleModel

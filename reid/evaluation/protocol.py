@@ -121,10 +121,7 @@ class Protocol:
         Raises:
             DataError: naming the side and both numbers.
         """
-        for name, rows, labels in (
-            ("query", n_query, len(self.query_pids)),
-            ("gallery", n_gallery, self.gallery_size),
-        ):
+        for name, rows, labels in (("query", n_query, len(self.query_pids)), ("gallery", n_gallery, self.gallery_size)):
             if rows != labels:
                 raise DataError(f"There are {rows} {name} items but {labels} {name}_pids.")
 

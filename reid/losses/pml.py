@@ -46,14 +46,7 @@ class PmlLoss(PairLoss):
     shown = ("name",)
 
     def __init__(
-        self,
-        name: str,
-        *,
-        dim: int,
-        num_classes: int,
-        camera_aware: bool = False,
-        seed: int = 0,
-        **options: Any,
+        self, name: str, *, dim: int, num_classes: int, camera_aware: bool = False, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(camera_aware)
         losses = _module("losses")

@@ -219,13 +219,7 @@ class TripletLoss(nn.Module):
                 (seed,) = np.random.SeedSequence([self.seed, self.step]).generate_state(1)
                 generator = torch.Generator(features.device).manual_seed(int(seed))
             positive, negative, valid = mine_triplets(
-                self.mining,
-                distances,
-                pids,
-                cameras,
-                hardness=self.hardness,
-                generator=generator,
-                features=features,
+                self.mining, distances, pids, cameras, hardness=self.hardness, generator=generator, features=features
             )
             difference = positive - negative
             losses = hinge(difference, self.margin) * valid

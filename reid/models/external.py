@@ -13,13 +13,7 @@ from torch import Tensor
 from reid.core.errors import ModelError, check_choice
 from reid.models.backbones import BACKBONES
 from reid.models.model import ReIDModel, build_model
-from reid.models.pretrained import (
-    CHECKPOINT_FORMAT,
-    check_finite_tensors,
-    find_prefix,
-    named_tensors,
-    read_content,
-)
+from reid.models.pretrained import CHECKPOINT_FORMAT, check_finite_tensors, find_prefix, named_tensors, read_content
 
 BOT, FASTREID, TORCHREID = "reid-strong-baseline (BoT)", "fast-reid", "torchreid"
 FAMILIES = {"bot": BOT, "fast-reid": FASTREID, "torchreid": TORCHREID}

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from reid.config import ModelConfig
-from reid.core.errors import ConfigError
+from reid.core.errors import ConfigError, check_number
 from reid.models.backbones import Backbone, build_backbone
 from reid.models.backbones.resnet import start_as_identity
 from reid.models.pooling import POOLINGS, StripePool
@@ -191,8 +191,7 @@ def build_model(
     """
     given = backbone.as_dict() if isinstance(backbone, ModelConfig) else {"backbone": backbone}
     config = ModelConfig(**{**given, **settings})
-    if num_classes < 0:
-        raise ConfigError(f"num_classes is {num_classes}: it must be 0 (no classifier) or more.")
+    check_number("num_classes (0: no classifier)", num_classes)
     if config.num_stripes and config.embedding_dim:
         raise ConfigError(
             f"num_stripes={config.num_stripes} and embedding_dim={config.embedding_dim} exclude each other: a linear "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, StrictInt, StrictStr
 
 from reid.config import Settings
-from reid.core.errors import ConfigError
+from reid.core.errors import ConfigError, check_number
 from reid.core.reading import read_json
 from reid.data.tracks import Floats, Integers
 from reid.mtmc.cameras import Cameras
@@ -68,10 +68,8 @@ class Constraints:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cannot_link", tuple(dict.fromkeys(self.cannot_link)))
         object.__setattr__(self, "must_link", tuple(dict.fromkeys(self.must_link)))
-        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise ConfigError(f"tolerance is {self.tolerance}; it must be a number of seconds, 0 or more.")
-        if self.max_speed is not None and not (math.isfinite(self.max_speed) and self.max_speed > 0):
-            raise ConfigError(f"max_speed is {self.max_speed}; it must be metres per second above 0, or None.")
+        check_number("tolerance (seconds)", self.tolerance)
+        check_number("max_speed (metres per second, or None)", self.max_speed, above=True)
 
 
 def _with_frame(key: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from reid.core.errors import ConfigError
+from reid.core.errors import check_number
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.mtmc.box_pairs import BoxPairs, common_cameras, count_ids, pair_boxes, unique_codes
 from reid.mtmc.clear import clear_scores
@@ -172,8 +172,7 @@ def score_tracks(truth: Tracks, predicted: Tracks, *, iou: float = 0.5) -> Track
         >>> score_tracks(truth, truth.with_ids([7, 8])).overall.IDF1
         0.5
     """
-    if not 0 < iou <= 1:
-        raise ConfigError(f"score_tracks: iou is {iou}; it must be above 0 and at most 1.")
+    check_number("iou", iou, 0, 1, above=True)
     names, cameras, warnings = common_cameras(truth, predicted)
     boxes = pair_boxes(truth, predicted, cameras)
     multi_camera, people = _multi_camera(boxes, iou)

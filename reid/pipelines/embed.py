@@ -63,14 +63,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
             videos, quality, problems = open_videos(settings.videos, tracks)
             for text in (*tracks.warnings, *problems):
                 warn(text)
-            done = boxes_to_parquet(
-                embedder,
-                videos,
-                tracks,
-                out,
-                quality=quality,
-                distributed=distributed,
-            )
+            done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, distributed=distributed)
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
             done = embed_to_parquet(embedder, images, out, unreadable=unreadable, distributed=distributed)

@@ -100,11 +100,7 @@ def set_drawings(results: SetResults) -> list[Drawing]:
 
 
 def write_evaluation(
-    path: str | Path,
-    sets: Sequence[SetResults],
-    *,
-    described: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    path: str | Path, sets: Sequence[SetResults], *, described: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Path:
     """Write all results of an evaluation as one page.
 

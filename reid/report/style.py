@@ -45,12 +45,7 @@ DARK = Theme("#16191D", "#E6E6E6", "#3A4048", ("#56B4E9", "#E69F00", GREEN, "#CC
 
 @contextlib.contextmanager
 def picture(
-    path: str | Path,
-    size: tuple[float, float],
-    *,
-    dark: bool = False,
-    constrained: bool = True,
-    dpi: int = 150,
+    path: str | Path, size: tuple[float, float], *, dark: bool = False, constrained: bool = True, dpi: int = 150
 ) -> Iterator[tuple[Figure, Theme]]:
     """Yield an empty figure of `size` inches and its theme; write the file when the block ends.
 

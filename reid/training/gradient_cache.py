@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.data.samplers import check_positive
+from reid.core.errors import check_number
 
 Outputs = Sequence[Tensor | None]
 """Outputs of a network for B crops: tensors `[B, …]`, or None."""
@@ -49,7 +49,7 @@ def backward_in_chunks(
     Raises:
         ConfigError: `chunk` below 1.
     """
-    check_positive(chunk=chunk)
+    check_number("chunk", chunk, 1)
     module = network.module if isinstance(network, DistributedDataParallel) else network
     parts = images.tensor_split(max(1, -(-len(images) // chunk)))
     with torch.no_grad():

@@ -9,9 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from reid.config import Config
 from reid.core.arrays import check_finite, different_cameras, integer_column
 from reid.core.distributed import DistributedContext
-from reid.core.errors import ConfigError, DataError, check_choice
+from reid.core.errors import DataError, check_choice, check_number
 from reid.data.pixels import Pixels
-from reid.data.samplers import check_positive
 from reid.evaluation.features import centred
 from reid.evaluation.neighbours import nearest_items
 from reid.models import ReIDModel
@@ -42,7 +41,7 @@ def nearest_identities(features: ArrayLike, pids: ArrayLike, k: int) -> NDArray[
         ConfigError: k below 1.
     """
     x, labels = _columns(features, pids)
-    check_positive(k=k)
+    check_number("k", k, 1)
     ids = int(labels.max()) + 1
     x = torch.nn.functional.normalize(x, eps=1e-12)
     sums = x.new_zeros(ids, x.shape[1]).index_add_(0, torch.from_numpy(labels), x)
@@ -137,8 +136,7 @@ def offline_triplets(
                [3, 2, 1]])
     """
     check_choice("kind of triplets", kind, KINDS)
-    if not margin > 0:
-        raise ConfigError(f"margin is {margin}. Use a value above 0.")
+    check_number("margin", margin, above=True)
     x, labels = _columns(features, pids)
     cameras = None if camids is None else torch.from_numpy(integer_column("camids", camids, len(x)))
     found = [np.zeros((0, 3), dtype=np.int64)]

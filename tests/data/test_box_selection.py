@@ -156,7 +156,9 @@ def test_short_tracks_keep_all_usable_boxes(quality, count):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        pytest.param(lambda tracks: choose_boxes(tracks, [1], per_track=0), "per_track is 0", id="per_track"),
+        pytest.param(
+            lambda tracks: choose_boxes(tracks, [1], per_track=0), "per_track must be 1 or more; got 0", id="per_track"
+        ),
         pytest.param(lambda tracks: choose_boxes(tracks, [1, 1]), "quality must be one column of 1 rows", id="quality"),
         pytest.param(lambda tracks: box_quality(tracks, [9]), r"\(9,\)|\[9\] of camera 'cam0'", id="frame size"),
         pytest.param(lambda tracks: box_quality(tracks, {"cam0": [9]}), "of camera 'cam0' must be two", id="mapping"),

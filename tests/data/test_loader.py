@@ -114,7 +114,7 @@ def test_start_at_may_precede_set_epoch(data: Data) -> None:
     other.start_at(3)
     other.set_epoch(2)
     assert same(list(other), whole[3:])
-    with pytest.raises(ReidError, match="Cannot start at batch 5: an epoch has 4"):
+    with pytest.raises(ReidError, match="first batch of the epoch must be 0 or more and at most 4; got 5"):
         other.start_at(5)
 
 

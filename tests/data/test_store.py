@@ -424,7 +424,7 @@ def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
         pytest.param({"unreadable": "ignore"}, "Unknown value of unreadable 'ignore'", id="unreadable"),
         pytest.param({"folder": None}, "needs a folder", id="no folder"),
         pytest.param({"size": (0, 4)}, r"size is \(0, 4\)", id="size"),
-        pytest.param({"workers": -1}, "workers is -1", id="workers"),
+        pytest.param({"workers": -1}, r"workers .* must be 0 or more; got -1", id="workers"),
     ],
 )
 def test_wrong_settings_raise_an_error(settings: dict[str, object], message: str, tmp_path: Path) -> None:

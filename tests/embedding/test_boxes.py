@@ -226,7 +226,7 @@ def test_boxes_that_cannot_be_embedded_are_listed(embedder, videos):
         pytest.param({"videos": {}}, r"None of the 1 boxes .* camera 'a' has no video", id="no video"),
         pytest.param({"quality": [1, 1]}, r"quality must be one column of 1 rows", id="quality of another length"),
         pytest.param({"quality": [1.5]}, r"quality is 1.5 in row 0; it must be from 0 to 1", id="quality above 1"),
-        pytest.param({"shard_size": 0}, r"shard_size must be 1 or more; it is 0", id="shard size of 0"),
+        pytest.param({"shard_size": 0}, r"shard_size must be 1 or more; got 0", id="shard size of 0"),
     ],
 )
 def test_invalid_arguments_are_errors(embedder, videos, change, message):

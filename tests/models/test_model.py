@@ -224,7 +224,7 @@ class TestEmbed:
     [
         ({"pooling": "gme"}, "pooling='gme'.*Known: avg, gem, max"),
         ({"neck": "bnnek"}, "neck='bnnek'.*Did you mean 'bnneck'"),
-        ({"num_classes": -1}, "num_classes is -1"),
+        ({"num_classes": -1}, "num_classes .* must be 0 or more; got -1"),
         ({"embedding_dim": -8}, "embedding_dim=-8"),
         ({"last_stride": 3}, "last_stride=3"),
         ({"height": 0}, "height=0"),

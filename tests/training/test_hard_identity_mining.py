@@ -91,7 +91,7 @@ def test_an_empty_set_has_no_triplets() -> None:
     ("change", "words"),
     [
         ({"kind": "hrad"}, "Unknown kind of triplets 'hrad'.*'hard'"),
-        ({"margin": 0.0}, "margin is 0.0"),
+        ({"margin": 0.0}, "margin must be above 0; got 0.0"),
         ({"pids": [1, 2]}, "pids must be one column of 3 rows"),
         ({"camids": [1, 2]}, "camids must be one column of 3 rows"),
         (

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, StrictInt, StrictStr, TypeAdapt
 
 from reid.core.errors import DataError, check_choice
 from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
-from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, read_lines, scan, with_official
+from reid.data.layouts.scanning import SUFFIX, find_root, list_folder, official_counts, read_lines, scan, with_official
 
 NAME = "cuhk03"
 FORM = "1_001_1_01.png (camera pair, person, view, number)"
@@ -70,14 +70,9 @@ def read(root: str | Path, *, variant: str = "labeled") -> Benchmark:
     skipped: list[SkippedFile] = []
     matches = {os.path.basename(path): match for path, match in scan(images, PATTERN, FORM, skipped)}
     train, query, gallery = (_crops(rows[split], matches, images, split_file, split) for split in SPLITS)
-    official = {
-        "train images": TRAIN_IMAGES[variant],
-        "train ids": 767,
-        "query images": 1_400,
-        "query ids": 700,
-        "gallery images": GALLERY_IMAGES[variant],
-        "gallery ids": 700,
-    }
+    official = official_counts(
+        train=(TRAIN_IMAGES[variant], 767), query=(1_400, 700), gallery=(GALLERY_IMAGES[variant], 700)
+    )
     return with_official(Benchmark(NAME, str(folder), train, query, gallery, skipped=tuple(skipped)), official)
 
 

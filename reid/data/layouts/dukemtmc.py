@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Benchmark
-from reid.data.layouts.scanning import NUMBER, SUFFIX, NamedImages, with_official
+from reid.data.layouts.scanning import NUMBER, SUFFIX, NamedImages, official_counts, with_official
 
 LAYOUT = NamedImages(
     name="dukemtmc",
@@ -21,14 +21,7 @@ LAYOUT = NamedImages(
     inside=("DukeMTMC-reID", "dukemtmc-reid", "dukemtmc"),
     pattern=re.compile(rf"(?P<pid>{NUMBER})_c(?P<camid>{NUMBER})_f(?P<frame>{NUMBER}){SUFFIX}", re.IGNORECASE),
     form="0001_c2_f0046182.jpg (identity, camera, frame)",
-    official={
-        "train images": 16_522,
-        "train ids": 702,
-        "query images": 2_228,
-        "query ids": 702,
-        "gallery images": 17_661,
-        "gallery ids": 1_110,
-    },
+    official=official_counts(train=(16_522, 702), query=(2_228, 702), gallery=(17_661, 1_110)),
 )
 WITHDRAWN = (
     "DukeMTMC was withdrawn by its authors in 2019, because the people in it were filmed without their consent. "

@@ -14,27 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Benchmark
-from reid.data.layouts.scanning import DISTRACTOR, NUMBER, SUFFIX, NamedImages, find_root, with_official
+from reid.data.layouts.scanning import (
+    DISTRACTOR,
+    NUMBER,
+    SUFFIX,
+    NamedImages,
+    find_root,
+    official_counts,
+    with_official,
+)
 
 LAYOUT = NamedImages(
     name="market1501",
     folders={"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"},
     inside=("Market-1501-v15.09.15", "market1501", "Market-1501"),
     pattern=re.compile(
-        rf"(?P<pid>-1|{NUMBER})_c(?P<camid>{NUMBER})s(?P<track>{NUMBER})_(?P<frame>{NUMBER})_\d+{SUFFIX}",
-        re.IGNORECASE,
+        rf"(?P<pid>-1|{NUMBER})_c(?P<camid>{NUMBER})s(?P<track>{NUMBER})_(?P<frame>{NUMBER})_\d+{SUFFIX}", re.IGNORECASE
     ),
     form="0002_c1s1_000451_03.jpg (identity, camera, sequence, frame, box)",
-    official={
-        "train images": 12_936,
-        "train ids": 751,
-        "query images": 3_368,
-        "query ids": 750,
-        "gallery images": 15_913,
-        "gallery ids": 750,
-        "junk": 3_819,
-        "distractors": 2_798,
-    },
+    official=official_counts(train=(12_936, 751), query=(3_368, 750), gallery=(15_913, 750))
+    | {"junk": 3_819, "distractors": 2_798},
 )
 SYNTHETIC = "synthetic"
 SYNTHETIC_MARKER = "made.json"

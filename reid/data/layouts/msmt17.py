@@ -18,7 +18,15 @@ import numpy as np
 
 from reid.core.errors import DataError
 from reid.data.crops import Benchmark, Crops
-from reid.data.layouts.scanning import NUMBER, SUFFIX, find_root, list_folder, read_lines, with_official
+from reid.data.layouts.scanning import (
+    NUMBER,
+    SUFFIX,
+    find_root,
+    list_folder,
+    official_counts,
+    read_lines,
+    with_official,
+)
 
 NAME = "msmt17"
 LISTS = {"train": "list_train.txt", "val": "list_val.txt", "query": "list_query.txt", "gallery": "list_gallery.txt"}
@@ -26,14 +34,7 @@ FOLDERS = {"V2": ("mask_train_v2", "mask_test_v2"), "V1": ("train", "test")}
 """Folders of the train and test images; V2 is used if both versions are present."""
 PATTERN = re.compile(rf"(\d+)_(\d+)_({NUMBER})_.+{SUFFIX}", re.IGNORECASE)
 
-OFFICIAL = {
-    "train images": 32_621,
-    "train ids": 1_041,
-    "query images": 11_659,
-    "query ids": 3_060,
-    "gallery images": 82_161,
-    "gallery ids": 3_060,
-}
+OFFICIAL = official_counts(train=(32_621, 1_041), query=(11_659, 3_060), gallery=(82_161, 3_060))
 WITHOUT_VAL = 30_248
 """Images in `list_train.txt` alone; its 1,041 identities are also those of `list_val.txt`."""
 

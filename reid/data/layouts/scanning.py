@@ -189,6 +189,12 @@ def count_difference(benchmark: Benchmark) -> str:
     return f"the counts differ from the official {benchmark.name}: {', '.join(different)}" if different else ""
 
 
+def official_counts(**splits: tuple[int, int]) -> dict[str, int]:
+    """Return the official counts of splits that are given as (images, identities)."""
+    kinds = ("images", "ids")
+    return {f"{split} {kind}": n for split, pair in splits.items() for kind, n in zip(kinds, pair, strict=True)}
+
+
 def with_official(benchmark: Benchmark, official: Mapping[str, int]) -> Benchmark:
     """Return the benchmark with the official counts, and a warning if its own counts differ."""
     benchmark = replace(benchmark, official=dict(official))

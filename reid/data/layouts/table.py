@@ -63,13 +63,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
             f"are absolute, or relative to {file.parent}."
         )
     return divide(
-        crops,
-        rows.split(),
-        file,
-        fraction=fraction,
-        seed=seed,
-        cross_camera=cross_camera,
-        warnings=rows.warnings,
+        crops, rows.split(), file, fraction=fraction, seed=seed, cross_camera=cross_camera, warnings=rows.warnings
     )
 
 
