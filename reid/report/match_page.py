@@ -130,7 +130,9 @@ def write_match_report(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         colours={"blue": BLUE, "green": GREEN, "red": RED},
         tiles=_tiles(matches),
-        sentences=_explain(matches, options.pixelate_heads),
+        threshold=matches.threshold,
+        fmr=matches.fmr,
+        hidden=HEAD_FRACTION if options.pixelate_heads else 0,
         warnings=options.warnings,
         scores=options.scores or {},
         notes=notes,
@@ -312,22 +314,6 @@ def _tiles(matches: Matches) -> list[tuple[str, str]]:
         "candidate pairs": len(matches.links),
     }
     return [(f"{int(value):,}", name) for name, value in values.items()]
-
-
-def _explain(matches: Matches, hidden: bool) -> list[str]:
-    rate = "" if matches.fmr is None else f" (expected false-match rate {100 * matches.fmr:.3g} %)"
-    sentences = [
-        f"Two tracklets get one identity if their deciding distance is at most the threshold {matches.threshold:.4g}"
-        f"{rate}. The deciding distance is the mean distance between the groups of tracklets that were compared, so it "
-        "can differ from the distance of the pair itself.",
-        "The margin of a pair is the threshold minus the deciding distance. It orders all pairs as the match decided: "
-        "above 0 the pair was joined, below 0 it was kept separate. p(same) is the margin on a scale from 0 to 1, with "
-        "0.5 at the threshold; it is fitted to this result, not to labels. A margin of 0 marks a pair that stays "
-        "separate because a rule forbids other members of its two identities.",
-    ]
-    if hidden:
-        sentences.append(f"The upper {100 * HEAD_FRACTION:.0f} % of each crop was pixelated before it was embedded.")
-    return sentences
 
 
 def _learned_tables(matches: Matches) -> list[Table]:

@@ -223,7 +223,7 @@ def test_inputs_of_different_lengths_raise_an_error(data: Data) -> None:
     sampler = RandomSampler(48, 10)
     with pytest.raises(ReidError, match="store has 48 rows, crops 48 and labels 3"):
         TrainLoader(store, [0, 1, 2], crops, sampler, None)
-    with pytest.raises(ReidError, match="prefetch is -1"):
+    with pytest.raises(ReidError, match="prefetch must be 0 or more; got -1"):
         TrainLoader(store, crops.pids, crops, sampler, None, LoaderOptions(prefetch=-1))
 
 
@@ -249,5 +249,5 @@ def test_read_batches_yields_all_rows_in_order(
 
 
 def test_read_batches_needs_a_positive_batch_size(data: Data) -> None:
-    with pytest.raises(ReidError, match="batch_size is 0"):
+    with pytest.raises(ReidError, match="batch_size must be 1 or more; got 0"):
         list(read_batches(data[1], [0], 0))

@@ -238,12 +238,12 @@ def test_large_identities_are_spread_over_the_epoch(pids: NDArray[np.int64], p: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"ids_per_batch": 0}, "ids_per_batch is 0", id="P of 0"),
-        pytest.param({"crops_per_id": -1}, "crops_per_id is -1", id="K below 1"),
+        pytest.param({"ids_per_batch": 0}, "ids_per_batch must be 1 or more; got 0", id="P of 0"),
+        pytest.param({"crops_per_id": -1}, "crops_per_id must be 1 or more; got -1", id="K below 1"),
         pytest.param({"ids_per_batch": 7}, "7 different identities .* has 6", id="fewer identities than P"),
         pytest.param({"ids_per_batch": 4, "world_size": 2}, r"8 different .*world_size 2", id="fewer than P × ranks"),
         pytest.param({"world_size": 2, "rank": 2}, "rank must be 0 or more and at most 1; got 2", id="rank outside"),
-        pytest.param({"world_size": 0}, "world_size is 0", id="no ranks"),
+        pytest.param({"world_size": 0}, "world_size must be 1 or more; got 0", id="no ranks"),
         pytest.param({"seed": -1}, "seed must be 0 or more; got -1", id="negative seed"),
         pytest.param({"pids": []}, "no crop", id="no crops"),
         pytest.param({"camids": [1, 2]}, "camids must be one column of 18 rows", id="columns differ"),
@@ -266,7 +266,7 @@ def test_ids_per_batch() -> None:
         ids_per_batch(66, 4)
     with pytest.raises(ReidError, match="Use a batch_size of 8"):
         ids_per_batch(3, 8)
-    with pytest.raises(ReidError, match="crops_per_id is 0"):
+    with pytest.raises(ReidError, match="crops_per_id must be 1 or more; got 0"):
         ids_per_batch(64, 0)
 
 
@@ -347,7 +347,7 @@ def test_invalid_neighbours_raise_an_error(table: NDArray[np.int64]) -> None:
     sampler = HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2)
     with pytest.raises(ReidError, match=r"\[6, M\] identity numbers 0 to 5"):
         sampler.set_neighbours(table)
-    with pytest.raises(ReidError, match="lookalikes is 0"):
+    with pytest.raises(ReidError, match="lookalikes must be 1 or more; got 0"):
         HardIdentitySampler(np.repeat(np.arange(6), 3), None, 2, 2, lookalikes=0)
 
 
@@ -385,5 +385,5 @@ def test_random_sampler_leaves_out_different_crops_each_epoch() -> None:
 def test_random_sampler_errors() -> None:
     with pytest.raises(ReidError, match=r"takes 20 crops .* has 19"):
         RandomSampler(19, 10, world_size=2)
-    with pytest.raises(ReidError, match="batch_size is 0"):
+    with pytest.raises(ReidError, match="batch_size must be 1 or more; got 0"):
         RandomSampler(19, 0)

@@ -120,7 +120,7 @@ def test_cameras_can_be_ignored() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7])
 def test_a_fraction_outside_0_and_1_raises_an_error(fraction: float) -> None:
-    with pytest.raises(ReidError, match=f"{fraction}.*between 0 and 1"):
+    with pytest.raises(ReidError, match=rf"above 0 and below 1; got {fraction}"):
         hold_out(random_crops(np.random.default_rng(0), 50, 5, "several"), fraction=fraction)
 
 

@@ -193,5 +193,5 @@ def test_gradients_are_added_to_existing_ones(crops: Tensor) -> None:
 
 @pytest.mark.parametrize("chunk", [-1, 0])
 def test_a_chunk_below_one_is_an_error(crops: Tensor, chunk: int) -> None:
-    with pytest.raises(ReidError, match=f"chunk is {chunk}"):
+    with pytest.raises(ReidError, match=f"chunk must be 1 or more; got {chunk}"):
         chunked(small(), crops, Objective(), chunk)

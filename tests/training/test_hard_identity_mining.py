@@ -137,7 +137,7 @@ def test_draw_rows_takes_every_identity_and_reaches_all_crops_over_epochs() -> N
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_1_is_an_error(k: int) -> None:
-    with pytest.raises(ReidError, match=f"k is {k}"):
+    with pytest.raises(ReidError, match=f"k must be 1 or more; got {k}"):
         nearest_identities(np.zeros((3, 2)), [1, 2, 3], k)
 
 
