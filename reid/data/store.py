@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.atomic import atomic_file, check_free_space
-from reid.core.console import progress_bar
+from reid.core.console import progress_bar, track
 from reid.core.errors import ConfigError, DataError, ReidError, check_choice, check_number
 from reid.core.locks import exclusive
 from reid.core.reading import parse_json
@@ -168,10 +168,8 @@ class FileStore:
         threads = _workers(workers)
         self._pool = ThreadPoolExecutor(threads, "reid-decode")
         self._parts = threads if threads == 1 else 4 * threads  # small parts, so that the threads end together
-        with progress_bar() as bar:
-            found = self._pool.map(_shape_or_reason, map(str, crops.paths))
-            tracked = bar.track(found, total=len(crops), description="Checking images")
-            reasons = [item if isinstance(item, str) else "" for item in tracked]
+        found = self._pool.map(_shape_or_reason, map(str, crops.paths))
+        reasons = [item if isinstance(item, str) else "" for item in track(found, "Checking images", len(crops))]
         self._select(crops.paths, np.array(reasons, dtype=object))
         _check_unreadable(self, unreadable)
 

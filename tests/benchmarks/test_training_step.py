@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.training_step import main
 from reid.core.errors import ReidError
 
 
+@pytest.mark.slow
 def test_training_step_times_this_project_and_a_plain_loop() -> None:
     done = CliRunner().invoke(main, ["--backbone", "light10", "--size", "32", "16", "--steps", "1"])
     assert done.exit_code == 0, done.output

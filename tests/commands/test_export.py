@@ -103,6 +103,7 @@ def test_parity_on_a_folder_of_crops(run, tmp_path):
     assert manifest["parity"]["crops"]["real"] == "3 given crops"
 
 
+@pytest.mark.slow
 def test_export_of_an_onnx_file(tmp_path):
     other = make_onnx(tmp_path / "other.onnx")
     other.with_suffix(".reid.json").write_text(json.dumps(SIDECAR))

@@ -227,6 +227,7 @@ def test_embeddings_without_tracks_are_refused(world):
     assert "Add the columns track, frame" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_online_matching_is_compared_with_offline_matching(world):
     result = run(*options(world, "--online", "stream.period=2", "threshold=0.5", "--truth", world / "truth"))
     assert result.exit_code == 0, result.output
@@ -297,6 +298,7 @@ def test_untracked_rows_are_left_out_on_request(world):
     assert "1 of 121 rows skipped: their id is -1" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_a_truth_that_numbers_frames_differently_is_named(world):
     truth = read_tracks(world / "truth")
     write_tracks(truth.shift_frames(5), world / "late")

@@ -179,6 +179,7 @@ def test_prefetch_limits_the_batches_read_ahead(data: Data) -> None:
     del batches
 
 
+@pytest.mark.slow
 def test_a_paced_batch_is_made_after_make_next(data: Data) -> None:
     store = FailingStore(fail_at=-1)
     paced = loader((data[0], store), prefetch=1, paced=True)

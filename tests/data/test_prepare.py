@@ -358,6 +358,7 @@ def test_a_tar_that_is_cut_between_two_members_is_not_unpacked(tmp_path: Path, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_refused_before_it_is_decompressed(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", bytes(90_000_000))

@@ -212,6 +212,7 @@ def test_an_identity_shares_batches_with_many_others() -> None:
     assert met.mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pids", "p"),
     [

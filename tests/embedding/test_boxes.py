@@ -119,6 +119,7 @@ class Counting:
         return self._embedder.embed_batch(images)
 
 
+@pytest.mark.slow
 def test_features_equal_those_of_the_crops(videos):
     embedder = Embedder(build_model("light18", height=SIZE[0], width=SIZE[1]), device="cpu", batch_size=7)
     tracks = make_tracks(20, cameras=1)

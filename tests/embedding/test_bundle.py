@@ -114,6 +114,7 @@ def test_embedder_opens_a_bundle():
     assert isinstance(exported.table(images), Embeddings)
 
 
+@pytest.mark.slow
 def test_torch_keeps_its_threads_when_a_bundle_has_its_own():
     before = torch.get_num_threads()
     opened = open_bundle(bundle("torchscript"), "torch", before + 1, trust=True)

@@ -53,6 +53,7 @@ def run(*arguments):
     return CliRunner().invoke(main, ["embed", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_folder_of_images(checkpoint, folder, tmp_path):
     images, found = folder
     out = tmp_path / "new" / "t.parquet"
@@ -95,6 +96,7 @@ def test_unreadable_images_are_an_error_or_skipped(checkpoint, folder, tmp_path)
     assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
 
 
+@pytest.mark.slow
 def test_interrupted_command_resumes(checkpoint, folder, tmp_path, monkeypatch):
     images, found = folder
     out, embed, left = tmp_path / "t.parquet", Embedder.embed_batch, [2]
@@ -140,6 +142,7 @@ def filmed(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_boxes_of_tracks_in_videos(checkpoint, filmed):
     out = filmed / "t.parquet"
     ran = run("--model", checkpoint, "--videos", filmed, "--tracks", filmed / "tracks", "--out", out)

@@ -326,6 +326,7 @@ def test_openvino_reads_onnx_without_onnxruntime(tmp_path, monkeypatch):
     assert model.runtime == "openvino"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "runtime"), FILES)
 def test_unavailable_device_is_an_error(tmp_path, name, runtime):
     need(runtime)
@@ -334,6 +335,7 @@ def test_unavailable_device_is_an_error(tmp_path, name, runtime):
         Embedder(path, device="mps", runtime=runtime, preprocessing=SIDECAR)
 
 
+@pytest.mark.slow
 def test_model_id_depends_on_content_and_preprocessing(tmp_path):
     need("onnx")
     path = make_onnx(tmp_path / "tiny.onnx")

@@ -21,6 +21,7 @@ def test_pca_is_the_singular_vectors_of_centred_features_of_length_one():
     np.testing.assert_allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_projection_keeps_groups_and_is_reproducible(method):
     features, who = groups()

@@ -268,6 +268,7 @@ def test_open_set_is_that_of_the_loop(case, rank, cross_camera, monkeypatch):
         assert 0 <= result.points[0].low <= result.points[0].high <= 1
 
 
+@pytest.mark.slow
 def test_open_set_scores_of_normal_distributions():
     """One gallery item per person, queries at a known distance from it, all other items far away."""
     rng = np.random.default_rng(0)

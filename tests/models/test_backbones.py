@@ -40,6 +40,7 @@ def test_last_stride_2_halves_the_feature_map(name: str) -> None:
     assert feature_map(name, (64, 32), 2).shape[2:] == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_last_stride_1_gives_a_16x8_map_for_256x128_images(name: str) -> None:
     assert feature_map(name, (256, 128)).shape[2:] == (16, 8)
@@ -207,6 +208,7 @@ class TestTimm:
     def _timm(self) -> None:
         pytest.importorskip("timm", reason="timm is optional: pip install timm")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "channels", "grid"),
         [

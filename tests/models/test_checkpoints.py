@@ -23,6 +23,7 @@ def model() -> torch.nn.Module:
     return build_model("resnet18", num_classes=3, height=64, width=32)
 
 
+@pytest.mark.slow
 def test_loaded_model_gives_the_same_embeddings(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model, note={"lr": [0.1, None, "x"]})
     assert load_checkpoint(tmp_path / "m.pt")["note"] == {"lr": [0.1, None, "x"]}
@@ -47,6 +48,7 @@ def test_state_that_weights_only_cannot_read_is_an_error(model, tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_an_error_with_the_difference(model, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.pt", model)
     other = build_model("resnet18", num_classes=4, height=64, width=32)
@@ -159,6 +161,7 @@ def test_weights_in_a_spec_open_no_file(model, tmp_path: Path, monkeypatch: pyte
         load_model(path)
 
 
+@pytest.mark.slow
 def test_nan_in_a_checkpoint_is_an_error(model, tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     save_checkpoint(path, model)

@@ -455,6 +455,7 @@ def test_family_that_contradicts_the_head_is_an_error(tmp_path: Path) -> None:
         import_model(tmp_path / "w.pth", family="bott")
 
 
+@pytest.mark.slow
 def test_two_networks_in_one_file_are_an_error(tmp_path: Path) -> None:
     state = build_model("resnet18", neck="none").backbone.state_dict()
     both = {f"{name}.{k}": v for name in ("student", "teacher") for k, v in state.items()}
@@ -481,6 +482,7 @@ def test_weights_that_are_not_finite_are_an_error(value: float, tmp_path: Path) 
             import_model(tmp_path / "w.pth", size=SIZE)
 
 
+@pytest.mark.slow
 def test_imagenet_classifier_and_missing_neck_are_errors(tmp_path: Path) -> None:
     state = {k.removeprefix("backbone."): v for k, v in build_model("resnet18", neck="none").state_dict().items()}
     torch.save(state | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "imagenet.pth")

@@ -102,6 +102,7 @@ def test_bnneck_bias_stays_zero_and_classifier_has_no_bias() -> None:
     assert model.embedding.bias is None
 
 
+@pytest.mark.slow
 def test_every_trainable_parameter_gets_a_gradient() -> None:
     for pooling in ("avg", "max", "gem"):
         model = small(num_classes=5, pooling=pooling)

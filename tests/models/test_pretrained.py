@@ -50,6 +50,7 @@ def test_weights_are_matched_by_name_under_any_nesting_and_prefix(wrap, publishe
     assert "100 of 100" in str(report)
 
 
+@pytest.mark.slow
 def test_safetensors(published: dict, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is optional")
     safetensors.save_file(published, tmp_path / "w.safetensors")
@@ -96,6 +97,7 @@ def published_osnet_names(name: str) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_osnet_loads_published_weight_files(tmp_path: Path) -> None:
     ours = build_backbone("osnet_x0_25", last_stride=1, size=SIZE).module.state_dict()
     theirs = {published_osnet_names(k): v for k, v in ours.items()}
@@ -119,6 +121,7 @@ def test_osnet_loads_published_weight_files(tmp_path: Path) -> None:
     assert all(torch.equal(v, ours[k]) for k, v in model.backbone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_partial_matches_are_loaded_and_reported(published: dict, tmp_path: Path) -> None:
     some = {k: v for k, v in published.items() if not k.startswith("layer4.1.conv2")}
     some["conv1.weight"] = torch.zeros(64, 1, 7, 7)
@@ -131,6 +134,7 @@ def test_partial_matches_are_loaded_and_reported(published: dict, tmp_path: Path
     assert "layer4.1.conv2.weight" in str(report)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_an_error_with_the_first_differences(published: dict, tmp_path: Path) -> None:
     torch.save(published, tmp_path / "r18.pth")
     with pytest.raises(
@@ -141,6 +145,7 @@ def test_weights_of_another_network_are_an_error_with_the_first_differences(publ
         build_model("light18", height=SIZE[0], width=SIZE[1], weights=tmp_path / "r18.pth")
 
 
+@pytest.mark.slow
 def test_tensors_with_other_names_are_matched_by_order_and_reported(published: dict, tmp_path: Path) -> None:
     others = {f"x{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(published.items())}
     torch.save({"stem.scale": torch.zeros(1)} | others, tmp_path / "w.pth")

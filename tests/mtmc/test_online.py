@@ -32,6 +32,7 @@ def walks(people=30, cameras=3, noise=0.25, seed=0, dim=32, gap=20.0):
     return tracklets, np.array([person_of[key] for key in keys])
 
 
+@pytest.mark.slow
 def test_online_matching_of_distinct_people_is_nearly_as_good_as_offline():
     """In the first minutes nobody was seen twice, so some joins are wrong."""
     found = []

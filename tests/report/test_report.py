@@ -101,6 +101,7 @@ def test_choices_out_of_range(choice, n, words):
         choose_queries(RESULT, choice, n)
 
 
+@pytest.mark.slow
 def test_rank_lists_mark_each_crop_by_colour_and_sign(tmp_path):
     picture = draw(tmp_path / "lists.png", ap=[0.5, 1.0], title="worst")
     assert {rgb(colour) for colour in (BLUE, GREEN, RED, GREY)} <= colours_of(picture)

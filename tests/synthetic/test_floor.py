@@ -140,6 +140,7 @@ def test_one_camera_needs_a_floor() -> None:
         SyntheticSettings(cameras=1)
 
 
+@pytest.mark.slow
 def test_distorted_backgrounds_bend_straight_lines_and_keep_the_centre() -> None:
     world = plan_world(scene(floor={"distortion": -0.2}))
     straight = plan_world(scene()).cameras[0]

@@ -114,6 +114,7 @@ def test_gallery_crops_agree_with_the_true_tracks(generated: Path) -> None:
             assert ((rows[:, 0] == frame) & (rows[:, 1] == pid)).any()
 
 
+@pytest.mark.slow
 def test_tracker_faults_follow_their_settings() -> None:
     world = plan_world(SyntheticSettings(ids=60))
     perfect = TrackerFaults(miss=0, blind=1.1, jitter=0, split=0, switch=0, false_tracks=0)
@@ -279,6 +280,7 @@ def test_a_folder_with_other_content_is_refused(generated: Path, tmp_path: Path)
         synthesize(tmp_path / "mine.txt", **SMALL)
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert (synthesize(tmp_path / "empty", **{**SMALL, "ids": 4}) / "made.json").is_file()
@@ -329,7 +331,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_workers_end_with_their_parent_and_the_next_run_removes_its_files(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -27,6 +27,7 @@ def everything(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_checks_everything_and_leaves_no_files(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +146,7 @@ def test_the_sections_of_a_step_add_up(small: list[str], capsys: pytest.CaptureF
     assert "crops/s" in printed
 
 
+@pytest.mark.slow
 def test_a_profile_longer_than_the_run_is_refused(small: list[str]) -> None:
     with pytest.raises(ReidError, match="fewer than 100"):
         profile_run(load_config(None, [*small, "schedule.epochs=1"]), ALONE, 100)

@@ -118,6 +118,7 @@ def test_gradients_do_not_depend_on_the_chunk_size(crops: Tensor, chunk: int) ->
     assert_same(plain(model, crops, objective), chunked(model, crops, objective, chunk), rel=2e-5)
 
 
+@pytest.mark.slow
 def test_float32_gradients_differ_by_rounding_only(crops: Tensor) -> None:
     """The error of the chunks, against float64, is that of the whole batch in float32."""
     model, objective = small().eval(), Objective()
@@ -151,6 +152,7 @@ def test_batchnorm_uses_and_updates_its_statistics_once_per_chunk(crops: Tensor)
     assert int(model.neck.num_batches_tracked) == 3
 
 
+@pytest.mark.slow
 def test_random_draws_are_the_same_in_both_passes(crops: Tensor) -> None:
     """Against an unchunked graph whose dropout draws, chunk by chunk, what the cache says it draws."""
     model, objective = small("none", dropout=0.5).double(), Objective()
@@ -176,6 +178,7 @@ def test_the_global_generator_is_unchanged(crops: Tensor) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_chunks_with_autocast_and_a_scaled_loss(crops: Tensor) -> None:
     """As with bfloat16 and a gradient scaler: the scale goes through, and the number format is that of training."""
     model, objective = small().eval(), Objective()

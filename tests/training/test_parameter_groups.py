@@ -102,6 +102,7 @@ def test_no_graph_is_kept_for_frozen_layers(small: list[str], tmp_path: Path) ->
     assert all(module.training for module in trainer.model.modules())
 
 
+@pytest.mark.slow
 def test_a_group_with_learning_rate_0_does_not_change(small: list[str], tmp_path: Path) -> None:
     train(load_config(None, [*small, "optim.groups={classifier: {lr: 0}}", "schedule.epochs=1"]), tmp_path / "a", ALONE)
     trainer = make_trainer(small, tmp_path / "b")
