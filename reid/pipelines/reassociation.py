@@ -66,14 +66,10 @@ def reassociation_embeddings(model: Path | None, settings: ReassociationSettings
     Raises:
         ReidError: not exactly one input, or a file or the model cannot be used.
     """
-    given = [settings.embeddings is not None, settings.tracks is not None or settings.videos is not None]
-    if sum(given) != 1 or (given[1] and (settings.tracks is None or settings.videos is None or model is None)):
-        raise ConfigError("Pass --embeddings FILE, or --tracks with true ids, --videos and --model.")
-    if settings.embeddings is not None:
+    if settings.embeddings is not None and settings.tracks is None and settings.videos is None:
         return Embeddings.load(settings.embeddings)
-    assert settings.tracks is not None
-    assert settings.videos is not None
-    assert model is not None
+    if settings.embeddings is not None or settings.tracks is None or settings.videos is None or model is None:
+        raise ConfigError("Pass --embeddings FILE, or --tracks with true ids, --videos and --model.")
     tracks = needed_boxes(read_tracks(settings.tracks, first_frame=settings.first_frame), settings)
     videos, quality, problems = open_videos(settings.videos, tracks)
     embedder = Embedder(model, **options)

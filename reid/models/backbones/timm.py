@@ -59,7 +59,8 @@ def timm_backbone(name: str, *, last_stride: int, size: tuple[int, int]) -> Back
     if last_stride != 1:
         raise ConfigError(f"last_stride is 2, but timm:{name} has fixed strides. Set last_stride=1.")
     if not timm.is_model(name):
-        raise ConfigError(f"timm {timm.__version__} has no network {name!r}.{_suggestion(name, timm.list_models())}")
+        similar = did_you_mean(name, timm.list_models()).partition(" Known:")[0]
+        raise ConfigError(f"timm {timm.__version__} has no network {name!r}.{similar} timm.list_models() lists them.")
     try:
         module = TimmBackbone(_create(timm, name, size), size)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -83,7 +84,3 @@ def _create(timm: Any, name: str, size: tuple[int, int], **options: Any) -> nn.M
         return timm.create_model(name, num_classes=0, global_pool="", img_size=size, **options)
     except TypeError:  # most convolutional networks take no img_size
         return timm.create_model(name, num_classes=0, global_pool="", **options)
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    return did_you_mean(name, known).partition(" Known:")[0] + " timm.list_models() lists them."
