@@ -27,7 +27,7 @@ COMMANDS = {
     "search": "Find a person in galleries by photo.",
     "demo": "Run every step on synthetic data, in a few minutes.",
     "data": "Check, verify, unpack or synthesize data sets.",
-    "model": "List, convert, export or describe models.",
+    "model": "List, download, convert, export or describe models.",
     "runs": "Compare training runs.",
     "metric": "Fit a distance on labelled embeddings.",
     "gallery": "Store tracklets of many cameras, to search them by photo.",

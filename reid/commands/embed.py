@@ -22,19 +22,24 @@ GROUPS = {
 
 
 @click.command("embed", cls=Command)
-@model_option(type=str, help="Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file, or a backbone's name.")
+@model_option(
+    type=str, required=False, metavar="MODEL",
+    help="Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file, or the name of a published model or backbone.  "
+    "[default: intel-0287]"
+)  # fmt: skip
 @settings_options(EmbedSettings, GROUPS)
 @out_option("Parquet file to write.", required=True)
-def cli(model: str, out: Path, **options: Any) -> None:
+def cli(model: str | None, out: Path, **options: Any) -> None:
     """Embed the images of a folder, a split of a data set, or boxes in videos, into a Parquet file.
 
     \b
+    reid embed --images crops/ --out crops.parquet
     reid embed --model runs/x/best.pt --images crops/ --out crops.parquet
     reid embed --model runs/x/best.pt --data market1501:DIR --split query --out query.parquet
     reid embed --model runs/x/best.pt --videos cam01.mp4 --tracks cam01.txt --out cam01.parquet
     torchrun --nproc-per-node=4 tools/embed.py --model runs/x/best.pt --images crops/ --out crops.parquet
 
-    Run an interrupted command again to resume it.
+    Names of published models: reid model list --pretrained. Run an interrupted command again to resume it.
     """
     settings = EmbedSettings(**options)
     from reid.pipelines.embed import embed_files

@@ -1,4 +1,4 @@
-"""`reid model list|convert|export|card`: networks, checkpoints, bundles and model cards."""
+"""`reid model list|fetch|path|verify|convert|export|card`: networks, published models, checkpoints, bundles, cards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from reid.commands.options import Command, model_option, option, out_option, settings_options
 from reid.core.console import console, make_table, warn
+from reid.core.errors import ConfigError, ModelError
 from reid.pipelines.settings import ExportSettings
 
 SIZE: Any = {"nargs": 2, "type": click.IntRange(1), "default": (256, 128), "show_default": True, "metavar": "H W"}
@@ -16,21 +17,31 @@ SIZE: Any = {"nargs": 2, "type": click.IntRange(1), "default": (256, 128), "show
 
 @click.group("model")
 def cli() -> None:
-    """List, convert, export or describe models."""
+    """List, download, convert, export or describe models."""
 
 
 @cli.command("list", cls=Command)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@option("Published", "--pretrained", is_flag=True, help="List published models and their terms instead of networks.")
 @option("Network", "--size", **SIZE, help="Height and width of a crop.")
 @option("Speed", "--measure", is_flag=True, help="Also measure the embedding speed on this machine, in crops/s.")
 @option("Speed", "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:N or mps.")
 @option("Speed", "--threads", type=click.IntRange(1), help="CPU threads.  [default: torch's]")
-def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, device: str, threads: int) -> None:
-    """List networks with dimension, parameters, multiply-adds and size of the weights.
+def list_command(
+    names: tuple[str, ...], pretrained: bool, size: tuple[int, int], measure: bool, device: str, threads: int
+) -> None:
+    """List networks with dimension, parameters, multiply-adds and size of the weights, or published models.
+
+    \b
+    reid model list
+    reid model list --pretrained
 
     NAME is a backbone or timm:NAME; by default all backbones are listed. Counts are for one crop, up to the pooled
     feature. --measure embeds batches of 16 uint8 crops in float32 and prints the median of at least three batches.
     """
+    if pretrained:
+        _list_published(names)
+        return
     from reid.pipelines.networks import build_networks, use_device
 
     rows: list[tuple[str, ...]] = []
@@ -45,6 +56,77 @@ def list_command(names: tuple[str, ...], size: tuple[int, int], measure: bool, d
     console.print(f"for one crop of {size[0]}×{size[1]}; weights in float32")
     if measure:
         console.print(note)
+
+
+def _list_published(names: tuple[str, ...]) -> None:
+    from reid.models.zoo import DEFAULT_MODEL, find_model, read_table
+
+    rows = []
+    for model in [find_model(name) for name in names or read_table()]:
+        size = "" if model.n_bytes is None else f"{model.n_bytes / 1e6:.1f}"
+        scores = ["" if not one else f"{one['mAP']:.1f}" for one in (model.published, model.measured)]
+        rows.append((model.name, model.kind, size, *scores, model.licence, f"{model.trained_on}: {model.terms}"))
+    headings = ("model", "kind", "MB", "mAP", "mAP here", "weights", "trained on: terms of that data")
+    console.print(make_table(headings, rows, text=(headings[0], headings[1], *headings[-2:])))
+    console.print(
+        f"mAP on Market-1501 in percent, published and measured here. Default: {DEFAULT_MODEL}. Files are downloaded "
+        "at the first use, or by: reid model fetch NAME"
+    )
+
+
+@cli.command("fetch", cls=Command)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def fetch(names: tuple[str, ...]) -> None:
+    """Download published models into the cache, and verify them.
+
+    \b
+    reid model fetch intel-0287
+    REID_MODELS_URL=https://mirror.example reid model fetch intel-0287
+
+    REID_MODELS_URL replaces the host of all addresses. Interrupted downloads are resumed.
+    """
+    from reid.models.zoo import fetch_model, find_model
+
+    for name in names:
+        find_model(name)
+    for name in names:
+        console.print(f"{name}: {fetch_model(name)}")
+
+
+@cli.command("path", cls=Command)
+@click.argument("name")
+def path_command(name: str) -> None:
+    """Print the file of a published model in the cache.
+
+    \b
+    reid model export --model "$(reid model path intel-0287)" --to onnx --out intel.bundle
+    """
+    from reid.models.zoo import find_model
+
+    model = find_model(name)
+    path = model.folder / model.files[0].name
+    if not path.is_file():
+        raise ModelError(f"{name} is not in the cache: there is no {path}. Run: reid model fetch {name}")
+    console.print(str(path))
+
+
+@cli.command("verify", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def verify(names: tuple[str, ...]) -> None:
+    """Compare the files of published models in the cache with their checksums; by default all in the cache.
+
+    Exits with status 1 if a file is missing or was changed.
+    """
+    from reid.models.zoo import find_model, read_table, verify_model
+
+    models = [find_model(name) for name in names] or [row for row in read_table().values() if row.folder.is_dir()]
+    states = [(model.name, file, state) for model in models for file, state in verify_model(model).items()]
+    if states:
+        console.print(make_table(("model", "file", "state"), states, text=("model", "file")))
+    bad = sum(state != "verified" for _, _, state in states)
+    console.print(f"{len(states) - bad} of {len(states)} files verified")
+    if bad:
+        raise click.exceptions.Exit(1)
 
 
 @cli.command("convert", cls=Command)
@@ -70,7 +152,6 @@ def convert(model: Path, out: Path, **options: Any) -> None:
     Properties that the file does not record, such as the image size, are printed as assumed: compare them with the
     original training.
     """
-    from reid.core.errors import ConfigError
     from reid.models import import_model
     from reid.models.checkpoints import save_checkpoint
 
@@ -95,19 +176,27 @@ def convert(model: Path, out: Path, **options: Any) -> None:
 )
 @out_option("Folder of the bundle.  [default: MODEL-FORMAT.bundle next to the model]")
 def export_command(model: Path, out: Path | None, **options: Any) -> None:
-    """Export a model as a bundle that runs without torch: network, preprocessing, card, parity proof.
+    """Export a model as a bundle that runs without torch (network, preprocessing, card, parity proof), or as a folder
+    with model.safetensors, config.json and card that a model hub accepts and that loads like a checkpoint.
 
     \b
     reid model export --model runs/x/best.pt --to onnx
     reid model export --model runs/x --to openvino --int8 --data market1501:/data/market
     reid model export --model other.onnx --to openvino         (with other.reid.json next to it)
+    reid model export --model runs/x --to safetensors --out person-model/
 
     Nothing is written unless the export agrees with the model: cosine similarity at least 0.9999, and for int8 a loss
     of mAP of at most --max-loss.
     """
     settings = ExportSettings(**options)
-    from reid.pipelines.export import export
+    from reid.pipelines.export import export, export_folder
 
+    if settings.to == "safetensors":
+        if settings.int8 or settings.data or settings.images:
+            raise ConfigError("--to safetensors copies the weights. Remove --int8, --data and --images.")
+        written = export_folder(model, out)
+        console.print(f"model folder: {written} (model.safetensors, config.json, README.md)")
+        return
     folder, manifest = export(model, settings, out)
     proof = manifest["parity"]
     for runtime, found in proof["lowest_cosine"].items():
@@ -128,8 +217,8 @@ def export_command(model: Path, out: Path | None, **options: Any) -> None:
 
 
 @cli.command("card", cls=Command)
-@model_option(help="Run folder or checkpoint.")
-@out_option("Markdown file.  [default: card.md in the run folder]")
+@model_option(help="Run folder or checkpoint, or the name of a published model.")
+@out_option("Markdown file.  [default: card.md in the run folder; for a published model the card is printed]")
 def card(model: Path, out: Path | None) -> None:
     """Write the model card of a run: network, data, recipe, scores, intended use and limits.
 
@@ -138,7 +227,14 @@ def card(model: Path, out: Path | None) -> None:
     """
     from reid.core.atomic import write_text
     from reid.embedding.model_card import model_card
+    from reid.models.zoo import find_model, is_published
 
-    out = out or (model if model.is_dir() else model.parent) / "card.md"
-    write_text(out, model_card(model))
+    if is_published(model):
+        text = find_model(str(model)).card()
+    else:
+        text, out = model_card(model), out or (model if model.is_dir() else model.parent) / "card.md"
+    if out is None:
+        console.print(text)
+        return
+    write_text(out, text)
     console.print(f"model card: {out}")

@@ -42,7 +42,7 @@ def option(group: str, *names: str, **attributes: Any) -> Decorator:
 
 def model_option(**attributes: Any) -> Decorator:
     """Return the `--model` option."""
-    text = "Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file."
+    text = "Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file, or the name of a published model."
     return option("Input", "--model", **{"required": True, "type": PATH, "metavar": "FILE", "help": text, **attributes})
 
 

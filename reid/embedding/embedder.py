@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +17,20 @@ from torch.nn import functional
 
 from reid.core.console import track
 from reid.core.distributed import pick_device
-from reid.core.errors import ConfigError, ModelError, check_choice, check_number, did_you_mean
+from reid.core.errors import ConfigError, DataError, ModelError, check_choice, check_number, did_you_mean
 from reid.data.crops import Crops
 from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.shards import json_digest
 from reid.embedding.table import Embeddings, known_columns, known_names
-from reid.models import BACKBONES, ReIDModel, build_model
+from reid.models import BACKBONES, ReIDModel, build_model, import_model
 from reid.models.checkpoints import checkpoint_in, load_model
 from reid.models.preprocessing import Preprocessing
+from reid.models.zoo import fetch_model, find_model, is_published, read_table
 
+_HAS_PREPROCESSING = "This model contains its preprocessing. Remove the argument preprocessing."
+Detections = TypeVar("Detections", bound=Any)
 RUNTIMES = ("auto", "torch", "torchscript", "onnx", "openvino")
 
 
@@ -35,8 +39,9 @@ class Embedder:
 
     Args:
         model: a checkpoint, the folder of a run (its best.pt, else its last.pt), a `ReIDModel`, an exported bundle, an
-            `.onnx` file, the `.xml` file of an OpenVINO model (see `ForeignModel`), or the name of a backbone (a key of
-            `BACKBONES`, or "timm:NAME") together with `weights`. A file or folder with that name takes precedence.
+            `.onnx` file, the `.xml` file of an OpenVINO model (see `ForeignModel`), the name of a published model such
+            as "intel-0287" (`reid model list --pretrained`), which is downloaded once, or the name of a backbone (a key
+            of `BACKBONES`, or "timm:NAME") together with `weights`. A file or folder with that name takes precedence.
         device: "auto" or the name of a torch device, such as "cuda:1". "auto" uses a CUDA GPU (under torchrun the one
             of this process), else an Apple GPU, else the CPU; a `ReIDModel` stays on its device. Bundles and files run
             on "cpu"; with onnxruntime-gpu and as TorchScript also on "cuda".
@@ -91,10 +96,12 @@ class Embedder:
         check_number("threads (0: one for each CPU)", threads)
         self.batch_size, self.flip, self.threads = batch_size, flip, threads
         self._name = str(model)
+        if not isinstance(model, ReIDModel) and is_published(model):
+            model, preprocessing = _open_published(str(model), weights, preprocessing)
         network: ReIDModel | ForeignModel | _BundleModel
         is_foreign = not isinstance(model, ReIDModel) and Path(model).suffix.lower() in FORMATS
         if preprocessing is not None and not is_foreign:
-            raise ConfigError("This model contains its preprocessing. Remove the argument preprocessing.")
+            raise ConfigError(_HAS_PREPROCESSING)
         if isinstance(model, ReIDModel) or not (is_foreign or (Path(model) / "bundle.json").is_file()):
             if runtime not in ("auto", "torch"):
                 raise ConfigError(
@@ -176,6 +183,50 @@ class Embedder:
         meta |= known_names(crops, labelled=labelled)
         return Embeddings(features, **known_columns(crops, labelled=labelled), meta=meta)
 
+    def embed_detections(
+        self, frame: NDArray[np.uint8], detections: Detections, *, channel_order: str = "bgr"
+    ) -> Detections:
+        """Return supervision's `Detections` of a frame with the features of their boxes in `data["embedding"]`.
+
+        A box is rounded to whole pixels and clipped to the frame. The features `[N, D]` are float32, L2-normalised, and
+        NaN for a box without a pixel in the frame. Everything else in `detections` is kept; the argument is unchanged.
+
+        Args:
+            frame: uint8 `[H, W, 3]`.
+            detections: an `sv.Detections`: any dataclass with `xyxy [N, 4]` in pixels and a dict `data`.
+            channel_order: of the frame: "bgr" (OpenCV and supervision) or "rgb".
+
+        Raises:
+            ConfigError: another `channel_order`.
+            DataError: a frame of another type, or boxes that are not finite.
+            ModelError: the output of the model is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> import supervision as sv
+            >>> from reid import Embedder
+            >>> embedder = Embedder("light10", weights="none", device="cpu")
+            >>> frame = np.zeros((120, 160, 3), dtype=np.uint8)
+            >>> found = sv.Detections(xyxy=np.array([[10, 20, 40, 100], [50, 20, 80, 100]]))
+            >>> embedder.embed_detections(frame, found).data["embedding"].shape
+            (2, 256)
+        """
+        check_choice("channel_order", channel_order, ("bgr", "rgb"))
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise DataError(f"The frame must be uint8 [H, W, 3]; this one is {frame.dtype} {list(frame.shape)}.")
+        boxes = np.asarray(detections.xyxy, np.float64).reshape(-1, 4)
+        if not np.isfinite(boxes).all():
+            row = int(np.flatnonzero(~np.isfinite(boxes).all(axis=1))[0])
+            raise DataError(f"Box {row} of the detections is {boxes[row].tolist()}. Remove boxes that are not finite.")
+        height, width = frame.shape[:2]
+        x1, y1, x2, y2 = np.clip(np.rint(boxes), 0, [width, height, width, height]).astype(np.int64).T
+        rows = np.flatnonzero((x2 > x1) & (y2 > y1))
+        image = frame[:, :, ::-1] if channel_order == "bgr" else frame
+        features = np.full((len(boxes), self.dimension), np.nan, np.float32)
+        if len(rows):
+            features[rows] = self([np.ascontiguousarray(image[y1[i] : y2[i], x1[i] : x2[i]]) for i in rows])
+        return replace(detections, data={**detections.data, "embedding": features})
+
     def describe(self) -> dict[str, Any]:
         """Return `Embeddings.meta` for features of this model, as plain Python.
 
@@ -240,6 +291,20 @@ class _BundleModel:
         return functional.normalize(both, eps=1e-12)
 
 
+def _open_published(
+    name: str, weights: str | Path | None, preprocessing: Preprocessing | Mapping[str, Any] | None
+) -> tuple[Path | ReIDModel, Mapping[str, Any] | None]:
+    """Return the file of a published model with its preprocessing, or the model of a checkpoint."""
+    row = find_model(name, "embedder")
+    _check_unused(weights)
+    if preprocessing is not None:
+        raise ConfigError(_HAS_PREPROCESSING)
+    path = fetch_model(name)
+    if row.format == "torchreid":
+        return import_model(path, size=row.input["size"])[0], None
+    return path, row.preprocessing
+
+
 def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, device: str) -> ReIDModel:
     target = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if isinstance(given, ReIDModel):
@@ -254,8 +319,9 @@ def _open_reid_model(given: str | Path | ReIDModel, weights: str | Path | None, 
             )
         return build_model(name, weights=weights, neck="none").to(target).eval()
     _check_unused(weights)
+    known = [*BACKBONES, *(row.name for row in read_table().values() if row.kind == "embedder")]
     if path.name == name and not path.suffix and not path.exists():
-        raise ModelError(f"There is no file, folder or backbone {name!r}.{did_you_mean(name, BACKBONES)}")
+        raise ModelError(f"There is no file, folder, backbone or published model {name!r}.{did_you_mean(name, known)}")
     return load_model(checkpoint_in(path), target)
 
 

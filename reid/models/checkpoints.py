@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +11,15 @@ from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
 from reid.config import ModelConfig, Natural, NonNegative, Settings, load_config
-from reid.core.atomic import atomic_file
+from reid.core.atomic import atomic_file, atomic_folder, write_json, write_text
 from reid.core.errors import ConfigError, ModelError
+from reid.core.reading import read_json
 from reid.models import ReIDModel, build_model
 from reid.models.pretrained import CHECKPOINT_FORMAT, check_finite_tensors, differences, read_content
 
 VERSION = 2
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+"""Files of a model folder (`save_folder`)."""
 
 
 class Spec(ModelConfig):
@@ -99,6 +103,37 @@ def save_checkpoint(path: str | Path, model: ReIDModel, **state: Any) -> None:
             raise OSError(str(error)) from error
 
 
+def save_folder(path: str | Path, checkpoint: str | Path, card: str) -> None:
+    """Write the model of a checkpoint as a folder for a model hub, completely or not at all.
+
+    The folder contains `model.safetensors` (weights), `config.json` (everything else that is needed to build and
+    describe the model, without the state of the optimizer) and `README.md` (the card). It loads wherever a checkpoint
+    does: `Embedder(folder)`.
+
+    Args:
+        path: the folder; it must not exist, or be empty.
+        checkpoint: file of `save_checkpoint`, or such a folder.
+        card: Markdown.
+
+    Raises:
+        ModelError: a damaged checkpoint, or safetensors is not installed.
+        DataError: the folder is not empty or cannot be written.
+    """
+    content = load_checkpoint(checkpoint)
+    try:
+        save_file = importlib.import_module("safetensors.torch").save_file
+    except ImportError as error:
+        raise ModelError("Writing safetensors needs: pip install 'reid-toolkit[safetensors]'") from error
+    tensors = content.pop("model")
+    described = {key: value for key, value in content.items() if key in Content.model_fields}
+    if described.get("progress"):
+        described["progress"] = {key: described["progress"][key] for key in TrainingProgress.model_fields}
+    with atomic_folder(path) as folder:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, described)
+        write_text(folder / "README.md", card)
+
+
 def _check_plain(value: Any, key: str) -> None:
     if isinstance(value, dict):
         for name, item in value.items():
@@ -114,9 +149,9 @@ def _check_plain(value: Any, key: str) -> None:
 
 
 def checkpoint_in(path: str | Path) -> Path:
-    """Return best.pt, else last.pt, of a run folder; any other path is returned unchanged."""
+    """Return best.pt, else last.pt, else model.safetensors, of a folder; any other path is returned unchanged."""
     path = Path(path)
-    return next((file for name in ("best.pt", "last.pt") if (file := path / name).is_file()), path)
+    return next((file for name in ("best.pt", "last.pt", WEIGHTS_FILE) if (file := path / name).is_file()), path)
 
 
 def training_settings(checkpoint: str | Path) -> dict[str, Any]:
@@ -142,6 +177,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"There is no checkpoint {path}.")
     content = read_content(path)
+    described = path.with_name(CONFIG_FILE)
+    if path.name == WEIGHTS_FILE and described.is_file():
+        content = {**read_json(described, "Restore it.", ModelError), "model": content}
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ModelError(
             f"{path} is not a checkpoint of this project. Convert one of torchreid, fast-reid or BoT's code with: "

@@ -66,8 +66,8 @@ class PublishedModel(Settings):
         licence: of the weights.
         trained_on: data that the weights were trained on.
         terms: of that data.
-        published: scores that the authors published, by data set and metric, in percent.
-        measured: scores measured in this project, with the command in docs/results.md, in percent.
+        published: scores on Market-1501 that the authors published, by metric, in percent.
+        measured: scores on Market-1501 measured in this project, in percent.
         source: where the row was read.
         options: further values for the code of that kind.
     """
@@ -84,8 +84,8 @@ class PublishedModel(Settings):
     licence: str
     trained_on: str
     terms: str
-    published: dict[str, dict[str, NonNegative]] = Field(default_factory=dict)
-    measured: dict[str, dict[str, NonNegative]] = Field(default_factory=dict)
+    published: dict[str, NonNegative] = Field(default_factory=dict)
+    measured: dict[str, NonNegative] = Field(default_factory=dict)
     source: str
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -97,6 +97,36 @@ class PublishedModel(Settings):
     def describe_terms(self) -> str:
         """Return licence, training data and terms as one paragraph."""
         return f"Weights: {self.licence}. Trained on: {self.trained_on}. Terms of that data: {self.terms}."
+
+    @property
+    def n_bytes(self) -> int | None:
+        """Size of all files; None if one is not published."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """`input` without the way of resizing: the content of the `.reid.json` file of an embedder."""
+        return {key: value for key, value in self.input.items() if key != "resize"}
+
+    def card(self) -> str:
+        """Return the row as a Markdown card."""
+        inputs = ", ".join(f"{key} {value}" for key, value in self.input.items())
+        lines = [
+            f"**Network**: {self.architecture}",
+            f"**Input**: {inputs}",
+            f"**Output**: {self.output}",
+            f"**Licence of the weights**: {self.licence}",
+            f"**Trained on**: {self.trained_on}. **Terms of that data**: {self.terms}",
+            *(
+                f"**Market-1501, {source}**: {', '.join(f'{metric} {value:g} %' for metric, value in scores.items())}"
+                for source, scores in (("published", self.published), ("measured here", self.measured))
+                if scores
+            ),
+            *(f"**File**: {file.url}, {file.hash or 'no published checksum'}" for file in self.files),
+            f"**Source of this card**: {self.source}",
+        ]
+        return f"# {self.name}\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 @functools.cache
@@ -121,12 +151,24 @@ def find_model(name: str, kind: str | None = None) -> PublishedModel:
     return rows[name]
 
 
+def default_model() -> str:
+    """Return the name of the default embedding model, and print that it is used."""
+    console.print(f"model: {DEFAULT_MODEL} (the default; pass --model for another)")
+    return DEFAULT_MODEL
+
+
+def is_published(name: str | Path) -> bool:
+    """Return whether this is the name of a published model, and not that of an existing file or folder."""
+    return str(name) in read_table() and not Path(name).exists()
+
+
 def fetch_model(name: str, kind: str | None = None) -> Path:
     """Return the main file of a published model, after downloading what the cache does not contain.
 
-    Files are in `<cache>/models/<name>/`. Each is verified by checksum and size on every call. An interrupted download
-    is resumed; a file that was changed is downloaded again. Licence, training data and its terms are printed at the
-    first use. One process downloads, others wait.
+    Files are in `<cache>/models/<name>/`, next to a card and, for OpenVINO embedders, their `.reid.json`. Each is
+    verified by checksum and size on every call. An interrupted download is resumed; a file that was changed is
+    downloaded again. Licence, training data and its terms are printed at the first use. One process downloads, others
+    wait.
 
     Args:
         name: a key of `read_table()`.
@@ -149,11 +191,14 @@ def fetch_model(name: str, kind: str | None = None) -> Path:
                     warn(f"{model.folder / file.name} is not the published file. It is downloaded again.")
             _download(model, [file for file in model.files if states[file.name] != "verified"])
             verify_model(model)  # records checksums that are not published
+    path = model.folder / model.files[0].name
     if not (model.folder / _CARD).exists():
         console.print(f"{name}: {model.describe_terms()}")
-        with contextlib.suppress(DataError):
-            write_text(model.folder / _CARD, f"# {name}\n\n{model.describe_terms()}\n")
-    return model.folder / model.files[0].name
+        with contextlib.suppress(DataError):  # a cache that is not writable
+            if model.kind == "embedder" and model.format == "openvino":
+                write_json(path.with_suffix(".reid.json"), model.preprocessing)
+            write_text(model.folder / _CARD, model.card())
+    return path
 
 
 def verify_model(model: PublishedModel) -> dict[str, str]:

@@ -23,15 +23,19 @@ from reid.embedding.batches import find_images
 from reid.embedding.boxes import boxes_to_parquet
 from reid.embedding.embedder import Embedder
 from reid.embedding.stream import WrittenEmbeddings, embed_to_parquet
+from reid.models.zoo import default_model
 from reid.mtmc.track_files import read_tracks
 from reid.pipelines.settings import EmbedSettings
 
 
-def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[WrittenEmbeddings, Embedder, float] | None:
+def embed_files(
+    model: str | None, out: Path, settings: EmbedSettings
+) -> tuple[WrittenEmbeddings, Embedder, float] | None:
     """Embed what the settings name into a Parquet file; an interrupted run is resumed. Runs under torchrun too.
 
     Args:
-        model: checkpoint, run folder, bundle, .onnx or .xml file, or a backbone's name with `settings.weights`.
+        model: checkpoint, run folder, bundle, .onnx or .xml file, name of a published model, or a backbone's name with
+            `settings.weights`; None: the default model.
         out: the Parquet file.
         settings: what to embed, and how.
 
@@ -54,7 +58,7 @@ def embed_files(model: str, out: Path, settings: EmbedSettings) -> tuple[Written
         if settings.data and settings.split:
             images = getattr(load_benchmark(settings.data), settings.split)
         options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
-        embedder = Embedder(model, runtime=settings.runtime_for(settings.runtime), **options)
+        embedder = Embedder(model or default_model(), runtime=settings.runtime_for(settings.runtime), **options)
         start = time.perf_counter()
         if settings.videos and settings.tracks:
             tracks = read_tracks(

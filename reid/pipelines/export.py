@@ -21,7 +21,7 @@ from reid.embedding.export import Images, Quantisation, export_bundle
 from reid.embedding.model_card import model_card
 from reid.embedding.runtimes import FORMATS, ForeignModel
 from reid.models import ReIDModel
-from reid.models.checkpoints import checkpoint_in, training_settings
+from reid.models.checkpoints import checkpoint_in, save_folder, training_settings
 from reid.pipelines.settings import ExportSettings
 
 REAL_CROPS = 32
@@ -69,6 +69,25 @@ def export(model: Path, settings: ExportSettings, out: Path | None = None) -> tu
         about=model_card(file) if isinstance(network, ReIDModel) else "",
     )
     return out, manifest
+
+
+def export_folder(model: Path, out: Path | None = None) -> Path:
+    """Write the model of a checkpoint or run as a folder with safetensors, config.json and card; see `save_folder`.
+
+    Args:
+        model: checkpoint or run folder.
+        out: folder to write. Default: next to the checkpoint.
+
+    Raises:
+        ReidError: the checkpoint cannot be read, or the folder cannot be written.
+    """
+    file = checkpoint_in(model)
+    out = out or file.with_name(f"{file.stem}-safetensors")
+    header = (
+        "---\nlibrary_name: reid-toolkit\npipeline_tag: image-feature-extraction\ntags: [person-re-identification]\n---"
+    )
+    save_folder(out, file, f"{header}\n\n{model_card(file)}")
+    return out
 
 
 def _open(path: Path) -> tuple[ReIDModel | ForeignModel, str, Path, dict[str, Any]]:

@@ -19,6 +19,7 @@ from reid.data.videos import Video
 from reid.embedding.boxes import embed_boxes
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
+from reid.models.zoo import default_model
 from reid.mtmc.cameras import Cameras, read_cameras, read_sequences
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.matching import Matches, match
@@ -166,7 +167,7 @@ def _match_files(
     if matches is None:
         raise ConfigError(
             "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
-            "(--embeddings FILE, or --videos DIR with --model FILE), or give the cameras a homography or points in "
+            "(--embeddings FILE, or --videos DIR), or give the cameras a homography or points in "
             "cameras.yaml."
         )
     if estimate is not None and estimate.alignments:
@@ -288,11 +289,9 @@ def _embed_videos(
     files: MatchFiles, source: Path | Mapping[str, Video], tracks: Tracks, out: Path, cache: Path
 ) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
-    if files.model is None:
-        raise ConfigError("--videos needs --model FILE: a checkpoint, run folder, bundle, .onnx or OpenVINO .xml file.")
     videos, quality, problems = open_videos(source, tracks)
     rows = choose_boxes(tracks, quality, per_track=files.per_track)
-    embedder = Embedder(files.model, files.device, files.runtime_for(), batch_size=files.batch_size)
+    embedder = Embedder(files.model or default_model(), files.device, files.runtime_for(), batch_size=files.batch_size)
     result = embed_boxes(
         embedder,
         videos,

@@ -136,7 +136,8 @@ class MatchFiles(ModelSettings):
     videos: Path | None = None
     """Folder of videos or frame folders named like the cameras; crops are embedded with --model."""
     model: Path | None = None
-    """Checkpoint, run folder, bundle, .onnx or OpenVINO .xml file that embeds the crops of --videos."""
+    """Checkpoint, run folder, bundle, .onnx or .xml file, or name of a published model, that embeds the crops of
+    --videos. Default: intel-0287."""
     cameras: Path | None = None
     """Camera clocks, overlaps and transition times. Default: cameras.yaml next to the tracks, if present."""
     calibration: Path | None = None
@@ -166,8 +167,8 @@ class MatchFiles(ModelSettings):
 class ExportSettings(PipelineSettings):
     """How `export` writes and checks a bundle."""
 
-    to: Literal["onnx", "openvino", "torchscript"]
-    """Format of the network file."""
+    to: Literal["onnx", "openvino", "torchscript", "safetensors"]
+    """Format of the network file; safetensors: a folder for a model hub, which loads like a checkpoint."""
     data: str | None = None
     """Data set as LAYOUT:ROOT[?key=value&...] for the parity proof and for int8. Default: the model's train data."""
     images: Path | None = None
@@ -231,7 +232,7 @@ class RunSettings(TrackSettings, ModelSettings):
     """How `run_videos` tracks and matches."""
 
     model: Path = Path("intel-0287")
-    """Model that embeds people: a published name (`reid model list --published`), checkpoint, run folder, bundle, .onnx
+    """Model that embeds people: a published name (`reid model list --pretrained`), checkpoint, run folder, bundle, .onnx
     or OpenVINO .xml file."""
     per_track: Positive = 8
     """Crops per track to embed."""

@@ -30,6 +30,7 @@ from reid.evaluation.pairs import DISTRACTOR
 from reid.evaluation.projection import choose_identities, project
 from reid.models import ReIDModel
 from reid.models.checkpoints import checkpoint_in, training_settings
+from reid.models.zoo import is_published
 from reid.pipelines.calibrate import FoundCalibration, find_calibration
 from reid.pipelines.settings import TestSettings
 from reid.report import Applied, Drawing, SetResults
@@ -53,7 +54,8 @@ def test(
     """Evaluate a model on the test splits of benchmarks.
 
     Args:
-        model: whatever `Embedder` accepts: a checkpoint, run folder, bundle, .onnx or .xml file, or a `ReIDModel`.
+        model: whatever `Embedder` accepts: a checkpoint, run folder, bundle, .onnx or .xml file, the name of a
+            published model, or a `ReIDModel`.
         data: data sets as `LAYOUT:ROOT[?key=value&...]`, or benchmarks. Default: the checkpoint's `data.test`, else
             its `data.train`.
         out: folder for metrics.json, evaluation.html, pictures and the embeddings of each set; None writes nothing.
@@ -113,7 +115,9 @@ def test(
 def _data_of(model: str | Path | ReIDModel) -> list[str]:
     """Return the data sets that a checkpoint was to be tested on, else those it was trained on."""
     texts: list[str] = []
-    if not isinstance(model, ReIDModel) and Path(model).suffix.lower() not in (*FORMATS, ".bundle"):
+    if isinstance(model, ReIDModel) or is_published(model):
+        pass
+    elif Path(model).suffix.lower() not in (*FORMATS, ".bundle"):
         saved = training_settings(checkpoint_in(Path(model))).get("data", {})
         texts = [text for text in saved.get("test") or saved.get("train") or [] if ":" in text]
     if not texts:

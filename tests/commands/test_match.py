@@ -179,9 +179,6 @@ def test_crops_of_videos_are_embedded_once(videos):
         pytest.param(("--out", "o"), "Missing option '--tracks'", id="no tracks"),
         pytest.param(("--tracks", "tracks", "--out", "o"), "Pass the appearance of the tracks", id="no appearance"),
         pytest.param(
-            ("--tracks", "tracks", "--videos", "v", "--out", "o"), "--videos needs --model", id="no model"
-        ),
-        pytest.param(
             ("--tracks", "tracks", "--embeddings", "features.parquet", "--out", "o", "solver=agglomerativ"),
             "agglomerative", id="an unknown solver: the nearest is named",
         ),

@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from reid.models import build_model
+from reid.models.zoo import DEFAULT_MODEL
 from tests.docs.blocks import ROOT, blocks, command_lines
 from tests.docs.conftest import SMALL_RUN, reid
-from tests.embedding.test_runtimes import SIDECAR, make_onnx
+from tests.embedding.test_runtimes import SIDECAR, make_onnx, make_openvino
+from tests.models.serving import publish, serve
 from tests.models.test_external import as_torchreid
 
 GUIDES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/guides").glob("*.md"))]
@@ -46,7 +48,11 @@ def folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         torch.save(as_torchreid(osnet), "osnet_x1_0_market.pth")
         make_onnx(Path("their.onnx"))
         Path("their.reid.json").write_text(json.dumps(SIDECAR))
-        yield work
+        with serve(patch, work.parent) as server:
+            network = make_openvino(work.parent / "intel.xml")
+            files = {file.name: file.read_bytes() for file in (network, network.with_suffix(".bin"))}
+            publish(patch, server, files, name=DEFAULT_MODEL, format="openvino", input=SIDECAR)
+            yield work
 
 
 @pytest.fixture(scope="module")

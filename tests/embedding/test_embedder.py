@@ -293,7 +293,12 @@ def test_backbone_by_name_pools_its_last_feature_map(tmp_path):
         ),
         pytest.param("light18", "imagenet", "no ImageNet weights of light18.*Use a local file", id="unpublished"),
         pytest.param("light18", "none.pth", r"There is no file none\.pth", id="no file"),
-        pytest.param("resnet5", None, "no file, folder or backbone 'resnet5'. Did you mean 'resnet50'", id="misspelt"),
+        pytest.param(
+            "resnet5",
+            None,
+            "no file, folder, backbone or published model 'resnet5'. Did you mean 'resnet50'",
+            id="misspelt",
+        ),
         pytest.param("none/best.pt", None, "no checkpoint none/best.pt", id="a path"),
         pytest.param(
             "best.pt", "none", "weights=none is only used with the name of a backbone", id="weights of a file"

@@ -3,88 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reid.core.errors import ConfigError, ModelError
 from reid.models import zoo
+from tests.models.serving import Server, publish, serve
 
 BODY = bytes(range(256)) * 120  # 30,720 bytes
-ROW = {
-    "kind": "embedder",
-    "format": "torchreid",
-    "architecture": "a network",
-    "input": {},
-    "output": "numbers",
-    "licence": "MIT",
-    "trained_on": "ten people",
-    "terms": "research use only",
-    "source": "a page",
-}
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files` by path; `ranges` are the ranges asked for, and a body ends after `cut` bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.ranges: list[str | None] = []
-        self.cut: int | None = None
-        self.knows_ranges = True
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        body, wanted = self.server.files.get(self.path), self.headers["Range"]
-        self.server.ranges.append(wanted)
-        if body is None:
-            self.send_error(404)
-            return
-        start = int(wanted[6:-1]) if wanted and self.server.knows_ranges else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start : self.server.cut])
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setenv("REID_MODELS_URL", f"{server.url}/mirror/")
-        monkeypatch.setenv("REID_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        server.files = {"/mirror/rev/net.pth": BODY, "/mirror/rev/more.bin": BODY[:100]}
+    with serve(monkeypatch, tmp_path) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
 def row(server: Server, monkeypatch: pytest.MonkeyPatch) -> zoo.PublishedModel:
     """A model of two files, one with a published checksum."""
-    files = [
-        {
-            "url": "https://example.org/rev/net.pth",
-            "size": len(BODY),
-            "hash": f"sha384:{hashlib.sha384(BODY).hexdigest()}",
-        },
-        {"url": "https://example.org/rev/more.bin"},
-    ]
-    model = zoo.PublishedModel(name="small", **ROW, files=files)
-    monkeypatch.setattr(zoo, "read_table", lambda: {"small": model})
-    return model
+    files = {"net.pth": BODY, "more.bin": BODY[:100]}
+    checked = {"size": len(BODY), "hash": f"sha384:{hashlib.sha384(BODY).hexdigest()}"}
+    rows = [{"url": "https://example.org/rev/net.pth", **checked}, {"url": "https://example.org/rev/more.bin"}]
+    return publish(monkeypatch, server, files, files=rows)
 
 
 def test_download_is_verified_cached_and_states_the_terms_once(
