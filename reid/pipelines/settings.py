@@ -232,8 +232,8 @@ class RunSettings(TrackSettings, ModelSettings):
     """How `run_videos` tracks and matches."""
 
     model: Path = Path("intel-0287")
-    """Model that embeds people: a published name (`reid model list --pretrained`), checkpoint, run folder, bundle, .onnx
-    or OpenVINO .xml file."""
+    """Model that embeds people: a published name (`reid model list --pretrained`), checkpoint, run folder, bundle,
+    .onnx or OpenVINO .xml file."""
     per_track: Positive = 8
     """Crops per track to embed."""
     cameras: Path | None = None
