@@ -47,7 +47,7 @@ def create(gallery: Path, calibration: Path | None, **options: Any) -> None:
 @cli.command("add", cls=Command)
 @gallery_argument
 @click.argument("features", type=PATH, metavar="EMBEDDINGS|MATCH")
-@settings_options(GalleryAddSettings, {"Input": ["source", "embeddings"], "Time": ["cameras", "start"]})
+@settings_options(GalleryAddSettings, {"Input": ["source", "embeddings", "images"], "Time": ["cameras", "start"]})
 def add(gallery: Path, features: Path, **options: Any) -> None:
     """Add a file of EMBEDDINGS, or the folder of a MATCH, to a GALLERY.
 

@@ -247,6 +247,12 @@ def same_cameras(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
 
     Equal names are the same camera. If no name is equal, cameras with the same number in their names are the same
     (`cam01`, `c001`, `1`), provided that no two cameras of one source share a number.
+
+    Example:
+        >>> same_cameras(["cam01", "cam02"], ["c002", "c003"])
+        {'c002': 'cam02'}
+        >>> same_cameras(["cam01", "door"], ["door", "c001"])
+        {'door': 'door'}
     """
     names, others = list(names), list(others)
     found = {other: other for other in others if other in set(names)}

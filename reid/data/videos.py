@@ -126,6 +126,14 @@ def find_videos(folder: str | Path, names: Sequence[str]) -> FoundVideos:
     Raises:
         DataError: no such folder; a camera has two videos; two images have one number, or their numbers are not
             plausible; no camera has a video.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "cam01.mp4").write_bytes(b"")
+        >>> found = find_videos(folder, ["cam01", "cam02"])
+        >>> {name: video.path.name for name, video in found.videos.items()}, len(found.problems)
+        ({'cam01': 'cam01.mp4'}, 1)
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -254,7 +262,8 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
     try:
         capture = open_capture(path)
     except DataError as error:
-        yield from (Frame(number, None, str(error)) for number in wanted)
+        reason = str(error).replace(str(path), path.name)  # reasons are written to files, which name no folder
+        yield from (Frame(number, None, reason) for number in wanted)
         return
     try:
         passed = 0  # frames; the last of them is grabbed and can be retrieved
@@ -272,7 +281,7 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
             if place < 0:
                 reason = f"the frame is before the first frame, {first_frame}"
             elif end == 0:
-                reason = f"no frame of {path} can be decoded"
+                reason = f"no frame of {path.name} can be decoded"
             elif end is not None and place >= end:
                 reason = f"the video ends after frame {first_frame + end - 1}"
             elif place == passed - 1:
@@ -287,7 +296,7 @@ def _read_images(folder: Path, images: dict[int, Path], wanted: list[int], shift
     for number in wanted:
         path = images.get(number - shift)
         if path is None:
-            yield Frame(number, None, f"{folder} has no image for the frame")
+            yield Frame(number, None, f"{folder.name} has no image for the frame")
             continue
         try:
             yield Frame(number, decode(path))

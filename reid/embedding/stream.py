@@ -19,7 +19,7 @@ from reid.data.crops import Crops
 from reid.embedding.batches import Images, check_files, file_batches, list_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
-from reid.embedding.table import Embeddings, check_paths, known_columns, known_names, save_rows
+from reid.embedding.table import Embeddings, check_paths, known_columns, known_names, save_rows, saved_folder
 
 _FORMAT = 1
 
@@ -51,6 +51,7 @@ def embed_to_parquet(
     unreadable: str = "error",
     distributed: DistributedContext | None = None,
     shard_size: int = SHARD_SIZE,
+    root: str | Path | None = None,
 ) -> WrittenEmbeddings | None:
     """Embed image files into one Parquet file with the content of `Embedder.table`.
 
@@ -69,6 +70,7 @@ def embed_to_parquet(
         distributed: the processes that share the work (`init_distributed`). All must make this call with the same
             arguments.
         shard_size: rows in a shard: the most that an interruption loses.
+        root: folder that the paths are written relative to (see `Embeddings.save`); by default they are as given.
 
     Returns:
         The result; None in all processes except the first.
@@ -116,7 +118,8 @@ def embed_to_parquet(
             "changed, or another run ended, during this one. Run it again: finished rows are kept."
         )
     reasons = shards.read(positions, "reason")
-    left_out = [f"{crops.paths[row]}: {reasons[row]}" for row in np.flatnonzero(reasons != "")]
+    saved_in = "" if root is None else saved_folder(crops.paths, root)
+    left_out = [f"{crops.paths[row].removeprefix(saved_in)}: {reasons[row]}" for row in np.flatnonzero(reasons != "")]
     kept = np.flatnonzero(reasons == "")
     if len(crops) and not len(kept):
         raise DataError(f"None of the {len(crops)} images can be read. The first: {left_out[0]}.")
@@ -124,6 +127,7 @@ def embed_to_parquet(
         meta["left_out"] = left_out
     meta |= known_names(crops, labelled=isinstance(images, Crops))
     columns = known_columns(crops, labelled=isinstance(images, Crops))
+    columns["paths"] = np.array([text.removeprefix(saved_in) for text in crops.paths], object)
 
     def read(rows: NDArray[np.int64]) -> Embeddings:
         values = {name: column[rows] for name, column in columns.items()}

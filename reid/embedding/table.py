@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -237,21 +238,38 @@ class Embeddings:
         check_finite(self.features, labels=self.paths, fix=fix)
         return self
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, root: str | Path | None = None) -> Path:
         """Write the table as Parquet, completely or not at all, and return the path.
+
+        Args:
+            path: the Parquet file.
+            root: folder of the images. Absolute `paths`, and those in `meta["left_out"]`, are written relative to it
+                (`saved_folder`), so that the file does not reveal where the images are. `load` with the same `root`
+                makes them complete again. By default `paths` are written as they are.
 
         Raises:
             DataError: the file cannot be written, or `meta` contains values that JSON cannot represent.
         """
-        return save_chunks(path, [self], self.meta)
+        if self.paths is None or root is None:
+            return save_chunks(path, [self], self.meta)
+        folder = saved_folder(self.paths, root)
+        columns: dict[str, Any] = {**self._columns(), "paths": [text.removeprefix(folder) for text in self.paths]}
+        meta = self.meta
+        if "left_out" in meta:
+            meta = meta | {"left_out": [str(text).removeprefix(folder) for text in meta["left_out"]]}
+        return save_chunks(path, [Embeddings(self.features, **columns)], meta)
 
     @classmethod
-    def load(cls, path: str | Path) -> Embeddings:
+    def load(cls, path: str | Path, root: str | Path | None = None) -> Embeddings:
         """Read a table that `save`, or any other program, wrote with the columns listed above.
 
         `features` may be a fixed-size list or a list of any numeric type if all rows have the same length. NaN is
         accepted; see `check`. If there is a column `camera` with names and no `camid`, cameras are numbered in the
         order of their names, and the names are stored in `meta["camera_names"]`.
+
+        Args:
+            path: the Parquet file.
+            root: folder of the images, which is put in front of relative `paths`; they are unchanged by default.
 
         Raises:
             DataError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
@@ -279,6 +297,8 @@ class Embeddings:
             if _CAMERA in table.column_names and "camids" not in columns:
                 names, columns["camids"] = np.unique(_read_column(table, _CAMERA, pa.string()), return_inverse=True)
                 meta["camera_names"] = names.tolist()
+            if root is not None and "paths" in columns:
+                columns["paths"] = [os.path.join(root, text) for text in columns["paths"]]
             return cls(_read_features(table), **columns, meta=meta)
         except (DataError, pa.ArrowException) as error:
             raise DataError(f"{path}: {error}") from error
@@ -296,6 +316,26 @@ class Embeddings:
             name, kind = _COLUMNS[attribute]
             columns[name] = pa.array(values, type=kind)
         return pa.table(columns)
+
+
+def saved_folder(paths: Iterable[str], root: str | Path) -> str:
+    """Return the folder, with a separator at its end, that absolute paths are saved relative to; "" without any.
+
+    It is `root` if all absolute paths are inside, else the deepest folder that contains all.
+
+    Example:
+        >>> saved_folder(["/data/market/query/a.jpg", "/data/market/query/b.jpg"], "/data/market")
+        '/data/market/'
+        >>> saved_folder(["/data/market/query/a.jpg", "/data/other/b.jpg"], "/data/market")
+        '/data/'
+    """
+    folders = {os.path.dirname(path) for path in paths if os.path.isabs(path)}
+    if not folders:
+        return ""
+    folder = os.path.commonpath(folders)
+    if Path(folder).is_relative_to(top := os.path.abspath(root)):
+        folder = top
+    return os.path.join(folder, "")
 
 
 def save_chunks(path: str | Path, chunks: Iterable[Embeddings], meta: Mapping[str, Any]) -> Path:

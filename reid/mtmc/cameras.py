@@ -423,6 +423,15 @@ def read_sequences(path: str | Path, names: Sequence[str]) -> Cameras | None:
 
     Raises:
         ConfigError: A file is not readable, or a value is invalid.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     (Path(folder) / "MOT17-02").mkdir()
+        ...     _ = (Path(folder) / "MOT17-02" / "seqinfo.ini").write_text("[Sequence]\\nframeRate=30\\n")
+        ...     cameras = read_sequences(folder, ["MOT17-02"])
+        >>> cameras["MOT17-02"].fps
+        30.0
     """
     path = Path(path).absolute()
     found = {}

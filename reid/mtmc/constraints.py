@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,14 @@ class Constraints:
 
 
 def _with_frame(key: Any) -> Any:
+    """Add the frame of a whole track; the match report writes ids from 2^53 on as text."""
+    if (
+        isinstance(key, list)
+        and len(key) in (2, 3)
+        and isinstance(key[1], str)
+        and re.fullmatch("[0-9]{16,19}", key[1])
+    ):
+        key = [key[0], int(key[1]), *key[2:]]
     return [*key, -1] if isinstance(key, list) and len(key) == 2 else key
 
 
@@ -100,6 +109,7 @@ def read_constraints(path: str | Path) -> Constraints:
          "split": [[["cam01", 12], ["cam02", 5]]]}
 
     A tracklet is `[camera, track]`, or `[camera, track, frame]` for the part of a split track that contains the frame.
+    The match report writes tracks from 2^53 on as text, `["cam01", "9007199254740993"]`, which browsers read exactly.
     `accept` means the same as `merge`, and `reject` the same as `split`: each is a list of pairs. `tolerance` and
     `max_speed` are optional keys.
 

@@ -17,7 +17,18 @@ from reid.mtmc.tracklets import tracklet_of_boxes
 
 
 def global_tracks(matches: Matches, tracks: Tracks) -> Tracks:
-    """Return the boxes with global identities as track ids, without the repeated ones (see `divide_boxes`)."""
+    """Return the boxes with global identities as track ids, without the repeated ones (see `divide_boxes`).
+
+    Example:
+        >>> from reid.mtmc import Tracklets, match
+        >>> boxes = [[0, 0, 20, 50], [0, 0, 20, 50]]
+        >>> tracks = Tracks.from_columns(["door", "hall"], [0, 1], [7, 9], [1, 500], boxes)
+        >>> same = np.array([[1.0, 0.0], [1.0, 0.1]], np.float32)
+        >>> columns = {"camera": tracks.camera, "track": tracks.track, "frame": tracks.frame}
+        >>> matches = match(Tracklets.from_features(tracks.camera_names, **columns, features=same))
+        >>> global_tracks(matches, tracks).track.tolist()
+        [1, 1]
+    """
     return divide_boxes(matches, tracks)[0]
 
 
@@ -56,6 +67,17 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
 
     Raises:
         DataError: A file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from reid.mtmc import Tracklets, match
+        >>> tracks = Tracks.from_columns(["door"], [0], [7], [1], [[0, 0, 20, 50]])
+        >>> columns = {"camera": tracks.camera, "track": tracks.track, "frame": tracks.frame}
+        >>> one = np.ones((1, 2), np.float32)
+        >>> matches = match(Tracklets.from_features(tracks.camera_names, **columns, features=one))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(sorted(path.name for path in write_matches(matches, tracks, folder).values()))
+        ['aicity.txt', 'identities.csv', 'links.parquet', 'match.json', 'tracks']
     """
     folder = Path(folder)
     found, repeated = divide_boxes(matches, tracks)

@@ -24,6 +24,13 @@ class IdScores:
     True and predicted identities are assigned one to one so that the number of boxes they share (IoU at or above the
     threshold) is maximal: IDTP. IDF1 = 2 IDTP / (2 IDTP + IDFP + IDFN), IDP = IDTP / (IDTP + IDFP),
     IDR = IDTP / (IDTP + IDFN), where IDTP + IDFP is the number of predicted boxes and IDTP + IDFN that of true boxes.
+
+    Example:
+        >>> from reid.mtmc import Tracks, score_tracks
+        >>> truth = Tracks.from_columns(["door"], [0, 0], [7, 7], [1, 2], [[0, 0, 9, 9], [5, 0, 9, 9]])
+        >>> scores = score_tracks(truth, truth.take([0])).overall
+        >>> scores.IDTP, scores.IDFN, scores.IDP, scores.IDR
+        (1, 1, 1.0, 0.5)
     """
 
     IDF1: float
@@ -52,6 +59,13 @@ class BoxScores(IdScores):
         MT, PT, ML: People of whose boxes more than 80 %, 20 to 80 %, less than 20 % are matched.
         Frag: Number of times that a person's matches are interrupted.
         per_alpha: HOTA and its components at each α, `[19]`.
+
+    Example:
+        >>> from reid.mtmc import Tracks, score_tracks
+        >>> truth = Tracks.from_columns(["door"], [0, 0], [7, 7], [1, 2], [[0, 0, 9, 9], [5, 0, 9, 9]])
+        >>> scores = score_tracks(truth, truth.with_ids([1, 2])).overall  # another identity in each frame
+        >>> scores.TP, scores.IDSW, scores.MOTA, scores.IDF1
+        (2, 1, 0.5, 0.5)
     """
 
     truth_boxes: int

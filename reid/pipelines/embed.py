@@ -16,6 +16,7 @@ from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError, DataError
 from reid.core.locks import exclusive
 from reid.data.box_selection import box_quality
+from reid.data.crops import Crops
 from reid.data.layouts import load_benchmark
 from reid.data.tracks import Tracks, check_frame_numbers
 from reid.data.videos import Video, find_videos
@@ -54,9 +55,11 @@ def embed_files(
         if distributed.is_first:
             stack.enter_context(exclusive(out, in_parent=True))
         console.quiet = not distributed.is_first
-        images = find_images(settings.images) if settings.images else []
+        images: Crops | list[str] = find_images(settings.images) if settings.images else []
+        root: str | Path | None = settings.images
         if settings.data and settings.split:
-            images = getattr(load_benchmark(settings.data), settings.split)
+            benchmark = load_benchmark(settings.data)
+            images, root = getattr(benchmark, settings.split), benchmark.root
         options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
         embedder = Embedder(model or default_model(), runtime=settings.runtime_for(settings.runtime), **options)
         start = time.perf_counter()
@@ -70,7 +73,7 @@ def embed_files(
             done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, distributed=distributed)
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
-            done = embed_to_parquet(embedder, images, out, unreadable=unreadable, distributed=distributed)
+            done = embed_to_parquet(embedder, images, out, unreadable=unreadable, distributed=distributed, root=root)
         if done is None:
             return None
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -45,7 +45,7 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     file = settings.embeddings or (path / "embeddings.parquet" if is_match else path)
     if is_match and not file.is_file():
         raise DataError(f"{path} contains no embeddings.parquet. Pass the embeddings that were matched: --embeddings.")
-    table = Embeddings.load(file)
+    table = Embeddings.load(file, root=settings.images)
     cameras = _cameras(settings.cameras, table)
     sightings = None
     epoch = gallery.epoch_of(cameras, settings.start)

@@ -299,6 +299,8 @@ class GalleryAddSettings(PipelineSettings):
 
     embeddings: Path | None = None
     """Embeddings that were matched, if the folder of the match does not contain them."""
+    images: Path | None = None
+    """Folder of the images that were embedded, which the paths in the embeddings are relative to."""
     source: str | None = None
     """Name of the recording. Adding the same tracks under one name replaces them. Default: the name of the input."""
     cameras: Path | None = None

@@ -160,8 +160,8 @@ class _TestedSet:
 
     def write(self, out: Path) -> None:
         """Write the embeddings and the pictures."""
-        self.query.save(out / f"{self.benchmark.name}-query.parquet")
-        self.gallery.save(out / f"{self.benchmark.name}-gallery.parquet")
+        self.query.save(out / f"{self.benchmark.name}-query.parquet", self.benchmark.root)
+        self.gallery.save(out / f"{self.benchmark.name}-gallery.parquet", self.benchmark.root)
         for drawing in report.set_drawings(self.results):
             drawing.draw(out / f"{self.results.name}-{drawing.name}.png")
 

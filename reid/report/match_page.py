@@ -163,7 +163,7 @@ def _tracklet_columns(matches: Matches) -> dict[str, list[Any]]:
     t = matches.tracklets
     return {
         "camera": t.camera.tolist(),
-        "track": t.track.tolist(),
+        "track": list(map(_exact, t.track.tolist())),
         "start": none_for_nan(t.start, 3),
         "end": none_for_nan(t.end, 3),
         "frames": t.frames.tolist(),
@@ -231,7 +231,12 @@ def _rules(matches: Matches, options: ReportOptions) -> dict[str, Any]:
 
 def _key(side: tuple[str, int, int]) -> list[str | int]:
     camera, track, frame = side
-    return [camera, track] if frame < 0 else [camera, track, frame]
+    return [camera, _exact(track)] if frame < 0 else [camera, _exact(track), frame]
+
+
+def _exact(track: int) -> int | str:
+    """Return a local id, as text if a number of JavaScript may not represent it."""
+    return track if track < 2**53 else str(track)
 
 
 def _embed(

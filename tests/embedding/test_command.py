@@ -59,8 +59,9 @@ def test_folder_of_images(checkpoint, folder, tmp_path):
     out = tmp_path / "new" / "t.parquet"
     ran = run("--model", checkpoint, "--images", images, "--out", out, "--batch-size", 2, "--device", "cpu")
     assert ran.exit_code == 0, ran.output
-    table = Embeddings.load(out)
+    table = Embeddings.load(out, root=images)
     assert table.paths.tolist() == found
+    assert str(tmp_path).encode() not in out.read_bytes()
     np.testing.assert_allclose(table.features, Embedder(checkpoint)(found), atol=2e-6)
     assert f"3 crops → {table.dimension} dimensions" in ran.output
     assert "crops/s on cpu" in ran.output
@@ -93,7 +94,9 @@ def test_unreadable_images_are_an_error_or_skipped(checkpoint, folder, tmp_path)
     assert ran.exit_code == 0, ran.output
     assert "Skipped:\n" in ran.output
     assert "broken.jpg" in ran.output
-    assert Embeddings.load(tmp_path / "t.parquet").paths.tolist() == found
+    table = Embeddings.load(tmp_path / "t.parquet", root=images)
+    assert table.paths.tolist() == found
+    assert table.meta["left_out"][0].startswith("broken.jpg: ")
 
 
 @pytest.mark.slow

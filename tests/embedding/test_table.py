@@ -532,3 +532,27 @@ def test_named_folders_keep_the_names_of_identities(tmp_path):
     crops = load_benchmark(f"folders:{tmp_path}?fraction=0.5").train
     assert crops.names["pids"] == ("p2", "p10")
     assert {crops.names["pids"][pid] for pid in crops.pids} == {Path(path).parent.name for path in crops.paths}
+
+
+@pytest.mark.parametrize(
+    ("paths", "stored", "root"),
+    [
+        pytest.param(["{0}/a/1.jpg", "{0}/a/2.jpg"], ["a/1.jpg", "a/2.jpg"], "{0}", id="below the root"),
+        pytest.param(
+            ["{0}/a/1.jpg", "{0}b/2.jpg"], ["root/a/1.jpg", "rootb/2.jpg"], "{0}/..", id="also beside the root"
+        ),
+        pytest.param(["a/1.jpg", "{0}/2.jpg"], ["a/1.jpg", "2.jpg"], "{0}", id="some are relative"),
+        pytest.param(["", "{0}"], ["", "root"], "{0}/..", id="no path, and the root itself"),
+    ],
+)
+def test_paths_are_saved_relative_to_a_root_and_completed_again(tmp_path, paths, stored, root):
+    top = str(tmp_path / "root")
+    paths = [path.format(top) for path in paths]
+    table = make(2, paths=paths, meta=META | {"left_out": [f"{top}/gone.jpg: No such file"]})
+    file = table.save(tmp_path / "t.parquet", root=top)
+    assert str(tmp_path).encode() not in file.read_bytes()
+    loaded = Embeddings.load(file)
+    assert loaded.paths.tolist() == stored
+    assert table.paths.tolist() == paths
+    complete = Embeddings.load(file, root=root.format(top)).paths.tolist()
+    assert [os.path.normpath(path) for path in complete if os.path.isabs(path)][-1] == paths[-1]

@@ -153,7 +153,7 @@ def test_resnet50_has_the_published_size() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
-def test_count_does_not_change_the_model(pooling: str) -> None:
+def test_counting_parameters_does_not_change_the_model(pooling: str) -> None:
     model = build_model("light18", height=64, width=32, num_classes=7, pooling=pooling).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     first = model.count()
@@ -165,7 +165,7 @@ def test_count_does_not_change_the_model(pooling: str) -> None:
 
 
 @pytest.mark.slow
-def test_table_in_the_docs_equals_count() -> None:
+def test_counts_in_the_documented_table_are_right() -> None:
     rows = re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", DOCS.read_text("utf-8"), re.M)
     assert [r[0] for r in rows] == list(BACKBONES)
     for name, channels, millions, giga in rows:

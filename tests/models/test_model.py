@@ -29,7 +29,7 @@ def small(**options: object):
 @pytest.mark.parametrize("neck", ["bnneck", "none"])
 @pytest.mark.parametrize("embedding_dim", [0, 24])
 @pytest.mark.parametrize("num_classes", [0, 5])
-def test_shapes(neck: str, embedding_dim: int, num_classes: int) -> None:
+def test_outputs_have_the_documented_shapes(neck: str, embedding_dim: int, num_classes: int) -> None:
     model = small(neck=neck, embedding_dim=embedding_dim, num_classes=num_classes)
     features, embeddings, logits = model(model.preprocessing(images()))
     width = embedding_dim or 256

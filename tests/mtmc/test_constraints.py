@@ -165,6 +165,8 @@ def test_a_constraints_file_is_read(tmp_path):
     read = read_constraints(path)
     assert read.must_link == ((("cam01", 3, -1), ("cam02", 4, 77)),)
     assert read.cannot_link == ((("cam01", 3, -1), ("cam02", 5, -1)),)
+    path.write_text('{"merge": [[["cam01", "9007199254740993"], ["cam02", "9223372036854775807", 7]]]}')
+    assert read_constraints(path).must_link == ((("cam01", 2**53 + 1, -1), ("cam02", 2**63 - 1, 7)),)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,14 @@ def test_downloaded_decisions_are_applied_by_the_next_match(page: Page, matches:
 
 @pytest.mark.slow
 def test_merged_identities_stay_merged_in_the_next_match(page: Page, tmp_path: Path) -> None:
-    """A threshold near 0 joins nothing; two merges join three tracklets."""
+    """A threshold near 0 joins nothing; two merges join three tracklets, also of ids that float64 cannot represent."""
+    large = 2**53
     tracklets = bundled_tracklets()
+    tracklets = replace(tracklets, track=tracklets.track + large)
     settings = MatchSettings(threshold=1e-6, camera_whitening=None)
     matches = match(tracklets, settings=settings)
     assert matches.identity.max() == 18
-    rows = [row_of(tracklets, "cam01", 0), row_of(tracklets, "cam02", 11), row_of(tracklets, "cam03", 22)]
+    rows = [row_of(tracklets, f"cam0{n + 1}", large + 11 * n) for n in range(3)]
     numbers = matches.identity[rows].tolist()
     show(page, tmp_path, matches)
     page.click(f'#rows [data-identity="{numbers[0]}"]')

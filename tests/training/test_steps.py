@@ -30,7 +30,7 @@ WAITS = ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "
     ],
     ids=["plain", "clipped-averaged-accumulated", "adamw-bf16", "small-softmax"],
 )
-def test_a_step_never_waits_for_the_device(
+def test_a_training_step_does_not_synchronise_with_the_device(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]
 ) -> None:
     trainer = make_trainer([*small, *extra], tmp_path / "run")
@@ -77,7 +77,7 @@ def test_a_log_line_is_written_one_step_late_with_the_means_of_its_own_steps(
         first = content["step"]
 
 
-def test_the_meter_keeps_order_over_several_sends() -> None:
+def test_the_meter_returns_steps_in_the_order_they_were_added() -> None:
     meter = Meter()
     for step in range(1, 6):
         meter.add(step, {"loss": torch.tensor(step), "x": torch.tensor(-step, dtype=torch.float64)}, torch.arange(step))

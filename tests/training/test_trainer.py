@@ -97,7 +97,7 @@ def test_lines_logged_after_the_checkpoint_are_dropped_on_resume(settings: list[
     ],
     ids=["softmax-only", "triplet-only", "bf16-clipped", "sgd-cosine", "from-files"],
 )
-def test_settings_reach_the_loop(settings: list[str], tmp_path: Path, extra: list[str], terms: set[str]) -> None:
+def test_settings_are_used_in_training(settings: list[str], tmp_path: Path, extra: list[str], terms: set[str]) -> None:
     progress = train(load_config(None, [*settings, "schedule.epochs=1", *extra]), tmp_path / "run", ALONE)
     (line, *_rest) = log_of(tmp_path / "run")
     assert terms <= line.keys()
