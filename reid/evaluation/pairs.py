@@ -126,7 +126,7 @@ def count_pairs(
         camids: `[N]` integers (-1: unknown), or None with `cross_camera=False`.
         metric: "cosine" or "euclidean".
         cross_camera: ignore pairs of one camera.
-        distractor: the pid that is not an identity.
+        distractor: the pid that is not an identity. There is none in tables whose pids have names.
         memory_limit: bytes of a block of distances (at least one row).
 
     Raises:
@@ -176,6 +176,8 @@ class LabelledPairs:
         cross_camera: bool = True,
         distractor: int | None = DISTRACTOR,
     ) -> None:
+        if getattr(features, "meta", {}).get("pid_names"):  # pids are codes of names: 0 is the first name
+            distractor = None
         (features,), (pids, camids) = unpack_tables([features], [pids, camids])
         if pids is None:
             raise DataError("There are no pids. Pass the identity of each row, or Embeddings with pids.")

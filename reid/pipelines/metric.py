@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.core.arrays import unit_rows
+from reid.core.console import warn
 from reid.core.errors import DataError
 from reid.embedding.learned_metric import LearnedMetric
 from reid.embedding.table import Embeddings
@@ -30,7 +31,9 @@ def fit_metric_files(files: Sequence[Path], out: Path, settings: MetricSettings 
 
 
 def fit_metric(table: Embeddings, settings: MetricSettings | None = None) -> LearnedMetric:
-    """Fit a distance on the labelled rows, normalised to length 1. Rows with pid -1 and 0 are left out.
+    """Fit a distance on the labelled rows, normalised to length 1.
+
+    Rows with pid -1, and with pid 0 (distractors) unless the pids have names, are left out and counted in a warning.
 
     Raises:
         DataError: there is no pid or camid column, a feature is not finite, or as `kissme` and `xqda`.
@@ -43,7 +46,10 @@ def fit_metric(table: Embeddings, settings: MetricSettings | None = None) -> Lea
             "The embeddings have no camid column, so pairs across cameras are unknown. Add the column, or learn from "
             "all pairs with --any-camera (any_camera=True)."
         )
-    known = table.check().take((table.pids != -1) & (table.pids != DISTRACTOR))
+    unlabelled = (table.pids == -1) | ((table.pids == DISTRACTOR) & ("pid_names" not in table.meta))
+    if unlabelled.any():
+        warn(f"{int(unlabelled.sum()):,} of {len(table):,} rows are left out: their pid is -1 or 0 (distractors).")
+    known = table.check().take(~unlabelled)
     assert known.pids is not None
     fit = {"kissme": kissme, "xqda": xqda}[settings.method]
     camids = None if settings.any_camera else known.camids

@@ -13,7 +13,7 @@ from reid.commands import main
 from reid.core.errors import ReidError
 from reid.embedding import Embeddings
 from reid.embedding.learned_metric import LearnedMetric
-from reid.evaluation import evaluate
+from reid.evaluation import count_pairs, evaluate, verify
 from reid.losses import xqda
 from tests.losses.test_mahalanobis import people
 
@@ -35,6 +35,7 @@ def test_fitted_metric_improves_the_ranking_of_other_people(labelled: Path, tmp_
     out = tmp_path / "made" / "metric.npz"
     result = fit(labelled, "--method", method, "--ridge", 1e-3, "--out", out)
     assert result.exit_code == 0, result.output
+    assert "6 of 240 rows are left out: their pid is -1 or 0 (distractors)." in " ".join(result.output.split())
     assert f"{method}: 234 embeddings of 39 identities, pairs across cameras; 6 → " in result.output
     assert f"learned metric: {out}" in result.output
     metric = LearnedMetric.load(out)
@@ -161,3 +162,18 @@ def test_reid_test_uses_a_learned_metric(tmp_path: Path, tiny_market: Path) -> N
     numbers = json.loads((tmp_path / "test/metrics.json").read_text())
     assert numbers["model"]["learned_metric"] == metric.id
     assert numbers["model"]["model"] == learned.meta["model"] == f"{plain.meta['model']}+{metric.id}"
+
+
+def test_the_first_of_named_people_is_no_distractor(tmp_path: Path) -> None:
+    features, pids, camids = people()
+    pids -= pids.min()
+    assert pids.min() == 0
+    meta = {"pid_names": [f"person {number}" for number in range(pids.max() + 1)]}
+    table = Embeddings(features, pids=pids, camids=camids, meta=meta)
+    result = fit(table.save(tmp_path / "train.parquet"), "--out", tmp_path / "metric.npz")
+    assert result.exit_code == 0, result.output
+    assert f"{len(pids)} embeddings of {len(np.unique(pids))} identities" in result.output
+    assert "left out" not in result.output
+    shifted = Embeddings(features, pids=pids + 1, camids=camids)
+    assert verify(table).as_dict() == verify(shifted).as_dict()
+    assert count_pairs(table).genuine.sum() > count_pairs(Embeddings(features, pids, camids)).genuine.sum()
