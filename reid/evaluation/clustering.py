@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,16 @@ Features = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
+MISLEADING = 0.03
+"""Fraction of evidence that is of the other kind than it seems: people side by side, tracks that mix two people."""
+
+
+def limit_ratio(log_ratio: NDArray[np.floating] | float) -> Floats:
+    """Log-likelihood ratio if the evidence misleads with probability ε: `log(((1 − ε) r + ε) / (1 − ε + ε r))`."""
+    r = np.exp(np.clip(log_ratio, -50, 50))
+    return np.asarray(np.log(((1 - MISLEADING) * r + MISLEADING) / (1 - MISLEADING + MISLEADING * r)))
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Pairs of tracklets that are similar enough to be considered: each once, `first < second`, sorted.
@@ -39,6 +49,9 @@ class Candidates:
         distance: `[L]` float32.
         far: Distance of every pair that is not a candidate.
         tracklets: T.
+        log_ratio: `[L]` log-likelihood ratio of one person by other evidence (positions on the ground); NaN without.
+            `distance` is lowered by `weight · limit_ratio(log_ratio)`. None: no pair has one.
+        weight: Distance that log-odds of 1 are worth.
     """
 
     first: Integers
@@ -46,6 +59,8 @@ class Candidates:
     distance: Features
     far: float
     tracklets: int
+    log_ratio: Floats | None = field(default=None, kw_only=True)
+    weight: float = field(default=0.0, kw_only=True)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -53,7 +68,20 @@ class Candidates:
 
     def take(self, rows: NDArray[np.integer] | Mask) -> Candidates:
         """Return the candidates of the given rows or mask."""
-        return Candidates(self.first[rows], self.second[rows], self.distance[rows], self.far, self.tracklets)
+        log_ratio = None if self.log_ratio is None else self.log_ratio[rows]
+        columns = (self.first[rows], self.second[rows], self.distance[rows])
+        return Candidates(*columns, self.far, self.tracklets, log_ratio=log_ratio, weight=self.weight)
+
+    @property
+    def space(self) -> tuple[Floats, Floats]:
+        """Log-likelihood ratio of each pair by positions (0 without), and 1 where there is one, `[L]` each."""
+        ratio = np.full(len(self), np.nan) if self.log_ratio is None else self.log_ratio
+        return np.nan_to_num(ratio), np.isfinite(ratio).astype(np.float64)
+
+    @property
+    def looks(self) -> Floats:
+        """Distance of each pair without the evidence of positions, `[L]`."""
+        return self.distance.astype(np.float64) + self.weight * limit_ratio(self.space[0])
 
 
 def find_neighbours(features: Features, k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
@@ -97,12 +125,13 @@ def average_linkage(
     """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
 
     The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
-    count as `far`. A join is made only if `allowed` and `join` permit it. Ties: lower cluster numbers first; the lower
-    number is kept.
+    count as `far`. It is lowered by the evidence of positions (`mean_distances`). A join is made only if `allowed` and
+    `join` permit it. Ties: lower cluster numbers first; the lower number is kept.
 
     All pairs of clusters that are each other's nearest are joined in one round. This gives the same joins as one at a
     time, because a join never brings a third cluster closer than the closer of the two was, and never makes a
     forbidden pair allowed. For the same reason a cluster whose nearest cluster is beyond `threshold` is finished.
+    (With positions a join can, rarely, bring a third cluster closer. It is then joined in a later round.)
 
     Args:
         candidates: L pairs of T tracklets (or other items).
@@ -120,31 +149,31 @@ def average_linkage(
     has_feature = np.ones(n, bool) if has_feature is None else has_feature
     allowed = np.ones(len(candidates), bool) if allowed is None else allowed
     # Stored for each pair of clusters: S = Σ (far − distance) over its candidate pairs; the total is `pairs · far − S`.
-    similarity = np.where(allowed, far - candidates.distance.astype(np.float64), -np.inf)
+    # Then the number of these without two features, and the sum and number of their log-likelihood ratios by positions.
+    similarity = np.where(allowed, far - candidates.looks, -np.inf)
     size = np.bincount(labels, has_feature, minlength=n).astype(np.int64)
     height = np.full(n, -np.inf)
     a, b = labels[candidates.first], labels[candidates.second]
     # Candidate pairs without two features are counted one by one, the others by the sizes.
     extra = (~(has_feature[candidates.first] & has_feature[candidates.second])).astype(np.float64)
-    extra = sum_by_cluster_pair(a, b, extra, n)[2]
-    low, high, similarity = sum_by_cluster_pair(a, b, similarity, n)
+    low, high, sums = sum_by_cluster_pair(a, b, np.stack([similarity, extra, *candidates.space]), n)
     joins: list[Join] = []
     while True:
-        value = far - similarity / (size[low] * size[high] + extra)
+        value = mean_distances(candidates, sums, size[low] * size[high])
         least = np.full(n, np.inf)
         np.minimum.at(least, low, value)
         np.minimum.at(least, high, value)
         alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
         if len(alive) == 0:
             return sorted(joins, key=lambda join: join[0])
-        low, high, similarity, value, extra = low[alive], high[alive], similarity[alive], value[alive], extra[alive]
+        low, high, sums, value = low[alive], high[alive], sums[:, alive], value[alive]
         partner = np.full(n, n)
         for one, other in ((low, high), (high, low)):
             best = value == least[one]
             np.minimum.at(partner, one[best], other[best])
         mutual = np.flatnonzero((partner[low] == high) & (partner[high] == low))
         joined = np.ones(len(mutual), bool) if join is None else join(low[mutual], high[mutual])
-        similarity[mutual[~joined]] = -np.inf
+        sums[0, mutual[~joined]] = -np.inf
         made = mutual[joined]
         keep, gone = low[made], high[made]
         height[keep] = np.maximum(value[made], np.maximum(height[keep], height[gone]))
@@ -155,20 +184,32 @@ def average_linkage(
         changed = np.zeros(n, bool)
         changed[keep] = changed[gone] = True
         touched = changed[low] | changed[high]
-        a, b = number[low[touched]], number[high[touched]]
-        fresh = *sum_by_cluster_pair(a, b, similarity[touched], n), sum_by_cluster_pair(a, b, extra[touched], n)[2]
-        low, high, similarity, extra = (
-            np.concatenate([old[~touched], new]) for old, new in zip((low, high, similarity, extra), fresh, strict=True)
-        )
+        new = sum_by_cluster_pair(number[low[touched]], number[high[touched]], sums[:, touched], n)
+        low, high = np.append(low[~touched], new[0]), np.append(high[~touched], new[1])
+        sums = np.concatenate([sums[:, ~touched], new[2]], axis=1)
 
 
-def sum_by_cluster_pair(a: Integers, b: Integers, similarity: Floats, n: int) -> tuple[Integers, Integers, Floats]:
-    """Sum values by pair of different clusters, of n clusters: lower number, higher number, sum."""
+def mean_distances(candidates: Candidates, sums: Floats, pairs: Integers) -> Floats:
+    """Mean distance of n pairs of clusters, from the sums `[4, n]` of `average_linkage` and the pairs with features.
+
+    The mean of appearance is lowered by the evidence of positions: the mean of the n known log-likelihood ratios, of
+    which a fraction misleads (`limit_ratio`), times n / (n + 1). More pairs are more certain, but they are not
+    independent, so they are not added up. Pairs without shared positions do not weaken it.
+    """
+    similarity, extra, ratio, known = sums
+    distance = candidates.far - similarity / (pairs + extra)
+    if candidates.log_ratio is not None:
+        distance -= candidates.weight * limit_ratio(ratio / np.maximum(known, 1)) * known / (known + 1)
+    return distance
+
+
+def sum_by_cluster_pair(a: Integers, b: Integers, columns: Floats, n: int) -> tuple[Integers, Integers, Floats]:
+    """Sum columns `[k, L]` by pair of different clusters, of n clusters: lower number, higher number, sums `[k, P]`."""
     code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
-    total = np.bincount(index, similarity, minlength=len(code))
+    total = np.stack([np.bincount(index, values, minlength=len(code)) for values in columns])
     low, high = np.divmod(code, n)
     different = low != high
-    return low[different], high[different], total[different]
+    return low[different], high[different], total[:, different]
 
 
 @dataclass(frozen=True, eq=False)

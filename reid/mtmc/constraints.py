@@ -141,8 +141,8 @@ class Rules:
     4. there is a maximum speed v, both ground positions are known, and
        `distance > v · (max(start_j − end_i, 0) + tolerance)`;
     5. there is a cannot-link;
-    6. their feet are too far apart on the ground while both are seen (`far_apart`, see `ground.measure_distances`).
-       This is measured, so it is no rule for must-linked tracklets.
+    6. one person would have had to move too fast on the ground (`far_apart`, see `ground.measure_distances`). This is
+       measured, so it is no rule for must-linked tracklets.
 
     A maximum transition time forbids nothing, because a sighting between the two may be missing.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reid.data.tracks import Floats
-from reid.evaluation.clustering import Candidates
+from reid.evaluation.clustering import Candidates, limit_ratio
 from reid.mtmc.candidates import pair_distances
 from reid.mtmc.ground import GroundEvidence
 from reid.mtmc.pooling import Mask
@@ -40,7 +40,7 @@ def link_evidence(
     distance = pair_distances(looks, final.first[both], final.second[both])
     parts["looks"][both] = (threshold - distance) / weight
     code = final.first * n + final.second
-    parts["space"][np.searchsorted(code, space.first * n + space.second)] = space.log_ratio
+    parts["space"][np.searchsorted(code, space.first * n + space.second)] = limit_ratio(space.log_ratio)
     total = (threshold - final.distance.astype(np.float64)) / weight
     rest = total - np.nan_to_num(parts["looks"]) - np.nan_to_num(parts["space"])
     parts["time"] = np.where(np.abs(rest) > 1e-4, rest, np.nan)

@@ -21,6 +21,7 @@ from reid.evaluation.clustering import (
     cosine_candidates,
     cosine_distances,
     find_neighbours,
+    limit_ratio,
     select_threshold,
 )
 from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
@@ -40,7 +41,7 @@ from reid.mtmc.solvers import (
     reassign,
     single_linkage,
 )
-from reid.mtmc.thresholds import PREFERRED_THRESHOLD, fit_odds
+from reid.mtmc.thresholds import PREFERRED_THRESHOLD, fit_odds, fit_slope
 from reid.mtmc.tracklets import Tracklets
 from reid.mtmc.transitions import TransitionModel, clock_offsets, fit_transitions
 
@@ -55,7 +56,10 @@ SMALL_SET_THRESHOLD = 0.3
 """Threshold (plain cosine distance) used with fewer than `MIN_TRACKLETS` tracklets."""
 
 LOG_RATIO_WEIGHT = 0.2
-"""Distance that a log-likelihood ratio of 1, from the time gap, is worth."""
+"""Distance that log-odds of 1 from time or space are worth, where it cannot be measured (`_appearance_slope`)."""
+
+PRIOR_ONE_CAMERA = -1.2
+"""Log-odds that a track continues another before their paths are compared, without appearance and with one camera."""
 
 MAX_LOG_ODDS = 12.0
 """Limit of the log-odds that are the costs of correlation clustering."""
@@ -173,13 +177,14 @@ def match(
     threshold, threshold_source = _threshold(
         tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
-    looks = candidates
+    looks, weight = candidates, LOG_RATIO_WEIGHT
     space = measure_distances(tracklets)
+    rules = _forbid_too_fast(rules, space)
     if len(space):
-        rules = _forbid_far_apart(rules, space)
-        candidates = add_space(candidates, space, tracklets.has_feature, threshold)
-        violation = rules.violations(candidates.first, candidates.second)
-        allowed = violation == 0
+        weight = 1 / _appearance_slope(candidates, space, tracklets.has_feature, threshold)
+        candidates = add_space(candidates, space, tracklets.has_feature, threshold, weight)
+    violation = rules.violations(candidates.first, candidates.second)
+    allowed = violation == 0
     clusters = _start(rules)
     agglomerative(candidates, clusters, threshold)
     transitions = TransitionModel({})
@@ -188,7 +193,7 @@ def match(
     if len(transitions):
         ratios = transitions.log_ratios(tracklets, candidates.first, candidates.second)
         lowest = np.minimum(candidates.distance, 0)
-        distance = np.maximum(candidates.distance - LOG_RATIO_WEIGHT * ratios, lowest).astype(np.float32)
+        distance = np.maximum(candidates.distance - weight * ratios, lowest).astype(np.float32)
         candidates = replace(candidates, distance=distance)
         clusters = _start(rules)
         agglomerative(candidates, clusters, threshold)
@@ -208,7 +213,7 @@ def match(
         moves = reassign(candidates, clusters, threshold)
     walks: list[GapJoin] = []
     if any(len(path) for path in tracklets.paths):
-        walks = join_over_gaps(clusters, space.spread, _appearance_odds(candidates, tracklets.has_feature, threshold))
+        walks = join_over_gaps(clusters, space.spread, _appearance_odds(candidates, tracklets, threshold, weight))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets.start, clusters.labels)
     violations = find_violations(tracklets, identity, cameras, constraints)
@@ -224,7 +229,7 @@ def match(
         **vars(candidates), margin=margin, probability=expit(-slope * margin), forbidden_by=reasons, joined=joined
     )
     links = links.with_result(joined)
-    evidence = link_evidence(candidates, looks, space, tracklets.has_feature, threshold, LOG_RATIO_WEIGHT)
+    evidence = link_evidence(candidates, looks, space, tracklets.has_feature, threshold, weight)
     names = tracklets.camera_names
     return Matches(
         tracklets,
@@ -242,6 +247,7 @@ def match(
             "p_same_slope": round(-slope, 4),
             "reassigned": moves,
             "simultaneous_pairs_on_the_ground": len(space),
+            "distance_per_log_odds": weight,
             "of_these_too_far_apart": int(space.far_apart.sum()),
             "spread_of_people_m": round(float(space.spread), 2),
             "joined_over_gaps": len(walks),
@@ -262,18 +268,30 @@ def match(
     )
 
 
-def _forbid_far_apart(rules: Rules, space: GroundEvidence) -> Rules:
-    """Return rules that also forbid pairs whose feet are far apart, except must-linked ones."""
+def _forbid_too_fast(rules: Rules, space: GroundEvidence) -> Rules:
+    """Return rules that also forbid pairs that one person could only be by moving too fast, except must-linked ones."""
     clusters = Clusters(rules)
     apply_must_links(clusters)
-    first, second = space.first[space.far_apart], space.second[space.far_apart]
-    first, second = np.append(first, space.too_fast[:, 0]), np.append(second, space.too_fast[:, 1])
+    first, second = space.too_fast.T
     free = clusters.labels[first] != clusters.labels[second]
     return replace(rules, far_apart=np.unique(first[free] * len(rules.tracklets) + second[free]))
 
 
-def add_space(candidates: Candidates, space: GroundEvidence, has_feature: Mask, threshold: float) -> Candidates:
-    """Return candidates that also contain the pairs of `space`, with distances lowered by 0.2 per log-likelihood ratio.
+def _appearance_slope(candidates: Candidates, space: GroundEvidence, has_feature: Mask, threshold: float) -> float:
+    """Log-odds of one person per unit of distance in appearance, from pairs that the ground tells apart or together.
+
+    With a strong model a pair beyond the threshold is hardly one person, with a weak one it may well be. The ground
+    does not depend on appearance, so it can tell (`thresholds.fit_slope`).
+    """
+    both = np.flatnonzero(has_feature[space.first] & has_feature[space.second])
+    distance = pair_distances(candidates, space.first[both], space.second[both])
+    return fit_slope(threshold - distance, expit(limit_ratio(space.log_ratio[both])), 1 / LOG_RATIO_WEIGHT)
+
+
+def add_space(
+    candidates: Candidates, space: GroundEvidence, has_feature: Mask, threshold: float, weight: float
+) -> Candidates:
+    """Return candidates that also contain the pairs of `space`, with distances lowered by `weight` per log-odds of 1.
 
     A pair without two features has the threshold for its distance in appearance, so appearance decides nothing. Such
     distances may be below 0.
@@ -284,18 +302,27 @@ def add_space(candidates: Candidates, space: GroundEvidence, has_feature: Mask, 
     first, second = code // n, code % n
     distance = pair_distances(candidates, first, second)
     distance[~(has_feature[first] & has_feature[second])] = threshold
-    distance[np.searchsorted(code, codes[1])] -= LOG_RATIO_WEIGHT * space.log_ratio
-    return Candidates(first, second, distance.astype(np.float32), candidates.far, n)
+    log_ratio = np.full(len(code), np.nan)
+    log_ratio[np.searchsorted(code, codes[1])] = space.log_ratio
+    distance -= weight * limit_ratio(np.nan_to_num(log_ratio))
+    columns = (first, second, distance.astype(np.float32))
+    return Candidates(*columns, candidates.far, n, log_ratio=log_ratio, weight=weight)
 
 
 def _appearance_odds(
-    candidates: Candidates, has_feature: Mask, threshold: float
+    candidates: Candidates, tracklets: Tracklets, threshold: float, weight: float
 ) -> Callable[[Integers, Integers], Floats]:
-    """Return a function from pairs of rows to their log-odds of one person by appearance; 0 without two features."""
+    """Return a function from pairs of rows to their log-odds of one person before their paths are compared.
+
+    By appearance. Without two features 0, or `PRIOR_ONE_CAMERA` where one camera's paths are all that is known.
+    """
+    has_feature = tracklets.has_feature
+    seen = tracklets.camera[[len(path) > 0 for path in tracklets.paths]]
+    prior = PRIOR_ONE_CAMERA if len(np.unique(seen)) == 1 else 0.0
 
     def odds(first: Integers, second: Integers) -> Floats:
-        ratio = (threshold - pair_distances(candidates, first, second)) / LOG_RATIO_WEIGHT
-        return np.where(has_feature[first] & has_feature[second], ratio, 0.0)
+        log_odds = (threshold - pair_distances(candidates, first, second)) / weight
+        return np.where(has_feature[first] & has_feature[second], log_odds, prior)
 
     return odds
 

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from reid.config import Solver
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.clustering import Candidates, Join, average_linkage, sum_by_cluster_pair
+from reid.evaluation.clustering import Candidates, Join, average_linkage, mean_distances, sum_by_cluster_pair
 from reid.mtmc.constraints import Rules
 from reid.mtmc.pooling import Mask
 from reid.mtmc.transitions import group_by_cameras
@@ -156,11 +156,10 @@ def decision_distances(candidates: Candidates, identity: Integers, start: Cluste
         a = np.where(differ, parent[a], a)
     has_feature = start.rules.tracklets.has_feature
     size = np.bincount(identity, has_feature, minlength=int(identity.max(initial=0)) + 1)
-    similarity = candidates.far - candidates.distance.astype(np.float64)
     extra = (~(has_feature[first] & has_feature[second])).astype(np.float64)
-    extra = sum_by_cluster_pair(identity[first], identity[second], extra, len(size))[2]
-    low, high, similarity = sum_by_cluster_pair(identity[first], identity[second], similarity, len(size))
-    mean = candidates.far - similarity / (size[low] * size[high] + extra)
+    columns = np.stack([candidates.far - candidates.looks, extra, *candidates.space])
+    low, high, sums = sum_by_cluster_pair(identity[first], identity[second], columns, len(size))
+    mean = mean_distances(candidates, sums, size[low] * size[high])
     code = np.minimum(identity[first], identity[second]) * len(size) + np.maximum(identity[first], identity[second])
     distance = np.zeros(len(candidates))
     distance[same] = heights[joined_at]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
+from reid.data.tracks import Floats
 from reid.mtmc.pooling import Mask
 
 PREFERRED_THRESHOLD = 0.78
@@ -36,3 +38,29 @@ def fit_odds(distance: NDArray[np.floating], joined: Mask, threshold: float) -> 
         if np.abs(step).max() < 1e-8:
             break
     return float(weights[0]), float(min(weights[1], -1e-3))
+
+
+def fit_slope(margin: Floats, target: Floats, prior: float) -> float:
+    """Slope b of the log-odds `b · margin` of one person, by logistic regression on pairs known from elsewhere.
+
+    Both kinds count equally, whatever their number, at most as much as the rarer kind has pairs. `(2 log(b / prior))²`
+    is added to the loss, so few pairs change little.
+
+    Args:
+        margin: `[n]` threshold − distance.
+        target: `[n]` 0..1, probability that the pair is one person.
+        prior: Slope that is expected, and returned with no pair of either kind.
+    """
+    one, two = float(target.sum()), float((1 - target).sum())
+    count = min(one, two)
+    if count <= 0:
+        return prior
+    weights = count / one * target, count / two * (1 - target)
+
+    def loss(log_slope: float) -> float:
+        odds = np.exp(log_slope) * margin
+        fit = weights[0] @ np.logaddexp(0, -odds) + weights[1] @ np.logaddexp(0, odds)
+        return float(fit + (2 * (log_slope - np.log(prior))) ** 2)
+
+    limits = np.log(prior) + np.array([-2.0, 2.0])
+    return float(np.exp(minimize_scalar(loss, bounds=tuple(limits), method="bounded").x))

@@ -7,7 +7,6 @@ import pytest
 
 from reid.mtmc import Camera, Cameras, MatchSettings, Tracklets, match
 from reid.mtmc.evidence import EVIDENCE
-from reid.mtmc.matching import LOG_RATIO_WEIGHT
 from reid.synthetic import SyntheticSettings, record, simulate_embeddings
 from tests.mtmc.test_ground import floor_cameras, line, tracks_on_floor
 
@@ -25,7 +24,8 @@ def test_the_evidence_of_a_link_sums_to_its_distance(noise: float | None) -> Non
     matches = match(Tracklets.from_tracks(recording.tracks, table, cameras), cameras=cameras)
     links, evidence = matches.links, matches.evidence
     total = sum(np.nan_to_num(evidence[name]) for name in ("looks", "time", "space"))
-    assert total == pytest.approx((matches.threshold - links.distance) / LOG_RATIO_WEIGHT, abs=1e-4)
+    weight = matches.protocol["distance_per_log_odds"]
+    assert total == pytest.approx((matches.threshold - links.distance) / weight, abs=1e-4)
     t = matches.tracklets
     both = t.has_feature[links.first] & t.has_feature[links.second]
     assert (np.isfinite(evidence["looks"]) == both).all()
@@ -54,7 +54,7 @@ def test_joins_over_gaps_are_listed_with_their_log_odds() -> None:
     tracklets = Tracklets.from_tracks(tracks_on_floor(cameras, walks), None, cameras)
     matches = match(tracklets, cameras=cameras)
     assert set(matches.identity.tolist()) == {1}
-    assert matches.evidence["space"][0] > 5
+    assert matches.evidence["space"][0] == pytest.approx(np.log(0.97 / 0.03), abs=0.1)  # The largest that there is.
     (join,) = matches.gap_joins
     assert sorted([sorted(join.first.tolist()), sorted(join.second.tolist())]) == [[0, 2], [1]]
     assert join.log_ratio > 0

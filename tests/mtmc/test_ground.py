@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, Tracklets, Tracks, match, read_cameras
-from reid.mtmc.ground import SPEED, measure_distances, walk_variance
+from reid.mtmc.ground import (
+    FAR_APART,
+    FASTEST,
+    MAX_SPEED,
+    MIN_SAMPLES,
+    MOTION_SECONDS,
+    SPEED,
+    fit_edges,
+    measure_distances,
+    walk_variance,
+)
+from reid.mtmc.thresholds import fit_slope
+from tests.oracles.tracks import compare_paths_loop, path_end_loop
 
 PIXELS = 50.0
 
@@ -149,3 +164,78 @@ def test_lens_distortion_is_removed_before_projection():
     middle, corner = [[310, 180, 20, 60]], [[590, 380, 20, 60]]
     assert bent.ground(middle) == pytest.approx(plain.ground(middle))
     assert bent.ground(corner)[0, 0] > plain.ground(corner)[0, 0] + 5
+
+
+def random_paths(seed):
+    """Tracklets of three cameras with ugly paths: interruptions, single positions, none at all, equal times."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 25))
+    count = rng.integers(0, 60, n)
+    paths = np.empty(n, object)
+    for row in range(n):
+        frames = np.sort(rng.choice(200, count[row], replace=False)) if seed % 2 else np.arange(count[row])
+        place = np.cumsum(rng.normal(0, 0.2, (count[row], 2)), axis=0) + rng.uniform(0, 8, 2)
+        seconds = frames / 10 + rng.integers(0, 80) / 10 + rng.choice([0, 0.03])
+        paths[row] = np.column_stack([seconds, place, rng.uniform(0.1, 1, count[row])])
+    camera = np.sort(rng.integers(0, 3, n))
+    features = np.zeros((n, 2), np.float32)
+    tracklets = Tracklets.from_features(["a", "b", "c"], camera, np.arange(n), np.ones(n, np.int64), features)
+    span = [(path[0, 0], path[-1, 0]) if len(path) else (0.0, 0.0) for path in paths]
+    start, end = np.array(span).T
+    return replace(tracklets, start=start, end=end, paths=paths)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_simultaneous_positions_are_compared_as_in_a_loop(seed):
+    tracklets = random_paths(seed)
+    evidence = measure_distances(tracklets)
+    found = {pair: row for row, pair in enumerate(zip(evidence.first.tolist(), evidence.second.tolist(), strict=True))}
+    paths, camera = tracklets.paths, tracklets.camera
+    ends = [
+        [path_end_loop(path, end, MOTION_SECONDS, MIN_SAMPLES, MAX_SPEED) if len(path) else None for path in paths]
+        for end in (False, True)
+    ]
+    too_fast, pairs = set(), set()
+    for a, b in itertools.permutations(range(len(paths)), 2):
+        if len(paths[a]) == 0 or len(paths[b]) == 0:
+            continue
+        (end, place, _, error), (begin, other, _, other_error) = ends[1][a], ends[0][b]
+        allowed = FASTEST * (begin - end) + FAR_APART * np.hypot(error, other_error)
+        if end < begin <= end + 6 * evidence.spread / FASTEST and np.linalg.norm(other - place) > allowed:
+            too_fast.add((min(a, b), max(a, b)))
+        if a < b and camera[a] != camera[b]:
+            first, second = (a, b) if tracklets.start[a] <= tracklets.start[b] else (b, a)
+            _, _, distance, samples, _ = compare_paths_loop(paths[first], paths[second])
+            overlap = tracklets.start[second] <= tracklets.end[first]
+            assert ((a, b) in found) == bool(samples and overlap)
+            if samples and overlap:
+                pairs.add((a, b))
+                assert evidence.distance[found[a, b]] == pytest.approx(distance)
+    assert pairs == set(found)
+    assert too_fast == set(map(tuple, evidence.too_fast.tolist()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ends_of_paths_are_fitted_as_one_by_one(seed):
+    paths = [path for path in random_paths(seed).paths if len(path)]
+    group = np.repeat(np.arange(len(paths)), [len(path) for path in paths])
+    for end in (False, True):
+        edges = fit_edges(np.concatenate(paths), group, len(paths), end)
+        for row, path in enumerate(paths):
+            seconds, position, velocity, error = path_end_loop(path, end, MOTION_SECONDS, MIN_SAMPLES, MAX_SPEED)
+            assert edges.seconds[row] == pytest.approx(seconds)
+            assert edges.position[row] == pytest.approx(position)
+            assert edges.velocity[row] == pytest.approx(velocity, abs=1e-9)
+            assert edges.error[row] == pytest.approx(error)
+
+
+def test_looks_count_as_much_as_they_agree_with_the_ground():
+    rng = np.random.default_rng(0)
+    one = rng.random(400) < 0.5
+    slopes = [
+        fit_slope(np.where(one, 1, -1) * strength + 0.2 * rng.normal(size=400), np.where(one, 0.95, 0.05), 5.0)
+        for strength in (0.05, 0.3)
+    ]
+    assert slopes[0] < 5 < slopes[1]
+    assert fit_slope(np.zeros(0), np.zeros(0), 5.0) == 5.0
+    assert fit_slope(np.array([0.3]), np.array([0.95]), 5.0) == pytest.approx(5.0, rel=0.2)

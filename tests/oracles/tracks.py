@@ -112,3 +112,35 @@ def multi_camera_loop(truth, predicted, iou):
             stays.add(identity)
     a, b = [row for row in truth if row[2] in kept], [row for row in predicted if row[2] in stays]
     return (identity_true_positives_loop(a, b, iou) if a and b else 0), len(a), len(b), len(kept)
+
+
+def compare_paths_loop(path, other):
+    """Median distance / error, error and distance of two paths at common times, their number, and seconds shared."""
+    if len(other) < len(path):
+        path, other = other, path
+    reach = float(np.median(np.diff(other[:, 0]))) / 2 + 1e-6 if len(other) > 1 else 0.05 + 1e-6
+    z, errors, distances, times = [], [], [], []
+    for seconds, x, y, error in path:
+        if np.abs(other[:, 0] - seconds).min() > reach:
+            continue
+        u, v, their_error = (np.interp(seconds, other[:, 0], other[:, column]) for column in (1, 2, 3))
+        distances.append(float(np.hypot(u - x, v - y)))
+        errors.append(float(np.hypot(error, their_error)))
+        z.append(distances[-1] / errors[-1])
+        times.append(seconds)
+    if not z:
+        return 0.0, 0.0, 0.0, 0, 0.0
+    return float(np.median(z)), float(np.median(errors)), float(np.median(distances)), len(z), times[-1] - times[0]
+
+
+def path_end_loop(path, end, seconds, fewest, fastest):
+    """Time, position, velocity and error of one end of a path, by weighted least squares."""
+    moment = path[:, 0].max() if end else path[:, 0].min()
+    part = path[np.abs(path[:, 0] - moment) <= seconds]
+    time, weight = part[:, 0] - moment, 1 / part[:, 3]
+    position, velocity = np.average(part[:, 1:3], axis=0, weights=weight), np.zeros(2)
+    if len(np.unique(time)) >= fewest:
+        design = np.stack([np.ones(len(time)), time], axis=1) * weight[:, None]
+        position, velocity = np.linalg.lstsq(design, part[:, 1:3] * weight[:, None], rcond=None)[0]
+        velocity = velocity * min(1.0, fastest / max(float(np.hypot(*velocity)), 1e-9))
+    return moment, position, velocity, float(np.median(part[:, 3]))
