@@ -77,8 +77,11 @@ def print_matches(result: MatchedFiles) -> None:
         f"{count_multi_camera_identities(matches):,} of them in two or more cameras"
     )
     rate = "unknown (not enough data)" if matches.fmr is None else f"{matches.fmr:.2g}"
-    console.print(
-        f"threshold {matches.threshold:.4f} ({matches.protocol['threshold']}): expected false-match rate {rate}"
-    )
+    source = matches.protocol["threshold"]
+    if matches.threshold_interval:
+        source += "; from resampled data {:.4f} to {:.4f}".format(*matches.threshold_interval)
+    console.print(f"threshold {matches.threshold:.4f} ({source}): expected false-match rate {rate}")
+    for sentence in matches.advice:
+        console.print(sentence)
     for path in result.written:
         console.print(f"  {path}")

@@ -22,6 +22,7 @@ MAX_THRESHOLD = 0.96
 _STEP = 0.01
 _MIN_THRESHOLD = 0.2
 _MAX_SAMPLE = 10_000
+_RESAMPLES = 100
 _NEIGHBOURS = 15  # candidates of each item where the size of identities is estimated
 
 Integers = NDArray[np.int64]
@@ -206,7 +207,7 @@ def mean_distances(candidates: Candidates, sums: Floats, pairs: Integers) -> Flo
 def sum_by_cluster_pair(a: Integers, b: Integers, columns: Floats, n: int) -> tuple[Integers, Integers, Floats]:
     """Sum columns `[k, L]` by pair of different clusters, of n clusters: lower number, higher number, sums `[k, P]`."""
     code, index = np.unique(np.minimum(a, b) * n + np.maximum(a, b), return_inverse=True)
-    total = np.stack([np.bincount(index, values, minlength=len(code)) for values in columns])
+    total = np.array([np.bincount(index, values, minlength=len(code)) for values in columns], np.float64)
     low, high = np.divmod(code, n)
     different = low != high
     return low[different], high[different], total[:, different]
@@ -222,6 +223,7 @@ class ThresholdSelection:
         identity_size: Mean number of tracklets in a tracklet's identity, Σ n² / Σ n: the geometric mean of the values
             at `threshold` and at the largest silhouette.
         thresholds, silhouettes: Thresholds that were tried, and their mean silhouettes.
+        interval: Thresholds between which 90 % of those lie that are selected from resampled clusters.
     """
 
     threshold: float
@@ -229,6 +231,7 @@ class ThresholdSelection:
     identity_size: float
     thresholds: Floats
     silhouettes: Floats
+    interval: tuple[float, float]
 
 
 def select_threshold(
@@ -245,6 +248,9 @@ def select_threshold(
     threshold closest to it within 1.5 standard errors is selected instead: with few tracklets, many thresholds are
     equally good, and the largest of them joins too much. Of thresholds with equal clusters, the middle is returned.
     Above 10,000 tracklets the mean is over 10,000 evenly spaced ones.
+
+    The interval repeats the selection 100 times, each with as many clusters as there are, drawn with replacement (a
+    bootstrap by cluster, because tracklets of one person are not independent).
 
     Args:
         candidates: Distances.
@@ -264,6 +270,8 @@ def select_threshold(
     lengths = np.searchsorted([join[0] for join in joins], thresholds, side="right")
     silhouettes, errors, sizes = np.zeros(len(thresholds)), np.zeros(len(thresholds)), np.ones(len(thresholds))
     parent, done = np.arange(n), 0
+    each = np.zeros((len(thresholds), len(sample)), np.float32)
+    clusters = np.zeros((len(thresholds), len(sample)), np.int32)
     for length in np.unique(lengths).tolist():
         tried = lengths == length
         for _, kept, removed in joins[done:length]:
@@ -272,22 +280,40 @@ def select_threshold(
         while (parent != parent[parent]).any():
             parent = parent[parent]
         labels = parent[start]
-        each = _silhouettes(rows, sample, labels, candidates.far)
-        if len(each):
-            silhouettes[tried], errors[tried] = each.mean(), each.std() / np.sqrt(len(each))
+        values = _silhouettes(rows, sample, labels, candidates.far)
+        each[tried], clusters[tried] = values, labels[sample]
+        if len(values):
+            silhouettes[tried], errors[tried] = values.mean(), values.std() / np.sqrt(len(values))
         count = np.bincount(labels[with_link], minlength=n)
         sizes[tried] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
     best = int(silhouettes.argmax())
-    slack = errors[best] if preferred is None else 1.5 * errors[best]
-    good = np.flatnonzero(silhouettes >= silhouettes[best] - slack)
-    selected = int(good[-1] if preferred is None else good[np.abs(thresholds[good] - preferred).argmin()])
+    selected = _select(silhouettes, errors, thresholds, preferred)
+    middle = np.array([thresholds[lengths == length].mean() for length in lengths])
+    _, group = np.unique(clusters[selected], return_inverse=True)
+    rng = np.random.default_rng(0)
+    resampled = [selected]
+    for _ in range(_RESAMPLES if len(sample) else 0):
+        groups = int(group.max()) + 1
+        weight = np.bincount(rng.integers(0, groups, groups), minlength=groups)[group].astype(np.float32)
+        if weight.any():
+            resampled.append(_select((each @ weight / weight.sum()).astype(np.float64), errors, thresholds, preferred))
+    low, high = np.quantile(middle[resampled], [0.05, 0.95])
     return ThresholdSelection(
-        threshold=float(thresholds[lengths == lengths[selected]].mean()),
+        interval=(min(float(low), float(middle[selected])), max(float(high), float(middle[selected]))),
+        threshold=float(middle[selected]),
         silhouette=float(silhouettes[selected]),
         identity_size=float(np.sqrt(sizes[selected] * sizes[best])),
         thresholds=thresholds,
         silhouettes=silhouettes,
     )
+
+
+def _select(silhouettes: Floats, errors: Floats, thresholds: Floats, preferred: float | None) -> int:
+    """Place of the selected threshold, by the rule of `select_threshold`."""
+    best = int(silhouettes.argmax())
+    slack = errors[best] if preferred is None else 1.5 * errors[best]
+    good = np.flatnonzero(silhouettes >= silhouettes[best] - slack)
+    return int(good[-1] if preferred is None else good[np.abs(thresholds[good] - preferred).argmin()])
 
 
 def _silhouettes(rows: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:

@@ -275,7 +275,7 @@ def fit_edges(points: Floats, group: Integers, groups: int, end: bool) -> Edges:
     time, weight = part[:, 0] - moment[group], 1 / part[:, 3]
 
     def total(values: Floats) -> Floats:
-        return np.bincount(group, values, minlength=groups)
+        return np.bincount(group, values, minlength=groups).astype(np.float64)
 
     by_time = np.lexsort((time, group))
     new = np.append(True, (np.diff(time[by_time]) != 0) | (np.diff(group[by_time]) != 0))[: len(by_time)]

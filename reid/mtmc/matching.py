@@ -116,6 +116,9 @@ class Matches:
         evidence: `[L]` log-odds of each link by kind: looks, time and space (`evidence.link_evidence`); NaN where there
             is none.
         gap_joins: Joins of identities whose paths continue each other (`ground.join_over_gaps`).
+        space: Evidence of simultaneous positions.
+        threshold_interval: Lowest and highest threshold that resampled data select (90 %). None where the threshold was
+            given, fixed, or derived from a calibration.
     """
 
     tracklets: Tracklets
@@ -129,6 +132,30 @@ class Matches:
     clock_offsets: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Floats] = field(default_factory=dict)
     gap_joins: tuple[GapJoin, ...] = ()
+    space: GroundEvidence | None = None
+    threshold_interval: tuple[float, float] | None = None
+
+    @property
+    def undecided(self) -> Mask:
+        """Links that a threshold within `threshold_interval` would decide differently, `[L]`: to be reviewed."""
+        low, high = self.threshold_interval or (self.threshold, self.threshold)
+        margin = self.links.margin
+        return np.where(self.links.joined, margin < self.threshold - low, margin > self.threshold - high)
+
+    @property
+    def advice(self) -> list[str]:
+        """What would make the result more certain, one sentence each; empty if nothing is missing."""
+        found = []
+        undecided, several = int(self.undecided.sum()), len(np.unique(self.tracklets.camera)) > 1
+        few = self.tracklets.has_feature.any() and self.protocol["threshold"].startswith("fixed")
+        if undecided or few:
+            what = f"The data leave {undecided} links undecided" if undecided else "The threshold is a fixed guess"
+            found.append(f"{what}. Pass a calibration (reid calibrate), set threshold, or review them in the report.")
+        if not any(len(path) for path in self.tracklets.paths):
+            where = "where cameras overlap and " if several else ""
+            found.append(f"No camera has ground positions. Add points or a homography to cameras.yaml: {where}"
+                         "where tracks are interrupted they decide best.")  # fmt: skip
+        return found
 
 
 def match(
@@ -177,9 +204,10 @@ def match(
     threshold, threshold_source = _threshold(
         tracklets, candidates, allowed, selection, negatives, settings, calibration
     )
+    interval = _threshold_interval(threshold_source, selection, negatives, settings)
     looks, weight = candidates, LOG_RATIO_WEIGHT
     space = measure_distances(tracklets)
-    rules = _forbid_too_fast(rules, space)
+    rules = forbid_too_fast(rules, space)
     if len(space):
         weight = 1 / _appearance_slope(candidates, space, tracklets.has_feature, threshold)
         candidates = add_space(candidates, space, tracklets.has_feature, threshold, weight)
@@ -213,7 +241,7 @@ def match(
         moves = reassign(candidates, clusters, threshold)
     walks: list[GapJoin] = []
     if any(len(path) for path in tracklets.paths):
-        walks = join_over_gaps(clusters, space.spread, _appearance_odds(candidates, tracklets, threshold, weight))
+        walks = join_over_gaps(clusters, space.spread, appearance_odds(candidates, tracklets, threshold, weight))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets.start, clusters.labels)
     violations = find_violations(tracklets, identity, cameras, constraints)
@@ -265,10 +293,12 @@ def match(
         clock_offsets=clock_offsets(tracklets, identity, cameras),
         evidence=evidence,
         gap_joins=tuple(walks),
+        space=space,
+        threshold_interval=interval,
     )
 
 
-def _forbid_too_fast(rules: Rules, space: GroundEvidence) -> Rules:
+def forbid_too_fast(rules: Rules, space: GroundEvidence) -> Rules:
     """Return rules that also forbid pairs that one person could only be by moving too fast, except must-linked ones."""
     clusters = Clusters(rules)
     apply_must_links(clusters)
@@ -309,7 +339,7 @@ def add_space(
     return Candidates(*columns, candidates.far, n, log_ratio=log_ratio, weight=weight)
 
 
-def _appearance_odds(
+def appearance_odds(
     candidates: Candidates, tracklets: Tracklets, threshold: float, weight: float
 ) -> Callable[[Integers, Integers], Floats]:
     """Return a function from pairs of rows to their log-odds of one person before their paths are compared.
@@ -432,6 +462,20 @@ def _threshold(
     if int(tracklets.has_feature.sum()) < MIN_TRACKLETS:
         return SMALL_SET_THRESHOLD, f"fixed, because fewer than {MIN_TRACKLETS} tracklets have a feature"
     return selection.threshold, f"selected by the mean silhouette ({selection.silhouette:.3f})"
+
+
+def _threshold_interval(
+    source: str, selection: ThresholdSelection, negatives: Floats, settings: MatchSettings
+) -> tuple[float, float] | None:
+    """Interval of the threshold: from resampled clusters, or from resampled certain negatives with `fmr`."""
+    if source.startswith("selected"):
+        return selection.interval
+    if settings.threshold is not None or settings.fmr is None or not source.endswith("certain negatives"):
+        return None
+    rng = np.random.default_rng(0)
+    drawn = [np.quantile(rng.choice(negatives, len(negatives)), settings.fmr) for _ in range(100)]
+    low, high = np.quantile(drawn, [0.05, 0.95])
+    return float(low), float(high)
 
 
 def tracklet_confidence(identity: Integers, links: Links) -> Floats:

@@ -11,7 +11,15 @@ from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Integers
 from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations, row_finder
-from reid.mtmc.matching import Matches, match, number_identities, tracklet_confidence
+from reid.mtmc.ground import join_over_gaps
+from reid.mtmc.matching import (
+    Matches,
+    appearance_odds,
+    forbid_too_fast,
+    match,
+    number_identities,
+    tracklet_confidence,
+)
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching
 from reid.mtmc.tracklets import Tracklets
@@ -36,8 +44,9 @@ class OnlineMatcher:
     """Give identities to tracklets as they end, and never change them.
 
     At each push, `match` processes the remembered and the new tracklets together and provides the distances (camera
-    whitening, re-ranking, transition times) and the threshold. Average linkage then joins under the same rules, but two
-    identities that were both given before are never joined, and a tracklet keeps its identity. Other solvers and
+    whitening, re-ranking, transition times, positions) and the threshold. Average linkage then joins under the same
+    rules, and identities whose paths continue each other are joined (`ground.join_over_gaps`), but two identities that
+    were both given before are never joined, and a tracklet keeps its identity. Other solvers and
     reassignment are not used, because they revise earlier decisions.
 
     Args:
@@ -90,10 +99,14 @@ class OnlineMatcher:
                     "constraint forbids that. Remove the must-link, or match offline."
                 )
             fixed[row] = number
-        clusters = _FixedClusters(rules, fixed, forbidden)
         self._inputs["constraints"] = constraints
         offline = match(both, **self._inputs)
+        space = offline.space
+        clusters = _FixedClusters(rules if space is None else forbid_too_fast(rules, space), fixed, forbidden)
         agglomerative(offline.links, clusters, offline.threshold)
+        if space is not None and any(len(path) for path in both.paths):
+            weight = offline.protocol["distance_per_log_odds"]
+            join_over_gaps(clusters, space.spread, appearance_odds(offline.links, both, offline.threshold, weight))
         identity = clusters.identities()
         new = identity == 0
         identity[new] = self.last + number_identities(both.start[new], clusters.labels[new])

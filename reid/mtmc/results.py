@@ -59,7 +59,7 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
 
     - `tracks/`: The track files in their original format, with global ids.
     - `aicity.txt`: All cameras in one file, `camera id frame x y w h -1 -1`.
-    - `identities.csv`: One line per tracklet, by identity and time.
+    - `identities.csv`: One line per tracklet: the least certain identities first (mean confidence), then by time.
     - `links.parquet`: Every candidate pair: distance, margin, p(same), the rule that forbids it, the decision, and the
       log-odds by looks, time and space (null: none).
     - `repeated_boxes.csv`: The boxes that `divide_boxes` leaves out of `tracks/`, if any.
@@ -95,6 +95,9 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
         folder / "match.json",
         {
             "threshold": matches.threshold,
+            "threshold_interval": matches.threshold_interval,
+            "undecided_links": int(matches.undecided.sum()),
+            "advice": matches.advice,
             "expected_false_match_rate": matches.fmr,
             "identities": len(sizes),
             "multi_camera_identities": count_multi_camera_identities(matches),
@@ -115,7 +118,9 @@ def write_matches(matches: Matches, tracks: Tracks, folder: str | Path) -> dict[
 
 def _identities(matches: Matches) -> dict[str, Any]:
     t = matches.tracklets
-    rows = np.lexsort((t.camera, t.start, matches.identity))
+    count = np.bincount(matches.identity)
+    certain = np.bincount(matches.identity, matches.confidence) / np.maximum(count, 1)
+    rows = np.lexsort((t.camera, t.start, matches.identity, certain.round(4)[matches.identity]))
     return {
         "identity": matches.identity[rows],
         "camera": np.array(t.camera_names, dtype=object)[t.camera[rows]],
@@ -151,7 +156,7 @@ def _write_links(matches: Matches, path: Path) -> None:
         columns[f"{side}_identity"] = pa.array(matches.identity[rows])
     columns |= {"distance": pa.array(links.distance), "margin": pa.array(links.margin)}
     columns |= {"p_same": pa.array(links.probability), "forbidden_by": pa.array(links.forbidden_by, type=pa.string())}
-    columns["joined"] = pa.array(links.joined)
+    columns |= {"joined": pa.array(links.joined), "undecided": pa.array(matches.undecided)}
     columns |= {name: pa.array(values, from_pandas=True) for name, values in matches.evidence.items()}
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

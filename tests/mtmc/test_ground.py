@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reid.config import StreamSettings
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, Tracklets, Tracks, match, read_cameras
 from reid.mtmc.ground import (
@@ -21,6 +22,7 @@ from reid.mtmc.ground import (
     measure_distances,
     walk_variance,
 )
+from reid.mtmc.online import match_online
 from reid.mtmc.thresholds import fit_slope
 from tests.oracles.tracks import compare_paths_loop, path_end_loop
 
@@ -239,3 +241,17 @@ def test_looks_count_as_much_as_they_agree_with_the_ground():
     assert slopes[0] < 5 < slopes[1]
     assert fit_slope(np.zeros(0), np.zeros(0), 5.0) == 5.0
     assert fit_slope(np.array([0.3]), np.array([0.95]), 5.0) == pytest.approx(5.0, rel=0.2)
+
+
+def test_positions_decide_online_as_they_do_offline():
+    cameras = floor_cameras((0, 0), (10, 0), (0, 0))
+    walks = [
+        (0, 1, line((0, 2), (8, 2), 60)),
+        (2, 1, line((0, 2), (8, 2), 60)),
+        (1, 81, line((10.7, 2), (18, 2), 60)),
+        (0, 81, line((1, 9), (8, 9), 60)),
+    ]
+    tracklets = Tracklets.from_tracks(tracks_on_floor(cameras, walks), None, cameras)
+    online = match_online(tracklets, stream=StreamSettings(period=5), cameras=cameras)
+    found = dict(zip(tracklets.track.tolist(), online.identity.tolist(), strict=True))
+    assert found[0] == found[1] == found[2] != found[3]

@@ -223,3 +223,33 @@ def test_fmr_with_too_few_certain_negatives_is_an_error():
     tracklets = tracklets_of([0, 1] * 15, np.arange(30.0) * 9, np.arange(30.0) * 9)
     with pytest.raises(ReidError, match="only 0 pairs"):
         match(tracklets, settings=MatchSettings(fmr=0.01))
+
+
+def test_the_threshold_has_an_interval_and_links_within_it_are_undecided():
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(12), 4)
+    appearance = rng.normal(size=(12, 16))[person] + 1.3 * rng.normal(size=(48, 16))
+    columns = (np.tile(np.arange(4), 12), np.arange(48), 1 + 3000 * np.arange(48), appearance.astype(np.float32))
+    tracklets = Tracklets.from_features(["a", "b", "c", "d"], *columns)
+    matches = match(tracklets)
+    low, high = matches.threshold_interval
+    assert low <= matches.threshold <= high
+    assert high > low
+    links, undecided = matches.links, matches.undecided
+    assert undecided.any()
+    distance = matches.threshold - links.margin[undecided]
+    assert (low <= distance + 1e-9).all()
+    assert (distance - 1e-9 <= high).all()
+    assert any("calibration" in sentence for sentence in matches.advice)
+    given = match(tracklets, settings=MatchSettings(threshold=matches.threshold))
+    assert given.threshold_interval is None
+    assert not given.undecided.any()
+
+
+def test_an_interval_of_the_false_match_rate_comes_from_the_certain_negatives():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 16)).astype(np.float32)
+    columns = (np.zeros(60, np.int64), np.arange(60), np.full(60, 5), features)
+    matches = match(Tracklets.from_features(["a"], *columns), settings=MatchSettings(fmr=0.05))
+    low, high = matches.threshold_interval
+    assert low <= matches.threshold <= high
