@@ -1,6 +1,6 @@
-"""The pictures and numbers of the worked example in docs/matching.md
+"""The pictures and numbers of the worked example in docs/matching.md.
 
-    python -m benchmarks.draw_matching docs/pictures
+python -m benchmarks.draw_matching docs/pictures
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def draw_evidence(matches: Matches, rows: list[int], path: Path) -> None:
         axes.axvline(0, color=theme.ink, lw=0.8)
         axes.set(xlabel="log-odds of one person")
         axes.invert_yaxis()
-        axes.legend(ncols=4, loc="lower right")
+        figure.legend(ncols=4, loc="outside upper center")
 
 
 def interesting(matches: Matches) -> list[int]:

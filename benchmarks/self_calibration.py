@@ -2,9 +2,9 @@
 
     python -m benchmarks.self_calibration [--scene SCENE] [--seeds N]
 
-Scenes of the synthetic grid (`benchmarks.matching_grid`, odd seeds, the half for reporting), with the tracker of many
-errors; the clock of camera 2 is set 0.6 s ahead. Cameras without overlap, and a one-way corridor, must be refused.
-SCENE is a real scene with overlapping cameras: a folder with tracks/, truth/ and cameras.yaml.
+Scenes of the synthetic grid (`benchmarks.matching_grid`, odd seeds, the half for reporting); the clock of camera 2 is
+set 0.6 s ahead. Cameras without overlap, and a one-way corridor, must be refused. SCENE is a real scene with
+overlapping cameras: a folder with tracks/, truth/ and cameras.yaml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.matching_grid import cameras_of, scene
+from benchmarks.matching_grid import TRACKERS, cameras_of, scene
 from reid.data.tracks import Tracks
 from reid.embedding.table import Embeddings
 from reid.mtmc import Cameras, Tracklets, match, read_cameras, read_tracks, score_tracks
@@ -111,7 +111,8 @@ def show(name: str, truth: Tracks, tracks: Tracks, table: Embeddings | None, tru
 @click.option("--scene", "scenes", multiple=True, type=click.Path(exists=True, path_type=Path), help="Real scene.")
 @click.option("--seeds", default=1, show_default=True, help="Scenes of each cell; 0: real scenes only.")
 @click.option("--people", multiple=True, default=(8, 15), show_default=True, help="People. Repeatable.")
-def main(scenes: tuple[Path, ...], seeds: int, people: tuple[int, ...]) -> None:
+@click.option("--tracker", type=click.Choice(list(TRACKERS)), default="many errors", show_default=True, help="Tracker.")
+def main(scenes: tuple[Path, ...], seeds: int, people: tuple[int, ...], tracker: str) -> None:
     """Calibrate every scene and print a table."""
     print(
         "| scene | pairs accepted | map error, m (median / 90 %) | clock error, s | IDF1 none | estimated | true | s |"
@@ -122,7 +123,7 @@ def main(scenes: tuple[Path, ...], seeds: int, people: tuple[int, ...]) -> None:
         show(folder.name, truth, tracks, None, read_cameras(folder / "cameras.yaml", tracks.camera_names), 0.0)
     models = {"strong": 0.5, "weak": 1.5, "no appearance": None}
     for layout, n, (model, noise), seed in itertools.product(LAYOUTS, people, models.items(), range(seeds)):
-        recording = scene((n, layout, model, "many errors"), 2 * seed + 1)
+        recording = scene((n, layout, model, tracker), 2 * seed + 1)
         table = None if noise is None else simulate_embeddings(recording, noise=noise)
         name = f"{layout}, {n} people, {model}"
         show(name, recording.truth, recording.tracks, table, cameras_of(recording), SHIFT)

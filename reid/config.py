@@ -442,7 +442,7 @@ Solver = Literal["agglomerative", "single_linkage", "hungarian", "correlation"]
 
 
 class MatchSettings(Settings):
-    """Settings of `reid.mtmc.match`; `docs/matching.md` explains each and how its default was chosen."""
+    """Settings of `reid.mtmc.match`; `docs/matching-parameters.md` describes each."""
 
     solver: Solver = "agglomerative"
     """Algorithm that turns candidate pairs into identities."""

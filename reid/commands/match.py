@@ -37,9 +37,9 @@ def cli(out: Path, overrides: tuple[str, ...], **options: Any) -> None:
     reid match --tracks tracks/ --embeddings features.parquet --out matched/
     reid match --tracks tracks/ --videos videos/ --model best.pt --out matched/ solver=correlation fmr=1e-3
 
-    Settings (docs/matching.md): solver, threshold, fmr, neighbours, k1, ...; with --online also stream.period and
-    others. Writes tracks/ with global identities, identities.csv, links.parquet, match.json, report.html; with --truth
-    scores.json; and cameras.estimated.yaml if it calibrated the cameras from the tracks.
+    Settings (docs/matching-parameters.md): solver, threshold, fmr, neighbours, k1, ...; with --online also
+    stream.period and others. Writes tracks/ with global identities, identities.csv, links.parquet, match.json,
+    report.html; with --truth scores.json; and cameras.estimated.yaml if it calibrated the cameras from the tracks.
     """
     files = MatchFiles(**options)
     settings = load_settings(MatchKeys, overrides=overrides)
