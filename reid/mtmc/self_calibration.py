@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -31,6 +32,9 @@ from reid.mtmc.view_alignment import (
 
 if TYPE_CHECKING:
     from reid.mtmc.matching import Matches
+
+ALL_PAIRS = 15
+"""Up to so many pairs of cameras are all examined; of more, only those with likely matches by appearance."""
 
 _ROUNDS = 5
 _HUBER = 0.5  # metres
@@ -74,9 +78,9 @@ def calibrate_from_tracks(
     """Find which cameras overlap, their ground planes and clocks, without any measurement.
 
     1. The ground plane of each camera comes from the heights of people (`single_view.estimate_ground_plane`).
-    2. Each pair of cameras that may overlap is aligned by its paths (`view_alignment.align`). If both cameras have
-       appearance, 6 simultaneous pairs of tracklets must be likely matches; appearance then proposes alignments, and
-       paths alone decide. Without appearance, all simultaneous pairs propose.
+    2. Each pair of cameras that may overlap is aligned by its paths (`view_alignment.align`). Simultaneous tracklets
+       propose alignments, likely matches by appearance first; paths alone decide. With more than `ALL_PAIRS` pairs of
+       cameras, those with appearance and fewer than 6 likely matches are left out.
     3. The largest group of connected cameras is placed on one ground plane by least squares over all coinciding
        positions, with Huber weights, clocks included. Its scale is the mean of the cameras' scales.
 
@@ -96,12 +100,13 @@ def calibrate_from_tracks(
     alignments: list[Alignment] = []
     camera = tracklets.camera[likely].reshape(-1, 2)
     has_features = [bool(tracklets.has_feature[tracklets.camera == c].any()) for c in range(len(tracks.camera_names))]
+    many = math.comb(len(tracks.camera_names), 2) > ALL_PAIRS
     for a, b in combinations(range(len(tracks.camera_names)), 2):
         names = tracks.camera_names[a], tracks.camera_names[b]
         if cameras is not None and not _may_overlap(cameras, *names):
             continue
         rows = np.concatenate([likely[(camera == [a, b]).all(axis=1)], likely[(camera == [b, a]).all(axis=1)][:, ::-1]])
-        if has_features[a] and has_features[b] and len(rows) < 2 * MIN_PAIRS:
+        if many and has_features[a] and has_features[b] and len(rows) < 2 * MIN_PAIRS:
             continue
         for number in (a, b):
             if number not in views:
