@@ -16,15 +16,15 @@ from reid.core.console import console
 @out_option("Folder for all results.  [default: runs/demo-DATE]")
 @overrides_argument
 def cli(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> None:
-    """Run every step on synthetic data: generate, train, test, match. Takes a few minutes on two CPU cores.
+    """Run every step on synthetic data: generate, train, test, match, videos. Takes a few minutes on two CPU cores.
 
     \b
     reid demo
     reid demo --out runs/demo seed=1 training.schedule.epochs=4
 
     Synthetic pedestrians walk past six cameras. A small network is trained and tested on unseen identities, with and
-    without re-ranking, and the tracks of all cameras are matched with it. Nothing is downloaded. configs/demo.yaml
-    lists the settings.
+    without re-ranking, and the tracks of all cameras are matched with it. At last, two videos are tracked, with the
+    true boxes as detections, matched and drawn. Nothing is downloaded. configs/demo.yaml lists the settings.
     """
     from reid.commands.match import print_matches
     from reid.commands.test import print_results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import time
@@ -15,10 +16,12 @@ from reid.config import Config, MatchSettings, Natural, Settings, load_config
 from reid.core.console import console
 from reid.core.distributed import init_distributed
 from reid.pipelines.match import MatchedFiles, match_files
-from reid.pipelines.settings import MatchFiles, TestSettings
+from reid.pipelines.run import run_videos
+from reid.pipelines.settings import MatchFiles, RunSettings, TestSettings
 from reid.pipelines.test import test
 from reid.report import SetResults
 from reid.synthetic import SyntheticSettings, synthesize
+from reid.synthetic.settings import Difficulty
 from reid.training.trainer import LAST, train
 
 
@@ -31,6 +34,17 @@ class DemoSettings(Settings):
     training: Config = Field(default={}, validate_default=True)
     """Changes to configs/quickstart.yaml."""
     matching: MatchSettings = MatchSettings()
+    videos: SyntheticSettings = SyntheticSettings(
+        ids=20,
+        cameras=2,
+        site="floor",
+        fps=5,
+        videos=True,
+        track_seconds=30,
+        crops_per_pass=(2, 2),
+        difficulty=Difficulty(crowd=5),
+    )
+    """Two short videos for the last step."""
 
     @field_validator("training", mode="before")
     @classmethod
@@ -51,7 +65,9 @@ def demo(
     on_test: Callable[[list[SetResults], Path], object],
     on_match: Callable[[MatchedFiles], object],
 ) -> None:
-    """Generate a data set, train on it, test on unseen identities, and match the tracks of all cameras.
+    """Generate a data set, train on it, test on unseen identities, match the tracks of all cameras, and run on videos.
+
+    The last step needs the packages of the extra `video`; without them it is left out, with a message.
 
     Args:
         out: folder for all results.
@@ -76,3 +92,11 @@ def demo(
         tracks=root / "tracks", videos=root / "stills", model=model, truth=root / "truth", per_track=synthetic.stills
     )
     on_match(match_files(files, out / "matched", settings.matching))
+    console.print("5. Find out who is who in videos", style="bold")
+    missing = [name for name in ("supervision", "trackers") if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(f"left out: it needs {' and '.join(missing)}. Run: pip install 'reid-toolkit[video]'")
+        return
+    root = synthesize(out / "recording", settings.videos.model_copy(update={"seed": settings.seed}), workers=2)
+    boxes = RunSettings(detections=root / "truth", model=model, truth=root / "truth", draw=True, workers=1)
+    on_match(run_videos(root / "videos", out / "videos", boxes, settings.matching).matched)

@@ -99,7 +99,7 @@ def _draw(tracked: TrackedVideos, matched: MatchedFiles, out: Path, settings: Ru
                 tracks.take(tracks.camera == camera),
                 tracked.frames[name].tolist(),
                 staging / "videos" / f"{name}.mp4",
-                fps=tracked.summary[name]["analysed_fps"] or 1.0,
+                fps=tracked.summary[name]["analysed_fps"],
                 heads=not settings.pixelate_heads,
             )
     return out / "videos"

@@ -230,19 +230,26 @@ def _track_camera(job: _Job, advance: Callable[[int], object]) -> _Done:
     tracks = link_boxes(found, job.camera, settings.tracker, floor=settings.floor)
     notes = [*found.meta["notes"]]
     clock = _describe_clock(found, notes)
+    frames, fps = found.frames, found.meta["header_fps"]
+    if found.meta.get("given"):  # frames without boxes need not be listed
+        images = job.video.images
+        shift = int(images is not None and 0 in images)
+        frames = np.arange(1, found.meta["frames"] + 1) if images is None else np.array(sorted(images)) + shift
+    elif len(frames) > 1:
+        fps = round(1 / float(np.median(np.diff(found.times))), 4)
     if not len(tracks):
         notes.append("no people were found.")
     summary = {
         "video": job.video.path.name,
         **{key: found.meta[key] for key in ("detector", "size", "frames", "seconds", "frames_per_second")},
-        "analysed_frames": len(found.frames),
-        "analysed_fps": _plain(round(1 / float(np.median(np.diff(found.times))), 4)) if len(found.frames) > 1 else None,
+        "analysed_frames": len(frames),
+        "analysed_fps": _plain(fps),
         "boxes": len(found),
         "tracked_boxes": len(tracks),
         "tracks": len(np.unique(tracks.track)),
         "notes": notes,
     }
-    return _Done(tracks, found.frames, summary, clock)
+    return _Done(tracks, frames, summary, clock)
 
 
 def _detect(job: _Job, advance: Callable[[int], object]) -> Detections:
@@ -333,6 +340,7 @@ def _with_times(found: Detections, job: _Job) -> Detections:
         "header_fps": reader.fps,
         "frames_per_second": None,
         "notes": notes,
+        "given": True,
     }
     return Detections(found.frames, times, found.row, found.boxes, found.confidence, meta)
 

@@ -16,15 +16,16 @@ from reid.pipelines.demo import DemoSettings, config_file
 @pytest.mark.usefixtures("few_pictures")
 def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) -> None:
     short = ("training.schedule.epochs=1", "training.schedule.warmup_epochs=0", "training.eval.split=none")
-    done = CliRunner().invoke(
-        main, ["demo", "--out", str(tmp_path / "demo"), "synthetic.ids=24", "synthetic.cameras=3", *short]
-    )
+    sizes = ("synthetic.ids=24", "synthetic.cameras=3", "videos.ids=8", "videos.track_seconds=16")
+    done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo"), *sizes, *short])
     assert done.exit_code == 0, done.output
     text = " ".join(done.output.split())
     assert "re-ranked" in text
     assert "market1501" not in text
     assert (tmp_path / "demo/test/cmc.png").exists()
     assert (tmp_path / "demo/matched/report.html").exists()
+    assert (tmp_path / "demo/videos/report.html").exists()
+    assert (tmp_path / "demo/videos/videos/cam01.mp4").exists()
     assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
     assert str(tmp_path / "demo/test/synthetic-worst.png") in done.output.replace("\n", "")
     for file in ("test/metrics.json", "test/evaluation.html", "matched/report.html", "matched/match.json"):
@@ -33,6 +34,7 @@ def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) ->
 
 def test_demo_trains_the_quick_start_recipe_with_the_given_changes() -> None:
     recipe = load_config(config_file("quickstart.yaml"))
+    assert DemoSettings().videos == load_settings(DemoSettings, config_file("demo.yaml")).videos
     assert DemoSettings().training == load_settings(DemoSettings, config_file("demo.yaml")).training == recipe
     changed = load_settings(DemoSettings, config_file("demo.yaml"), ["training.schedule.epochs=4"]).training
     assert changed.schedule == recipe.schedule.model_copy(update={"epochs": 4})

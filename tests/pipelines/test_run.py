@@ -66,6 +66,16 @@ def test_videos_without_people_give_an_empty_result(files: Path, tmp_path: Path)
     assert "0 identities from 0 tracklets" in text
 
 
+@pytest.mark.slow
+def test_cameras_without_given_boxes_are_drawn_too(files: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes"
+    boxes.mkdir()
+    (boxes / "a.txt").write_text("".join(f"{n},-1,{','.join(map(str, boxes_at(n)[0]))},0.9\n" for n in range(3, 9)))
+    (boxes / "b.txt").write_text("")
+    run(files, tmp_path / "out", "--detections", boxes, "--draw")
+    assert {name: Video(tmp_path / f"out/videos/{name}.mp4").info().frames for name in "ab"} == {"a": 12, "b": 12}
+
+
 def test_drawn_boxes_are_where_the_people_are_and_heads_are_pixelated(tmp_path: Path) -> None:
     video = Video(write_video(tmp_path / "a.avi", 6))
     frames = np.arange(2, 5)

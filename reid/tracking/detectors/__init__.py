@@ -11,6 +11,7 @@ from reid.tracking.detectors.files import SUFFIXES, open_file
 
 DETECTORS = {
     "intel-adas-0002": "files",
+    "intel-person-detection-0203": "files",
     "fasterrcnn_resnet50_fpn_v2": "torchvision_models",
     "fasterrcnn_mobilenet_v3_large_fpn": "torchvision_models",
     "retinanet_resnet50_fpn_v2": "torchvision_models",

@@ -59,6 +59,7 @@ class DetectorFormat(Settings):
 _INTEL: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": "0-255", "channel_order": "bgr"}
 PUBLISHED = {
     "intel-adas-0002": DetectorFormat(form="ssd", person=1, **_INTEL),
+    "intel-person-detection-0203": DetectorFormat(form="boxes", outputs=("boxes",), **_INTEL),
 }
 """Formats of the detectors that are published under a name."""
 

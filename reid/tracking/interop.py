@@ -1,0 +1,103 @@
+"""Exchange boxes, tracks, identities and features with supervision's `Detections`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.core.errors import DataError, ModelError
+from reid.data.tracks import Tracks
+
+if TYPE_CHECKING:
+    import supervision
+
+    from reid.embedding.embedder import Embedder
+
+
+def tracks_from_supervision(cameras: Mapping[str, Mapping[int, supervision.Detections]]) -> Tracks:
+    """Return the tracks of `{camera: {frame: detections}}`, for `reid.match` and `write_tracks`.
+
+    Detections without a tracker id, or with a negative one, are left out.
+
+    Raises:
+        DataError: an id occurs twice in a frame, or a box has no area.
+
+    Example:
+        >>> import supervision as sv
+        >>> found = sv.Detections(np.array([[10.0, 20, 40, 80]]), tracker_id=np.array([7]))
+        >>> tracks_from_supervision({"door": {1: found}}).boxes.tolist()
+        [[10.0, 20.0, 30.0, 60.0]]
+    """
+    camera, frame, track, confidence = list[int](), list[int](), list[int](), list[float]()
+    boxes = [np.zeros((0, 4))]
+    for number, frames in enumerate(cameras.values()):
+        for at, found in frames.items():
+            ids = np.full(len(found), -1) if found.tracker_id is None else np.asarray(found.tracker_id)
+            rows = np.flatnonzero(ids >= 0)
+            corners = np.asarray(found.xyxy, np.float64)[rows].reshape(-1, 4)
+            boxes.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1))
+            track += ids[rows].tolist()
+            frame += [at] * len(rows)
+            camera += [number] * len(rows)
+            confidence += [1.0] * len(rows) if found.confidence is None else found.confidence[rows].tolist()
+    return Tracks.from_columns(list(cameras), camera, track, frame, np.concatenate(boxes), confidence)
+
+
+def tracks_to_supervision(tracks: Tracks, camera: str) -> dict[int, supervision.Detections]:
+    """Return `{frame: detections}` of one camera; ids (global identities after matching) are the `tracker_id`.
+
+    Raises:
+        DataError: no such camera.
+        ModelError: supervision is not installed.
+
+    Example:
+        >>> tracks = Tracks.from_columns(["door"], [0], [7], [1], [[10, 20, 30, 60]])
+        >>> tracks_to_supervision(tracks, "door")[1].xyxy.tolist()
+        [[10.0, 20.0, 40.0, 80.0]]
+    """
+    try:
+        import supervision
+    except ImportError as error:
+        raise ModelError("This needs supervision. Run: pip install 'reid-toolkit[video]'") from error
+    if camera not in tracks.camera_names:
+        raise DataError(f"There is no camera {camera!r} in the tracks. Known: {', '.join(tracks.camera_names)}.")
+    chosen = tracks.take(tracks.camera == tracks.camera_names.index(camera))
+    corners = np.concatenate([chosen.boxes[:, :2], chosen.boxes[:, :2] + chosen.boxes[:, 2:]], axis=1)
+    frames = np.unique(chosen.frame)
+    limits = np.searchsorted(chosen.frame, [frames, frames + 1]).T.tolist()
+    return {
+        number: supervision.Detections(
+            xyxy=corners[start:end],
+            confidence=chosen.confidence[start:end],
+            class_id=np.zeros(end - start, int),
+            tracker_id=chosen.track[start:end],
+        )
+        for number, (start, end) in zip(frames.tolist(), limits, strict=True)
+    }
+
+
+def embed_detections(
+    embedder: Embedder, image: NDArray[np.uint8], detections: supervision.Detections
+) -> NDArray[np.float32]:
+    """Return the features `[N, D]` of the people in a frame, L2-normalised; NaN for a box outside the frame.
+
+    Args:
+        embedder: the model.
+        image: BGR uint8 `[H, W, 3]`, as OpenCV and supervision have it.
+        detections: N boxes.
+
+    Raises:
+        DataError: the image is not uint8 `[H, W, 3]`.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(f"The image is {image.dtype} {list(image.shape)}. Pass uint8 [H, W, 3] in BGR.")
+    corners = np.rint(np.asarray(detections.xyxy, np.float64)).clip(0, [*image.shape[1::-1]] * 2).astype(int)
+    features = np.full((len(corners), embedder.dimension), np.nan, np.float32)
+    rows = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1))
+    crops = [np.ascontiguousarray(image[y0:y1, x0:x1, ::-1]) for x0, y0, x1, y1 in corners[rows].tolist()]
+    if crops:
+        features[rows] = embedder(crops)
+    return features
