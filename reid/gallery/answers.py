@@ -253,7 +253,8 @@ def _describe(
     nearest: Sequence[tuple[float, str, Gallery]], evidence: Evidence | None, expected_false: float
 ) -> list[Hit]:
     hits = []
-    details = {gallery: gallery.details([hit[1] for hit in nearest if hit[2] is gallery]) for _, _, gallery in nearest}
+    galleries = dict.fromkeys(gallery for _, _, gallery in nearest)
+    details = {gallery: gallery.details([hit[1] for hit in nearest if hit[2] is gallery]) for gallery in galleries}
     for distance, tracklet, gallery in nearest:
         values = details[gallery].get(tracklet)
         if values is None:

@@ -93,6 +93,7 @@ class Gallery:
         self.path, self.name, self._file = path, path.name, file
         self._store = LanceStore(path)
         self._index: Index | None = None
+        self._calibration: tuple[int, Calibration] | None = None
 
     @classmethod
     def create(cls, path: str | Path, settings: GallerySettings | None = None) -> Gallery:
@@ -284,7 +285,12 @@ class Gallery:
     def calibration(self) -> Calibration | None:
         """Return the calibration in the gallery's folder (calibration.json), if there is one."""
         path = stored_calibration(self.path)
-        return None if path is None else load_calibration(path)
+        if path is None:
+            return None
+        changed = path.stat().st_mtime_ns
+        if self._calibration is None or self._calibration[0] != changed:
+            self._calibration = changed, load_calibration(path)
+        return self._calibration[1]
 
     def index(self) -> Index:
         """Return the newest rows in memory; they are read again only when they have changed."""

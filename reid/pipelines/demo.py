@@ -1,10 +1,11 @@
-"""Every step on synthetic data: generate, train, test, match."""
+"""Every step on synthetic data: generate, train, test, match, search."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,19 @@ from pydantic import Field, field_validator
 from reid.config import Config, MatchSettings, Natural, Settings, load_config
 from reid.core.console import console
 from reid.core.distributed import init_distributed
+from reid.gallery import Answer, Gallery
+from reid.pipelines.gallery import add_files, search_files
 from reid.pipelines.match import MatchedFiles, match_files
 from reid.pipelines.run import run_videos
-from reid.pipelines.settings import MatchFiles, RunSettings, TestSettings
+from reid.pipelines.settings import GalleryAddSettings, MatchFiles, RunSettings, SearchSettings, TestSettings
 from reid.pipelines.test import test
 from reid.report import SetResults
 from reid.synthetic import SyntheticSettings, synthesize
 from reid.synthetic.settings import Difficulty
 from reid.training.trainer import LAST, train
+
+START = "2026-11-23T08:00Z"
+"""Time of second 0 of the synthetic cameras."""
 
 
 class DemoSettings(Settings):
@@ -64,15 +70,20 @@ def demo(
     settings: DemoSettings,
     on_test: Callable[[list[SetResults], Path], object],
     on_match: Callable[[MatchedFiles], object],
-) -> None:
-    """Generate a data set, train on it, test on unseen identities, match the tracks of all cameras, and run on videos.
+    on_search: Callable[[Answer, str], object],
+) -> Path | None:
+    """Generate a data set, train on it, test on unseen people, match all cameras, run on videos, find a person.
 
-    The last step needs the packages of the extra `video`; without them it is left out, with a message.
+    The last two steps need the packages of the extras `video` and `gallery`; without them they are left out, with a
+    message.
 
     Args:
         out: folder for all results.
         settings: of each step.
-        on_test, on_match: functions that show the results of the last two steps.
+        on_test, on_match, on_search: functions that show the results of the last three steps.
+
+    Returns:
+        The photo that was searched for; None without LanceDB, which the search needs.
     """
     began = time.monotonic()
     console.print("1. Generate synthetic pedestrians", style="bold")
@@ -92,6 +103,12 @@ def demo(
         tracks=root / "tracks", videos=root / "stills", model=model, truth=root / "truth", per_track=synthetic.stills
     )
     on_match(match_files(files, out / "matched", settings.matching))
+    run_on_videos(out, settings, model, on_match)
+    return find_person(out, root, model, on_search)
+
+
+def run_on_videos(out: Path, settings: DemoSettings, model: Path, on_match: Callable[[MatchedFiles], object]) -> None:
+    """Find out who is who in two synthetic videos."""
     console.print("5. Find out who is who in videos", style="bold")
     missing = [name for name in ("supervision", "trackers") if importlib.util.find_spec(name) is None]
     if missing:
@@ -100,3 +117,19 @@ def demo(
     root = synthesize(out / "recording", settings.videos.model_copy(update={"seed": settings.seed}), workers=2)
     boxes = RunSettings(detections=root / "truth", model=model, truth=root / "truth", draw=True, workers=1)
     on_match(run_videos(root / "videos", out / "videos", boxes, settings.matching).matched)
+
+
+def find_person(out: Path, root: Path, model: Path, on_search: Callable[[Answer, str], object]) -> Path | None:
+    """Put the matched tracks into a gallery and search for the first query crop; return that photo."""
+    console.print("6. Find a person by photo", style="bold")
+    if importlib.util.find_spec("lancedb") is None:
+        console.print("left out: it needs lancedb. Run: pip install 'reid-toolkit[gallery]'")
+        return None
+    shutil.rmtree(out / "gallery", ignore_errors=True)
+    gallery = Gallery.create(out / "gallery")
+    cameras = root / "cameras.yaml"
+    add_files(gallery, out / "matched", GalleryAddSettings(cameras=cameras, start=START, source="demo"))
+    photo = sorted((root / "query").glob("*.jpg"))[0]
+    _, answer = search_files([out / "gallery"], SearchSettings(photo=(photo,), model=str(model), top=5))
+    on_search(answer, gallery.settings.zone)
+    return photo

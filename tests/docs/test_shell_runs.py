@@ -44,6 +44,7 @@ def folder(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("REID_CACHE", str(work.parent / "cache"))
         shutil.copy("runs/first/best.pt", "best.pt")
         shutil.copytree("runs/first", "runs/other")
+        shutil.copy(next(Path("crops").rglob("*.jpg")), "person.jpg")
         osnet = build_model("osnet_x0_25", embedding_dim=512, neck="bn_relu")
         torch.save(as_torchreid(osnet), "osnet_x1_0_market.pth")
         make_onnx(Path("their.onnx"))

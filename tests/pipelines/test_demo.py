@@ -28,6 +28,8 @@ def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) ->
     assert (tmp_path / "demo/videos/videos/cam01.mp4").exists()
     assert json.loads((tmp_path / "demo/matched/scores.json").read_text())["overall"]["IDF1"] > 0
     assert str(tmp_path / "demo/test/synthetic-worst.png") in done.output.replace("\n", "")
+    assert "tracklets searched" in text
+    assert "Search again: reid search" in text
     for file in ("test/metrics.json", "test/evaluation.html", "matched/report.html", "matched/match.json"):
         assert str(tmp_path) not in (tmp_path / "demo" / file).read_text("utf-8"), file
 
