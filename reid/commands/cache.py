@@ -17,10 +17,11 @@ def cli() -> None:
 
 @cli.command("list", cls=Command)
 def list_command() -> None:
-    """List the packed stores in the cache with their sizes."""
+    """List the packed stores and the published models in the cache with their sizes."""
     from rich.filesize import decimal
 
     from reid.data.store import cache_folder
+    from reid.models.zoo import read_table
     from reid.pipelines.cache import list_cache
 
     stores = list_cache()
@@ -28,6 +29,11 @@ def list_command() -> None:
         rows = [(s.path.name, decimal(s.n_bytes), time.strftime("%Y-%m-%d", time.localtime(s.built))) for s in stores]
         console.print(make_table(("store", "size", "built"), rows))
     console.print(f"{len(stores)} packed stores, {decimal(sum(s.n_bytes for s in stores))} in {cache_folder()}")
+    models = [model for model in read_table().values() if model.folder.is_dir()]
+    if models:
+        size = sum(file.stat().st_size for model in models for file in model.folder.iterdir())
+        names = ", ".join(model.name for model in models)
+        console.print(f"{len(models)} published models ({names}), {decimal(size)} in {models[0].folder.parent}")
 
 
 @cli.command("clear", cls=Command)

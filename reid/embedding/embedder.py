@@ -21,6 +21,7 @@ from reid.core.errors import ConfigError, DataError, ModelError, check_choice, c
 from reid.data.crops import Crops
 from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
+from reid.embedding.bundle import installed
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle
 from reid.embedding.shards import json_digest
 from reid.embedding.table import Embeddings, known_columns, known_names
@@ -299,6 +300,8 @@ def _open_published(
     _check_unused(weights)
     if preprocessing is not None:
         raise ConfigError(_HAS_PREPROCESSING)
+    if row.format == "openvino" and not installed("openvino"):
+        raise ModelError(f"{name} needs OpenVINO. Run: pip install 'reid-toolkit[openvino]'")
     path = fetch_model(name)
     if row.format == "torchreid":
         return import_model(path, size=row.input["size"])[0], None

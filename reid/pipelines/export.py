@@ -22,6 +22,7 @@ from reid.embedding.model_card import model_card
 from reid.embedding.runtimes import FORMATS, ForeignModel
 from reid.models import ReIDModel
 from reid.models.checkpoints import checkpoint_in, save_folder, training_settings
+from reid.models.zoo import is_published
 from reid.pipelines.settings import ExportSettings
 
 REAL_CROPS = 32
@@ -97,6 +98,8 @@ def _open(path: Path) -> tuple[ReIDModel | ForeignModel, str, Path, dict[str, An
         return foreign, foreign.name, path, {}
     if (path / "bundle.json").is_file():
         raise ModelError(f"{path} is a bundle already. Export the checkpoint that it was made from.")
+    if is_published(path):
+        raise ModelError(f'{path} is a published model. Pass its file: --model "$(reid model path {path})"')
     path = checkpoint_in(path)
     config = training_settings(path)
     embedder = Embedder(path, device="cpu")

@@ -66,6 +66,14 @@ def test_openvino_model_by_name_equals_its_file(default: zoo.PublishedModel) -> 
         Embedder(default.name, weights="imagenet")
 
 
+def test_missing_openvino_is_reported_before_the_download(
+    default: zoo.PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reid.embedding.embedder.installed", lambda runtime: False)
+    with pytest.raises(ReidError, match=r"intel-0287 needs OpenVINO. Run: pip install 'reid-toolkit\[openvino\]'"):
+        Embedder(default.name)
+
+
 @pytest.mark.slow
 def test_default_model_is_used_and_reported(default: zoo.PublishedModel, tmp_path: Path) -> None:
     (tmp_path / "crops").mkdir()
@@ -95,6 +103,7 @@ def test_commands(default: zoo.PublishedModel, server: Server) -> None:
     assert f"intel-0287: {path}" in run("model", "fetch", "intel-0287")
     assert run("model", "path", "intel-0287") == str(path)
     assert "2 of 2 files verified" in run("model", "verify")
+    assert "1 published models (intel-0287)" in run("cache", "list")
     assert "**Terms of that data**: research use only" in run("model", "card", "--model", "intel-0287")
     content = path.read_bytes()
     path.write_bytes(content[::-1])
@@ -103,6 +112,8 @@ def test_commands(default: zoo.PublishedModel, server: Server) -> None:
     assert "Run: reid model fetch intel-0287" in run("model", "path", "intel-0287", code=1)
     assert "Unknown published model" in run("model", "fetch", "intel-0287", "intel", code=1)
     assert str(path) in run("model", "fetch", "intel-0287")
+    exported = run("model", "export", "--model", "intel-0287", "--to", "openvino", code=1)
+    assert 'Pass its file: --model "$(reid model path intel-0287)"' in exported
     assert "Name one as LAYOUT:ROOT" in run("test", "--model", "intel-0287", code=1)
 
 
