@@ -294,7 +294,7 @@ def test_a_sighting_can_be_cut_at_a_frame() -> None:
 
 @pytest.mark.slow
 def test_stills_are_the_frames_that_matching_selects_and_look_like_the_video(tmp_path: Path) -> None:
-    root = synthesize(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=16)
+    root = synthesize(tmp_path / "both", **{**SMALL, "cameras": 2, "ids": 6}, stills=3, videos=True, track_seconds=24)
     tracks = read_tracks(root / "tracks")
     cameras = yaml.safe_load((root / "cameras.yaml").read_text())["cameras"]
     sizes = {name: camera["size"] for name, camera in cameras.items()}
