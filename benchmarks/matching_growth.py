@@ -16,8 +16,8 @@ import click
 import numpy as np
 
 from reid.config import MatchSettings
+from reid.core.arrays import unit_rows
 from reid.mtmc import Tracklets, cluster_scores, match
-from reid.mtmc.pooling import normalise_rows
 
 VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
 
@@ -42,7 +42,7 @@ def synthetic_tracklets(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         start=start,
         end=start + 8,
         frames=np.full(n, 200),
-        features=normalise_rows(features[order]),
+        features=unit_rows(features[order]),
         has_feature=np.ones(n, bool),
         quality=np.ones(n),
         first_frame=np.round(start * 25).astype(np.int64),

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.core.arrays import UNKNOWN
+from reid.core.arrays import UNKNOWN, unit_rows
 from reid.core.errors import DataError
 from reid.data.tracks import Floats, Integers
 from reid.evaluation.clustering import Candidates
 from reid.evaluation.features import one_thread
 from reid.evaluation.neighbours import Neighbours, workers
 from reid.evaluation.rerank import Reranking, rerank_within
-from reid.mtmc.pooling import Features, normalise_rows
+from reid.mtmc.pooling import Features
 
 PRIOR_TRACKLETS = 10.0
 """Weight of the mean over all cameras in each camera's mean, as a number of tracklets."""
@@ -109,7 +109,7 @@ class CameraWhitening:
             rows = place == number
             centred_rows = torch.from_numpy(features[rows] - self.means[number])
             result[rows] = (centred_rows @ torch.from_numpy(self.maps[number])).numpy()
-        return normalise_rows(result)
+        return unit_rows(result)
 
 
 def _inverse_root(covariance: Tensor, strength: float) -> Tensor:

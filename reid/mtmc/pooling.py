@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import unit_rows
 from reid.data.tracks import Floats, Integers
 
 Features = NDArray[np.float32]
@@ -29,13 +30,6 @@ class PooledFeatures:
     has_feature: Mask
     quality: Floats
     usable: Mask
-
-
-def normalise_rows(features: Features) -> Features:
-    """L2-normalise rows; rows of zeros stay zeros."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    scaled: Features = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-    return scaled
 
 
 def pool_features(
@@ -61,7 +55,7 @@ def pool_features(
         owners, first = np.unique(tracklet[good], return_index=True)
         scaled = features[good] * (weight[good] / lengths[good]).astype(np.float32)[:, None]
         sums = np.add.reduceat(scaled, first, axis=0)
-        pooled[owners] = normalise_rows(sums)
+        pooled[owners] = unit_rows(sums)
         has_feature[owners] = np.linalg.norm(sums, axis=1) > 0
         quality[owners] = np.add.reduceat(weight[good], first) / np.diff(np.append(first, len(good)))
     return PooledFeatures(pooled, has_feature, quality, usable)
@@ -94,7 +88,7 @@ def select_prototypes(
 
 def _block_prototypes(features: Features, tracklet: Integers, rows: Integers, pooled: Features, most: int) -> Integers:
     """As `select_prototypes`, for rows that are sorted by tracklet."""
-    crops, owner = normalise_rows(features[rows]), tracklet[rows]
+    crops, owner = unit_rows(features[rows]), tracklet[rows]
     first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
     score = np.einsum("nd,nd->n", crops, pooled[owner]).round(6)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from reid.core.arrays import unit_rows
 from reid.data.tracks import Floats, Integers
 from reid.mtmc.negatives import Spans, certain_negative_distance
-from reid.mtmc.pooling import Features, normalise_rows, pool_features
+from reid.mtmc.pooling import Features, pool_features
 
 MIN_CROPS = 6
 """Crops that each side of a cut needs."""
@@ -47,7 +48,7 @@ def change_points(features: Features, track: Integers, frame: Integers, spans: S
         parts = [whole]
         while min_distance is not None and parts:
             part = parts.pop()
-            cut = _cut(normalise_rows(features[part]).astype(np.float64), frame[part], min_distance, rng)
+            cut = _cut(unit_rows(features[part]).astype(np.float64), frame[part], min_distance, rng)
             if cut:
                 found.append((owner, int(frame[part[cut]])))
                 parts += [part[cut:], part[:cut]]
