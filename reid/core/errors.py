@@ -86,6 +86,11 @@ def check_number(
     raise ConfigError(f"{setting} must be {least}{most}; got {value}.")
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's message, without the full stop at its end."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'? Known: x, y."`; the question only if a known name is similar."""
     known = sorted(known)

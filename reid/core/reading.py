@@ -18,7 +18,24 @@ LARGEST_JSON, LARGEST_YAML = 256 * 2**20, 4 * 2**20
 DEEPEST = 50
 """Levels of nested lists and mappings above which a text is refused."""
 
+_FAILED_DOWNLOADS = {
+    b"<!doctype": "is a web page: its download was redirected, for example to a login. Download the file again.",
+    b"<html": "is a web page: its download was redirected, for example to a login. Download the file again.",
+    b"version https://git-lfs": "is a pointer of Git LFS. Run: git lfs pull",
+}
+
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def failed_download(start: bytes) -> str:
+    """Return what a file with these first bytes is if its download failed, and how to fix it; "" for other files.
+
+    Example:
+        >>> failed_download(b"version https://git-lfs.github.com/spec/v1")
+        'is a pointer of Git LFS. Run: git lfs pull'
+    """
+    start = start[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next((problem for beginning, problem in _FAILED_DOWNLOADS.items() if start.startswith(beginning)), "")
 
 
 def read_json(path: str | Path, fix: str = "Restore it.", error: type[ReidError] = DataError) -> dict[str, Any]:
@@ -142,13 +159,16 @@ def _read_text(path: Path, largest: int, fix: str, error: type[ReidError]) -> st
         size = path.stat().st_size
         if size > largest:
             raise error(f"{path} has {size:,} bytes; at most {largest:,} are read. {fix}")
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        if problem := failed_download(data):
+            raise error(f"{path} {problem}")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise error(f"There is no file {path}. {fix}") from None
-    except OSError as problem:
-        raise error(f"Cannot read {path}: {problem.strerror}. {fix}") from problem
-    except UnicodeDecodeError as problem:
-        raise error(f"{path} is not UTF-8 text (byte {problem.start}). Save it as UTF-8.") from problem
+    except OSError as cause:
+        raise error(f"Cannot read {path}: {cause.strerror}. {fix}") from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{path} is not UTF-8 text (byte {cause.start}). Save it as UTF-8.") from cause
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from reid.core.errors import DataError, check_number
+from reid.core.reading import failed_download
 
 MAX_PIXELS = 50_000_000
 """Images with more pixels are refused by their header, before memory is allocated."""
@@ -142,6 +143,8 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
             problem = f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop"
             raise UnreadableImage(path, problem)
         data = Path(path).read_bytes()
+        if problem := failed_download(data):
+            raise UnreadableImage(path, f"is not an image: it {problem.rstrip('.')}")
     except UnreadableImage:
         raise
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_file
-from reid.core.errors import DataError
+from reid.core.errors import DataError, first_line
 from reid.embedding.batches import EmbeddedBatch
 
 SHARD_SIZE = 1024
@@ -56,7 +56,7 @@ class Shards:
                     raise pa.ArrowInvalid("features of another dimension")
                 self._add(path, table)
             except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
-                self.notes.append(f"{path} cannot be read and is not used ({str(error).splitlines()[0]}).")
+                self.notes.append(f"{path} cannot be read and is not used ({first_line(error)}).")
             self._next = max(self._next, int(path.name.split("-")[0]) + 1)
 
     def find(self, keys: Keys, *, failed: bool = True) -> NDArray[np.int64]:
@@ -124,7 +124,7 @@ class Shards:
         try:
             values = (shard if isinstance(shard, pa.Table) else pq.read_table(shard, columns=[column]))[column]
         except (pa.ArrowException, OSError, KeyError) as error:
-            text = str(error).splitlines()[0]
+            text = first_line(error)
             raise DataError(f"{shard} cannot be read: {text}. Delete it and run the command again.") from error
         if column == "features":
             return pc.list_flatten(values).to_numpy().reshape(-1, self.dimension)

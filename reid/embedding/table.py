@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import UNKNOWN, check_finite, float_column, integer_column, text_column
 from reid.core.atomic import atomic_file
-from reid.core.errors import DataError, ModelError
-from reid.core.reading import parse_json
+from reid.core.errors import DataError, ModelError, first_line
+from reid.core.reading import failed_download, parse_json
 from reid.data.crops import Crops
 
 FORMAT = 1
@@ -279,11 +279,14 @@ class Embeddings:
         if not path.is_file():
             raise DataError(f"There is no embeddings file {path}.")
         try:
+            with open(path, "rb") as file:
+                if problem := failed_download(file.read(64)):
+                    raise DataError(f"{path} {problem}")
             schema = pq.read_schema(path)
             wanted = (_FEATURES, _CAMERA, *(name for name, _ in _COLUMNS.values()))
             table = pq.read_table(path, columns=[name for name in wanted if name in schema.names])
         except (pa.ArrowException, OSError) as error:
-            text = str(error).splitlines()[0]
+            text = first_line(error)
             raise DataError(f"{path} cannot be read as Parquet: {text}. Write it again with `reid embed`.") from error
         if _FEATURES not in schema.names:
             raise DataError(f"{path} has no column {_FEATURES!r}. It has: {', '.join(schema.names) or 'none'}.")

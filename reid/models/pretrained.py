@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reid.core.errors import ModelError, first_few
+from reid.core.reading import failed_download
 from reid.models.backbones import Backbone
 from reid.models.backbones.timm import TimmBackbone
 
@@ -23,10 +24,6 @@ _NUMPY_NUMBERS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
 ]
-_NOT_WEIGHTS = {
-    b"<": "a web page, not weights: its download was redirected, for example to a login. Download the file again.",
-    b"version https://git-lfs": "a pointer of Git LFS, not weights. Run: git lfs pull",
-}
 CHECKPOINT_FORMAT = "reid-checkpoint"
 """Value of the key `format` in checkpoints of this project."""
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net")
@@ -144,10 +141,8 @@ def read_content(path: str | Path) -> Any:
         raise ModelError(f"There is no file {path}. Pass a .pth, .pt or .safetensors file.")
     try:
         with open(path, "rb") as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-        for beginning, problem in _NOT_WEIGHTS.items():
-            if start.startswith(beginning):
-                raise ModelError(f"{path} is {problem}")
+            if problem := failed_download(file.read(64)):
+                raise ModelError(f"{path} {problem}")
         if path.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load_file(path)
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):

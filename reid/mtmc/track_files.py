@@ -16,8 +16,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reid.core.errors import DataError, check_choice
-from reid.core.reading import parse_json
+from reid.core.errors import DataError, check_choice, first_line
+from reid.core.reading import failed_download, parse_json
 from reid.data.crops import SkippedFile
 from reid.data.listing import list_entries, summarise
 from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, Tracks, natural_sort_key, valid_boxes
@@ -194,6 +194,8 @@ def _read_file(file: Path, format: str, skip_untracked: bool) -> _Part:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {file}: {error.strerror}.") from error
+    if problem := failed_download(data):
+        raise DataError(f"{file} {problem}")
     is_parquet = data[:4] == b"PAR1"
     if format != "auto" and is_parquet != (format == "parquet"):
         found = "a Parquet file" if is_parquet else "not a Parquet file"
@@ -446,7 +448,7 @@ def _read_parquet(file: Path) -> _Part:
         optional = [name for name in ("confidence",) if name in schema.names]
         table = pq.read_table(file, columns=[*_COLUMNS, *optional])
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}. Write it again.") from error
+        raise DataError(f"{file} cannot be read as Parquet: {first_line(error)}. Write it again.") from error
     numbers = {}
     for name in table.column_names:
         column = table.column(name)

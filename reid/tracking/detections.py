@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import box_array, float_column, integer_column
 from reid.core.atomic import atomic_file
-from reid.core.errors import DataError
+from reid.core.errors import DataError, first_line
 from reid.core.reading import parse_json
 from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, valid_boxes
 
@@ -128,7 +128,7 @@ class Detections:
         try:
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}. Restore it.") from error
+            raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}. Restore it.") from error
         lacking = [name for name in COLUMNS if name not in table.column_names and name not in ("time", "confidence")]
         if lacking:
             raise DataError(f"{path} lacks the columns {', '.join(lacking)}. Detections have frame, x, y, w, h.")
@@ -163,7 +163,7 @@ def read_detections(folder: str | Path, camera: str) -> Detections:
         table = pa_csv.read_csv(path, pa_csv.ReadOptions(autogenerate_column_names=True))
         table = table.rename_columns([*names, *map(str, range(table.num_columns))][: table.num_columns])
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}. Use MOTChallenge text.") from error
+        raise DataError(f"{path} cannot be read: {first_line(error)}. Use MOTChallenge text.") from error
     if table.num_columns < 6:
         raise DataError(f"{path} has {table.num_columns} columns. MOTChallenge has frame,id,x,y,w,h,confidence.")
     return _from_rows(path, {name: _numbers(table, name, path) for name in names if name in table.column_names}, {})

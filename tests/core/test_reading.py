@@ -108,3 +108,26 @@ def test_errors_show_the_beginning_of_long_values() -> None:
     with pytest.raises(ConfigError) as error:
         Config.from_dict({"seed": "x" * 100_000})
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"\n<!DOCTYPE html><html>", "is a web page: .*Download the file again", id="a web page"),
+        pytest.param(b"\xef\xbb\xbf<HTML>404", "is a web page", id="a web page with a byte order mark"),
+        pytest.param(
+            b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS.*git lfs pull", id="LFS"
+        ),
+    ],
+)
+def test_failed_downloads_are_named_by_every_reader(tmp_path, content, message):
+    from reid.data.images import decode
+    from reid.embedding import Embeddings
+    from reid.mtmc import read_tracks
+
+    for name, read in {
+        "a.json": read_json, "a.yaml": read_yaml, "a.parquet": Embeddings.load, "a.txt": read_tracks, "a.jpg": decode
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ReidError, match=message):
+            read(tmp_path / name)
