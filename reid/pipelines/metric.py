@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.core.arrays import unit_rows
 from reid.core.console import warn
 from reid.core.errors import DataError
 from reid.embedding.learned_metric import LearnedMetric
 from reid.embedding.table import Embeddings
+from reid.evaluation.features import prepare_one
 from reid.evaluation.pairs import DISTRACTOR
 from reid.losses import kissme, xqda
 from reid.pipelines.settings import MetricSettings
@@ -36,7 +36,8 @@ def fit_metric(table: Embeddings, settings: MetricSettings | None = None) -> Lea
     Rows with pid -1, and with pid 0 (distractors) unless the pids have names, are left out and counted in a warning.
 
     Raises:
-        DataError: there is no pid or camid column, a feature is not finite, or as `kissme` and `xqda`.
+        DataError: there is no pid or camid column, a feature has no direction (zero, not finite, above 1e19), or as
+            `kissme` and `xqda`.
     """
     settings = settings or MetricSettings()
     if table.pids is None:
@@ -53,7 +54,8 @@ def fit_metric(table: Embeddings, settings: MetricSettings | None = None) -> Lea
     assert known.pids is not None
     fit = {"kissme": kissme, "xqda": xqda}[settings.method]
     camids = None if settings.any_camera else known.camids
-    layer = fit(unit_rows(known.features), known.pids, camids, dimensions=settings.dimensions, ridge=settings.ridge)
+    features = prepare_one(known.features, "labelled", "cosine").numpy()
+    layer = fit(features, known.pids, camids, dimensions=settings.dimensions, ridge=settings.ridge)
     about = {
         "method": settings.method,
         "model": str(table.meta.get("model") or ""),

@@ -177,3 +177,15 @@ def test_the_first_of_named_people_is_no_distractor(tmp_path: Path) -> None:
     shifted = Embeddings(features, pids=pids + 1, camids=camids)
     assert verify(table).as_dict() == verify(shifted).as_dict()
     assert count_pairs(table).genuine.sum() > count_pairs(Embeddings(features, pids, camids)).genuine.sum()
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(0, "1 of 240 labelled features contain only zeros"), (1e30, "too large")]
+)
+def test_features_without_a_direction_are_errors(tmp_path: Path, factor: float, message: str) -> None:
+    features, pids, camids = people()
+    features[7] *= np.float32(factor)
+    file = Embeddings(features, pids=pids + 1, camids=camids).save(tmp_path / "t.parquet")
+    result = fit(file, "--out", tmp_path / "m.npz")
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
