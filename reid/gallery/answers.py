@@ -187,6 +187,7 @@ def search(
         purpose: for the audit log.
 
     Raises:
+        ModelError: a gallery of another model than the first, or photos of another dimension.
         ConfigError: a value out of range, or no purpose where a gallery requires one.
         DataError: features that are not finite, or a calibration of another model.
     """
@@ -201,6 +202,8 @@ def search(
     queries = unit_rows(np.atleast_2d(np.asarray(queries, np.float32)))
     if not len(queries) or not np.isfinite(queries).all() or not queries.any(axis=1).all():
         raise DataError("The features of the photo contain NaN, infinity or only zeros. Embed it again.")
+    for gallery in galleries:
+        gallery.check_fits(galleries[0].model or {}, queries.shape[1], "The search")
     nearest: list[tuple[float, str, Gallery]] = []
     looks: dict[int | None, float] = {}
     rows = tracklets = without_time = 0

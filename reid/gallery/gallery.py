@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -267,8 +267,6 @@ class Gallery:
             self.check_query(photos)
             photos = photos.features
         features = np.atleast_2d(np.asarray(photos, np.float32))
-        if self.model is not None and features.shape[1] != self.model["dimension"]:
-            self._file.check_fits(self.model, features.shape[1], "The photo", str(self.path))
         options: dict[str, Any] = {"top": top, "within": within, "expected_false": expected_false, "purpose": purpose}
         scope = self.scope(cameras, after, before)
         return search([self], features, scope=scope, calibration=self.calibration(), **options)
@@ -279,8 +277,16 @@ class Gallery:
         Raises:
             ModelError: naming the property that differs.
         """
+        self.check_fits(photos.meta, photos.dimension, subject)
+
+    def check_fits(self, meta: Mapping[str, Any], dimension: int, subject: str) -> None:
+        """Raise an error if features of a model (`Embeddings.meta`) cannot be compared with this gallery.
+
+        Raises:
+            ModelError: naming the property that differs.
+        """
         if self.model is not None:
-            self._file.check_fits(photos.meta, photos.dimension, subject, str(self.path))
+            self._file.check_fits({**meta, "dimension": dimension}, dimension, subject, str(self.path))
 
     def calibration(self) -> Calibration | None:
         """Return the calibration in the gallery's folder (calibration.json), if there is one."""

@@ -15,6 +15,7 @@ from reid.core.errors import DataError
 
 TABLE = "rows"
 _IDS_IN_A_FILTER = 2000
+_UNFINISHED = "The tracklets are hidden, and the next command that writes removes them."
 
 
 def import_lancedb() -> Any:
@@ -126,7 +127,7 @@ class LanceStore:
         """Delete the rows with some values of a text column. The bytes stay on the disk until `purge`."""
         table = self._open()
         if table is not None:
-            with _WriteErrors(self.folder):
+            with _WriteErrors(self.folder, _UNFINISHED):
                 for where in _conditions(key, list(values)):
                     table.delete(where)
 
@@ -137,7 +138,7 @@ class LanceStore:
         """
         table = self._open()
         if table is not None:
-            with _WriteErrors(self.folder), warnings.catch_warnings():
+            with _WriteErrors(self.folder, _UNFINISHED), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other processes cannot write, because the caller has the lock
                 table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
@@ -147,10 +148,10 @@ class LanceStore:
 
 
 class _WriteErrors:
-    """Context in which errors of LanceDB become DataErrors."""
+    """Context in which errors of LanceDB become DataErrors; `state` describes the gallery after one."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, state: str = "The gallery is unchanged.") -> None:
+        self.folder, self.state = folder, state
 
     def __enter__(self) -> None:
         return None
@@ -158,8 +159,8 @@ class _WriteErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError | RuntimeError):
             raise DataError(
-                f"Cannot write {self.folder}: {_first_line(error)} The gallery is unchanged. Free some space, or use a "
-                "writable folder."
+                f"Cannot write {self.folder}: {_first_line(error)} {self.state} Free some space, or use a writable "
+                "folder."
             ) from error
 
 

@@ -58,3 +58,12 @@ def test_results_of_killed_commands_equal_those_of_uninterrupted_ones() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("train", "pack"):
         assert f"{name}: 2 kills" in done.stdout or f"{name}: 1 kills, 1 finished" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+def test_killed_additions_and_erasures_of_a_gallery_are_whole() -> None:
+    pytest.importorskip("lancedb")
+    command = [sys.executable, "-m", "benchmarks.gallery_kills", "--kills", "2", "--tracklets", "50", "add", "erase"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=FOLDER.parent)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from reid import ConfigError, DataError, Embeddings, Gallery, ModelError
-from reid.gallery import Scope, search
+from reid.gallery import GallerySettings, Scope, search
 from reid.gallery.rows import tracklet_id
 from reid.gallery.scan import distances
 from reid.gallery.times import from_ms, parse_time, show_time, to_ms
@@ -161,6 +162,43 @@ def test_two_galleries_are_searched_together(tmp_path, filled, table) -> None:
     assert [(hit.distance, hit.tracklet) for hit in both.hits] == each
     assert {hit.gallery for hit in both.hits} == {"shop", "other"}
     assert both.tracklets == 72
+
+
+def test_galleries_of_two_models_are_not_searched_together(tmp_path, filled) -> None:
+    other = Gallery.create(tmp_path / "other")
+    other.add(Embeddings(np.eye(8), meta={**META, "model": "net-2"}), source="x")
+    with pytest.raises(ModelError, match="model 'net-1' instead of 'net-2'"):
+        search([filled, other], np.ones((1, 8), np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
+def test_a_full_disk_leaves_the_gallery_as_it_was_or_finishes_later(tmp_path) -> None:
+    import resource
+
+    gallery = Gallery.create(tmp_path / "g", GallerySettings(audit=False))
+    rows = gallery.add(make_table(people=40, dimension=64), source="monday").rows
+    chosen = gallery.index().tracklets.to_pylist()[:20]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def with_full_disk(action) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))  # as if the disk had no more space
+        try:
+            with pytest.raises(DataError, match="Cannot write"):
+                action()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with_full_disk(lambda: gallery.add(make_table(people=40, dimension=64, seed=3), source="tuesday"))
+    assert len(Gallery.open(gallery.path)) == rows
+    assert gallery.check() == []
+    with_full_disk(lambda: gallery.erase(chosen))
+    hits = Gallery.open(gallery.path).search(np.ones(64), top=999).hits
+    assert len(hits) == 100
+    assert set(chosen).isdisjoint(hit.tracklet for hit in hits)
+    done = gallery.add(make_table(people=40, dimension=64), source="monday")
+    assert (done.tracklets, done.erased) == (100, 20)
+    assert gallery.check() == []
 
 
 def test_an_empty_gallery_and_a_missing_one(tmp_path) -> None:
