@@ -10,6 +10,7 @@ import pytest
 
 from reid.core.errors import ConfigError, ModelError
 from reid.models import zoo
+from reid.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
 from tests.models.serving import Server, publish, serve
 
 BODY = bytes(range(256)) * 120  # 30,720 bytes
@@ -138,6 +139,9 @@ def test_every_row_is_complete() -> None:
     assert table[zoo.DEFAULT_MODEL].kind == "embedder"
     for row in table.values():
         assert row.folder.name == row.name
+        if row.format == "torchreid":
+            assert (row.input["mean"], row.input["std"]) == (list(IMAGENET_MEAN), list(IMAGENET_STD))
+            assert row.architecture.lower().startswith(row.name.partition("_")[0])
         for file in row.files:
             assert file.url.startswith("https://")
             assert "/main/" not in file.url
