@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +75,12 @@ class Reranking:
             "k2",
             *(("k1_intra", "k2_intra") if self.camera_aware else ()),
         ):
-            check_number(name, getattr(self, name), 1)
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise ConfigError(f"{name} must be a whole number; got {value!r}.")
+            check_number(name, int(value), 1)
+        if self.lambda_value is None:
+            raise ConfigError("lambda_value must be from 0 to 1; got None.")
         check_number("lambda_value", self.lambda_value, 0, 1)
         if self.camera_aware and self.k2 < self.k2_intra:
             raise ConfigError(

@@ -441,5 +441,9 @@ def test_automatic_k1_is_between_4_and_that_of_the_authors(size):
 def test_automatic_k1_is_refused_where_it_is_not_defined():
     with pytest.raises(ConfigError, match="k1='auto' is for plain re-ranking"):
         Reranking(k1="auto", camera_aware=True)
-    with pytest.raises(ConfigError, match="k1"):
-        Reranking(k1="best")
+    for wrong in ("best", 2.5, None, True):
+        with pytest.raises(ConfigError, match="k1 must be a whole number; got"):
+            Reranking(k1=wrong)
+    with pytest.raises(ConfigError, match="lambda_value"):
+        Reranking(lambda_value=None)
+    assert Reranking(k1=np.int64(7)).k1 == 7
