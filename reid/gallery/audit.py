@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from reid.core.errors import DataError
 from reid.core.locks import exclusive
@@ -29,30 +29,30 @@ def append_entry(folder: Path, entry: Mapping[str, Any]) -> None:
     path = folder / NAME
     with exclusive(path, in_parent=True, wait=True):
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                _write(descriptor, entry)
-            finally:
-                os.close(descriptor)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            with open(path, "r+b") as file:
+                _write(file, entry)
         except OSError as error:
             raise DataError(
                 f"Cannot write {path}: {error.strerror}. Use a writable folder, or create the gallery with --no-audit."
             ) from error
 
 
-def _write(descriptor: int, entry: Mapping[str, Any]) -> None:
-    end = os.lseek(descriptor, 0, os.SEEK_END)
-    tail = os.pread(descriptor, min(end, 2**20), max(end - 2**20, 0))
+def _write(file: BinaryIO, entry: Mapping[str, Any]) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 2**20, 0))
+    tail = file.read()
     complete = tail.rfind(b"\n") + 1
-    end -= len(tail) - complete
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "user": _user(), **entry}
     if complete < len(tail):
         line["removed_incomplete_line"] = True
     previous = tail[:complete].splitlines()
     line["previous"] = _hash_of(previous[-1]) if previous else _START
-    os.ftruncate(descriptor, end)
-    os.pwrite(descriptor, _encode(line), end)
-    os.fsync(descriptor)
+    file.seek(size - len(tail) + complete)
+    file.truncate()
+    file.write(_encode(line))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read_log(folder: Path) -> tuple[list[dict[str, Any]], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from reid.core.errors import ConfigError
@@ -11,12 +11,14 @@ UTC = timezone.utc
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def time_zone(name: str) -> ZoneInfo:
+def time_zone(name: str) -> tzinfo:
     """Return the time zone of an IANA name, such as Europe/Berlin.
 
     Raises:
         ConfigError: there is none of this name.
     """
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -27,7 +29,7 @@ def parse_time(text: str | datetime, zone: str = "UTC", what: str = "The time") 
     """Return a point in time, in UTC, of an ISO 8601 text.
 
     Args:
-        text: such as 2026-11-28, 2026-11-28T08:00 or 2026-11-28T08:00:00.5+01:00.
+        text: such as 2026-11-28, 2026-11-28T08:00 or 2026-11-28T08:00:00+01:00.
         zone: time zone of a text without an offset.
         what: name of the value, for error messages.
 
