@@ -58,8 +58,10 @@ def main(video: Path, detector: str, model: str, frames: int, rounds: int) -> No
         images = [frame.image for frame in FrameReader(Video(short))]
         network = open_detector(detector)
         network(images[:1])
-        alone, tracked, run = [], [], []
+        tiny = cut(video, work / "tiny.mp4", 20)  # so that imports are not measured
         chosen = {"detector": detector, "rate": 0, "workers": 1}
+        run_videos(tiny, work / "warm", RunSettings(**chosen, model=Path(model)))
+        alone, tracked, run = [], [], []
         for number in range(rounds):
             alone.append(seconds(lambda: [network([image]) for image in images]))
             out = work / f"track{number}"
