@@ -262,7 +262,8 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
     try:
         capture = open_capture(path)
     except DataError as error:
-        reason = str(error).replace(str(path), path.name)  # reasons are written to files, which name no folder
+        # Reasons are written to files, which name no folder.
+        reason = str(error).replace(str(path), path.name).rstrip(".")
         yield from (Frame(number, None, reason) for number in wanted)
         return
     try:

@@ -165,7 +165,7 @@ def test_one_video_without_a_folder(folder, videos, embedder):
     assert (result.embeddings.features * expected).sum(1).min() > 0.97
     shifted = embed_boxes(embedder, videos, tracks.shift_frames(-1))
     np.testing.assert_array_equal(shifted.embeddings.features, result.embeddings.features)
-    with pytest.raises(ReidError, match=r"None of the 1 boxes .*none\.avi cannot be opened"):
+    with pytest.raises(ReidError, match=r"None of the 1 boxes .*no video none\.avi\. Check the path\.$"):
         embed_boxes(embedder, {"a": NoFile(folder / "none.avi")}, one_box([1, 1, 9, 9]))
 
 

@@ -320,7 +320,8 @@ def test_two_torchrun_processes_equal_one_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     embedder = Embedder(tmp_path, batch_size=4, device="cpu")
-    embed_to_parquet(embedder, tmp_path / "crops", tmp_path / "one.parquet", unreadable="skip")
+    crops = tmp_path / "crops"
+    embed_to_parquet(embedder, crops, tmp_path / "one.parquet", unreadable="skip", root=crops)
     two, one = Embeddings.load(tmp_path / "two.parquet"), Embeddings.load(tmp_path / "one.parquet")
     same(two, one)
     assert two.meta == one.meta
