@@ -199,7 +199,7 @@ def processes_of(session: int) -> dict[int, float]:
 def kill_after(child: int, seconds: float) -> None:
     """Send SIGKILL to a process when it and its workers have used some CPU time, if it has not ended before."""
     while (used := processes_of(child)) and sum(used.values()) < seconds:
-        time.sleep(0.005)
+        time.sleep(0.03)
     os.kill(child, signal.SIGKILL)
 
 
@@ -302,6 +302,9 @@ def measure(name: str, inputs: Path, work: Path, kills: int, minutes: float, rng
         expected.append({file: content_of(path) for file, path in files_of(out).items()})
     compared = [file for file, content in expected[0].items() if expected[1].get(file) == content]
     result.not_compared = tuple(file for file in expected[0] if file not in compared)
+    temporary = work / "temporary"
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)
     stop, report, visible = work / "stop", work / "report.json", work / "visible"
     visible.mkdir()
     reader = start(lambda: read_all_the_time(visible, stop, report), work / "reader.txt")
@@ -341,6 +344,7 @@ def measure(name: str, inputs: Path, work: Path, kills: int, minutes: float, rng
                 messages.append(f"{where}: {', '.join(wrong[:5])} differ")
             result.leftovers += sum(1 for path in out.rglob("*") if ".part" in path.name)
         shutil.rmtree(out)
+    result.leftovers += sum(1 for _ in temporary.iterdir())
     stop.touch()
     finish(reader)
     readings = json.loads(report.read_text())

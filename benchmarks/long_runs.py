@@ -3,7 +3,7 @@
     python -m benchmarks.long_runs --calls 200 --tracklets 100000
 
 Each call embeds 32 JPEG files with `embed_to_parquet` and the same images as arrays. `reopen` opens the model again for
-each call. The tracklets of each minute are matched online with those of the last ten. The first tenth of the calls is
+each call. The tracklets of each minute are matched online with the last 300. The first tenth of the calls is
 not counted: caches and thread pools fill.
 """
 
@@ -30,7 +30,7 @@ from reid.mtmc.online import OnlineMatcher
 
 SIZE = (64, 32)
 FORMS = ("torch", "onnx", "openvino")
-PER_PUSH = 100
+PER_PUSH = 500
 """Tracklets of a minute, which are matched together."""
 
 
@@ -123,7 +123,7 @@ def main(calls: int, forms: tuple[str, ...], tracklets: int) -> None:
                 seen = measure(embed_call(folder, models[form], reopen), calls, folder)
                 print(f"{form}, {'reopen' if reopen else 'one model'}: {describe(seen)}", flush=True)
         if tracklets:
-            matcher = OnlineMatcher(stream=StreamSettings(memory=600.0))
+            matcher = OnlineMatcher(stream=StreamSettings(max_tracklets=300))
             seen = measure(push_call(stream(tracklets), matcher), -(-tracklets // PER_PUSH), folder)
             print(
                 f"{tracklets} tracklets online: {describe(seen)}; {len(matcher)} remembered, {matcher.last} identities"

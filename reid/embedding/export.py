@@ -102,7 +102,7 @@ def export_bundle(
     real = _patterns(size, 9, seed=1) if crops is None else _check_crops("crops", crops, size)
     random = np.random.default_rng(0).integers(0, 256, (sum(BATCHES), *size, 3), dtype=np.uint8)
     reference = _reference(model)
-    with atomic_folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
+    with atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
         path = folder / FILES[to]
         unproven = path if quantisation is None else Path(scratch) / path.name
         if to == "openvino":
@@ -140,7 +140,7 @@ def export_bundle(
             "parity": proof,
             "check": check,
             "versions": _versions(networks),
-            "sha256": {file.name: reader.digest(file) for file in sorted(folder.iterdir())},
+            "sha256": {file.name: reader.digest(file) for file in sorted(folder.iterdir()) if file.is_file()},
         }
         write_json(folder / "bundle.json", manifest)
         write_text(folder / "card.md", card(out.name, manifest, about))

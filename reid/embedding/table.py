@@ -193,7 +193,7 @@ class Embeddings:
         names = list(names) or [f"table {number}" for number in range(1, len(tables) + 1)]
         shared = [copy(table) for table in tables]
         for column, key in _NAMES.items():
-            known = [table._names_of(column, name) for table, name in zip(tables, names, strict=True)]
+            known = [table._names_of(column, f"{name}: ") for table, name in zip(tables, names, strict=True)]
             every = list(dict.fromkeys(text for texts in known for text in texts or ()))
             number = {text: code for code, text in enumerate(every)}
             for table, name, texts in zip(shared, names, known, strict=True):
@@ -213,19 +213,17 @@ class Embeddings:
                     table.meta = {**table.meta, key: every}
         return shared
 
-    def _names_of(self, column: str, source: str) -> list[str] | None:
-        """Return the names of the numbers of a column, if they have names."""
+    def _names_of(self, column: str, source: str = "") -> list[str] | None:
+        """Return the names of the numbers of a column, if they have names; `source` begins the error messages."""
         key, values = _NAMES[column], getattr(self, column)
         texts = self.meta.get(key)
         if texts is None:
             return None
         if not isinstance(texts, list) or set(map(type, texts)) - {str} or len(set(texts)) < len(texts):
-            raise DataError(f"{source}: meta[{key!r}] must be a list of different texts. Correct it.")
+            raise DataError(f"{source}meta[{key!r}] must be a list of different texts. Correct it.")
         if values is not None and len(values) and not UNKNOWN <= values.min() <= values.max() < len(texts):
             number = values.max() if values.max() >= len(texts) else values.min()
-            raise DataError(
-                f"{source}: {column} contain {number}, but meta[{key!r}] has {len(texts)} names. Correct it."
-            )
+            raise DataError(f"{source}{column} contain {number}, but meta[{key!r}] has {len(texts)} names. Correct it.")
         return texts
 
     def check(self) -> Embeddings:
@@ -273,7 +271,7 @@ class Embeddings:
 
         Raises:
             DataError: missing or not Parquet; no `features`; rows of different length or empty; a missing value or a
-                wrong type in a column; a newer format.
+                wrong type in a column; numbers without a name in a column with names; a newer format.
         """
         path = Path(path)
         if not path.is_file():
@@ -302,9 +300,12 @@ class Embeddings:
                 meta["camera_names"] = names.tolist()
             if root is not None and "paths" in columns:
                 columns["paths"] = [os.path.join(root, text) for text in columns["paths"]]
-            return cls(_read_features(table), **columns, meta=meta)
+            read = cls(_read_features(table), **columns, meta=meta)
+            for column in _NAMES:
+                read._names_of(column)
         except (DataError, pa.ArrowException) as error:
             raise DataError(f"{path}: {error}") from error
+        return read
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns that the table has, by attribute."""

@@ -39,7 +39,7 @@ from reid.gallery.index import Index, Scope
 from reid.gallery.pictures import PictureOf, allowed_pictures
 from reid.gallery.rows import UNKNOWN_TIME, Clock, Sightings, group_crops, make_rows
 from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
-from reid.gallery.store import LanceStore, quoted
+from reid.gallery.store import LanceStore, import_lancedb, quoted
 from reid.gallery.times import parse_time, to_ms
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Gallery:
         """
         path = Path(path)
         file = GalleryFile.new(settings or GallerySettings())
-        LanceStore(path)
+        import_lancedb()
         with atomic_folder(path) as folder:
             file.write(folder)
         return cls(path, file)

@@ -480,14 +480,17 @@ def test_numbers_with_and_without_names_are_not_compared(order):
         ("door", "must be a list of different texts"),
         (["a", "a", "b"], "must be a list of different texts"),
         ([1, 2, 3], "must be a list of different texts"),
+        ({"2": "a"}, "must be a list of different texts"),
         (["a", "b"], r"camids contain 2, but meta\['camera_names'\] has 2 names"),
     ],
-    ids=["text", "repeated", "numbers", "too few"],
+    ids=["text", "repeated", "numbers", "a mapping", "too few"],
 )
-def test_invalid_names_are_errors(names, message):
+def test_invalid_names_are_errors(names, message, tmp_path):
     table = Embeddings(np.ones((1, 4)), camids=[2], meta={"camera_names": names})
     with pytest.raises(ReidError, match=message):
         Embeddings.concat([table, table])
+    with pytest.raises(ReidError, match=rf"a\.parquet: .*{message}"):
+        Embeddings.load(table.save(tmp_path / "a.parquet"))
 
 
 def test_evaluate_joins_query_and_gallery_by_name():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import reid
 from reid.report.match_page import ReportOptions, write_match_report
 from tests.report.small_matches import small_matches
 from tests.report.test_page import FEW, random_results, written
@@ -56,24 +59,42 @@ def evaluation(folder: Path, text: str) -> Path:
 
 
 def match(folder: Path, text: str) -> Path:
-    """Write a match report in which cameras, title, warnings and notes are `text`."""
+    """Write a match report with a floor plan in which cameras, title, warnings, notes and evidence are `text`."""
     matches = small_matches(names=tuple(f"{text}{number}" for number in range(3)))
-    options = ReportOptions(title=text, warnings=[text], left_out={text: [text]}, scores={text: {text: 1.0}})
+    t = matches.tracklets
+    options = ReportOptions(
+        title=text,
+        warnings=[text],
+        left_out={text: [text]},
+        scores={text: {text: 1.0}},
+        paths={row: np.array([[t.start[row], 0.0, row], [t.end[row], 10.0, row]]) for row in range(len(t))},
+        evidence={text: np.ones(len(matches.links.first))},
+    )
     return write_match_report(matches, None, folder / "report.html", options)
 
 
 def problems_of(browser: object, path: Path) -> list[str]:
-    """Open a page, click on its buttons and return what it did that it must not do."""
+    """Open a page and each of its views, and return what it did that it must not do."""
     context = browser.new_context()
     page = context.new_page()
     seen: list[str] = []
     page.on("dialog", lambda dialog: (seen.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.goto(path.as_uri())
+    for tab in [*page.locator("[id^=tab-]").all(), *page.locator("#rows .row").all()[:1]]:
+        if tab.is_visible():
+            tab.click()
     page.wait_for_timeout(300)
     if page.evaluate("window.ran === true"):
         seen.append("a script ran")
     context.close()
     return seen
+
+
+def test_these_are_all_pages() -> None:
+    sources = [path.read_text("utf-8") for path in Path(reid.__file__).parent.rglob("*.py")]
+    pages = {name for text in sources for name in re.findall(r'"([\w-]+\.html)"', text)}
+    templates = {path.name for path in (Path(reid.__file__).parent / "report").glob("*.html")}
+    assert pages - templates == {"evaluation.html", "report.html"}
 
 
 @pytest.mark.slow
