@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "Train a model on one or several data sets.",
     "test": "Evaluate a model on data sets: CMC, mAP, re-ranking, verification.",
     "embed": "Embed crops or tracked boxes into a Parquet file.",
-    "run": "Find out who is who in videos: track, embed, match, report.",
+    "run": "Give people in videos one identity each: track, embed, match, report.",
     "track": "Detect and track people in videos, each camera on its own.",
     "match": "Match tracks across cameras: one identity per person.",
     "score": "Score matched tracks against the truth: IDF1, HOTA, CLEAR.",

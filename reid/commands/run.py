@@ -28,7 +28,7 @@ GROUPS = TRACK_GROUPS | {
 @settings_options(RunSettings, GROUPS)
 @out_option("Folder for the results.", required=True)
 def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
-    """Find out who is who in the videos of several cameras: track, embed, match, report.
+    """Give every person in the videos of several cameras one identity: track, embed, match, report.
 
     \b
     reid run cam01.mp4 cam02.mp4 --out matched/

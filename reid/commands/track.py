@@ -39,7 +39,7 @@ def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
     file or folder. Writes detections/ (all boxes, Parquet), tracks/ (MOTChallenge), cameras.yaml and track.json.
     Detections are kept: an interrupted run is resumed, and another tracker needs no detector.
 
-    `reid run` also finds out who is who across the cameras.
+    `reid run` also finds one identity per person across the cameras.
     """
     from reid.pipelines.track import track_videos
 
@@ -49,7 +49,7 @@ def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 
 def print_tracks(result: TrackedVideos) -> None:
-    """Print what was found in each camera, and the files written."""
+    """Print the result of each camera, and the files written."""
     for name, camera in result.summary.items():
         speed = camera["frames_per_second"]
         console.print(

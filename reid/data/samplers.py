@@ -35,7 +35,7 @@ def ids_per_batch(batch_size: int, crops_per_id: int) -> int:
 
 
 class _EpochSampler:
-    """The state that samplers share: seed, epoch, and the place of this process among all."""
+    """State common to all samplers: seed, epoch, and the place of this process among all."""
 
     batch_size: int
 
@@ -199,11 +199,11 @@ class IdentitySampler(_EpochSampler):
 
 
 class HardIdentitySampler(IdentitySampler):
-    """`IdentitySampler` with hard negatives: similar identities share a batch.
+    """`IdentitySampler` with hard negatives: similar identities come in one batch.
 
     Between epochs the trainer finds the most similar other identities of each (`reid.training.hard_identity_mining`)
     and passes them to `set_neighbours`. A step is then filled as follows. Everything else is as in `IdentitySampler`
-    (every image is shown, exact length, no identity twice in a step, ranks share one plan):
+    (every image is shown, exact length, no identity twice in a step, ranks follow one plan):
 
     1. An identity that must be in every remaining step is taken first.
     2. An anchor identity is drawn in proportion to its remaining groups. Its `lookalikes` most similar identities that

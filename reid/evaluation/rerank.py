@@ -229,7 +229,7 @@ def rerank_blocks(
 
 @dataclass(frozen=True, eq=False)
 class RerankedPairs:
-    """Re-ranked distances of a set to itself, for the pairs that share a neighbour.
+    """Re-ranked distances of a set to itself, for the pairs with a common neighbour.
 
     Attributes:
         distances: symmetric csr `[N, N]` float32, the re-ranked distance of each such pair; empty diagonal. A stored
@@ -266,7 +266,7 @@ def rerank_within(
         memory_limit: bytes of a block of distances (at least one row).
         neighbours: for settings that are not camera-aware, the result of `nearest_items` for the same features and k1
             or more, to avoid repeating the search when several k1 are tried.
-        largest_jaccard: pairs with a larger Jaccard distance are not stored. Most pairs that share a neighbour have
+        largest_jaccard: pairs with a larger Jaccard distance are not stored. Most pairs with a common neighbour have
             little overlap: 12 % of them were below 0.95 on Market-1501.
 
     Raises:

@@ -59,7 +59,7 @@ class Hit:
 
     @property
     def person(self) -> tuple[str, ...]:
-        """Key that hits of one person share: the identity of `reid match` where known, else the tracklet."""
+        """Key that is equal for hits of one person: the identity of `reid match` where known, else the tracklet."""
         return (
             (self.gallery, self.tracklet) if self.identity is None else (self.gallery, self.source, str(self.identity))
         )

@@ -24,7 +24,7 @@ def append_entry(folder: Path, entry: Mapping[str, Any]) -> None:
     A line that a killed process left incomplete is removed, and the new line records that.
 
     Raises:
-        DataError: the log cannot be written. The caller must then not show what it found.
+        DataError: the log cannot be written. The caller must then not show any result.
     """
     path = folder / NAME
     with exclusive(path, in_parent=True, wait=True):

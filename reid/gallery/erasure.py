@@ -198,13 +198,13 @@ def _occurring(
     found: set[bytes] = set()
     lengths = sorted({len(needle) for needle in wanted})
     for shift in (0, 1):
-        words = np.frombuffer(data, np.uint16, (len(data) - shift) // 2, shift) if len(data) > shift + 1 else None
-        if words is None or not wanted:
+        units = np.frombuffer(data, np.uint16, (len(data) - shift) // 2, shift) if len(data) > shift + 1 else None
+        if units is None or not wanted:
             continue
-        places = np.flatnonzero(table[words])
+        places = np.flatnonzero(table[units])
         if size >= 4:
-            following = np.append(words[1:], 0)
-            at_end = places == len(words) - 1
+            following = np.append(units[1:], 0)
+            at_end = places == len(units) - 1
             places = places[second[following[places]] | at_end] if min(lengths) >= 4 else places
         for place in (2 * places + shift).tolist():
             for length in lengths:

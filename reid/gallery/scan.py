@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1024
-"""Rows that a thread converts to float32 at once: 2 MB at 512 dimensions, which caches hold."""
+"""Rows that a thread converts to float32 at once: 2 MB at 512 dimensions, which fits into caches."""
 
 _ROWS_PER_THREAD = 20_000
 

@@ -60,7 +60,7 @@ def _check_zone(name: str) -> str:
 
 
 class GallerySettings(Settings):
-    """How a gallery treats what is added to it and who searches it."""
+    """Rules of a gallery for additions and searches."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 

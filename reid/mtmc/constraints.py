@@ -134,8 +134,8 @@ class Rules:
 
     Two tracklets i, j (i starts first; ties: the lower row) are forbidden to be one person if
 
-    1. they are in one camera and share time: `min(end) − max(start) ≥ tolerance`;
-    2. they are in two non-overlapping cameras and share time in the same way;
+    1. they are in one camera and overlap in time: `min(end) − max(start) ≥ tolerance`;
+    2. they are in two non-overlapping cameras and overlap in time in the same way;
     3. the transition between their two cameras has a minimum time m and `start_j − end_i < m − tolerance`. Infinite m:
        no transition. Not used for a camera and itself, because an interrupted track is one sighting;
     4. there is a maximum speed v, both ground positions are known, and

@@ -50,7 +50,7 @@ DEFAULT_SPREAD = 5.0
 """Spread of people in metres where too few simultaneous pairs of one camera are known to measure it."""
 
 MAX_SAMPLES = 128
-"""Most positions of a pair that are compared, evenly spaced: errors of neighbouring boxes are alike."""
+"""Most positions of a pair that are compared, evenly spaced: errors of neighbouring boxes are similar."""
 
 _MIN_PAIRS = 20
 _MAX_CELLS = 1_000_000
@@ -83,7 +83,7 @@ class GroundEvidence:
 
 
 def measure_distances(tracklets: Tracklets) -> GroundEvidence:
-    """Compare the paths of all tracklets of different cameras that share time.
+    """Compare the paths of all tracklets of different cameras that overlap in time.
 
     The distance of two paths is compared with its standard deviation s (both positions' errors) at every box of the
     shorter tracklet; the other path is interpolated. The median z of distance / s and the median of s describe the
@@ -97,8 +97,8 @@ def measure_distances(tracklets: Tracklets) -> GroundEvidence:
     z, s, distance, samples, seconds = _compare(paths, first, second)
     met = samples > 0
     same_camera = tracklets.camera[first] == tracklets.camera[second]
-    apart = distance[met & same_camera]
-    spread = DEFAULT_SPREAD if len(apart) < _MIN_PAIRS else float(np.median(apart)) / 1.177 / np.sqrt(2)
+    separation = distance[met & same_camera]
+    spread = DEFAULT_SPREAD if len(separation) < _MIN_PAIRS else float(np.median(separation)) / 1.177 / np.sqrt(2)
     rows = np.flatnonzero(met & ~same_camera)
     low, high = np.minimum(first, second)[rows], np.maximum(first, second)[rows]
     order = np.lexsort((high, low))
@@ -154,7 +154,7 @@ def _grouped_median(values: Floats, group: Integers, groups: int) -> Floats:
 
 
 def _simultaneous(tracklets: Tracklets, rows: Integers) -> tuple[Integers, Integers]:
-    """Pairs of these rows that share time, the one that starts first (ties: the lower row) first."""
+    """Pairs of these rows that overlap in time, the one that starts first (ties: the lower row) first."""
     order = rows[np.argsort(tracklets.start[rows], kind="stable")]
     later = np.searchsorted(tracklets.start[order], tracklets.end[order], "right")
     count = np.maximum(later - np.arange(len(order)) - 1, 0)
@@ -203,29 +203,29 @@ def _compare(paths: _Paths, first: Integers, second: Integers) -> tuple[Floats, 
         pair = np.repeat(np.arange(len(a)), count)
         number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
         at = low[pair] + (number * np.maximum(high - low - 1, 0)[pair]) // np.maximum(count - 1, 1)[pair]
-        mine, other = paths.points[at], b[pair]
+        position, other = paths.points[at], b[pair]
         after = np.clip(
-            paths.place(other, mine[:, 0]),
+            paths.place(other, position[:, 0]),
             paths.begin[other] + 1,
             np.maximum(paths.begin[other + 1] - 1, paths.begin[other] + 1),
         )
         after = np.minimum(after, paths.begin[other + 1] - 1)
         before = np.maximum(after - 1, paths.begin[other])
         left, right = paths.points[before], paths.points[after]
-        gap = np.minimum(np.abs(right[:, 0] - mine[:, 0]), np.abs(left[:, 0] - mine[:, 0]))
+        gap = np.minimum(np.abs(right[:, 0] - position[:, 0]), np.abs(left[:, 0] - position[:, 0]))
         kept = np.flatnonzero(gap <= reach[pair])  # Not interpolated where the track is interrupted.
-        mine, left, right, pair = mine[kept], left[kept], right[kept], pair[kept]
+        position, left, right, pair = position[kept], left[kept], right[kept], pair[kept]
         duration = right[:, 0] - left[:, 0]
-        weight = np.clip((mine[:, 0] - left[:, 0]) / np.where(duration > 0, duration, 1), 0, 1)[:, None]
-        theirs = left + weight * (right - left)
-        distance = np.hypot(mine[:, 1] - theirs[:, 1], mine[:, 2] - theirs[:, 2])
-        s = np.hypot(mine[:, 3], theirs[:, 3])
+        weight = np.clip((position[:, 0] - left[:, 0]) / np.where(duration > 0, duration, 1), 0, 1)[:, None]
+        partner = left + weight * (right - left)
+        distance = np.hypot(position[:, 1] - partner[:, 1], position[:, 2] - partner[:, 2])
+        s = np.hypot(position[:, 3], partner[:, 3])
         for column, values in zip(columns, (distance / s, s, distance), strict=False):
             column[part] = _grouped_median(values, pair, len(a))
         columns[3][part] = np.bincount(pair, minlength=len(a))
         lowest, highest = np.full(len(a), np.inf), np.full(len(a), -np.inf)
-        np.minimum.at(lowest, pair, mine[:, 0])
-        np.maximum.at(highest, pair, mine[:, 0])
+        np.minimum.at(lowest, pair, position[:, 0])
+        np.maximum.at(highest, pair, position[:, 0])
         columns[4][part] = np.where(columns[3][part] > 0, highest - lowest, 0)
     return tuple(columns)
 

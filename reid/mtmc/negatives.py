@@ -31,7 +31,7 @@ class Spans:
 
 
 def simultaneous_rows(spans: Spans, wanted: Mask) -> Integers:
-    """Certain negatives `[n, 2]`: wanted rows of one camera that share time; at most 200,000, evenly spaced."""
+    """Certain negatives `[n, 2]`: wanted rows of one camera that overlap in time; at most 200,000, evenly spaced."""
     rows = np.flatnonzero(wanted)
     order = rows[np.lexsort((spans.start[rows], spans.camera[rows]))]
     found = [np.zeros((0, 2), np.int64)]

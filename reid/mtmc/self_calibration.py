@@ -46,7 +46,7 @@ class SelfCalibration:
 
     Attributes:
         cameras: The given cameras, with ground planes and clocks where they were found; None if nothing was found.
-        alignments: What was found about each pair of cameras that was examined.
+        alignments: Result for each pair of cameras that was examined.
         residuals: Median distance in metres of the coinciding positions, by accepted pair of names.
     """
 
@@ -144,7 +144,7 @@ def calibrate_from_tracks(
 
 
 def simultaneous_matches(matches: Matches) -> Integers:
-    """Rows `[H, 2]` of joined tracklets of two cameras that share a second or more, the largest margin first."""
+    """Rows `[H, 2]` of joined tracklets of two cameras that overlap by a second or more, the largest margin first."""
     links, t = matches.links, matches.tracklets
     shared = np.minimum(t.end[links.first], t.end[links.second]) - np.maximum(
         t.start[links.first], t.start[links.second]
@@ -282,7 +282,7 @@ def _least_squares(
 
 
 def write_estimated_cameras(result: SelfCalibration, path: str | Path) -> Path:
-    """Write `cameras.estimated.yaml`: a file for `--cameras`, with what was found about each pair as comments.
+    """Write `cameras.estimated.yaml`: a file for `--cameras`, with the result for each pair as comments.
 
     Raises:
         DataError: The file cannot be written.

@@ -33,7 +33,7 @@ CORRELATION_SECONDS = 2.0
 """Errors of positions within this time count as one."""
 
 MIN_SHARED = 1.5
-"""Seconds that two paths share, and metres that they lead, to be compared."""
+"""Seconds that two paths must overlap, and metres that they lead, to be compared."""
 
 MIN_PAIRS = 3
 """Pairs of tracklets that must coincide in the half of the recording that was not used."""
@@ -168,7 +168,7 @@ def coincidences(pair: Pair, similarity: Similarity, tolerance: float) -> list[t
 
     Returns:
         For each the two rows, and the places of their simultaneous samples. Each tracklet is in the pairs with others
-        that are closest to it only, as far as these share time.
+        that are closest to it only, as far as these overlap in time.
     """
     one, other = pair.meet(similarity.offset)
     if len(one) == 0:
@@ -274,7 +274,7 @@ def _refine(pair: Pair, similarity: Similarity) -> Similarity:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """What was found about a pair of cameras.
+    """Result for a pair of cameras.
 
     Attributes:
         first, second: Names.
@@ -297,7 +297,7 @@ class Alignment:
 
 
 def simultaneous_pairs(pair: Pair) -> list[tuple[int, int]]:
-    """Rows of the tracklets that share time, those that share most and lead farthest first."""
+    """Rows of the tracklets that overlap in time, those with the longest overlap and lead farthest first."""
     one, other = pair.meet(0)
     rows, number = np.unique(pair.first.row[one] * 2**31 + pair.second.row[other], return_inverse=True)
     low, high = np.full((2, len(rows), 2), np.inf)

@@ -108,8 +108,8 @@ def demo(
 
 
 def run_on_videos(out: Path, settings: DemoSettings, model: Path, on_match: Callable[[MatchedFiles], object]) -> None:
-    """Find out who is who in two synthetic videos."""
-    console.print("5. Find out who is who in videos", style="bold")
+    """Identify people in two synthetic videos."""
+    console.print("5. Identify people in videos", style="bold")
     missing = [name for name in ("supervision", "trackers") if importlib.util.find_spec(name) is None]
     if missing:
         console.print(f"left out: it needs {' and '.join(missing)}. Run: pip install 'reid-toolkit[video]'")

@@ -123,7 +123,7 @@ def query_embeddings(settings: SearchSettings) -> Embeddings:
             raise ConfigError("Pass photos or a file of embeddings, not both.")
         return Embeddings.concat([Embeddings.load(file) for file in tables], list(map(str, tables)))
     if settings.model is None:
-        raise ConfigError("A photo needs --model: the one that the gallery's features are of.")
+        raise ConfigError("A photo needs --model: the model of the gallery's features.")
     crops = [_crop(Path(file), settings) for file in files]
     options = settings.model_dump(include={"device", "weights", "flip"})
     embedder = Embedder(settings.model, runtime=settings.runtime_for(), **options)

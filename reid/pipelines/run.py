@@ -38,7 +38,7 @@ def run_videos(
     matching: MatchSettings | None = None,
     stream: StreamSettings | None = None,
 ) -> RunResult:
-    """Find out who is who in the videos of several cameras: track, embed, match and report.
+    """Give every person in the videos of several cameras one identity: track, embed, match and report.
 
     Everything is resumable: detections and embedded crops of an earlier run in `out` are used if video, detector and
     model are the same.

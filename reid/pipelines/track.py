@@ -110,9 +110,10 @@ def track_videos(
             _Job(name, video, settings, out / "detections" / f"{name}.parquet", threads)
             for name, video in cameras.items()
         ]
+        detector = None  # opened here, because its errors concern all cameras
         if settings.detections is None:
-            open_detector(settings.detector, settings.device, threads)  # its errors concern all cameras
-        results = dict(zip(cameras, _run(jobs, workers), strict=True))
+            detector = open_detector(settings.detector, settings.device, threads)
+        results = dict(zip(cameras, _run(jobs, workers, detector), strict=True))
         done = {name: result for name, result in results.items() if isinstance(result, _Done)}
         failed = {name: result for name, result in results.items() if isinstance(result, str)}
         for name, reason in failed.items():
@@ -182,13 +183,13 @@ def _work(job: _Job, place: int) -> _Done | str:
     return _process(job, advance)
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> list[_Done | str]:
-    """Process the cameras, here or in worker processes, with a progress bar of frames."""
+def _run(jobs: Sequence[_Job], workers: int, detector: Detector | None) -> list[_Done | str]:
+    """Process the cameras, here with this detector or in worker processes, with a progress bar of frames."""
     expected = [_expected_frames(job) for job in jobs]
     with progress_bar() as bar:
         task = bar.add_task("Detecting people (frames)", total=sum(expected) or None)
         if workers == 1:
-            return [_process(job, lambda frames: bar.advance(task, frames)) for job in jobs]
+            return [_process(job, lambda frames: bar.advance(task, frames), detector) for job in jobs]
         counts = get_context("spawn").Array("q", len(jobs))
         with worker_pool(workers, _start_worker, counts) as pool:
             running = [pool.submit(_work, job, place) for place, job in enumerate(jobs)]
@@ -213,20 +214,20 @@ def _expected_frames(job: _Job) -> int:
         return 0  # the error is reported when the camera is processed
 
 
-def _process(job: _Job, advance: Callable[[int], object]) -> _Done | str:
-    """Detect and track one camera; returns the reason if that is impossible."""
+def _process(job: _Job, advance: Callable[[int], object], detector: Detector | None = None) -> _Done | str:
+    """Detect and track one camera; returns the reason if that is impossible. The detector is opened if it is None."""
     try:
-        return _track_camera(job, advance)
+        return _track_camera(job, advance, detector)
     except ReidError as error:
         return str(error)
 
 
-def _track_camera(job: _Job, advance: Callable[[int], object]) -> _Done:
+def _track_camera(job: _Job, advance: Callable[[int], object], detector: Detector | None) -> _Done:
     settings = job.settings
     if settings.detections is not None:
         found = _with_times(read_detections(settings.detections, job.camera), job)
     else:
-        found = _detect(job, advance)
+        found = _detect(job, advance, detector)
     tracks = link_boxes(found, job.camera, settings.tracker, floor=settings.floor)
     notes = [*found.meta["notes"]]
     clock = _describe_clock(found, notes)
@@ -252,10 +253,10 @@ def _track_camera(job: _Job, advance: Callable[[int], object]) -> _Done:
     return _Done(tracks, frames, summary, clock)
 
 
-def _detect(job: _Job, advance: Callable[[int], object]) -> Detections:
+def _detect(job: _Job, advance: Callable[[int], object], detector: Detector | None) -> Detections:
     """Return the boxes of a camera: those of an earlier run, or those that the detector finds now."""
     settings = job.settings
-    detector = open_detector(settings.detector, settings.device, job.threads)
+    detector = detector or open_detector(settings.detector, settings.device, job.threads)
     identity = {
         "detector": detector.name,
         "rate": settings.rate,
