@@ -1,18 +1,31 @@
-"""What several rooms' tests share."""
+"""Fixtures for the tests of several packages."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is imported, and for the processes that tests start. What is tested is small: two threads gain nothing,
-# and wait for each other where another process is busy.
+# Before torch is imported, and for the processes that tests start. The inputs are small: two threads gain nothing, and
+# wait for each other where another process is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Collect what docstring examples write to temporary folders, and remove it at the end."""
+    tmp_path_factory.getbasetemp()  # stays where it is
+    folder, before = tempfile.mkdtemp(prefix="reid-tests-"), tempfile.tempdir
+    tempfile.tempdir = folder
+    yield
+    tempfile.tempdir = before
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
