@@ -80,9 +80,9 @@ def _field_option(group: str, name: str, field: FieldInfo) -> Decorator:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     attributes: dict[str, Any] = {"type": PATH if kind is Path else kind}
-    names = [word for part in get_args(kind) if get_origin(part) is Literal for word in get_args(part)]
-    if names:  # a number, or one of the names
-        attributes = {"type": str, "metavar": "|".join(["NUMBER", *names])}
+    literals = [word for part in get_args(kind) if get_origin(part) is Literal for word in get_args(part)]
+    if literals:  # a number, or a name
+        attributes = {"type": str, "metavar": "|".join(["NUMBER", *literals])}
     if name == "data":
         attributes["metavar"] = "LAYOUT:ROOT"
     if kind is bool:
