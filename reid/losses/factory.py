@@ -92,6 +92,6 @@ def make_loss(name: str, *, dim: int, num_classes: int, **options: Any) -> nn.Mo
         loss_type = partial(PmlLoss, PML_LOSSES.get(name, name.removeprefix("pml:")))
     try:
         loss = loss_type(**provided, **options)
-    except TypeError as error:  # e.g. text for a number
-        raise ConfigError(f"The loss {name!r} does not accept {options}: {error}.") from error
+    except (ConfigError, TypeError) as error:  # e.g. text for a number
+        raise ConfigError(f"The loss {name!r} does not accept {options}: {str(error).rstrip('.')}.") from error
     return loss if memory is None else CrossBatchMemory(loss, dim, memory, warmup or 0)
