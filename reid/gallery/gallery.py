@@ -318,7 +318,7 @@ class Gallery:
         return {row["tracklet"]: {name: row[name] for name in _DETAILS} for row in first}
 
     def find(self, *, scope: Scope | None = None, source: str | None = None, identity: int | None = None) -> list[str]:
-        """Return the tracklets in a scope, or of a source and identity, sorted.
+        """Return the tracklets in a scope, or of a source and identity, sorted; none of an interrupted erasure.
 
         Raises:
             ConfigError: neither a scope nor a source.
@@ -336,7 +336,7 @@ class Gallery:
             batches = list(self._store.read(["tracklet"], where))
             named = {name for batch in batches for name in batch.column("tracklet").to_pylist()}
             found = named if found is None else found & named
-        return sorted(found or ())
+        return sorted((found or set()) - set(unfinished(self.path)))
 
     def erase(self, tracklets: Sequence[str], *, reason: str = "", dry_run: bool = False) -> Receipt:
         """Erase tracklets from the table and from the disk; they stay out when they are added again.

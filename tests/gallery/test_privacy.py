@@ -80,6 +80,7 @@ def test_an_interrupted_erasure_is_hidden_and_finished_by_the_next_write(gallery
             gallery.erase(chosen)
     again = Gallery.open(gallery.path)
     assert set(chosen).isdisjoint(hit.tracklet for hit in again.search(np.ones(40), top=100).hits)
+    assert set(chosen).isdisjoint(again.find(source="monday"))
     again.add(make_table(people=1, dimension=40), source="tuesday")
     assert len(erased_hashes(gallery.path)) == 3
     assert not (gallery.path / erasure.JOURNAL).exists()
