@@ -336,7 +336,8 @@ def test_workers_end_with_their_parent_and_the_next_run_removes_its_files(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "data"
-    parent = subprocess.Popen([sys.executable, "-c", GENERATE, str(out)])
+    default = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it for all children
+    parent = subprocess.Popen([sys.executable, "-c", default + GENERATE, str(out)])
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     wait_until(lambda: list(tmp_path.glob(".data.*/bounding_box_*/*.jpg")))
     workers = [int(child) for child in children.read_text().split()]
