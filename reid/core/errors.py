@@ -88,7 +88,16 @@ def check_number(
 
 def first_line(error: Exception) -> str:
     """Return the first line of a library's message, without the full stop at its end."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    return _lines(error)[0].rstrip(". ")
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of a library's message; runtimes put the cause there."""
+    return _lines(error)[-1]
+
+
+def _lines(error: Exception) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

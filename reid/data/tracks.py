@@ -115,13 +115,7 @@ class Tracks:
                 "Use frame numbers, not time stamps."
             )
         score = float_column("Tracks.confidence", np.ones(n) if confidence is None else confidence, n)
-        valid = valid_boxes(box, score)
-        if not valid.all():
-            row = int(np.argmin(valid))
-            raise DataError(
-                f"Tracks: row {row} has box {box[row].tolist()} and confidence {score[row]}. Values must be at most "
-                f"{MAX_PIXELS:,.0f}, width and height above 0. Remove such rows."
-            )
+        check_boxes("Tracks", box, score)
         order = np.lexsort((columns[1], columns[2], columns[0]))
         columns = [column[order] for column in columns]
         tracks = cls(names, columns[0], columns[1], columns[2], box[order], score[order], first_frame)
@@ -195,6 +189,17 @@ def valid_boxes(boxes: Floats, confidence: Floats) -> NDArray[np.bool_]:
     """`[N]`: whether box and confidence are within ± `MAX_PIXELS`, and width and height at least `MIN_SIDE`."""
     within = np.abs(np.column_stack([boxes, confidence])) <= MAX_PIXELS  # NaN is not
     return np.asarray(within.all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1))
+
+
+def check_boxes(name: str, boxes: Floats, confidence: Floats) -> None:
+    """Raise a `DataError` with the first row that is not valid; see `valid_boxes`."""
+    valid = valid_boxes(boxes, confidence)
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise DataError(
+            f"{name}: row {row} has box {boxes[row].tolist()} and confidence {confidence[row]}. Values must be at most "
+            f"{MAX_PIXELS:,.0f}, width and height above 0. Remove such rows."
+        )
 
 
 def check_frame_numbers(source: str, rows: str, found: Mapping[int, int], fix: str, total: int | None = None) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ModelError
+from reid.core.errors import ModelError, first_line
 from reid.embedding.bundle import on_own_thread
 from reid.embedding.runtimes import ForeignModel
 from reid.models import ReIDModel
@@ -67,8 +67,7 @@ def trace(model: ReIDModel, path: Path, form: str, *, normalise: bool = True) ->
                 names["dynamic_axes"] = {"images": {0: "N"}, "embeddings": {0: "N"}}
                 torch.onnx.export(exported, (example,), str(path), opset_version=17, dynamo=False, **names)
         except Exception as error:  # tracing runs the code of the model, which can raise any exception
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{model.spec['backbone']} cannot be converted to {form}: {text}") from error
+            raise ModelError(f"{model.spec['backbone']} cannot be converted to {form}: {first_line(error)}") from error
     if script:
         _write_script(script, path)
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from reid.core.atomic import atomic_folder, write_json, write_text
-from reid.core.errors import ConfigError, DataError, ModelError, check_choice
+from reid.core.errors import ConfigError, DataError, ModelError, check_choice, last_line
 from reid.core.version import __version__
 from reid.data.loader import read_batches
 from reid.data.pixels import Pixels, Split
@@ -200,7 +200,7 @@ def _prove(
                     rows = np.concatenate([network(images[i : i + batch]) for i in range(0, len(images), batch)])
                     cosines[f"{kind}, batch {batch}"] = _lowest_cosine(rows, expected[kind])
         except Exception as error:  # each runtime has its own exceptions
-            refused[name] = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            refused[name] = last_line(error)
             continue
         worst = min(cosines, key=cosines.__getitem__)
         if cosines[worst] >= FLOAT_COSINE:

@@ -19,6 +19,7 @@ from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.core.reading import read_json
 from reid.embedding import bundle as reader
 from reid.embedding.bundle import Bundle
+from reid.embedding.model_files import opening, weight_files
 from reid.models.preprocessing import Preprocessing
 
 FORMATS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}
@@ -107,19 +108,12 @@ class ForeignModel:
         if not path.is_file():
             raise ModelError(f"There is no model file {path}.")
         runtime = _pick_runtime(path, runtime)
-        files = [path, *_weight_files(path)]
+        files = [path, *weight_files(path)]
         device = "cpu" if device == "auto" else device
         self.path, self.runtime = path, runtime
-        try:
+        with opening(path, f" by {runtime}"):
             reader.check_device(runtime, device)
             inputs, outputs, connect = (_open_onnx if runtime == "onnx" else _open_openvino)(path, device)
-        except reader.RuntimeFailure as error:
-            raise ConfigError(f"{path} cannot be opened: {error}") from error
-        except ModelError:
-            raise
-        except Exception as error:  # each runtime has its own exceptions
-            text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise ModelError(f"{path} cannot be read by {runtime}: it is damaged or too new ({text}).") from error
         if len(inputs) != 1:
             raise ModelError(f"{path} has {len(inputs)} inputs ({', '.join(inputs)}); it must have one, the images.")
         (kind, shape), *_ = inputs.values()
@@ -239,17 +233,6 @@ def _find_preprocessing(
         needed = f"{_describe(fixed)} (height, width)"
         raise ConfigError(f"{source}: size is {list(given.size)}, but {path.name} takes {needed}. Correct it.")
     return given, output
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """Return the other files in which a network stores its tensors, all in its folder."""
-    if path.suffix.lower() == ".xml":
-        return [path.with_suffix(".bin")]
-    files = [path.parent / name for name in reader.external_data(path)]
-    for file in files:
-        if not file.resolve().is_relative_to(path.parent.resolve()):
-            raise ModelError(f"{path} stores tensors in {file}, outside its folder. Export it with all tensors inside.")
-    return files
 
 
 def _digest(files: Sequence[Path], preprocessing: Preprocessing, output: str) -> str:

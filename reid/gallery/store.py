@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from reid.core.errors import DataError
+from reid.core.errors import DataError, first_line
 
 TABLE = "rows"
 _IDS_IN_A_FILTER = 2000
@@ -61,7 +61,7 @@ class LanceStore:
             return self._database.open_table(TABLE)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self.folder}: the rows cannot be read: {_first_line(error)} Restore the folder from a copy."
+                f"{self.folder}: the rows cannot be read: {first_line(error)[:200]}. Restore the folder from a copy."
             ) from error
 
     def version(self) -> int:
@@ -83,7 +83,7 @@ class LanceStore:
         try:
             yield from (query.where(where) if where else query).to_batches()
         except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(f"{self.folder}: the rows cannot be read: {_first_line(error)} Try again.") from error
+            raise DataError(f"{self.folder}: the rows cannot be read: {first_line(error)[:200]}. Try again.") from error
 
     def rows_of(self, ids: Sequence[str], columns: Sequence[str], key: str = "id") -> pa.Table | None:
         """Return the rows with some ids, in any order; None if nothing was ever added."""
@@ -159,15 +159,11 @@ class _WriteErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError | RuntimeError):
             raise DataError(
-                f"Cannot write {self.folder}: {_first_line(error)} {self.state} Free some space, or use a writable "
-                "folder."
+                f"Cannot write {self.folder}: {first_line(error)[:200]}. {self.state} Free some space, or use a "
+                "writable folder."
             ) from error
 
 
 def _conditions(key: str, values: Sequence[str]) -> Iterator[str]:
     for start in range(0, len(values), _IDS_IN_A_FILTER):
         yield f"{key} IN ({', '.join(map(quoted, values[start : start + _IDS_IN_A_FILTER]))})"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{(str(error).splitlines() or [type(error).__name__])[0][:200]}."

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from reid.config import NonNegative, Positive, Settings
 from reid.core.atomic import write_json, write_text
 from reid.core.console import console, progress_bar, warn
-from reid.core.errors import DataError, ModelError, check_choice
+from reid.core.errors import DataError, ModelError, check_choice, first_line
 from reid.core.locks import exclusive
 from reid.core.reading import read_json, read_yaml
 from reid.data.store import cache_folder
@@ -272,7 +272,7 @@ def _download(model: PublishedModel, files: Sequence[ModelFile]) -> None:
                 part.unlink(missing_ok=True)  # its bytes may be of another version of the file
                 pooch.retrieve(url, checksum, path.name, model.folder, downloader=receive)
         except (requests.RequestException, OSError, ValueError) as error:
-            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            problem = first_line(error)
             if isinstance(error, requests.ConnectionError) and not part.exists():
                 problem = "the host cannot be reached"
             by_hand = "".join(f"\n  {_address(rest)}\n    → {model.folder / rest.name}" for rest in files[number:])

@@ -116,7 +116,26 @@ class EmbedSettings(ModelSettings):
     """Decoding threads; 0: one per CPU."""
 
 
-class MatchFiles(ModelSettings):
+class IdentitySettings(ModelSettings):
+    """Base class of settings of the commands that give identities to tracks."""
+
+    constraints: Path | None = None
+    """Cannot-link and must-link pairs, as saved by the match report."""
+    truth: Path | None = None
+    """Track files with true global identities to score against."""
+    split: bool = True
+    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
+    stitch: bool = True
+    """Join tracks that one camera lost and found again."""
+    self_calibrate: bool = True
+    """Estimate clocks and ground planes of overlapping cameras from the tracks, if no camera has a homography."""
+    online: bool = False
+    """Match tracks as they end, as in a live stream, and compare with offline matching."""
+    per_track: Positive = 8
+    """Crops per track to embed."""
+
+
+class MatchFiles(IdentitySettings):
     """What `match_files` reads and how. Appearance comes from `embeddings`, or from `videos` and `model`."""
 
     tracks: Path
@@ -142,20 +161,6 @@ class MatchFiles(ModelSettings):
     """Camera clocks, overlaps and transition times. Default: cameras.yaml next to the tracks, if present."""
     calibration: Path | None = None
     """Calibration file. Default: calibration.json next to the model or the embeddings, if present."""
-    constraints: Path | None = None
-    """Cannot-link and must-link pairs, as saved by the match report."""
-    truth: Path | None = None
-    """Track files with true global identities to score against."""
-    split: bool = True
-    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
-    stitch: bool = True
-    """Join tracks that one camera lost and found again."""
-    self_calibrate: bool = True
-    """Estimate clocks and ground planes of overlapping cameras from the tracks, if no camera has a homography."""
-    online: bool = False
-    """Match tracks as they end, as in a live stream, and compare with offline matching."""
-    per_track: Positive = 8
-    """Crops per track to embed."""
     pixelate_heads: bool = False
     """Pixelate heads in the report's crops."""
     device: str = "auto"
@@ -228,28 +233,16 @@ class TrackSettings(PipelineSettings):
     """Device: auto, cpu, cuda, cuda:N or mps."""
 
 
-class RunSettings(TrackSettings, ModelSettings):
+class RunSettings(TrackSettings, IdentitySettings):
     """How `run_videos` tracks and matches."""
 
     model: Path = Path("intel-0287")
     """Model that embeds people: a published name (`reid model list --pretrained`), checkpoint, run folder, bundle,
     .onnx or OpenVINO .xml file."""
-    per_track: Positive = 8
-    """Crops per track to embed."""
     cameras: Path | None = None
     """Camera clocks, overlaps and transition times. Default: frame rates and sizes of the videos alone."""
     calibration: Path | None = None
     """Calibration file. Default: calibration.json next to the model, if present."""
-    constraints: Path | None = None
-    """Cannot-link and must-link pairs, as saved by the match report."""
-    truth: Path | None = None
-    """Track files with true global identities to score against."""
-    split: bool = True
-    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
-    stitch: bool = True
-    """Join tracks that one camera lost and found again."""
-    online: bool = False
-    """Match tracks as they end, as in a live stream, and compare with offline matching."""
     draw: bool = False
     """Also write the videos with identities drawn in."""
     pixelate_heads: bool = False

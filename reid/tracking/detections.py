@@ -18,7 +18,7 @@ from reid.core.arrays import box_array, float_column, integer_column
 from reid.core.atomic import atomic_file
 from reid.core.errors import DataError, first_line
 from reid.core.reading import parse_json
-from reid.data.tracks import MAX_FRAME, MAX_PIXELS, Floats, Integers, valid_boxes
+from reid.data.tracks import MAX_FRAME, Floats, Integers, check_boxes
 
 COLUMNS = ("frame", "time", "x", "y", "w", "h", "confidence")
 LEAST_CONFIDENCE = 0.02
@@ -79,13 +79,7 @@ class Detections:
             )
         if (np.diff(clock) <= 0).any():
             raise DataError("Detections.times must rise from frame to frame. Correct the time stamps, or remove them.")
-        valid = valid_boxes(box, score)
-        if not valid.all():
-            row = int(np.argmin(valid))
-            raise DataError(
-                f"Detections: row {row} has box {box[row].tolist()} and confidence {score[row]}. Values must be at "
-                f"most {MAX_PIXELS:,.0f}, width and height above 0. Remove such rows."
-            )
+        check_boxes("Detections", box, score)
         place = np.searchsorted(seen, number)
         known = place < len(seen)
         known[known] = seen[place[known]] == number[known]

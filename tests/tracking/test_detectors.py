@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from reid.tracking import DETECTORS, open_detector
 from reid.tracking.detectors import files
 from reid.tracking.detectors.detector import MOST_BOXES, clean_boxes
 from reid.tracking.detectors.files import PUBLISHED, DetectorFormat
+from tests.embedding.test_runtimes import with_external_weights
 from tests.tracking.toys import FULL, SIZE, boxes_at, describe, picture, save_onnx, toy_detector
 
 
@@ -198,3 +200,12 @@ def test_the_package_imports_without_torch_and_trackers() -> None:
     code = "import reid.tracking, sys; print({'torch', 'trackers', 'supervision', 'openvino'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("place", ["../weights.bin", "/ABSOLUTE/weights.bin"])
+def test_tensors_outside_the_folder_of_a_detector_are_refused(toy: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "inside").mkdir()
+    path = with_external_weights(tmp_path / "inside/toy.onnx", place.replace("/ABSOLUTE", str(tmp_path)))
+    shutil.copy(toy.with_suffix(".reid.json"), path.parent)
+    with pytest.raises(ModelError, match=r"stores tensors in .*, outside its folder"):
+        open_detector(path)

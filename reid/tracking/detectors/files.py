@@ -15,6 +15,7 @@ from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.core.reading import read_json
 from reid.data.tracks import Floats
 from reid.embedding.bundle import RuntimeFailure, compile_openvino, digest, installed, onnx_session
+from reid.embedding.model_files import opening, weight_files
 from reid.embedding.shards import json_digest
 from reid.tracking.detections import LEAST_CONFIDENCE
 from reid.tracking.detectors.detector import clean_boxes
@@ -83,21 +84,13 @@ class FileDetector:
     """
 
     def __init__(self, path: Path, form: DetectorFormat, device: str = "auto", threads: int = 0) -> None:
-        files = [path, *([path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [])]
-        for file in files:
+        for file in (files := [path, *weight_files(path)]):
             if not file.is_file():
                 raise ModelError(f"There is no file {file}, which the detector needs. Restore it.")
         self._path, self._format = path, form
         self.name = f"{path.stem}-{json_digest([[digest(file) for file in files], form.as_dict()])[:12]}"
-        try:
+        with opening(path):
             shape, names, self._run = _open(path, device, threads, form.size)
-        except RuntimeFailure as error:
-            raise ConfigError(f"{path} cannot be opened: {error}") from error
-        except ModelError:
-            raise
-        except Exception as error:  # each runtime has its own exceptions
-            text = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise ModelError(f"{path} cannot be read: it is damaged or too new ({text}).") from error
         size = form.size or (shape[2], shape[3])
         if len(shape) != 4 or shape[1] not in (3, None) or None in size:
             raise ModelError(f"The input of {path} is {shape}, not [B, 3, H, W]. Convert it, or give its size.")
