@@ -209,6 +209,16 @@ def _without_formula(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
+def with_formula(text: str) -> str:
+    """Return a text of a file of `write_csv` as it was before a formula was disarmed.
+
+    Example:
+        >>> with_formula("'=A1"), with_formula("'s"), with_formula("-5")
+        ('=A1', "'s", '-5')
+    """
+    return text[1:] if text[:1] == "'" and _without_formula(text[1:]) == text else text
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, completely or not at all. NaN is an error (it is not JSON)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

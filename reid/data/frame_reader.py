@@ -53,10 +53,9 @@ class FrameReader:
     """
 
     def __init__(self, video: Video, rate: float | None = None, fps: float | None = None) -> None:
-        info = video.info()
+        self.info = info = video.info()
         self.video, self.rate = video, rate
         self.fps = info.fps or fps or DEFAULT_FPS
-        self.said = info.frames
         total = len(video.images) if video.images is not None else info.frames
         self.expected = None if total is None else round(total * min(1.0, (rate or self.fps) / self.fps))
         self.size = (0, 0)
@@ -110,9 +109,10 @@ class FrameReader:
                         damaged += 1
         finally:
             capture.release()
-        if self.said and self.decoded < 0.98 * self.said - 1:
+        promised = self.info.frames
+        if promised and self.decoded < 0.98 * promised - 1:
             self.notes.append(
-                f"it ends after {self.decoded:,} frames, but its header counts {self.said:,}: it seems to be truncated."
+                f"it ends after {self.decoded:,} frames, but its header counts {promised:,}: it seems to be truncated."
             )
         if damaged:
             self.notes.append(f"{damaged:,} frames cannot be decoded and were skipped.")

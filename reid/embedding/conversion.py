@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.core.errors import ModelError, first_line
+from reid.core.errors import ModelError, first_line, last_line
 from reid.embedding.bundle import on_own_thread
 from reid.embedding.runtimes import ForeignModel
 from reid.models import ReIDModel
@@ -106,8 +106,7 @@ def _add_preprocessing(model: ForeignModel) -> Any:
     try:
         network.reshape([-1, 3, *model.preprocessing.size])
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[-1]
-        raise ModelError(f"{model.path} has a fixed batch size that cannot be changed: {text}") from error
+        raise ModelError(f"{model.path} has a fixed batch size that cannot be changed: {last_line(error)}") from error
     steps = PrePostProcessor(network)
     given = steps.input().tensor()
     given.set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC")).set_color_format(ColorFormat.RGB)

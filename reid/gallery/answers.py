@@ -213,7 +213,7 @@ def search(
         nearest += [(*hit, gallery) for hit in index.nearest(queries, chosen, top, within)] if len(index) else []
         rows += len(index) if chosen is None else len(chosen)
         tracklets += _count_tracklets(index, chosen)
-        without_time += gallery.count_without_time(scope)
+        without_time += index.count_without_time(scope)
         numbers = [last_number(name) for name in index.cameras]
         for number, size in zip([*numbers, None], index.looks_by_camera(chosen).tolist(), strict=True):
             looks[number] = looks.get(number, 0.0) + len(queries) * size

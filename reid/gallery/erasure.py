@@ -120,12 +120,11 @@ def erase_with_receipt(
     *,
     reason: str,
     dry_run: bool,
-    remember: bool = True,
 ) -> Receipt:
     """Erase tracklets and prove it: their vectors are searched for in the bytes of all files, before and after.
 
     Args:
-        folder, store, tracklets, salt, remember: as in `erase_rows`.
+        folder, store, tracklets, salt: as in `erase_rows`.
         reason: stored in the receipt.
         dry_run: only count and scan.
     """
@@ -138,7 +137,7 @@ def erase_with_receipt(
     needles = {_needle(row) for row in features if row.tobytes() not in shared}
     before, _, _ = count_in_files(folder, needles)
     if not dry_run and len(tracklets):
-        erase_rows(folder, store, tracklets, salt, remember=remember)
+        erase_rows(folder, store, tracklets, salt, remember=True)
     after, files, n_bytes = count_in_files(folder, needles)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     shown = None if dry_run else after

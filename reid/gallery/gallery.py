@@ -407,12 +407,6 @@ class Gallery:
     def _hashes(self, tracklets: Sequence[str]) -> list[str]:
         return [hash_tracklet(tracklet, self._file.salt) for tracklet in tracklets]
 
-    def count_without_time(self, scope: Scope) -> int:
-        """Return the number of rows that a filter by time leaves out because their time is unknown."""
-        index = self.index()
-        is_timed = scope.after is not None or scope.before is not None
-        return int((index.start == UNKNOWN_TIME).sum()) if is_timed else 0
-
     def describe(self) -> dict[str, Any]:
         """Return model, settings, numbers of rows and tracklets, and cameras with first and last time (ms or None)."""
         index = self.index()

@@ -87,8 +87,9 @@ class Index:
                 matrix = np.concatenate([matrix[:n], np.empty((len(batch) + n, dimension), np.float16)])
             matrix[n : n + len(batch)] = part
             n += len(batch)
-            for name, parts in columns.items():
-                parts.append(batch.column(name))
+            everything = pa.array(np.arange(len(batch)))
+            for name, parts in columns.items():  # copies: one column would keep its whole batch in memory
+                parts.append(batch.column(name).take(everything))
         texts = {name: _encode(columns[name], pa.string()) for name in ("tracklet", "camera")}
         tracklet, tracklets = texts["tracklet"]
         camera, cameras = texts["camera"]
@@ -126,6 +127,11 @@ class Index:
         if scope.before is not None:
             mask &= self.start <= scope.before
         return np.flatnonzero(mask)
+
+    def count_without_time(self, scope: Scope) -> int:
+        """Return the number of rows that a filter by time leaves out because their time is unknown."""
+        is_timed = scope.after is not None or scope.before is not None
+        return int((self.start == UNKNOWN_TIME).sum()) if is_timed else 0
 
     def looks_by_camera(self, rows: NDArray[np.int64] | None) -> NDArray[np.float64]:
         """Return the sum of `looks` of the rows of each camera, and of unknown cameras at the end."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.atomic import with_formula
 from reid.core.errors import DataError
 from reid.data.tracks import same_cameras
 from reid.embedding.table import Embeddings
 from reid.gallery.rows import UNKNOWN_TIME, Sightings, camera_names
-
-if TYPE_CHECKING:
-    from reid.mtmc.matching import Matches
 
 NAME = "identities.csv"
 _INTEGERS = ("identity", "track", "first_frame", "last_frame", "frames")
@@ -23,28 +21,16 @@ _INTEGERS = ("identity", "track", "first_frame", "last_frame", "frames")
 Integers = NDArray[np.int64]
 
 
-def sightings_of_matches(matches: Matches, table: Embeddings, epoch: int | None) -> tuple[Sightings, Integers]:
-    """Return the tracklets of a match, and the tracklet of each embedded crop `[N]`, -1 for a crop of none.
+def read_matched(folder: Path, table: Embeddings, epoch: int | None) -> tuple[Sightings, Integers]:
+    """Return the tracklets of identities.csv in the folder of a match, and the tracklet of each crop.
 
     Args:
-        matches: result of `reid.match`.
-        table: crops with camids, tracks and frames.
+        folder: that `reid match` wrote.
+        table: N crops with camids, tracks and frames.
         epoch: milliseconds since 1970 of second 0; None if unknown.
-    """
-    t = matches.tracklets
-    columns = {
-        "camera": np.array(t.camera_names, object)[t.camera],
-        "track": t.track,
-        "first_frame": t.first_frame,
-        "last_frame": t.last_frame,
-        "frames": t.frames,
-        "identity": matches.identity,
-    }
-    return _assign(columns, t.start, t.end, table, epoch)
 
-
-def read_matched(folder: Path, table: Embeddings, epoch: int | None) -> tuple[Sightings, Integers]:
-    """Return the tracklets of identities.csv in the folder of a match; arguments as in `sightings_of_matches`.
+    Returns:
+        The tracklets, and `[N]` the tracklet of each crop, -1 for a crop of none.
 
     Raises:
         DataError: a missing file, column or value; or embeddings without columns.
@@ -54,10 +40,7 @@ def read_matched(folder: Path, table: Embeddings, epoch: int | None) -> tuple[Si
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
         columns: dict[str, Any] = {name: np.array([int(line[name]) for line in lines], np.int64) for name in _INTEGERS}
-        # write_csv puts an apostrophe before a name that a spreadsheet would run as a formula
-        names = [
-            line["camera"][1:] if line["camera"][:2] in ("'=", "'+", "'-", "'@") else line["camera"] for line in lines
-        ]
+        names = [with_formula(line["camera"]) for line in lines]
         columns["camera"] = np.array(names, object)
         start, end = (np.array([float(line[name]) for line in lines]) for name in ("first_time", "last_time"))
     except OSError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reid.core.workers import available_cores
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ def distances(
         return nearest
     wanted, stored, found = torch.from_numpy(queries), torch.from_numpy(matrix), torch.from_numpy(nearest)
     picked = None if rows is None else torch.from_numpy(rows)
-    threads = max(1, min(_cores(), n // _ROWS_PER_THREAD))
+    threads = max(1, min(available_cores(), n // _ROWS_PER_THREAD))
     bounds = np.linspace(0, n, threads + 1).astype(int).tolist()
 
     def work(thread: int) -> None:
@@ -71,8 +72,4 @@ def _best(block: torch.Tensor, queries: torch.Tensor, out: torch.Tensor) -> None
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), "reid-scan")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(available_cores(), "reid-scan")

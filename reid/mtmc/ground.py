@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.data.tracks import Floats, Integers
+from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.solvers import Clusters
 from reid.mtmc.tracklets import Tracklets
 
@@ -159,7 +160,7 @@ def _simultaneous(tracklets: Tracklets, rows: Integers) -> tuple[Integers, Integ
     later = np.searchsorted(tracklets.start[order], tracklets.end[order], "right")
     count = np.maximum(later - np.arange(len(order)) - 1, 0)
     first = np.repeat(np.arange(len(order)), count)
-    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
+    second = concatenated_ranges(np.arange(len(order)) + 1, count)
     return order[first], order[second]
 
 
@@ -175,7 +176,7 @@ def _too_fast(paths: _Paths, window: float) -> Integers:
     high = np.searchsorted(begins.seconds[order], ends.seconds + window, "right")
     count = high - low
     first = np.repeat(np.arange(len(rows)), count)
-    second = order[np.arange(len(first)) + np.repeat(low - np.cumsum(count) + count, count)]
+    second = order[concatenated_ranges(low, count)]
     possible = FASTEST * (begins.seconds[second] - ends.seconds[first])
     possible += FAR_APART * np.hypot(begins.error[second], ends.error[first])
     fast = np.linalg.norm(begins.position[second] - ends.position[first], axis=1) > possible
@@ -201,7 +202,7 @@ def _compare(paths: _Paths, first: Integers, second: Integers) -> tuple[Floats, 
         high = paths.place(a, paths.points[paths.begin[b + 1] - 1, 0] + reach + 2e-6)
         count = np.clip(high - low, 0, MAX_SAMPLES)
         pair = np.repeat(np.arange(len(a)), count)
-        number = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+        number = concatenated_ranges(np.zeros_like(count), count)
         at = low[pair] + (number * np.maximum(high - low - 1, 0)[pair]) // np.maximum(count - 1, 1)[pair]
         position, other = paths.points[at], b[pair]
         after = np.clip(
@@ -313,7 +314,7 @@ def gap_log_ratios(ends: Edges, begins: Edges, spread: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class GapJoin:
-    """Two groups of rows that were joined over a gap, and `gap_log_ratio` of their paths."""
+    """Two groups of rows that were joined over a gap, and `gap_log_ratios` of their paths."""
 
     first: Integers
     second: Integers
@@ -326,7 +327,7 @@ def join_over_gaps(
     """Join identities whose paths continue each other, the most likely first; return the joins.
 
     The path of an identity contains the positions of all its tracklets. Two identities are joined if the rules allow
-    it, and `gap_log_ratio` plus the mean log-odds of their appearance is above 0. After each join the paths are
+    it, and `gap_log_ratios` plus the mean log-odds of their appearance is above 0. After each join the paths are
     compared again, because a longer path is known better.
 
     Args:
@@ -366,7 +367,7 @@ def join_over_gaps(
     low = np.searchsorted(begins.seconds[order], ends.seconds - 1.0)
     count = np.searchsorted(begins.seconds[order], ends.seconds + MAX_GAP, "right") - low
     first = np.repeat(np.arange(len(numbers)), count)
-    compare(first, order[np.arange(len(first)) + np.repeat(low - np.cumsum(count) + count, count)])
+    compare(first, order[concatenated_ranges(low, count)])
     joins: list[GapJoin] = []
     while heap:
         _, a, b, ratio, stamp = heapq.heappop(heap)

@@ -197,13 +197,9 @@ def match(
         tracklets = Tracklets.from_embeddings(tracklets, cameras)
     rules = compile_rules(tracklets, cameras, constraints)
     candidates, reranked, description = score_candidates(tracklets, rules, settings)
-    violation = rules.violations(candidates.first, candidates.second)
-    allowed = violation == 0
     selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if reranked else None)
     negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
-    threshold, threshold_source = _threshold(
-        tracklets, candidates, allowed, selection, negatives, settings, calibration
-    )
+    threshold, threshold_source = _threshold(tracklets, candidates, rules, selection, negatives, settings, calibration)
     interval = _threshold_interval(threshold_source, selection, negatives, settings)
     looks, weight = candidates, LOG_RATIO_WEIGHT
     space = measure_distances(tracklets)
@@ -431,7 +427,7 @@ def _select_threshold(candidates: Candidates, rules: Rules, preferred: float | N
 def _threshold(
     tracklets: Tracklets,
     candidates: Candidates,
-    allowed: Mask,
+    rules: Rules,
     selection: ThresholdSelection,
     negatives: Floats,
     settings: MatchSettings,
@@ -444,6 +440,7 @@ def _threshold(
         # The calibration is on plain cosine distances. The same fraction of candidates passes on the solver's distance.
         cosine = cosine_distances(tracklets.features, candidates.first, candidates.second)
         fraction = threshold = 0.0
+        allowed = rules.violations(candidates.first, candidates.second) == 0
         if allowed.any():
             fraction = float((cosine[allowed] <= calibration.threshold()).mean())
             threshold = float(np.quantile(candidates.distance[allowed], fraction))

@@ -17,8 +17,9 @@ from reid.core.atomic import write_text
 from reid.data.box_selection import hidden_feet
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.pooling import Mask
 from reid.mtmc.single_view import estimate_ground_plane
-from reid.mtmc.tracklets import Tracklets
+from reid.mtmc.tracklets import Tracklets, tracklet_of_boxes
 from reid.mtmc.view_alignment import (
     MIN_PAIRS,
     STEP,
@@ -98,6 +99,7 @@ def calibrate_from_tracks(
     walks: dict[int, Walks] = {}
     pairs: dict[tuple[int, int], Pair] = {}
     alignments: list[Alignment] = []
+    hidden, tracklet = hidden_feet(tracks), tracklet_of_boxes(tracklets, tracks)
     camera = tracklets.camera[likely].reshape(-1, 2)
     has_features = [bool(tracklets.has_feature[tracklets.camera == c].any()) for c in range(len(tracks.camera_names))]
     many = math.comb(len(tracks.camera_names), 2) > ALL_PAIRS
@@ -110,9 +112,9 @@ def calibrate_from_tracks(
             continue
         for number in (a, b):
             if number not in views:
-                views[number] = _single_view(tracks, number, known.get(tracks.camera_names[number], Camera()))
+                views[number] = _single_view(tracks, hidden, number, known.get(tracks.camera_names[number], Camera()))
                 if (view := views[number]) is not None:
-                    walks[number] = sample_walks(tracklets, tracks, number, view)
+                    walks[number] = sample_walks(tracks, tracklet, hidden, number, view)
         target = views[b]
         area = _area(walks[b].place) if target is not None else 0.0
         if views[a] is None or target is None or area == 0:
@@ -171,21 +173,21 @@ def _area(places: Floats) -> float:
         return 0.0
 
 
-def _single_view(tracks: Tracks, number: int, camera: Camera) -> Camera | None:
+def _single_view(tracks: Tracks, hidden: Mask, number: int, camera: Camera) -> Camera | None:
     """Return a camera with a ground plane from the heights of its people; None without enough whole people."""
-    hidden = hidden_feet(tracks)
     rows = np.flatnonzero((tracks.camera == number) & ~hidden)
     if len(rows) == 0:
         return None
     x, y, width, height = tracks.boxes[rows].T
     size = camera.size or (int(np.ceil((x + width).max())), int(np.ceil((y + height).max())))
+    camera = camera.model_copy(update={"size": size})  # distortion counts only with a size
     cut = (x < 2) | (y < 2) | (x + width > size[0] - 2) | (y + height > size[1] - 2)
     boxes = tracks.boxes[rows[~cut]]
     bottom = camera.undistort(np.column_stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3]]))
     top = camera.undistort(np.column_stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1]]))
     straight = np.column_stack([bottom[:, 0] - boxes[:, 2] / 2, top[:, 1], boxes[:, 2], bottom[:, 1] - top[:, 1]])
     matrix = estimate_ground_plane(straight, size)
-    return None if matrix is None else camera.model_copy(update={"size": size, "homography": matrix})
+    return None if matrix is None else camera.model_copy(update={"homography": matrix})
 
 
 def _connect(
@@ -293,11 +295,14 @@ def write_estimated_cameras(result: SelfCalibration, path: str | Path) -> Path:
     for name, camera in cameras.cameras.items():
         entry: dict[str, Any] = {"fps": camera.fps, "offset": camera.offset}
         entry |= {"drift": camera.drift} if camera.drift else {}
+        entry |= {"clock": [list(pair) for pair in camera.clock]} if camera.clock is not None else {}
         entry |= {key: list(value) for key in ("size", "distortion") if (value := getattr(camera, key)) is not None}
         entry |= {"focal": camera.focal} if camera.focal is not None else {}
         if camera.homography is not None:
             entry["homography"] = [[float(f"{value:.9g}") for value in line] for line in camera.homography.tolist()]
         content["cameras"][name] = entry
+    if cameras.epoch is not None:
+        content["epoch"] = cameras.epoch
     if cameras.overlaps_known:
         content["overlapping"] = sorted(sorted(pair) for pair in cameras.overlapping)
     if cameras.transition_times:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reid.data.tracks import Floats, Integers
+from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.negatives import Spans, certain_negative_distance
 from reid.mtmc.pooling import Mask, PooledFeatures
 
@@ -73,7 +74,7 @@ def _candidates(spans: Spans, has_feature: Mask) -> tuple[Integers, Integers]:
         starts, ends = spans.start[rows], spans.end[rows]
         low, high = np.searchsorted(starts, ends, "right"), np.searchsorted(starts, ends + MAX_GAP, "right")
         count = high - low
-        later = np.arange(count.sum()) + np.repeat(low - np.cumsum(count) + count, count)
+        later = concatenated_ranges(low, count)
         found.append(np.stack([np.repeat(rows, count), rows[later]]))
     earlier, later = np.concatenate(found, axis=1)
     different = spans.track[earlier] != spans.track[later]

@@ -307,7 +307,8 @@ def _ground(tracks: Tracks, cameras: Cameras | None) -> tuple[Floats, Floats]:
             places[rows] = camera.ground(tracks.boxes[rows])
             error[rows] = camera.ground_error(tracks.boxes[rows])
     places[~(np.isfinite(places).all(axis=1) & np.isfinite(error))] = np.nan
-    error[hidden_feet(tracks)] *= HIDDEN_FEET
+    if np.isfinite(error).any():
+        error[hidden_feet(tracks)] *= HIDDEN_FEET
     return places, error
 
 

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.data.box_selection import hidden_feet
 from reid.data.tracks import Floats, Integers, Tracks
+from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.cameras import HIDDEN_FEET, Camera
-from reid.mtmc.tracklets import Tracklets, tracklet_of_boxes
+from reid.mtmc.ground import CORRELATION_SECONDS
+from reid.mtmc.pooling import Mask
 
 STEP = 0.25
 """Seconds between two samples of a path."""
@@ -28,9 +29,6 @@ SLACK = 0.5
 
 MISSED = 0.25
 """Probability that a camera does not find a person in its view."""
-
-CORRELATION_SECONDS = 2.0
-"""Errors of positions within this time count as one."""
 
 MIN_SHARED = 1.5
 """Seconds that two paths must overlap, and metres that they lead, to be compared."""
@@ -122,7 +120,7 @@ class Pair:
         low = np.searchsorted(tick, self.first.tick + offset, "left")
         count = np.searchsorted(tick, self.first.tick + offset, "right") - low
         one = np.repeat(np.arange(len(self.first.tick)), count)
-        other = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+        other = concatenated_ranges(low, count)
         self._meetings[offset] = one, order[other]
         return one, order[other]
 
@@ -400,12 +398,20 @@ def _shifted(pair: Pair, number: int) -> Pair:
     return replace(pair, second=replace(pair.second, tick=moved))
 
 
-def sample_walks(tracklets: Tracklets, tracks: Tracks, camera: int, view: Camera) -> Walks:
-    """Sample the paths of a camera's tracklets every `STEP` seconds, on the ground plane of `view`."""
+def sample_walks(tracks: Tracks, tracklet: Integers, hidden: Mask, camera: int, view: Camera) -> Walks:
+    """Sample the paths of a camera's tracklets every `STEP` seconds, on the ground plane of `view`.
+
+    Args:
+        tracks: N boxes.
+        tracklet: `[N]`, as `tracklet_of_boxes` returns it.
+        hidden: `[N]`, as `hidden_feet` returns it.
+        camera: number.
+        view: its ground plane and clock.
+    """
     boxes = np.flatnonzero(tracks.camera == camera)
-    row = tracklet_of_boxes(tracklets, tracks)[boxes]
+    row = tracklet[boxes]
     place, error = view.ground(tracks.boxes[boxes]), view.ground_error(tracks.boxes[boxes])
-    error = np.where(hidden_feet(tracks)[boxes], HIDDEN_FEET * error, error)
+    error = np.where(hidden[boxes], HIDDEN_FEET * error, error)
     seconds = view.seconds(tracks.frame[boxes])
     good = np.isfinite(place).all(axis=1) & np.isfinite(error) & (error < 2.5)
     none = np.zeros((0, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
@@ -253,10 +254,16 @@ def _track_camera(job: _Job, advance: Callable[[int], object], detector: Detecto
     return _Done(tracks, frames, summary, clock)
 
 
+@functools.cache
+def _open_once(name: str, device: str, threads: int) -> Detector:
+    """Open the detector of a worker process, at its first camera."""
+    return open_detector(name, device, threads)
+
+
 def _detect(job: _Job, advance: Callable[[int], object], detector: Detector | None) -> Detections:
     """Return the boxes of a camera: those of an earlier run, or those that the detector finds now."""
     settings = job.settings
-    detector = detector or open_detector(settings.detector, settings.device, job.threads)
+    detector = detector or _open_once(settings.detector, settings.device, job.threads)
     identity = {
         "detector": detector.name,
         "rate": settings.rate,
@@ -326,7 +333,7 @@ def _batches(reader: FrameReader, size: int) -> Iterator[list[TimedFrame]]:
 def _with_times(found: Detections, job: _Job) -> Detections:
     """Return detections that were given, with the times of their frames and what is known of the video."""
     reader = FrameReader(job.video, None, job.settings.fps)
-    info, notes = job.video.info(), list(reader.notes)
+    info, notes = reader.info, list(reader.notes)
     last = int(found.frames.max(initial=0))
     if info.frames is not None and last > info.frames:
         notes.append(f"there are detections up to frame {last:,}, but the header of the video counts {info.frames:,}.")

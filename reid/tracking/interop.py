@@ -1,4 +1,4 @@
-"""Exchange boxes, tracks, identities and features with supervision's `Detections`."""
+"""Exchange boxes, tracks and identities with supervision's `Detections`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reid.core.errors import DataError, ModelError
 from reid.data.tracks import Tracks
 
 if TYPE_CHECKING:
     import supervision
-
-    from reid.embedding.embedder import Embedder
 
 
 def tracks_from_supervision(cameras: Mapping[str, Mapping[int, supervision.Detections]]) -> Tracks:
@@ -77,27 +74,3 @@ def tracks_to_supervision(tracks: Tracks, camera: str) -> dict[int, supervision.
         )
         for number, (start, end) in zip(frames.tolist(), limits, strict=True)
     }
-
-
-def embed_detections(
-    embedder: Embedder, image: NDArray[np.uint8], detections: supervision.Detections
-) -> NDArray[np.float32]:
-    """Return the features `[N, D]` of the people in a frame, L2-normalised; NaN for a box outside the frame.
-
-    Args:
-        embedder: the model.
-        image: BGR uint8 `[H, W, 3]`, as OpenCV and supervision have it.
-        detections: N boxes.
-
-    Raises:
-        DataError: the image is not uint8 `[H, W, 3]`.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DataError(f"The image is {image.dtype} {list(image.shape)}. Pass uint8 [H, W, 3] in BGR.")
-    corners = np.rint(np.asarray(detections.xyxy, np.float64)).clip(0, [*image.shape[1::-1]] * 2).astype(int)
-    features = np.full((len(corners), embedder.dimension), np.nan, np.float32)
-    rows = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1))
-    crops = [np.ascontiguousarray(image[y0:y1, x0:x1, ::-1]) for x0, y0, x1, y1 in corners[rows].tolist()]
-    if crops:
-        features[rows] = embedder(crops)
-    return features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -158,11 +159,14 @@ def test_estimated_cameras_are_read_back(tmp_path: Path) -> None:
     a = Camera(
         fps=10, offset=1.5, size=(640, 480), homography=matrix, drift=0.001, distortion=(0.1, 0, 0, 0), focal=500
     )
-    cameras = Cameras({"a": a, "b": Camera(fps=25)}, transition_times={("a", "b"): (-np.inf, 60.0)})
+    b = Camera(fps=25, clock=((1, 0.0), (26, 1.5)))
+    epoch = datetime(2026, 11, 23, 8, tzinfo=timezone.utc)
+    cameras = Cameras({"a": a, "b": b}, transition_times={("a", "b"): (-np.inf, 60.0)}, epoch=epoch)
     path = write_estimated_cameras(SelfCalibration(cameras, (), {}), tmp_path / "cameras.estimated.yaml")
     found = read_cameras(path, ["a", "b"])
     assert found["a"].homography == pytest.approx(matrix, rel=1e-6)
     assert (found["a"].offset, found["a"].distortion, found["a"].focal) == (1.5, (0.1, 0, 0, 0), 500)
+    assert (found["b"].clock, found.epoch) == (b.clock, epoch)
     assert found.transition_times == cameras.transition_times
     assert not found.overlaps_known
 

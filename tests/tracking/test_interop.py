@@ -8,7 +8,7 @@ from reid import Embedder
 from reid.core.errors import DataError
 from reid.data.tracks import Tracks
 from reid.models import build_model
-from reid.tracking import embed_detections, tracks_from_supervision, tracks_to_supervision
+from reid.tracking import tracks_from_supervision, tracks_to_supervision
 
 
 def test_tracks_survive_the_way_to_supervision_and_back() -> None:
@@ -38,10 +38,10 @@ def test_features_are_those_of_the_crops_in_rgb() -> None:
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     embedder = Embedder(build_model("light10", height=64, width=32), device="cpu")
     found = sv.Detections(np.array([[10.2, 5, 30, 50], [90, 5, 99, 50], [-5, -5, 20, 20.4]]))
-    features = embed_detections(embedder, image, found)
+    features = embedder.embed_detections(image, found).data["embedding"]
     crops = [np.ascontiguousarray(image[5:50, 10:30, ::-1]), np.ascontiguousarray(image[:20, :20, ::-1])]
     assert np.allclose(features[[0, 2]], embedder(crops), atol=1e-6)
     assert np.isnan(features[1]).all()
-    assert embed_detections(embedder, image, sv.Detections.empty()).shape == (0, embedder.dimension)
+    assert embedder.embed_detections(image, sv.Detections.empty()).data["embedding"].shape == (0, embedder.dimension)
     with pytest.raises(DataError, match=r"float64 \[60, 80, 3\]"):
-        embed_detections(embedder, image.astype(float), found)  # type: ignore[arg-type]
+        embedder.embed_detections(image.astype(float), found)  # type: ignore[arg-type]

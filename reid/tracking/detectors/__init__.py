@@ -19,8 +19,6 @@ DETECTORS = {
 }
 """Module of this package whose `open_published(name, device, threads)` opens each detector."""
 
-DEFAULT_DETECTOR = "intel-adas-0002"
-
 
 def open_detector(name: str | Path, device: str = "auto", threads: int = 0) -> Detector:
     """Open a detector: a key of `DETECTORS`, or an `.onnx` or OpenVINO `.xml` file with its `NAME.reid.json`.
@@ -44,4 +42,4 @@ def open_detector(name: str | Path, device: str = "auto", threads: int = 0) -> D
     raise ConfigError(f"Unknown detector {str(name)!r}.{hint} Or pass an .onnx or .xml file.")
 
 
-__all__ = ["DEFAULT_DETECTOR", "DETECTORS", "Detector", "open_detector"]
+__all__ = ["DETECTORS", "Detector", "open_detector"]
