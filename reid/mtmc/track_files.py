@@ -345,9 +345,9 @@ def _uneven_numbers(file: Path, rows: list[tuple[int, str]], separator: str, wid
 def _data_lines(lines: list[bytes], start: int = 1) -> Iterator[tuple[int, str]]:
     """(line number, text) of the lines that are neither blank nor a comment; `start` is the number of the first."""
     for number, line in enumerate(lines, start):
-        text = line.strip()
-        if text and text[:1] not in b"#%":
-            yield number, text.decode("utf-8", "replace")
+        text = line.decode("utf-8", "replace").strip()  # as text: more characters are spaces than as bytes
+        if text and text[0] not in "#%":
+            yield number, text
 
 
 def _fields(text: str, separator: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reid.core.errors import ReidError
@@ -75,6 +75,7 @@ def test_absurd_text_is_read_or_refused(data: bytes, format: str, duplicates: st
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"PAR1", b"\xff\xfe", b"1,1,1,1,1,1\n"]))
+@example(b"\x1c\r", b"")  # a space as text, but not as bytes
 @EXAMPLES
 def test_random_bytes_are_read_or_refused(data: bytes, head: bytes) -> None:
     check(head + data)
