@@ -103,3 +103,18 @@ def test_version_names_the_distribution() -> None:
     from reid.commands import main
 
     assert CliRunner().invoke(main, ["--version"]).output == f"reid-toolkit {reid.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda value: reid.load_benchmark(value), "data must be of the type str"),
+        (lambda value: reid.match(value), "tracklets must be of the type Tracklets or Embeddings"),
+        (lambda value: reid.score_tracks(value, value), "truth must be of the type Tracks"),
+        (lambda value: reid.Trainer(value, "run"), "config must be of the type Config"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_with_the_way_to_get_the_right_one(call, named):
+    for value in (1, None, Path("somewhere"), {}):
+        with pytest.raises(reid.ConfigError, match=named):
+            call(value)

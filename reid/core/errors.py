@@ -47,6 +47,28 @@ def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
         raise ConfigError(f"Unknown {setting} {value!r}.{did_you_mean(value, known)}")
 
 
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], how: str) -> None:
+    """Raise an error if an argument is of another type, such as a path where the tracks of the file are needed.
+
+    Args:
+        name: of the argument.
+        value: the given one.
+        kinds: type or types that it may have.
+        how: sentence that says how to get an object of that type.
+
+    Raises:
+        ConfigError: naming the argument and both types.
+
+    Example:
+        >>> check_type("truth", 7, str, "Write it as text.")
+        Traceback (most recent call last):
+        reid.core.errors.ConfigError: truth must be of the type str; got int. Write it as text.
+    """
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise ConfigError(f"{name} must be of the type {names}; got {type(value).__name__}. {how}")
+
+
 def first_few(items: Collection[object], most: int = 10) -> str:
     """Return the first items as text, separated by commas; `, …` follows if there are more.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from reid.core.errors import DataError
+from reid.core.errors import DataError, check_type
 from reid.data.tracks import Floats, Integers, Tracks, same_cameras
 from reid.mtmc.pooling import Mask
 
@@ -98,6 +98,8 @@ def count_ids(ids: Integers) -> int:
 
 def common_cameras(truth: Tracks, predicted: Tracks) -> tuple[list[str], list[Integers], tuple[str, ...]]:
     """Names of all cameras, the number of each camera of each side among them, and warnings about differences."""
+    for name, tracks in (("truth", truth), ("predicted", predicted)):
+        check_type(name, tracks, Tracks, "Read a file or folder with reid.mtmc.read_tracks.")
     same = same_cameras(truth.camera_names, predicted.camera_names)
     warnings = []
     if not same and len(truth.camera_names) == len(predicted.camera_names) == 1:

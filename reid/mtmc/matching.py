@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from reid.config import MatchSettings
-from reid.core.errors import ConfigError
+from reid.core.errors import ConfigError, check_type
 from reid.data.tracks import Floats, Integers
 from reid.embedding.table import Embeddings
 from reid.evaluation.clustering import (
@@ -195,6 +195,8 @@ def match(
     settings = settings or MatchSettings()
     if isinstance(tracklets, Embeddings):
         tracklets = Tracklets.from_embeddings(tracklets, cameras)
+    how = "Read embeddings with reid.Embeddings.load, or match files with reid.pipelines.match_files."
+    check_type("tracklets", tracklets, (Tracklets, Embeddings), how)
     rules = compile_rules(tracklets, cameras, constraints)
     candidates, reranked, description = score_candidates(tracklets, rules, settings)
     selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if reranked else None)

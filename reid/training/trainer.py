@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from reid.config import Config, load_config
 from reid.core.console import console, progress_bar, warn
 from reid.core.distributed import DistributedContext, pick_device
-from reid.core.errors import ConfigError, DataError, ModelError
+from reid.core.errors import ConfigError, DataError, ModelError, check_type
 from reid.core.locks import exclusive
 from reid.core.reading import read_json
 from reid.data.loader import Batch
@@ -151,6 +151,7 @@ class Trainer:
         data: TrainingData | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
+        check_type("config", config, Config, "Read a file with reid.config.load_config.")
         config.check_batches()
         distributed = distributed or DistributedContext(0, 1, pick_device(config.device))
         device = distributed.device

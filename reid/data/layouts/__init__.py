@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from reid.core.errors import ConfigError, check_choice
+from reid.core.errors import ConfigError, check_choice, check_type
 from reid.data.crops import Benchmark
 from reid.data.layouts import cuhk03, dukemtmc, folders, market1501, msmt17, table
 
@@ -49,6 +49,7 @@ def load_benchmark(data: str, root: str | Path | None = None, **options: Any) ->
         >>> len(benchmark.train), len(benchmark.query), len(benchmark.gallery)
         (4, 1, 1)
     """
+    check_type("data", data, str, "Use for example market1501:/data/Market-1501-v15.09.15.")
     layout = data
     if root is None:
         layout, colon, rest = data.partition(":")
