@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,13 +109,15 @@ def test_version_names_the_distribution() -> None:
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda value: reid.load_benchmark(value), "data must be of the type str"),
-        (lambda value: reid.match(value), "tracklets must be of the type Tracklets or Embeddings"),
+        (reid.load_benchmark, "data must be of the type str"),
+        (reid.match, "tracklets must be of the type Tracklets or Embeddings"),
         (lambda value: reid.score_tracks(value, value), "truth must be of the type Tracks"),
         (lambda value: reid.Trainer(value, "run"), "config must be of the type Config"),
     ],
 )
-def test_an_argument_of_another_type_is_refused_with_the_way_to_get_the_right_one(call, named):
+def test_an_argument_of_another_type_is_refused_with_the_way_to_get_the_right_one(
+    call: Callable[[object], object], named: str
+) -> None:
     for value in (1, None, Path("somewhere"), {}):
         with pytest.raises(reid.ConfigError, match=named):
             call(value)

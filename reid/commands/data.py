@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from reid.commands.options import PATH, Command, option, out_option, overrides_a
 from reid.core.atomic import write_json
 from reid.core.console import console, make_table, warn
 from reid.core.errors import first_few
+from reid.core.workers import available_cores
 from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_archive
 from reid.data.check import CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
@@ -100,7 +100,7 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
     from reid.config import load_settings
     from reid.synthetic import SyntheticSettings, synthesize
 
-    root = synthesize(out, load_settings(SyntheticSettings, config, overrides), workers=os.cpu_count() or 1)
+    root = synthesize(out, load_settings(SyntheticSettings, config, overrides), workers=available_cores())
     console.print(f"Generated {root}. Next: reid data check market1501:{root}")
 
 

@@ -188,6 +188,20 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
+def concatenated_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `start, start + 1, …` for each start, `length` numbers of each, concatenated.
+
+    Args:
+        starts: `[N]`.
+        lengths: `[N]`, 0 or more.
+
+    Example:
+        >>> concatenated_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
 def _column(name: str, values: Any, n: int | None) -> NDArray[Any]:
     try:
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

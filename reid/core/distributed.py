@@ -14,7 +14,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.core.errors import ConfigError, ReidError
+from reid.core.errors import ConfigError, ReidError, first_line
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[Dis
         address = ":".join(os.environ.get(name, "unset") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise ReidError(
             f"Process {rank} of {world_size} did not meet the others at {address} (MASTER_ADDR:MASTER_PORT): "
-            f"{_first_line(error)} Start all processes with torchrun within rank_timeout={timeout_minutes:g} minutes, "
+            f"{first_line(error)}. Start all processes with torchrun within rank_timeout={timeout_minutes:g} minutes, "
             "and use an address that all of them reach and a free port."
         ) from error
     try:
@@ -146,7 +146,7 @@ def init_distributed(device: str, timeout_minutes: float = 30.0) -> Iterator[Dis
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise ReidError(
-            f"Process {rank} of {world_size} lost the others: {_first_line(error)} Look for the first error of "
+            f"Process {rank} of {world_size} lost the others: {first_line(error)}. Look for the first error of "
             f"another process, or for one that did not answer for rank_timeout={timeout_minutes:g} minutes."
         ) from error
     dist.destroy_process_group()  # after an error this would wait for the others
@@ -161,7 +161,3 @@ def _from_environment(name: str, default: int, low: int, high: int) -> int:
             f"processes with torchrun, or unset {name} to use one process."
         )
     return int(text)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".") + "."

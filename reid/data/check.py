@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from reid.core.arrays import UNKNOWN
 from reid.core.console import progress_bar
+from reid.core.workers import available_cores
 from reid.data import images
 from reid.data.crops import SPLITS, Benchmark, Crops, SkippedFile
 from reid.data.layouts.dukemtmc import WITHDRAWN
@@ -163,7 +164,7 @@ def check_benchmark(benchmark: Benchmark, *, decode: bool = True, workers: int =
         workers: threads that read; 0 for one per CPU core.
     """
     kept, dropped = _queries(benchmark)
-    files = _check_files(benchmark, decode, workers or os.cpu_count() or 1)
+    files = _check_files(benchmark, decode, workers or available_cores())
     findings: list[Finding] = []
     notes: list[str] = []
     _judge_files(benchmark, files, findings, notes)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid.core.arrays import UNKNOWN, different_cameras
+from reid.core.arrays import UNKNOWN, concatenated_ranges, different_cameras
 from reid.evaluation.features import distance_blocks, pair_distances, rows_per_block, squared_lengths
 
 ROUNDING = 1e-5
@@ -316,7 +316,7 @@ class _Lists:
         value[measured] = pair_distances(self.features, item[measured], other[measured])
         value[item == other] = -np.inf
         order = np.lexsort((names[other], value, item))
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rank = concatenated_ranges(np.zeros_like(counts), counts)
         order, rank = order[rank < self.k], rank[rank < self.k]
         nearest[item[order], rank] = names[other[order]]
         return nearest

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.arrays import UNKNOWN, integer_column
+from reid.core.arrays import UNKNOWN, concatenated_ranges, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.features import (
     MEMORY_LIMIT,
@@ -22,7 +22,7 @@ from reid.evaluation.features import (
     squared_lengths,
     unpack_tables,
 )
-from reid.evaluation.protocol import JUNK, Integers, concatenated_ranges
+from reid.evaluation.protocol import JUNK, Integers
 
 BINS = 2**16
 """Number of bins between 0 and the largest possible distance."""

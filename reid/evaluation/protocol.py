@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from reid.core.arrays import different_cameras, integer_column
+from reid.core.arrays import concatenated_ranges, different_cameras, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.features import EmbeddingTable, Features, Labels, distance_blocks, prepare_features, unpack_tables
 
@@ -230,11 +230,6 @@ class Search:
         for start, block in distance_blocks(self.query, self.gallery, self.metric, memory_limit):
             self.protocol.hide(block, start)
             yield start, block
-
-
-def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:
-    """Return `start, start + 1, …` for each start, `length` numbers of each, concatenated."""
-    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 def _mask(excluded: ArrayLike, n_query: int, n_gallery: int) -> NDArray[np.bool_]:

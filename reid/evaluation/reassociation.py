@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import integer_column
+from reid.core.arrays import concatenated_ranges, integer_column
 from reid.core.errors import DataError, check_number
 from reid.evaluation.features import MEMORY_LIMIT, Features, Metric, prepare_one
-from reid.evaluation.protocol import Integers, Pairs, concatenated_ranges
+from reid.evaluation.protocol import Integers, Pairs
 
 GAPS = (1, 10, 30, 100)
 """Default gaps, frames."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from reid.core.arrays import integer_column
+from reid.core.arrays import concatenated_ranges, integer_column
 from reid.core.errors import ConfigError, DataError, check_number
 from reid.evaluation.clustering import estimate_identity_size
 from reid.evaluation.features import (
@@ -29,7 +29,6 @@ from reid.evaluation.features import (
     unpack_tables,
 )
 from reid.evaluation.neighbours import Neighbours, nearest_items, nearest_items_by_camera
-from reid.evaluation.protocol import concatenated_ranges
 
 _ROWS = 128
 """Rows of V that are compared with all others together."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import concatenated_ranges
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.solvers import Clusters
 from reid.mtmc.tracklets import Tracklets
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import concatenated_ranges
 from reid.data.tracks import Floats, Integers, Tracks
-from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.cameras import HIDDEN_FEET, Camera
 from reid.mtmc.ground import CORRELATION_SECONDS
 from reid.mtmc.pooling import Mask

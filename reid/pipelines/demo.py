@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator
 from reid.config import Config, MatchSettings, Natural, Settings, load_config
 from reid.core.console import console
 from reid.core.distributed import init_distributed
+from reid.core.workers import available_cores
 from reid.gallery import Answer, Gallery
 from reid.pipelines.gallery import add_files, search_files
 from reid.pipelines.match import MatchedFiles, match_files
@@ -88,7 +88,7 @@ def demo(
     began = time.monotonic()
     console.print("1. Generate synthetic pedestrians", style="bold")
     synthetic = settings.synthetic.model_copy(update={"seed": settings.seed})
-    root = synthesize(out / "synthetic", synthetic, workers=os.cpu_count() or 1)
+    root = synthesize(out / "synthetic", synthetic, workers=available_cores())
     console.print(f"generated {root} in {time.monotonic() - began:.0f} s")
     console.print("2. Train", style="bold")
     config = settings.training.model_copy(deep=True, update={"seed": settings.seed})
