@@ -25,6 +25,8 @@ FORMAT = 1
 UNKNOWN_TIME = np.iinfo(np.int64).min
 """Value of `start` and `end` where the time is unknown."""
 
+_ROWS_PER_BLOCK = 2048
+
 Integers = NDArray[np.int64]
 
 
@@ -171,7 +173,7 @@ def make_rows(
         DataError: no crop has a feature.
     """
     rows = np.flatnonzero(owner >= 0)
-    features, owner = table.features[rows], owner[rows]
+    features, owner = (table.features, owner) if len(rows) == len(owner) else (table.features[rows], owner[rows])
     weights = None if table.quality is None else table.quality[rows].astype(np.float64)
     pooled = pool_features(features, owner, len(sightings), weights)
     chosen = select_prototypes(features, owner, pooled)
@@ -195,11 +197,10 @@ def make_rows(
         return pa.repeat(pa.scalar(value, kind), len(whose))
 
     time = pa.timestamp("ms", "UTC")
-    flat = unit_rows(features[chosen]).astype(np.float16).reshape(-1)
     columns = {
         "id": pa.array([f"{one}-{index}" for one, index in zip(ids.tolist(), number.tolist(), strict=True)]),
         "tracklet": pa.array(ids, pa.string()),
-        "features": pa.FixedSizeListArray.from_arrays(pa.array(flat), table.dimension),
+        "features": pa.FixedSizeListArray.from_arrays(pa.array(_half(features, chosen)), table.dimension),
         "camera": pa.array(sightings.camera[whose], pa.string()),
         "start": times(sightings.start),
         "end": times(sightings.end),
@@ -222,6 +223,17 @@ def make_rows(
     if picture_of is not None:
         columns["picture"] = pa.array(map(picture_of, crop.tolist()), pa.binary())
     return pa.table(columns, schema=schema(table.dimension)), int((~pooled.usable).sum())
+
+
+def _half(features: NDArray[np.float32], rows: Integers) -> NDArray[np.float16]:
+    """Return rows divided by their length, as one float16 column. PyTorch rounds as NumPy does, but faster."""
+    import torch
+
+    half = np.empty((len(rows), features.shape[1]), np.float16)
+    for start in range(0, len(rows), _ROWS_PER_BLOCK):
+        block = torch.from_numpy(unit_rows(features[rows[start : start + _ROWS_PER_BLOCK]]))
+        torch.from_numpy(half[start : start + _ROWS_PER_BLOCK]).copy_(block)
+    return half.reshape(-1)
 
 
 def _ids(sightings: Sightings, source: str) -> NDArray[np.object_]:

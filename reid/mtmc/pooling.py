@@ -19,7 +19,7 @@ MIN_WEIGHT = 0.05
 MAX_PROTOTYPES = 4
 """Largest number of crops that represent a tracklet."""
 
-_CROPS_PER_BLOCK = 16_384
+_CROPS_PER_BLOCK = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +44,41 @@ def pool_features(
         weights: `[N]` 0..1; 1 if not given.
     """
     weight = np.ones(len(tracklet)) if weights is None else np.clip(np.asarray(weights, np.float64), MIN_WEIGHT, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(features, axis=1)
-    usable = np.isfinite(lengths) & (lengths > 0)
-    good = np.flatnonzero(usable)
-    good = good[np.argsort(tracklet[good], kind="stable")]
+    usable = np.zeros(len(tracklet), bool)
     pooled = np.zeros((tracklets, features.shape[1]), np.float32)
     has_feature, quality = np.zeros(tracklets, bool), np.zeros(tracklets)
-    if len(good):
-        owners, first = np.unique(tracklet[good], return_index=True)
-        scaled = features[good] * (weight[good] / lengths[good]).astype(np.float32)[:, None]
-        sums = np.add.reduceat(scaled, first, axis=0)
-        pooled[owners] = unit_rows(sums)
-        has_feature[owners] = np.linalg.norm(sums, axis=1) > 0
-        quality[owners] = np.add.reduceat(weight[good], first) / np.diff(np.append(first, len(good)))
+    for rows in _blocks_of_tracklets(np.argsort(tracklet, kind="stable"), tracklet):
+        crops = features[rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(crops, axis=1)
+        good = np.isfinite(lengths) & (lengths > 0)
+        usable[rows] = good
+        if not good.all():
+            rows, crops, lengths = rows[good], crops[good], lengths[good]
+        if len(rows):
+            sums, first = crops * (weight[rows] / lengths).astype(np.float32)[:, None], _first_of_groups(tracklet[rows])
+            if len(first) < len(rows):
+                sums = np.add.reduceat(sums, first, axis=0)
+            owners = tracklet[rows[first]]
+            size = np.linalg.norm(sums, axis=1)
+            has_feature[owners] = size > 0
+            pooled[owners] = sums / np.where(size == 0, 1, size)[:, None]
+            quality[owners] = np.add.reduceat(weight[rows], first) / np.diff(np.append(first, len(rows)))
     return PooledFeatures(pooled, has_feature, quality, usable)
+
+
+def _first_of_groups(sorted_values: Integers) -> Integers:
+    """Return the position of the first of each run of equal values."""
+    return np.flatnonzero(np.append(True, np.diff(sorted_values) != 0))
+
+
+def _blocks_of_tracklets(rows: Integers, tracklet: Integers) -> list[Integers]:
+    """Divide rows that are sorted by tracklet into blocks of whole tracklets, small enough for caches."""
+    if len(rows) == 0:
+        return []
+    first = _first_of_groups(tracklet[rows])
+    borders = first[np.flatnonzero(np.append(True, np.diff(first // _CROPS_PER_BLOCK) != 0))]
+    return np.split(rows, borders[1:])
 
 
 def select_prototypes(
@@ -78,18 +98,20 @@ def select_prototypes(
     """
     rows = np.flatnonzero(pooled.usable)
     rows = rows[np.argsort(tracklet[rows], kind="stable")]
-    if len(rows) == 0:
-        return rows
-    first = np.flatnonzero(np.append(True, np.diff(tracklet[rows]) != 0))
-    borders = first[np.flatnonzero(np.append(True, np.diff(first // _CROPS_PER_BLOCK) != 0))]
-    blocks = np.split(rows, borders[1:])
-    return np.concatenate([_block_prototypes(features, tracklet, block, pooled.features, most) for block in blocks])
+    blocks = [
+        _block_prototypes(features, tracklet, block, pooled.features, most)
+        for block in _blocks_of_tracklets(rows, tracklet)
+    ]
+    return np.concatenate([rows[:0], *blocks])
 
 
 def _block_prototypes(features: Features, tracklet: Integers, rows: Integers, pooled: Features, most: int) -> Integers:
     """As `select_prototypes`, for rows that are sorted by tracklet."""
-    crops, owner = unit_rows(features[rows]), tracklet[rows]
-    first = np.flatnonzero(np.append(True, np.diff(owner) != 0))
+    owner = tracklet[rows]
+    first = _first_of_groups(owner)
+    if len(first) == len(rows):
+        return rows
+    crops = unit_rows(features[rows])
     group = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(rows))))
     score = np.einsum("nd,nd->n", crops, pooled[owner]).round(6)
     distance = np.full(len(rows), np.inf)
