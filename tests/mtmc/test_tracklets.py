@@ -22,8 +22,10 @@ def unit(x):
     return x / np.linalg.norm(x)
 
 
+@pytest.mark.parametrize("at_once", [1, 20, 16_384])
 @pytest.mark.parametrize("seed", range(5))
-def test_pooling_against_a_loop(seed):
+def test_pooling_against_a_loop(seed, at_once, monkeypatch):
+    monkeypatch.setattr("reid.mtmc.pooling._CROPS_PER_BLOCK", at_once)
     rng = np.random.default_rng(seed)
     n, tracklets = 60, 9
     features = rng.normal(size=(n, 5)).astype(np.float32) * rng.uniform(0.1, 9, (n, 1)).astype(np.float32)
@@ -32,6 +34,9 @@ def test_pooling_against_a_loop(seed):
     features[3], features[4], features[5] = np.nan, 0, np.inf
     got = pool_features(features, of, tracklets, weights)
     assert (~got.usable).nonzero()[0].tolist() == [3, 4, 5]
+    alone = pool_features(features, np.arange(n), n, weights)  # one crop each
+    assert alone.features[alone.usable] == pytest.approx(np.array([unit(row) for row in features[alone.usable]]))
+    assert alone.quality[alone.usable] == pytest.approx(weights[alone.usable])
     for t in range(tracklets):
         rows = [row for row in range(n) if of[row] == t and row not in (3, 4, 5)]
         if not rows:
