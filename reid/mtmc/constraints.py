@@ -30,11 +30,11 @@ REASONS = (
     "no transition",
     "faster than the maximum speed",
     "cannot-link",
-    "feet too far apart",
+    "too fast on the ground",
 )
 """Rules that can forbid a pair; `Rules.violations` returns indices into this. "" where no rule forbids it."""
 
-_SAME_CAMERA, _NON_OVERLAPPING, _TOO_EARLY, _NO_TRANSITION, _TOO_FAST, _CANNOT_LINK, _FAR_APART = range(1, 8)
+_SAME_CAMERA, _NON_OVERLAPPING, _TOO_EARLY, _NO_TRANSITION, _TOO_FAST, _CANNOT_LINK, _FAST_ON_GROUND = range(1, 8)
 
 Key = tuple[str, int, int]
 """Key of a tracklet: camera, local track, and a frame in it (−1: the whole local track)."""
@@ -141,7 +141,7 @@ class Rules:
     4. there is a maximum speed v, both ground positions are known, and
        `distance > v · (max(start_j − end_i, 0) + tolerance)`;
     5. there is a cannot-link;
-    6. one person would have had to move too fast on the ground (`far_apart`, see `ground.measure_distances`). This is
+    6. one person would have had to move too fast on the ground (`too_fast`, see `ground.measure_distances`). This is
        measured, so it is no rule for must-linked tracklets.
 
     A maximum transition time forbids nothing, because a sighting between the two may be missing.
@@ -154,7 +154,7 @@ class Rules:
     max_speed: float | None
     cannot_link: Integers
     must_link: Integers = field(repr=False)
-    far_apart: Integers = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    too_fast: Integers = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
     def violations(self, first: Integers, second: Integers) -> NDArray[np.int8]:
         """Index into `REASONS` for each pair of rows (arrays of one shape); 0 where no rule forbids it."""
@@ -175,7 +175,7 @@ class Rules:
         reason[~same & together & self.non_overlapping[a, b]] = _NON_OVERLAPPING
         reason[same & together] = _SAME_CAMERA
         code = np.minimum(i, j) * len(t) + np.maximum(i, j)
-        for codes, number in ((self.far_apart, _FAR_APART), (self.cannot_link, _CANNOT_LINK)):
+        for codes, number in ((self.too_fast, _FAST_ON_GROUND), (self.cannot_link, _CANNOT_LINK)):
             if len(codes):
                 reason[codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code] = number
         return reason

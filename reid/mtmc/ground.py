@@ -336,7 +336,7 @@ def join_over_gaps(
         appearance: Log-odds of pairs of rows, 0 where unknown.
     """
     tracklets = clusters.rules.tracklets
-    known = np.array([len(path) > 0 for path in tracklets.paths], bool)
+    known = tracklets.has_path
     numbers, place = np.unique(clusters.labels[known], return_inverse=True)
     points = np.concatenate([np.zeros((0, 4)), *tracklets.paths[known]])
     place = np.repeat(place, [len(path) for path in tracklets.paths[known]])

@@ -151,7 +151,7 @@ class Matches:
         if undecided or few:
             what = f"The data leave {undecided} links undecided" if undecided else "The threshold is a fixed guess"
             found.append(f"{what}. Pass a calibration (reid calibrate), set threshold, or review them in the report.")
-        if not any(len(path) for path in self.tracklets.paths):
+        if not self.tracklets.has_path.any():
             where = "where cameras overlap and " if several else ""
             found.append(f"No camera has ground positions. Add points or a homography to cameras.yaml: {where}"
                          "where tracks are interrupted they decide best.")  # fmt: skip
@@ -238,7 +238,7 @@ def match(
     if settings.solver != "correlation" and (by_default if settings.reassign is None else settings.reassign):
         moves = reassign(candidates, clusters, threshold)
     walks: list[GapJoin] = []
-    if any(len(path) for path in tracklets.paths):
+    if tracklets.has_path.any():
         walks = join_over_gaps(clusters, space.spread, appearance_odds(candidates, tracklets, threshold, weight))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets.start, clusters.labels)
@@ -302,7 +302,7 @@ def forbid_too_fast(rules: Rules, space: GroundEvidence) -> Rules:
     apply_must_links(clusters)
     first, second = space.too_fast.T
     free = clusters.labels[first] != clusters.labels[second]
-    return replace(rules, far_apart=np.unique(first[free] * len(rules.tracklets) + second[free]))
+    return replace(rules, too_fast=np.unique(first[free] * len(rules.tracklets) + second[free]))
 
 
 def _appearance_slope(candidates: Candidates, space: GroundEvidence, has_feature: Mask, threshold: float) -> float:
@@ -345,7 +345,7 @@ def appearance_odds(
     By appearance. Without two features 0, or `PRIOR_ONE_CAMERA` where one camera's paths are all that is known.
     """
     has_feature = tracklets.has_feature
-    seen = tracklets.camera[[len(path) > 0 for path in tracklets.paths]]
+    seen = tracklets.camera[tracklets.has_path]
     prior = PRIOR_ONE_CAMERA if len(np.unique(seen)) == 1 else 0.0
 
     def odds(first: Integers, second: Integers) -> Floats:

@@ -104,7 +104,7 @@ class OnlineMatcher:
         space = offline.space
         clusters = _FixedClusters(rules if space is None else forbid_too_fast(rules, space), fixed, forbidden)
         agglomerative(offline.links, clusters, offline.threshold)
-        if space is not None and any(len(path) for path in both.paths):
+        if space is not None and both.has_path.any():
             weight = offline.protocol["distance_per_log_odds"]
             join_over_gaps(clusters, space.spread, appearance_odds(offline.links, both, offline.threshold, weight))
         identity = clusters.identities()
@@ -215,7 +215,15 @@ class OnlineMatches:
         online = {"delay": self.delay, "max_remembered": self.max_remembered}
         protocol = {**offline.protocol, "online": online, "identities": int(self.identity.max(initial=0))}
         confidence = tracklet_confidence(self.identity, links)
-        return replace(offline, identity=self.identity, links=links, confidence=confidence, protocol=protocol)
+        joins = [j for j in offline.gap_joins if len(np.unique(self.identity[np.append(j.first, j.second)])) == 1]
+        return replace(
+            offline,
+            identity=self.identity,
+            links=links,
+            confidence=confidence,
+            protocol=protocol,
+            gap_joins=tuple(joins),
+        )
 
 
 def match_online(

@@ -21,7 +21,7 @@ _ROLL_SPREAD = 0.05  # radians
 _PRIOR_BOXES = 0.01  # weight of the priors, as a fraction of the boxes
 
 
-def estimate_ground_plane(boxes: Floats, size: tuple[int, int], seed: int = 0) -> Floats | None:
+def estimate_ground_plane(boxes: Floats, size: tuple[int, int]) -> Floats | None:
     """Homography `[3, 3]` from the image to the ground in metres, from the boxes of people who stand or walk.
 
     The camera is a pinhole in the middle of the frame with focal length, tilt, height and roll. They are fitted so that
@@ -31,9 +31,8 @@ def estimate_ground_plane(boxes: Floats, size: tuple[int, int], seed: int = 0) -
     shorter or taller than 1.7 m.
 
     Args:
-        boxes: `[N, 4]` x, y, width, height of boxes that show people from head to foot.
+        boxes: `[N, 4]` x, y, width, height of boxes that show people from head to foot. 500 of them are used.
         size: Width and height of the frame.
-        seed: Of the choice among more than 500 boxes.
 
     Returns:
         None with fewer than `MIN_BOXES` boxes, or if nothing fits.
@@ -48,7 +47,7 @@ def estimate_ground_plane(boxes: Floats, size: tuple[int, int], seed: int = 0) -
     if len(boxes) < MIN_BOXES:
         return None
     if len(boxes) > _MAX_BOXES:
-        boxes = boxes[np.random.default_rng(seed).choice(len(boxes), _MAX_BOXES, replace=False)]
+        boxes = boxes[np.random.default_rng(0).choice(len(boxes), _MAX_BOXES, replace=False)]
     x, top, width, height = boxes.T
     feet = np.column_stack([x + width / 2, top + height, np.ones(len(boxes))])
     focal, prior = float(max(size)), np.sqrt(_PRIOR_BOXES * len(boxes))

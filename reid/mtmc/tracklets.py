@@ -90,6 +90,11 @@ class Tracklets(Spans):
             paths[:] = [np.zeros((0, 4))] * len(paths)
             object.__setattr__(self, "paths", paths)
 
+    @property
+    def has_path(self) -> Mask:
+        """Whether ground positions of each tracklet are known, `[T]`."""
+        return np.array([len(path) > 0 for path in self.paths], bool)
+
     def __len__(self) -> int:
         """Number of tracklets."""
         return len(self.camera)

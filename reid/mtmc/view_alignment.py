@@ -208,9 +208,7 @@ def _fit(pair: Pair, one: Integers, other: Integers, offset: int) -> Similarity 
     return Similarity(limited, shift, offset)
 
 
-def find_similarity(
-    pair: Pair, hints: Sequence[tuple[int, int]], max_offset: float, seed: int = 0
-) -> tuple[Similarity, float] | None:
+def find_similarity(pair: Pair, hints: Sequence[tuple[int, int]], max_offset: float) -> tuple[Similarity, float] | None:
     """Find the most likely placement of the first camera on the ground plane of the second, and its log ratio.
 
     Hypotheses are similarities of one or two hinted pairs of tracklets, at clock offsets up to a limit. The best
@@ -220,9 +218,8 @@ def find_similarity(
         pair: Samples.
         hints: Rows of tracklets that may be one person.
         max_offset: Limit of the clock offset in seconds.
-        seed: Of the choice of hypotheses.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     steps = round(max_offset / STEP)
     hypotheses: list[tuple[float, int, Similarity]] = []
     coarse = replace(pair, first=pair.first.take(pair.first.tick % _THIN == 0))
@@ -341,9 +338,9 @@ def align(pair: Pair, hints: Sequence[tuple[int, int]], names: tuple[str, str]) 
     similarity = whole[0]
     if whole[1] < MIN_LOG_RATIO:
         return refuse(f"the paths do not coincide (log ratio {whole[1]:.1f})", similarity)
-    rival = max(_at_other_offset(pair, similarity, steps) for steps in (-2, 2))
     if abs(similarity.offset) * STEP >= MAX_OFFSETS[-1]:
         return refuse(f"the clocks seem to differ by {MAX_OFFSETS[-1]:g} s or more", similarity)
+    rival = max(_at_other_offset(pair, similarity, steps) for steps in (-2, 2))
     if whole[1] - rival < MIN_CLOCK_MARGIN:
         return refuse("clock and position cannot be told apart, because people walk in one direction", similarity)
     middle = float(np.median(pair.first.tick))
@@ -357,12 +354,12 @@ def align(pair: Pair, hints: Sequence[tuple[int, int]], names: tuple[str, str]) 
         gap = gap[_in_view(pair.view, similarity(pair.first.place))]
         value = log_ratio(held_out, found[0])
         values.append(value)
-        chance = max(log_ratio(_shifted(held_out, number), found[0]) for number in range(1, _SHIFTS + 1))
-        support = coincidences(held_out, found[0], 2 * SLACK)
-        if value < MIN_LOG_RATIO or value <= chance:
+        wrong_times = (log_ratio(_shifted(held_out, number), found[0]) for number in range(1, _SHIFTS + 1))
+        if value < MIN_LOG_RATIO or value <= max(wrong_times):
             return refuse(
                 f"trajectories that were not used do not support it (log ratio {value:.1f})", similarity, values
             )
+        support = coincidences(held_out, found[0], 2 * SLACK)
         if len(support) < MIN_PAIRS:
             return refuse(f"only {len(support)} trajectories that were not used support it", similarity, values)
         if len(gap) == 0 or float(np.median(gap)) > MAX_DISAGREEMENT:

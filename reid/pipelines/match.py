@@ -146,7 +146,7 @@ def _match_files(
     calibration = None if found is None else found.calibration
     run = partial(match, settings=settings, calibration=calibration, constraints=constraints)
     matches = None
-    if has_appearance or any(len(path) for path in tracklets.paths):
+    if has_appearance or tracklets.has_path.any():
         matches = run(tracklets, cameras=cameras)
     written = []
     estimate = None

@@ -7,6 +7,7 @@ import pytest
 
 from reid.mtmc import Camera, Cameras, MatchSettings, Tracklets, match
 from reid.mtmc.evidence import EVIDENCE
+from reid.mtmc.online import OnlineMatches
 from reid.synthetic import SyntheticSettings, record, simulate_embeddings
 from tests.mtmc.test_ground import floor_cameras, line, tracks_on_floor
 
@@ -58,3 +59,5 @@ def test_joins_over_gaps_are_listed_with_their_log_odds() -> None:
     (join,) = matches.gap_joins
     assert sorted([sorted(join.first.tolist()), sorted(join.second.tolist())]) == [[0, 2], [1]]
     assert join.log_ratio > 0
+    online = OnlineMatches(np.arange(1, 4), max_remembered=3, delay=1.0).as_matches(matches)
+    assert online.gap_joins == ()

@@ -11,6 +11,7 @@ import pytest
 from reid.config import StreamSettings
 from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, Tracklets, Tracks, match, read_cameras
+from reid.mtmc.constraints import REASONS, compile_rules
 from reid.mtmc.ground import (
     FAR_APART,
     FASTEST,
@@ -22,6 +23,7 @@ from reid.mtmc.ground import (
     measure_distances,
     walk_variance,
 )
+from reid.mtmc.matching import forbid_too_fast
 from reid.mtmc.online import match_online
 from reid.mtmc.thresholds import fit_slope
 from tests.oracles.tracks import compare_paths_loop, path_end_loop
@@ -83,8 +85,12 @@ def test_a_walk_is_continued_over_a_gap_in_another_camera():
 def test_no_one_runs_faster_than_the_limit_between_two_tracklets():
     cameras = floor_cameras((0, 0))
     walks = [(0, 1, line((0, 0), (1, 0), 20)), (0, 31, line((14, 0), (15, 0), 20))]
-    evidence = measure_distances(Tracklets.from_tracks(tracks_on_floor(cameras, walks), None, cameras))
+    tracklets = Tracklets.from_tracks(tracks_on_floor(cameras, walks), None, cameras)
+    evidence = measure_distances(tracklets)
     assert evidence.too_fast.tolist() == [[0, 1]]
+    rules = forbid_too_fast(compile_rules(tracklets, cameras), evidence)
+    assert REASONS[rules.violations(np.array([1]), np.array([0]))[0]] == "too fast on the ground"
+    assert tracklets.has_path.tolist() == [True, True]
 
 
 def test_a_must_link_overrules_feet_that_are_far_apart():
