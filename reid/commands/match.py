@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Input": ["tracks", "format", "embeddings", "videos", "model", "cameras", "calibration", "constraints", "truth"],
-    "Tracks": ["skip_untracked", "split", "stitch", "self_calibrate", "per_track"],
+    "Tracks": ["skip_untracked", "split", "stitch", "self_calibrate", "per_track", "encounters"],
     "Frame numbers": ["first_frame", "embeddings_first_frame", "truth_first_frame"],
     "Mode": ["online"],
     "Report": ["pixelate_heads"],

@@ -17,7 +17,7 @@ from reid.core.console import console
 from reid.pipelines.settings import MatchKeys, RunSettings
 
 GROUPS = TRACK_GROUPS | {
-    "Identities": ["model", "per_track", "cameras", "calibration", "constraints", "truth", "online"],
+    "Identities": ["model", "per_track", "encounters", "cameras", "calibration", "constraints", "truth", "online"],
     "Tracks": ["split", "stitch", "self_calibrate"],
     "Pictures": ["draw", "pixelate_heads"],
     "Computation": [*TRACK_GROUPS["Computation"], "batch_size", "trust"],

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import float_column
+from reid.core.arrays import float_column, integer_column
 from reid.core.errors import DataError, check_number
 from reid.data.tracks import Floats, Integers, Tracks
 
 _HIDING = 0.3
+"""Overlap from which the feet of the hidden person are not visible, and two people can be confused."""
+_SHORT = 6
+"""Boxes without an overlap that end an encounter, and frames without a box that end a stretch."""
 _BORDER = 2.0
 """Distance in pixels from the image border within which a box touches it. Trackers clip and round."""
 
@@ -81,7 +84,44 @@ def hidden_feet(tracks: Tracks) -> NDArray[np.bool_]:
     return _covered(tracks.camera, tracks.frame, low, low + tracks.boxes[:, 2:]) >= _HIDING
 
 
-def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> Integers:
+def stretches(tracks: Tracks) -> Integers:
+    """Divide each track where its tracker may have switched to another person; return the stretch of each box, `[N]`.
+
+    A stretch ends after an encounter, that is, after consecutive boxes that overlap another box of their frame by 30 %
+    or more of the smaller of the two. Fewer than 6 boxes between two overlaps belong to the encounter. A stretch also
+    ends where the track has no box in 6 consecutive frames of its camera or more; frames without any box do not
+    count. Numbers rise from 0 over cameras, tracks and time.
+
+    Example:
+        >>> frame = [*range(1, 13), 3]
+        >>> boxes = [[10 * f, 0, 30, 90] for f in frame]
+        >>> tracks = Tracks.from_columns(["door"], [0] * 13, [1] * 12 + [2], frame, boxes)
+        >>> stretches(tracks)[tracks.track == 1].tolist()
+        [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+    n = len(tracks)
+    if n == 0:
+        return np.zeros(0, np.int64)
+    order = np.lexsort((tracks.frame, tracks.track, tracks.camera))
+    camera, track, frame, meets = (x[order] for x in (tracks.camera, tracks.track, tracks.frame, _meets(tracks)))
+    new = np.r_[True, (np.diff(camera) != 0) | (np.diff(track) != 0)]
+    for number in np.unique(camera):
+        rows = np.flatnonzero(camera == number)
+        steps = np.diff(np.unique(frame[rows]))  # above 1 where not every frame was analysed
+        new[rows[1:]] |= np.diff(frame[rows]) > _SHORT * (np.median(steps) if len(steps) else 1)
+    # Runs of boxes with or without an overlap. An encounter ends at a run without one that is not short.
+    run_start = np.flatnonzero(new | np.r_[True, np.diff(meets.astype(np.int8)) != 0])
+    length = np.diff(np.append(run_start, n))
+    ends_encounter = ~meets[run_start] & (length >= _SHORT) & ~new[run_start]
+    new[run_start[ends_encounter]] = True
+    result = np.empty(n, np.int64)
+    result[order] = np.cumsum(new) - 1
+    return result
+
+
+def choose_boxes(
+    tracks: Tracks, quality: ArrayLike, *, per_track: int = 8, stretch: ArrayLike | None = None
+) -> Integers:
     """Choose up to `per_track` boxes of each (camera, track), spread over time, each the best of its interval.
 
     The boxes of quality above 0, sorted by time, are divided into `per_track` intervals with equal numbers of boxes.
@@ -92,21 +132,25 @@ def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> I
         tracks: boxes.
         quality: `[N]`, from `box_quality`.
         per_track: 1 or more.
+        stretch: `[N]`, from `stretches`: choose up to `per_track` boxes of each stretch instead of each track.
 
     Returns:
         `[M]` int64, ascending rows of `tracks`.
 
     Raises:
         ConfigError: `per_track` below 1.
-        DataError: `quality` of another length.
+        DataError: `quality` or `stretch` of another length.
     """
     check_number("per_track", per_track, 1)
     quality = float_column("quality", quality, len(tracks))
+    part = integer_column("stretch", np.zeros(len(tracks), np.int64) if stretch is None else stretch, len(tracks))
     rows = np.flatnonzero(quality > 0)
     if len(rows) == 0:
         return rows
-    rows = rows[np.lexsort((tracks.frame[rows], tracks.track[rows], tracks.camera[rows]))]
-    first = np.r_[True, (np.diff(tracks.camera[rows]) != 0) | (np.diff(tracks.track[rows]) != 0)]
+    keys = np.stack([tracks.camera, tracks.track, part])[:, rows]
+    order = np.lexsort((tracks.frame[rows], *keys[::-1]))
+    rows = rows[order]
+    first = np.r_[True, (np.diff(keys[:, order]) != 0).any(axis=0)]
     group = np.cumsum(first) - 1
     count = np.bincount(group)
     place = np.arange(len(rows)) - np.flatnonzero(first)[group]
@@ -116,26 +160,42 @@ def choose_boxes(tracks: Tracks, quality: ArrayLike, *, per_track: int = 8) -> I
     return np.sort(rows[order[best]])
 
 
-def _covered(camera: Integers, frame: Integers, low: Floats, high: Floats) -> Floats:
-    """Fraction of each box that others cover. Rows are sorted by (camera, frame).
+def _meets(tracks: Tracks) -> NDArray[np.bool_]:
+    """Return whether each box overlaps another one of its frame by 30 % or more of the smaller box, `[N]`."""
+    low, high = tracks.boxes[:, :2], tracks.boxes[:, :2] + tracks.boxes[:, 2:]
+    area, meets = tracks.boxes[:, 2:].prod(axis=1), np.zeros(len(tracks), np.bool_)
+    for a, b in _pairs_in_frames(tracks.camera, tracks.frame):
+        common = np.clip(np.minimum(high[a], high[b]) - np.maximum(low[a], low[b]), 0, None).prod(axis=1)
+        close = common >= _HIDING * np.minimum(area[a], area[b])
+        meets[a[close]] = meets[b[close]] = True
+    return meets
 
-    Row i is compared with row i + 1, i + 2, … of the same image: as many steps as the fullest image has boxes.
-    """
-    n = len(camera)
+
+def _covered(camera: Integers, frame: Integers, low: Floats, high: Floats) -> Floats:
+    """Return the fraction of each box that others cover. Rows are sorted by (camera, frame)."""
     area = (high - low).prod(axis=1)
-    last = np.flatnonzero(np.r_[(np.diff(camera) != 0) | (np.diff(frame) != 0), True])
-    end = last[np.searchsorted(last, np.arange(n))]
-    clear = np.ones(n)
-    step = 1
-    a = np.flatnonzero(end >= np.arange(n) + step)
-    while len(a):
-        b = a + step
+    clear = np.ones(len(camera))
+    for a, b in _pairs_in_frames(camera, frame):
         common = np.clip(np.minimum(high[a], high[b]) - np.maximum(low[a], low[b]), 0, None).prod(axis=1)
         clear[a] *= np.where(high[b, 1] >= high[a, 1], 1 - common / area[a], 1)
         clear[b] *= np.where(high[a, 1] >= high[b, 1], 1 - common / area[b], 1)
+    return 1 - clear
+
+
+def _pairs_in_frames(camera: Integers, frame: Integers) -> Iterator[tuple[Integers, Integers]]:
+    """Yield all pairs of rows of one image, in blocks without repeated rows. Rows are sorted by (camera, frame).
+
+    Row i is paired with row i + 1, i + 2, … of its image: as many blocks as the fullest image has boxes.
+    """
+    n = len(camera)
+    last = np.flatnonzero(np.r_[(np.diff(camera) != 0) | (np.diff(frame) != 0), True])
+    end = last[np.searchsorted(last, np.arange(n))]
+    step = 1
+    a = np.flatnonzero(end >= np.arange(n) + step)
+    while len(a):
+        yield a, a + step
         step += 1
         a = a[end[a] >= a + step]
-    return 1 - clear
 
 
 def _scaled_to_unit(confidence: Floats) -> Floats:

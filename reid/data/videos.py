@@ -91,12 +91,11 @@ class Video:
             return _read_images(self.path, self.images, wanted, first_frame - (0 not in self.images))
         return _read_video(self.path, wanted, first_frame)
 
-    def count_frames(self, frames: ArrayLike, *, first_frame: int = 1) -> int:
-        """Return how many of the frames have an image; a video file is taken to have all of them."""
+    def has_frames(self, frames: ArrayLike, *, first_frame: int = 1) -> NDArray[np.bool_]:
+        """Return whether each frame has an image, `[N]`; a video file is taken to have all of them."""
         if self.images is None:
-            return len(np.asarray(frames))
-        shift = first_frame - (0 not in self.images)
-        return int(np.isin(frames, np.array(list(self.images)) + shift).sum())
+            return np.ones(len(np.asarray(frames)), np.bool_)
+        return np.isin(frames, np.array(list(self.images)) + first_frame - (0 not in self.images))
 
     def fingerprint(self) -> str:
         """Return a digest of the path, size and modification time of the file, or of every image."""

@@ -100,7 +100,12 @@ def demo(
     on_test(test(model, out=out / "test", settings=TestSettings(rerank=True)), out / "test")
     console.print(f"4. Match the tracks of {synthetic.cameras} cameras", style="bold")
     files = MatchFiles(
-        tracks=root / "tracks", videos=root / "stills", model=model, truth=root / "truth", per_track=synthetic.stills
+        tracks=root / "tracks",
+        videos=root / "stills",
+        model=model,
+        truth=root / "truth",
+        per_track=synthetic.stills,
+        encounters=False,  # there are stills of these boxes only
     )
     on_match(match_files(files, out / "matched", settings.matching))
     run_on_videos(out, settings, model, on_match)

@@ -28,6 +28,9 @@ from reid.models.zoo import default_model
 from reid.mtmc.track_files import read_tracks
 from reid.pipelines.settings import EmbedSettings
 
+_WITHOUT_IMAGE = 1e-6
+"""Factor of the quality of boxes whose frame has no image. Above 0, so that those that are chosen are reported."""
+
 
 def embed_files(
     model: str | None, out: Path, settings: EmbedSettings
@@ -91,7 +94,8 @@ def open_videos(
         tracks: boxes in the videos.
 
     Returns:
-        The videos by camera, the quality of each box `[N]`, and warnings.
+        The videos by camera, the quality of each box `[N]`, and warnings. Boxes whose frame a folder of images lacks
+        have almost no quality, so that others are chosen where there are any.
 
     Raises:
         DataError: a video cannot be opened, `path` is one video but the tracks are of several cameras, or the images of
@@ -110,14 +114,19 @@ def open_videos(
             f"The tracks are of the cameras {', '.join(tracks.camera_names)}, but {path} is one video. Pass a folder "
             "of videos named like the cameras."
         )
+    without_image = np.zeros(len(tracks), np.bool_)
     for camera, name in enumerate(tracks.camera_names):
         frames = tracks.frame[tracks.camera == camera]
         if name in videos and len(frames):
             first = tracks.first_frame
-            fits = {d: videos[name].count_frames(frames + d, first_frame=first) for d in (0, -1, 1)}
+            has = {d: videos[name].has_frames(frames + d, first_frame=first) for d in (0, -1, 1)}
+            fits = {d: int(found.sum()) for d, found in has.items()}
             fix = f"The first frame is taken to be {first}: pass another --first-frame, or rename the images."
             check_frame_numbers(str(videos[name].path), "boxes", fits, fix)
-    return videos, box_quality(tracks, {name: video.info()[:2] for name, video in videos.items()}), problems
+            without_image[np.flatnonzero(tracks.camera == camera)[~has[0]]] = True
+    quality = box_quality(tracks, {name: video.info()[:2] for name, video in videos.items()})
+    quality[without_image] *= _WITHOUT_IMAGE
+    return videos, quality, problems
 
 
 def _check_writable(out: Path) -> None:

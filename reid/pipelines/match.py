@@ -13,7 +13,7 @@ from reid.config import MatchSettings, StreamSettings
 from reid.core.atomic import result_folder, write_json
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError
-from reid.data.box_selection import choose_boxes
+from reid.data.box_selection import choose_boxes, stretches
 from reid.data.tracks import Tracks, check_frame_numbers, last_number
 from reid.data.videos import Video
 from reid.embedding.boxes import embed_boxes
@@ -290,7 +290,8 @@ def _embed_videos(
 ) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
     videos, quality, problems = open_videos(source, tracks)
-    rows = choose_boxes(tracks, quality, per_track=files.per_track)
+    stretch = stretches(tracks) if files.encounters else None
+    rows = choose_boxes(tracks, quality, per_track=files.per_track, stretch=stretch)
     embedder = Embedder(files.model or default_model(), files.device, files.runtime_for(), batch_size=files.batch_size)
     result = embed_boxes(
         embedder,

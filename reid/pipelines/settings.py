@@ -132,7 +132,10 @@ class IdentitySettings(ModelSettings):
     online: bool = False
     """Match tracks as they end, as in a live stream, and compare with offline matching."""
     per_track: Positive = 8
-    """Crops per track to embed."""
+    """Crops to embed of each track; with --encounters, of each stretch of a track."""
+    encounters: bool = True
+    """Embed more crops of tracks that met others: --per-track of each stretch between two encounters, where the
+    tracker may have switched to another person."""
 
 
 class MatchFiles(IdentitySettings):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from reid.core.errors import ReidError
-from reid.data.box_selection import box_quality, choose_boxes
+from reid.data.box_selection import box_quality, choose_boxes, stretches
 from reid.data.tracks import Tracks
 
 SIZE = (640, 480)
@@ -167,3 +169,56 @@ def test_short_tracks_keep_all_usable_boxes(quality, count):
 def test_bad_arguments_raise_errors(call, message):
     with pytest.raises(ReidError, match=message):
         call(make_tracks([0], [1], [[0, 0, 1, 1]]))
+
+
+def naive_stretches(tracks):
+    """The stretch of each box, box by box."""
+    result, number = np.full(len(tracks), -1), -1
+    camera, track, frame, boxes = tracks.camera, tracks.track, tracks.frame, tracks.boxes
+
+    def meets(a):
+        for b in np.flatnonzero((camera == camera[a]) & (frame == frame[a])):
+            low = np.maximum(boxes[a, :2], boxes[b, :2])
+            high = np.minimum(boxes[a, :2] + boxes[a, 2:], boxes[b, :2] + boxes[b, 2:])
+            least = min(boxes[a, 2:].prod(), boxes[b, 2:].prod())
+            if a != b and (high > low).all() and (high - low).prod() >= 0.3 * least:
+                return True
+        return False
+
+    for key in sorted({*zip(camera.tolist(), track.tolist(), strict=True)}):
+        rows = [row for row in np.argsort(frame) if (camera[row], track[row]) == key]
+        frames = sorted({*frame[camera == key[0]].tolist()})
+        gap = 6 * np.median(np.diff(frames)) if len(frames) > 1 else 6
+        groups = [[rows[0]]]
+        for before, row in itertools.pairwise(rows):
+            if frame[row] - frame[before] > gap:
+                groups.append([])
+            groups[-1].append(row)
+        for group in groups:
+            number += 1
+            for place, row in enumerate(group):
+                clear = [not meets(other) for other in group[place : place + 6]]
+                if place and meets(group[place - 1]) and len(clear) == 6 and all(clear):
+                    number += 1
+                result[row] = number
+    return result
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stretches_equal_a_naive_loop_over_boxes(seed):
+    rng = np.random.default_rng(seed)
+    rows = [(c, t, f) for c in range(2) for t in range(4) for f in range(1, 90, 1 + c) if rng.random() < 0.93]
+    rows = [row for row in rows if not (row[1] == 2 and 30 < row[2] < 50)]
+    camera, track, frame = np.array(rows).T
+    x = 40 * track + 60 * np.sin(frame / 9 + track)
+    boxes = np.c_[x, rng.integers(0, 9, len(rows)), np.full(len(rows), 40), np.full(len(rows), 90)]
+    tracks = Tracks.from_columns(["a", "b"], camera, track, frame, boxes)
+    found = stretches(tracks)
+    assert found.tolist() == naive_stretches(tracks).tolist()
+    assert found.max() > 8, "tracks are divided"
+    chosen = choose_boxes(tracks, np.ones(len(tracks)), per_track=3, stretch=found)
+    assert np.bincount(found[chosen]).tolist() == np.minimum(np.bincount(found), 3).tolist()
+
+
+def test_no_boxes_have_no_stretches():
+    assert stretches(make_tracks([], [], np.zeros((0, 4)))).tolist() == []
