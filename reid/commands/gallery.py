@@ -27,20 +27,26 @@ def cli() -> None:
 @gallery_argument
 @settings_options(GallerySettings, GROUPS)
 @option("Gallery", "--calibration", type=PATH, help="Calibration of the model, copied into the gallery.")
-def create(gallery: Path, calibration: Path | None, **options: Any) -> None:
+@option("Gallery", "--cameras", type=PATH, help="cameras.yaml for additions and trajectories, copied into the gallery.")
+def create(gallery: Path, calibration: Path | None, cameras: Path | None, **options: Any) -> None:
     """Create an empty GALLERY: a new folder.
 
     \b
-    reid gallery create shop --zone Europe/Berlin --calibration runs/x/calibration.json
+    reid gallery create shop --zone Europe/Berlin --calibration runs/x/calibration.json --cameras cameras.yaml
     """
     from reid.embedding.calibration_file import NAME, load_calibration
     from reid.gallery import Gallery
+    from reid.gallery.gallery import CAMERAS
+    from reid.mtmc.cameras import read_cameras
 
     if calibration is not None:
         load_calibration(calibration)
+    if cameras is not None:
+        read_cameras(cameras, ())
     created = Gallery.create(gallery, GallerySettings(**options))
-    if calibration is not None:
-        shutil.copyfile(calibration, created.path / NAME)
+    for given, name in ((calibration, NAME), (cameras, CAMERAS)):
+        if given is not None:
+            shutil.copyfile(given, created.path / name)
     console.print(f"created {gallery}")
 
 

@@ -12,11 +12,12 @@ from reid.core.console import console, make_table, warn
 from reid.pipelines.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from reid.gallery import Answer
+    from reid.gallery import Answer, Trajectory
 
 GROUPS = {
     "Input": ["photo_camera", "calibration"],
     "Answer": ["top", "within", "expected_false", "purpose"],
+    "Trajectory": ["cameras", "tolerance"],
     "Model": ["model", "weights", "flip", "trust"],
     "Computation": ["device"],
 }
@@ -48,13 +49,18 @@ def cli(galleries: tuple[Path, ...], out: Path | None, **options: Any) -> None:
 
     With a calibration, each hit has the number of strangers expected at its distance or nearer, and p(same); a hit
     counts if --expected-false is not exceeded. Without one, hits are ranked only.
+
+    Hits that count are chained to a trajectory: in time order, without those that are impossible together by the
+    transition times and overlaps of cameras.yaml. Without a calibration, --within chooses the hits.
     """
     from reid.pipelines.gallery import search_files, write_answer
 
-    opened, answer = search_files(galleries, SearchSettings(**options))
-    print_answer(answer, opened[0].settings.zone)
+    found = search_files(galleries, SearchSettings(**options))
+    print_answer(found.answer, found.zone)
+    if found.trajectory is not None and found.answer.hits:
+        print_trajectory(found.trajectory, found.zone)
     if out is not None:
-        write_answer(answer, out, opened[0].settings.zone)
+        write_answer(found, out)
         console.print(f"answer: {out}")
 
 
@@ -72,3 +78,16 @@ def print_answer(answer: Answer, zone: str) -> None:
     if answer.without_time:
         warn(f"{answer.without_time:,} rows were not searched, because their time is unknown.")
     console.print(answer.describe())
+
+
+def print_trajectory(trajectory: Trajectory, zone: str) -> None:
+    """Print the steps of a trajectory as a table, and why hits were dropped."""
+    from reid.pipelines.gallery import describe_dropped, trajectory_columns
+
+    columns = trajectory_columns(trajectory, zone)
+    console.print(trajectory.describe())
+    if trajectory.steps:
+        rows = list(zip(*([str(value) for value in values] for values in columns.values()), strict=True))
+        console.print(make_table(tuple(columns), rows, text=("camera", "from", "seen for", "after")))
+    for line in describe_dropped(trajectory, zone):
+        console.print(f"dropped: {line}")

@@ -6,5 +6,16 @@ from reid.gallery.answers import Answer, Hit, search
 from reid.gallery.gallery import Added, Gallery
 from reid.gallery.index import Scope
 from reid.gallery.settings import GallerySettings
+from reid.gallery.trajectory import Trajectory, find_trajectory
 
-__all__ = ["Added", "Answer", "Gallery", "GallerySettings", "Hit", "Scope", "search"]
+__all__ = [
+    "Added",
+    "Answer",
+    "Gallery",
+    "GallerySettings",
+    "Hit",
+    "Scope",
+    "Trajectory",
+    "find_trajectory",
+    "search",
+]

@@ -41,10 +41,12 @@ from reid.gallery.rows import UNKNOWN_TIME, Clock, Sightings, group_crops, make_
 from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
 from reid.gallery.store import LanceStore, import_lancedb, quoted
 from reid.gallery.times import parse_time, to_ms
+from reid.mtmc.cameras import Cameras, read_cameras
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
-    from reid.mtmc.cameras import Cameras
+
+CAMERAS = "cameras.yaml"
 
 _DETAILS = ("source", "camera", "track", "identity", "start", "end", "crops", "path", "picture")
 
@@ -298,6 +300,15 @@ class Gallery:
             self._calibration = changed, load_calibration(path)
         return self._calibration[1]
 
+    def cameras(self) -> Cameras | None:
+        """Return the cameras of cameras.yaml in the gallery's folder, if there is one.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        path = self.path / CAMERAS
+        return read_cameras(path, self.index().cameras, partial=True) if path.is_file() else None
+
     def index(self) -> Index:
         """Return the newest rows in memory; they are read again only when they have changed."""
         version = self._store.version()
@@ -464,7 +475,7 @@ class Gallery:
             self._file.write(folder)
             if (calibration := stored_calibration(self.path)) is not None:
                 shutil.copyfile(calibration, folder / calibration.name)
-            for name in (ERASED, AUDIT):
+            for name in (ERASED, AUDIT, CAMERAS):
                 if (self.path / name).is_file():
                     shutil.copyfile(self.path / name, folder / name)
             self._store.copy(folder)

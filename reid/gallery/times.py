@@ -72,3 +72,19 @@ def show_time(ms: int | None, zone: str = "UTC") -> str:
         '2026-07-01 08:00:00+02:00'
     """
     return "time unknown" if ms is None else from_ms(ms, zone).isoformat(" ", "seconds")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration for people, to two units.
+
+    Example:
+        >>> [describe_seconds(seconds) for seconds in (0.44, 75, 7325, 200_000)]
+        ['0.4 s', '1 min 15 s', '2 h 2 min', '2 d 7 h']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, name, part, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part} {small}"
+    return f"{whole} s"

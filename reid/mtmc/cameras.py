@@ -336,11 +336,12 @@ def _fit_homographies(
     return fitted, fits
 
 
-def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
+def read_cameras(path: str | Path, names: Sequence[str], *, partial: bool = False) -> Cameras:
     """Read `cameras.yaml` for the cameras `names` of the tracks; `docs/track-files.md` describes its keys.
 
     Cameras of the file and of the tracks correspond by name, or by number if no names are equal (`same_cameras`).
-    Listed cameras without tracks are kept and reported in `.warnings`.
+    Listed cameras without tracks are kept and reported in `.warnings`. With `partial`, neither side must be complete:
+    such cameras are not reported, and nothing is known about cameras that are not listed.
 
     Raises:
         ConfigError: Not readable, not YAML, an unknown key (the nearest one is suggested), an invalid value, or a
@@ -362,7 +363,7 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
     if listed:
         same = same_cameras(names, listed)
         missing = [name for name in names if name not in same.values()]
-        if missing:
+        if missing and not partial:
             raise ConfigError(
                 f"{path}: there are tracks of {missing[0]!r}, which is not listed under cameras."
                 f"{did_you_mean(missing[0], listed)} List it, or remove the key 'cameras'."
@@ -371,7 +372,7 @@ def read_cameras(path: str | Path, names: Sequence[str]) -> Cameras:
         if len(set(name_of.values())) < len(name_of):
             raise ConfigError(f"{path}: a name is used for different cameras here and in the tracks. Rename one.")
         unused = [name for name in listed if name not in same]
-        if unused:
+        if unused and not partial:
             warnings.append(f"{path} lists cameras without tracks: {', '.join(unused)}.")
     cameras = {name: listed.get(key, Camera()) for key, name in name_of.items()}
     cameras, fits = _fit_homographies(cameras, name_of, str(path))

@@ -135,6 +135,6 @@ def find_person(out: Path, root: Path, model: Path, on_search: Callable[[Answer,
     cameras = root / "cameras.yaml"
     add_files(gallery, out / "matched", GalleryAddSettings(cameras=cameras, start=START, source="demo"))
     photo = sorted((root / "query").glob("*.jpg"))[0]
-    _, answer = search_files([out / "gallery"], SearchSettings(photo=(photo,), model=str(model), top=5))
+    answer = search_files([out / "gallery"], SearchSettings(photo=(photo,), model=str(model), top=5)).answer
     on_search(answer, gallery.settings.zone)
     return photo

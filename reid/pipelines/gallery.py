@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reid.core.atomic import write_csv, write_text
+from reid.core.atomic import write_csv, write_json
 from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError
 from reid.core.reading import read_json
@@ -18,10 +18,12 @@ from reid.data.images import decode
 from reid.data.listing import find_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
-from reid.gallery import Added, Answer, Gallery, search
+from reid.gallery import Added, Answer, Gallery, Trajectory, find_trajectory, search
+from reid.gallery.gallery import CAMERAS
 from reid.gallery.matched import read_matched
 from reid.gallery.rows import camera_names
-from reid.gallery.times import show_time
+from reid.gallery.times import describe_seconds, show_time
+from reid.gallery.trajectory import Step
 from reid.mtmc.cameras import Cameras, read_cameras
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.settings import GalleryAddSettings, SearchSettings
@@ -46,7 +48,7 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     if is_match and not file.is_file():
         raise DataError(f"{path} contains no embeddings.parquet. Pass the embeddings that were matched: --embeddings.")
     table = Embeddings.load(file, root=settings.images)
-    cameras = _cameras(settings.cameras, table)
+    cameras = _cameras(settings.cameras, gallery, table)
     sightings = None
     epoch = gallery.epoch_of(cameras, settings.start)
     if is_match:
@@ -59,24 +61,44 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     return gallery.add(table, source=source, cameras=cameras, start=settings.start, sightings=sightings)
 
 
-def _cameras(path: Path | None, table: Embeddings) -> Cameras | None:
-    if path is None:
+def _cameras(path: Path | None, gallery: Gallery, table: Embeddings) -> Cameras | None:
+    stored = gallery.path / CAMERAS
+    if path is None and not stored.is_file():
         return None
-    cameras = read_cameras(path, sorted({name for name in camera_names(table).tolist() if name is not None}))
-    for text in cameras.warnings:
+    names = sorted({name for name in camera_names(table).tolist() if name is not None})
+    cameras = read_cameras(path or stored, names)
+    for text in cameras.warnings if path else ():
         warn(text)
     return cameras
 
 
-def search_files(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[Gallery], Answer]:
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Result of `search_files`.
+
+    Attributes:
+        galleries: that were searched.
+        answer: the hits.
+        trajectory: chained from the hits that chance does not explain; without a calibration from all hits if there is
+            a largest distance, else None.
+    """
+
+    galleries: list[Gallery]
+    answer: Answer
+    trajectory: Trajectory | None
+
+    @property
+    def zone(self) -> str:
+        """Time zone of printed times."""
+        return self.galleries[0].settings.zone
+
+
+def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
     """Search galleries for the person of the photos, or of the embeddings, that the settings name.
 
     Args:
         paths: of one or more galleries of one model.
         settings: photos, model, filters and output.
-
-    Returns:
-        The galleries and the answer.
 
     Raises:
         ReidError: a gallery, photo or model cannot be used, or they do not fit each other.
@@ -89,12 +111,12 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[
     if settings.model is not None and Path(settings.model).exists():
         nearby.append(Path(settings.model))
     found = find_calibration(settings.calibration, nearby, photos.meta.get("model"))
-    cameras = settings.camera or None
     names = {name for gallery in galleries for name in gallery.index().cameras}
+    cameras = _cameras_of_all(settings.cameras, galleries, sorted(names))
     answer = search(
         galleries,
         photos.features,
-        scope=galleries[0].scope(cameras, settings.after, settings.before, known=names),
+        scope=galleries[0].scope(settings.camera or None, settings.after, settings.before, known=names),
         top=settings.top,
         within=settings.within,
         expected_false=settings.expected_false,
@@ -102,7 +124,18 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[
         calibration=None if found is None else found.calibration,
         purpose=settings.purpose,
     )
-    return galleries, answer
+    hits = answer.hits if answer.found is None and settings.within is not None else answer.accepted
+    trajectory = None
+    if answer.found is not None or settings.within is not None:
+        trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance)
+    return Found(galleries, answer, trajectory)
+
+
+def _cameras_of_all(path: Path | None, galleries: Sequence[Gallery], names: Sequence[str]) -> Cameras | None:
+    """Read the given cameras.yaml, else the first that a gallery has."""
+    files = [path] if path else [gallery.path / CAMERAS for gallery in galleries]
+    file = next((file for file in files if file == path or file.is_file()), None)
+    return None if file is None else read_cameras(file, names, partial=True)
 
 
 def query_embeddings(settings: SearchSettings) -> Embeddings:
@@ -187,9 +220,46 @@ def select_tracklets(
     return sorted(set(ids))
 
 
-def hit_columns(answer: Answer, zone: str) -> dict[str, list[Any]]:
+def trajectory_columns(trajectory: Trajectory, zone: str) -> dict[str, list[Any]]:
+    """Return the steps of a trajectory as columns of text and numbers."""
+    steps = trajectory.steps
+    return {
+        "step": list(range(1, len(steps) + 1)),
+        "camera": [step.hit.camera or "unknown" for step in steps],
+        "from": [show_time(step.hit.start, zone) for step in steps],
+        "seen for": [describe_seconds(((step.hit.end or 0) - (step.hit.start or 0)) / 1000) for step in steps],
+        "after": [describe_gap(step) for step in steps],
+        "distance": [round(step.hit.distance, 4) for step in steps],
+    }
+
+
+def describe_gap(step: Step) -> str:
+    """Return the time since the step before as text; empty for the first step."""
+    if step.gap is None:
+        return ""
+    if step.gap < 0:
+        return "at the same time"
+    return describe_seconds(step.gap) + (" (late)" if step.is_late else "")
+
+
+def describe_dropped(trajectory: Trajectory, zone: str) -> list[str]:
+    """Return a line for each hit that was dropped, with the reason."""
+    lines = []
+    for one in trajectory.dropped:
+        line = f"{one.hit.camera or 'unknown camera'}, {show_time(one.hit.start, zone)}: {one.reason}"
+        if one.step is not None and one.gap is not None:
+            gap = "at the same time" if one.gap < 0 else f"{describe_seconds(one.gap)} apart"
+            line += f" (with step {one.step + 1}, {trajectory.steps[one.step].hit.camera or 'unknown'}, {gap})"
+        lines.append(line)
+    return lines
+
+
+def hit_columns(answer: Answer, zone: str, trajectory: Trajectory | None = None) -> dict[str, list[Any]]:
     """Return the hits as columns of text and numbers."""
     hits = answer.hits
+    chain = Trajectory([], []) if trajectory is None else trajectory
+    steps = {id(step.hit): number for number, step in enumerate(chain.steps, 1)}
+    reasons = {id(one.hit): one.reason for one in chain.dropped}
     return {
         "rank": list(range(1, len(hits) + 1)),
         "person": [1 + [group[0].person for group in answer.people()].index(hit.person) for hit in hits],
@@ -201,21 +271,25 @@ def hit_columns(answer: Answer, zone: str) -> dict[str, list[Any]]:
         "strangers": ["" if hit.strangers is None else float(f"{hit.strangers:.3g}") for hit in hits],
         "p_same": ["" if hit.probability is None else round(hit.probability, 4) for hit in hits],
         "accepted": ["" if hit.accepted is None else "yes" if hit.accepted else "no" for hit in hits],
+        "step": [steps.get(id(hit), "") for hit in hits],
+        "dropped": [reasons.get(id(hit), "") for hit in hits],
         "source": [hit.source for hit in hits],
         "path": [hit.path or "" for hit in hits],
         "tracklet": [hit.tracklet for hit in hits],
     }
 
 
-def write_answer(answer: Answer, path: Path, zone: str) -> None:
+def write_answer(found: Found, path: Path) -> None:
     """Write an answer as JSON or CSV, by the suffix of the file.
 
     Raises:
         ConfigError: another suffix.
     """
+    answer, trajectory = found.answer, found.trajectory
     if path.suffix == ".json":
-        write_text(path, json.dumps(answer.as_dict(), indent=2, allow_nan=False) + "\n")
+        chain = None if trajectory is None else trajectory.as_dict(answer.hits)
+        write_json(path, {**answer.as_dict(), "trajectory": chain})
     elif path.suffix == ".csv":
-        write_csv(path, hit_columns(answer, zone))
+        write_csv(path, hit_columns(answer, found.zone, trajectory))
     else:
         raise ConfigError(f"--out {path} must end in .json or .csv.")

@@ -300,7 +300,7 @@ class GalleryAddSettings(PipelineSettings):
     source: str | None = None
     """Name of the recording. Adding the same tracks under one name replaces them. Default: the name of the input."""
     cameras: Path | None = None
-    """cameras.yaml with frame rates, clocks and the epoch."""
+    """cameras.yaml with frame rates, clocks and the epoch. Default: that of the gallery, if it has one."""
     start: str | None = None
     """Date and time of second 0 of the cameras' clock. Default: the epoch of cameras.yaml."""
 
@@ -332,6 +332,10 @@ class SearchSettings(ModelSettings):
     """Accept a hit if at most so many strangers are expected at its distance or nearer."""
     purpose: str | None = None
     """Purpose of the search, for the audit log."""
+    cameras: Path | None = None
+    """cameras.yaml with transition times and overlaps, for the trajectory. Default: that of the gallery."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """Seconds by which clocks may be wrong, for the trajectory."""
     weights: str | None = None
     """Weights of a backbone named with --model: imagenet, none or a file."""
     flip: bool = False

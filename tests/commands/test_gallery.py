@@ -72,6 +72,40 @@ def test_a_match_is_added_and_searched_by_identity(matched) -> None:
     assert "3 rows copied" in run("gallery", "copy", shop, matched / "copy")
 
 
+CAMERAS = """epoch: 2026-07-01T06:00:00Z
+cameras: {door: {fps: 25}, hall: {fps: 25}, roof: {fps: 25}}
+overlapping: []
+pairs: [{from: door, to: hall, min: 28, max: 28.5}]
+"""
+
+
+def test_hits_become_a_trajectory_by_the_cameras_of_the_gallery(matched) -> None:
+    shop, query, out = matched / "shop", matched / "query.parquet", matched / "answer.json"
+    (matched / "cameras.yaml").write_text(CAMERAS)
+    run("gallery", "create", shop, "--cameras", matched / "cameras.yaml")
+    run("gallery", "add", shop, matched / "matched")
+    text = " ".join(run("search", shop, "--photo", query, "--within", 1.1, "--out", out).split())
+    assert "Trajectory of 2 sightings by 2 cameras; 1 hit dropped." in text
+    assert "29.0 s (late)" in text
+    reason = "shorter than the transition time (with step 2, hall, 27.0 s apart)"
+    assert f"dropped: door, 2026-07-01 06:00:12+00:00: {reason}" in text
+    answer = json.loads(out.read_text())
+    assert [(step["hit"], step["gap_s"]) for step in answer["trajectory"]["steps"]] == [(0, None), (1, 29.0)]
+    run("search", shop, "--photo", query, "--within", 1.1, "--out", matched / "a.csv")
+    with open(matched / "a.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", ""]
+    assert "trajectory" not in run("search", shop, "--photo", query).lower()
+    run("gallery", "copy", shop, matched / "copy")
+    (matched / "strict.yaml").write_text(CAMERAS.replace("min: 28, max: 28.5", "min: 60"))
+    for given, dropped in ((["--cameras", matched / "strict.yaml"], True), ([], False)):
+        text = run("search", matched / "copy", "--photo", query, "--within", 0.1, *given)
+        assert ("shorter than the transition time (with step 1, door, 29.0 s apart)" in text) == dropped
+    text = run(
+        "search", shop, "--photo", query, "--within", 0.1, "--tolerance", 40, "--cameras", matched / "strict.yaml"
+    )
+    assert "Trajectory of 2 sightings" in text
+
+
 def test_errors_name_the_value_and_the_fix(matched) -> None:
     shop, query = matched / "shop", matched / "query.parquet"
     run("gallery", "create", shop)
