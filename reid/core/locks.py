@@ -35,7 +35,8 @@ def exclusive(path: str | Path, *, in_parent: bool = False, wait: bool = False) 
     in the folder, or `.NAME.lock` next to it; its text describes the process that has it.
 
     Args:
-        path: what is written. It is a folder, which is created and removed again if it stays empty, unless `in_parent`.
+        path: what is written. It is a folder, unless `in_parent`. Folders that are created for it and stay empty are
+            removed again.
         in_parent: whether the lock is in the parent folder, because `path` is a file, or a folder that must not exist.
         wait: whether to wait for the other process instead of raising an error.
 
@@ -44,7 +45,7 @@ def exclusive(path: str | Path, *, in_parent: bool = False, wait: bool = False) 
     """
     path = Path(path)
     file = path.with_name(f".{path.name}.lock") if in_parent else path / ".lock"
-    is_new = not file.parent.exists()
+    created = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path, file, wait)
@@ -59,9 +60,9 @@ def exclusive(path: str | Path, *, in_parent: bool = False, wait: bool = False) 
         with contextlib.suppress(OSError):
             file.unlink()
         os.close(descriptor)
-        if is_new:
-            with contextlib.suppress(OSError):
-                file.parent.rmdir()
+        with contextlib.suppress(OSError):
+            for folder in created:
+                folder.rmdir()
 
 
 def _acquire(path: Path, file: Path, wait: bool) -> int:

@@ -63,9 +63,6 @@ def embed_files(
         if settings.data and settings.split:
             benchmark = load_benchmark(settings.data)
             images, root = getattr(benchmark, settings.split), benchmark.root
-        options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
-        embedder = Embedder(model or default_model(), runtime=settings.runtime_for(settings.runtime), **options)
-        start = time.perf_counter()
         if settings.videos and settings.tracks:
             tracks = read_tracks(
                 settings.tracks, first_frame=settings.first_frame, skip_untracked=settings.skip_untracked
@@ -73,6 +70,10 @@ def embed_files(
             videos, quality, problems = open_videos(settings.videos, tracks)
             for text in (*tracks.warnings, *problems):
                 warn(text)
+        options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
+        embedder = Embedder(model or default_model(), runtime=settings.runtime_for(settings.runtime), **options)
+        start = time.perf_counter()
+        if settings.videos:
             done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, distributed=distributed)
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"

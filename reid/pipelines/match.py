@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from reid.data.box_selection import choose_boxes, stretches
 from reid.data.tracks import Tracks, check_frame_numbers, last_number
 from reid.data.videos import Video
 from reid.embedding.boxes import embed_boxes
+from reid.embedding.calibration_file import load_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
 from reid.models.zoo import default_model
@@ -76,6 +77,7 @@ def match_files(
     stream: StreamSettings | None = None,
     *,
     videos: Mapping[str, Video] | None = None,
+    embedder: Embedder | None = None,
 ) -> MatchedFiles:
     """Match track files across cameras and write the results to `out`.
 
@@ -86,6 +88,7 @@ def match_files(
         settings: of matching.
         stream: of online matching.
         videos: by camera name, if they are not in one folder; replaces `files.videos`.
+        embedder: `files.model`, if it is open.
 
     Raises:
         ReidError: a file or setting cannot be used; the message names it.
@@ -94,15 +97,15 @@ def match_files(
     if files.embeddings is not None and source is not None:
         raise ConfigError("--embeddings and --videos both give the appearance of the tracks. Pass one of them.")
     with result_folder(out, "match", "match.json") as staging:
-        result = _match_files(files, source, staging, out / "cache", settings, stream)
+        embed = None if source is None else partial(_embed_videos, files, source, embedder, staging, out / "cache")
+        result = _match_files(files, embed, staging, settings, stream)
     return replace(result, written=[out / path.name for path in result.written])
 
 
 def _match_files(
     files: MatchFiles,
-    videos: Path | Mapping[str, Video] | None,
+    embed: Callable[[Tracks], _Appearance] | None,
     out: Path,
-    cache: Path,
     settings: MatchSettings | None,
     stream: StreamSettings | None,
 ) -> MatchedFiles:
@@ -118,10 +121,12 @@ def _match_files(
     )
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
+    if files.calibration is not None:
+        load_calibration(files.calibration)  # its errors come before the embedding
     if files.embeddings is not None:
         appearance = read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
-    elif videos is not None:
-        appearance = _embed_videos(files, videos, tracks, out, cache)
+    elif embed is not None:
+        appearance = embed(tracks)
     else:
         none = Embeddings(np.zeros((0, 1), np.float32))
         appearance = _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
@@ -136,7 +141,7 @@ def _match_files(
     )
     tracklets = group(cameras)
     warnings += _invalid_features(tracklets, appearance.embeddings)
-    has_appearance = files.embeddings is not None or videos is not None
+    has_appearance = files.embeddings is not None or embed is not None
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
@@ -286,13 +291,20 @@ def read_appearance(path: Path, tracks: Tracks, first_frame: int | None = None) 
 
 
 def _embed_videos(
-    files: MatchFiles, source: Path | Mapping[str, Video], tracks: Tracks, out: Path, cache: Path
+    files: MatchFiles,
+    source: Path | Mapping[str, Video],
+    embedder: Embedder | None,
+    out: Path,
+    cache: Path,
+    tracks: Tracks,
 ) -> _Appearance:
     """Choose boxes of each track, cut them from the videos and embed them; an interrupted run is resumed."""
     videos, quality, problems = open_videos(source, tracks)
     stretch = stretches(tracks) if files.encounters else None
     rows = choose_boxes(tracks, quality, per_track=files.per_track, stretch=stretch)
-    embedder = Embedder(files.model or default_model(), files.device, files.runtime_for(), batch_size=files.batch_size)
+    if embedder is None:
+        model, runtime = files.model or default_model(), files.runtime_for()
+        embedder = Embedder(model, files.device, runtime, batch_size=files.batch_size)
     result = embed_boxes(
         embedder,
         videos,

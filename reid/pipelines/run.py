@@ -9,10 +9,15 @@ from pathlib import Path
 from reid.config import MatchSettings, StreamSettings
 from reid.core.atomic import result_folder
 from reid.core.console import console
+from reid.embedding.calibration_file import load_calibration
+from reid.embedding.embedder import Embedder
+from reid.mtmc.cameras import read_cameras
+from reid.mtmc.constraints import read_constraints
 from reid.mtmc.results import global_tracks
+from reid.mtmc.track_files import read_tracks
 from reid.pipelines.match import MatchedFiles, match_files
-from reid.pipelines.settings import MatchFiles, RunSettings, TrackSettings
-from reid.pipelines.track import TrackedVideos, track_videos
+from reid.pipelines.settings import MatchFiles, RunSettings
+from reid.pipelines.track import TrackedVideos, open_cameras, track_cameras
 from reid.report.annotated_video import draw_tracks
 
 
@@ -71,8 +76,10 @@ def run_videos(
     """
     settings, out = settings or RunSettings(), Path(out)
     console.print("1. Detect and track", style="bold")
-    options = {name: getattr(settings, name) for name in TrackSettings.model_fields}
-    tracked = track_videos(videos, out / "tracked", TrackSettings(**options))
+    cameras = open_cameras(videos, settings)
+    _check_files(settings, list(cameras.readers))
+    embedder = Embedder(settings.model, settings.device, settings.runtime_for(), batch_size=settings.batch_size)
+    tracked = track_cameras(cameras, out / "tracked", settings)
     console.print("2. Match", style="bold")
     shared = set(MatchFiles.model_fields) & set(RunSettings.model_fields)
     files = MatchFiles(
@@ -81,12 +88,24 @@ def run_videos(
         format="mot",
         **{name: getattr(settings, name) for name in shared},
     )
-    matched = match_files(files, out, matching, stream, videos=tracked.videos)
+    matched = match_files(files, out, matching, stream, videos=tracked.videos, embedder=embedder)
     written = [*tracked.written, *matched.written]
     if settings.draw:
         console.print("3. Draw", style="bold")
         written.append(_draw(tracked, matched, out, settings))
     return RunResult(tracked, matched, written)
+
+
+def _check_files(settings: RunSettings, cameras: Sequence[str]) -> None:
+    """Read the files that are needed after tracking, so that their errors come before it."""
+    if settings.truth is not None:
+        read_tracks(settings.truth)
+    if settings.cameras is not None:
+        read_cameras(settings.cameras, cameras)
+    if settings.constraints is not None:
+        read_constraints(settings.constraints)
+    if settings.calibration is not None:
+        load_calibration(settings.calibration)
 
 
 def _draw(tracked: TrackedVideos, matched: MatchedFiles, out: Path, settings: RunSettings) -> Path:

@@ -81,9 +81,10 @@ def test(
     given: Sequence[str | Benchmark] = [data] if isinstance(data, str | Benchmark) else list(data)
     if not given:
         given = _data_of(model)
+    benchmarks = load_benchmarks(given)
+    metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
     options = settings.model_dump(include={"device", "batch_size", "flip"})
     embedder = Embedder(model, runtime=settings.runtime_for(), **options)
-    metric = None if settings.learned_metric is None else LearnedMetric.load(settings.learned_metric)
     described = embedder.describe() if metric is None else metric.describe(embedder.describe())
     calibration = find_calibration(
         settings.calibration, [] if isinstance(model, ReIDModel) else [Path(model)], described["model"]
@@ -91,7 +92,7 @@ def test(
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(result_folder(out, "test", "metrics.json"))
         sets = []
-        for benchmark in load_benchmarks(given):
+        for benchmark in benchmarks:
             for text in benchmark.warnings:
                 warn(text)
             one = _TestedSet(benchmark, embedder, metric, calibration, settings, wanted)

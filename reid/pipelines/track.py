@@ -64,7 +64,7 @@ class _Job:
     """What a worker needs to process one camera."""
 
     camera: str
-    video: Video
+    reader: FrameReader
     settings: TrackSettings
     file: Path
     threads: int
@@ -98,31 +98,65 @@ def track_videos(
         ConfigError: a setting that is invalid.
         ModelError: a detector or package that is not available.
     """
-    settings, out = settings or TrackSettings(), Path(out)
-    cameras = list_cameras([videos] if isinstance(videos, str | Path) else videos)
+    settings = settings or TrackSettings()
+    return track_cameras(open_cameras(videos, settings), Path(out), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedCameras:
+    """Result of `open_cameras`: a reader of each video, and why other cameras have none, by name."""
+
+    readers: dict[str, FrameReader]
+    failed: dict[str, str]
+
+
+def open_cameras(videos: Sequence[str | Path] | str | Path, settings: TrackSettings) -> OpenedCameras:
+    """Open the video of each camera, before anything that takes long. Cameras without one are reported.
+
+    Raises:
+        DataError: no video, two cameras of one name, or no video that can be opened.
+    """
+    listed = list_cameras([videos] if isinstance(videos, str | Path) else videos)
+    opened = {name: _open(video, settings) for name, video in listed.items()}
+    readers = {name: reader for name, reader in opened.items() if isinstance(reader, FrameReader)}
+    failed = {name: reason for name, reason in opened.items() if isinstance(reason, str)}
+    _report_failed(failed, len(readers))
+    return OpenedCameras(readers, failed)
+
+
+def _open(video: Video, settings: TrackSettings) -> FrameReader | str:
+    try:
+        return FrameReader(video, settings.rate or None, settings.fps)
+    except DataError as error:
+        return str(error)
+
+
+def _report_failed(failed: Mapping[str, str], left: int) -> None:
+    if not left:
+        raise DataError(f"None of the {len(failed)} cameras can be processed. The first: {next(iter(failed.values()))}")
+    for name, reason in failed.items():
+        warn(f"camera {name!r} is left out: {reason}")
+
+
+def track_cameras(cameras: OpenedCameras, out: Path, settings: TrackSettings) -> TrackedVideos:
+    """Detect and track the people in videos that are open; see `track_videos`."""
     began = time.perf_counter()
     with result_folder(out, "track", "track.json") as staging:
-        workers = settings.workers or available_cores()
-        workers = min(
-            workers, len(cameras), 1 if settings.device.startswith("cuda") and not settings.workers else 10**6
-        )
+        workers = settings.workers or (1 if settings.device.startswith("cuda") else available_cores())
+        workers = min(workers, len(cameras.readers))
         threads = max(1, available_cores() // workers)
         jobs = [
-            _Job(name, video, settings, out / "detections" / f"{name}.parquet", threads)
-            for name, video in cameras.items()
+            _Job(name, reader, settings, out / "detections" / f"{name}.parquet", threads)
+            for name, reader in cameras.readers.items()
         ]
         detector = None  # opened here, because its errors concern all cameras
         if settings.detections is None:
             detector = open_detector(settings.detector, settings.device, threads)
-        results = dict(zip(cameras, _run(jobs, workers, detector), strict=True))
+        results = dict(zip(cameras.readers, _run(jobs, workers, detector), strict=True))
         done = {name: result for name, result in results.items() if isinstance(result, _Done)}
         failed = {name: result for name, result in results.items() if isinstance(result, str)}
-        for name, reason in failed.items():
-            warn(f"camera {name!r} is left out: {reason}")
-        if not done:
-            raise DataError(
-                f"None of the {len(cameras)} cameras can be processed. The first: {next(iter(failed.values()))}"
-            )
+        _report_failed(failed, len(done))
+        failed = cameras.failed | failed
         for name, result in done.items():
             for note in result.summary["notes"]:
                 warn(f"{name}: {note}")
@@ -134,7 +168,8 @@ def track_videos(
         write_json(staging / "track.json", _describe(settings, summary, failed, time.perf_counter() - began))
     written = [out / name for name in ("tracks", "cameras.yaml", "track.json")]
     frames = {name: result.frames for name, result in done.items()}
-    return TrackedVideos(tracks, {name: cameras[name] for name in done}, frames, summary, failed, written)
+    videos = {name: cameras.readers[name].video for name in done}
+    return TrackedVideos(tracks, videos, frames, summary, failed, written)
 
 
 def list_cameras(videos: Sequence[str | Path]) -> dict[str, Video]:
@@ -186,9 +221,9 @@ def _work(job: _Job, place: int) -> _Done | str:
 
 def _run(jobs: Sequence[_Job], workers: int, detector: Detector | None) -> list[_Done | str]:
     """Process the cameras, here with this detector or in worker processes, with a progress bar of frames."""
-    expected = [_expected_frames(job) for job in jobs]
     with progress_bar() as bar:
-        task = bar.add_task("Detecting people (frames)", total=sum(expected) or None)
+        expected = sum(job.reader.expected or 0 for job in jobs)
+        task = bar.add_task("Detecting people (frames)", total=expected or None)
         if workers == 1:
             return [_process(job, lambda frames: bar.advance(task, frames), detector) for job in jobs]
         counts = get_context("spawn").Array("q", len(jobs))
@@ -206,13 +241,6 @@ def _run(jobs: Sequence[_Job], workers: int, detector: Detector | None) -> list[
                 ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def _expected_frames(job: _Job) -> int:
-    try:
-        return FrameReader(job.video, job.settings.rate or None, job.settings.fps).expected or 0
-    except ReidError:
-        return 0  # the error is reported when the camera is processed
 
 
 def _process(job: _Job, advance: Callable[[int], object], detector: Detector | None = None) -> _Done | str:
@@ -234,7 +262,7 @@ def _track_camera(job: _Job, advance: Callable[[int], object], detector: Detecto
     clock = _describe_clock(found, notes)
     frames, fps = found.frames, found.meta["header_fps"]
     if found.meta.get("given"):  # frames without boxes need not be listed
-        images = job.video.images
+        images = job.reader.video.images
         shift = int(images is not None and 0 in images)
         frames = np.arange(1, found.meta["frames"] + 1) if images is None else np.array(sorted(images)) + shift
     elif len(frames) > 1:
@@ -242,7 +270,7 @@ def _track_camera(job: _Job, advance: Callable[[int], object], detector: Detecto
     if not len(tracks):
         notes.append("no people were found.")
     summary = {
-        "video": job.video.path.name,
+        "video": job.reader.video.path.name,
         **{key: found.meta[key] for key in ("detector", "size", "frames", "seconds", "frames_per_second")},
         "analysed_frames": len(frames),
         "analysed_fps": _plain(fps),
@@ -268,7 +296,7 @@ def _detect(job: _Job, advance: Callable[[int], object], detector: Detector | No
         "detector": detector.name,
         "rate": settings.rate,
         "fps": settings.fps,
-        "fingerprint": job.video.fingerprint() if job.video.path.exists() else "",
+        "fingerprint": job.reader.video.fingerprint(),
     }
     if job.file.is_file():
         try:
@@ -279,8 +307,7 @@ def _detect(job: _Job, advance: Callable[[int], object], detector: Detector | No
             if all(found.meta.get(key) == value for key, value in identity.items()):
                 advance(len(found.frames))
                 return found
-    reader = FrameReader(job.video, settings.rate or None, settings.fps)
-    found, seconds = detect_people(reader, detector, advance)
+    found, seconds = detect_people(job.reader, detector, advance)
     found.meta.update(identity)
     found.meta["frames_per_second"] = round(len(found.frames) / max(seconds, 1e-9), 2)
     found.save(job.file)
@@ -332,8 +359,7 @@ def _batches(reader: FrameReader, size: int) -> Iterator[list[TimedFrame]]:
 
 def _with_times(found: Detections, job: _Job) -> Detections:
     """Return detections that were given, with the times of their frames and what is known of the video."""
-    reader = FrameReader(job.video, None, job.settings.fps)
-    info, notes = reader.info, list(reader.notes)
+    reader, info, notes = job.reader, job.reader.info, list(job.reader.notes)
     last = int(found.frames.max(initial=0))
     if info.frames is not None and last > info.frames:
         notes.append(f"there are detections up to frame {last:,}, but the header of the video counts {info.frames:,}.")

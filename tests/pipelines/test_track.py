@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import reid.pipelines.track as pipeline
 from reid.commands import main
-from reid.core.errors import DataError, ModelError
+from reid.core.errors import DataError, ModelError, ReidError
 from reid.mtmc import read_cameras, read_tracks
-from reid.pipelines.settings import TrackSettings
+from reid.pipelines.run import run_videos
+from reid.pipelines.settings import RunSettings, TrackSettings
 from reid.pipelines.track import clock_knots, list_cameras, track_videos
 from reid.tracking import read_detections
 from tests.tracking.toys import boxes_at, toy_detector, write_images, write_stamped_video, write_video
@@ -196,6 +197,32 @@ def test_detections_of_others_replace_the_detector(run: Run, tmp_path: Path, mon
 def test_unusable_detectors_stop_the_run_at_once(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no detector"):
         run(write_video(tmp_path / "door.avi", 2), detector=str(tmp_path / "none.onnx"))
+
+
+def test_missing_videos_are_reported_before_a_model_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REID_MODELS_URL", "http://127.0.0.1:9")
+    for command in ("track", "run"):
+        words = [command, str(tmp_path / "missing.mp4"), "--out", str(tmp_path / "new/out")]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code != 0
+        assert "There is no video" in " ".join(done.output.split())
+        done = CliRunner().invoke(main, [*words, str(write_video(tmp_path / "door.avi", 2))])
+        assert done.exit_code != 0
+        assert "Cannot download" in " ".join(done.output.split())
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("option", ["truth", "cameras", "constraints", "calibration", "model"])
+def test_other_files_of_a_run_are_read_before_people_are_detected(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(pipeline, "open_detector", no_detector)
+    (tmp_path / "empty.yaml").write_text("cameras: {yard: {fps: 10}}")
+    given = {"detector": str(toy), option: tmp_path / ("empty.yaml" if option == "cameras" else "missing")}
+    with pytest.raises(ReidError, match="'door'" if option == "cameras" else "missing"):
+        run_videos(write_video(tmp_path / "door.avi", 2), tmp_path / "out", RunSettings(**given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_cameras_are_named_like_their_files_and_folders(tmp_path: Path) -> None:
