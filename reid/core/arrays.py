@@ -101,6 +101,16 @@ def box_array(name: str, boxes: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def corners_of_boxes(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return left, top, right, bottom `[N, 4]` of boxes `[N, 4]`: x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def boxes_of_corners(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return x, y, width, height `[N, 4]` of left, top, right, bottom `[N, 4]`."""
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
 def different_cameras(first: Any, second: Any) -> Any:
     """Return where two columns of cameras differ. An unknown camera (-1) differs from every camera, also from another.
 

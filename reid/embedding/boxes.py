@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import float_column
+from reid.core.arrays import corners_of_boxes, float_column
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError, check_number, first_few
@@ -182,8 +182,8 @@ class _Job:
         self.embedder, self.videos, self.tracks = embedder, videos, tracks
         self.keep_crops = keep_crops
         self.quality = np.ones(n) if quality is None else float_column("quality", quality, n, low=0, high=1)
-        corners = np.concatenate([tracks.boxes[:, :2], tracks.boxes[:, :2] + tracks.boxes[:, 2:]], axis=1)
-        self.cuts = np.rint(corners.clip(-_MAX_COORDINATE, _MAX_COORDINATE)).astype(np.int64)
+        corners = corners_of_boxes(tracks.boxes).clip(-_MAX_COORDINATE, _MAX_COORDINATE)
+        self.cuts = np.rint(corners).astype(np.int64)
         self.reasons = np.full(n, "", dtype=object)
         self.reasons[(self.cuts[:, 2:] <= self.cuts[:, :2]).any(axis=1)] = "the box is smaller than a pixel"
         for camera, name in enumerate(tracks.camera_names):

@@ -31,8 +31,6 @@ READERS = {"onnx": ("onnx", "openvino"), "openvino": ("openvino",), "torchscript
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 """Package of each runtime."""
 
-DEVICES = ("cpu", "cuda")
-
 MAX_BATCH = 16
 """Most crops in a forward pass. Larger batches need more memory and are not faster."""
 
@@ -99,7 +97,7 @@ class Bundle:
             runtime: name of a runtime, or "auto" for the installed one that was fastest at export and passes the check.
             threads: threads of the runtime; by default one for each core that this process may use. torch has one
                 number of threads for the whole process; it is only changed if `threads` is given.
-            device: "cpu", or "cuda" for onnxruntime-gpu and torch.
+            device: "cpu", or "cuda" or "cuda:N" for onnxruntime-gpu and torch.
             trust: whether TorchScript, which can execute any code when it is loaded, may be loaded.
 
         Raises:
@@ -237,7 +235,7 @@ def digest(path: Path) -> str:
 
 def check_device(runtime: str, device: str) -> None:
     """Raise `RuntimeFailure` unless the runtime supports the device."""
-    if device not in DEVICES or (runtime == "openvino" and device != "cpu"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device) or (runtime == "openvino" and device != "cpu"):
         raise RuntimeFailure(f"it does not run on device {device!r} here. Use device 'cpu'.")
 
 
@@ -257,13 +255,15 @@ def onnx_session(path: Path, threads: int, device: str) -> Any:
     """Open an ONNX file with onnxruntime; 0 threads uses its default."""
     import onnxruntime
 
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    kind, _, number = device.partition(":")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[kind]
     if provider not in onnxruntime.get_available_providers():
         raise RuntimeFailure("this onnxruntime has no CUDA. Install onnxruntime-gpu, or use device 'cpu'.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    chosen = (provider, {"device_id": number} if number else {})
+    return onnxruntime.InferenceSession(str(path), options, providers=[chosen])
 
 
 def on_own_thread(compute: Callable[[], Result]) -> Result:
@@ -329,7 +329,7 @@ def _open_openvino(path: Path, threads: int | None, device: str) -> Network:
 def _open_torch(path: Path, threads: int | None, device: str) -> Network:
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if device != "cpu" and not torch.cuda.is_available():
         raise RuntimeFailure("torch finds no CUDA GPU. Use device 'cpu'.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch deprecates TorchScript

@@ -45,7 +45,7 @@ class Embedder:
             of `BACKBONES`, or "timm:NAME") together with `weights`. A file or folder with that name takes precedence.
         device: "auto" or the name of a torch device, such as "cuda:1". "auto" uses a CUDA GPU (under torchrun the one
             of this process), else an Apple GPU, else the CPU; a `ReIDModel` stays on its device. Bundles and files run
-            on "cpu"; with onnxruntime-gpu and as TorchScript also on "cuda".
+            on "cpu"; with onnxruntime-gpu and as TorchScript also on GPUs.
         runtime: "auto", "torch" (checkpoints), "onnx" (onnxruntime) or "openvino". For a bundle, "auto" is the fastest
             one that passes its check. "torchscript" consents to open a bundle of TorchScript, which can execute any
             code when it is loaded; any other model opens as with "auto".

@@ -96,7 +96,7 @@ class ForeignModel:
             path: `.onnx`, or OpenVINO's `.xml` with its `.bin` in the same folder.
             preprocessing: a `Preprocessing`, or a mapping with the keys of `InputFormat`; None reads `NAME.reid.json`
                 in the folder of the file.
-            device: "auto", "cpu", or "cuda" (onnxruntime-gpu).
+            device: "auto", "cpu", "cuda" or "cuda:N" (onnxruntime-gpu).
             runtime: "onnx", "openvino", or "auto" for the first installed one that reads the file.
 
         Raises:

@@ -69,7 +69,7 @@ class PublishedModel(Settings):
         published: scores on Market-1501 that the authors published, by metric, in percent.
         measured: scores on Market-1501 measured in this project, in percent.
         source: where the row was read.
-        options: further values for the code of that kind.
+        options: of a detector, the form of its output: `form`, `person` and `outputs` of `DetectorFormat`.
     """
 
     model_config = ConfigDict(frozen=True)

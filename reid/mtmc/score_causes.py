@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from reid.core.arrays import boxes_of_corners
 from reid.data.tracks import MIN_SIDE, Floats, Integers, Tracks
 from reid.mtmc.box_pairs import common_cameras
 from reid.mtmc.scores import ScoreCause, TrackScores, id_scores, score_tracks
@@ -66,7 +67,7 @@ def _changes(truth: Tracks, predicted: Tracks) -> Iterator[tuple[str, str, Track
         for change, boxes, fix in (
             (
                 "had corners x2, y2 in place of width and height",
-                _from_corners(side.boxes),
+                boxes_of_corners(side.boxes),
                 "Subtract x and y from them",
             ),
             ("had box centres in place of upper left corners", _from_centres(side.boxes), "Subtract half the size"),
@@ -90,10 +91,6 @@ def _changes(truth: Tracks, predicted: Tracks) -> Iterator[tuple[str, str, Track
             rest = f"frames in which the {name} has boxes" if number == 0 else f"frames of the {name}"
             change = f"only the {rest} counted ({every}{int(common.sum()):,} of {len(common):,} boxes of the {other})"
             yield change, f"Remove the other frames from the {other} if the {name} leaves them out on purpose.", *sides
-
-
-def _from_corners(boxes: Floats) -> Floats:
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def _from_centres(boxes: Floats) -> Floats:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from reid.core.arrays import corners_of_boxes
 from reid.core.atomic import atomic_file
 from reid.core.errors import DataError, ModelError
 from reid.data.tracks import Tracks
@@ -65,7 +66,7 @@ def draw_tracks(
                 boxes, ids = tracks.boxes[start:end], tracks.track[start:end]
                 if not heads:
                     _hide_heads(picture, boxes)
-                corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+                corners = corners_of_boxes(boxes)
                 people = supervision.Detections(xyxy=corners, tracker_id=ids, class_id=np.zeros(len(ids), int))
                 for annotator in annotators:
                     picture = annotator.annotate(picture, people)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reid.core.arrays import boxes_of_corners, corners_of_boxes
 from reid.core.errors import DataError, ModelError
 from reid.data.tracks import Tracks
 
@@ -34,8 +35,7 @@ def tracks_from_supervision(cameras: Mapping[str, Mapping[int, supervision.Detec
         for at, found in frames.items():
             ids = np.full(len(found), -1) if found.tracker_id is None else np.asarray(found.tracker_id)
             rows = np.flatnonzero(ids >= 0)
-            corners = np.asarray(found.xyxy, np.float64)[rows].reshape(-1, 4)
-            boxes.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1))
+            boxes.append(boxes_of_corners(np.asarray(found.xyxy, np.float64)[rows].reshape(-1, 4)))
             track += ids[rows].tolist()
             frame += [at] * len(rows)
             camera += [number] * len(rows)
@@ -62,7 +62,7 @@ def tracks_to_supervision(tracks: Tracks, camera: str) -> dict[int, supervision.
     if camera not in tracks.camera_names:
         raise DataError(f"There is no camera {camera!r} in the tracks. Known: {', '.join(tracks.camera_names)}.")
     chosen = tracks.take(tracks.camera == tracks.camera_names.index(camera))
-    corners = np.concatenate([chosen.boxes[:, :2], chosen.boxes[:, :2] + chosen.boxes[:, 2:]], axis=1)
+    corners = corners_of_boxes(chosen.boxes)
     frames = np.unique(chosen.frame)
     limits = np.searchsorted(chosen.frame, [frames, frames + 1]).T.tolist()
     return {

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 
 from reid.core.errors import ConfigError, ModelError
-from reid.embedding.bundle import RuntimeFailure
+from reid.embedding.bundle import RuntimeFailure, onnx_session
 from reid.tracking import DETECTORS, open_detector
 from reid.tracking.detectors import files
 from reid.tracking.detectors.detector import MOST_BOXES, clean_boxes
-from reid.tracking.detectors.files import PUBLISHED, DetectorFormat
 from tests.embedding.test_runtimes import with_external_weights
 from tests.tracking.toys import FULL, SIZE, boxes_at, describe, picture, save_onnx, toy_detector
 
@@ -146,23 +144,39 @@ def test_a_gpu_needs_an_onnx_file_and_a_runtime(toy: Path, monkeypatch: pytest.M
         raise RuntimeFailure(f"no {device}.")
 
     monkeypatch.setattr(files, "onnx_session", refuse)
-    with pytest.raises(ConfigError, match="cannot be opened: no cuda"):
-        open_detector(toy, "cuda:0")
+    with pytest.raises(ConfigError, match="cannot be opened: no cuda:1"):
+        open_detector(toy, "cuda:1")
     monkeypatch.setattr(files, "installed", lambda name: False)
     with pytest.raises(ModelError, match=r"pip install 'reid-toolkit\[video\]'"):
         open_detector(toy)
 
 
+def test_the_number_of_the_gpu_is_passed_on(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    def record(path: str, options: Any, providers: list[Any]) -> None:
+        asked.extend(providers)
+
+    asked: list[Any] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    for device in ("cuda", "cuda:1"):
+        onnx_session(toy, 1, device)
+    assert asked == [("CUDAExecutionProvider", {}), ("CUDAExecutionProvider", {"device_id": "1"})]
+
+
 def test_published_detectors_are_fetched_and_described(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reid.models import zoo
 
-    assert all(name in PUBLISHED for name, module in DETECTORS.items() if module == "files")
-    assert all(zoo.find_model(name, "detector") for name in PUBLISHED)
+    opened = []
     monkeypatch.setattr(zoo, "fetch_model", lambda name, kind: toy)
-    monkeypatch.setitem(
-        PUBLISHED, "intel-adas-0002", DetectorFormat(**json.loads(toy.with_suffix(".reid.json").read_text()))
-    )
-    assert len(open_detector("intel-adas-0002")([picture(1)])[0]) == 1
+    monkeypatch.setattr(files, "FileDetector", lambda path, form, device, threads: opened.append((path, form)))
+    for name in (name for name, module in DETECTORS.items() if module == "files"):
+        open_detector(name)
+    (path, adas), (_, other) = opened
+    assert path == toy
+    assert (adas.form, adas.person, adas.size, adas.channel_order) == ("ssd", 1, (384, 672), "bgr")
+    assert (other.form, other.outputs, other.scale) == ("boxes", ("boxes",), "0-255")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.config import Settings
+from reid.core.arrays import boxes_of_corners
 from reid.core.errors import ConfigError, ModelError, did_you_mean
 from reid.core.reading import read_json
 from reid.data.tracks import Floats
@@ -57,13 +58,6 @@ class DetectorFormat(Settings):
     """Names of the outputs in the order of `form`; by default the outputs in the order of the file."""
 
 
-_INTEL: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": "0-255", "channel_order": "bgr"}
-PUBLISHED = {
-    "intel-adas-0002": DetectorFormat(form="ssd", person=1, **_INTEL),
-    "intel-person-detection-0203": DetectorFormat(form="boxes", outputs=("boxes",), **_INTEL),
-}
-"""Formats of the detectors that are published under a name."""
-
 Arrays = list[NDArray[Any]]
 Opened = tuple[list[int | None], list[str], Callable[[NDArray[np.float32], list[str]], Arrays]]
 """Shape of the input, names of the outputs, and a function from the input to named outputs."""
@@ -75,7 +69,7 @@ class FileDetector:
     Args:
         path: `.onnx`, or OpenVINO's `.xml` with its `.bin` in the same folder.
         form: input and output.
-        device: "auto", "cpu", or "cuda" (ONNX with onnxruntime-gpu).
+        device: "auto", "cpu", "cuda" or "cuda:N" (ONNX with onnxruntime-gpu).
         threads: of the runtime; 0 uses its default.
 
     Raises:
@@ -180,8 +174,9 @@ def _decode_yolo(outputs: Arrays, form: DetectorFormat, size: Floats) -> list[tu
     for image in rows:
         image = image[image[:, 4 + form.person] >= LEAST_CONFIDENCE]
         corners, confidence = _corners(image[:, :4]), image[:, 4 + form.person]
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        kept = np.asarray(cv2.dnn.NMSBoxes(boxes.tolist(), confidence.tolist(), LEAST_CONFIDENCE, 0.6), int).reshape(-1)
+        kept = np.asarray(
+            cv2.dnn.NMSBoxes(boxes_of_corners(corners).tolist(), confidence.tolist(), LEAST_CONFIDENCE, 0.6), int
+        ).reshape(-1)
         found.append((corners[kept], confidence[kept]))
     return found
 
@@ -218,9 +213,11 @@ def open_file(path: Path, device: str, threads: int) -> FileDetector:
 
 def open_published(name: str, device: str, threads: int) -> FileDetector:
     """Fetch a published detector, unless it is in the cache, and open it."""
-    from reid.models.zoo import fetch_model
+    from reid.models.zoo import fetch_model, find_model
 
-    return FileDetector(fetch_model(name, "detector"), PUBLISHED[name], device, threads)
+    row = find_model(name, "detector")
+    form = DetectorFormat.from_dict({**row.input, **row.options}, name)
+    return FileDetector(fetch_model(name, "detector"), form, device, threads)
 
 
 def _open(path: Path, device: str, threads: int, size: tuple[int, int] | None) -> Opened:
@@ -230,7 +227,7 @@ def _open(path: Path, device: str, threads: int, size: tuple[int, int] | None) -
     if not device.startswith("cuda") and installed("openvino"):
         return _open_openvino(path, threads, size)
     if is_onnx and installed("onnx"):
-        return _open_onnx(path, "cuda" if device.startswith("cuda") else "cpu", threads)
+        return _open_onnx(path, "cpu" if device == "auto" else device, threads)
     raise ModelError(f"{path.name} needs openvino. Run: pip install 'reid-toolkit[video]'")
 
 
