@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -20,7 +21,15 @@ from reid.pipelines.run import run_videos
 from reid.pipelines.settings import RunSettings, TrackSettings
 from reid.pipelines.track import clock_knots, list_cameras, track_videos
 from reid.tracking import read_detections
-from tests.tracking.toys import boxes_at, toy_detector, write_images, write_stamped_video, write_video
+from tests.tracking.toys import (
+    SIZE,
+    boxes_at,
+    picture,
+    toy_detector,
+    write_images,
+    write_stamped_video,
+    write_video,
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +159,21 @@ def test_bad_videos_are_reported_and_the_other_cameras_processed(
     assert json.loads((tmp_path / "out/track.json").read_text())["failed"].keys() == result.failed.keys()
     with pytest.raises(DataError, match=r"None of the 1 cameras can be processed\. The first: .*noise"):
         run(videos / "noise.mp4")
+
+
+@pytest.mark.slow
+def test_boxes_of_a_4k_video_are_in_its_pixels(run: Run, tmp_path: Path) -> None:
+    size = 3840, 2160
+    writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, size)
+    for frame in range(1, 4):
+        writer.write(cv2.resize(picture(frame), size, interpolation=cv2.INTER_NEAREST))
+    writer.release()
+    result = run(tmp_path / "a.mp4")
+    assert result.summary["a"]["size"] == list(size)
+    scale = np.tile(np.divide(size, SIZE), 2)
+    expected = [np.multiply(boxes_at(frame)[0], scale) for frame in range(1, 4)]
+    assert np.allclose(result.tracks.boxes, expected)
+    assert len(np.unique(result.tracks.track)) == 1
 
 
 def test_another_frame_rate_than_said_is_found_in_the_time_stamps(run: Run, tmp_path: Path) -> None:
