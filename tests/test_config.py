@@ -8,10 +8,11 @@ import yaml
 from reid.config import Config, DataConfig, Settings, load_config, load_settings, save_settings
 from reid.core.errors import ConfigError
 from reid.pipelines.demo import DemoSettings
+from reid.pipelines.settings import AdaptKeys
 from reid.synthetic.settings import SyntheticSettings
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-SETTINGS = {"demo": DemoSettings, "synthetic": SyntheticSettings}
+SETTINGS = {"adapt": AdaptKeys, "demo": DemoSettings, "synthetic": SyntheticSettings}
 
 
 def test_defaults_are_the_bot_recipe() -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "score": "Score matched tracks against the truth: IDF1, HOTA, CLEAR.",
     "calibrate": "Learn which distance means the same person.",
     "search": "Find a person in galleries by photo.",
+    "adapt": "Adapt a model to your own cameras with unlabelled tracks.",
     "demo": "Run every step on synthetic data, in a few minutes.",
     "data": "Check, verify, unpack or synthesize data sets.",
     "model": "List, download, convert, export or describe models.",

@@ -59,6 +59,9 @@ def model_card(run: str | Path) -> str:
     config, data = content.get("config", {}), _read_json(folder / "data.json") or {}
     trained = config.get("data", {}).get("train", [])
     names = data.get("train", {}).get("sources") or map(_data_set_name, trained)
+    adaptation = content.get("adaptation")
+    if adaptation is not None and adaptation["verdict"]["accepted"]:
+        names = [*names, *adaptation["data"]["sources"]]
     scores, protocols = _scores(folder, model, content)
     return render_card(
         "model_card.md.jinja",
@@ -74,6 +77,7 @@ def model_card(run: str | Path) -> str:
         file=checkpoint.name,
         megabytes=checkpoint.stat().st_size / 1e6,
         source=content.get("source"),
+        adaptation=adaptation,
         splits={name: split for name, split in data.items() if isinstance(split, Mapping)},
         left_out=data.get("left_out"),
         names=list(dict.fromkeys(names)),

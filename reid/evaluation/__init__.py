@@ -10,6 +10,7 @@ from reid.evaluation.reassociation import GapScores, ReassociationResult, reasso
 from reid.evaluation.rerank import RerankedPairs, Reranking, auto_neighbours, rerank, rerank_blocks, rerank_within
 from reid.evaluation.singleshot import SingleShotResult, single_shot_cmc
 from reid.evaluation.track_calibration import calibrate_tracks
+from reid.evaluation.track_separation import TrackSeparation, gain_interval, separate_tracks
 from reid.evaluation.verification import VerificationResult, verify
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RerankedPairs",
     "Reranking",
     "SingleShotResult",
+    "TrackSeparation",
     "VerificationResult",
     "auto_neighbours",
     "calibrate",
@@ -33,11 +35,13 @@ __all__ = [
     "evaluate_distances",
     "expand_gallery",
     "expand_queries",
+    "gain_interval",
     "open_set",
     "reassociate",
     "rerank",
     "rerank_blocks",
     "rerank_within",
+    "separate_tracks",
     "single_shot_cmc",
     "top_matches",
     "verify",

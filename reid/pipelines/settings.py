@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from reid.config import MatchSettings, Natural, Positive, Settings, StreamSettings
+from reid.config import Config, Fraction, MatchSettings, Natural, Positive, Settings, StreamSettings
 
 AveragePrecision = Literal["precision", "trapezoid"]
 
@@ -170,6 +170,46 @@ class MatchFiles(IdentitySettings):
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64
     """Images per forward pass."""
+
+
+class AdaptSettings(ModelSettings):
+    """What `adapt` learns from and how. Give `data`, or `embeddings` and `crops`."""
+
+    data: str | None = None
+    """Data set as LAYOUT:ROOT[?key=value&...]. Its crops of one identity, camera and track are a track; the identities
+    are used for nothing else."""
+    embeddings: Path | None = None
+    """Embeddings with the columns path, camera (or camid), track and frame; needs --crops."""
+    crops: Path | None = None
+    """Folder that the paths of the embeddings are relative to."""
+    weights: str | None = None
+    """Initial weights of a backbone named with --model: imagenet or a file."""
+    bn_only: bool = False
+    """Only re-estimate the BatchNorm statistics, without training; takes seconds."""
+    rounds: Positive = 4
+    """Rounds of embedding, matching and training."""
+    minutes: float = Field(default=0.0, ge=0, le=100_000)
+    """Time for all rounds, in minutes; 0: `schedule.epochs` epochs per round."""
+    confidence: Fraction = 0.7
+    """Least confidence of a tracklet's identity."""
+    uncertain: Literal["leave_out", "instance"] = "leave_out"
+    """Tracklets of lower confidence: left out, or each an identity of its own."""
+    held_out: float = Field(default=0.15, ge=0.05, le=0.5)
+    """Fraction of each camera's tracklets, the last ones, that are held out for the guard."""
+    guard: bool = True
+    """Keep the adapted model only if it separates held-out tracks better; otherwise return the given model."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+
+
+class AdaptKeys(Config):
+    """The `key=value` settings of `reid adapt`: those of training, and those of matching as `matching.key`."""
+
+    matching: MatchSettings = MatchSettings()
+
+    def training(self) -> Config:
+        """Return the settings of training alone."""
+        return Config(**self.model_dump(exclude={"matching"}))
 
 
 class ExportSettings(PipelineSettings):

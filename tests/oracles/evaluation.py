@@ -263,3 +263,25 @@ def open_set_loop(distances, query_pids, gallery_pids, query_camids, gallery_cam
     threshold = max((t for t in unmated if sum(u < t for u in unmated) <= far * len(unmated)), default=math.nan)
     found = sum(m < threshold for m in mated) / len(mated) if mated else math.nan
     return threshold, found, len(mated), len(unmated)
+
+
+def separation_loop(
+    features: np.ndarray, tracks: np.ndarray, times: np.ndarray, simultaneous: np.ndarray
+) -> dict[int, tuple[float, float]]:
+    """Return AUC and rank-1 of each scored track of at most 8 crops, pair by pair."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    together = {(a, b) for a, b in simultaneous.tolist()} | {(b, a) for a, b in simultaneous.tolist()}
+    scores = {}
+    for track in sorted({int(number) for number in tracks}):
+        rows = sorted(np.flatnonzero(tracks == track).tolist(), key=lambda row: (times[row], row))
+        others = [row for row in range(len(tracks)) if (track, int(tracks[row])) in together]
+        if len(rows) < 2 or not others:
+            continue
+        half, points, first = len(rows) // 2, [], []
+        for query in rows[:half]:
+            own = [float(unit[query] @ unit[row]) for row in rows[half:]]
+            strange = [float(unit[query] @ unit[row]) for row in others]
+            points += [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in strange]
+            first.append(float(max(own) > max(strange)))
+        scores[track] = float(np.mean(points)), float(np.mean(first))
+    return scores

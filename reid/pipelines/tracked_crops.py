@@ -1,0 +1,124 @@
+"""Tracklets of labelled or unlabelled crops: which crops one camera's tracker linked, and when they were seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from reid.core.arrays import UNKNOWN
+from reid.core.errors import DataError
+from reid.data.crops import Crops
+from reid.data.tracks import Floats, Integers
+from reid.mtmc.negatives import Spans, simultaneous_rows
+from reid.mtmc.pooling import Features
+from reid.mtmc.tracklets import Tracklets
+
+MAX_GAP = 250
+"""Frames without a crop after which a track is cut: 10 s at 25 frames per second."""
+
+_FPS = 25.0
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedCrops:
+    """N crops of T tracklets.
+
+    Attributes:
+        crops: the crops; `tracks` is the tracklet of each, 0 … T − 1.
+        camera: `[N]` int64 code of the camera; crops of unknown cameras have one code of their own, and no two of their
+            tracklets are simultaneous.
+        seconds: `[N]` time of each crop. Where the camera or the frame is unknown, tracklets follow each other.
+    """
+
+    crops: Crops
+    camera: Integers
+    seconds: Floats
+
+    def __len__(self) -> int:
+        """Number of tracklets."""
+        return int(self.crops.tracks.max(initial=-1)) + 1
+
+    @property
+    def spans(self) -> Spans:
+        """Camera, first and last second of each tracklet."""
+        tracklet, n = self.crops.tracks, len(self)
+        start, end, camera = np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n, np.int64)
+        np.minimum.at(start, tracklet, self.seconds)
+        np.maximum.at(end, tracklet, self.seconds)
+        camera[tracklet] = self.camera
+        return Spans(camera, np.arange(n), start, end)
+
+    def simultaneous(self) -> Integers:
+        """Return the pairs of tracklets `[P, 2]` that one camera sees simultaneously: different people."""
+        return simultaneous_rows(self.spans, np.ones(len(self), bool))
+
+    def take(self, tracklets: ArrayLike) -> TrackedCrops:
+        """Return the crops of some tracklets (mask `[T]`), with tracklets numbered from 0 again."""
+        kept = np.asarray(tracklets)[self.crops.tracks]
+        crops = self.crops.take(kept)
+        numbered = replace(crops, tracks=np.unique(crops.tracks, return_inverse=True)[1].reshape(-1).astype(np.int64))
+        return TrackedCrops(numbered, self.camera[kept], self.seconds[kept])
+
+    def tracklets(self, features: Features) -> Tracklets:
+        """Return the tracklets with features pooled from those of the crops `[N, D]`."""
+        names = [f"camera {code}" for code in range(int(self.camera.max(initial=0)) + 1)]
+        frame = np.maximum(self.crops.frames, 0)
+        return Tracklets.from_features(names, self.camera, self.crops.tracks, frame, features, self.seconds)
+
+    def held_out(self, fraction: float) -> Integers:
+        """Return which tracklets `[T]` belong to the last part of each camera's recording: a mask."""
+        spans, held = self.spans, np.zeros(len(self), bool)
+        for code in np.unique(spans.camera):
+            rows = np.flatnonzero(spans.camera == code)
+            order = rows[np.argsort(spans.start[rows], kind="stable")]
+            held[order[len(order) - round(fraction * len(order)) :]] = True
+        return held
+
+
+def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
+    """Group crops into tracklets: those of one identity, camera and track, cut where more than `max_gap` frames lack.
+
+    The identity is used for nothing else. Where it is the same for all crops, the track decides; where the track is
+    unknown, the identity and the camera do.
+
+    In Market-1501, `tracks` numbers the recordings of a camera, in each of which frames count from the start. This is
+    recognised by the crops: more than 1 in 100 shares camera, track and frame with another crop. The times of different
+    recordings then do not overlap.
+
+    Args:
+        crops: in any order. Frames count within a camera.
+        max_gap: frames.
+
+    Raises:
+        DataError: no crops.
+
+    Example:
+        >>> crops = Crops.from_columns(list("abcd"), [1, 1, 1, 2], camids=[1] * 4, frames=[5, 9, 900, 7])
+        >>> tracked = tracklets_of(crops)
+        >>> tracked.crops.tracks.tolist(), tracked.simultaneous().tolist()
+        ([0, 0, 1, 2], [[0, 2]])
+    """
+    if len(crops) == 0:
+        raise DataError("There are no crops to adapt to. Pass a data set with a train split.")
+    frame, known = crops.frames, (crops.frames != UNKNOWN) & (crops.camids != UNKNOWN)
+    group = _codes(crops.sources, crops.pids, crops.camids, crops.tracks)
+    order = np.lexsort((frame, group))
+    before, after = order[:-1], order[1:]
+    new = (group[before] != group[after]) | ((frame[before] != UNKNOWN) & (frame[after] - frame[before] > max_gap))
+    tracklet = np.zeros(len(crops), np.int64)
+    tracklet[order] = np.cumsum(np.append([False], new))
+    moment = _codes(crops.sources, crops.camids, crops.tracks, frame)
+    repeated = (np.bincount(moment)[moment] > 1) & known & (crops.tracks != UNKNOWN)
+    recordings = repeated.sum() > known.sum() / 100
+    length = 2 * (int(frame.max(initial=0)) + 1)
+    seconds = (frame + (length * np.maximum(crops.tracks, 0) if recordings else 0)) / _FPS
+    seconds[~known] = seconds.max(initial=0) + 1 + tracklet[~known]
+    return TrackedCrops(replace(crops, tracks=tracklet), _codes(crops.sources, crops.camids), seconds)
+
+
+def _codes(*columns: Integers) -> Integers:
+    """Return one number for each distinct row of the columns, from 0."""
+    codes = np.unique(np.stack(columns), axis=1, return_inverse=True)[1]
+    return codes.reshape(-1).astype(np.int64)
