@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "Evaluate a model on data sets: CMC, mAP, re-ranking, verification.",
     "embed": "Embed crops or tracked boxes into a Parquet file.",
     "run": "Give people in videos one identity each: track, embed, match, report.",
+    "live": "Follow people through live cameras: events with identities.",
     "track": "Detect and track people in videos, each camera on its own.",
     "match": "Match tracks across cameras: one identity per person.",
     "score": "Score matched tracks against the truth: IDF1, HOTA, CLEAR.",

@@ -81,7 +81,6 @@ class OnlineMatcher:
             `[T]` int64 identities from 1: one that was given before, or the next new number (by first appearance).
 
         Raises:
-            DataError: The cameras differ from those of earlier pushes.
             ConfigError: Constraints contradict identities that were given before.
         """
         known = len(self._identity)
@@ -232,7 +231,7 @@ def match_online(
     """Match a recording with `OnlineMatcher` as if it were live: no tracklet is used before it has ended.
 
     Raises:
-        DataError, ConfigError: As `OnlineMatcher.push`.
+        ConfigError: As `OnlineMatcher.push`.
         RuntimeError: An identity breaks a rule. This is a bug in this package.
     """
     stream = stream or StreamSettings()

@@ -109,18 +109,13 @@ class Tracklets(Spans):
         return replace(self, **columns, prototype_row=_no_rows(), prototype_tracklet=_no_rows())
 
     def append(self, other: Tracklets) -> Tracklets:
-        """Return the rows of both, without prototypes.
-
-        Raises:
-            DataError: The camera names differ.
-        """
-        if self.camera_names != other.camera_names:
-            raise DataError(
-                f"Tracklets of cameras {', '.join(self.camera_names)} cannot be joined with tracklets of cameras "
-                f"{', '.join(other.camera_names)}. Name all cameras in both, in one order."
-            )
+        """Return the rows of both, without prototypes. The cameras are those of both."""
+        names = tuple(dict.fromkeys([*self.camera_names, *other.camera_names]))
+        if names != other.camera_names:
+            place = np.array([names.index(name) for name in other.camera_names], np.int64)
+            other = replace(other, camera=place[other.camera])
         columns: dict[str, Any] = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _COLUMNS}
-        return replace(self, **columns, prototype_row=_no_rows(), prototype_tracklet=_no_rows())
+        return replace(self, camera_names=names, **columns, prototype_row=_no_rows(), prototype_tracklet=_no_rows())
 
     @classmethod
     def from_features(

@@ -255,25 +255,30 @@ class MetricSettings(PipelineSettings):
     """Also learn from pairs within one camera."""
 
 
-class TrackSettings(PipelineSettings):
-    """How `track_videos` finds people and links their boxes."""
+class TrackerSettings(PipelineSettings):
+    """How people are found in frames, and their boxes linked."""
 
     detector: str = "intel-adas-0002"
     """Detector: a name (docs/tracking.md lists them), or an .onnx or OpenVINO .xml file with its NAME.reid.json."""
-    detections: Path | None = None
-    """Folder with the boxes of any detector, CAMERA.parquet or CAMERA.txt (MOTChallenge); replaces --detector."""
     tracker: Literal["cbiou", "bytetrack", "botsort", "ocsort", "sort"] = "cbiou"
     """Tracker that links the boxes of one camera."""
     rate: float = Field(default=10.0, ge=0, le=1000)
     """Frames per second to analyse; 0: every frame."""
     floor: float = Field(default=0.1, ge=0.02, le=1)
     """Lowest confidence of a box that the tracker gets."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+
+
+class TrackSettings(TrackerSettings):
+    """How `track_videos` finds people and links their boxes."""
+
+    detections: Path | None = None
+    """Folder with the boxes of any detector, CAMERA.parquet or CAMERA.txt (MOTChallenge); replaces --detector."""
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames per second of image folders, and of videos that do not define them.  [default: 25]"""
     workers: Natural = 0
     """Processes, one camera each; 0: as many as there are cameras and cores."""
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:N or mps."""
 
 
 class RunSettings(TrackSettings, IdentitySettings):
@@ -290,6 +295,32 @@ class RunSettings(TrackSettings, IdentitySettings):
     """Also write the videos with identities drawn in."""
     pixelate_heads: bool = False
     """Pixelate heads in the report's crops and in the drawn videos."""
+    batch_size: Positive = 64
+    """Crops per forward pass."""
+
+
+class LiveSettings(TrackerSettings, ModelSettings):
+    """How `run_live` tracks and matches live cameras."""
+
+    model: Path = Path("intel-0287")
+    """Model that embeds people: a published name (`reid model list --pretrained`), checkpoint, run folder, bundle,
+    .onnx or OpenVINO .xml file."""
+    per_track: Positive = 8
+    """Crops per track to embed."""
+    cameras: Path | None = None
+    """Overlaps, transition times and homographies of the cameras; their clocks are not used."""
+    calibration: Path | None = None
+    """Calibration file. Default: calibration.json next to the model, if present."""
+    split: bool = True
+    """Split tracks of 12 crops or more where their appearance changes, e.g. after an identity switch."""
+    stitch: bool = True
+    """Join tracks that one camera lost and found again."""
+    longest: float = Field(default=60.0, gt=0)
+    """Seconds after which a track gets an identity although it has not ended."""
+    every: float = Field(default=1.0, ge=0)
+    """Seconds between two `update` events of a track."""
+    loop: bool = False
+    """Play files again when they end, as endless test streams."""
     batch_size: Positive = 64
     """Crops per forward pass."""
 

@@ -1,4 +1,4 @@
-"""Trackers of the package `trackers`: link the boxes of one camera to tracks."""
+"""Trackers of the package `trackers`: link the boxes of one camera to tracks, at once or frame by frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reid.core.errors import ModelError, check_choice
-from reid.data.tracks import Tracks
+from reid.data.tracks import Floats, Integers, Tracks
 from reid.tracking.detections import Detections
 
 TRACKERS: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -23,6 +23,62 @@ TRACKERS: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 FLOOR = 0.1
 """Default of the lowest confidence that a tracker gets."""
+
+
+class FrameTracker:
+    """Link the boxes of one camera to tracks, frame by frame, at the tracker's defaults.
+
+    Args:
+        tracker: a key of `TRACKERS`.
+        frame_rate: frames per second, for frames without times.
+        floor: lowest confidence of a box that the tracker gets.
+
+    Raises:
+        ConfigError: an unknown tracker.
+        ModelError: the package `trackers` is not installed.
+
+    Example:
+        >>> tracker = FrameTracker(frame_rate=10)
+        >>> [tracker.update(np.array([[10.0 * n, 50, 30, 80]]), np.ones(1), n / 10).tolist() for n in range(3)]
+        [[1], [1], [1]]
+    """
+
+    def __init__(self, tracker: str = "cbiou", *, frame_rate: float = 30.0, floor: float = FLOOR) -> None:
+        check_choice("tracker", tracker, TRACKERS)
+        try:
+            import supervision
+            import trackers
+        except ImportError as error:
+            raise ModelError(f"Tracking needs {error.name}. Run: pip install 'reid-toolkit[video]'") from error
+        name, arguments = TRACKERS[tracker]
+        self._detections, self._floor = supervision.Detections, floor
+        self._engine = getattr(trackers, name)(frame_rate=frame_rate, **arguments)
+
+    def update(self, boxes: Floats, confidence: Floats, time: float | None = None) -> Integers:
+        """Link the boxes of the next frame.
+
+        Args:
+            boxes: `[n, 4]` x, y, width, height in pixels.
+            confidence: `[n]`.
+            time: seconds, more than that of the frame before; None if frames follow each other regularly.
+
+        Returns:
+            `[n]` int64 track of each box, from 1; 0 for a box that is linked to no track.
+        """
+        rows = np.flatnonzero(confidence >= self._floor)
+        found = self._detections(
+            xyxy=np.concatenate([boxes[rows, :2], boxes[rows, :2] + boxes[rows, 2:]], axis=1),
+            confidence=confidence[rows],
+            class_id=np.zeros(len(rows), int),
+            data={"row": rows},
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = self._engine.update(found, timestamp=time)
+        track = np.zeros(len(boxes), np.int64)
+        if len(result):
+            track[np.asarray(result.data["row"], np.int64)] = np.maximum(np.asarray(result.tracker_id) + 1, 0)
+        return track
 
 
 def link_boxes(detections: Detections, camera: str, tracker: str = "cbiou", *, floor: float = FLOOR) -> Tracks:
@@ -50,40 +106,19 @@ def link_boxes(detections: Detections, camera: str, tracker: str = "cbiou", *, f
         >>> link_boxes(Detections.from_columns(frames, frames / 10, frames, boxes), "door").track.tolist()
         [1, 1, 1, 1, 1, 1, 1, 1]
     """
-    check_choice("tracker", tracker, TRACKERS)
-    try:
-        import supervision
-        import trackers
-    except ImportError as error:
-        raise ModelError(f"Tracking needs {error.name}. Run: pip install 'reid-toolkit[video]'") from error
-    name, arguments = TRACKERS[tracker]
     steps = np.diff(detections.times)
     timed = len(steps) > 0 and bool(np.isfinite(detections.times).all())
-    engine = getattr(trackers, name)(frame_rate=1 / float(np.median(steps)) if timed else 30.0, **arguments)
-    kept = np.flatnonzero(detections.confidence >= floor)
-    starts = np.searchsorted(detections.row[kept], np.arange(len(detections.frames) + 1)).tolist()
-    corners = np.concatenate([detections.boxes[:, :2], detections.boxes[:, :2] + detections.boxes[:, 2:]], axis=1)
-    linked, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for place, time in enumerate(detections.times.tolist()):
-            rows = kept[starts[place] : starts[place + 1]]
-            found = supervision.Detections(
-                xyxy=corners[rows],
-                confidence=detections.confidence[rows],
-                class_id=np.zeros(len(rows), int),
-                data={"row": rows},
-            )
-            result = engine.update(found, timestamp=time if timed else None)
-            if len(result):
-                number = np.asarray(result.tracker_id)
-                linked.append(np.asarray(result.data["row"], np.int64)[number >= 0])
-                ids.append(number[number >= 0] + 1)
-    rows = np.concatenate(linked)
+    linker = FrameTracker(tracker, frame_rate=1 / float(np.median(steps)) if timed else 30.0, floor=floor)
+    starts = np.searchsorted(detections.row, np.arange(len(detections.frames) + 1)).tolist()
+    ids = np.zeros(len(detections), np.int64)
+    for place, time in enumerate(detections.times.tolist()):
+        here = slice(starts[place], starts[place + 1])
+        ids[here] = linker.update(detections.boxes[here], detections.confidence[here], time if timed else None)
+    rows = np.flatnonzero(ids)
     return Tracks.from_columns(
         [camera],
         np.zeros(len(rows), np.int64),
-        np.concatenate(ids),
+        ids[rows],
         detections.frames[detections.row[rows]],
         detections.boxes[rows],
         detections.confidence[rows],

@@ -23,15 +23,18 @@ class Interrupted(ReidError):
 
 
 @contextmanager
-def listen() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of ending the process; a second SIGINT interrupts immediately."""
+def listen(reaction: str = "stopping after this step and writing a checkpoint") -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of ending the process; a second SIGINT interrupts immediately.
+
+    `reaction` is printed with the name of the signal.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        console.print(f"{signal.Signals(number).name}: stopping after this step and writing a checkpoint")
+        console.print(f"{signal.Signals(number).name}: {reaction}")
 
     is_main = threading.current_thread() is threading.main_thread()  # no other thread can handle signals
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if is_main}

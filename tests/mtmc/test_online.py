@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,11 +133,13 @@ def test_online_tracklets_without_features_get_identities():
     assert sorted(online.identity.tolist()) == list(range(1, len(blind) + 1))
 
 
-def test_online_pushes_with_other_cameras_are_errors():
-    matcher = OnlineMatcher()
-    matcher.push(walks(people=3)[0])
-    with pytest.raises(ReidError, match="Tracklets of cameras cam01, cam02, cam03"):
-        matcher.push(walks(people=3, cameras=2)[0])
+def test_cameras_may_be_added_and_may_be_missing_in_a_push():
+    tracklets, _ = walks(people=6)
+    parts = [tracklets.take(np.flatnonzero(tracklets.camera == camera)) for camera in range(3)]
+    renamed = [replace(part, camera_names=(NAMES[c],), camera=0 * part.camera) for c, part in enumerate(parts)]
+    expected, found = OnlineMatcher(), OnlineMatcher()
+    for part, other in zip(parts, renamed, strict=True):
+        np.testing.assert_array_equal(found.push(other), expected.push(part))
 
 
 @pytest.mark.parametrize("name", ["period", "memory", "max_per_identity", "max_tracklets"])

@@ -1,0 +1,64 @@
+"""`reid live`: follow people through live cameras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from reid.commands.options import Command, option, settings_options
+from reid.config import load_settings
+from reid.core.console import console
+from reid.pipelines.settings import LiveSettings, MatchKeys
+
+GROUPS = {
+    "Detector": ["detector"],
+    "Tracker": ["tracker", "floor"],
+    "Video": ["rate", "loop"],
+    "Identities": ["model", "per_track", "cameras", "calibration", "longest"],
+    "Tracks": ["split", "stitch"],
+    "Events": ["every"],
+    "Computation": ["device", "batch_size", "trust"],
+}
+
+
+@click.command("live", cls=Command)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [key=value]...")
+@settings_options(LiveSettings, GROUPS)
+@option(
+    "Output",
+    "--out",
+    "outputs",
+    multiple=True,
+    metavar="FILE",
+    help="File that events are appended to, one JSON object a line; - is standard output (default). Repeatable.",
+)
+def cli(sources: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
+    """Follow people through live cameras and report each with one identity.
+
+    \b
+    reid live rtsp://10.0.0.7/stream yard=rtsp://10.0.0.8/stream --out events.jsonl
+    reid live 0 --rate 5 stream.period=20
+    reid live cam01.mp4 cam02.mp4 --out -
+
+    SOURCE is a URL, the number of a webcam, or a video file, which is played in real time. Its camera is called like
+    the host or the file; NAME=SOURCE gives another name. Events: `new` and `update` with the box of a track, `end` with
+    its identity, `camera` when a camera connects or fails. key=value are the settings of `reid match --online`: an
+    identity is known at most stream.close_after + stream.period seconds after a track's last box.
+
+    It ends with its last file, or with Ctrl-C, which ends all tracks first.
+    """
+    from reid.pipelines.live import name_sources, run_live, split_words
+
+    outputs = outputs or ("-",)
+    words, keys = split_words(sources)
+    settings = load_settings(MatchKeys, overrides=keys)
+    console.stderr = "-" in outputs  # messages must not mix with events
+    try:
+        console.print(f"an identity is known at most {settings.stream.delay:g} s after the last box of a track")
+        result = run_live(name_sources(words), outputs, LiveSettings(**options), settings)
+        for name, status in result.cameras.items():
+            console.print(f"{name}: {status.state}, {status.frames:,} frames, {status.dropped:,} of them dropped")
+        console.print(f"{result.identities:,} identities, {result.events.get('end', 0):,} tracks")
+    finally:
+        console.stderr = False

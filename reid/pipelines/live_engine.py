@@ -1,0 +1,452 @@
+"""The engine of `reid live`: frames of several cameras in, events with identities out; without threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.config import StreamSettings
+from reid.data.box_selection import box_quality, choose_boxes
+from reid.data.images import resize
+from reid.data.tracks import Floats, Integers, Tracks
+from reid.embedding.batches import ImageBatch
+from reid.embedding.embedder import Embedder
+from reid.embedding.table import Embeddings
+from reid.mtmc.cameras import Camera, Cameras
+from reid.mtmc.online import OnlineMatcher
+from reid.mtmc.tracklets import Tracklets
+from reid.pipelines.settings import LiveSettings
+from reid.tracking.detectors import Detector
+from reid.tracking.trackers import FrameTracker
+
+TICKS = 10_000
+"""Frame numbers per second in the tracks that the engine makes of times."""
+HISTORY = 300.0
+"""Seconds for which tracks with an identity are kept, to judge boxes and stitch tracks."""
+
+_RECENT = 200  # boxes that the size of a new one is compared with
+
+Event = dict[str, Any]
+
+
+class LiveFrame(NamedTuple):
+    """A frame of a camera: seconds since 1970 in UTC, and RGB uint8 `[H, W, 3]`."""
+
+    time: float
+    image: NDArray[np.uint8]
+
+
+def utc(time: float) -> str:
+    """Return seconds since 1970 as text in UTC.
+
+    Example:
+        >>> utc(1764403456.25)
+        '2025-11-29T08:04:16.250Z'
+    """
+    moment = datetime.fromtimestamp(time, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(eq=False)
+class _Track:
+    """A local track as events show it; `since` is the start of the time for which `identity` is known."""
+
+    number: int
+    since: float
+    updated: float
+    identity: int | None = None
+
+
+@dataclass(eq=False)
+class _Part:
+    """A local track, or a part of a long one. `number` is unique in its camera, for ever.
+
+    Attributes:
+        previous: number of the part that this one continues; -1: none.
+        crops: by interval of the track, the row of a box, its quality, and the crop at the size that the model takes.
+        stride: boxes in an interval.
+        rows, features: of the embedded boxes, once the part has ended.
+        decided: whether it has an identity.
+        closed: whether its end was sent, or another part continues it.
+    """
+
+    camera: _Camera
+    number: int
+    track: _Track
+    previous: int = -1
+    times: list[float] = field(default_factory=list)
+    boxes: list[Floats] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    crops: dict[int, tuple[int, float, NDArray[np.uint8]]] = field(default_factory=dict)
+    stride: int = 1
+    rows: Sequence[int] = ()
+    features: NDArray[np.float32] | None = None
+    decided: bool = False
+    closed: bool = False
+
+    def wants(self, row: int, quality: float) -> bool:
+        """Return whether this box is the best of its interval so far."""
+        best = self.crops.get(row // self.stride)
+        return quality > 0 and (best is None or quality > best[1])
+
+    def keep(self, row: int, quality: float, crop: NDArray[np.uint8], most: int) -> None:
+        """Keep a crop for its interval; the intervals are doubled when there are more than `most`."""
+        self.crops[row // self.stride] = row, quality, crop
+        if len(self.crops) > most:
+            self.stride *= 2
+            entries = sorted(self.crops.values(), key=lambda entry: (-entry[1], entry[0]), reverse=True)
+            self.crops = {entry[0] // self.stride: entry for entry in entries}  # the best is the last
+
+
+@dataclass(eq=False)
+class _Camera:
+    """A camera: its tracker, the parts that its tracker follows by id, and all parts that are remembered."""
+
+    name: str
+    place: int
+    tracker: FrameTracker
+    track_numbers: Iterator[int]
+    part_numbers: Iterator[int]
+    last: float = -np.inf
+    size: tuple[int, int] | None = None
+    following: dict[int, _Part] = field(default_factory=dict)
+    parts: list[_Part] = field(default_factory=list)
+    recent: list[tuple[Floats, float]] = field(default_factory=list)
+
+
+class LiveEngine:
+    """Detect, track, embed and match the frames of several cameras as they come.
+
+    A track is decided by `OnlineMatcher` at the first multiple of `stream.period` after its end, so its identity is
+    known at most `stream.delay` seconds after its last box. A track longer than `settings.longest` is decided in
+    parts, so that its identity is known while it lasts. Memory is bounded: boxes and features of tracks with an
+    identity are forgotten after `HISTORY` seconds, tracklets as `stream` says. Numbers of tracks and identities only
+    rise.
+
+    Args:
+        detector: finds the people of a batch of frames.
+        embedder: the model.
+        matcher: with the stream settings `stream`, and without tracklets.
+        emit: is called with each event; see docs/live.md.
+        settings: of tracking and events.
+        stream: when decisions are made.
+        cameras: frame sizes, homographies and overlaps, by camera name; clocks are not used.
+
+    Attributes:
+        start: seconds since 1970 of the first step, the second 0 of matching.
+        run: name of this run, from `start`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        embedder: Embedder,
+        matcher: OnlineMatcher,
+        emit: Callable[[Event], object],
+        settings: LiveSettings | None = None,
+        stream: StreamSettings | None = None,
+        cameras: Cameras | None = None,
+    ) -> None:
+        self._detector, self._embedder, self._matcher, self._emit = detector, embedder, matcher, emit
+        self._settings, self._stream = settings or LiveSettings(), stream or StreamSettings()
+        self._known = {} if cameras is None else cameras.cameras
+        self._cameras: dict[str, _Camera] = {}
+        self._leaving: list[_Camera] = []
+        self._open: list[_Part] = []
+        self._names: dict[str, tuple[Iterator[int], Iterator[int]]] = {}
+        self._tick = 1
+        self.start, self.run = 0.0, ""
+
+    @property
+    def identities(self) -> int:
+        """Number of identities given so far; equal to the highest."""
+        return self._matcher.last
+
+    def begin(self, now: float) -> None:
+        """Set the second 0 and the name of the run."""
+        self.start, self.run = now, utc(now)
+
+    def step(self, frames: Mapping[str, LiveFrame], now: float) -> None:
+        """Process the newest frames of some cameras; a frame that is not newer than the camera's last is ignored.
+
+        Args:
+            frames: by camera name; an unknown name is a new camera.
+            now: seconds since 1970; tracks end and decisions are made by this time.
+
+        Raises:
+            ModelError: the output of the model is not finite.
+        """
+        if not self.run:
+            self.begin(now)
+        cameras = [self._cameras.get(name) or self._add(name) for name in frames]
+        fresh = [
+            (camera, frame)
+            for camera, frame in zip(cameras, frames.values(), strict=True)
+            if frame.time >= camera.last + 2 / TICKS
+        ]
+        found = self._detector([frame.image for _, frame in fresh]) if fresh else []
+        for (camera, frame), people in zip(fresh, found, strict=True):
+            self._link(camera, frame, people.astype(np.float32).astype(np.float64))  # as in files of detections
+        self._finish(now)
+        while self._time_of_tick() <= now:
+            self._decide()
+
+    def remove(self, name: str) -> None:
+        """Forget the tracker of a camera; its tracks end, and the name can be used again."""
+        if name in self._cameras:
+            self._leaving.append(self._cameras.pop(name))
+
+    def close(self) -> None:
+        """End all tracks and decide them."""
+        while self._open:
+            self._decide()
+
+    def _time_of_tick(self) -> float:
+        return self.start + self._tick * self._stream.period
+
+    def _parts(self) -> Iterator[_Part]:
+        for camera in (*self._cameras.values(), *self._leaving):
+            yield from camera.parts
+
+    def _add(self, name: str) -> _Camera:
+        numbers = self._names.setdefault(name, (count(1), count(1)))
+        place = list(self._names).index(name)
+        rate = self._settings.rate or 30.0
+        tracker = FrameTracker(self._settings.tracker, frame_rate=rate, floor=self._settings.floor)
+        self._cameras[name] = _Camera(name, place, tracker, *numbers)
+        return self._cameras[name]
+
+    def _link(self, camera: _Camera, frame: LiveFrame, people: Floats) -> None:
+        """Add the boxes `[n, 5]` of a frame to the tracks of its camera."""
+        height, width = frame.image.shape[:2]
+        camera.last, camera.size = frame.time, (width, height)
+        ids = camera.tracker.update(people[:, :4], people[:, 4], frame.time - self.start)
+        rows = np.flatnonzero(ids)
+        rows = rows[np.argsort(ids[rows], kind="stable")]
+        boxes, confidence = people[rows, :4], people[rows, 4]
+        quality = _frame_quality(camera, boxes, confidence)
+        for place, number in enumerate(ids[rows].tolist()):
+            part = camera.following.get(number)
+            if part is None or part.features is not None:
+                part = self._new_part(camera, part, frame.time)
+                camera.following[number] = part
+            row = len(part.times)
+            part.times.append(frame.time)
+            part.boxes.append(boxes[place])
+            part.confidence.append(float(confidence[place]))
+            if part.wants(row, quality[place]):
+                crop = _crop(frame.image, boxes[place], self._embedder.preprocessing.size)
+                if crop is not None:
+                    part.keep(row, float(quality[place]), crop, 2 * self._settings.per_track)
+            track = part.track
+            if row == 0 and part.previous < 0:
+                self._send("new", part, -1)
+            elif frame.time >= track.updated + self._settings.every:
+                track.updated = frame.time
+                self._send("update", part, -1)
+
+    def _new_part(self, camera: _Camera, before: _Part | None, time: float) -> _Part:
+        """Start a track, or the next part of a long one whose earlier part has been decided while it lasted."""
+        number = next(camera.part_numbers)
+        if before is not None and before.times[-1] + self._stream.close_after > time:
+            part = _Part(camera, number, before.track, before.number)
+            before.closed = True
+        else:
+            part = _Part(camera, number, _Track(next(camera.track_numbers), time, time))
+        camera.parts.append(part)
+        self._open.append(part)
+        return part
+
+    def _finish(self, now: float) -> None:
+        """Embed the crops of parts without a box for `close_after` seconds, all cameras together."""
+        self._embed([p for p in self._open if p.features is None and p.times[-1] + self._stream.close_after <= now])
+
+    def _embed(self, parts: Sequence[_Part]) -> None:
+        if not parts:
+            return
+        chosen: dict[int, list[int]] = {}
+        for camera in {id(part.camera): part.camera for part in parts}.values():
+            mine = [part for part in parts if part.camera is camera]
+            chosen |= dict(zip(map(id, mine), self._choose(camera, mine), strict=True))
+        crops = [crop for part in parts for row, _, crop in part.crops.values() if row in chosen[id(part)]]
+        names = [part.camera.name for part in parts for _ in chosen[id(part)]]
+        features, size = np.zeros((len(crops), self._embedder.dimension), np.float32), self._embedder.batch_size
+        batches = (
+            ImageBatch(list(range(at, min(at + size, len(crops)))), np.stack(crops[at : at + size]), names[at:], {})
+            for at in range(0, len(crops), size)
+        )
+        for batch, values in self._embedder.embed_batches(batches):
+            features[batch.rows] = values
+        done = 0
+        for part in parts:
+            part.rows = chosen[id(part)]
+            part.features = features[done : done + len(part.rows)]
+            part.crops = {}
+            done += len(part.rows)
+
+    def _choose(self, camera: _Camera, parts: Sequence[_Part]) -> list[list[int]]:
+        """Return the rows of the boxes to embed of each part, ascending, out of those whose crop was kept."""
+        tracks = self._tracks(camera.parts)
+        quality = box_quality(tracks, {camera.name: camera.size} if camera.size is not None else None)
+        found = []
+        for part in parts:
+            rows = np.array(sorted(row for row, _, _ in part.crops.values()), np.int64)
+            mine = np.flatnonzero(tracks.track == part.number)[rows]  # of one part, sorted by time
+            best = choose_boxes(tracks.take(mine), quality[mine], per_track=self._settings.per_track)
+            part.crops = dict(sorted(part.crops.items()))
+            found.append(rows[best].tolist())
+        return found
+
+    def _tracks(self, parts: Sequence[_Part]) -> Tracks:
+        """Return the boxes of parts; their track is the number of the part, their frame counts `TICKS` a second."""
+        base = self._base(parts)
+        counts = [len(part.times) for part in parts]
+        return Tracks.from_columns(
+            list(self._names),
+            np.repeat(np.array([part.camera.place for part in parts], np.int64), counts),
+            np.repeat(np.array([part.number for part in parts], np.int64), counts),
+            _frames([time for part in parts for time in part.times], base),
+            np.concatenate([np.zeros((0, 4)), *(np.array(part.boxes) for part in parts)]),
+            [score for part in parts for score in part.confidence],
+            first_frame=1,
+        )
+
+    @staticmethod
+    def _base(parts: Sequence[_Part]) -> float:
+        return min((part.times[0] for part in parts), default=0.0)
+
+    def _tracklets(self, parts: Sequence[_Part]) -> Tracklets:
+        """Return tracklets of all remembered parts; those that have not ended are without a feature."""
+        base, names = self._base(parts), list(self._names)
+        embedded = [part for part in parts if part.features is not None and len(part.features)]
+        counts = [len(part.rows) for part in embedded]
+        none = np.zeros((0, self._embedder.dimension), np.float32)
+        embeddings = Embeddings(
+            np.concatenate([none, *(part.features for part in embedded if part.features is not None)]),
+            camids=np.repeat(np.array([part.camera.place for part in embedded], np.int64), counts),
+            tracks=np.repeat(np.array([part.number for part in embedded], np.int64), counts),
+            frames=_frames([part.times[row] for part in embedded for row in part.rows], base),
+            meta=self._embedder.describe(),
+        )
+        sizes = {part.camera.name: part.camera.size for part in parts}
+        clock = {"fps": float(TICKS), "offset": base - self.start, "drift": 0.0, "clock": None}
+        cameras = {}
+        for name in names:
+            camera = self._known.get(name, Camera())
+            cameras[name] = camera.model_copy(update=clock | {"size": camera.size or sizes.get(name)})
+        return Tracklets.from_tracks(
+            self._tracks(parts),
+            embeddings,
+            Cameras(cameras),
+            camera_names=dict(enumerate(names)),
+            split=self._settings.split,
+            stitch=self._settings.stitch,
+        )
+
+    def _decide(self) -> None:
+        """Give identities to the parts that have ended by the next tick, and to those that last for long."""
+        time = self._time_of_tick()
+        self._tick += 1
+        self._finish(time)
+        over = [p for p in self._open if p.times[-1] + self._stream.close_after <= time]
+        ended = [p for p in over if not p.decided]
+        long = [p for p in self._open if p.features is None and p.times[0] + self._settings.longest <= time]
+        self._embed(long)
+        wanted = {(part.camera.place, part.number): part for part in (*ended, *long)}
+        if wanted:
+            parts = list(self._parts())
+            tracklets = self._tracklets(parts)
+            keys = list(zip(tracklets.camera.tolist(), tracklets.track.tolist(), strict=True))
+            rows = np.array([row for row, key in enumerate(keys) if key in wanted], np.int64)
+            tracklets = tracklets.take(rows)
+            previous = tracklets.previous_track.copy()
+            seen = set()
+            for row in range(len(rows)):  # sorted by camera, track and start
+                key = keys[rows[row]]
+                if key not in seen and previous[row] < 0:
+                    previous[row] = wanted[key].previous
+                seen.add(key)
+            tracklets = replace(tracklets, previous_track=previous)
+            self._announce(wanted, tracklets, self._matcher.push(tracklets), set(long))
+        for part in sorted(over, key=lambda part: (part.times[-1], part.camera.place, part.number)):
+            if not part.closed:
+                self._send("end", part, -1)
+                part.closed = True
+        self._open = [part for part in self._open if not (part.decided and part.closed)]
+        for camera in (*self._cameras.values(), *self._leaving):
+            camera.parts = [p for p in camera.parts if not p.closed or p.times[-1] >= time - HISTORY]
+            camera.following = {number: part for number, part in camera.following.items() if not part.closed}
+        self._leaving = [camera for camera in self._leaving if camera.parts]
+
+    def _announce(
+        self,
+        wanted: Mapping[tuple[int, int], _Part],
+        tracklets: Tracklets,
+        identity: Integers,
+        lasting: set[_Part],
+    ) -> None:
+        """Set the identities of the tracks; send the end of one that is replaced, and the first of a long track."""
+        spans: dict[tuple[int, int], list[tuple[float, float, int]]] = {}
+        for row, number in enumerate(identity.tolist()):
+            key = int(tracklets.camera[row]), int(tracklets.track[row])
+            spans.setdefault(key, []).append((float(tracklets.start[row]), float(tracklets.end[row]), number))
+        for key, part in wanted.items():
+            part.decided, track, before = True, part.track, part.track.identity
+            for start, _, number in sorted(spans[key]):
+                first = int(np.searchsorted(part.times, self.start + start - 0.5 / TICKS))
+                if track.identity is not None and track.identity != number:
+                    self._send("end", part, max(first - 1, 0))
+                    track.since = part.times[first]
+                track.identity = number
+            if track.identity != before and part in lasting:
+                self._send("update", part, -1)
+
+    def _send(self, kind: str, part: _Part, row: int) -> None:
+        track = part.track
+        event: Event = {
+            "event": kind,
+            "run": self.run,
+            "camera": part.camera.name,
+            "track": track.number,
+            "identity": track.identity,
+            "time": utc(part.times[row]),
+            "box": [round(float(value), 1) for value in part.boxes[row]],
+            "confidence": round(part.confidence[row], 4),
+        }
+        if kind == "end":
+            event["start"] = utc(track.since)
+        self._emit(event)
+
+
+def _frames(times: Sequence[float], base: float) -> Integers:
+    return 1 + np.rint((np.array(times, np.float64) - base) * TICKS).astype(np.int64)
+
+
+def _crop(image: NDArray[np.uint8], box: Floats, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Return the box, rounded to whole pixels and clipped to the frame, at the size that the model takes."""
+    left, top, right, bottom = np.rint([*box[:2], *(box[:2] + box[2:])]).astype(np.int64).clip(0).tolist()
+    crop = image[top:bottom, left:right]
+    return resize(crop, size).copy() if crop.size else None
+
+
+def _frame_quality(camera: _Camera, boxes: Floats, confidence: Floats) -> Floats:
+    """Return the quality of the boxes of a frame, `[n]`; sizes are compared with recent boxes of the camera."""
+    n, recent = len(boxes), camera.recent
+    count = n + len(recent)
+    tracks = Tracks.from_columns(
+        [camera.name],
+        np.zeros(count, np.int64),
+        np.arange(count),
+        np.concatenate([np.zeros(n, np.int64), np.arange(1, len(recent) + 1)]),
+        np.concatenate([boxes, *(box[None] for box, _ in recent)]),
+        np.concatenate([confidence, [score for _, score in recent]]),
+        first_frame=0,
+    )
+    camera.recent = [*recent, *zip(boxes, confidence.tolist(), strict=True)][-_RECENT:]
+    return box_quality(tracks, camera.size)[:n]

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import pickle
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from reid.commands import main
+from reid.config import StreamSettings
+from reid.data.frame_reader import FrameReader
+from reid.data.videos import Video
+from reid.embedding.embedder import Embedder
+from reid.models import build_model
+from reid.models.checkpoints import save_checkpoint
+from reid.mtmc import read_tracks
+from reid.mtmc.online import OnlineMatcher
+from reid.pipelines import live_engine
+from reid.pipelines.live_engine import Event, LiveEngine, LiveFrame
+from reid.pipelines.match import match_files
+from reid.pipelines.settings import LiveSettings, MatchFiles, TrackSettings
+from reid.pipelines.track import track_videos
+from reid.tracking.detectors import Detector, open_detector
+from tests.tracking.toys import PERSON, SIZE, toy_detector
+
+START = 1_764_403_456.0
+FPS = 10
+STREAM = StreamSettings(period=3, close_after=1)
+VISITS = {"door": [(0, 1, 20), (1, 8, 40), (0, 45, 70)], "yard": [(0, 1, 38), (1, 50, 72)]}
+"""By camera: visits of one of two places in the picture, with the first and last frame."""
+
+
+def visit_boxes(camera: str, frame: int) -> list[tuple[int, int, int, int]]:
+    return [(8 + 4 * ((frame // 2) % 24), 4 + 44 * place, *PERSON) for place, a, b in VISITS[camera] if a <= frame <= b]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy detector, a random model, and videos of two cameras in which people come and go."""
+    folder = tmp_path_factory.mktemp("live")
+    toy_detector(folder / "toy.onnx")
+    save_checkpoint(folder / "best.pt", build_model("light10", height=64, width=32))
+    (folder / "videos").mkdir()
+    for camera in VISITS:
+        path = str(folder / "videos" / f"{camera}.avi")
+        writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
+        for frame in range(1, 81):
+            image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
+            for x, y, w, h in visit_boxes(camera, frame):
+                image[y : y + h, x : x + w] = 255
+            writer.write(image)
+        writer.release()
+    return folder
+
+
+@functools.cache
+def open_models(folder: Path) -> tuple[Detector, Embedder]:
+    return open_detector(folder / "toy.onnx"), Embedder(folder / "best.pt", device="cpu")
+
+
+def open_engine(folder: Path, events: list[Event], **keys: Any) -> LiveEngine:
+    settings = LiveSettings(**{"every": 0, **keys})
+    return LiveEngine(*open_models(folder), OnlineMatcher(stream=STREAM), events.append, settings, STREAM)
+
+
+def moments(folder: Path, until: float = 100.0) -> list[tuple[float, dict[str, LiveFrame]]]:
+    """The frames of all videos, frames of one moment together."""
+    found: dict[float, dict[str, LiveFrame]] = defaultdict(dict)
+    for camera in VISITS:
+        for frame in FrameReader(Video(folder / "videos" / f"{camera}.avi"), 10):
+            if frame.time <= until:
+                found[START + frame.time][camera] = LiveFrame(START + frame.time, frame.image)
+    return sorted(found.items())
+
+
+def play(folder: Path, **keys: Any) -> list[Event]:
+    events: list[Event] = []
+    engine = open_engine(folder, events, **keys)
+    engine.begin(START)
+    for now, frames in moments(folder):
+        engine.step(frames, now)
+    engine.close()
+    return events
+
+
+def seconds(event: Event, key: str = "time") -> float:
+    return round(datetime.fromisoformat(event[key].replace("Z", "+00:00")).timestamp() - START, 3)
+
+
+def sightings(events: Sequence[Event]) -> list[tuple[str, int, float, float, int]]:
+    return sorted(
+        (e["camera"], e["track"], seconds(e, "start"), seconds(e), e["identity"]) for e in events if e["event"] == "end"
+    )
+
+
+@pytest.mark.slow
+def test_live_gives_the_tracks_and_identities_of_track_and_online_match(scene: Path, tmp_path: Path) -> None:
+    events = play(scene)
+    tracked = track_videos(scene / "videos", tmp_path, TrackSettings(detector=str(scene / "toy.onnx"), workers=1))
+    tracks = read_tracks(tmp_path / "tracks")
+    expected = sorted(
+        (tracks.camera_names[camera], track, round((frame - 1) / FPS, 3), *box)
+        for camera, track, frame, box in zip(
+            tracks.camera.tolist(), tracks.track.tolist(), tracks.frame.tolist(), tracks.boxes.tolist(), strict=True
+        )
+    )
+    found = sorted((e["camera"], e["track"], seconds(e), *e["box"]) for e in events if e["event"] != "end")
+    assert found == expected
+    assert len(expected) > 100
+    files = MatchFiles(
+        tracks=tmp_path / "tracks", model=scene / "best.pt", online=True, device="cpu", self_calibrate=False
+    )
+    match_files(files, tmp_path / "matched", stream=STREAM, videos=tracked.videos)
+    with open(tmp_path / "matched" / "identities.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    offline = sorted(
+        (r["camera"], int(r["track"]), float(r["first_time"]), float(r["last_time"]), int(r["identity"])) for r in rows
+    )
+    assert sightings(events) == offline
+    assert len(offline) >= 5
+
+
+def spans(events: Sequence[Event]) -> list[tuple[str, int, float, float]]:
+    return [sighting[:4] for sighting in sightings(events)]
+
+
+@pytest.mark.slow
+def test_events_go_to_files_and_standard_output_and_a_bad_camera_stops_no_other(scene: Path, tmp_path: Path) -> None:
+    door = tmp_path / "door.avi"
+    writer = cv2.VideoWriter(str(door), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
+    for frame in range(1, 9):
+        image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
+        for x, y, w, h in visit_boxes("door", frame):
+            image[y : y + h, x : x + w] = 255
+        writer.write(image)
+    writer.release()
+    (tmp_path / "yard.avi").write_bytes(b"RIFF" + bytes(300))
+    command = ["live", str(door), str(tmp_path / "yard.avi"), f"lane={tmp_path / 'none.avi'}", "stream.period=0.5"]
+    command += ["--detector", str(scene / "toy.onnx"), "--model", str(scene / "best.pt"), "--device", "cpu"]
+    out = tmp_path / "new" / "events.jsonl"
+    runs = set()
+    for lines in (1, 2):
+        result = CliRunner().invoke(main, [*command, "--out", "-", "--out", str(out), "--rate", "10"])
+        assert result.exit_code == 0, result.output
+        events = [json.loads(line) for line in out.read_text().splitlines()]
+        shown = [json.loads(line) for line in result.stdout.splitlines()]
+        assert shown == [event for event in events if event["run"] == shown[0]["run"]]
+        runs.add(shown[0]["run"])
+        assert len(runs) == lines
+    states = {(e["camera"], e["state"]) for e in shown if e["event"] == "camera"}
+    assert states >= {("door", "ended"), ("yard", "failed"), ("lane", "failed")}
+    assert {e["event"] for e in shown} == {"camera", "new", "end"}
+    assert [(e["camera"], e["track"], e["identity"]) for e in shown if e["event"] == "end"] == [("door", 1, 1)]
+    assert "There is no video" in result.stderr
+    result = CliRunner().invoke(main, [*command[:1], *command[2:], "--out", str(out)])
+    assert result.exit_code == 1
+    assert "No source can be read. The first:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["treshold=0.3"], "Did you mean 'threshold'"),
+        (["a/door.avi", "b/door.avi"], "Two cameras are called 'door'"),
+        (["threshold=0.3"], "There is no source"),
+        (["door.avi", "fmr=0.01"], "Use threshold"),
+    ],
+)
+def test_words_that_are_no_source_and_no_setting_are_errors(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["live", *words])
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+@pytest.mark.slow
+def test_a_long_track_has_an_identity_while_it_lasts_and_ends_once(scene: Path) -> None:
+    whole, cut = play(scene), play(scene, longest=1)
+    assert spans(cut) == spans(whole)
+    early = [e for e in cut if e["event"] == "update" and e["identity"] is not None]
+    assert {(e["camera"], e["track"]) for e in early} >= {("yard", 1), ("door", 2)}
+    identity = {(camera, track): number for camera, track, _, _, number in sightings(cut)}
+    assert all(e["identity"] == identity[e["camera"], e["track"]] for e in early)
+    assert all(e["identity"] is None for e in whole if e["event"] != "end")
+
+
+def test_a_track_that_was_decided_in_parts_ends_although_nothing_comes_after(scene: Path) -> None:
+    events: list[Event] = []
+    engine = open_engine(scene, events, longest=1)
+    engine.begin(START)
+    for now, frames in moments(scene, until=3.0):
+        engine.step({"yard": frames["yard"]}, now)
+    assert [e["event"] for e in events][-1] == "update"
+    assert events[-1]["identity"] == 1
+    engine.step({}, START + 100)
+    assert spans(events) == [("yard", 1, 0.0, 3.0)]
+    engine.close()
+    assert len(spans(events)) == 1
+
+
+def test_numbers_are_not_used_again_when_a_camera_stalls_or_is_removed_and_added(scene: Path) -> None:
+    events: list[Event] = []
+    engine = open_engine(scene, events)
+    engine.begin(START)
+    clip = [(now, {"yard": frames["yard"]}) for now, frames in moments(scene, until=1.0)]
+    for shift, removed in ((0, False), (30, True), (31.2, False)):
+        for now, frames in clip:
+            moved = {name: LiveFrame(frame.time + shift, frame.image) for name, frame in frames.items()}
+            engine.step(moved, now + shift)
+            engine.step(moved, now + shift)  # a frame that is not newer is ignored
+        if removed:
+            engine.remove("yard")
+    engine.close()
+    assert spans(events) == [("yard", 1, 0.0, 1.0), ("yard", 2, 30.1, 31.0), ("yard", 3, 31.2, 32.2)]
+    new = [e for e in events if e["event"] == "new"]
+    assert [e["track"] for e in new] == [1, 2, 3]
+    assert len(events) - len(new) - 3 == 3 * 10 - 1
+    assert engine.identities == max(e["identity"] for e in events if e["event"] == "end")
+
+
+@pytest.mark.slow
+def test_memory_of_the_engine_is_bounded(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_engine, "HISTORY", 20.0)
+    events: list[Event] = []
+    engine = open_engine(scene, events, longest=5)
+    engine.begin(START)
+    image = moments(scene, until=1.0)[-1][1]["yard"].image
+    sizes = []
+    for minute in range(6):
+        for tick in range(20):  # a person stands for 10 s
+            now = START + 20 * minute + tick / 2
+            engine.step({"yard": LiveFrame(now, image)}, now)
+        sizes.append(len(pickle.dumps([camera.parts for camera in engine._cameras.values()])))
+    assert max(sizes) < 2 * sizes[0]
+    assert len(sightings(events)) == 5
