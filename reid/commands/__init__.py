@@ -26,6 +26,7 @@ COMMANDS = {
     "score": "Score matched tracks against the truth: IDF1, HOTA, CLEAR.",
     "calibrate": "Learn which distance means the same person.",
     "search": "Find a person in galleries by photo.",
+    "serve": "Search galleries in a browser or through a REST API.",
     "adapt": "Adapt a model to your own cameras with unlabelled tracks.",
     "demo": "Run every step on synthetic data, in a few minutes.",
     "data": "Check, verify, unpack or synthesize data sets.",

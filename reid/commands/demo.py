@@ -40,4 +40,5 @@ def cli(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> No
     console.print(f"Open {out / 'matched' / 'report.html'} to see who was where and when.")
     if photo is not None:
         console.print(f"Search again: reid search {out / 'gallery'} --photo {photo} --model {out / 'run'}")
+        console.print(f"In a browser: reid serve {out / 'gallery'} --model {out / 'run'}")
     console.print(f"done in {(time.monotonic() - began) / 60:.1f} minutes; everything is in {out}")

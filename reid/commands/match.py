@@ -39,7 +39,8 @@ def cli(out: Path, overrides: tuple[str, ...], **options: Any) -> None:
 
     Settings (docs/matching-parameters.md): solver, threshold, fmr, neighbours, k1, ...; with --online also
     stream.period and others. Writes tracks/ with global identities, identities.csv, links.parquet, match.json,
-    report.html; with --truth scores.json; and cameras.estimated.yaml if it calibrated the cameras from the tracks.
+    report.html; with --videos embeddings.parquet and pictures.parquet; with --truth scores.json; and
+    cameras.estimated.yaml if it calibrated the cameras from the tracks.
     """
     files = MatchFiles(**options)
     settings = load_settings(MatchKeys, overrides=overrides)

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -66,11 +66,12 @@ class UnreadableImage(DataError):
         self.reason = reason
 
 
-def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def decode(path: str | Path, size: tuple[int, int] | None = None, *, upright: bool = False) -> NDArray[np.uint8]:
     """Decode one file to RGB `[H, W, 3]` uint8, or `[h, w, 3]` if `size` = (h, w) is given (see `resize`).
 
     OpenCV decodes JPEG and PNG; Pillow decodes BMP, GIF (first frame), PPM, TIFF and WebP. EXIF orientation is ignored,
-    as in the published data loaders. Gray is repeated over three channels, alpha is dropped, and 16-bit values keep
+    as in the published data loaders, unless `upright`: photos of telephones are then turned as viewers show them.
+    Gray is repeated over three channels, alpha is dropped, and 16-bit values keep
     their upper 8 bits.
 
     A JPEG or PNG whose end is missing is an error, because decoders silently fill the missing part with gray. Damage
@@ -81,10 +82,30 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
             truncated, of another format, with 32-bit pixels, refused by the decoder, or slow to decode without need
             (a header of megabytes, hundreds of scans).
     """
-    data, header = _open(path)
+    image = _decode(path, *_open(path), upright=upright)
+    return image if size is None else resize(image, size)
+
+
+def decode_bytes(data: bytes, name: str, *, upright: bool = False) -> NDArray[np.uint8]:
+    """Decode the content of a file in memory, with the checks of `decode`.
+
+    Args:
+        data: content.
+        name: of the image, for error messages.
+        upright: apply the EXIF orientation.
+
+    Raises:
+        UnreadableImage: as `decode`.
+    """
+    if len(data) > MAX_BYTES or not data:
+        raise UnreadableImage(name, f"has {len(data):,} bytes; 1 to {MAX_BYTES:,} are possible")
+    return _decode(name, data, _read_header(name, data), upright=upright)
+
+
+def _decode(path: str | Path, data: bytes, header: Image.Image, *, upright: bool) -> NDArray[np.uint8]:
     try:
         if header.format in ("JPEG", "PNG"):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if decoded is None:
                 raise UnreadableImage(path, "cannot be decoded: its content is damaged")
@@ -97,12 +118,12 @@ def decode(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.
         elif header.mode == "F":
             raise UnreadableImage(path, "has floating-point pixels; save it with 8 bits per channel")
         else:
-            image = np.array(header.convert("RGB"))
+            image = np.array((ImageOps.exif_transpose(header) if upright else header).convert("RGB"))
     except UnreadableImage:
         raise
     except Exception as error:  # the decoders raise many types on damaged files
         raise UnreadableImage(path, f"cannot be decoded: {error}") from error
-    return image if size is None else resize(image, size)
+    return image
 
 
 def probe(path: str | Path) -> tuple[int, int]:
@@ -143,12 +164,16 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
             problem = f"has {info.st_size:,} bytes; more than {MAX_BYTES:,} is too large for a crop"
             raise UnreadableImage(path, problem)
         data = Path(path).read_bytes()
-        if problem := failed_download(data):
-            raise UnreadableImage(path, f"is not an image: it {problem.rstrip('.')}")
     except UnreadableImage:
         raise
     except (OSError, ValueError) as error:
         raise UnreadableImage(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return data, _read_header(path, data)
+
+
+def _read_header(path: str | Path, data: bytes) -> Image.Image:
+    if problem := failed_download(data):
+        raise UnreadableImage(path, f"is not an image: it {problem.rstrip('.')}")
     parser, end = next((_COMMON[start] for start in _COMMON if data.startswith(start)), (None, b""))
     stream = _BoundedReads(data)
     try:
@@ -172,7 +197,7 @@ def _open(path: str | Path) -> tuple[bytes, Image.Image]:
         problem = f"has {len(data):,} bytes in a form that is decoded slowly; save it as PNG"
         raise UnreadableImage(path, problem)
     stream.left = float("inf")
-    return data, image
+    return image
 
 
 def _png_is_whole(data: bytes) -> bool:

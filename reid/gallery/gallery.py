@@ -328,6 +328,11 @@ class Gallery:
         first = sorted(rows.to_pylist(), key=lambda row: row["prototype"], reverse=True)
         return {row["tracklet"]: {name: row[name] for name in _DETAILS} for row in first}
 
+    def count_parts(self, source: str, camera: str, track: int) -> int:
+        """Return the number of tracklets of one track: above 1 if it was split, or has several identities."""
+        where = f"source = {quoted(source)} AND camera = {quoted(camera)} AND track = {int(track)}"
+        return len({name for batch in self._store.read(["tracklet"], where) for name in batch["tracklet"].to_pylist()})
+
     def find(self, *, scope: Scope | None = None, source: str | None = None, identity: int | None = None) -> list[str]:
         """Return the tracklets in a scope, or of a source and identity, sorted; none of an interrupted erasure.
 

@@ -29,6 +29,12 @@ def small_picture(image: np.ndarray, *, pixelate: bool) -> bytes:
     return coded.tobytes()
 
 
+def shrink_jpeg(jpeg: bytes, *, pixelate: bool) -> bytes | None:
+    """Return a JPEG as `small_picture` does; None if it cannot be decoded."""
+    decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
+    return None if decoded is None else small_picture(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), pixelate=pixelate)
+
+
 def allowed_pictures(setting: str, jpeg_of: PictureOf | None, path_of: Callable[[int], str] | None) -> PictureOf | None:
     """Return the function that gives the picture to store of a crop; None if none is stored.
 
@@ -44,12 +50,7 @@ def allowed_pictures(setting: str, jpeg_of: PictureOf | None, path_of: Callable[
     def picture_of(row: int) -> bytes | None:
         jpeg = None if jpeg_of is None else jpeg_of(row)
         if jpeg:
-            decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is None:
-                return None
-            return small_picture(
-                cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).view(np.uint8), pixelate=setting == "pixelate"
-            )
+            return shrink_jpeg(jpeg, pixelate=setting == "pixelate")
         if path_of is None:
             return None
         try:

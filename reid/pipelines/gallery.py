@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reid.core.atomic import write_csv, write_json
 from reid.core.console import warn
@@ -18,6 +19,7 @@ from reid.data.images import decode
 from reid.data.listing import find_files
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
+from reid.evaluation.calibration import Calibration
 from reid.gallery import Added, Answer, Gallery, Trajectory, find_trajectory, search
 from reid.gallery.gallery import CAMERAS
 from reid.gallery.matched import read_matched
@@ -26,7 +28,11 @@ from reid.gallery.times import describe_seconds, show_time
 from reid.gallery.trajectory import Step
 from reid.mtmc.cameras import Cameras, read_cameras
 from reid.pipelines.calibrate import find_calibration
+from reid.pipelines.pictures_file import NAME as PICTURES
+from reid.pipelines.pictures_file import read_pictures
 from reid.pipelines.settings import GalleryAddSettings, SearchSettings
+
+Embed = Callable[[list[NDArray[np.uint8]]], Embeddings]
 
 _WIDEST = 0.8
 """Width of a photo, in heights, above which it is taken to show more than one standing person."""
@@ -58,7 +64,12 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     if epoch is None:
         warn("Times are unknown. Pass --start, or put an epoch into cameras.yaml and pass --cameras.")
     source = settings.source or path.absolute().with_suffix("").name
-    return gallery.add(table, source=source, cameras=cameras, start=settings.start, sightings=sightings)
+    picture_of = None
+    if is_match and (path / PICTURES).is_file() and gallery.settings.pictures != "none":
+        picture_of = read_pictures(path / PICTURES, table)
+    return gallery.add(
+        table, source=source, cameras=cameras, start=settings.start, sightings=sightings, picture_of=picture_of
+    )
 
 
 def _cameras(path: Path | None, gallery: Gallery, table: Embeddings) -> Cameras | None:
@@ -138,6 +149,26 @@ def _cameras_of_all(path: Path | None, galleries: Sequence[Gallery], names: Sequ
     return None if file is None else read_cameras(file, names, partial=True)
 
 
+def open_for_search(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[Gallery], Embed, Calibration | None]:
+    """Open galleries, their model and its calibration, for many searches.
+
+    Returns:
+        The galleries, the function that embeds crops, and the calibration, if there is one.
+
+    Raises:
+        ReidError: a gallery or the model cannot be used, or they do not fit each other.
+    """
+    galleries = [Gallery.open(path) for path in paths]
+    embedder = open_embedder(settings)
+    meta = embedder.describe()
+    for gallery in galleries:
+        gallery.check_fits(meta, embedder.dimension, f"--model {settings.model}")
+    found = find_calibration(
+        settings.calibration, [*(path / "calibration.json" for path in paths), Path(str(settings.model))], meta["model"]
+    )
+    return galleries, embedder.table, None if found is None else found.calibration
+
+
 def query_embeddings(settings: SearchSettings) -> Embeddings:
     """Return the features of the photos: embedded with the model, or read from a file of embeddings.
 
@@ -155,28 +186,41 @@ def query_embeddings(settings: SearchSettings) -> Embeddings:
         if len(tables) < len(files):
             raise ConfigError("Pass photos or a file of embeddings, not both.")
         return Embeddings.concat([Embeddings.load(file) for file in tables], list(map(str, tables)))
+    if settings.box is not None and len(files) > 1:
+        raise ConfigError("--box is of one photo. Pass a single --photo.")
+    crops = [crop_person(decode(file, upright=True), settings.box, str(file)) for file in files]
+    return open_embedder(settings).table(crops)
+
+
+def open_embedder(settings: SearchSettings) -> Embedder:
+    """Return the model that embeds photos."""
     if settings.model is None:
         raise ConfigError("A photo needs --model: the model of the gallery's features.")
-    crops = [_crop(Path(file), settings) for file in files]
     options = settings.model_dump(include={"device", "weights", "flip"})
-    embedder = Embedder(settings.model, runtime=settings.runtime_for(), **options)
-    return embedder.table(crops)
+    return Embedder(settings.model, runtime=settings.runtime_for(), **options)
 
 
-def _crop(path: Path, settings: SearchSettings) -> Any:
-    image = decode(path)
+def crop_person(image: NDArray[np.uint8], box: Sequence[int] | None, name: str) -> NDArray[np.uint8]:
+    """Return the part of a photo that shows the person.
+
+    Args:
+        image: RGB `[H, W, 3]`.
+        box: left, top, width and height in pixels; None if the photo shows only this person.
+        name: of the photo, for error messages.
+
+    Raises:
+        ConfigError: the box is outside of the photo, or a wide photo has no box.
+    """
     height, width = image.shape[:2]
-    if settings.box is not None:
-        if len(settings.photo) > 1:
-            raise ConfigError("--box is of one photo. Pass a single --photo.")
-        x, y, w, h = settings.box
+    if box is not None:
+        x, y, w, h = box
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         if right <= left or bottom <= top:
-            raise ConfigError(f"--box {x},{y},{w},{h} is outside of {path}, which is {width}×{height}. Correct it.")
+            raise ConfigError(f"The box {x},{y},{w},{h} is outside of {name}, which is {width}×{height}. Correct it.")
         return np.ascontiguousarray(image[top:bottom, left:right])
     if width > _WIDEST * height:
         raise ConfigError(
-            f"{path} is {width}×{height}: too wide for a crop of one standing person, so it may show several people or "
+            f"{name} is {width}×{height}: too wide for a crop of one standing person, so it may show several people or "
             "much background. Pass the person's box in pixels: --box X,Y,WIDTH,HEIGHT."
         )
     return image

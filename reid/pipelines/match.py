@@ -34,6 +34,8 @@ from reid.mtmc.tracklets import Tracklets
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.embed import open_videos
 from reid.pipelines.ground_paths import ground_paths
+from reid.pipelines.pictures_file import NAME as PICTURES
+from reid.pipelines.pictures_file import write_pictures
 from reid.pipelines.settings import MatchFiles
 from reid.report.match_page import ReportOptions, write_match_report
 
@@ -315,6 +317,7 @@ def _embed_videos(
     )
     table = result.embeddings
     table.save(out / "embeddings.parquet")
+    write_pictures(table, result.crop_jpegs, out / PICTURES, pixelate=files.pixelate_heads)
     console.print(f"{len(table):,} crops embedded ({result.from_cache:,} of them by an earlier run)")
     pictures = dict(enumerate(result.crop_jpegs))
     return _Appearance(table, pictures, [*problems, *result.problems()])

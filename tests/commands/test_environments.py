@@ -151,8 +151,8 @@ WRITING = (
     "data synthesize", "model convert", "model export", "model card", "runs compare", "metric fit", "gallery create",
     "gallery copy", "search",
 )  # fmt: skip
-ELSEWHERE = ("cache clear", "gallery erase", "gallery expire", "model fetch", "model path", "model verify")
-"""Commands that remove data of the user, or use downloaded models; other tests try them."""
+ELSEWHERE = ("cache clear", "gallery erase", "gallery expire", "model fetch", "model path", "model verify", "serve")
+"""Commands that remove data of the user, use downloaded models or run until stopped; other tests try them."""
 PLACES = ("below a file", "in a closed folder", "of the other kind")
 TRIES = [
     (command, place)

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from reid.commands import main
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
+from reid.gallery import Gallery
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
+from reid.pipelines.pictures_file import read_pictures, write_pictures
 
 pytest.importorskip("lancedb")
 
@@ -104,6 +106,29 @@ def test_hits_become_a_trajectory_by_the_cameras_of_the_gallery(matched) -> None
         "search", shop, "--photo", query, "--within", 0.1, "--tolerance", 40, "--cameras", matched / "strict.yaml"
     )
     assert "Trajectory of 2 sightings" in text
+
+
+def test_pictures_of_a_match_are_stored_as_the_gallery_allows(matched) -> None:
+    table = Embeddings.load(matched / "matched/embeddings.parquet")
+    noise = np.random.default_rng(0).integers(0, 255, (96, 48, 3), dtype=np.uint8)
+    jpeg = cv2.imencode(".jpg", noise)[1].tobytes()
+    hidden = matched / "hidden.parquet"
+    write_pictures(table, [jpeg] * len(table), matched / "matched/pictures.parquet", pixelate=False)
+    write_pictures(table, [jpeg] * len(table), hidden, pixelate=True)
+    for name, expected in {"keep": False, "pixelate": True, "none": None}.items():
+        run("gallery", "create", matched / name, "--pictures", name)
+        run("gallery", "add", matched / name, matched / "matched")
+        (hit,) = Gallery.open(matched / name).search([[1, 0, 0]], top=1).hits
+        assert (None if hit.picture is None else is_pixelated(hit.picture)) is expected
+    assert is_pixelated(read_pictures(hidden, table)(0))
+    assert read_pictures(hidden, table.take([0]))(0)
+    (matched / "matched/pictures.parquet").write_bytes(b"PAR1")
+    assert "pictures.parquet cannot be read" in run("gallery", "add", matched / "keep", matched / "matched", code=1)
+
+
+def is_pixelated(jpeg):
+    head = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)[:4, :4].astype(int)
+    return bool(np.ptp(head) < 30)
 
 
 def test_errors_name_the_value_and_the_fix(matched) -> None:

@@ -17,6 +17,7 @@ from reid.models.checkpoints import save_checkpoint
 from reid.mtmc import Tracks
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.track_writers import write_tracks
+from reid.pipelines.pictures_file import read_pictures
 
 CAMERAS = ("cam01", "cam02", "cam03")
 PEOPLE = 6
@@ -165,6 +166,8 @@ def test_crops_of_videos_are_embedded_once(videos):
     assert "data:image/jpeg;base64" in (videos / "out" / "report.html").read_text("utf-8")
     table = Embeddings.load(videos / "out" / "embeddings.parquet")
     assert table.meta["camera_names"] == list(CAMERAS)
+    picture_of = read_pictures(videos / "out" / "pictures.parquet", table)
+    assert all(picture_of(row) for row in range(len(table)))
     again = run(*given, "--out", videos / "out", "--per-track", 2, "threshold=0.001")
     assert "36 crops embedded (36 of them by an earlier run)" in again.output
     kept = run("--tracks", videos / "tracks", "--embeddings", videos / "out" / "embeddings.parquet",

@@ -93,7 +93,9 @@ def problems_of(browser: object, path: Path) -> list[str]:
 def test_these_are_all_pages() -> None:
     sources = [path.read_text("utf-8") for path in Path(reid.__file__).parent.rglob("*.py")]
     pages = {name for text in sources for name in re.findall(r'"([\w-]+\.html)"', text)}
-    templates = {path.name for path in (Path(reid.__file__).parent / "report").glob("*.html")}
+    templates = {
+        path.name for room in ("report", "server") for path in (Path(reid.__file__).parent / room).glob("*.html")
+    }
     assert pages - templates == {"evaluation.html", "report.html"}
 
 

@@ -1,0 +1,107 @@
+"""Search again with what a person decided about hits: confirmed ones join the query, rejected ones are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.core.arrays import unit_rows
+from reid.gallery.answers import Answer, Hit, search
+
+if TYPE_CHECKING:
+    from reid.gallery.gallery import Gallery
+
+
+def search_reviewed(
+    galleries: Sequence[Gallery],
+    photos: NDArray[np.float32],
+    confirmed: Collection[str] = (),
+    rejected: Collection[str] = (),
+    *,
+    top: int = 10,
+    **options: Any,
+) -> Answer:
+    """Search with photos and with the tracklets that a person confirmed.
+
+    The mean feature of each confirmed tracklet is one more photo, so the expected number of strangers grows with it.
+    Confirmed tracklets come first, with their distance to the photos and without numbers of chance; rejected ones are
+    left out. Ids that are in no gallery (any more) are ignored.
+
+    Args:
+        galleries: of one model.
+        photos: `[Q, D]` features of photos of one person.
+        confirmed, rejected: ids of tracklets.
+        top: largest number of hits besides the confirmed ones.
+        options: of `answers.search`.
+
+    Raises:
+        ReidError: as `answers.search`.
+    """
+    photos = unit_rows(np.atleast_2d(np.asarray(photos, np.float32)))
+    own: list[Hit] = []
+    means = []
+    for gallery in galleries if confirmed else ():
+        index = gallery.index()
+        ids = np.array(index.tracklets.to_pylist(), object)
+        details = gallery.details(sorted(confirmed))
+        for code in np.flatnonzero(np.isin(ids, list(confirmed))).tolist():
+            rows = index.matrix[index.tracklet == code].astype(np.float32)
+            if len(rows) and ids[code] in details:
+                distance = float(1 - (photos @ rows.T).max())
+                means.append(rows.mean(axis=0))
+                own.append(Hit(distance, None, None, True, gallery.name, str(ids[code]), **details[ids[code]]))
+    known = {*confirmed, *rejected}
+    queries = np.concatenate([photos, unit_rows(np.array(means, np.float32))]) if means else photos
+    answer = search(galleries, queries, top=top + len(known) * len(galleries), **options)
+    others = [hit for hit in answer.hits if hit.tracklet not in known][:top]
+    found = None if answer.found is None and not own else bool(own) or any(hit.accepted for hit in others)
+    return replace(answer, hits=[*sorted(own, key=lambda hit: hit.distance), *others], found=found)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions about hits of one person as constraints of `reid match`, by source.
+
+    Attributes:
+        files: content of a constraints file for each source: `merge` joins the confirmed tracks, `split` separates each
+            of them from the rejected ones.
+        left_out: hits that no file contains, with the reason.
+    """
+
+    files: dict[str, dict[str, Any]]
+    left_out: list[str]
+
+
+def as_constraints(galleries: Sequence[Gallery], confirmed: Iterable[str], rejected: Iterable[str]) -> Decisions:
+    """Return decisions as files for `reid match --constraints`.
+
+    A file is of one source, because tracks are numbered in each. A hit without a camera or track cannot be named, and a
+    part of a split track only with a frame, which a gallery does not have: both are left out.
+    """
+    keys: dict[str, tuple[list[list[Any]], list[list[Any]]]] = {}
+    left_out = []
+    for place, ids in enumerate((confirmed, rejected)):
+        for gallery in galleries:
+            for hit in gallery.details(sorted(set(ids))).values():
+                name = f"{hit['source']}: camera {hit['camera']}, track {hit['track']}"
+                if hit["camera"] is None or hit["track"] is None:
+                    left_out.append(f"{name}: a constraint needs a camera and a track")
+                elif gallery.count_parts(hit["source"], hit["camera"], hit["track"]) > 1:
+                    left_out.append(f"{name}: the track was split into parts, which only frames distinguish")
+                else:
+                    key = [hit["camera"], hit["track"] if hit["track"] < 2**53 else str(hit["track"])]
+                    keys.setdefault(hit["source"], ([], []))[place].append(key)
+    files = {}
+    for source, (same, different) in keys.items():
+        merge = [[first, second] for first, second in pairwise(same)]
+        split = [[one, other] for one in same for other in different]
+        if merge or split:
+            files[source] = {"format": 1, "merge": merge, "split": split}
+        else:
+            left_out.append(f"{source}: a constraint needs two tracks, at least one of them confirmed")
+    return Decisions(files, left_out)

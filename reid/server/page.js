@@ -1,0 +1,197 @@
+"use strict";
+const by = (id) => document.getElementById(id);
+const decisions = new Map(); // tracklet -> "confirmed" or "rejected"
+let photos = [], box = null, scope = null, start = null;
+
+/** Create an element with properties and children; strings become text, never markup. */
+function el(tag, settings, ...children) {
+  const element = Object.assign(document.createElement(tag), settings);
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+// ---------------------------------------------------------------- token and requests
+
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem("token", given);
+  history.replaceState(null, "", location.pathname);
+}
+
+async function request(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = token ? {authorization: `Bearer ${token}`} : {};
+  const response = await fetch(path, {...options, headers});
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? (body.detail ? JSON.stringify(body.detail) : `error ${response.status}`));
+  return body;
+}
+
+function say(text, kind = "") {
+  by("message").textContent = text;
+  by("message").className = kind;
+}
+
+// ---------------------------------------------------------------- photo and box
+
+function choose(files) {
+  photos = [...files];
+  box = null;
+  decisions.clear();
+  by("search").disabled = !photos.length || !scope;
+  by("preview").hidden = photos.length !== 1;
+  if (by("shown").src) URL.revokeObjectURL(by("shown").src);
+  if (photos.length === 1) by("shown").src = URL.createObjectURL(photos[0]);
+  showBox();
+}
+
+function showBox() {
+  by("box").hidden = !box;
+  const image = by("shown"), scale = image.clientWidth / (image.naturalWidth || 1);
+  ["x", "y", "w", "h"].forEach((name, place) => {
+    if (document.activeElement !== by(`box-${name}`)) by(`box-${name}`).value = box ? box[place] : "";
+    if (box) by("box").style.setProperty(["left", "top", "width", "height"][place], `${box[place] * scale}px`);
+  });
+}
+
+function pixel(event) {
+  const image = by("shown"), place = image.getBoundingClientRect(), scale = image.naturalWidth / place.width;
+  const clip = (value, most) => Math.round(Math.max(0, Math.min(value * scale, most)));
+  return [clip(event.clientX - place.left, image.naturalWidth), clip(event.clientY - place.top, image.naturalHeight)];
+}
+
+by("frame").addEventListener("pointerdown", (event) => {
+  event.preventDefault();
+  by("frame").setPointerCapture(event.pointerId);
+  start = pixel(event);
+});
+by("frame").addEventListener("pointermove", (event) => {
+  if (!start) return;
+  const [x, y] = pixel(event), w = Math.abs(x - start[0]), h = Math.abs(y - start[1]);
+  if (w > 2 && h > 2) box = [Math.min(x, start[0]), Math.min(y, start[1]), w, h];
+  showBox();
+});
+addEventListener("pointerup", () => { start = null; });
+addEventListener("resize", showBox);
+for (const name of ["x", "y", "w", "h"]) {
+  by(`box-${name}`).addEventListener("input", () => {
+    const numbers = ["x", "y", "w", "h"].map((part) => by(`box-${part}`).valueAsNumber);
+    box = numbers.every(Number.isInteger) ? numbers : null;
+    showBox();
+  });
+}
+by("no-box").addEventListener("click", () => { box = null; showBox(); });
+by("photo").addEventListener("change", () => choose(by("photo").files));
+by("shown").addEventListener("error", () => say("This browser cannot show the photo. Use JPEG or PNG.", "wrong"));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    by("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files);
+  });
+}
+
+// ---------------------------------------------------------------- search and answer
+
+function decided(form) {
+  for (const [tracklet, decision] of decisions) form.append(decision, tracklet);
+  return form;
+}
+
+async function search() {
+  const form = decided(new FormData());
+  for (const file of photos) form.append("photo", file, "photo");
+  if (box) form.set("box", box.join(","));
+  for (const input of by("cameras").querySelectorAll("input:checked")) form.append("camera", input.value);
+  for (const name of ["after", "before", "top", "purpose"]) if (by(name).value) form.set(name, by(name).value);
+  by("search").disabled = by("again").disabled = true;
+  say("Searching …");
+  try {
+    const answer = await request("api/search", {method: "POST", body: form});
+    const kind = answer.found === null ? "" : answer.found ? "found" : "nobody";
+    const untimed = answer.without_time ? ` ${answer.without_time} rows of unknown time were not searched.` : "";
+    say(answer.text + untimed, kind);
+    by("hits").replaceChildren(...answer.hits.map(card));
+    by("actions").hidden = !answer.hits.length;
+    if (by("answer").getBoundingClientRect().top > innerHeight / 2) by("answer").scrollIntoView();
+  } catch (error) {
+    say(error.message, "wrong");
+  }
+  by("search").disabled = by("again").disabled = false;
+}
+
+/** "2026-11-23 08:07:15 – 08:07:25": the offset is in the tool tip, a repeated date is left out. */
+function period(hit) {
+  const [first, last] = [hit.first_seen, hit.last_seen].map((text) => text.replace(/[+-]\d\d:\d\d$/, ""));
+  const end = last.startsWith(first.slice(0, 11)) ? last.slice(11) : last;
+  return el("p", {title: `${hit.first_seen} – ${hit.last_seen}`}, first === last ? first : `${first} – ${end}`);
+}
+
+function card(hit) {
+  const facts = [["distance", hit.distance.toFixed(3)]];
+  if (hit.strangers !== null) facts.push(["strangers", hit.strangers.toPrecision(2)], ["p(same)", hit.probability.toFixed(3)]);
+  const where = hit.camera ?? "unknown camera";
+  const picture = hit.picture
+    ? el("img", {src: `data:image/jpeg;base64,${hit.picture}`, alt: `crop of ${where}, track ${hit.track ?? "unknown"}`})
+    : "no picture stored";
+  const button = (decision, text, kind) => el("button", {type: "button", className: kind, onclick: () => decide(decision)}, text);
+  const buttons = {confirmed: button("confirmed", "✓ Confirm", "yes"), rejected: button("rejected", "✗ Reject", "no")};
+  const box_ = el("article", {tabIndex: 0},
+    el("div", {className: "picture"}, picture),
+    el("h2", {}, where),
+    period(hit),
+    el("p", {}, `track ${hit.track ?? "unknown"}, person ${hit.person}, ${hit.source}`),
+    el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+    el("div", {className: "decide"}, buttons.confirmed, buttons.rejected));
+  function decide(decision) {
+    if (decisions.get(hit.tracklet) === decision) decisions.delete(hit.tracklet);
+    else decisions.set(hit.tracklet, decision);
+    paint();
+  }
+  function paint() {
+    const decision = decisions.get(hit.tracklet) ?? "";
+    box_.className = `hit ${hit.accepted ? "accepted" : ""} ${decision}`;
+    box_.setAttribute("aria-label", `${where}, distance ${hit.distance.toFixed(3)}${decision ? `, ${decision}` : ""}`);
+    for (const [name, one] of Object.entries(buttons)) one.setAttribute("aria-pressed", String(name === decision));
+  }
+  box_.addEventListener("keydown", (event) => {
+    const act = {c: () => decide("confirmed"), r: () => decide("rejected"),
+      ArrowRight: () => box_.nextElementSibling?.focus(), ArrowLeft: () => box_.previousElementSibling?.focus()}[event.key];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    act();
+  });
+  paint();
+  return box_;
+}
+
+async function download() {
+  try {
+    const form = decided(new FormData());
+    const {files, left_out: leftOut} = decisions.size ? await request("api/constraints", {method: "POST", body: form})
+      : {files: {}, left_out: ["Confirm or reject hits first."]};
+    for (const [source, content] of Object.entries(files)) {
+      const url = URL.createObjectURL(new Blob([`${JSON.stringify(content, null, 1)}\n`], {type: "application/json"}));
+      el("a", {href: url, download: `constraints-${source}.json`}).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60000);
+    }
+    const done = Object.keys(files).length ? "Downloaded. Pass the file to: reid match --constraints FILE. " : "";
+    say(done + (leftOut.length ? `Not contained: ${leftOut.join("; ")}.` : ""));
+  } catch (error) {
+    say(error.message, "wrong");
+  }
+}
+
+by("form").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+by("again").addEventListener("click", search);
+by("download").addEventListener("click", download);
+
+request("api/gallery").then((about) => {
+  scope = about;
+  by("scope").textContent = `${about.galleries.join(", ")}: ${about.tracklets.toLocaleString("en")} tracklets, times in ${about.zone}`;
+  for (const name of about.cameras) by("cameras").append(el("label", {}, el("input", {type: "checkbox", value: name}), ` ${name}`));
+  by("cameras").hidden = !about.cameras.length;
+  by("purpose").required = about.require_purpose;
+  by("search").disabled = !photos.length;
+  say(about.calibrated ? "Choose a photo." : "Choose a photo. There is no calibration, so hits are only ranked.");
+}, (error) => say(error.message, "wrong"));
