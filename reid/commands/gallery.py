@@ -132,7 +132,7 @@ def log(gallery: Path, out: Path | None) -> None:
         write_json(out, entries)
     rows = [
         (entry["time"], entry["user"], entry["action"], entry.get("purpose") or entry.get("reason") or "",
-         str(len(entry.get("hits", entry.get("hashes", ())))))
+         str(sum(len(entry.get(name, ())) for name in ("hits", "hashes", "confirmed", "rejected"))))
         for entry in entries
     ]  # fmt: skip
     console.print(

@@ -416,6 +416,16 @@ class Gallery:
         entry = {"action": "search", "purpose": purpose, "scope": {**where, **times}, "tracklets": answer.tracklets}
         self._log({**entry, "photos": digest, "found": answer.found, "hits": self._hashes(hits)})
 
+    def log_review(self, confirmed: Collection[str], rejected: Collection[str], purpose: str | None) -> None:
+        """Record which tracklets of this gallery a person confirmed and rejected, as salted hashes."""
+        known = self.details(sorted({*confirmed, *rejected}))
+        decided = {
+            name: self._hashes(sorted(known.keys() & set(ids)))
+            for name, ids in (("confirmed", confirmed), ("rejected", rejected))
+        }
+        if known:
+            self._log({"action": "review", "purpose": purpose, **decided})
+
     def _log(self, entry: dict[str, Any]) -> None:
         if self.settings.audit:
             append_entry(self.path, entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from reid.core.arrays import unit_rows
 from reid.gallery.answers import Answer, Hit, search
+from reid.gallery.pictures import shrink_jpeg
 
 if TYPE_CHECKING:
     from reid.gallery.gallery import Gallery
@@ -24,19 +25,21 @@ def search_reviewed(
     rejected: Collection[str] = (),
     *,
     top: int = 10,
+    purpose: str | None = None,
     **options: Any,
 ) -> Answer:
     """Search with photos and with the tracklets that a person confirmed.
 
     The mean feature of each confirmed tracklet is one more photo, so the expected number of strangers grows with it.
     Confirmed tracklets come first, with their distance to the photos and without numbers of chance; rejected ones are
-    left out. Ids that are in no gallery (any more) are ignored.
+    left out. Ids that are in no gallery (any more) are ignored. The audit log records the decisions.
 
     Args:
         galleries: of one model.
         photos: `[Q, D]` features of photos of one person.
         confirmed, rejected: ids of tracklets.
         top: largest number of hits besides the confirmed ones.
+        purpose: for the audit log.
         options: of `answers.search`.
 
     Raises:
@@ -57,10 +60,24 @@ def search_reviewed(
                 own.append(Hit(distance, None, None, True, gallery.name, str(ids[code]), **details[ids[code]]))
     known = {*confirmed, *rejected}
     queries = np.concatenate([photos, unit_rows(np.array(means, np.float32))]) if means else photos
-    answer = search(galleries, queries, top=top + len(known) * len(galleries), **options)
+    answer = search(galleries, queries, top=top + len(known) * len(galleries), purpose=purpose, **options)
+    for gallery in galleries if known else ():
+        gallery.log_review(confirmed, rejected, purpose)
     others = [hit for hit in answer.hits if hit.tracklet not in known][:top]
     found = None if answer.found is None and not own else bool(own) or any(hit.accepted for hit in others)
     return replace(answer, hits=[*sorted(own, key=lambda hit: hit.distance), *others], found=found)
+
+
+def mask_others(answer: Answer) -> Answer:
+    """Return an answer whose pictures show the heads of accepted and confirmed hits only; other heads are pixelated.
+
+    A person beside the hit in its own crop is not masked: a gallery does not store where others are.
+    """
+    hits = [
+        hit if hit.accepted or hit.picture is None else replace(hit, picture=shrink_jpeg(hit.picture, pixelate=True))
+        for hit in answer.hits
+    ]
+    return replace(answer, hits=hits)
 
 
 @dataclass(frozen=True)
@@ -77,11 +94,14 @@ class Decisions:
     left_out: list[str]
 
 
-def as_constraints(galleries: Sequence[Gallery], confirmed: Iterable[str], rejected: Iterable[str]) -> Decisions:
+def as_constraints(
+    galleries: Sequence[Gallery], confirmed: Collection[str], rejected: Collection[str], purpose: str | None = None
+) -> Decisions:
     """Return decisions as files for `reid match --constraints`.
 
     A file is of one source, because tracks are numbered in each. A hit without a camera or track cannot be named, and a
-    part of a split track only with a frame, which a gallery does not have: both are left out.
+    part of a split track only with a frame, which a gallery does not have: both are left out. The audit log records the
+    decisions, with the purpose.
     """
     keys: dict[str, tuple[list[list[Any]], list[list[Any]]]] = {}
     left_out = []
@@ -104,4 +124,6 @@ def as_constraints(galleries: Sequence[Gallery], confirmed: Iterable[str], rejec
             files[source] = {"format": 1, "merge": merge, "split": split}
         else:
             left_out.append(f"{source}: a constraint needs two tracks, at least one of them confirmed")
+    for gallery in galleries:
+        gallery.log_review(confirmed, rejected, purpose)
     return Decisions(files, left_out)

@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field
 from reid.core.errors import ConfigError, ReidError
 from reid.core.version import __version__
 from reid.data.images import decode_bytes
-from reid.gallery import Answer, Gallery
-from reid.gallery.review import as_constraints, search_reviewed
+from reid.gallery import Answer, Gallery, find_trajectory
+from reid.gallery.review import as_constraints, mask_others, search_reviewed
 from reid.gallery.times import show_time
+from reid.mtmc.cameras import Cameras
 from reid.pipelines.gallery import Embed, crop_person
 from reid.server.guard import Guard
 
@@ -68,6 +69,33 @@ class HitModel(BaseModel):
     picture: str | None = Field(description="JPEG, Base64; null if the gallery has none.")
 
 
+class StepModel(BaseModel):
+    """One sighting of a trajectory."""
+
+    hit: int = Field(description="Index in the hits.")
+    confirmed: bool
+    gap_s: float | None = Field(description="Seconds since the step before; negative: both cameras see the person.")
+    expected_s: list[float | None] | None = Field(description="Least and largest expected seconds; null: unknown.")
+    late: bool = Field(description="The gap is longer than expected: a sighting in between may be missing.")
+
+
+class DroppedModel(BaseModel):
+    """A hit that one person cannot have made together with the steps."""
+
+    hit: int = Field(description="Index in the hits.")
+    reason: str
+    step: int | None = Field(description="Index of the step that excludes it.")
+    gap_s: float | None
+
+
+class TrajectoryModel(BaseModel):
+    """Accepted and confirmed hits in time order."""
+
+    text: str
+    steps: list[StepModel]
+    dropped: list[DroppedModel]
+
+
 class AnswerModel(BaseModel):
     """Answer of a search."""
 
@@ -77,6 +105,7 @@ class AnswerModel(BaseModel):
     tracklets: int = Field(description="Tracklets that were searched.")
     without_time: int = Field(description="Rows that a filter by time left out because their time is unknown.")
     hits: list[HitModel]
+    trajectory: TrajectoryModel | None = Field(description="Null if no hit is accepted or confirmed.")
 
 
 class DecisionsModel(BaseModel):
@@ -127,6 +156,13 @@ def create_app(
     def explain(request: Request, error: ReidError) -> JSONResponse:
         return JSONResponse({"error": _without_paths(str(error), galleries)}, 400)
 
+    def record(purpose: str | None, request: Request) -> str:
+        purpose = (purpose or "").strip()
+        if not purpose and any(gallery.settings.require_purpose for gallery in galleries):
+            raise ConfigError("This gallery requires the purpose of a search. Enter one.")
+        client = request.client.host if request.client else "unknown"
+        return f"{purpose or 'none given'} (reid serve, from {client})"
+
     def static(name: str, kind: str) -> Callable[[], Response]:
         content = resources.files("reid.server").joinpath(name).read_bytes()
         return lambda: Response(content, media_type=f"{kind}; charset=utf-8")
@@ -161,10 +197,9 @@ def create_app(
         purpose: Annotated[str | None, Form(max_length=500, description="For the audit log.")] = None,
         confirmed: Annotated[list[str], Form(description="Tracklets that are this person.")] = [],  # noqa: B006
         rejected: Annotated[list[str], Form(description="Tracklets that are not this person.")] = [],  # noqa: B006
+        mask: Annotated[bool, Form(description="Pixelate heads, except of accepted and confirmed hits.")] = False,
     ) -> AnswerModel:
-        purpose = (purpose or "").strip()
-        if not purpose and any(gallery.settings.require_purpose for gallery in galleries):
-            raise ConfigError("This gallery requires the purpose of a search. Enter one.")
+        recorded = record(purpose, request)
         names = {name for gallery in galleries for name in gallery.index().cameras}
         scope = galleries[0].scope(camera or None, after or None, before or None, known=names)
         numbers = _read_box(box)
@@ -176,21 +211,24 @@ def create_app(
             table = embed([crop_person(image, numbers, f"photo {n}") for n, image in enumerate(images, 1)])
         for gallery in galleries:
             gallery.check_query(table)
-        client = request.client.host if request.client else "unknown"
         answer = search_reviewed(
             galleries, table.features, confirmed, rejected,
             top=top, within=within, scope=scope, expected_false=expected_false, calibration=calibration,
-            purpose=f"{purpose or 'none given'} (reid serve, from {client})",
+            purpose=recorded,
         )  # fmt: skip
-        return _answer(answer, set(confirmed), zone)
+        answer = mask_others(answer) if mask else answer
+        cameras = next(filter(None, (gallery.cameras() for gallery in galleries)), None)
+        return _answer(answer, set(confirmed), zone, cameras)
 
     @app.post("/api/constraints", summary="Return decisions as constraints for `reid match`")
     def constraints(
+        request: Request,
+        purpose: Annotated[str | None, Form(max_length=500, description="For the audit log.")] = None,
         confirmed: Annotated[list[str], Form()] = [],  # noqa: B006
         rejected: Annotated[list[str], Form()] = [],  # noqa: B006
     ) -> DecisionsModel:
         _check_ids([*confirmed, *rejected])
-        found = as_constraints(galleries, confirmed, rejected)
+        found = as_constraints(galleries, confirmed, rejected, record(purpose, request))
         return DecisionsModel(files=found.files, left_out=found.left_out)
 
     return Guard(app, hosts=settings.hosts, public=FILES, token=settings.token, max_bytes=settings.max_bytes,
@@ -218,7 +256,7 @@ def _without_paths(text: str, galleries: Sequence[Gallery]) -> str:
     return text
 
 
-def _answer(answer: Answer, confirmed: set[str], zone: str) -> AnswerModel:
+def _answer(answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | None) -> AnswerModel:
     people = [group[0].person for group in answer.people()]
     hits = [
         HitModel(
@@ -234,7 +272,12 @@ def _answer(answer: Answer, confirmed: set[str], zone: str) -> AnswerModel:
         )
         for hit in answer.hits
     ]  # fmt: skip
+    trajectory = None
+    if accepted := answer.accepted:
+        found = find_trajectory(accepted, cameras, confirmed=confirmed)
+        trajectory = TrajectoryModel(text=found.describe(), **found.as_dict(answer.hits))
     return AnswerModel(
+        trajectory=trajectory,
         text=answer.describe(),
         found=answer.found,
         expected_false=answer.expected_false,

@@ -46,7 +46,7 @@ function choose(files) {
 }
 
 function showBox() {
-  by("box").hidden = !box;
+  by("box").hidden = by("no-box").hidden = !box;
   const image = by("shown"), scale = image.clientWidth / (image.naturalWidth || 1);
   ["x", "y", "w", "h"].forEach((name, place) => {
     if (document.activeElement !== by(`box-${name}`)) by(`box-${name}`).value = box ? box[place] : "";
@@ -94,6 +94,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 // ---------------------------------------------------------------- search and answer
 
 function decided(form) {
+  if (by("purpose").value) form.set("purpose", by("purpose").value);
   for (const [tracklet, decision] of decisions) form.append(decision, tracklet);
   return form;
 }
@@ -103,7 +104,8 @@ async function search() {
   for (const file of photos) form.append("photo", file, "photo");
   if (box) form.set("box", box.join(","));
   for (const input of by("cameras").querySelectorAll("input:checked")) form.append("camera", input.value);
-  for (const name of ["after", "before", "top", "purpose"]) if (by(name).value) form.set(name, by(name).value);
+  for (const name of ["after", "before", "top"]) if (by(name).value) form.set(name, by(name).value);
+  form.set("mask", by("mask").checked);
   by("search").disabled = by("again").disabled = true;
   say("Searching …");
   try {
@@ -112,6 +114,7 @@ async function search() {
     const untimed = answer.without_time ? ` ${answer.without_time} rows of unknown time were not searched.` : "";
     say(answer.text + untimed, kind);
     by("hits").replaceChildren(...answer.hits.map(card));
+    showTrajectory(answer);
     by("actions").hidden = !answer.hits.length;
     if (by("answer").getBoundingClientRect().top > innerHeight / 2) by("answer").scrollIntoView();
   } catch (error) {
@@ -127,6 +130,31 @@ function period(hit) {
   return el("p", {title: `${hit.first_seen} – ${hit.last_seen}`}, first === last ? first : `${first} – ${end}`);
 }
 
+/** Seconds as text: 45 s, 12 min, 3.1 h. */
+function seconds(number) {
+  return number < 90 ? `${number.toFixed(0)} s` : number < 5400 ? `${(number / 60).toFixed(0)} min` : `${(number / 3600).toFixed(1)} h`;
+}
+
+/** Accepted and confirmed hits in time order, each with a bar on a common time axis, and why others were dropped. */
+function showTrajectory({trajectory, hits}) {
+  by("trajectory").hidden = !trajectory;
+  if (!trajectory) return;
+  const [title, list, others] = by("trajectory").children, shown = trajectory.steps.map((step) => hits[step.hit]);
+  const begin = Math.min(...shown.map((hit) => hit.start)), span = Math.max(...shown.map((hit) => hit.end), begin + 1) - begin;
+  const link = (index, ...content) => el("button", {type: "button", className: "link", onclick: () => by("hits").children[index].focus()}, ...content);
+  title.textContent = trajectory.text;
+  list.replaceChildren(...trajectory.steps.map((step, place) => {
+    const hit = shown[place], bar = el("i", {});
+    bar.style.setProperty("left", `${100 * (hit.start - begin) / span}%`);
+    bar.style.setProperty("width", `${100 * (hit.end - hit.start) / span}%`);
+    const gap = step.gap_s === null ? "" : step.gap_s < 0 ? "at the same time" : `after ${seconds(step.gap_s)}${step.late ? " (late)" : ""}`;
+    return el("li", {className: step.confirmed ? "confirmed" : ""}, link(step.hit, hit.camera ?? "unknown camera"),
+      period(hit), el("span", {}, gap), el("div", {className: "axis"}, bar));
+  }));
+  others.replaceChildren(...trajectory.dropped.map((one) => el("li", {}, "Dropped: ", link(one.hit, hits[one.hit].camera ?? "unknown camera"),
+    `, ${hits[one.hit].first_seen}: ${one.reason}${one.step === null ? "" : ` (with step ${one.step + 1})`}`)));
+}
+
 function card(hit) {
   const facts = [["distance", hit.distance.toFixed(3)]];
   if (hit.strangers !== null) facts.push(["strangers", hit.strangers.toPrecision(2)], ["p(same)", hit.probability.toFixed(3)]);
@@ -138,7 +166,7 @@ function card(hit) {
   const buttons = {confirmed: button("confirmed", "✓ Confirm", "yes"), rejected: button("rejected", "✗ Reject", "no")};
   const box_ = el("article", {tabIndex: 0},
     el("div", {className: "picture"}, picture),
-    el("h2", {}, where),
+    el("h2", {}, where, hit.accepted ? el("small", {}, hit.confirmed ? "confirmed" : "accepted") : null),
     period(hit),
     el("p", {}, `track ${hit.track ?? "unknown"}, person ${hit.person}, ${hit.source}`),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),

@@ -69,5 +69,8 @@ def test_a_photo_is_searched_confirmed_and_downloaded(browser, address) -> None:
     page.click("#again")
     expect(page.locator(".hit")).to_have_count(3)
     assert page.locator(".hit.confirmed").count() == 2
+    assert page.locator("#trajectory h2").inner_text() == "Trajectory of 2 sightings by 2 cameras."
+    page.click("#trajectory li:nth-child(2) button")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("hall, ")
     assert not problems
     page.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
 import zlib
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -88,7 +91,38 @@ def test_confirmed_hits_join_the_query_and_rejected_ones_go(make_app, gallery) -
     assert single["files"] == {}
     assert "needs two tracks" in single["left_out"][0]
     entries, _ = gallery.log()
-    assert entries[-1]["purpose"] == "none given (reid serve, from testclient)"
+    assert {entry["purpose"] for entry in entries[-3:]} == {"none given (reid serve, from testclient)"}
+    assert [(entry["action"], len(entry["confirmed"]), len(entry["rejected"])) for entry in entries[-2:]] == [
+        ("review", 2, 1), ("review", 1, 0),
+    ]  # fmt: skip
+    assert sorted(entry["action"] for entry in entries[-4:-2]) == ["review", "search"]
+
+
+def test_accepted_and_confirmed_hits_are_a_trajectory(make_app) -> None:
+    app = make_app()
+    answer = post(app, picture("red")).json()
+    assert answer["trajectory"] is None
+    ids = [hit["tracklet"] for hit in answer["hits"][:2]]
+    answer = post(app, picture("red"), confirmed=ids).json()
+    steps = answer["trajectory"]["steps"]
+    assert [(answer["hits"][step["hit"]]["camera"], step["gap_s"], step["confirmed"]) for step in steps] == [
+        ("door", None, True), ("hall", 20, True),
+    ]  # fmt: skip
+    assert answer["trajectory"]["text"] == "Trajectory of 2 sightings by 2 cameras."
+
+
+def test_heads_are_pixelated_on_request_except_of_confirmed_hits(make_app) -> None:
+    app = make_app()
+    first = post(app, picture("red")).json()["hits"]
+    assert not any(is_pixelated(hit) for hit in first)
+    assert all(is_pixelated(hit) for hit in post(app, picture("red"), mask=True).json()["hits"])
+    again = post(app, picture("red"), mask=True, confirmed=first[0]["tracklet"]).json()["hits"]
+    assert [is_pixelated(hit) for hit in again] == [False, True, True, True]
+
+
+def is_pixelated(hit):
+    head = cv2.imdecode(np.frombuffer(base64.b64decode(hit["picture"]), np.uint8), cv2.IMREAD_GRAYSCALE)[:4, :4]
+    return bool(np.ptp(head.astype(int)) < 30)
 
 
 def test_other_hosts_and_pages_of_other_sites_are_refused(make_app) -> None:
