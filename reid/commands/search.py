@@ -39,7 +39,7 @@ GROUPS = {
 @option("Scope", "--camera", multiple=True, metavar="NAME", help="Search this camera only; repeat it for several.")
 @option("Scope", "--from", "after", metavar="TIME", help="Only tracklets seen at this time or later.")
 @option("Scope", "--to", "before", metavar="TIME", help="Only tracklets seen at this time or earlier.")
-@out_option("File to write: .json or .csv.")
+@out_option("File to write: .json, .csv or .html (a page with pictures).")
 def cli(galleries: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     """Find the person of a photo in one GALLERY, or in several of one model.
 
@@ -82,12 +82,12 @@ def print_answer(answer: Answer, zone: str) -> None:
 
 def print_trajectory(trajectory: Trajectory, zone: str) -> None:
     """Print the steps of a trajectory as a table, and why hits were dropped."""
-    from reid.pipelines.gallery import describe_dropped, trajectory_columns
+    from reid.pipelines.gallery import trajectory_columns
 
     columns = trajectory_columns(trajectory, zone)
     console.print(trajectory.describe())
     if trajectory.steps:
         rows = list(zip(*([str(value) for value in values] for values in columns.values()), strict=True))
         console.print(make_table(tuple(columns), rows, text=("camera", "from", "seen for", "after")))
-    for line in describe_dropped(trajectory, zone):
+    for line in trajectory.describe_dropped(zone):
         console.print(f"dropped: {line}")

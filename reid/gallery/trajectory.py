@@ -12,6 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from reid.core.errors import check_number
+from reid.gallery.times import describe_seconds, show_time
 from reid.mtmc.constraints import REASONS, Constraints, compile_rules
 from reid.mtmc.tracklets import Tracklets
 
@@ -48,6 +49,16 @@ class Step:
     def is_late(self) -> bool:
         """Whether the gap is longer than the largest expected one: a sighting in between may be missing."""
         return self.gap is not None and self.expected is not None and self.gap > self.expected[1]
+
+    def describe_gap(self) -> str:
+        """Return the time since the step before as text; empty for the first step."""
+        if self.gap is None:
+            return ""
+        return "at the same time" if self.gap < 0 else describe_seconds(self.gap) + (" (late)" if self.is_late else "")
+
+    def describe_duration(self) -> str:
+        """Return how long the person was seen as text."""
+        return describe_seconds(((self.hit.end or 0) - _start(self.hit)) / 1000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +97,18 @@ class Trajectory:
         cameras = {step.hit.camera for step in self.steps}
         dropped = f"; {_count(len(self.dropped), 'hit')} dropped" if self.dropped else ""
         return f"Trajectory of {_count(len(self.steps), 'sighting')} by {_count(len(cameras), 'camera')}{dropped}."
+
+    def describe_dropped(self, zone: str = "UTC") -> list[str]:
+        """Return a line for each dropped hit: camera, time in a time zone, and the reason."""
+        lines = []
+        for one in self.dropped:
+            when = "" if one.hit.start is None else f", {show_time(one.hit.start, zone)}"
+            line = f"{one.hit.camera or 'unknown camera'}{when}: {one.reason}"
+            if one.step is not None and one.gap is not None:
+                gap = "at the same time" if one.gap < 0 else f"{describe_seconds(one.gap)} apart"
+                line += f" (with step {one.step + 1}, {self.steps[one.step].hit.camera or 'unknown camera'}, {gap})"
+            lines.append(line)
+        return lines
 
     def as_dict(self, hits: Sequence[Hit]) -> dict[str, Any]:
         """Return plain Python, ready for JSON: hits are indices into `hits`, infinite seconds None."""

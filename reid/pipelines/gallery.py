@@ -23,14 +23,15 @@ from reid.evaluation.calibration import Calibration
 from reid.gallery import Added, Answer, Gallery, Trajectory, find_trajectory, search
 from reid.gallery.gallery import CAMERAS
 from reid.gallery.matched import read_matched
+from reid.gallery.pictures import small_picture
 from reid.gallery.rows import camera_names
-from reid.gallery.times import describe_seconds, show_time
-from reid.gallery.trajectory import Step
+from reid.gallery.times import show_time
 from reid.mtmc.cameras import Cameras, read_cameras
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.pictures_file import NAME as PICTURES
 from reid.pipelines.pictures_file import read_pictures
 from reid.pipelines.settings import GalleryAddSettings, SearchSettings
+from reid.report.answer_page import AnswerOptions, write_answer_page
 
 Embed = Callable[[list[NDArray[np.uint8]]], Embeddings]
 
@@ -92,11 +93,13 @@ class Found:
         answer: the hits.
         trajectory: chained from the hits that chance does not explain; without a calibration from all hits if there is
             a largest distance, else None.
+        photos: JPEG files of the person, as the galleries allow pictures.
     """
 
     galleries: list[Gallery]
     answer: Answer
     trajectory: Trajectory | None
+    photos: list[bytes]
 
     @property
     def zone(self) -> str:
@@ -115,7 +118,7 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
         ReidError: a gallery, photo or model cannot be used, or they do not fit each other.
     """
     galleries = [Gallery.open(path) for path in paths]
-    photos = query_embeddings(settings)
+    photos, crops = query_embeddings(settings)
     for gallery in galleries:
         gallery.check_query(photos)
     nearby = [path / "calibration.json" for path in paths]
@@ -139,7 +142,9 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
     trajectory = None
     if answer.found is not None or settings.within is not None:
         trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance)
-    return Found(galleries, answer, trajectory)
+    allowed = {gallery.settings.pictures for gallery in galleries}
+    shown = [] if "none" in allowed else [small_picture(crop, pixelate="pixelate" in allowed) for crop in crops]
+    return Found(galleries, answer, trajectory, shown)
 
 
 def _cameras_of_all(path: Path | None, galleries: Sequence[Gallery], names: Sequence[str]) -> Cameras | None:
@@ -169,8 +174,8 @@ def open_for_search(paths: Sequence[Path], settings: SearchSettings) -> tuple[li
     return galleries, embedder.table, None if found is None else found.calibration
 
 
-def query_embeddings(settings: SearchSettings) -> Embeddings:
-    """Return the features of the photos: embedded with the model, or read from a file of embeddings.
+def query_embeddings(settings: SearchSettings) -> tuple[Embeddings, list[NDArray[np.uint8]]]:
+    """Return the features of the photos, and the crops: embedded with the model, or read from a file of embeddings.
 
     Raises:
         ConfigError: photos without a model, or a wide photo without a box.
@@ -185,11 +190,11 @@ def query_embeddings(settings: SearchSettings) -> Embeddings:
     if tables:
         if len(tables) < len(files):
             raise ConfigError("Pass photos or a file of embeddings, not both.")
-        return Embeddings.concat([Embeddings.load(file) for file in tables], list(map(str, tables)))
+        return Embeddings.concat([Embeddings.load(file) for file in tables], list(map(str, tables))), []
     if settings.box is not None and len(files) > 1:
         raise ConfigError("--box is of one photo. Pass a single --photo.")
     crops = [crop_person(decode(file, upright=True), settings.box, str(file)) for file in files]
-    return open_embedder(settings).table(crops)
+    return open_embedder(settings).table(crops), crops
 
 
 def open_embedder(settings: SearchSettings) -> Embedder:
@@ -271,31 +276,10 @@ def trajectory_columns(trajectory: Trajectory, zone: str) -> dict[str, list[Any]
         "step": list(range(1, len(steps) + 1)),
         "camera": [step.hit.camera or "unknown" for step in steps],
         "from": [show_time(step.hit.start, zone) for step in steps],
-        "seen for": [describe_seconds(((step.hit.end or 0) - (step.hit.start or 0)) / 1000) for step in steps],
-        "after": [describe_gap(step) for step in steps],
+        "seen for": [step.describe_duration() for step in steps],
+        "after": [step.describe_gap() for step in steps],
         "distance": [round(step.hit.distance, 4) for step in steps],
     }
-
-
-def describe_gap(step: Step) -> str:
-    """Return the time since the step before as text; empty for the first step."""
-    if step.gap is None:
-        return ""
-    if step.gap < 0:
-        return "at the same time"
-    return describe_seconds(step.gap) + (" (late)" if step.is_late else "")
-
-
-def describe_dropped(trajectory: Trajectory, zone: str) -> list[str]:
-    """Return a line for each hit that was dropped, with the reason."""
-    lines = []
-    for one in trajectory.dropped:
-        line = f"{one.hit.camera or 'unknown camera'}, {show_time(one.hit.start, zone)}: {one.reason}"
-        if one.step is not None and one.gap is not None:
-            gap = "at the same time" if one.gap < 0 else f"{describe_seconds(one.gap)} apart"
-            line += f" (with step {one.step + 1}, {trajectory.steps[one.step].hit.camera or 'unknown'}, {gap})"
-        lines.append(line)
-    return lines
 
 
 def hit_columns(answer: Answer, zone: str, trajectory: Trajectory | None = None) -> dict[str, list[Any]]:
@@ -324,7 +308,7 @@ def hit_columns(answer: Answer, zone: str, trajectory: Trajectory | None = None)
 
 
 def write_answer(found: Found, path: Path) -> None:
-    """Write an answer as JSON or CSV, by the suffix of the file.
+    """Write an answer as JSON, CSV or HTML, by the suffix of the file.
 
     Raises:
         ConfigError: another suffix.
@@ -335,5 +319,11 @@ def write_answer(found: Found, path: Path) -> None:
         write_json(path, {**answer.as_dict(), "trajectory": chain})
     elif path.suffix == ".csv":
         write_csv(path, hit_columns(answer, found.zone, trajectory))
+    elif path.suffix == ".html":
+        about = {"gallery": ", ".join(gallery.name for gallery in found.galleries)}
+        options = AnswerOptions(
+            title="Where was this person?", zone=found.zone, trajectory=trajectory, photos=found.photos, about=about
+        )
+        write_answer_page(path, answer, options)
     else:
-        raise ConfigError(f"--out {path} must end in .json or .csv.")
+        raise ConfigError(f"--out {path} must end in .json, .csv or .html.")

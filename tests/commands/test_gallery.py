@@ -94,6 +94,8 @@ def test_hits_become_a_trajectory_by_the_cameras_of_the_gallery(matched) -> None
     answer = json.loads(out.read_text())
     assert [(step["hit"], step["gap_s"]) for step in answer["trajectory"]["steps"]] == [(0, None), (1, 29.0)]
     run("search", shop, "--photo", query, "--within", 1.1, "--out", matched / "a.csv")
+    run("search", shop, "--photo", query, "--within", 1.1, "--out", matched / "a.html")
+    assert "step 2 of the trajectory" in (matched / "a.html").read_text()
     with open(matched / "a.csv", newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", ""]
     assert "trajectory" not in run("search", shop, "--photo", query).lower()
@@ -137,7 +139,7 @@ def test_errors_name_the_value_and_the_fix(matched) -> None:
     run("gallery", "add", shop, matched / "matched")
     assert "Use an IANA name" in run("gallery", "create", matched / "x", "--zone", "Mars", code=1)
     assert "Did you mean 'door'" in run("search", shop, "--photo", query, "--camera", "dor", code=1)
-    assert "must end in .json or .csv" in run("search", shop, "--photo", query, "--out", "x.txt", code=1)
+    assert "must end in .json, .csv or .html" in run("search", shop, "--photo", query, "--out", "x.txt", code=1)
     (matched / "empty").mkdir()
     assert "no embeddings.parquet" in run("gallery", "add", shop, matched / "empty", code=1)
     assert "identities.csv: No such file" in run(

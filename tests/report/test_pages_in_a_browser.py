@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import reid
+from reid.report.answer_page import write_answer_page
 from reid.report.match_page import ReportOptions, write_match_report
 from tests.report.small_matches import small_matches
+from tests.report.test_answer_page import small_answer
 from tests.report.test_page import FEW, random_results, written
 
 pytestmark = pytest.mark.slow
@@ -73,6 +75,12 @@ def match(folder: Path, text: str) -> Path:
     return write_match_report(matches, None, folder / "report.html", options)
 
 
+def answer(folder: Path, text: str) -> Path:
+    """Write the page of a search in which cameras, sources, paths, title and calibration are `text`."""
+    found, options = small_answer(text)
+    return write_answer_page(folder / "answer_page.html", found, options)
+
+
 def problems_of(browser: object, path: Path) -> list[str]:
     """Open a page and each of its views, and return what it did that it must not do."""
     context = browser.new_context()
@@ -100,7 +108,7 @@ def test_these_are_all_pages() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [evaluation, match])
+@pytest.mark.parametrize("write", [evaluation, match, answer])
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_name_is_executed(browser, write, payload, tmp_path):
     path = write(tmp_path, payload)
@@ -109,7 +117,7 @@ def test_no_name_is_executed(browser, write, payload, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [evaluation, match])
+@pytest.mark.parametrize("write", [evaluation, match, answer])
 def test_the_content_policy_blocks_scripts_and_the_network(browser, write, tmp_path, requests):
     """Even if markup got into the page, the browser neither runs it nor asks anyone for anything."""
     address, asked = requests
