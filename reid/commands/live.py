@@ -30,8 +30,9 @@ GROUPS = {
     "--out",
     "outputs",
     multiple=True,
-    metavar="FILE",
-    help="File that events are appended to, one JSON object a line; - is standard output (default). Repeatable.",
+    metavar="FILE|-|mqtt://HOST/TOPIC",
+    help="File that events are appended to, one JSON object a line; - for standard output (default); or an MQTT "
+    "broker. Repeatable.",
 )
 def cli(sources: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
     """Follow people through live cameras and report each with one identity.

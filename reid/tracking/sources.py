@@ -46,13 +46,13 @@ def is_live(source: str) -> bool:
 
 
 def without_password(text: str) -> str:
-    """Return text without the user and password of URLs in it.
+    """Return text whose URLs have neither user and password nor path, which may contain them too.
 
     Example:
-        >>> without_password("rtsp://admin:1234@10.0.0.7/stream")
-        'rtsp://10.0.0.7/stream'
+        >>> without_password("rtsp://admin:1234@10.0.0.7:554/user=admin&password=1234 is closed")
+        'rtsp://10.0.0.7:554 is closed'
     """
-    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", text)
+    return re.sub(r"(\w+://)(?:\S*@)?([^/?#\s]*)\S*", r"\1\2", text)
 
 
 def camera_name(source: str) -> str:
@@ -63,7 +63,7 @@ def camera_name(source: str) -> str:
         ['door', '10.0.0.7', 'webcam0']
     """
     if "://" in source:
-        return urlsplit(source).hostname or "camera"
+        return urlsplit(without_password(source)).hostname or "camera"
     return f"webcam{source}" if source.isdecimal() else Path(source).resolve().stem
 
 
@@ -216,7 +216,9 @@ class LiveSource:
         capture = self._open_stream(self.source)
         try:
             if not capture.isOpened():
-                raise DataError(f"{self.source} cannot be opened. Check the address, and that the camera is on.")
+                raise DataError(
+                    f"{without_password(self.source)} cannot be opened. Check the address, and that the camera is on."
+                )
             self._connections += 1
             due, bad = 0.0, 0
             while bad <= MOST_BAD and not self._stopped.is_set():
@@ -233,7 +235,7 @@ class LiveSource:
                 code = cv2.COLOR_GRAY2RGB if image.ndim == 2 or image.shape[2] == 1 else cv2.COLOR_BGR2RGB
                 self._put(moment, cv2.cvtColor(image, code).view(np.uint8))
             if bad > MOST_BAD:
-                raise DataError(f"{self.source} sends frames that cannot be decoded.")
+                raise DataError(f"{without_password(self.source)} sends frames that cannot be decoded.")
         finally:
             capture.release()
 
