@@ -29,7 +29,7 @@ COMMANDS = {
     "serve": "Search galleries in a browser or through a REST API.",
     "adapt": "Adapt a model to your own cameras with unlabelled tracks.",
     "demo": "Run every step on synthetic data, in a few minutes.",
-    "data": "Check, verify, unpack or synthesize data sets.",
+    "data": "Check, verify, unpack or synthesize data sets, or cut them from tracks.",
     "model": "List, download, convert, export or describe models.",
     "runs": "Compare training runs.",
     "metric": "Fit a distance on labelled embeddings.",

@@ -12,7 +12,7 @@ from reid.core.console import console
 from reid.pipelines.settings import AdaptSettings
 
 GROUPS = {
-    "Input": ["data", "embeddings", "crops", "weights"],
+    "Input": ["data", "tracks", "videos", "per_track", "embeddings", "crops", "weights"],
     "Method": ["bn_only", "rounds", "minutes", "confidence", "uncertain"],
     "Guard": ["guard", "held_out"],
     "Computation": ["device"],
@@ -29,7 +29,8 @@ def cli(model: Path | None, out: Path | None, resume: Path | None, overrides: tu
     """Adapt a model to your cameras with unlabelled tracks.
 
     \b
-    reid adapt --model best.pt --data table:crops.csv --out adapted/ --minutes 60
+    reid adapt --model best.pt --tracks tracks/ --videos videos/ --out adapted/ --minutes 60
+    reid adapt --model best.pt --data table:crops.csv --out adapted/
     reid adapt --model best.pt --data table:crops.csv --out adapted/ --bn-only
     reid adapt --resume adapted/
 

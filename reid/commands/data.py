@@ -1,15 +1,16 @@
-"""`reid data check|verify|unpack|synthesize`: data sets on disk."""
+"""`reid data check|verify|unpack|synthesize|from-tracks`: data sets on disk."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
-from reid.commands.options import PATH, Command, option, out_option, overrides_argument
+from reid.commands.options import PATH, Command, option, out_option, overrides_argument, settings_options
 from reid.core.atomic import write_json
 from reid.core.console import console, make_table, warn
 from reid.core.errors import first_few
@@ -18,6 +19,7 @@ from reid.data.archives import CONTENTS, read_unpacked, unpack_archive, verify_a
 from reid.data.check import CheckReport, check_benchmark
 from reid.data.crops import SkippedFile
 from reid.data.layouts import LAYOUTS, load_benchmark
+from reid.pipelines.settings import CutSettings
 
 BAR = 40
 MOST_CAMERAS = 40
@@ -25,7 +27,7 @@ MOST_CAMERAS = 40
 
 @click.group("data")
 def cli() -> None:
-    """Check, verify, unpack or synthesize data sets. Nothing is ever downloaded."""
+    """Check, verify, unpack, synthesize or cut data sets. Nothing is ever downloaded."""
 
 
 @cli.command("check", cls=Command, epilog=f"Layouts: {', '.join(LAYOUTS)}. Their options are in docs/data.md.")
@@ -102,6 +104,31 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
 
     root = synthesize(out, load_settings(SyntheticSettings, config, overrides), workers=available_cores())
     console.print(f"Generated {root}. Next: reid data check market1501:{root}")
+
+
+@cli.command("from-tracks", cls=Command)
+@settings_options(CutSettings, {"Input": ["tracks", "videos", "first_frame", "skip_untracked"]})
+@settings_options(CutSettings, {"Output": ["per_track", "global_ids", "test"]})
+@out_option("New or empty folder.", required=True)
+def from_tracks_command(out: Path, **options: Any) -> None:
+    """Cut the boxes of tracks out of videos, as a table to train on, to score or to adapt to.
+
+    \b
+    reid data from-tracks --tracks tracks/ --videos videos/ --out crops/
+    reid data from-tracks --tracks matched/tracks/ --videos videos/ --global-ids --out benchmark/
+
+    Writes table.csv (path, pid, camid, track, frame, split) and the crops. With --global-ids, people are divided into
+    train and test by the time at which they first appear, and test crops into query and gallery.
+    """
+    from reid.pipelines.from_tracks import cut_tracks
+
+    done = cut_tracks(out, CutSettings(**options))
+    for text in done.warnings:
+        warn(text)
+    for name, count in done.crops.items():
+        if count:
+            console.print(f"{name}: {count:,} crops of {done.identities[name]:,} identities")
+    console.print(f"Next: reid data check table:{done.table}")
 
 
 def print_report(report: CheckReport, limit: int = 10) -> None:

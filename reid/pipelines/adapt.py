@@ -40,7 +40,7 @@ from reid.training.run_folder import BEST, LAST, SETTINGS
 from reid.training.trainer import Trainer
 from reid.training.validation import embed_pixels
 
-ROUNDS, ADAPTATION, START, LABELS = "rounds.json", "adapt.yaml", "start.pt", "labels.parquet"
+ROUNDS, ADAPTATION, START, LABELS, CROPS = "rounds.json", "adapt.yaml", "start.pt", "labels.parquet", "crops"
 _SHARPNESS = 16.0
 """Logit of a crop at the centroid of its identity, at the start of a round."""
 
@@ -117,7 +117,7 @@ class _Adaptation:
         self.matching, self.config = keys.matching, keys.training()
         self.distributed = DistributedContext(0, 1, pick_device(settings.device))
         self.given.to(self.distributed.device)
-        crops = target_crops(settings)
+        crops = target_crops(settings, out / CROPS)
         left_out: list[str] = []
         size = (self.config.model.height, self.config.model.width)
         (self.pixels,) = open_pixels(self.config.data, [crops], size, left_out, of=crops)

@@ -12,24 +12,38 @@ from reid.core.errors import ConfigError, DataError
 from reid.data.crops import Crops
 from reid.data.layouts import load_benchmark
 from reid.embedding.table import Embeddings
-from reid.pipelines.settings import AdaptSettings
+from reid.pipelines.from_tracks import cut_tracks
+from reid.pipelines.settings import AdaptSettings, CutSettings
 
 
-def target_crops(settings: AdaptSettings) -> Crops:
+def target_crops(settings: AdaptSettings, folder: Path) -> Crops:
     """Return the crops that the settings name.
+
+    Args:
+        settings: one of the three inputs.
+        folder: crops that are cut out of videos; written once, then read.
 
     Raises:
         ReidError: not exactly one input, or it cannot be used.
     """
-    embeddings, root = settings.embeddings, settings.crops
-    if settings.data is not None and embeddings is None and root is None:
-        benchmark = load_benchmark(settings.data)
-        for text in benchmark.warnings:
+    names = {"data": ("data",), "tracks": ("tracks", "videos"), "embeddings": ("embeddings", "crops")}
+    given = {kind: [getattr(settings, name) for name in parts] for kind, parts in names.items()}
+    kinds = [kind for kind, values in given.items() if any(value is not None for value in values)]
+    if len(kinds) != 1 or None in given[kinds[0]]:
+        raise ConfigError(
+            "Pass the tracks in one way: --data LAYOUT:ROOT, or --tracks with --videos, or --embeddings with --crops."
+        )
+    first, *second = given[kinds[0]]
+    if kinds == ["embeddings"]:
+        return crops_of_embeddings(first, second[0])
+    if kinds == ["tracks"] and not folder.exists():
+        cut = cut_tracks(folder, CutSettings(tracks=first, videos=second[0], per_track=settings.per_track))
+        for text in cut.warnings:
             warn(text)
-        return benchmark.train
-    if settings.data is not None or embeddings is None or root is None:
-        raise ConfigError("Pass the tracks: --data LAYOUT:ROOT, or --embeddings FILE with --crops DIR.")
-    return crops_of_embeddings(embeddings, root)
+    benchmark = load_benchmark(first if kinds == ["data"] else f"table:{folder}")
+    for text in benchmark.warnings if kinds == ["data"] else ():
+        warn(text)
+    return benchmark.train
 
 
 def crops_of_embeddings(path: Path, root: Path) -> Crops:

@@ -172,8 +172,27 @@ class MatchFiles(IdentitySettings):
     """Images per forward pass."""
 
 
+class CutSettings(PipelineSettings):
+    """What `cut_tracks` reads, and how it divides people."""
+
+    tracks: Path
+    """Folder with one track file per camera, or one file with a camera column."""
+    videos: Path
+    """Video file, or folder of videos or frame folders named like the cameras."""
+    first_frame: Natural | None = None
+    """Number that the track files give to the first frame. Default: 0 if there is a frame 0, else 1."""
+    skip_untracked: bool = False
+    """Leave out rows with id -1 (untracked detections) and count them, instead of stopping."""
+    per_track: Positive = 8
+    """Crops per track."""
+    global_ids: bool = False
+    """Equal ids are one person in all cameras, as in tracks/ of `reid match`. Default: people are unknown (pid 0)."""
+    test: float = Field(default=0.5, ge=0.05, le=0.95)
+    """Fraction of the people, those who appear last, for query and gallery; with --global-ids."""
+
+
 class AdaptSettings(ModelSettings):
-    """What `adapt` learns from and how. Give `data`, or `embeddings` and `crops`."""
+    """What `adapt` learns from and how. Give `data`, or `embeddings` and `crops`, or `tracks` and `videos`."""
 
     data: str | None = None
     """Data set as LAYOUT:ROOT[?key=value&...]. Its crops of one identity, camera and track are a track; the identities
@@ -182,6 +201,12 @@ class AdaptSettings(ModelSettings):
     """Embeddings with the columns path, camera (or camid), track and frame; needs --crops."""
     crops: Path | None = None
     """Folder that the paths of the embeddings are relative to."""
+    tracks: Path | None = None
+    """Track files whose boxes are cut out of --videos."""
+    videos: Path | None = None
+    """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
+    per_track: Positive = 8
+    """Crops per track to cut out of --videos."""
     weights: str | None = None
     """Initial weights of a backbone named with --model: imagenet or a file."""
     bn_only: bool = False

@@ -78,14 +78,14 @@ class TrackedCrops:
 
 
 def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
-    """Group crops into tracklets: those of one identity, camera and track, cut where more than `max_gap` frames lack.
+    """Group crops into tracklets: those of one identity, camera and track.
 
-    The identity is used for nothing else. Where it is the same for all crops, the track decides; where the track is
-    unknown, the identity and the camera do.
+    The identity is used for nothing else. Where it is the same for all crops, the track decides. Where the track is
+    unknown, identity and camera do, and tracklets are cut where more than `max_gap` frames have no crop.
 
     In Market-1501, `tracks` numbers the recordings of a camera, in each of which frames count from the start. This is
-    recognised by the crops: more than 1 in 100 shares camera, track and frame with another crop. The times of different
-    recordings then do not overlap.
+    recognised by the crops: more than 1 in 100 shares camera, track and frame with another crop. Tracklets are then cut
+    in the same way, and the times of different recordings do not overlap.
 
     Args:
         crops: in any order. Frames count within a camera.
@@ -103,15 +103,16 @@ def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
     if len(crops) == 0:
         raise DataError("There are no crops to adapt to. Pass a data set with a train split.")
     frame, known = crops.frames, (crops.frames != UNKNOWN) & (crops.camids != UNKNOWN)
-    group = _codes(crops.sources, crops.pids, crops.camids, crops.tracks)
-    order = np.lexsort((frame, group))
-    before, after = order[:-1], order[1:]
-    new = (group[before] != group[after]) | ((frame[before] != UNKNOWN) & (frame[after] - frame[before] > max_gap))
-    tracklet = np.zeros(len(crops), np.int64)
-    tracklet[order] = np.cumsum(np.append([False], new))
     moment = _codes(crops.sources, crops.camids, crops.tracks, frame)
     repeated = (np.bincount(moment)[moment] > 1) & known & (crops.tracks != UNKNOWN)
     recordings = repeated.sum() > known.sum() / 100
+    group = _codes(crops.sources, crops.pids, crops.camids, crops.tracks)
+    order = np.lexsort((frame, group))
+    before, after = order[:-1], order[1:]
+    interrupted = (frame[before] != UNKNOWN) & (frame[after] - frame[before] > max_gap)
+    new = (group[before] != group[after]) | (interrupted & (recordings | (crops.tracks[before] == UNKNOWN)))
+    tracklet = np.zeros(len(crops), np.int64)
+    tracklet[order] = np.cumsum(np.append([False], new))
     length = 2 * (int(frame.max(initial=0)) + 1)
     seconds = (frame + (length * np.maximum(crops.tracks, 0) if recordings else 0)) / _FPS
     seconds[~known] = seconds.max(initial=0) + 1 + tracklet[~known]

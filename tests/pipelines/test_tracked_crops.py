@@ -16,10 +16,12 @@ def crops(*rows: tuple[int, int, int, int]) -> Crops:
     return Crops.from_columns([f"{number}.jpg" for number in range(len(rows))], pids, camids, tracks, frames)
 
 
-def test_a_track_is_cut_where_frames_lack() -> None:
-    found = tracklets_of(crops((0, 1, 5, 900), (0, 1, 5, 1), (0, 1, 5, 1 + MAX_GAP), (0, 1, 6, 2), (0, 2, 5, 1)))
-    assert found.crops.tracks.tolist() == [1, 0, 0, 2, 3]
-    assert found.simultaneous().tolist() == [[0, 2]]
+def test_a_track_is_one_tracklet_and_crops_of_an_unknown_track_are_cut_where_frames_lack() -> None:
+    found = tracklets_of(crops((0, 1, 5, 900), (0, 1, 5, 1), (0, 1, 6, 2), (0, 2, 5, 1)))
+    assert found.crops.tracks.tolist() == [0, 0, 1, 2]
+    found = tracklets_of(crops((5, 1, -1, 900), (5, 1, -1, 1), (5, 1, -1, 1 + MAX_GAP), (6, 1, -1, 2), (5, 2, -1, 1)))
+    assert found.crops.tracks.tolist() == [1, 0, 0, 3, 2]
+    assert found.simultaneous().tolist() == [[0, 3]]
     assert len(found) == 4
 
 
