@@ -439,6 +439,7 @@ class Config(Settings):
 
 
 Solver = Literal["agglomerative", "single_linkage", "hungarian", "correlation"]
+NeighbourSearch = Literal["auto", "exact", "faiss"]
 
 
 class MatchSettings(Settings):
@@ -453,6 +454,9 @@ class MatchSettings(Settings):
     """False-match rate: the threshold below which this fraction of the certain negatives falls; null: not used."""
     neighbours: Positive = 30
     """Nearest tracklets that are considered for each tracklet."""
+    neighbour_search: NeighbourSearch = "auto"
+    """How they are found: `exact` compares all pairs; `faiss` (extra `faiss`) misses some, and its time does not grow
+    with the square; `auto`: `faiss` above 30,000 tracklets if it is installed."""
     camera_whitening: float | None = Field(default=1.0, gt=0)
     """Ridge of the camera whitening, in units of the mean eigenvalue; null: no whitening."""
     rerank: bool = True

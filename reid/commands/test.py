@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Protocol": ["ap", "any_camera", "skip_unreadable"],
-    "Re-ranking": ["rerank", "camera_aware", "k1", "k2", "lambda_value"],
+    "Re-ranking": ["rerank", "camera_aware", "k1", "k2", "lambda_value", "neighbour_search"],
     "Distance": ["flip", "learned_metric", "calibration"],
     "Report": ["queries", "page"],
     "Computation": ["device", "batch_size", "trust"],

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from reid.evaluation.features import MEMORY_LIMIT, centred
-from reid.evaluation.neighbours import Neighbours, nearest_items
+from reid.evaluation.neighbour_search import find_neighbours
+from reid.evaluation.neighbours import Neighbours
 
 Join = tuple[float, int, int]
 """One join: distance, number of the kept cluster, number of the removed cluster."""
@@ -85,11 +85,6 @@ class Candidates:
         return self.distance.astype(np.float64) + self.weight * limit_ratio(self.space[0])
 
 
-def find_neighbours(features: Features, k: int, *, memory_limit: int = MEMORY_LIMIT) -> Neighbours:
-    """Exact k nearest neighbours of each L2-normalised feature, itself first; equal distances in row order."""
-    return nearest_items(centred(torch.from_numpy(features.copy())), min(k, len(features) - 1), memory_limit)
-
-
 def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
     """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
 
@@ -99,7 +94,7 @@ def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
     other = neighbours.nearest
     rows = np.repeat(np.arange(n), other.shape[1])
     other = other.reshape(-1)
-    keep = rows != other
+    keep = (rows != other) & (other >= 0)
     code = np.unique(np.minimum(rows, other)[keep] * n + np.maximum(rows, other)[keep])
     first, second = code // n, code % n
     return Candidates(first, second, cosine_distances(features, first, second), 1.0, n)

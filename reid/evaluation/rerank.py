@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from reid.core.arrays import concatenated_ranges, integer_column
-from reid.core.errors import ConfigError, DataError, check_number
+from reid.core.errors import ConfigError, DataError, check_choice, check_number
 from reid.evaluation.clustering import estimate_identity_size
 from reid.evaluation.features import (
     MEMORY_LIMIT,
@@ -27,6 +27,12 @@ from reid.evaluation.features import (
     prepare_features,
     prepare_one,
     unpack_tables,
+)
+from reid.evaluation.neighbour_search import (
+    SEARCHES,
+    NeighbourSearch,
+    approximate_nearest_items,
+    chosen_search,
 )
 from reid.evaluation.neighbours import Neighbours, nearest_items, nearest_items_by_camera
 
@@ -49,6 +55,7 @@ class Reranking:
         k1_intra: camera-aware only: neighbours in the item's own camera, besides the item itself.
         k2_intra: camera-aware only: how many of the k2 averaged items are of the item's own camera; the other
             `k2 − k2_intra` are of other cameras.
+        neighbour_search: "exact", "faiss" (not camera-aware) or "auto", see `search_neighbours`.
 
     Raises:
         ConfigError: a value out of range.
@@ -65,6 +72,7 @@ class Reranking:
     camera_aware: bool = False
     k1_intra: int = 5
     k2_intra: int = 3
+    neighbour_search: NeighbourSearch = "exact"
 
     def __post_init__(self) -> None:
         if self.k1 == "auto" and self.camera_aware:
@@ -81,6 +89,9 @@ class Reranking:
         if self.lambda_value is None:
             raise ConfigError("lambda_value must be from 0 to 1; got None.")
         check_number("lambda_value", self.lambda_value, 0, 1)
+        check_choice("neighbour_search", self.neighbour_search, SEARCHES)
+        if self.camera_aware and self.neighbour_search == "faiss":
+            raise ConfigError("Camera-aware re-ranking searches exactly. Set neighbour_search to 'exact' or 'auto'.")
         if self.camera_aware and self.k2 < self.k2_intra:
             raise ConfigError(
                 f"k2 counts all averaged items, so it must be at least k2_intra; got k2={self.k2} and "
@@ -177,7 +188,7 @@ def rerank(
         gallery_camids: `[G]`.
         memory_limit: bytes of a block of distances (at least one row).
         options: the attributes of `Reranking`: k1 (a number or "auto"), k2, lambda_value, metric, camera_aware,
-            k1_intra and k2_intra.
+            k1_intra, k2_intra and neighbour_search.
 
     Raises:
         DataError: shapes that do not fit, missing camera ids, or a feature that is NaN, infinite or (cosine) zero.
@@ -194,7 +205,7 @@ def rerank(
     settings = Reranking(**options)
     items = _Items(query_features, gallery_features, query_camids, gallery_camids, settings)
     distances = np.empty((items.n_query, len(items.features) - items.n_query), dtype=np.float32)
-    if settings.camera_aware:
+    if settings.camera_aware or items.search(settings) == "faiss":
         for start, block in _Encoded(items, settings, memory_limit).blocks(memory_limit):
             distances[start : start + len(block)] = block
     else:  # the search for neighbours also fills in the squared distances
@@ -304,6 +315,10 @@ class _Items:
                 raise DataError(f"Camera-aware re-ranking needs camera ids. Pass {' and '.join(names)}.")
             self.cameras = np.concatenate(list(map(integer_column, names, known, map(len, sides))))
 
+    def search(self, settings: Reranking) -> str:
+        """Return how neighbours are searched, "exact" or "faiss"."""
+        return chosen_search(settings.neighbour_search, len(self.features), self.features.device.type)
+
 
 def _from_lists(lists: NDArray[np.int64]) -> sparse.csr_matrix:
     """Return a sparse `[N, N]` with 1 at (i, j) for each j in row i of `lists [N, k]`; −1 is padding."""
@@ -337,7 +352,7 @@ class _Encoded:
         items: features and cameras.
         settings: see `Reranking`.
         memory_limit: as in `rerank`.
-        squared: `[Q, G]`, to be filled with squared distances; not if camera-aware.
+        squared: `[Q, G]`, to be filled with squared distances; not if camera-aware or with FAISS.
         neighbours: what `nearest_items` returned, if known; not if camera-aware.
     """
 
@@ -361,7 +376,11 @@ class _Encoded:
             averaged = np.hstack([neighbours.nearest[:, : settings.k2_intra], other[:, :k2_inter]])
         else:
             if neighbours is None:
-                neighbours = nearest_items(items.features, max(k1, k2 - 1), memory_limit, squared)
+                k = max(k1, k2 - 1)
+                if items.search(settings) == "faiss":
+                    neighbours = approximate_nearest_items(items.features, k)
+                else:
+                    neighbours = nearest_items(items.features, k, memory_limit, squared)
             members, averaged = _expanded_reciprocal(neighbours.nearest, k1), neighbours.nearest[:, :k2]
         largest = np.where(neighbours.largest > 0, neighbours.largest, np.float32(np.inf))
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))

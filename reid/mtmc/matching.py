@@ -20,10 +20,10 @@ from reid.evaluation.clustering import (
     ThresholdSelection,
     cosine_candidates,
     cosine_distances,
-    find_neighbours,
     limit_ratio,
     select_threshold,
 )
+from reid.evaluation.neighbour_search import chosen_search, find_neighbours
 from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.evidence import link_evidence
@@ -378,7 +378,9 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
     def of_tracklets(found: Candidates) -> Candidates:
         return replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
 
-    neighbours = find_neighbours(features, max(settings.neighbours, settings.k1 or 15))
+    neighbours = find_neighbours(features, max(settings.neighbours, settings.k1 or 15), settings.neighbour_search)
+    if chosen_search(settings.neighbour_search, len(rows)) == "faiss":
+        description += "; neighbours: FAISS"
     if few or not settings.rerank:
         return of_tracklets(cosine_candidates(features, neighbours)), False, description
     k1 = settings.k1

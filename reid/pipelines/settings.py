@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from reid.config import Config, Fraction, MatchSettings, Natural, Positive, Settings, StreamSettings
+from reid.config import (
+    Config,
+    Fraction,
+    MatchSettings,
+    Natural,
+    NeighbourSearch,
+    Positive,
+    Settings,
+    StreamSettings,
+)
 
 AveragePrecision = Literal["precision", "trapezoid"]
 
@@ -44,6 +53,8 @@ class TestSettings(ModelSettings):
     """Number of neighbours in query expansion."""
     lambda_value: float = Field(default=0.3, ge=0, le=1)
     """Weight of the original distance in the re-ranked one."""
+    neighbour_search: NeighbourSearch = "exact"
+    """Search for neighbours in re-ranking: exact, faiss (approximate) or auto (faiss above 30,000 crops)."""
     ap: AveragePrecision = "precision"
     """Average precision: "precision" (most papers' code) or "trapezoid" (official Market-1501 code)."""
     any_camera: bool = False

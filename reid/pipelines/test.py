@@ -222,8 +222,8 @@ class _TestedSet:
         """Return the settings of re-ranking for the estimated size of identities, and warn if they do not suit it."""
         if self.settings.camera_aware and not self.cameras_known:
             raise ConfigError(f"{self.benchmark.name} has no camera labels, which --camera-aware needs. Remove it.")
-        names = {"camera_aware", "lambda_value"} if self.settings.camera_aware else {"k1", "k2", "lambda_value"}
-        settings = self.settings.model_dump(include=names)
+        names = {"camera_aware"} if self.settings.camera_aware else {"k1", "k2"}
+        settings = self.settings.model_dump(include=names | {"lambda_value", "neighbour_search"})
         k1 = settings.get("k1")
         if k1 == "auto":
             settings["k1"], settings["k2"] = evaluation.auto_neighbours(identity_size, self.settings.k2)

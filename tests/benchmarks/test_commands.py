@@ -38,6 +38,7 @@ def test_readme_lists_every_benchmark() -> None:
         ("loader", ["--epochs", "1", "--crops", "256"], "crops a second"),
         ("matching_scale", ["--boxes", "2000", "--cameras", "2"], "IDF1"),
         ("matching_growth", ["100"], "| 100 | agglomerative |"),
+        ("neighbour_search", ["--tracklets", "400"], "| made | 400 |"),
         ("matching_grid", ["--people", "4", "--layout", "1 camera"], "| **all** | 8 |"),
     ],
 )

@@ -285,3 +285,10 @@ def separation_loop(
             first.append(float(max(own) > max(strange)))
         scores[track] = float(np.mean(points)), float(np.mean(first))
     return scores
+
+
+def nearest_by_sorting(features: np.ndarray, k: int) -> np.ndarray:
+    """The item itself, then its k nearest others (all others if fewer); equal distances in item order."""
+    squared = ((features[:, None].astype(np.float64) - features[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squared, -1)
+    return np.argsort(squared, axis=1, kind="stable")[:, : k + 1]
