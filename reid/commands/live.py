@@ -14,16 +14,16 @@ from reid.pipelines.settings import LiveSettings, MatchKeys
 GROUPS = {
     "Detector": ["detector"],
     "Tracker": ["tracker", "floor"],
-    "Video": ["rate", "loop"],
+    "Video": ["sources", "rate", "loop"],
     "Identities": ["model", "per_track", "cameras", "calibration", "longest"],
     "Tracks": ["split", "stitch"],
-    "Events": ["every"],
+    "Events": ["every", "status"],
     "Computation": ["device", "batch_size", "trust"],
 }
 
 
 @click.command("live", cls=Command)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [key=value]...")
+@click.argument("words", nargs=-1, metavar="[SOURCE]... [key=value]...")
 @settings_options(LiveSettings, GROUPS)
 @option(
     "Output",
@@ -34,12 +34,13 @@ GROUPS = {
     help="File that events are appended to, one JSON object a line; - for standard output (default); or an MQTT "
     "broker. Repeatable.",
 )
-def cli(sources: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
+def cli(words: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
     """Follow people through live cameras and report each with one identity.
 
     \b
     reid live rtsp://10.0.0.7/stream yard=rtsp://10.0.0.8/stream --out events.jsonl
-    reid live 0 --rate 5 stream.period=20
+    reid live 0 --rate 5 stream.period=20 --status 8080
+    reid live --sources cameras.live.yaml --out mqtt://broker/shop
     reid live cam01.mp4 cam02.mp4 --out -
 
     SOURCE is a URL, the number of a webcam, or a video file, which is played in real time. Its camera is called like
@@ -47,17 +48,17 @@ def cli(sources: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> N
     its identity, `camera` when a camera connects or fails. key=value are the settings of `reid match --online`: an
     identity is known at most stream.close_after + stream.period seconds after a track's last box.
 
-    It ends with its last file, or with Ctrl-C, which ends all tracks first.
+    It ends with its last file (not with --sources), or with Ctrl-C, which ends all tracks first.
     """
     from reid.pipelines.live import name_sources, run_live, split_words
 
     outputs = outputs or ("-",)
-    words, keys = split_words(sources)
+    given, keys = split_words(words)
     settings = load_settings(MatchKeys, overrides=keys)
     console.stderr = "-" in outputs  # messages must not mix with events
     try:
         console.print(f"an identity is known at most {settings.stream.delay:g} s after the last box of a track")
-        result = run_live(name_sources(words), outputs, LiveSettings(**options), settings)
+        result = run_live(name_sources(given), outputs, LiveSettings(**options), settings)
         for name, status in result.cameras.items():
             console.print(f"{name}: {status.state}, {status.frames:,} frames, {status.dropped:,} of them dropped")
         console.print(f"{result.identities:,} identities, {result.events.get('end', 0):,} tracks")

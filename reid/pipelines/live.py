@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reid.config import Settings, load_settings
 from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError, did_you_mean
 from reid.data.videos import VIDEO_SUFFIXES
@@ -18,12 +19,14 @@ from reid.mtmc.online import OnlineMatcher
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.live_engine import Event, LiveEngine, LiveFrame, utc
 from reid.pipelines.live_outputs import open_output
+from reid.pipelines.live_status import StatusPage
 from reid.pipelines.settings import LiveSettings, MatchKeys
 from reid.tracking.detectors import open_detector
 from reid.tracking.sources import CameraStatus, LiveSource, camera_name, now, without_password
 from reid.training.signals import listen
 
 _PATIENCE = 0.2  # seconds to wait for a frame before tracks that have ended are looked for
+_LOOK = 1.0  # seconds between two looks at the file of sources, and between two notes of the status
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,21 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return sources, keys
 
 
+class SourcesFile(Settings):
+    """Content of a file of sources."""
+
+    cameras: dict[str, str | int]
+
+
+def read_sources(path: str | Path) -> dict[str, str]:
+    """Read the source of each camera from YAML, `cameras: {NAME: SOURCE}`.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    return {name: str(source) for name, source in load_settings(SourcesFile, path).cameras.items()}
+
+
 def run_live(
     sources: Mapping[str, str],
     outputs: Sequence[str] = ("-",),
@@ -91,6 +109,9 @@ def run_live(
     matching: MatchKeys | None = None,
 ) -> LiveResult:
     """Follow people through live cameras until all sources have ended, or until SIGINT or SIGTERM.
+
+    With `settings.sources` it does not end by itself: cameras can be added to that file, and removed from it, at any
+    time.
 
     Args:
         sources: by camera name: a video file, a folder of numbered images, a URL, a device, or the number of a webcam.
@@ -102,13 +123,19 @@ def run_live(
         ReidError: a model or setting cannot be used, an output cannot be written, or no source can be read.
     """
     settings, matching = settings or LiveSettings(), matching or MatchKeys()
-    if not sources:
-        raise ConfigError("There is no source. Pass video files, URLs or numbers of webcams.")
+    given = dict(sources)
+    if settings.sources is not None:
+        listed = read_sources(settings.sources)
+        if twice := sorted(set(listed) & set(given)):
+            raise ConfigError(f"Camera {twice[0]!r} is given and listed in {settings.sources}. Remove one of them.")
+        given |= listed
+    if not given and settings.sources is None:
+        raise ConfigError("There is no source. Pass video files, URLs or numbers of webcams, or --sources FILE.")
     if matching.fmr is not None:
         raise ConfigError("fmr needs many tracks, which a live run does not have at first. Use threshold instead.")
     detector = open_detector(settings.detector, settings.device)
     embedder = Embedder(settings.model, settings.device, settings.runtime_for(), batch_size=settings.batch_size)
-    cameras = None if settings.cameras is None else read_cameras(settings.cameras, list(sources))
+    cameras = None if settings.cameras is None else read_cameras(settings.cameras, list(given))
     found = find_calibration(settings.calibration, [settings.model], embedder.describe()["model"])
     matcher = OnlineMatcher(
         stream=matching.stream,
@@ -127,34 +154,52 @@ def run_live(
 
         engine = LiveEngine(detector, embedder, matcher, emit, settings, matching.stream, cameras)
         engine.begin(now())
-        loop = _Loop(engine, emit, settings)
+        loop = _Loop(engine, emit, settings, dict(sources))
+        if settings.status is not None:
+            page = StatusPage(settings.status, lambda: loop.seen | {"events": dict(counts)})
+            stack.callback(page.close)
+            console.print(f"status: {page.url}")
         stack.callback(loop.stop)
-        for name, source in sources.items():
-            loop.add(name, source)
+        loop.change(given)
         with listen("ending all tracks; press Ctrl-C again to stop at once") as received:
             while not received and loop.turn():
                 pass
             loop.stop()
             engine.close()
     status = {name: source.status() for name, source in loop.sources.items()}
-    if all(camera.state == "failed" for camera in status.values()):
+    if status and all(camera.state == "failed" for camera in status.values()):
         raise DataError(f"No source can be read. The first: {next(iter(status.values())).error}")
     return LiveResult(engine.run, counts, engine.identities, status)
 
 
 class _Loop:
-    """The sources of an engine, and what was last said about each."""
+    """The sources of an engine, and what was last said about each; `always` are those that are in no file."""
 
-    def __init__(self, engine: LiveEngine, emit: Callable[[Event], None], settings: LiveSettings) -> None:
-        self._engine, self._emit, self._settings = engine, emit, settings
+    def __init__(
+        self, engine: LiveEngine, emit: Callable[[Event], None], settings: LiveSettings, always: dict[str, str]
+    ) -> None:
+        self._engine, self._emit, self._settings, self._always = engine, emit, settings, always
         self._arrived = threading.Event()
         self._said: dict[str, str] = {}
+        self._file = _stamp(settings.sources)
+        self._looked = now()
         self.sources: dict[str, LiveSource] = {}
+        self.seen: dict[str, Any] = {}
+        self._look()
 
-    def add(self, name: str, source: str) -> None:
-        """Start to read a camera."""
-        live = LiveSource(name, source, self._settings.rate, loop=self._settings.loop, arrived=self._arrived)
-        self.sources[name] = live.start()
+    def change(self, wanted: Mapping[str, str]) -> None:
+        """Start to read cameras that are new, and stop those that are gone or have another source."""
+        for name, source in list(self.sources.items()):
+            if wanted.get(name) != source.source:
+                source.stop()
+                del self.sources[name]
+                if name not in wanted:
+                    self._engine.remove(name)
+                    self._say(name, "removed", "")
+        for name, text in wanted.items():
+            if name not in self.sources:
+                live = LiveSource(name, text, self._settings.rate, loop=self._settings.loop, arrived=self._arrived)
+                self.sources[name] = live.start()
 
     def stop(self) -> None:
         """Stop reading."""
@@ -165,24 +210,64 @@ class _Loop:
         """Process the newest frames; return whether there may be more."""
         self._arrived.wait(_PATIENCE)
         self._arrived.clear()
-        over = True
+        if now() >= self._looked + _LOOK:
+            self._looked = now()
+            self._reread()
+            self._look()
+        over = self._settings.sources is None
         for name, source in self.sources.items():
             status = source.status()
             over &= status.state in ("ended", "failed")
-            self._say(name, status)
+            self._say(name, status.state, status.error)
         taken = {name: frame for name, source in self.sources.items() if (frame := source.take()) is not None}
         self._engine.step({name: LiveFrame(*frame) for name, frame in taken.items()}, now())
         return bool(taken) or not over
 
-    def _say(self, name: str, status: CameraStatus) -> None:
-        """Report a camera whose state has changed."""
-        if self._said.get(name) == status.state:
+    def _reread(self) -> None:
+        """Read the file of sources again if it has changed; a file that cannot be read changes nothing."""
+        stamp = _stamp(self._settings.sources)
+        if stamp is None or stamp == self._file or self._settings.sources is None:
             return
-        self._said[name] = status.state
+        self._file = stamp
+        try:
+            self.change({**read_sources(self._settings.sources), **self._always})
+        except ConfigError as error:
+            warn(f"{error} The cameras stay as they are.")
+
+    def _look(self) -> None:
+        """Note the status for the status page."""
+        people, moment = self._engine.people(), now()
+        cameras = []
+        for name, source in self.sources.items():
+            status = source.status()
+            known = {"camera": name, "people": people.get(name, 0), **vars(status)}
+            seen = None if status.last_seen is None else utc(status.last_seen)
+            cameras.append(known | {"last_seen": seen, "error": status.error or None})
+        self.seen = {
+            "run": self._engine.run,
+            "time": utc(moment),
+            "identities": self._engine.identities,
+            "delay": self._engine.delay,
+            "cameras": cameras,
+        }
+
+    def _say(self, name: str, state: str, error: str) -> None:
+        """Report a camera whose state has changed."""
+        if self._said.get(name) == state:
+            return
+        self._said[name] = state
         moment = utc(now())
-        event: dict[str, Any] = {"event": "camera", "run": self._engine.run, "camera": name, "state": status.state}
-        self._emit(event | {"time": moment, "error": status.error or None})
-        if status.error:
-            warn(f"camera {name!r}: {status.error}")
+        event: dict[str, Any] = {"event": "camera", "run": self._engine.run, "camera": name, "state": state}
+        self._emit(event | {"time": moment, "error": error or None})
+        if error:
+            warn(f"camera {name!r}: {error}")
         else:
-            console.print(f"{moment} camera {name!r}: {status.state}")
+            console.print(f"{moment} camera {name!r}: {state}")
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Return what changes when a file is written; None without a file."""
+    try:
+        return None if path is None else (path.stat().st_mtime_ns, path.stat().st_size)
+    except OSError:
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -167,6 +168,15 @@ class LiveEngine:
     def identities(self) -> int:
         """Number of identities given so far; equal to the highest."""
         return self._matcher.last
+
+    @property
+    def delay(self) -> float:
+        """Seconds after its last box after which the identity of a track is known, at most."""
+        return self._stream.delay
+
+    def people(self) -> dict[str, int]:
+        """Return the number of tracks that have not ended, by camera."""
+        return Counter(part.camera.name for part in self._open if part.features is None)
 
     def begin(self, now: float) -> None:
         """Set the second 0 and the name of the run."""

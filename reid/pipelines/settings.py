@@ -355,6 +355,11 @@ class LiveSettings(TrackerSettings, ModelSettings):
     """Seconds after which a track gets an identity although it has not ended."""
     every: float = Field(default=1.0, ge=0)
     """Seconds between two `update` events of a track."""
+    sources: Path | None = None
+    """YAML file with `cameras: {NAME: SOURCE}`, read again when it changes: cameras are added and removed while others
+    go on."""
+    status: int | None = Field(default=None, ge=0, le=65535)
+    """Port of a status page, for this machine only; 0: any free port."""
     loop: bool = False
     """Play files again when they end, as endless test streams."""
     batch_size: Positive = 64

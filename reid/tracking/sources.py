@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before the first attempt to reconnect, and the most: each failed attempt doubles them."""
 
 _TIMEOUT_MS = 10_000
+_RECENT = 10.0
 
 Image = NDArray[np.uint8]
 
@@ -77,6 +79,7 @@ class CameraStatus:
         frames: read so far, at the rate that is analysed.
         dropped: frames that a newer one replaced before they were taken.
         connections: successful ones.
+        fps: frames a second, of the last ten seconds.
         last_seen: seconds since 1970 of the last frame; None before the first.
         error: the last one; empty if there was none since the last frame.
     """
@@ -85,6 +88,7 @@ class CameraStatus:
     frames: int
     dropped: int
     connections: int
+    fps: float
     last_seen: float | None
     error: str
 
@@ -126,6 +130,7 @@ class LiveSource:
         self._state: State = "connecting"
         self._frames = self._dropped = self._connections = 0
         self._last_seen: float | None = None
+        self._recent: deque[float] = deque(maxlen=1000)
         self._since = now()
         self._error = ""
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
@@ -153,7 +158,8 @@ class LiveSource:
             state, since = self._state, max(self._since, self._last_seen or 0.0)
             if state in ("running", "connecting") and now() - since > STALL:
                 state = "stalled"
-            counts = self._frames, self._dropped, self._connections
+            fps = sum(moment > now() - _RECENT for moment in self._recent) / _RECENT
+            counts = self._frames, self._dropped, self._connections, fps
             return CameraStatus(state, *counts, self._last_seen, self._error)
 
     def _put(self, moment: float, image: Image) -> None:
@@ -161,6 +167,7 @@ class LiveSource:
             self._dropped += self._newest is not None
             self._newest = moment, image
             self._frames += 1
+            self._recent.append(moment)
             self._state, self._last_seen, self._error = "running", moment, ""
         self._arrived.set()
 

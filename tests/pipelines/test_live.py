@@ -3,7 +3,12 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import pickle
+import shutil
+import signal
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,6 +22,7 @@ from click.testing import CliRunner
 
 from reid.commands import main
 from reid.config import StreamSettings
+from reid.core.errors import ConfigError
 from reid.data.frame_reader import FrameReader
 from reid.data.videos import Video
 from reid.embedding.embedder import Embedder
@@ -24,11 +30,13 @@ from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
 from reid.mtmc import read_tracks
 from reid.mtmc.online import OnlineMatcher
-from reid.pipelines import live_engine
+from reid.pipelines import live, live_engine
 from reid.pipelines.live_engine import Event, LiveEngine, LiveFrame
+from reid.pipelines.live_status import StatusPage
 from reid.pipelines.match import match_files
 from reid.pipelines.settings import LiveSettings, MatchFiles, TrackSettings
 from reid.pipelines.track import track_videos
+from reid.tracking import sources
 from reid.tracking.detectors import Detector, open_detector
 from tests.tracking.toys import PERSON, SIZE, toy_detector
 
@@ -241,3 +249,90 @@ def test_memory_of_the_engine_is_bounded(scene: Path, monkeypatch: pytest.Monkey
         sizes.append(len(pickle.dumps([camera.parts for camera in engine._cameras.values()])))
     assert max(sizes) < 2 * sizes[0]
     assert len(sightings(events)) == 5
+
+
+def get(url: str, path: str = "", **headers: str) -> tuple[int, dict[str, str], str]:
+    request = urllib.request.Request(url + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, dict(answer.headers), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read().decode()
+
+
+def test_the_status_page_shows_the_cameras_and_refuses_the_rest() -> None:
+    camera = {"camera": "<b>door</b>", "state": "waiting", "fps": 9.96, "frames": 1234, "dropped": 5, "people": 2}
+    camera |= {"last_seen": None, "error": "the stream <i>ended</i>"}
+    status = {"run": "r", "time": "t", "identities": 7, "delay": 62.0, "cameras": [camera], "events": {"end": 1000}}
+    page = StatusPage(0, lambda: status)
+    try:
+        code, headers, text = get(page.url)
+        assert code == 200
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert headers["Refresh"] == "2"
+        assert headers["Server"] == "reid"
+        for shown in ("&lt;b&gt;door", "10.0", "1,234", "7 identities", "62 s", "never", "&lt;i&gt;ended", "1,000"):
+            assert shown in text
+        assert "<script" not in text
+        assert json.loads(get(page.url, "status.json")[2]) == status
+        assert get(page.url, "../etc/passwd")[0] == 404
+        assert get(page.url, Host="evil.example")[0] == 421
+        with pytest.raises(ConfigError, match=r"Port \d+ of the status page cannot be used.*Pass another"):
+            StatusPage(int(page.url.rstrip("/").rsplit(":", 1)[1]), dict)
+        request = urllib.request.Request(page.url, data=b"x", method="POST")
+        with pytest.raises(urllib.error.HTTPError, match="501"):
+            urllib.request.urlopen(request, timeout=20)
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+def test_cameras_are_added_and_removed_while_others_go_on(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_LOOK", 0.0)
+    for name in ("door", "yard", "lane"):
+        shutil.copyfile(scene / "videos" / "yard.avi", tmp_path / f"{name}.avi")
+    file, out = tmp_path / "sources.yaml", tmp_path / "events.jsonl"
+
+    def write(*names: str, text: str = "") -> None:
+        cameras = {name: str(tmp_path / f"{name}.avi") for name in names}
+        file.write_text(text or json.dumps({"cameras": cameras}))
+
+    def states(camera: str) -> list[str]:
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        return [e["state"] for e in lines if e["event"] == "camera" and e["camera"] == camera]
+
+    steps = iter(
+        [
+            (lambda: "running" in states("yard"), lambda: write("lane", "yard")),
+            (lambda: "running" in states("lane"), lambda: write(text="cameras: [")),
+            (lambda: True, lambda: write("lane")),
+            (lambda: "removed" in states("yard"), lambda: os.kill(os.getpid(), signal.SIGINT)),
+        ]
+    )
+    waiting = [next(steps)]
+    take = sources.LiveSource.take
+
+    def checking(source: sources.LiveSource) -> Any:
+        """Change the file when its last change has been seen; called in each turn."""
+        if waiting and waiting[0][0]():
+            waiting.pop()[1]()
+            waiting.extend([step] if (step := next(steps, None)) else [])
+        return take(source)
+
+    monkeypatch.setattr(sources.LiveSource, "take", checking)
+    write("yard")
+    settings = LiveSettings(
+        detector=str(scene / "toy.onnx"), model=scene / "best.pt", device="cpu", sources=file, status=0, loop=True
+    )
+    result = live.run_live({"door": str(tmp_path / "door.avi")}, [str(out)], settings)
+    assert set(result.cameras) == {"door", "lane"}
+    assert states("door")[-1] in ("running", "connecting")
+    assert states("yard")[-1] == "removed"
+    assert result.events["end"] >= result.events["new"]
+    with pytest.raises(ConfigError, match="'lane' is given and listed"):
+        live.run_live({"lane": "0"}, [str(out)], settings)
+    write(text="cameras: {door: {}}")
+    with pytest.raises(ConfigError, match=r"cameras\.door"):
+        live.run_live({}, [str(out)], settings)
