@@ -2,18 +2,22 @@
 
     python -m benchmarks.tracking_speed VIDEO [--detector NAME] [--model MODEL] [--frames 200] [--rounds 3]
 
-The detector alone gets decoded frames. Processor time counts all threads of the process, so that other programs on the
-machine disturb it little. Each round measures all three; the medians of their ratios are printed.
+The detector gets decoded frames, or those of a loop over OpenCV's `VideoCapture`. Processor time counts all threads of
+the process, so that other programs on the machine disturb it little. Each round measures everything; the medians of
+the ratios are printed.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.measure import at_median
 from reid.data.frame_reader import FrameReader
@@ -38,9 +42,15 @@ def cut(source: Path, target: Path, frames: int) -> Path:
     return target
 
 
-def seconds(step) -> float:
+def opencv_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    capture = cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+
+
+def seconds(step: Callable[[Path], object], out: Path) -> float:
     began = time.process_time()
-    step()
+    step(out)
     return time.process_time() - began
 
 
@@ -61,17 +71,21 @@ def main(video: Path, detector: str, model: str, frames: int, rounds: int) -> No
         tiny = cut(video, work / "tiny.mp4", 20)  # so that imports are not measured
         chosen = {"detector": detector, "rate": 0, "workers": 1}
         run_videos(tiny, work / "warm", RunSettings(**chosen, model=Path(model)))
-        alone, tracked, run = [], [], []
-        for number in range(rounds):
-            alone.append(seconds(lambda: [network([image]) for image in images]))
-            out = work / f"track{number}"
-            tracked.append(seconds(lambda out=out: track_videos(short, out, TrackSettings(**chosen))))
-            out = work / f"run{number}"
-            run.append(seconds(lambda out=out: run_videos(short, out, RunSettings(**chosen, model=Path(model)))))
-        text = f"detector alone {at_median(alone):.2f}, track {at_median(tracked):.2f}, run {at_median(run):.2f}"
-        print(f"{len(images)} frames, median of {rounds} rounds, processor seconds: {text}")
-        print(f"frames/s relative to the detector alone: track {at_median(alone, tracked):.3f}, "
-              f"run {at_median(alone, run):.3f}")  # fmt: skip
+        every = RunSettings(**chosen, model=Path(model))
+        eight = every.model_copy(update={"encounters": False})
+        steps: dict[str, Callable[[Path], object]] = {
+            "detector, decoded frames": lambda out: [network([image]) for image in images],
+            "detector, OpenCV loop": lambda out: [network([image]) for image in opencv_frames(short)],
+            "reid track": lambda out: track_videos(short, out / "track", TrackSettings(**chosen)),
+            "reid run --no-encounters": lambda out: run_videos(short, out / "eight", eight),
+            "reid run": lambda out: run_videos(short, out / "run", every),
+        }
+        rows = [[seconds(step, work / str(number)) for step in steps.values()] for number in range(rounds)]
+        times = dict(zip(steps, zip(*rows, strict=True), strict=True))
+        print(f"{len(images)} frames, {rounds} rounds: processor seconds, frames/s relative to both detectors")
+        alone, loop = list(times.values())[:2]
+        for name, values in times.items():
+            print(f"{name:26} {at_median(values):7.2f} {at_median(alone, values):7.3f} {at_median(loop, values):7.3f}")
 
 
 if __name__ == "__main__":

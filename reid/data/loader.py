@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.errors import DataError, check_number
+from reid.core.prefetch import Prefetcher, prefetch
 from reid.data.augment import Augment
 from reid.data.crops import Crops
 from reid.data.samplers import Sampler
 from reid.data.store import Store
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +89,7 @@ class TrainLoader:
         self.store, self.crops, self.sampler, self.augment = store, crops, sampler, augment
         self.epoch = 0
         self._start = 0
-        self._prefetcher: _Prefetcher[Batch] | None = None
+        self._prefetcher: Prefetcher[Batch] | None = None
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
@@ -117,7 +113,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         batches = self._batches(self.epoch, list(self.sampler), start)
-        self._prefetcher = _Prefetcher(batches, self.options.prefetch, self.options.paced)
+        self._prefetcher = Prefetcher(batches, self.options.prefetch, self.options.paced)
         return self._prefetcher.items()
 
     def make_next(self) -> None:
@@ -157,50 +153,3 @@ def read_batches(store: Store, index: ArrayLike, batch_size: int) -> Iterator[to
     rows = np.asarray(index, dtype=np.int64)
     parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
     return prefetch((torch.from_numpy(store.read(part)) for part in parts), 2)
-
-
-def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """Yield the same items, up to `depth` of them computed ahead by a thread that ends with this iterator.
-
-    Example:
-        >>> list(prefetch(iter("abc"), 2))
-        ['a', 'b', 'c']
-    """
-    return _Prefetcher(items, depth).items()
-
-
-_END = object()
-
-
-class _Prefetcher(Generic[Item]):
-    """Computes items ahead in one thread; at most `depth` are started and not yet taken."""
-
-    def __init__(self, items: Iterator[Item], depth: int, paced: bool = False) -> None:
-        self._items, self._depth, self._paced = items, depth, paced
-        self._pool: ThreadPoolExecutor | None = None
-        self._started: deque[Future[Any]] = deque()
-
-    def start_next(self) -> None:
-        if self._pool is not None and len(self._started) < self._depth:
-            self._started.append(self._pool.submit(next, self._items, _END))
-
-    def items(self) -> Iterator[Item]:
-        if self._depth == 0:
-            yield from self._items
-            return
-        self._pool = ThreadPoolExecutor(1, "reid-batches")
-        try:
-            for _ in range(self._depth):
-                self.start_next()
-            while True:
-                if not self._started:
-                    self.start_next()
-                item = self._started.popleft().result()
-                if item is _END:
-                    return
-                if not self._paced:
-                    self.start_next()
-                yield item
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None

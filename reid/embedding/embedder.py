@@ -18,8 +18,8 @@ from torch.nn import functional
 from reid.core.console import track
 from reid.core.distributed import pick_device
 from reid.core.errors import ConfigError, DataError, ModelError, check_choice, check_number, did_you_mean
+from reid.core.prefetch import prefetch
 from reid.data.crops import Crops
-from reid.data.loader import prefetch
 from reid.embedding.batches import EmbeddedBatch, ImageBatch, Images, open_images
 from reid.embedding.bundle import installed
 from reid.embedding.runtimes import FORMATS, ForeignModel, open_bundle

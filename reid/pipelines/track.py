@@ -20,9 +20,9 @@ import yaml
 from reid.core.atomic import result_folder, write_json, write_text
 from reid.core.console import progress_bar, warn
 from reid.core.errors import DataError, ReidError
+from reid.core.prefetch import prefetch
 from reid.core.workers import available_cores, worker_pool
 from reid.data.frame_reader import FrameReader, TimedFrame
-from reid.data.loader import prefetch
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.data.videos import VIDEO_SUFFIXES, Video, find_videos
 from reid.mtmc.track_writers import write_tracks

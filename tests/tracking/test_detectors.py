@@ -214,6 +214,9 @@ def test_the_package_imports_without_torch_and_trackers() -> None:
     code = "import reid.tracking, sys; print({'torch', 'trackers', 'supervision', 'openvino'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+    code = "import reid.pipelines.track, reid.models.zoo, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", "processes that track start twice as fast without torch"
 
 
 @pytest.mark.parametrize("place", ["../weights.bin", "/ABSOLUTE/weights.bin"])
