@@ -12,7 +12,7 @@ from reid.core.console import console
 from reid.pipelines.settings import AdaptSettings
 
 GROUPS = {
-    "Input": ["data", "tracks", "videos", "per_track", "embeddings", "crops", "weights"],
+    "Input": ["data", "tracks", "videos", "per_track", "embeddings", "crops", "constraints", "weights"],
     "Method": ["bn_only", "rounds", "minutes", "confidence", "uncertain"],
     "Guard": ["guard", "held_out"],
     "Computation": ["device"],

@@ -28,6 +28,7 @@ from reid.embedding.embedder import Embedder
 from reid.evaluation.track_separation import FEWEST_TRACKS, TrackSeparation, gain_interval, separate_tracks
 from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_checkpoint, load_model, save_checkpoint
+from reid.mtmc.constraints import Constraints, read_constraints
 from reid.mtmc.matching import MIN_TRACKLETS, Matches, match
 from reid.pipelines.adapt_data import target_crops
 from reid.pipelines.demo import config_file
@@ -131,10 +132,21 @@ class _Adaptation:
                 f"There are {len(self.learned)} tracklets to learn from, but at least {MIN_TRACKLETS} are needed. Pass "
                 "more tracks."
             )
+        self.constraints = self._constraints()
         self.state = read_json(out / ROUNDS) if (out / ROUNDS).is_file() else self._new_state()
+
+    def _constraints(self) -> Constraints | None:
+        """Return a person's answers on the tracks to learn from."""
+        if self.settings.constraints is None:
+            return None
+        constraints, left_out = self.learned.constraints(read_constraints(self.settings.constraints))
+        if left_out:
+            warn(f"{self.settings.constraints}: {left_out} pairs left out: a track is held out or unknown.")
+        return constraints
 
     def _new_state(self) -> dict[str, Any]:
         crops, pairs = self.tracked.crops, self.learned.simultaneous()
+        answers = self.constraints or Constraints()
         return {
             "source": Path(self.source).name,
             "data": {
@@ -145,6 +157,7 @@ class _Adaptation:
                 "held_out_tracklets": len(self.held_out),
                 "certain_negatives": len(pairs),
                 "left_out": len(self.left_out),
+                "answers": len(answers.must_link) + len(answers.cannot_link),
             },
             "seconds": 0.0,
             "given": None,
@@ -244,8 +257,10 @@ class _Adaptation:
             table = pq.read_table(path)
             return table["pid"].to_numpy(), read_json(path.with_suffix(".json"))
         tracklets = self.learned.tracklets(features)
-        matches = match(tracklets, settings=self.matching)
-        label, description = pseudo_identities(matches, self.settings.confidence, self.settings.uncertain)
+        matches = match(tracklets, settings=self.matching, constraints=self.constraints)
+        answered = [key[1] for pair in (self.constraints or Constraints()).must_link for key in pair]
+        certain = np.isin(tracklets.track, answered)
+        label, description = pseudo_identities(matches, self.settings.confidence, self.settings.uncertain, certain)
         of_crop = np.full(len(self.learned), -1)
         of_crop[tracklets.track] = label
         pids = of_crop[self.learned.crops.tracks]
@@ -313,16 +328,19 @@ class _Adaptation:
         write_json(self.out / ROUNDS, self.state)
 
 
-def pseudo_identities(matches: Matches, confidence: float, uncertain: str) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def pseudo_identities(
+    matches: Matches, confidence: float, uncertain: str, certain: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
     """Return labels of the matched tracklets `[T]`, −1: left out, and a description of them.
 
     Args:
         matches: result of the matcher.
         confidence: least confidence of a tracklet's identity (`tracklet_confidence`).
         uncertain: what happens to tracklets below it: "leave_out", or "instance" (each is an identity of its own).
+        certain: `[T]` tracklets that are kept with any confidence: a person joined them with another.
     """
     labels = matches.identity.copy()
-    doubtful = (matches.confidence < confidence) | ~matches.tracklets.has_feature
+    doubtful = ((matches.confidence < confidence) & ~certain) | ~matches.tracklets.has_feature
     labels[doubtful] = -1
     if uncertain == "instance":
         alone = doubtful & matches.tracklets.has_feature

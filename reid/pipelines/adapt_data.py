@@ -60,4 +60,6 @@ def crops_of_embeddings(path: Path, root: Path) -> Crops:
     if (table.tracks == UNKNOWN).any():
         raise DataError(f"{path}: {int((table.tracks == UNKNOWN).sum())} rows have track -1 (unknown). Remove them.")
     paths = [str(root / name) for name in table.paths]
-    return Crops.from_columns(paths, np.zeros(len(table), np.int64), table.camids, table.tracks, table.frames, source=path.stem)
+    return Crops.from_columns(
+        paths, np.zeros(len(table), np.int64), table.camids, table.tracks, table.frames, source=path.stem
+    )

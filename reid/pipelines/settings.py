@@ -218,6 +218,8 @@ class AdaptSettings(ModelSettings):
     """Video file, or folder of videos or frame folders named like the cameras; needs --tracks."""
     per_track: Positive = 8
     """Crops per track to cut out of --videos."""
+    constraints: Path | None = None
+    """Cannot-link and must-link pairs, as saved by the match report of the same tracks."""
     weights: str | None = None
     """Initial weights of a backbone named with --model: imagenet or a file."""
     bn_only: bool = False

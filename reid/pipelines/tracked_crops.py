@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +12,7 @@ from reid.core.arrays import UNKNOWN
 from reid.core.errors import DataError
 from reid.data.crops import Crops
 from reid.data.tracks import Floats, Integers
+from reid.mtmc.constraints import Constraints, Key
 from reid.mtmc.negatives import Spans, simultaneous_rows
 from reid.mtmc.pooling import Features
 from reid.mtmc.tracklets import Tracklets
@@ -27,12 +29,14 @@ class TrackedCrops:
 
     Attributes:
         crops: the crops; `tracks` is the tracklet of each, 0 … T − 1.
+        local: `[N]` int64 track of each crop, as given.
         camera: `[N]` int64 code of the camera; crops of unknown cameras have one code of their own, and no two of their
             tracklets are simultaneous.
         seconds: `[N]` time of each crop. Where the camera or the frame is unknown, tracklets follow each other.
     """
 
     crops: Crops
+    local: Integers
     camera: Integers
     seconds: Floats
 
@@ -59,13 +63,37 @@ class TrackedCrops:
         kept = np.asarray(tracklets)[self.crops.tracks]
         crops = self.crops.take(kept)
         numbered = replace(crops, tracks=np.unique(crops.tracks, return_inverse=True)[1].reshape(-1).astype(np.int64))
-        return TrackedCrops(numbered, self.camera[kept], self.seconds[kept])
+        return TrackedCrops(numbered, self.local[kept], self.camera[kept], self.seconds[kept])
 
     def tracklets(self, features: Features) -> Tracklets:
         """Return the tracklets with features pooled from those of the crops `[N, D]`."""
-        names = [f"camera {code}" for code in range(int(self.camera.max(initial=0)) + 1)]
+        names = [_camera_name(code) for code in range(int(self.camera.max(initial=0)) + 1)]
         frame = np.maximum(self.crops.frames, 0)
         return Tracklets.from_features(names, self.camera, self.crops.tracks, frame, features, self.seconds)
+
+    def constraints(self, given: Constraints) -> tuple[Constraints, int]:
+        """Return constraints on the result of `tracklets`, and the number of those left out: of tracks not here.
+
+        A camera is named as in `crops.names`, or by its number.
+        """
+        texts, crops = self.crops.names.get("camids"), self.crops
+        frames: dict[tuple[str, int], dict[tuple[int, int], list[int]]] = {}
+        columns = (crops.camids, self.local, self.camera, crops.tracks, crops.frames)
+        for camid, track, code, tracklet, frame in zip(*(column.tolist() for column in columns), strict=True):
+            name = str(camid) if texts is None or camid < 0 else texts[camid]
+            frames.setdefault((name, track), {}).setdefault((code, tracklet), []).append(frame)
+
+        def find(key: Key) -> list[Key]:
+            parts = frames.get(key[:2], {}).items()
+            inside = [part for part, seen in parts if key[2] < 0 or min(seen) <= key[2] <= max(seen)]
+            return [(_camera_name(code), tracklet, -1) for code, tracklet in inside]
+
+        pairs, left_out = [], 0
+        for kind in (given.cannot_link, given.must_link):
+            sides = [(find(first), find(second)) for first, second in kind]
+            pairs.append(tuple(pair for side in sides for pair in product(*side) if pair[0] != pair[1]))
+            left_out += sum(not (first and second) for first, second in sides)
+        return replace(given, cannot_link=pairs[0], must_link=pairs[1]), left_out
 
     def held_out(self, fraction: float) -> Integers:
         """Return which tracklets `[T]` belong to the last part of each camera's recording: a mask."""
@@ -116,7 +144,11 @@ def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
     length = 2 * (int(frame.max(initial=0)) + 1)
     seconds = (frame + (length * np.maximum(crops.tracks, 0) if recordings else 0)) / _FPS
     seconds[~known] = seconds.max(initial=0) + 1 + tracklet[~known]
-    return TrackedCrops(replace(crops, tracks=tracklet), _codes(crops.sources, crops.camids), seconds)
+    return TrackedCrops(replace(crops, tracks=tracklet), crops.tracks, _codes(crops.sources, crops.camids), seconds)
+
+
+def _camera_name(code: int) -> str:
+    return f"camera {code}"
 
 
 def _codes(*columns: Integers) -> Integers:

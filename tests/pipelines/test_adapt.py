@@ -90,7 +90,7 @@ def test_a_model_that_separates_held_out_tracks_better_is_kept(adapted: Path, po
     assert verdict["adapted"]["auc"] > verdict["given"]["auc"] + 0.02
     assert content["data"] | {"sources": 0, "certain_negatives": 0} == {
         "sources": 0, "crops": 192, "tracklets": 48, "cameras": 2, "held_out_tracklets": 24, "certain_negatives": 0,
-        "left_out": 0,
+        "left_out": 0, "answers": 0,
     }  # fmt: skip
     assert [entry["violated_certain_negatives"] for entry in content["rounds"]] == [0, 0]
     assert digest(adapted / "best.pt") != digest(poor)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reid.core.errors import DataError
 from reid.data.crops import Crops
+from reid.mtmc import match
+from reid.mtmc.constraints import Constraints
 from reid.pipelines.tracked_crops import MAX_GAP, tracklets_of
 
 
@@ -51,3 +55,20 @@ def test_some_tracklets_and_those_held_out() -> None:
 def test_no_crops_are_an_error() -> None:
     with pytest.raises(DataError, match="no crops"):
         tracklets_of(Crops.from_columns([], []))
+
+
+def test_answers_of_a_person_name_tracks_of_the_data() -> None:
+    given = crops((0, 0, 5, 1), (0, 0, 5, 30), (0, 0, 6, 2), (0, 1, 5, 1))
+    found = tracklets_of(replace(given, names={"camids": ("door", "hall")}))
+    answers = Constraints(
+        must_link=((("door", 5, -1), ("hall", 5, 1)), (("door", 5, 40), ("hall", 5, -1))),
+        cannot_link=((("door", 6, -1), ("hall", 5, -1)), (("door", 7, -1), ("hall", 5, -1))),
+        tolerance=1,
+    )
+    constraints, left_out = found.constraints(answers)
+    assert constraints.must_link == ((("camera 0", 0, -1), ("camera 1", 2, -1)),)
+    assert constraints.cannot_link == ((("camera 0", 1, -1), ("camera 1", 2, -1)),)
+    assert (left_out, constraints.tolerance) == (2, 1)
+    tracklets = found.tracklets(np.eye(4, dtype=np.float32))
+    identity = match(tracklets, constraints=constraints).identity
+    assert identity[0] == identity[2] != identity[1]
