@@ -265,16 +265,19 @@ def select_threshold(
     lengths = np.searchsorted([join[0] for join in joins], thresholds, side="right")
     silhouettes, errors, sizes = np.zeros(len(thresholds)), np.zeros(len(thresholds)), np.ones(len(thresholds))
     parent, done = np.arange(n), 0
+    kept, removed = (np.array([join[side] for join in joins], np.int64) for side in (1, 2))
+    column = start  # cluster of each column of `rows`; from the first threshold on, a column is a cluster
     each = np.zeros((len(thresholds), len(sample)), np.float32)
     clusters = np.zeros((len(thresholds), len(sample)), np.int32)
     for length in np.unique(lengths).tolist():
         tried = lengths == length
-        for _, kept, removed in joins[done:length]:
-            parent[removed] = kept
+        parent[removed[done:length]] = kept[done:length]
         done = length
         while (parent != parent[parent]).any():
             parent = parent[parent]
         labels = parent[start]
+        rows = (rows @ sparse.csr_matrix((np.ones(n), parent[column], np.arange(n + 1)), shape=(n, n))).tocsr()
+        column = np.arange(n)
         values = _silhouettes(rows, sample, labels, candidates.far)
         each[tried], clusters[tried] = values, labels[sample]
         if len(values):
@@ -311,12 +314,9 @@ def _select(silhouettes: Floats, errors: Floats, thresholds: Floats, preferred: 
     return int(good[-1] if preferred is None else good[np.abs(thresholds[good] - preferred).argmin()])
 
 
-def _silhouettes(rows: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:
-    """Silhouettes of the tracklets in `sample`; `rows` contains their similarities (far − distance) to all."""
-    n = len(labels)
-    size = np.bincount(labels, minlength=n)
-    member = sparse.csr_matrix((np.ones(n), (np.arange(n), labels)), shape=(n, n))
-    total = (rows @ member).tocsr()
+def _silhouettes(total: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:
+    """Silhouettes of the tracklets in `sample`; `total` contains the sums of their similarities to each cluster."""
+    size = np.bincount(labels, minlength=len(labels))
     owner = np.repeat(np.arange(len(sample)), np.diff(total.indptr))
     inside = total.indices == labels[sample][owner]
     others = size[labels[sample]] - 1

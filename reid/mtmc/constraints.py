@@ -231,6 +231,8 @@ def row_finder(tracklets: Tracklets) -> Callable[[Key], list[int]]:
 def _pairs_of_rows(tracklets: Tracklets, pairs: tuple[tuple[Key, Key], ...]) -> Integers:
     """Pairs of rows `[n, 2]` that the pairs of keys name."""
     found: list[tuple[int, ...]] = []
+    if not pairs:
+        return np.zeros((0, 2), np.int64)
     find = row_finder(tracklets)
     for pair in pairs:
         sides = [find(key) for key in pair]
@@ -282,24 +284,29 @@ def find_violations(
             camera, start, end = where[earlier]
             for later in in_time[place + 1 :]:
                 other, other_start, other_end = where[later]
-                pair = f"identity {number}: {tracklets.describe(earlier)} and {tracklets.describe(later)}"
+                broken = []
                 shared = min(end, other_end) - max(start, other_start)
                 gap = other_start - end
                 if camera == other and shared >= tolerance:
-                    found.append(f"{pair} are in one camera simultaneously (for {shared:.2f} s)")
+                    broken.append(f" are in one camera simultaneously (for {shared:.2f} s)")
                 elif camera != other and cameras is not None and {camera, other} <= set(cameras.cameras):
                     if cameras.non_overlapping(camera, other) and shared >= tolerance:
-                        found.append(f"{pair} are in non-overlapping cameras simultaneously (for {shared:.2f} s)")
+                        broken.append(f" are in non-overlapping cameras simultaneously (for {shared:.2f} s)")
                     min_time = cameras.min_transition_time(camera, other)
                     if math.isinf(min_time) and min_time > 0:
-                        found.append(f"{pair}: there is no transition from {camera} to {other}")
+                        broken.append(f": there is no transition from {camera} to {other}")
                     elif gap < min_time - tolerance:
-                        found.append(f"{pair}: the gap is {gap:.2f} s; the transition takes at least {min_time:.2f} s")
+                        broken.append(f": the gap is {gap:.2f} s; the transition takes at least {min_time:.2f} s")
                 if constraints.max_speed is not None:
                     (x, y), (u, v) = tracklets.exit[earlier], tracklets.entry[later]
                     distance = math.hypot(u - x, v - y)
                     if distance > constraints.max_speed * (max(gap, 0.0) + tolerance):
-                        found.append(f"{pair}: {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
+                        broken.append(f": {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
+                for rule in broken:
+                    pair = f"{tracklets.describe(earlier)} and {tracklets.describe(later)}"
+                    found.append(f"identity {number}: {pair}{rule}")
+    if not (constraints.cannot_link or constraints.must_link):
+        return found
     find = row_finder(tracklets)
     for kind, pairs in (("cannot", constraints.cannot_link), ("must", constraints.must_link)):
         for first, second in pairs:

@@ -182,6 +182,11 @@ class _FixedClusters(Clusters):
                 allowed[place] = False
         return allowed
 
+    def join_all(self, kept: Integers, removed: Integers) -> None:
+        """As in `Clusters`, one pair after the other."""
+        for pair in zip(kept.tolist(), removed.tolist(), strict=True):
+            self.join(*pair)
+
     def join(self, kept: int, removed: int) -> None:
         """As in `Clusters`; the result has the identity and the forbidden identities of both."""
         self.number[kept] = self.number[kept] or self.number[removed]

@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from reid.config import Solver
+from reid.core.arrays import concatenated_ranges
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
 from reid.evaluation.clustering import Candidates, Join, average_linkage, mean_distances, sum_by_cluster_pair
@@ -38,12 +39,22 @@ class Clusters:
         n = len(rules.tracklets)
         self.rules = rules
         self.labels = np.arange(n) if labels is None else labels.copy()
-        order = np.argsort(self.labels, kind="stable")
-        self.members: list[Integers] = np.split(
-            order, np.searchsorted(self.labels[order], np.arange(1, n)) if n else []
-        )
         self.pinned: set[int] = set()
         """Rows that were joined beforehand and are not moved individually."""
+        self._members: list[Integers] | None = None
+
+    @property
+    def members(self) -> list[Integers]:
+        """Rows of each cluster."""
+        if self._members is None:
+            order, begins, _ = self._by_cluster()
+            self._members = np.split(order, begins[1:])
+        return self._members
+
+    def _by_cluster(self) -> tuple[Integers, Integers, Integers]:
+        """Rows in order of their cluster, and the first place and the size of each cluster, `[T]`."""
+        size = np.bincount(self.labels, minlength=len(self.labels))
+        return np.argsort(self.labels, kind="stable"), np.cumsum(size) - size, size
 
     def may_join(self, a: int, b: int) -> bool:
         """Whether the rules allow every member of a with every member of b."""
@@ -59,35 +70,43 @@ class Clusters:
 
     def may_join_each(self, a: Integers, b: Integers) -> Mask:
         """`may_join` of each pair of clusters, `[n]`."""
-        sides = [(self.members[one], self.members[other]) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
-        pairs = np.array([len(one) * len(other) for one, other in sides], np.int64)
+        order, begins, size = self._by_cluster()
+        pairs = size[a] * size[b]
         allowed = np.empty(len(a), bool)
         for part in np.split(np.arange(len(a)), np.flatnonzero(np.diff(np.cumsum(pairs) // _PAIRS_PER_BLOCK)) + 1):
             if len(part):
-                first = np.concatenate([np.repeat(sides[k][0], len(sides[k][1])) for k in part])
-                second = np.concatenate([np.tile(sides[k][1], len(sides[k][0])) for k in part])
-                begins = np.cumsum(pairs[part]) - pairs[part]
-                allowed[part] = ~np.logical_or.reduceat(self.rules.violations(first, second) != 0, begins)
+                one, other = a[part], b[part]
+                times = np.repeat(size[other], size[one])
+                first = np.repeat(order[concatenated_ranges(begins[one], size[one])], times)
+                second = order[concatenated_ranges(np.repeat(begins[other], size[one]), times)]
+                starts = np.cumsum(pairs[part]) - pairs[part]
+                allowed[part] = ~np.logical_or.reduceat(self.rules.violations(first, second) != 0, starts)
         return allowed
 
     def join_each(self, kept: Integers, removed: Integers) -> Mask:
         """`join` the pairs of clusters that the rules allow, and return which, `[n]`. Each cluster is in one pair."""
         allowed = self.may_join_each(kept, removed)
-        for pair in zip(kept[allowed].tolist(), removed[allowed].tolist(), strict=True):
-            self.join(*pair)
+        self.join_all(kept[allowed], removed[allowed])
         return allowed
+
+    def join_all(self, kept: Integers, removed: Integers) -> None:
+        """`join` the pairs of clusters. Each cluster is in one pair."""
+        label = np.arange(len(self.labels))
+        label[removed] = kept
+        self.labels, self._members = label[self.labels], None
 
     def join(self, kept: int, removed: int) -> None:
         """Move all members of the second cluster into the first."""
-        self.labels[self.members[removed]] = kept
-        self.members[kept] = np.concatenate([self.members[kept], self.members[removed]])
-        self.members[removed] = np.zeros(0, np.int64)
+        members = self.members
+        self.labels[members[removed]] = kept
+        members[kept] = np.concatenate([members[kept], members[removed]])
+        members[removed] = np.zeros(0, np.int64)
 
     def move(self, row: int, to: int) -> None:
         """Move one tracklet into another cluster, which may be empty."""
-        source = int(self.labels[row])
-        self.members[source] = self.members[source][self.members[source] != row]
-        self.members[to] = np.append(self.members[to], row)
+        source, members = int(self.labels[row]), self.members
+        members[source] = members[source][members[source] != row]
+        members[to] = np.append(members[to], row)
         self.labels[row] = to
 
 
@@ -110,10 +129,13 @@ def apply_must_links(clusters: Clusters) -> None:
 def apply_stitching(clusters: Clusters) -> None:
     """Join each tracklet to the last part of the track that it continues (`Tracklets.previous_track`), if allowed."""
     t = clusters.rules.tracklets
+    stitched = np.flatnonzero(t.previous_track >= 0).tolist()
+    if not stitched:
+        return
     parts: dict[tuple[int, int], list[int]] = {}
     for row, key in enumerate(zip(t.camera.tolist(), t.track.tolist(), strict=True)):
         parts.setdefault(key, []).append(row)
-    for row in np.flatnonzero(t.previous_track >= 0).tolist():
+    for row in stitched:
         earlier = parts.get((int(t.camera[row]), int(t.previous_track[row])))
         if earlier:
             last = max(earlier, key=lambda part: t.end[part])
