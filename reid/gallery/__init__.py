@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reid.gallery.answers import Answer, Hit, search
+from reid.gallery.answers import Answer, Hit, Seen, search
 from reid.gallery.gallery import Added, Gallery
 from reid.gallery.index import Scope
 from reid.gallery.settings import GallerySettings
@@ -15,6 +15,7 @@ __all__ = [
     "GallerySettings",
     "Hit",
     "Scope",
+    "Seen",
     "Trajectory",
     "find_trajectory",
     "search",

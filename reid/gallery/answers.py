@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 EXPECTED_FALSE = 0.1
 """Default limit: one stranger in ten searches for a person who is not in the scope."""
+
+
+class Seen(NamedTuple):
+    """A stored crop of a tracklet: its frame, time (milliseconds since 1970) and box x, y, w, h in pixels.
+
+    Time and box are None where unknown.
+    """
+
+    frame: int
+    time: int | None
+    box: tuple[float, float, float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +50,7 @@ class Hit:
         start, end: milliseconds since 1970; None where unknown.
         crops: number of crops of the tracklet.
         picture: JPEG of its most typical crop, or None.
+        seen: its stored crops whose frame is known, by frame.
     """
 
     distance: float
@@ -56,6 +68,7 @@ class Hit:
     crops: int
     path: str | None = None
     picture: bytes | None = field(default=None, repr=False)
+    seen: tuple[Seen, ...] = field(default=(), repr=False)
 
     @property
     def person(self) -> tuple[str, ...]:
@@ -116,7 +129,9 @@ class Answer:
     def as_dict(self) -> dict[str, Any]:
         """Return plain Python, ready for JSON, without pictures."""
         values = {key: value for key, value in vars(self).items() if key != "hits"}
-        hits = [{key: value for key, value in vars(hit).items() if key != "picture"} for hit in self.hits]
+        hits = [{**vars(hit), "seen": [one._asdict() for one in hit.seen]} for hit in self.hits]
+        for hit in hits:
+            del hit["picture"]
         people = [[self.hits.index(hit) for hit in group] for group in self.people()]
         return {**values, "hits": hits, "people": people}
 

@@ -22,7 +22,7 @@ from reid.core.errors import ConfigError, DataError, check_choice, first_few
 from reid.core.locks import exclusive
 from reid.embedding.calibration_file import load_calibration, stored_calibration
 from reid.embedding.table import Embeddings
-from reid.gallery.answers import EXPECTED_FALSE, Answer, search
+from reid.gallery.answers import EXPECTED_FALSE, Answer, Seen, search
 from reid.gallery.audit import NAME as AUDIT
 from reid.gallery.audit import append_entry, read_log
 from reid.gallery.erasure import (
@@ -37,7 +37,17 @@ from reid.gallery.erasure import (
 )
 from reid.gallery.index import Index, Scope
 from reid.gallery.pictures import PictureOf, allowed_pictures
-from reid.gallery.rows import UNKNOWN_TIME, Clock, Sightings, group_crops, make_rows
+from reid.gallery.rows import (
+    FORMAT,
+    UNKNOWN_TIME,
+    Clock,
+    Places,
+    Sightings,
+    find_places,
+    group_crops,
+    make_rows,
+    schema,
+)
 from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
 from reid.gallery.store import LanceStore, import_lancedb, quoted
 from reid.gallery.times import parse_time, to_ms
@@ -147,6 +157,7 @@ class Gallery:
         cameras: Cameras | None = None,
         start: str | datetime | None = None,
         sightings: tuple[Sightings, NDArray[np.int64]] | None = None,
+        places: Places | None = None,
         picture_of: PictureOf | None = None,
     ) -> Added:
         """Add crops, grouped into tracklets, completely or not at all. Adding them again replaces them.
@@ -158,6 +169,8 @@ class Gallery:
             start: time of second 0 of the cameras' clock; the epoch of `cameras` by default. Without either, times
                 are unknown.
             sightings: the tracklets, and the tracklet of each crop `[N]` (-1: none), instead of `group_crops`.
+            places: time and box of each crop; by default the times follow from frames and clocks, and boxes are
+                unknown.
             picture_of: gives the JPEG of a crop, by its row, or None. By default the image files of `table.paths` that
                 exist are used. The gallery's setting `pictures` applies to both.
 
@@ -169,14 +182,13 @@ class Gallery:
         self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
         now = round(1000 * time.time())
         clock = Clock(cameras, self.epoch_of(cameras, start))
-        grouped, owner = group_crops(table, clock) if sightings is None else sightings
         paths = table.paths
         has_files = paths is not None and len(paths) > 0 and Path(paths[0]).is_file()
         path_of = (lambda row: str(paths[row])) if paths is not None and has_files else None
         rows, left_out = make_rows(
             table,
-            grouped,
-            owner,
+            group_crops(table, clock) if sightings is None else sightings,
+            find_places(table, clock) if places is None else places,
             source=source,
             added=now,
             retention=self.settings.retention_ms,
@@ -320,13 +332,25 @@ class Gallery:
 
     def details(self, tracklets: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return columns of the most typical row of each tracklet, by id."""
-        rows = self._store.rows_of(tracklets, ["prototype", *_DETAILS], "tracklet")
+        crop = [name for name in ("frame", "time", "box") if name in self._store.columns()]
+        rows = self._store.rows_of(tracklets, ["prototype", *_DETAILS, *crop], "tracklet")
         if rows is None:
             return {}
-        for name in ("start", "end"):
+        for name in ("start", "end", *({"time"} & set(crop))):
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
         first = sorted(rows.to_pylist(), key=lambda row: row["prototype"], reverse=True)
-        return {row["tracklet"]: {name: row[name] for name in _DETAILS} for row in first}
+        seen: dict[str, list[Seen]] = {}
+        for row in first if crop else ():
+            if row["frame"] is not None:
+                box = row["box"] and (row["box"][0], row["box"][1], row["box"][2], row["box"][3])
+                seen.setdefault(row["tracklet"], []).append(Seen(row["frame"], row["time"], box))
+        return {
+            row["tracklet"]: {
+                **{name: row[name] for name in _DETAILS},
+                "seen": tuple(sorted(seen.get(row["tracklet"], ()), key=lambda one: one.frame)),
+            }
+            for row in first
+        }
 
     def count_parts(self, source: str, camera: str, track: int) -> int:
         """Return the number of tracklets of one track: above 1 if it was split, or has several identities."""
@@ -505,5 +529,9 @@ class Gallery:
         """Let no other process write; wait for one that does."""
         with exclusive(self.path, wait=True):
             self._file = GalleryFile.read(self.path)
+            if self._file.format < FORMAT:  # columns first: a killed process leaves a gallery of the old format
+                self._store.add_columns(schema(1 if self._file.model is None else self._file.model["dimension"]))
+                self._file.format = FORMAT
+                self._file.write(self.path)
             finish(self.path, self._store, self._file.salt)
             yield

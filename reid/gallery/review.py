@@ -100,7 +100,7 @@ def as_constraints(
     """Return decisions as files for `reid match --constraints`.
 
     A file is of one source, because tracks are numbered in each. A hit without a camera or track cannot be named, and a
-    part of a split track only with a frame, which a gallery does not have: both are left out. The audit log records the
+    part of a split track only with a frame: both are left out where that is unknown. The audit log records the
     decisions, with the purpose.
     """
     keys: dict[str, tuple[list[list[Any]], list[list[Any]]]] = {}
@@ -111,11 +111,14 @@ def as_constraints(
                 name = f"{hit['source']}: camera {hit['camera']}, track {hit['track']}"
                 if hit["camera"] is None or hit["track"] is None:
                     left_out.append(f"{name}: a constraint needs a camera and a track")
-                elif gallery.count_parts(hit["source"], hit["camera"], hit["track"]) > 1:
-                    left_out.append(f"{name}: the track was split into parts, which only frames distinguish")
-                else:
-                    key = [hit["camera"], hit["track"] if hit["track"] < 2**53 else str(hit["track"])]
-                    keys.setdefault(hit["source"], ([], []))[place].append(key)
+                    continue
+                key = [hit["camera"], hit["track"] if hit["track"] < 2**53 else str(hit["track"])]
+                if gallery.count_parts(hit["source"], hit["camera"], hit["track"]) > 1:
+                    key += [one.frame for one in hit["seen"][:1]]
+                    if not hit["seen"]:
+                        left_out.append(f"{name}: the track was split into parts, which only frames distinguish")
+                        continue
+                keys.setdefault(hit["source"], ([], []))[place].append(key)
     files = {}
     for source, (same, different) in keys.items():
         merge = [[first, second] for first, second in pairwise(same)]

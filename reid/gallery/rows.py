@@ -19,8 +19,8 @@ from reid.mtmc.pooling import pool_features, select_prototypes
 if TYPE_CHECKING:
     from reid.mtmc.cameras import Cameras
 
-FORMAT = 1
-"""Of the columns, stored in gallery.json."""
+FORMAT = 2
+"""Of the columns, stored in gallery.json. Format 1 lacks frame, time and box; the first write adds them, empty."""
 
 UNKNOWN_TIME = np.iinfo(np.int64).min
 """Value of `start` and `end` where the time is unknown."""
@@ -52,6 +52,9 @@ def schema(dimension: int) -> pa.Schema:
             ("source", pa.string()),
             ("added", time),
             ("expires", time),
+            ("frame", pa.int64()),
+            ("time", time),
+            ("box", pa.list_(pa.float32(), 4)),
         ]
     )
 
@@ -88,6 +91,19 @@ class Sightings:
         return len(self.track)
 
 
+@dataclass(frozen=True, eq=False)
+class Places:
+    """When and where each of N crops was cut.
+
+    Attributes:
+        time: `[N]` milliseconds since 1970; `UNKNOWN_TIME` where unknown.
+        box: `[N, 4]` left, top, width and height in pixels; NaN where unknown.
+    """
+
+    time: Integers
+    box: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Clock:
     """Converts frames to times: the cameras' clocks, and the time (ms since 1970) of their second 0."""
@@ -116,6 +132,15 @@ def camera_names(table: Embeddings) -> NDArray[np.object_]:
     return names
 
 
+def find_places(table: Embeddings, clock: Clock) -> Places:
+    """Return the time of each crop by the clock of its camera; boxes are unknown."""
+    frames = np.full(len(table), UNKNOWN) if table.frames is None else table.frames
+    names, times = camera_names(table), np.full(len(table), UNKNOWN_TIME)
+    for name in set(names.tolist()):
+        times[names == name] = clock.times(name, frames[names == name])
+    return Places(times, np.full((len(table), 4), np.nan))
+
+
 def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
     """Return the tracklets of embedded crops, and the tracklet of each row `[N]`.
 
@@ -127,15 +152,11 @@ def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
     track = unknown if table.tracks is None else table.tracks
     pids = unknown if table.pids is None else np.where(table.pids > 0, table.pids, UNKNOWN)
     camids = unknown if table.camids is None else table.camids
-    frames = unknown if table.frames is None else table.frames
     single = (track == UNKNOWN) | (camids == UNKNOWN)
     keys = np.stack([single, camids, track, pids, np.where(single, np.arange(n), 0)])
     _, first, owner, crops = np.unique(keys, axis=1, return_index=True, return_inverse=True, return_counts=True)
     owner = owner.reshape(-1)
-    names = camera_names(table)
-    times = np.full(n, UNKNOWN_TIME)
-    for name in set(names.tolist()):
-        times[names == name] = clock.times(name, frames[names == name])
+    names, times = camera_names(table), find_places(table, clock).time
     start, end = np.full(len(first), np.iinfo(np.int64).max), np.full(len(first), UNKNOWN_TIME)
     np.minimum.at(start, owner, times)
     np.maximum.at(end, owner, times)
@@ -148,8 +169,8 @@ def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
 
 def make_rows(
     table: Embeddings,
-    sightings: Sightings,
-    owner: Integers,
+    grouped: tuple[Sightings, Integers],
+    places: Places,
     *,
     source: str,
     added: int,
@@ -161,8 +182,8 @@ def make_rows(
 
     Args:
         table: N crops.
-        sightings: T tracklets.
-        owner: `[N]` tracklet of each crop; -1 for a crop of none.
+        grouped: T tracklets, and the tracklet `[N]` of each crop; -1 for a crop of none.
+        places: time and box of each crop.
         source: of the tracklets, part of their ids.
         added: milliseconds since 1970.
         retention: milliseconds that a tracklet is kept after its end, or after `added` if its time is unknown.
@@ -172,6 +193,7 @@ def make_rows(
     Raises:
         DataError: no crop has a feature.
     """
+    sightings, owner = grouped
     rows = np.flatnonzero(owner >= 0)
     features, owner = (table.features, owner) if len(rows) == len(owner) else (table.features[rows], owner[rows])
     weights = None if table.quality is None else table.quality[rows].astype(np.float64)
@@ -186,12 +208,11 @@ def make_rows(
     crop = rows[chosen]
 
     def integers(values: Integers) -> pa.Array:
-        return pa.array(values[whose], mask=values[whose] == UNKNOWN)
+        return pa.array(values, mask=values == UNKNOWN)
 
     def times(values: Integers) -> pa.Array:
-        picked = values[whose]
-        unknown = picked == UNKNOWN_TIME
-        return pa.array(np.where(unknown, 0, picked), pa.int64(), mask=unknown).cast(pa.timestamp("ms", "UTC"))
+        unknown = values == UNKNOWN_TIME
+        return pa.array(np.where(unknown, 0, values), pa.int64(), mask=unknown).cast(pa.timestamp("ms", "UTC"))
 
     def constant(value: Any, kind: pa.DataType) -> pa.Array:
         return pa.repeat(pa.scalar(value, kind), len(whose))
@@ -202,27 +223,36 @@ def make_rows(
         "tracklet": pa.array(ids, pa.string()),
         "features": pa.FixedSizeListArray.from_arrays(pa.array(_half(features, chosen)), table.dimension),
         "camera": pa.array(sightings.camera[whose], pa.string()),
-        "start": times(sightings.start),
-        "end": times(sightings.end),
-        "track": integers(sightings.track),
+        "start": times(sightings.start[whose]),
+        "end": times(sightings.end[whose]),
+        "track": integers(sightings.track[whose]),
         "part": pa.array(sightings.part[whose], pa.string()),
         "prototype": pa.array(number, pa.int64()),
         "crops": pa.array(sightings.crops[whose], pa.int64()),
         "quality": pa.array(pooled.quality[whose], pa.float32()),
-        "identity": integers(sightings.identity),
+        "identity": integers(sightings.identity[whose]),
         "path": constant(None, pa.string()),
         "picture": constant(None, pa.binary()),
         "source": constant(source, pa.string()),
         "added": constant(added, time),
         "expires": constant(None, time),
+        "frame": constant(None, pa.int64()) if table.frames is None else integers(table.frames[crop]),
+        "time": times(places.time[crop]),
+        "box": _boxes(places.box[crop]),
     }
     if table.paths is not None and keep_paths:
         columns["path"] = pa.array(table.paths[crop], pa.string())
     if retention is not None:
-        columns["expires"] = times(np.where(sightings.end == UNKNOWN_TIME, added, sightings.end) + retention)
+        expires = np.where(sightings.end == UNKNOWN_TIME, added, sightings.end) + retention
+        columns["expires"] = times(expires[whose])
     if picture_of is not None:
         columns["picture"] = pa.array(map(picture_of, crop.tolist()), pa.binary())
     return pa.table(columns, schema=schema(table.dimension)), int((~pooled.usable).sum())
+
+
+def _boxes(boxes: NDArray[np.float64]) -> pa.Array:
+    flat = pa.array(np.nan_to_num(boxes, nan=0.0).astype(np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, 4, mask=pa.array(np.isnan(boxes).any(axis=1)))
 
 
 def _half(features: NDArray[np.float32], rows: Integers) -> NDArray[np.float16]:

@@ -88,10 +88,13 @@ class GalleryFile:
         settings: of the gallery.
         salt: of the hashes of erased tracklets.
         model: what the features are of, by `MODEL_KEYS`; None until something is added.
+        format: of the stored rows, at most `rows.FORMAT`.
     """
 
-    def __init__(self, settings: GallerySettings, salt: bytes, model: dict[str, Any] | None = None) -> None:
-        self.settings, self.salt, self.model = settings, salt, model
+    def __init__(
+        self, settings: GallerySettings, salt: bytes, model: dict[str, Any] | None = None, format: int = FORMAT
+    ) -> None:
+        self.settings, self.salt, self.model, self.format = settings, salt, model, format
 
     @classmethod
     def new(cls, settings: GallerySettings) -> GalleryFile:
@@ -109,23 +112,22 @@ class GalleryFile:
         content = read_json(path, "Create a gallery with `reid gallery create`.")
         if content.get("kind") != KIND:
             raise DataError(f"{path} is not of a gallery: its kind is {content.get('kind')!r}. Check the path.")
-        if content.get("format") != FORMAT:
-            raise DataError(
-                f"{folder} has format {content.get('format')!r}; this version reads {FORMAT}. Install the version that "
-                "reads it, or copy the gallery with a version that reads both (`reid gallery copy`)."
-            )
+        number = content.get("format")
+        if type(number) is not int or not 1 <= number <= FORMAT:
+            text = f"{folder} has format {number!r}; this version reads 1 to {FORMAT}. Install a newer version."
+            raise DataError(text)
         try:
             salt, model = bytes.fromhex(content["salt"]), content["model"]
             if not isinstance(model, dict | None):
                 raise ValueError("model")
-            return cls(GallerySettings.from_dict(content["settings"], str(path)), salt, model)
+            return cls(GallerySettings.from_dict(content["settings"], str(path)), salt, model, number)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it from a copy.") from error
 
     def write(self, folder: Path) -> None:
         """Write the file, completely or not at all."""
         content = {"settings": self.settings.as_dict(), "salt": self.salt.hex(), "model": self.model}
-        write_json(folder / FILE, {"kind": KIND, "format": FORMAT, **content})
+        write_json(folder / FILE, {"kind": KIND, "format": self.format, **content})
 
     def check_fits(self, meta: Mapping[str, Any], dimension: int, subject: str, gallery: str) -> None:
         """Raise an error if features cannot be compared with those of the gallery.

@@ -92,6 +92,19 @@ class LanceStore:
         ]
         return pa.Table.from_batches(batches) if batches else None
 
+    def columns(self) -> list[str]:
+        """Return the names of the columns; none if nothing was ever added."""
+        table = self._open()
+        return [] if table is None else list(table.schema.names)
+
+    def add_columns(self, wanted: pa.Schema) -> None:
+        """Add the columns of a schema that are missing, without values."""
+        table = self._open()
+        missing = [] if table is None else [field for field in wanted if field.name not in table.schema.names]
+        if table is not None and missing:
+            with _WriteErrors(self.folder):
+                table.add_columns(pa.schema(missing))
+
     def count(self) -> int:
         """Return the number of rows."""
         table = self._open()

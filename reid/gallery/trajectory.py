@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from reid.core.errors import check_number
 from reid.gallery.times import describe_seconds, show_time
 from reid.mtmc.constraints import REASONS, Constraints, compile_rules
+from reid.mtmc.ground import FAR_APART, FASTEST
 from reid.mtmc.tracklets import Tracklets
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_HITS = 100
 """Most hits that are chained, the nearest first."""
+
+MAX_ERROR = 10.0
+"""Standard deviation in metres above which a position on the ground is not used."""
 
 TIME_UNKNOWN, NOT_CHAINED = "time unknown", f"not among the {MAX_HITS} nearest hits"
 """Reasons without another hit."""
@@ -145,7 +149,8 @@ def find_trajectory(
     """Chain hits over cameras, and drop those that are impossible together with better ones.
 
     Rules of pairs are those of `reid.match`: a person is not twice in one camera, nor in two cameras that do not
-    overlap, at one time, and needs at least the transition time from one camera to another. Of all sets of hits
+    overlap, at one time, and needs at least the transition time from one camera to another; and where positions on the
+    ground are known (`ground_positions`), does not walk faster than 3 m/s (`ground.FASTEST`). Of all sets of hits
     without a forbidden pair, the one with the largest sum of −log(strangers) is kept, where `strangers` is the expected
     number of strangers (`Hit.strangers`): the product of these numbers is smallest. Hits without this number weigh
     1 − distance. The set is exact (mixed-integer programming); ties go to nearer hits.
@@ -205,6 +210,23 @@ def find_trajectory(
     return Trajectory(steps, dropped)
 
 
+def ground_positions(hit: Hit, cameras: Cameras | None) -> NDArray[np.float64]:
+    """Return where a hit was on the ground, `[K, 4]`: seconds since 1970, x, y and the standard deviation in metres.
+
+    One row for each stored crop whose time and box are known, if its camera has a homography, by time. Positions with
+    an error above `MAX_ERROR`, such as those at the horizon, are left out.
+    """
+    camera = None if cameras is None or hit.camera is None else cameras.cameras.get(hit.camera)
+    seen = [(one.time, one.box) for one in hit.seen if one.time is not None and one.box is not None]
+    if camera is None or camera.homography is None or not seen:
+        return np.zeros((0, 4))
+    boxes = np.array([box for _, box in seen], np.float64)
+    seconds = np.array([time / 1000 for time, _ in seen])
+    found = np.column_stack([seconds, camera.ground(boxes), camera.ground_error(boxes)])
+    found = found[np.isfinite(found).all(axis=1) & (found[:, 3] <= MAX_ERROR)]
+    return found[np.argsort(found[:, 0], kind="stable")]
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -242,7 +264,24 @@ def _forbidden(hits: Sequence[Hit], cameras: Cameras | None, tolerance: float) -
     found = rules.violations(i, j)
     found[i == j] = 0
     reason[tracklets.track[i], tracklets.track[j]] = found
+    reason[(reason == 0) & _too_fast(hits, cameras, tolerance)] = REASONS.index("faster than the maximum speed")
     return reason
+
+
+def _too_fast(hits: Sequence[Hit], cameras: Cameras | None, tolerance: float) -> NDArray[np.bool_]:
+    """Return `[n, n]` which hits are farther apart than a person gets between them, `FAR_APART` errors allowed."""
+    fast = np.zeros((len(hits), len(hits)), bool)
+    paths = {row: ground_positions(hit, cameras) for row, hit in enumerate(hits)}
+    known = [row for row, path in paths.items() if len(path)]
+    if not known:
+        return fast
+    last, first = (np.array([paths[row][end] for row in known]) for end in (-1, 0))
+    seconds = first[None, :, 0] - last[:, None, 0]
+    distance = np.linalg.norm(first[None, :, 1:3] - last[:, None, 1:3], axis=2)
+    reach = FASTEST * (seconds + tolerance) + FAR_APART * np.hypot(first[None, :, 3], last[:, None, 3])
+    wrong = (seconds >= 0) & (distance > reach)
+    fast[np.ix_(known, known)] = wrong | wrong.T
+    return fast
 
 
 def _heaviest(weights: NDArray[np.float64], conflict: NDArray[np.bool_], certain: NDArray[np.bool_]) -> NDArray[Any]:

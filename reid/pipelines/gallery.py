@@ -26,6 +26,7 @@ from reid.gallery.matched import read_matched
 from reid.gallery.pictures import small_picture
 from reid.gallery.rows import camera_names
 from reid.gallery.times import show_time
+from reid.gallery.trajectory import ground_positions
 from reid.mtmc.cameras import Cameras, read_cameras
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.pictures_file import NAME as PICTURES
@@ -56,10 +57,11 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
         raise DataError(f"{path} contains no embeddings.parquet. Pass the embeddings that were matched: --embeddings.")
     table = Embeddings.load(file, root=settings.images)
     cameras = _cameras(settings.cameras, gallery, table)
-    sightings = None
+    sightings = places = None
     epoch = gallery.epoch_of(cameras, settings.start)
     if is_match:
-        sightings = read_matched(path, table, epoch)
+        found, owner, places = read_matched(path, table, epoch)
+        sightings = found, owner
     elif cameras is None and epoch is not None and table.frames is not None:
         warn("No --cameras: assuming 25 frames per second and equal clocks.")
     if epoch is None:
@@ -69,7 +71,13 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     if is_match and (path / PICTURES).is_file() and gallery.settings.pictures != "none":
         picture_of = read_pictures(path / PICTURES, table)
     return gallery.add(
-        table, source=source, cameras=cameras, start=settings.start, sightings=sightings, picture_of=picture_of
+        table,
+        source=source,
+        cameras=cameras,
+        start=settings.start,
+        sightings=sightings,
+        places=places,
+        picture_of=picture_of,
     )
 
 
@@ -94,12 +102,14 @@ class Found:
         trajectory: chained from the hits that chance does not explain; without a calibration from all hits if there is
             a largest distance, else None.
         photos: JPEG files of the person, as the galleries allow pictures.
+        cameras: of the trajectory, if known.
     """
 
     galleries: list[Gallery]
     answer: Answer
     trajectory: Trajectory | None
     photos: list[bytes]
+    cameras: Cameras | None = None
 
     @property
     def zone(self) -> str:
@@ -144,7 +154,7 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
         trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance)
     allowed = {gallery.settings.pictures for gallery in galleries}
     shown = [] if "none" in allowed else [small_picture(crop, pixelate="pixelate" in allowed) for crop in crops]
-    return Found(galleries, answer, trajectory, shown)
+    return Found(galleries, answer, trajectory, shown, cameras)
 
 
 def _cameras_of_all(path: Path | None, galleries: Sequence[Gallery], names: Sequence[str]) -> Cameras | None:
@@ -321,9 +331,8 @@ def write_answer(found: Found, path: Path) -> None:
         write_csv(path, hit_columns(answer, found.zone, trajectory))
     elif path.suffix == ".html":
         about = {"gallery": ", ".join(gallery.name for gallery in found.galleries)}
-        options = AnswerOptions(
-            title="Where was this person?", zone=found.zone, trajectory=trajectory, photos=found.photos, about=about
-        )
+        positions = {hit.tracklet: ground_positions(hit, found.cameras)[:, 1:3] for hit in answer.hits}
+        options = AnswerOptions("Where was this person?", found.zone, trajectory, found.photos, positions, about)
         write_answer_page(path, answer, options)
     else:
         raise ConfigError(f"--out {path} must end in .json, .csv or .html.")

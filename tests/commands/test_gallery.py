@@ -133,6 +133,30 @@ def is_pixelated(jpeg):
     return bool(np.ptp(head) < 30)
 
 
+def test_boxes_of_a_match_give_positions_on_the_ground(matched) -> None:
+    shop, query, out = matched / "shop", matched / "query.parquet", matched / "answer.json"
+    ground = "homography: [[0.1, 0, 0], [0, 0.1, 0], [0, 0, 1]]"
+    (matched / "cameras.yaml").write_text(
+        f"epoch: 2026-07-01T06:00:00Z\ncameras: {{door: {{{ground}}}, hall: {{{ground}}}}}"
+    )
+    rows = {260: (1, 1, 100, 50), 1010: (2, 1, 400, 50), 310: (1, 2, 3100, 50), 311: (1, 2, 3100, 50)}
+    lines = [f"{camera} {person} {frame} {x} {y} 20 60 -1 -1\n" for frame, (camera, person, x, y) in rows.items()]
+    (matched / "matched/aicity.txt").write_text("".join(lines))
+    (matched / "matched/match.json").write_text('{"camera_numbers_in_aicity": {"door": 1, "hall": 2}}')
+    run("gallery", "create", shop, "--cameras", matched / "cameras.yaml")
+    run("gallery", "add", shop, matched / "matched")
+    text = " ".join(run("search", shop, "--photo", query, "--within", 1.1, "--out", out).split())
+    assert "Trajectory of 2 sightings by 2 cameras; 1 hit dropped." in text  # 300 m in 2 s
+    assert "06:00:12+00:00: faster than the maximum speed (with step 1, door, 1.0 s apart)" in text
+    hits = json.loads(out.read_text())["hits"]
+    assert hits[0]["seen"] == [{"frame": 260, "time": 1_782_885_610_360, "box": [100, 50, 20, 60]}]
+    assert [hit["seen"][0]["frame"] for hit in hits] == [260, 1010, 310]
+    run("search", shop, "--photo", query, "--within", 1.1, "--out", matched / "a.html")
+    assert (matched / "a.html").read_text().count("<circle") == 2
+    (matched / "matched/aicity.txt").write_text("1 1 x\n")
+    assert "aicity.txt does not fit the match" in run("gallery", "add", shop, matched / "matched", code=1)
+
+
 def test_errors_name_the_value_and_the_fix(matched) -> None:
     shop, query = matched / "shop", matched / "query.parquet"
     run("gallery", "create", shop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from datetime import datetime, timedelta, timezone
@@ -18,7 +19,7 @@ from reid.gallery.scan import distances
 from reid.gallery.times import from_ms, parse_time, show_time, to_ms
 from tests.oracles.gallery import nearest_tracklets
 
-pytest.importorskip("lancedb")
+lancedb = pytest.importorskip("lancedb")
 
 META = {"model": "net-1", "preprocessing_hash": "p1", "metric": "cosine"}
 START = "2026-03-29T00:30:00+01:00"
@@ -213,8 +214,8 @@ def test_an_empty_gallery_and_a_missing_one(tmp_path) -> None:
     with pytest.raises(DataError, match="not an empty folder"):
         Gallery.create(tmp_path / "g")
     file = tmp_path / "g" / "gallery.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(DataError, match="has format 2; this version reads 1"):
+    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(DataError, match="has format 3; this version reads 1 to 2"):
         Gallery.open(tmp_path / "g")
 
 
@@ -269,6 +270,34 @@ def test_a_copy_has_the_same_rows(tmp_path, filled) -> None:
     assert sorted(copied.index().tracklets.to_pylist()) == sorted(filled.index().tracklets.to_pylist())
     with pytest.raises(DataError, match="not an empty folder"):
         filled.copy(tmp_path / "copy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_gallery_of_format_1_is_read_and_upgraded_by_the_first_write(tmp_path, table, killed) -> None:
+    gallery = Gallery.create(tmp_path / "g")
+    gallery.add(table, source="monday", start=START)
+    expected = gallery.search(table.features[0]).hits
+    assert [one.frame for one in expected[0].seen] == sorted(one.frame for one in expected[0].seen)
+    one = expected[0].seen[0]
+    assert from_ms(one.time) == parse_time(START) + timedelta(seconds=(one.frame - 1) / 25)
+    if not killed:  # after the columns were added, before the format was written
+        lancedb.connect(tmp_path / "g").open_table("rows").drop_columns(["frame", "time", "box"])
+    file = tmp_path / "g" / "gallery.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    old = Gallery.open(tmp_path / "g")
+    hits = old.search(table.features[0]).hits
+    assert [hit.tracklet for hit in hits] == [hit.tracklet for hit in expected]
+    assert (hits[0].seen == ()) == (not killed)
+    assert old.check() == []
+    assert json.loads(file.read_text())["format"] == 1  # only read so far
+    assert old.add(table.take([0]), source="tuesday", start=START).tracklets == 1
+    assert json.loads(file.read_text())["format"] == 2
+    assert old.check() == []
+    found = Gallery.open(tmp_path / "g").search(table.features[0]).hits
+    assert [len(hit.seen) for hit in found if hit.source == "tuesday"] == [1]
+    copied = old.copy(tmp_path / "copy").search(table.features[0]).hits
+    assert [(hit.tracklet, hit.seen) for hit in copied] == [(hit.tracklet, hit.seen) for hit in found]
 
 
 def test_scan_equals_float64_products() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from reid import ConfigError
-from reid.gallery import Hit, find_trajectory
+from reid.gallery import Hit, Seen, find_trajectory
 from reid.gallery import trajectory as module
+from reid.gallery.trajectory import ground_positions
 from reid.mtmc import Camera, Cameras
 from tests.oracles.gallery import best_chain, broken_rule
 
@@ -90,3 +93,34 @@ def test_a_gap_longer_than_the_largest_time_is_late() -> None:
         ],
         "dropped": [],
     }
+
+
+def test_hits_faster_than_a_person_are_dropped() -> None:
+    camera = Camera(homography=[[0.1, 0, 0], [0, 0.1, 0], [0, 0, 1]])
+    cameras = Cameras({"a": camera, "b": camera, "door": Camera()})
+    rng = np.random.default_rng(1)
+    for trial in range(40):
+        hits = []
+        for name, start in (("a", 0), ("b", int(rng.integers(-3, 20)))):
+            seen = [
+                Seen(n, 1000 * (start + n) if rng.random() < 0.9 else None, (rng.uniform(0, 900), 0.0, 10.0, 20.0))
+                for n in range(3)
+            ]
+            hits.append(replace(make_hit(name, start, start + 3), seen=tuple(seen)))
+        ordered = sorted(hits, key=lambda hit: hit.start)
+        paths = [ground_positions(hit, cameras) for hit in ordered]
+        for path, hit in zip(paths, ordered, strict=True):
+            known = [one for one in hit.seen if one.time is not None]
+            assert path[:, 0].tolist() == [one.time / 1000 for one in known]
+            feet = [[one.box[0] / 10 + 0.5, 2.0] for one in known]
+            assert path[:, 1:3] == pytest.approx(np.array(feet).reshape(-1, 2))
+        impossible = False
+        if len(paths[0]) and len(paths[1]) and paths[1][0, 0] >= paths[0][-1, 0]:
+            (t, x, y, error), (u, v, w, other) = paths[0][-1], paths[1][0]
+            impossible = np.hypot(v - x, w - y) > 3 * (u - t) + 4 * np.hypot(error, other)
+        found = find_trajectory(hits, cameras)
+        assert [one.reason for one in found.dropped] == ["faster than the maximum speed"] * int(impossible), trial
+        assert len(find_trajectory(hits, cameras, tolerance=40).dropped) == 0
+    far = replace(make_hit("a", 0, 1), seen=(Seen(1, 0, (0.0, 0.0, 10.0, 5000.0)), Seen(2, 5, None)))
+    assert len(ground_positions(far, cameras)) == 0  # its error is above the limit
+    assert len(ground_positions(make_hit(None, 0, 1), cameras)) == 0
