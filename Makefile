@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[video]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[serve,video]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

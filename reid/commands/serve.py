@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ GROUPS = {"Input": ["calibration"], "Model": ["model", "weights", "flip", "trust
 @click.argument("galleries", nargs=-1, required=True, type=PATH, metavar="GALLERY...")
 @settings_options(SearchSettings, GROUPS)
 @option("Address", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@option("Address", "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on.")
+@option("Address", "--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
+        help="Port to listen on; 0: any that is free.")  # fmt: skip
 @option("Address", "--allow-host", multiple=True, metavar="NAME", help="Name under which clients reach it; repeatable.")
 @option("Address", "--tls-certificate", type=PATH, help="PEM file of the certificate, for https.")
 @option("Address", "--tls-key", type=PATH, help="PEM file of its key.")
@@ -55,6 +57,11 @@ def cli(galleries: tuple[Path, ...], host: str, port: int, **options: Any) -> No
         raise ConfigError("REID_TOKEN has fewer than 16 characters. Use a longer, random one.")
     if (options["tls_certificate"] is None) != (options["tls_key"] is None):
         raise ConfigError("Pass --tls-certificate and --tls-key together.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror}. Pass another --port.") from error
     opened, embed, calibration = open_for_search(galleries, settings)
     limits = ServerSettings(
         ("localhost", host, *options["allow_host"]), token, options["max_megabytes"] * 2**20, options["per_minute"]
@@ -63,9 +70,12 @@ def cli(galleries: tuple[Path, ...], host: str, port: int, **options: Any) -> No
     protocol = "http" if options["tls_certificate"] is None else "https"
     shown = f"[{host}]" if ":" in host else host
     end = "" if token is None else f"#token={token}"
+    port = listening.getsockname()[1]
     console.print(f"Open {protocol}://{shown}:{port}/{end} (stop with Ctrl+C)", soft_wrap=True, highlight=False)
     if protocol == "http" and not is_loopback(host):
         console.print("Photos and the token are sent unencrypted. Use --tls-certificate, or a proxy with TLS.")
     key = {"ssl_certfile": options["tls_certificate"], "ssl_keyfile": options["tls_key"]}
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, proxy_headers=False,
-                limit_concurrency=32, **key)  # fmt: skip
+    config = uvicorn.Config(
+        app, log_level="warning", server_header=False, proxy_headers=False, limit_concurrency=32, **key
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -236,7 +236,7 @@ def crop_person(image: NDArray[np.uint8], box: Sequence[int] | None, name: str) 
     if width > _WIDEST * height:
         raise ConfigError(
             f"{name} is {width}×{height}: too wide for a crop of one standing person, so it may show several people or "
-            "much background. Pass the person's box in pixels: --box X,Y,WIDTH,HEIGHT."
+            "much background. Draw or pass the person's box in pixels (--box X,Y,WIDTH,HEIGHT)."
         )
     return image
 

@@ -21,7 +21,7 @@ if (given) {
 async function request(path, options = {}) {
   const token = sessionStorage.getItem("token");
   const headers = token ? {authorization: `Bearer ${token}`} : {};
-  const response = await fetch(path, {...options, headers});
+  const response = await fetch(path, {...options, headers}).catch(() => { throw new Error("The server does not answer. Start it again with reid serve."); });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? (body.detail ? JSON.stringify(body.detail) : `error ${response.status}`));
   return body;
@@ -37,12 +37,20 @@ function say(text, kind = "") {
 function choose(files) {
   photos = [...files];
   box = null;
-  decisions.clear();
+  forget();
   by("search").disabled = !photos.length || !scope;
   by("preview").hidden = photos.length !== 1;
   if (by("shown").src) URL.revokeObjectURL(by("shown").src);
   if (photos.length === 1) by("shown").src = URL.createObjectURL(photos[0]);
   showBox();
+}
+
+/** Remove the answer and the decisions: they are about another person. */
+function forget() {
+  decisions.clear();
+  by("hits").replaceChildren();
+  by("actions").hidden = by("trajectory").hidden = true;
+  say("");
 }
 
 function showBox() {
@@ -64,6 +72,7 @@ by("frame").addEventListener("pointerdown", (event) => {
   event.preventDefault();
   by("frame").setPointerCapture(event.pointerId);
   start = pixel(event);
+  forget();
 });
 by("frame").addEventListener("pointermove", (event) => {
   if (!start) return;
@@ -77,10 +86,11 @@ for (const name of ["x", "y", "w", "h"]) {
   by(`box-${name}`).addEventListener("input", () => {
     const numbers = ["x", "y", "w", "h"].map((part) => by(`box-${part}`).valueAsNumber);
     box = numbers.every(Number.isInteger) ? numbers : null;
+    forget();
     showBox();
   });
 }
-by("no-box").addEventListener("click", () => { box = null; showBox(); });
+by("no-box").addEventListener("click", () => { box = null; forget(); showBox(); });
 by("photo").addEventListener("change", () => choose(by("photo").files));
 by("shown").addEventListener("error", () => say("This browser cannot show the photo. Use JPEG or PNG.", "wrong"));
 for (const kind of ["dragover", "dragleave", "drop"]) {

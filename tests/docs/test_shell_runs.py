@@ -68,7 +68,7 @@ def lines() -> set[tuple[str, ...]]:
 def test_commands_of_the_page_run(
     page: Path, folder: Path, lines: set[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)  # `reid serve` would wait for requests
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # `reid serve` would wait for requests
     for block in blocks(page, "bash", "console", "sh"):
         for program, *arguments in command_lines(block.code):
             if program != "reid":

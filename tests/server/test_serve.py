@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from reid.commands import main
 from reid.mtmc.constraints import parse_constraints
 from tests.server.conftest import picture
 
@@ -57,7 +60,7 @@ def test_a_box_selects_the_person_and_a_wide_photo_needs_one(make_app) -> None:
     scene.save(stream, "PNG")
     answer = post(make_app(), stream.getvalue())
     assert answer.status_code == 400
-    assert "Pass the person's box" in answer.json()["error"]
+    assert "pass the person's box" in answer.json()["error"]
     assert hits(post(make_app(), stream.getvalue(), box="100,20,30,70"))[0] == ("hall", 7)
     for wrong in ("1,2,3", "a,b,c,d", "900,900,5,5", "1,2,3,4;rm"):
         assert post(make_app(), stream.getvalue(), box=wrong).status_code == 400
@@ -200,3 +203,17 @@ def test_answers_have_a_strict_policy_and_the_api_is_described(make_app) -> None
     described = client(make_app()).get("/openapi.json").json()
     assert set(described["paths"]) == {"/api/gallery", "/api/search", "/api/constraints"}
     assert "strangers" in json.dumps(described["components"])
+
+
+def test_a_port_in_use_and_a_short_token_are_errors(gallery, monkeypatch) -> None:
+    def serve(*options):
+        done = CliRunner().invoke(main, ["serve", str(gallery.path), *map(str, options)])
+        assert done.exit_code == 1
+        return " ".join(done.output.split())
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"Cannot listen on 127.0.0.1, port {port}: Address already in use" in serve("--port", port)
+    assert "Pass --tls-certificate and --tls-key together" in serve("--tls-key", "x.pem")
+    monkeypatch.setenv("REID_TOKEN", "short")
+    assert "REID_TOKEN has fewer than 16 characters" in serve()
