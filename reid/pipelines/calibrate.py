@@ -42,18 +42,20 @@ def find_calibration(given: Path | None, nearby: Iterable[Path], model: str | No
 
     Args:
         given: a calibration file.
-        nearby: files (checkpoint, embeddings) whose folders are searched if none is given.
+        nearby: files (checkpoint, embeddings) whose folders are searched if none is given; those that do not exist, such
+            as names of published models, are ignored.
         model: id of the model that made the embeddings.
 
     Raises:
         ReidError: the given file is missing or of another model; a file is damaged.
     """
-    path = given or next((found for file in nearby if (found := stored_calibration(file)) is not None), None)
+    stored = (stored_calibration(file) for file in nearby if file.exists())
+    path = given or next((found for found in stored if found is not None), None)
     if path is None:
         return None
     calibration = load_calibration(path)
     try:
-        calibration.check_fits(model, "the model in use")
+        calibration.check_fits(model, "the features in use")
     except ReidError as error:
         if given is not None:
             raise type(error)(f"{path}: {error}") from error

@@ -53,11 +53,12 @@ function forget() {
   say("");
 }
 
-function showBox() {
+/** Draw the box; `typed`: its numbers are being typed, so they stay as they are. */
+function showBox(typed = false) {
   by("box").hidden = by("no-box").hidden = !box;
   const image = by("shown"), scale = image.clientWidth / (image.naturalWidth || 1);
   ["x", "y", "w", "h"].forEach((name, place) => {
-    if (document.activeElement !== by(`box-${name}`)) by(`box-${name}`).value = box ? box[place] : "";
+    if (!typed) by(`box-${name}`).value = box ? box[place] : "";
     if (box) by("box").style.setProperty(["left", "top", "width", "height"][place], `${box[place] * scale}px`);
   });
 }
@@ -81,13 +82,13 @@ by("frame").addEventListener("pointermove", (event) => {
   showBox();
 });
 addEventListener("pointerup", () => { start = null; });
-addEventListener("resize", showBox);
+addEventListener("resize", () => showBox(true));
 for (const name of ["x", "y", "w", "h"]) {
   by(`box-${name}`).addEventListener("input", () => {
     const numbers = ["x", "y", "w", "h"].map((part) => by(`box-${part}`).valueAsNumber);
     box = numbers.every(Number.isInteger) ? numbers : null;
     forget();
-    showBox();
+    showBox(true);
   });
 }
 by("no-box").addEventListener("click", () => { box = null; forget(); showBox(); });

@@ -52,6 +52,11 @@ def test_a_photo_is_searched_confirmed_and_downloaded(browser, address) -> None:
     page.mouse.move(place["x"] + 50, place["y"] + 90)
     page.mouse.up()
     assert int(page.input_value("#box-w")) > 10
+    page.click("#no-box")
+    for name, value in {"x": 10, "y": 5, "w": 40, "h": 90}.items():
+        page.fill(f"#box-{name}", str(value))
+    assert [page.input_value(f"#box-{name}") for name in "xywh"] == ["10", "5", "40", "90"]
+    assert page.locator("#box").is_visible()
     problems.clear()  # the refused search is in the console
     page.focus("#search")
     page.keyboard.press("Enter")
