@@ -6,6 +6,7 @@ The public names are imported when they are first used, so that `import reid` do
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from reid.training.trainer import Trainer, train
 
 check_no_conflict(Path(__file__).parent)
+# Otherwise `import openvino` sends an event to Google Analytics; with None, OpenVINO and NNCF use their silent stubs.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "ConfigError",

@@ -35,6 +35,12 @@ def test_import_is_fast_and_does_not_import_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
+def test_openvino_sends_no_telemetry() -> None:
+    converter = pytest.importorskip("openvino.tools.ovc")  # `import openvino` sends an event through it
+    assert type(converter.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'embed'"):
         reid.embed  # noqa: B018
