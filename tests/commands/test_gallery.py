@@ -192,7 +192,7 @@ def test_a_photo_is_embedded_and_a_wide_one_needs_a_box(tmp_path) -> None:
         hit = json.loads((tmp_path / "a.json").read_text())["hits"][0]
         assert hit["path"].endswith("1.png")
         assert hit["distance"] < 1e-3
-    assert "Pass the person's box" in run(*given, tmp_path / "scene.png", code=1)
+    assert "pass the person's box" in run(*given, tmp_path / "scene.png", code=1)
     assert "outside of" in run(*given, tmp_path / "scene.png", "--box", "500,20,32,64", code=1)
     assert "box" in run(*given, tmp_path / "scene.png", "--box", "50,20", code=1)
     assert "A photo needs --model" in run("search", tmp_path / "g", "--photo", tmp_path / "1.png", code=1)
