@@ -28,6 +28,7 @@ from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candi
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.evidence import link_evidence
 from reid.mtmc.ground import GapJoin, GroundEvidence, join_over_gaps, measure_distances
+from reid.mtmc.handovers import Handovers, find_handovers
 from reid.mtmc.negatives import simultaneous_rows
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import (
@@ -116,6 +117,7 @@ class Matches:
         evidence: `[L]` log-odds of each link by kind: looks, time and space (`evidence.link_evidence`); NaN where there
             is none.
         gap_joins: Joins of identities whose paths continue each other (`ground.join_over_gaps`).
+        handovers: Tracklets that continue each other at the common border of two cameras (`handovers.find_handovers`).
         space: Evidence of simultaneous positions.
         threshold_interval: Lowest and highest threshold that resampled data select (90 %). None where the threshold was
             given, fixed, or derived from a calibration.
@@ -132,6 +134,7 @@ class Matches:
     clock_offsets: dict[str, float] = field(default_factory=dict)
     evidence: dict[str, Floats] = field(default_factory=dict)
     gap_joins: tuple[GapJoin, ...] = ()
+    handovers: Handovers | None = None
     space: GroundEvidence | None = None
     threshold_interval: tuple[float, float] | None = None
 
@@ -198,8 +201,9 @@ def match(
     how = "Read embeddings with reid.Embeddings.load, or match files with reid.pipelines.match_files."
     check_type("tracklets", tracklets, (Tracklets, Embeddings), how)
     rules = compile_rules(tracklets, cameras, constraints)
-    candidates, reranked, description = score_candidates(tracklets, rules, settings)
-    selection = _select_threshold(candidates, rules, PREFERRED_THRESHOLD if reranked else None)
+    handovers = find_handovers(tracklets, lambda first, second: rules.violations(first, second) == 0)
+    candidates, reranked, description = score_candidates(tracklets, rules, settings, handovers)
+    selection = _select_threshold(candidates, rules, handovers, PREFERRED_THRESHOLD if reranked else None)
     negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
     threshold, threshold_source = _threshold(tracklets, candidates, rules, selection, negatives, settings, calibration)
     interval = _threshold_interval(threshold_source, selection, negatives, settings)
@@ -277,6 +281,7 @@ def match(
             "of_these_too_far_apart": int(space.far_apart.sum()),
             "spread_of_people_m": round(float(space.spread), 2),
             "joined_over_gaps": len(walks),
+            "handovers": handovers.as_dict(),
             "tracklets": len(tracklets),
             "tracklets_without_feature": int((~tracklets.has_feature).sum()),
             "tracklets_without_feature_unmatched": unmatched,
@@ -291,6 +296,7 @@ def match(
         clock_offsets=clock_offsets(tracklets, identity, cameras),
         evidence=evidence,
         gap_joins=tuple(walks),
+        handovers=handovers,
         space=space,
         threshold_interval=interval,
     )
@@ -355,7 +361,9 @@ def appearance_odds(
     return odds
 
 
-def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings) -> tuple[Candidates, bool, str]:
+def score_candidates(
+    tracklets: Tracklets, rules: Rules, settings: MatchSettings, handovers: Handovers | None = None
+) -> tuple[Candidates, bool, str]:
     """Whiten features by camera, find neighbours and re-rank; rows of the candidates are rows of `tracklets`.
 
     Tracklets without a feature have no candidates. If fewer than `MIN_TRACKLETS` have one, cameras and neighbourhoods
@@ -385,7 +393,8 @@ def score_candidates(tracklets: Tracklets, rules: Rules, settings: MatchSettings
         return of_tracklets(cosine_candidates(features, neighbours)), False, description
     k1 = settings.k1
     if k1 is None:
-        size = _select_threshold(of_tracklets(cosine_candidates(features, neighbours)), rules).identity_size
+        plain = of_tracklets(cosine_candidates(features, neighbours))
+        size = _select_threshold(plain, rules, handovers).identity_size
         k1 = int(np.clip(round(NEIGHBOURS_PER_IDENTITY_SIZE * size), 4, 15))
         description += f"; estimated tracklets per identity: {size:.1f}"
     return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1})"
@@ -419,10 +428,15 @@ def _start(rules: Rules) -> Clusters:
     return clusters
 
 
-def _select_threshold(candidates: Candidates, rules: Rules, preferred: float | None = None) -> ThresholdSelection:
-    """Select the threshold by the silhouette. Stitched tracks do not influence it."""
+def _select_threshold(
+    candidates: Candidates, rules: Rules, handovers: Handovers | None, preferred: float | None = None
+) -> ThresholdSelection:
+    """Select the threshold by the silhouette. Handovers are taken to be one person here; stitched tracks are not."""
     clusters = Clusters(rules)
     apply_must_links(clusters)
+    if handovers is not None:
+        for earlier, later in zip(handovers.earlier.tolist(), handovers.later.tolist(), strict=True):
+            clusters.join_rows(earlier, later)
     start = clusters.labels.copy()
     joins = agglomerative(candidates, clusters, MAX_THRESHOLD * candidates.far)
     return select_threshold(candidates, start, joins, preferred)

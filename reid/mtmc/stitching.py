@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reid.core.arrays import concatenated_ranges
 from reid.data.tracks import Floats, Integers
+from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.negatives import Spans, certain_negative_distance
 from reid.mtmc.pooling import Mask, PooledFeatures
 
@@ -22,7 +22,11 @@ MAX_LOG_HEIGHT = 0.25
 """Largest difference between the logarithms of the heights."""
 
 
-def stitch_tracks(spans: Spans, pooled: PooledFeatures, tracklet: Integers, boxes: Floats, seconds: Floats) -> Integers:
+Motion = tuple[Floats, Floats]
+"""Position and speed per second `[T, 3]` of `edge_motion`."""
+
+
+def stitch_tracks(spans: Spans, pooled: PooledFeatures, at_start: Motion, at_end: Motion) -> Integers:
     """Find the local track that each tracklet continues, `[T]`; −1 for none.
 
     Tracklet j continues i, both of one camera, if all of these are true:
@@ -39,9 +43,7 @@ def stitch_tracks(spans: Spans, pooled: PooledFeatures, tracklet: Integers, boxe
     Args:
         spans: T tracklets. The parts of a split track are separate tracklets.
         pooled: Their features.
-        tracklet: `[N]` tracklet of each box.
-        boxes: `[N, 4]` x, y, width, height.
-        seconds: `[N]` time of each box.
+        at_start, at_end: `edge_motion` at the start and the end of each.
     """
     previous_track = np.full(len(spans.track), -1)
     max_distance = certain_negative_distance(spans, pooled)
@@ -49,8 +51,7 @@ def stitch_tracks(spans: Spans, pooled: PooledFeatures, tracklet: Integers, boxe
         return previous_track
     earlier, later = _candidates(spans, pooled.has_feature)
     gap = spans.start[later] - spans.end[earlier]
-    place_out, speed_out = _motion(spans.end, tracklet, boxes, seconds)
-    place_in, speed_in = _motion(spans.start, tracklet, boxes, seconds)
+    (place_in, speed_in), (place_out, speed_out) = at_start, at_end
     extrapolated = place_out[earlier] + (speed_out[earlier] + speed_in[later]) / 2 * gap[:, None]
     height = np.exp((place_out[earlier, 2] + place_in[later, 2]) / 2)
     error = np.hypot(*(extrapolated - place_in[later])[:, :2].T) / height
@@ -81,11 +82,17 @@ def _candidates(spans: Spans, has_feature: Mask) -> tuple[Integers, Integers]:
     return earlier[different], later[different]
 
 
-def _motion(moment: Floats, tracklet: Integers, boxes: Floats, seconds: Floats) -> tuple[Floats, Floats]:
+def edge_motion(moment: Floats, tracklet: Integers, boxes: Floats, seconds: Floats) -> Motion:
     """Position and speed per second of each tracklet at this moment, `[T, 3]` each.
 
     The three numbers are the horizontal middle, the lower edge and the logarithm of the height, from a straight-line
     fit to the boxes within `MOTION_SECONDS`. The speed is 0 with fewer than 3 boxes.
+
+    Args:
+        moment: `[T]` seconds: start or end of each tracklet.
+        tracklet: `[N]` tracklet of each box.
+        boxes: `[N, 4]` x, y, width, height.
+        seconds: `[N]` time of each box.
     """
     n = len(moment)
     rows = np.flatnonzero(np.abs(seconds - moment[tracklet]) <= MOTION_SECONDS)

@@ -16,14 +16,14 @@ from reid.mtmc.cameras import HIDDEN_FEET, Cameras
 from reid.mtmc.negatives import Spans
 from reid.mtmc.pooling import MIN_WEIGHT, Features, Mask, pool_features, select_prototypes
 from reid.mtmc.splitting import change_points
-from reid.mtmc.stitching import stitch_tracks
+from reid.mtmc.stitching import edge_motion, stitch_tracks
 
 if TYPE_CHECKING:
     from reid.embedding.table import Embeddings
 
 _COLUMNS = (
     "camera", "track", "start", "end", "frames", "features", "has_feature", "quality",
-    "first_frame", "last_frame", "entry", "exit", "previous_track", "paths",
+    "first_frame", "last_frame", "entry", "exit", "previous_track", "paths", "edges",
 )  # fmt: skip
 
 
@@ -52,6 +52,8 @@ class Tracklets(Spans):
         paths: `[T]` arrays `[M, 4]`: seconds, ground position x, y in metres, and its standard deviation, of each box;
             without rows where the ground is unknown.
         previous_track: `[T]` int64, local id of the earlier track that this one continues (`stitch_tracks`); −1: none.
+        edges: `[T, 2, 5]` at the start and at the end: middle of the box's lower edge x, y in pixels, logarithm of the
+            height, and velocity in heights per second; NaN where boxes are unknown, and where a split track was cut.
         prototype_row: `[P]` int64, rows of the embeddings: up to `MAX_PROTOTYPES` crops of each tracklet, the most
             typical one first, then those that differ most (`select_prototypes`).
         prototype_tracklet: `[P]` int64, tracklet of each prototype.
@@ -80,6 +82,7 @@ class Tracklets(Spans):
     exit: Floats
     previous_track: Integers
     paths: NDArray[np.object_] = field(default_factory=lambda: np.zeros(0, object), repr=False)
+    edges: Floats = field(default_factory=lambda: np.zeros((0, 2, 5)), repr=False)
     prototype_row: Integers = field(default_factory=_no_rows)
     prototype_tracklet: Integers = field(default_factory=_no_rows)
     invalid_rows: Integers = field(default_factory=_no_rows)
@@ -89,6 +92,8 @@ class Tracklets(Spans):
             paths = np.empty(len(self.camera), object)
             paths[:] = [np.zeros((0, 4))] * len(paths)
             object.__setattr__(self, "paths", paths)
+        if len(self.edges) != len(self.camera):
+            object.__setattr__(self, "edges", np.full((len(self.camera), 2, 5), np.nan))
 
     @property
     def has_path(self) -> Mask:
@@ -207,7 +212,8 @@ class Tracklets(Spans):
             camera_names: Name of each camid of the embeddings; `cam01` for 1 and so on if not given.
             blur: `[rows of embeddings]` sharpness of each crop, 0 (none) to 1, if known.
             split: As in `from_features`. Embeddings without frames are not split.
-            stitch: Whether tracks that the tracker lost and found again are stitched (`stitch_tracks`).
+            stitch: Whether tracks that the tracker lost and found again are stitched (`stitch_tracks`), and `match`
+                may use handovers between cameras (`handovers.find_handovers`).
 
         Raises:
             DataError: Embeddings without camids or tracks, of unknown cameras or tracks.
@@ -379,8 +385,14 @@ def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool)
     pooled = pool_features(crops.features, owner, len(first), crops.weights)
     prototypes = select_prototypes(crops.features, owner, pooled)
     previous_track = np.full(len(first), -1)
+    edges = np.full((len(first), 2, 5), np.nan)
     if boxes.boxes is not None:
-        previous_track = stitch_tracks(spans, pooled, np.cumsum(new_part) - 1, boxes.boxes[order], seconds)
+        part = np.cumsum(new_part) - 1
+        motion = [edge_motion(moment, part, boxes.boxes[order], seconds) for moment in (spans.start, spans.end)]
+        previous_track = stitch_tracks(spans, pooled, motion[0], motion[1])
+        edges = np.stack([np.hstack([place, speed[:, :2] / np.exp(place[:, 2:])]) for place, speed in motion], axis=1)
+        cut = first[~new_track[first]]
+        edges[part[cut], 0] = edges[part[cut] - 1, 1] = np.nan
     paths = np.empty(len(first), object)
     paths[:] = [np.zeros((0, 4))] * len(first)
     if boxes.error is not None:
@@ -400,6 +412,7 @@ def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool)
         entry=places[first],
         exit=places[last],
         previous_track=previous_track,
+        edges=edges,
         prototype_row=prototypes,
         prototype_tracklet=owner[prototypes],
         invalid_rows=np.flatnonzero(~pooled.usable),
