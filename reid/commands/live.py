@@ -17,7 +17,7 @@ GROUPS = {
     "Video": ["sources", "rate", "loop"],
     "Identities": ["model", "per_track", "cameras", "calibration", "longest"],
     "Tracks": ["split", "stitch"],
-    "Events": ["every", "status"],
+    "Events": ["every", "gallery", "status"],
     "Computation": ["device", "batch_size", "trust"],
 }
 

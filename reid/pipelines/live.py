@@ -14,10 +14,12 @@ from reid.core.console import console, warn
 from reid.core.errors import ConfigError, DataError, did_you_mean
 from reid.data.videos import VIDEO_SUFFIXES
 from reid.embedding.embedder import Embedder
+from reid.gallery import Gallery
 from reid.mtmc.cameras import read_cameras
 from reid.mtmc.online import OnlineMatcher
 from reid.pipelines.calibrate import find_calibration
 from reid.pipelines.live_engine import Event, LiveEngine, LiveFrame, utc
+from reid.pipelines.live_gallery import GalleryOutput
 from reid.pipelines.live_outputs import open_output
 from reid.pipelines.live_status import StatusPage
 from reid.pipelines.settings import LiveSettings, MatchKeys
@@ -135,6 +137,7 @@ def run_live(
         raise ConfigError("fmr needs many tracks, which a live run does not have at first. Use threshold instead.")
     detector = open_detector(settings.detector, settings.device)
     embedder = Embedder(settings.model, settings.device, settings.runtime_for(), batch_size=settings.batch_size)
+    gallery = None if settings.gallery is None else Gallery.open(settings.gallery)
     cameras = None if settings.cameras is None else read_cameras(settings.cameras, list(given))
     found = find_calibration(settings.calibration, [settings.model], embedder.describe()["model"])
     matcher = OnlineMatcher(
@@ -154,6 +157,9 @@ def run_live(
 
         engine = LiveEngine(detector, embedder, matcher, emit, settings, matching.stream, cameras)
         engine.begin(now())
+        if gallery is not None:
+            kept = stack.enter_context(closing(GalleryOutput(gallery, engine.run, embedder.describe())))
+            engine.archive = kept.send
         loop = _Loop(engine, emit, settings, dict(sources))
         if settings.status is not None:
             page = StatusPage(settings.status, lambda: loop.seen | {"events": dict(counts)})

@@ -19,6 +19,7 @@ from reid.data.tracks import Floats, Integers, Tracks
 from reid.embedding.batches import ImageBatch
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
+from reid.gallery.pictures import small_picture
 from reid.mtmc.cameras import Camera, Cameras
 from reid.mtmc.online import OnlineMatcher
 from reid.mtmc.tracklets import Tracklets
@@ -41,6 +42,30 @@ class LiveFrame(NamedTuple):
 
     time: float
     image: NDArray[np.uint8]
+
+
+class Decided(NamedTuple):
+    """A tracklet that has got its identity.
+
+    Attributes:
+        camera, track: as in events.
+        part: distinguishes the tracklets of one track.
+        start, end: seconds since 1970.
+        identity: over all cameras.
+        boxes: number of boxes.
+        features: `[K, D]` of its crops.
+        pictures: K JPEG files.
+    """
+
+    camera: str
+    track: int
+    part: str
+    start: float
+    end: float
+    identity: int
+    boxes: int
+    features: NDArray[np.float32]
+    pictures: Sequence[bytes]
 
 
 def utc(time: float) -> str:
@@ -72,7 +97,7 @@ class _Part:
         previous: number of the part that this one continues; -1: none.
         crops: by interval of the track, the row of a box, its quality, and the crop at the size that the model takes.
         stride: boxes in an interval.
-        rows, features: of the embedded boxes, once the part has ended.
+        rows, features, pictures: of the embedded boxes, once the part has ended; pictures are JPEG files.
         decided: whether it has an identity.
         closed: whether its end was sent, or another part continues it.
     """
@@ -88,6 +113,7 @@ class _Part:
     stride: int = 1
     rows: Sequence[int] = ()
     features: NDArray[np.float32] | None = None
+    pictures: Sequence[bytes] = ()
     decided: bool = False
     closed: bool = False
 
@@ -142,6 +168,7 @@ class LiveEngine:
     Attributes:
         start: seconds since 1970 of the first step, the second 0 of matching.
         run: name of this run, from `start`.
+        archive: is called with the tracklets of each decision; None for nothing.
     """
 
     def __init__(
@@ -163,6 +190,7 @@ class LiveEngine:
         self._names: dict[str, tuple[Iterator[int], Iterator[int]]] = {}
         self._tick = 1
         self.start, self.run = 0.0, ""
+        self.archive: Callable[[Sequence[Decided]], object] | None = None
 
     @property
     def identities(self) -> int:
@@ -297,6 +325,8 @@ class LiveEngine:
         for part in parts:
             part.rows = chosen[id(part)]
             part.features = features[done : done + len(part.rows)]
+            if self.archive is not None:
+                part.pictures = [small_picture(crop, pixelate=False) for crop in crops[done : done + len(part.rows)]]
             part.crops = {}
             done += len(part.rows)
 
@@ -383,7 +413,12 @@ class LiveEngine:
                     previous[row] = wanted[key].previous
                 seen.add(key)
             tracklets = replace(tracklets, previous_track=previous)
-            self._announce(wanted, tracklets, self._matcher.push(tracklets), set(long))
+            identity = self._matcher.push(tracklets)
+            self._announce(wanted, tracklets, identity, set(long))
+            if self.archive is not None:
+                self.archive(self._decided(wanted, tracklets, identity))
+                for part in wanted.values():
+                    part.pictures = ()
         for part in sorted(over, key=lambda part: (part.times[-1], part.camera.place, part.number)):
             if not part.closed:
                 self._send("end", part, -1)
@@ -393,6 +428,31 @@ class LiveEngine:
             camera.parts = [p for p in camera.parts if not p.closed or p.times[-1] >= time - HISTORY]
             camera.following = {number: part for number, part in camera.following.items() if not part.closed}
         self._leaving = [camera for camera in self._leaving if camera.parts]
+
+    def _decided(
+        self, wanted: Mapping[tuple[int, int], _Part], tracklets: Tracklets, identity: Integers
+    ) -> list[Decided]:
+        """Return the tracklets with their features, by camera, part and time."""
+        found = []
+        for row, number in enumerate(identity.tolist()):
+            part = wanted[int(tracklets.camera[row]), int(tracklets.track[row])]
+            start, end = (self.start + float(times[row]) for times in (tracklets.start, tracklets.end))
+            inside = [k for k, at in enumerate(part.rows) if start - 0.5 / TICKS <= part.times[at] <= end + 0.5 / TICKS]
+            features = np.zeros((0, self._embedder.dimension), np.float32) if part.features is None else part.features
+            found.append(
+                Decided(
+                    part.camera.name,
+                    part.track.number,
+                    f"{part.number} {utc(start)}",
+                    start,
+                    end,
+                    number,
+                    int(tracklets.frames[row]),
+                    features[inside],
+                    [part.pictures[k] for k in inside],
+                )
+            )
+        return found
 
     def _announce(
         self,

@@ -357,6 +357,8 @@ class LiveSettings(TrackerSettings, ModelSettings):
     """Seconds after which a track gets an identity although it has not ended."""
     every: float = Field(default=1.0, ge=0)
     """Seconds between two `update` events of a track."""
+    gallery: Path | None = None
+    """Gallery that the tracklets are added to as they get their identities, to search them meanwhile."""
     sources: Path | None = None
     """YAML file with `cameras: {NAME: SOURCE}`, read again when it changes: cameras are added and removed while others
     go on."""

@@ -20,6 +20,7 @@ import torch
 
 from reid.models import build_model
 from reid.models.zoo import DEFAULT_MODEL
+from reid.pipelines.live import LiveResult
 from tests.docs.blocks import ROOT, blocks, command_lines
 from tests.docs.conftest import SMALL_RUN, reid
 from tests.embedding.test_runtimes import SIDECAR, make_onnx, make_openvino
@@ -69,6 +70,7 @@ def test_commands_of_the_page_run(
     page: Path, folder: Path, lines: set[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)  # `reid serve` would wait for requests
+    monkeypatch.setattr("reid.pipelines.live.run_live", lambda *_: LiveResult("", {}, 0, {}))  # it would never end
     for block in blocks(page, "bash", "console", "sh"):
         for program, *arguments in command_lines(block.code):
             if program != "reid":

@@ -22,16 +22,18 @@ from click.testing import CliRunner
 
 from reid.commands import main
 from reid.config import StreamSettings
-from reid.core.errors import ConfigError
+from reid.core.errors import ConfigError, DataError, ModelError
 from reid.data.frame_reader import FrameReader
 from reid.data.videos import Video
 from reid.embedding.embedder import Embedder
+from reid.gallery import Gallery
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
 from reid.mtmc import read_tracks
 from reid.mtmc.online import OnlineMatcher
 from reid.pipelines import live, live_engine
-from reid.pipelines.live_engine import Event, LiveEngine, LiveFrame
+from reid.pipelines.live_engine import Decided, Event, LiveEngine, LiveFrame, utc
+from reid.pipelines.live_gallery import GalleryOutput
 from reid.pipelines.live_status import StatusPage
 from reid.pipelines.match import match_files
 from reid.pipelines.settings import LiveSettings, MatchFiles, TrackSettings
@@ -336,3 +338,49 @@ def test_cameras_are_added_and_removed_while_others_go_on(
     write(text="cameras: {door: {}}")
     with pytest.raises(ConfigError, match=r"cameras\.door"):
         live.run_live({}, [str(out)], settings)
+
+
+@pytest.mark.slow
+def test_tracklets_are_in_the_gallery_as_soon_as_they_have_an_identity(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = Gallery.create(tmp_path / "shop")
+    events: list[Event] = []
+    engine = open_engine(scene, events, longest=2)
+    engine.begin(START)
+    meta = open_models(scene)[1].describe()
+    output = GalleryOutput(gallery, engine.run, meta)
+    sent: list[Decided] = []
+
+    def archive(decided: Sequence[Decided]) -> None:
+        sent.extend(decided)
+        if len(sent) == len(decided):  # the first time the disk is full
+            with monkeypatch.context() as patch:
+                patch.setattr(Gallery, "add", full_disk)
+                output.send(decided)
+        else:
+            output.send(decided)
+
+    def full_disk(*arguments: Any, **keys: Any) -> Any:
+        raise DataError("The disk is full.")
+
+    engine.archive = archive
+    for now, frames in moments(scene):
+        engine.step(frames, now)
+    assert len(gallery.find(source=output.source)) == len(sent) > 3
+    engine.close()
+    output.close()
+    assert "tracklets wait" in capsys.readouterr().out
+    found = gallery.details(gallery.find(source=f"live {utc(START)}"))
+    assert len(found) == len(sent)
+    stored = sorted((row["camera"], row["track"], row["start"], row["end"], row["identity"]) for row in found.values())
+    expected = sorted((d.camera, d.track, round(1000 * d.start), round(1000 * d.end), d.identity) for d in sent)
+    assert stored == expected
+    assert all(row["picture"] for row in found.values())
+    last = {(e["camera"], e["track"], round(1000 * (START + seconds(e)))) for e in events if e["event"] == "end"}
+    assert last <= {(camera, track, end) for camera, track, _, end, _ in stored}
+    output.send(sent)
+    assert len(gallery.find(source=output.source)) == len(sent)
+    assert gallery.search(sent[0].features[:1], top=1).hits[0].distance < 1e-3
+    with pytest.raises(ModelError, match="--model"):
+        GalleryOutput(gallery, "r", {**meta, "model": "another"})
