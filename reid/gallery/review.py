@@ -68,6 +68,21 @@ def search_reviewed(
     return replace(answer, hits=[*sorted(own, key=lambda hit: hit.distance), *others], found=found)
 
 
+def describe_reviewed(answer: Answer, confirmed: Collection[str]) -> str:
+    """Return the answer in one or two sentences, with the number of confirmed hits if there are any."""
+    own = sum(hit.tracklet in confirmed for hit in answer.hits)
+    if not own:
+        return answer.describe()
+    others = len(answer.accepted) - own
+    if answer.calibration is None:
+        rest = "The others are ranked only, because there is no calibration."
+    elif others:
+        rest = f"Chance does not explain {others} other{'s' * (others > 1)} (limit {answer.expected_false:g})."
+    else:
+        rest = f"Chance explains all others (limit {answer.expected_false:g})."
+    return f"{own} confirmed. {rest} {answer.tracklets:,} tracklets searched."
+
+
 def mask_others(answer: Answer) -> Answer:
     """Return an answer whose pictures show the heads of accepted and confirmed hits only; other heads are pixelated.
 

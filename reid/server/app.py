@@ -14,7 +14,7 @@ from reid.core.errors import ConfigError, ReidError
 from reid.core.version import __version__
 from reid.data.images import decode_bytes
 from reid.gallery import Answer, Gallery, find_trajectory
-from reid.gallery.review import as_constraints, mask_others, search_reviewed
+from reid.gallery.review import as_constraints, describe_reviewed, mask_others, search_reviewed
 from reid.gallery.times import show_time
 from reid.mtmc.cameras import Cameras
 from reid.pipelines.gallery import Embed, crop_person
@@ -278,7 +278,7 @@ def _answer(answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | N
         trajectory = TrajectoryModel(text=found.describe(), **found.as_dict(answer.hits))
     return AnswerModel(
         trajectory=trajectory,
-        text=answer.describe(),
+        text=describe_reviewed(answer, confirmed),
         found=answer.found,
         expected_false=answer.expected_false,
         tracklets=answer.tracklets,

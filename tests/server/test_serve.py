@@ -112,6 +112,9 @@ def test_accepted_and_confirmed_hits_are_a_trajectory(make_app) -> None:
         ("door", None, True), ("hall", 20, True),
     ]  # fmt: skip
     assert answer["trajectory"]["text"] == "Trajectory of 2 sightings by 2 cameras."
+    assert answer["text"] == (
+        "2 confirmed. The others are ranked only, because there is no calibration. 4 tracklets searched."
+    )
 
 
 def test_heads_are_pixelated_on_request_except_of_confirmed_hits(make_app) -> None:
