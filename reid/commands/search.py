@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Input": ["photo_camera", "calibration"],
-    "Answer": ["top", "within", "expected_false", "purpose"],
+    "Answer": ["top", "within", "expected_false", "purpose", "mask_others"],
     "Trajectory": ["cameras", "tolerance"],
     "Model": ["model", "weights", "flip", "trust"],
     "Computation": ["device"],
@@ -57,7 +57,7 @@ def cli(galleries: tuple[Path, ...], out: Path | None, **options: Any) -> None:
 
     found = search_files(galleries, SearchSettings(**options))
     print_answer(found.answer, found.zone)
-    if found.trajectory is not None and found.answer.hits:
+    if found.trajectory is not None and (found.trajectory.steps or found.trajectory.dropped):
         print_trajectory(found.trajectory, found.zone)
     if out is not None:
         write_answer(found, out)

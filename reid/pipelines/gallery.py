@@ -24,6 +24,7 @@ from reid.gallery import Added, Answer, Gallery, Trajectory, find_trajectory, se
 from reid.gallery.gallery import CAMERAS
 from reid.gallery.matched import read_matched
 from reid.gallery.pictures import small_picture
+from reid.gallery.review import mask_others
 from reid.gallery.rows import camera_names
 from reid.gallery.times import show_time
 from reid.gallery.trajectory import ground_positions
@@ -148,6 +149,8 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
         calibration=None if found is None else found.calibration,
         purpose=settings.purpose,
     )
+    if settings.mask_others:
+        answer = mask_others(answer)
     hits = answer.hits if answer.found is None and settings.within is not None else answer.accepted
     trajectory = None
     if answer.found is not None or settings.within is not None:

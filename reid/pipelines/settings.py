@@ -448,6 +448,8 @@ class SearchSettings(ModelSettings):
     """Accept a hit if at most so many strangers are expected at its distance or nearer."""
     purpose: str | None = None
     """Purpose of the search, for the audit log."""
+    mask_others: bool = False
+    """Pixelate heads in the pictures of the page, except of accepted hits."""
     cameras: Path | None = None
     """cameras.yaml with transition times and overlaps, for the trajectory. Default: that of the gallery."""
     tolerance: float = Field(default=0.0, ge=0)

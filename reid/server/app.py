@@ -14,7 +14,8 @@ from reid.core.errors import ConfigError, ReidError
 from reid.core.version import __version__
 from reid.data.images import decode_bytes
 from reid.gallery import Answer, Gallery, find_trajectory
-from reid.gallery.review import as_constraints, describe_reviewed, mask_others, search_reviewed
+from reid.gallery.review import as_constraints, describe_reviewed, search_reviewed
+from reid.gallery.review import mask_others as pixelate_others
 from reid.gallery.times import show_time
 from reid.mtmc.cameras import Cameras
 from reid.pipelines.gallery import Embed, crop_person
@@ -197,7 +198,9 @@ def create_app(
         purpose: Annotated[str | None, Form(max_length=500, description="For the audit log.")] = None,
         confirmed: Annotated[list[str], Form(description="Tracklets that are this person.")] = [],  # noqa: B006
         rejected: Annotated[list[str], Form(description="Tracklets that are not this person.")] = [],  # noqa: B006
-        mask: Annotated[bool, Form(description="Pixelate heads, except of accepted and confirmed hits.")] = False,
+        mask_others: Annotated[
+            bool, Form(description="Pixelate heads, except of accepted and confirmed hits.")
+        ] = False,
     ) -> AnswerModel:
         recorded = record(purpose, request)
         names = {name for gallery in galleries for name in gallery.index().cameras}
@@ -216,7 +219,7 @@ def create_app(
             top=top, within=within, scope=scope, expected_false=expected_false, calibration=calibration,
             purpose=recorded,
         )  # fmt: skip
-        answer = mask_others(answer) if mask else answer
+        answer = pixelate_others(answer) if mask_others else answer
         cameras = next(filter(None, (gallery.cameras() for gallery in galleries)), None)
         return _answer(answer, set(confirmed), zone, cameras)
 

@@ -116,7 +116,7 @@ async function search() {
   if (box) form.set("box", box.join(","));
   for (const input of by("cameras").querySelectorAll("input:checked")) form.append("camera", input.value);
   for (const name of ["after", "before", "top"]) if (by(name).value) form.set(name, by(name).value);
-  form.set("mask", by("mask").checked);
+  form.set("mask_others", by("mask").checked);
   by("search").disabled = by("again").disabled = true;
   say("Searching …");
   try {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import re
 
 import cv2
 import numpy as np
@@ -122,6 +124,11 @@ def test_pictures_of_a_match_are_stored_as_the_gallery_allows(matched) -> None:
         run("gallery", "add", matched / name, matched / "matched")
         (hit,) = Gallery.open(matched / name).search([[1, 0, 0]], top=1).hits
         assert (None if hit.picture is None else is_pixelated(hit.picture)) is expected
+    query, page = matched / "query.parquet", matched / "a.html"
+    for options, expected in (((), False), (("--mask-others",), True)):
+        run("search", matched / "keep", "--photo", query, "--top", 1, "--out", page, *options)
+        (shown,) = re.findall("data:image/jpeg;base64,([^\"']+)", page.read_text())
+        assert is_pixelated(base64.b64decode(shown)) is expected
     assert is_pixelated(read_pictures(hidden, table)(0))
     assert read_pictures(hidden, table.take([0]))(0)
     (matched / "matched/pictures.parquet").write_bytes(b"PAR1")

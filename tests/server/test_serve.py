@@ -121,8 +121,8 @@ def test_heads_are_pixelated_on_request_except_of_confirmed_hits(make_app) -> No
     app = make_app()
     first = post(app, picture("red")).json()["hits"]
     assert not any(is_pixelated(hit) for hit in first)
-    assert all(is_pixelated(hit) for hit in post(app, picture("red"), mask=True).json()["hits"])
-    again = post(app, picture("red"), mask=True, confirmed=first[0]["tracklet"]).json()["hits"]
+    assert all(is_pixelated(hit) for hit in post(app, picture("red"), mask_others=True).json()["hits"])
+    again = post(app, picture("red"), mask_others=True, confirmed=first[0]["tracklet"]).json()["hits"]
     assert [is_pixelated(hit) for hit in again] == [False, True, True, True]
 
 
