@@ -52,6 +52,7 @@ def cli(model: Path | None, out: Path | None, resume: Path | None, overrides: tu
     except Interrupted as stop:
         console.print(f"Stopped. Continue with: reid adapt --resume {folder}")
         raise SystemExit(128 + stop.signal) from stop
+    console.print(f"rounds: {done.model.with_name('adaptation.html')}")
     console.print(
         f"{done.model} ({'adapted' if done.accepted else 'the given model'}); next: reid test --model {done.model}"
     )

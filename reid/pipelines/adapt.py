@@ -34,6 +34,7 @@ from reid.pipelines.adapt_data import target_crops
 from reid.pipelines.demo import config_file
 from reid.pipelines.settings import AdaptKeys, AdaptSettings
 from reid.pipelines.tracked_crops import tracklets_of
+from reid.report.adaptation_page import write_adaptation
 from reid.training import run_folder
 from reid.training.batchnorm import reestimate_batchnorm
 from reid.training.environment import environment
@@ -42,6 +43,8 @@ from reid.training.trainer import Trainer
 from reid.training.validation import embed_pixels
 
 ROUNDS, ADAPTATION, START, LABELS, CROPS = "rounds.json", "adapt.yaml", "start.pt", "labels.parquet", "crops"
+PAGE = "adaptation.html"
+_SHOWN = 8  # identities, and crops of each
 _SHARPNESS = 16.0
 """Logit of a crop at the centroid of its identity, at the start of a round."""
 
@@ -84,7 +87,8 @@ def adapt(
     Args:
         model: checkpoint, run folder, or a backbone with `settings.weights`.
         out: folder of the adaptation; new or empty unless `resume`. It contains best.pt (the result), rounds.json,
-            start.pt (after step 2), and for each round a run folder with the labels that it was trained with.
+            adaptation.html, start.pt (after step 2), and for each round a run folder with the labels that it was
+            trained with.
         settings: the tracks, the number of rounds, the guard.
         overrides: `key=value` settings of training, which replace those of configs/adapt.yaml.
         resume: continue the adaptation in `out`, with its settings.
@@ -148,7 +152,7 @@ class _Adaptation:
         crops, pairs = self.tracked.crops, self.learned.simultaneous()
         answers = self.constraints or Constraints()
         return {
-            "source": Path(self.source).name,
+            "source": Path(self.source).name + (f" ({self.settings.weights})" if self.settings.weights else ""),
             "data": {
                 "sources": list(crops.source_names),
                 "crops": len(crops),
@@ -303,10 +307,31 @@ class _Adaptation:
         save_settings(self.config, self.out / SETTINGS)
         write_json(self.out / "environment.json", environment(self.distributed))
         save_checkpoint(self.out / BEST, adapted if accepted else self.given, **self._origin())
+        write_adaptation(self.out / PAGE, self.state, self._sample())
         console.print(reason)
         if not accepted:
             warn(f"{self.out / BEST} is the given model, unchanged.")
         return Adapted(self.out / BEST, accepted, self.state)
+
+    def _sample(self) -> dict[str, list[tuple[str, str]]]:
+        """Return crops of some identities of several tracklets of the last round, one of each tracklet."""
+        if not self.state["rounds"]:
+            return {}
+        table = pq.read_table(self.out / f"round-{len(self.state['rounds'])}" / LABELS)
+        crops, pids = self.learned.crops, table["pid"].to_numpy()
+        first = np.unique(crops.tracks, return_index=True)[1]
+        first = first[pids[first] >= 0]
+        several = np.flatnonzero(np.bincount(pids[first]) > 1)
+        rng, names = np.random.default_rng(0), crops.names.get("camids")
+        groups = {}
+        for pid in np.sort(rng.permutation(several)[:_SHOWN]).tolist():
+            rows = first[pids[first] == pid]
+            shown = [
+                (crops.paths[row], names[crops.camids[row]] if names else f"camera {crops.camids[row]}")
+                for row in rows[:_SHOWN].tolist()
+            ]
+            groups[f"identity {pid}: {len(rows)} tracklets"] = shown
+        return groups
 
     def _origin(self) -> dict[str, Any]:
         """Return what the checkpoint tells about its origin, without local paths."""

@@ -94,6 +94,9 @@ def test_a_model_that_separates_held_out_tracks_better_is_kept(adapted: Path, po
     }  # fmt: skip
     assert [entry["violated_certain_negatives"] for entry in content["rounds"]] == [0, 0]
     assert digest(adapted / "best.pt") != digest(poor)
+    page = (adapted / "adaptation.html").read_text()
+    assert "Identities found" in page
+    assert str(adapted) not in page
     card = model_card(adapted)
     assert "Adapted from poor.pt" in card
     assert "2 rounds" in card
