@@ -99,7 +99,7 @@ def adapt(
     """
     out = Path(out)
     if not resume and run_folder.is_used(out):
-        raise ConfigError(f"{out} is not empty. Continue it with --resume {out}, or use another --out.")
+        raise ConfigError(f"{out} exists and is not empty. Continue it with --resume {out}, or use another --out.")
     if resume:
         if not (out / ADAPTATION).is_file():
             raise ConfigError(f"{out} has no {ADAPTATION}, so there is no adaptation to resume. Start one with --out.")

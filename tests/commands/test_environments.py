@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import reid
 from reid.commands import main
+from reid.data.tracks import Tracks
 from reid.embedding.table import Embeddings
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
@@ -65,8 +66,8 @@ for line in sys.stdin.buffer.read().decode().splitlines():
     print(f"exit {code}", end="\\x1e", flush=True)
 """
 NEW = (
-    "train", "demo", "data unpack", "data synthesize", "model export", "model convert", "gallery create",
-    "gallery copy",
+    "train", "adapt", "demo", "data unpack", "data synthesize", "data from-tracks", "model export", "model convert",
+    "gallery create", "gallery copy",
 )  # fmt: skip
 """Commands that never replace an output."""
 TINY = ["model.backbone=light10", "model.height=32", "model.width=16", "schedule.epochs=1", "schedule.warmup_epochs=0"]
@@ -95,6 +96,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_market: Path) -> Path:
     toy_detector(folder / "toy.onnx")
     (folder / "videos").mkdir()
     write_video(folder / "videos/door.avi", 12, people=2)
+    write_tracks(Tracks.from_columns(["door"], [0, 0], [1, 1], [1, 5], [[2, 2, 10, 20]] * 2), folder / "boxes")
     for command, out in {"train": "one", "gallery create": "shop"}.items():
         done = CliRunner().invoke(main, arguments_of(command, folder / out, folder))
         assert done.exit_code == 0, done.output
@@ -110,6 +112,7 @@ def arguments_of(command: str, out: Path, inputs: Path) -> list[str]:
     videos = [inputs / "videos", "--detector", inputs / "toy.onnx", "--workers", 1]
     lines = {
         "train": ["--out", out, *train],
+        "adapt": ["--model", model, "--data", data, "--out", out, "--bn-only", "--device", "cpu", "data.store=files"],
         "test": ["--model", model, "--data", data, "--out", out, "--device", "cpu", "--no-page"],
         "track": [*videos, "--out", out],
         "run": [*videos, "--model", model, "--device", "cpu", "--out", out],
@@ -121,6 +124,7 @@ def arguments_of(command: str, out: Path, inputs: Path) -> list[str]:
         "data check": [data, "--json", out],
         "data unpack": [inputs / "set.zip", "--out", out],
         "data synthesize": ["--out", out, "ids=4", "cameras=2"],
+        "data from-tracks": ["--tracks", inputs / "boxes", "--videos", inputs / "videos", "--out", out],
         "model convert": ["--model", inputs / "osnet.pth", "--size", 64, 32, "--out", out],
         "model export": ["--model", model, "--to", "torchscript", "--data", data, "--out", out],
         "model card": ["--model", model, "--out", out],
@@ -149,7 +153,7 @@ READING = (
 WRITING = (
     "train", "test", "embed", "match", "track", "run", "score", "calibrate", "demo", "data check", "data unpack",
     "data synthesize", "model convert", "model export", "model card", "runs compare", "metric fit", "gallery create",
-    "gallery copy", "search",
+    "gallery copy", "search", "adapt", "data from-tracks",
 )  # fmt: skip
 ELSEWHERE = ("cache clear", "gallery erase", "gallery expire", "model fetch", "model path", "model verify", "serve")
 """Commands that remove data of the user, use downloaded models or run until stopped; other tests try them."""
