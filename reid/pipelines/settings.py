@@ -297,7 +297,8 @@ class TrackerSettings(PipelineSettings):
     """How people are found in frames, and their boxes linked."""
 
     detector: str = "intel-adas-0002"
-    """Detector: a name (docs/tracking.md lists them), or an .onnx or OpenVINO .xml file with its NAME.reid.json."""
+    """Detector: a name (docs/tracking.md lists them), transformers:REPOSITORY of the Hugging Face hub, or an .onnx or
+    OpenVINO .xml file with its NAME.reid.json."""
     tracker: Literal["cbiou", "bytetrack", "botsort", "ocsort", "sort"] = "cbiou"
     """Tracker that links the boxes of one camera."""
     rate: float = Field(default=10.0, ge=0, le=1000)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -208,6 +209,70 @@ def test_torchvision_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         open_detector("fasterrcnn_resnet50_fpn_v2", "cpu")
 
 
+@pytest.fixture(scope="module")
+def d_fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny D-FINE with random weights, as the hub stores it."""
+    import torch
+    from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
+
+    torch.manual_seed(0)
+    four = [1, 1, 1, 1]
+    backbone = HGNetV2Config(
+        embedding_size=8, depths=four, hidden_sizes=[8, 16, 16, 16], stem_channels=[3, 8, 8],
+        stage_in_channels=[8, 8, 16, 16], stage_mid_channels=[8, 8, 8, 8], stage_out_channels=[8, 16, 16, 16],
+        stage_num_blocks=four, stage_downsample=[False, True, True, True], stage_light_block=[False] * 4,
+        stage_kernel_size=[3, 3, 3, 3], stage_numb_of_layers=four, out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = DFineConfig(
+        backbone_config=backbone, encoder_in_channels=[16] * 3, encoder_hidden_dim=16, encoder_ffn_dim=16,
+        encoder_attention_heads=2, d_model=16, num_queries=20, decoder_in_channels=[16] * 3, decoder_ffn_dim=16,
+        decoder_layers=2, decoder_attention_heads=2, num_denoising=0, id2label={0: "car", 1: "person"},
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("hub") / "dfine"
+    DFineForObjectDetection(config).save_pretrained(folder)
+    RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_models_of_transformers_find_what_they_find_alone(d_fine: Path) -> None:
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    detector = open_detector(f"transformers:{d_fine}", "cpu", threads=1)
+    found = detector([picture(1), picture(2)])
+    processor, model = (one.from_pretrained(d_fine) for one in (AutoImageProcessor, AutoModelForObjectDetection))
+    for image, boxes in zip([picture(1), picture(2)], found, strict=True):
+        with torch.inference_mode():
+            output = model.eval()(**processor(images=image, return_tensors="pt"))
+        scores = output.logits.sigmoid()[0, :, 1]
+        x, y, w, h = (output.pred_boxes[0].double() * torch.tensor([*SIZE, *SIZE])).T
+        expected = clean_boxes(
+            torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1).numpy(), scores.double().numpy(), 0.02
+        )
+        assert len(boxes) > 0
+        assert {tuple(row) for row in boxes.round(2).tolist()} <= {tuple(row) for row in expected.round(2).tolist()}
+    assert detector.name.startswith("dfine-")
+    assert open_detector(f"transformers:{d_fine}", "cpu").name == detector.name
+
+
+@pytest.mark.slow
+def test_models_of_transformers_that_cannot_be_used_are_errors(
+    d_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match=r"transformers:.*none cannot be opened: .*pass transformers:FOLDER"):
+        open_detector(f"transformers:{tmp_path}/none")
+    shutil.copytree(d_fine, tmp_path / "cars")
+    config = json.loads((d_fine / "config.json").read_text())
+    (tmp_path / "cars/config.json").write_text(json.dumps(config | {"id2label": {"0": "car", "1": "bus"}}))
+    with pytest.raises(ConfigError, match="has no class 'person'"):
+        open_detector(f"transformers:{tmp_path}/cars", "cpu")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"pip install 'reid-toolkit\[transformers\]'"):
+        open_detector("transformers:ustc-community/dfine-small-coco")
+
+
+@pytest.mark.slow
 def test_the_package_imports_without_torch_and_trackers() -> None:
     import subprocess
 

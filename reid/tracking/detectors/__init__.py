@@ -21,10 +21,11 @@ DETECTORS = {
 
 
 def open_detector(name: str | Path, device: str = "auto", threads: int = 0) -> Detector:
-    """Open a detector: a key of `DETECTORS`, or an `.onnx` or OpenVINO `.xml` file with its `NAME.reid.json`.
+    """Open a detector by its name or file.
 
     Args:
-        name: name or file.
+        name: a key of `DETECTORS`; `transformers:REPOSITORY[@REVISION]` of the Hugging Face hub, or
+            `transformers:FOLDER`; or an `.onnx` or OpenVINO `.xml` file with its `NAME.reid.json`.
         device: "auto", "cpu", "cuda" or "cuda:N". "auto" uses a CUDA GPU where the detector supports it.
         threads: of the runtime on the CPU; 0 uses one for each core.
 
@@ -32,14 +33,17 @@ def open_detector(name: str | Path, device: str = "auto", threads: int = 0) -> D
         ConfigError: an unknown name, or a file whose format is not described.
         ModelError: a model that is not available or cannot be read, or a package that is not installed.
     """
-    if str(name) in DETECTORS:
-        module = importlib.import_module(f"reid.tracking.detectors.{DETECTORS[str(name)]}")
+    by_prefix = "transformers_models" if str(name).startswith("transformers:") else None
+    if module_name := DETECTORS.get(str(name), by_prefix):
+        module = importlib.import_module(f"reid.tracking.detectors.{module_name}")
         detector: Detector = module.open_published(str(name), device, threads)
         return detector
     if Path(name).suffix.lower() in SUFFIXES:
         return open_file(Path(name), device, threads)
     hint = did_you_mean(str(name), DETECTORS)
-    raise ConfigError(f"Unknown detector {str(name)!r}.{hint} Or pass an .onnx or .xml file.")
+    raise ConfigError(
+        f"Unknown detector {str(name)!r}.{hint} Or pass an .onnx or .xml file, or transformers:REPOSITORY."
+    )
 
 
 __all__ = ["DETECTORS", "Detector", "open_detector"]

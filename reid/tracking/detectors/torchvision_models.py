@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from reid.core.distributed import pick_device
 from reid.core.errors import ModelError
-from reid.data.tracks import Floats
 from reid.tracking.detections import LEAST_CONFIDENCE
-from reid.tracking.detectors.detector import clean_boxes
+from reid.tracking.detectors.torch_detector import TorchDetector
 
 
-class TorchvisionDetector:
-    """A detection model of torchvision; see `Detector`.
-
-    Args:
-        name: identifies the weights.
-        model: from uint8-scaled float images to dicts of boxes, labels and scores, as torchvision's models.
-        person: label of people.
-        device: a torch device.
-    """
-
-    def __init__(self, name: str, model: torch.nn.Module, person: int, device: torch.device) -> None:
-        self.name = name
-        self.batch_size = 8 if device.type == "cuda" else 1
-        self._model, self._person, self._device = model.to(device).eval(), person, device
-
-    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Floats]:
-        """Return the people of each image, `[n, 5]`: x, y, width, height in pixels, and confidence."""
-        found: list[Floats] = []
-        for start in range(0, len(images), self.batch_size):
-            batch = [
-                torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1).float() / 255
-                for image in images[start : start + self.batch_size]
-            ]
-            with torch.inference_mode():
-                results = self._model(batch)
-            for result in results:
-                rows = result["labels"] == self._person
-                corners, scores = (result[key][rows].double().cpu().numpy() for key in ("boxes", "scores"))
-                found.append(clean_boxes(corners, scores, LEAST_CONFIDENCE))
-        return found
-
-
-def open_published(name: str, device: str, threads: int) -> TorchvisionDetector:
+def open_published(name: str, device: str, threads: int) -> TorchDetector:
     """Open a detection model of torchvision with its default weights, which torch downloads at first use.
 
     Raises:
@@ -69,7 +33,12 @@ def open_published(name: str, device: str, threads: int) -> TorchvisionDetector:
             f"The weights of {name} cannot be downloaded from {weights.url}: {error}. Download that file on another "
             f"machine into {torch.hub.get_dir()}/checkpoints."
         ) from error
-    label = weights.meta["categories"].index("person")
-    return TorchvisionDetector(
-        f"{name}-{weights.url.rsplit('-', 1)[-1].split('.')[0]}", model, label, pick_device(device)
-    )
+    target = pick_device(device)
+    model = model.to(target).eval()
+
+    def detect(images: list[Tensor]) -> list[dict[str, Tensor]]:
+        results: list[dict[str, Tensor]] = model([image.float() / 255 for image in images])
+        return results
+
+    digest = weights.url.rsplit("-", 1)[-1].split(".")[0]
+    return TorchDetector(f"{name}-{digest}", detect, weights.meta["categories"].index("person"), target)
