@@ -55,6 +55,8 @@ class LinesOutput:
         try:
             self._file.write(_text(event) + "\n")
             self._file.flush()
+        except BrokenPipeError as error:
+            raise DataError("The program that reads the events has ended. Start both again.") from error
         except OSError as error:
             raise DataError(f"Cannot write events to {self._path}: {error.strerror}. Free some space.") from error
 

@@ -30,16 +30,25 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 _TIMEOUT_MS = 10_000
 _RECENT = 10.0
+_SMALLEST = 16  # pixels of a side; smaller frames are garbage
 
 Image = NDArray[np.uint8]
 
 
 def now() -> float:
-    """Return seconds since 1970 on a clock that never goes back: the system's when this was loaded, then monotonic."""
-    return _ORIGIN + time.monotonic()
+    """Return seconds since 1970 on a clock that never goes back: the system's when this was loaded, then monotonic.
+
+    Where the system has such a clock, it goes on while the machine sleeps.
+    """
+    return _ORIGIN + _steady()
 
 
-_ORIGIN = time.time() - time.monotonic()
+def _steady() -> float:
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+_ORIGIN = time.time() - _steady()
 
 
 def is_live(source: str) -> bool:
@@ -58,7 +67,7 @@ def without_password(text: str) -> str:
 
 
 def camera_name(source: str) -> str:
-    """Return the name of a camera that has been given none: the stem of its file, its host, or webcamN.
+    """Return the name of a camera that has been given none: as its file or folder, its host, or webcamN.
 
     Example:
         >>> [camera_name(source) for source in ("videos/door.mp4", "rtsp://admin:1234@10.0.0.7:554/stream", "0")]
@@ -66,7 +75,10 @@ def camera_name(source: str) -> str:
     """
     if "://" in source:
         return urlsplit(without_password(source)).hostname or "camera"
-    return f"webcam{source}" if source.isdecimal() else Path(source).resolve().stem
+    if source.isdecimal():
+        return f"webcam{source}"
+    path = Path(os.path.abspath(source))  # a link keeps its own name
+    return path.name if path.is_dir() else path.stem
 
 
 @dataclass(frozen=True)
@@ -235,7 +247,7 @@ class LiveSource:
                 if self._rate and moment < due:
                     continue
                 done, image = capture.retrieve()
-                if not done or image is None or image.dtype != np.uint8 or image.size == 0:
+                if not done or image is None or image.dtype != np.uint8 or min(image.shape[:2]) < _SMALLEST:
                     bad += 1
                     continue
                 bad, due = 0, max(due, moment - 1 / self._rate) + 1 / self._rate if self._rate else 0.0

@@ -3,14 +3,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from reid.tracking import sources
 from reid.tracking.sources import LiveSource, camera_name, is_live, now, without_password
+from tests.tracking import toys
 from tests.tracking.toys import write_images, write_video
 
 
@@ -45,7 +48,7 @@ class ClosedStream(FakeStream):
 
 
 def picture(value: int) -> np.ndarray:
-    return np.full((8, 8, 3), value, np.uint8)
+    return np.full((16, 16, 3), value, np.uint8)
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_a_stream_that_ends_fails_or_sends_garbage_is_opened_again(quick: None) 
     streams = [
         FakeStream([picture(1)]),
         ClosedStream([]),
-        FakeStream([None] * 1000),
+        FakeStream([None, np.zeros((1, 1, 3), np.uint8), np.zeros((32, 32, 3), np.uint16)] * 300),
         FakeStream([RuntimeError("driver: rtsp://me:secret@host/x broke")]),
         FakeStream([picture(2)], gate),
     ]
@@ -186,5 +189,42 @@ def test_a_looped_file_begins_again_until_it_is_stopped(tmp_path: Path) -> None:
     assert source.status().frames >= 6
 
 
-def test_sources_are_told_apart() -> None:
+def test_sources_are_told_apart_and_links_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "day.1").mkdir()
+    (tmp_path / "door.mp4").symlink_to(tmp_path / "yard.mp4")
+    assert [camera_name(str(tmp_path / name)) for name in ("day.1", "door.mp4", "day.1/..")][:2] == ["day.1", "door"]
     assert [is_live(text) for text in ("0", "rtsp://a/b", "/dev/video0", "a/b.mp4")] == [True, True, True, False]
+
+
+class MotionJpeg(BaseHTTPRequestHandler):
+    """Sends a few pictures, as network cameras do, and hangs up."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace;boundary=frame")
+        self.end_headers()
+        for frame in range(1, 9):
+            jpeg = cv2.imencode(".jpg", toys.picture(frame))[1].tobytes()
+            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg))
+            self.wfile.write(jpeg + b"\r\n")
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_real_network_stream_is_read_and_opened_again_when_it_ends(quick: None) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = LiveSource("door", f"http://me:secret@127.0.0.1:{server.server_port}/door.mjpg").start()
+    seen: list[Any] = []
+    wait_for(lambda: seen.append(source.take()) or source.status().connections >= 2)
+    image = next(frame[1] for frame in seen if frame is not None)
+    assert image.shape == (toys.SIZE[1], toys.SIZE[0], 3)
+    assert image.max() > 200
+    server.shutdown()
+    server.server_close()
+    wait_for(lambda: "cannot be opened" in source.status().error)
+    assert "secret" not in source.status().error
+    source.stop()
