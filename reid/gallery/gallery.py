@@ -182,13 +182,14 @@ class Gallery:
         self._file.check_fits(table.meta, table.dimension, subject, str(self.path))
         now = round(1000 * time.time())
         clock = Clock(cameras, self.epoch_of(cameras, start))
+        places = find_places(table, clock) if places is None else places
         paths = table.paths
         has_files = paths is not None and len(paths) > 0 and Path(paths[0]).is_file()
         path_of = (lambda row: str(paths[row])) if paths is not None and has_files else None
         rows, left_out = make_rows(
             table,
-            group_crops(table, clock) if sightings is None else sightings,
-            find_places(table, clock) if places is None else places,
+            group_crops(table, places.time) if sightings is None else sightings,
+            places,
             source=source,
             added=now,
             retention=self.settings.retention_ms,

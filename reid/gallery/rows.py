@@ -126,23 +126,28 @@ def camera_names(table: Embeddings) -> NDArray[np.object_]:
     """Return the camera of each row by name, None where unknown: `meta["camera_names"]`, else `cam01` for 1."""
     names = np.full(len(table), None, object)
     if table.camids is not None:
-        known = table.meta.get("camera_names")
         for camid in np.unique(table.camids[table.camids != UNKNOWN]).tolist():
-            names[table.camids == camid] = known[camid] if known else f"cam{camid:02d}"
+            names[table.camids == camid] = _camera_name(table, camid)
     return names
+
+
+def _camera_name(table: Embeddings, camid: int) -> str:
+    known = table.meta.get("camera_names")
+    return str(known[camid]) if known else f"cam{camid:02d}"
 
 
 def find_places(table: Embeddings, clock: Clock) -> Places:
     """Return the time of each crop by the clock of its camera; boxes are unknown."""
-    frames = np.full(len(table), UNKNOWN) if table.frames is None else table.frames
-    names, times = camera_names(table), np.full(len(table), UNKNOWN_TIME)
-    for name in set(names.tolist()):
-        times[names == name] = clock.times(name, frames[names == name])
+    times = np.full(len(table), UNKNOWN_TIME)
+    if table.camids is not None and table.frames is not None:
+        for camid in np.unique(table.camids[table.camids != UNKNOWN]).tolist():
+            rows = np.flatnonzero(table.camids == camid)
+            times[rows] = clock.times(_camera_name(table, camid), table.frames[rows])
     return Places(times, np.full((len(table), 4), np.nan))
 
 
-def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
-    """Return the tracklets of embedded crops, and the tracklet of each row `[N]`.
+def group_crops(table: Embeddings, times: Integers) -> tuple[Sightings, Integers]:
+    """Return the tracklets of embedded crops with their times `[N]`, and the tracklet of each row `[N]`.
 
     A tracklet is all crops of one camera and track, and of one identity where identities are known. A crop without a
     track is a tracklet of its own; its path, or its row, is its part.
@@ -156,7 +161,7 @@ def group_crops(table: Embeddings, clock: Clock) -> tuple[Sightings, Integers]:
     keys = np.stack([single, camids, track, pids, np.where(single, np.arange(n), 0)])
     _, first, owner, crops = np.unique(keys, axis=1, return_index=True, return_inverse=True, return_counts=True)
     owner = owner.reshape(-1)
-    names, times = camera_names(table), find_places(table, clock).time
+    names = camera_names(table)
     start, end = np.full(len(first), np.iinfo(np.int64).max), np.full(len(first), UNKNOWN_TIME)
     np.minimum.at(start, owner, times)
     np.maximum.at(end, owner, times)
@@ -191,7 +196,7 @@ def make_rows(
         keep_paths: whether to store the paths of crops.
 
     Raises:
-        DataError: no crop has a feature.
+        DataError: there are crops, but none has a feature.
     """
     sightings, owner = grouped
     rows = np.flatnonzero(owner >= 0)
@@ -199,7 +204,7 @@ def make_rows(
     weights = None if table.quality is None else table.quality[rows].astype(np.float64)
     pooled = pool_features(features, owner, len(sightings), weights)
     chosen = select_prototypes(features, owner, pooled)
-    if not len(chosen):
+    if not len(chosen) and len(table):
         raise DataError("There is no feature to add: all are NaN, infinite or zero. Embed the crops again.")
     whose = owner[chosen]
     is_first = np.append(True, np.diff(whose) != 0)

@@ -1,6 +1,7 @@
 """Pictures, tables and pages of results; nothing is computed here."""
 
 from reid.report.activations import plot_activations
+from reid.report.answer_page import AnswerOptions, write_answer_page
 from reid.report.camera_pairs import plot_camera_pairs
 from reid.report.curves import plot_cmc
 from reid.report.distance_histograms import plot_distances, plot_roc
@@ -11,6 +12,7 @@ from reid.report.ranklists import RankLists, choose_queries, find_queries, plot_
 from reid.report.tables import Scored, describe_protocol, results_table
 
 __all__ = [
+    "AnswerOptions",
     "Applied",
     "Drawing",
     "RankLists",
@@ -32,6 +34,7 @@ __all__ = [
     "read_queries",
     "results_table",
     "set_drawings",
+    "write_answer_page",
     "write_evaluation",
     "write_page",
 ]

@@ -164,6 +164,17 @@ def test_boxes_of_a_match_give_positions_on_the_ground(matched) -> None:
     assert "aicity.txt does not fit the match" in run("gallery", "add", shop, matched / "matched", code=1)
 
 
+def test_a_match_without_people_adds_nothing(matched) -> None:
+    Embeddings(np.zeros((0, 3)), camids=[], tracks=[], frames=[], meta=META).save(
+        matched / "matched/embeddings.parquet"
+    )
+    (matched / "matched/identities.csv").write_text(MATCHED.splitlines(keepends=True)[0])
+    run("gallery", "create", matched / "shop")
+    assert "0 tracklets (0 rows) added" in run(
+        "gallery", "add", matched / "shop", matched / "matched", "--start", "2026-01-01"
+    )
+
+
 def test_errors_name_the_value_and_the_fix(matched) -> None:
     shop, query = matched / "shop", matched / "query.parquet"
     run("gallery", "create", shop)

@@ -209,6 +209,10 @@ def test_an_empty_gallery_and_a_missing_one(tmp_path) -> None:
     assert answer.describe() == "Nothing was searched: no tracklet is in the scope."
     assert gallery.describe()["cameras"] == []
     assert gallery.check() == []
+    empty = Embeddings(np.zeros((0, 2)), camids=[], tracks=[], frames=[])
+    assert gallery.add(empty, source="night", start=START).tracklets == 0  # a recording without people is no error
+    assert gallery.add(Embeddings([[1, 0]]), source="day").tracklets == 1
+    assert gallery.add(empty, source="night", start=START).rows == 0
     with pytest.raises(DataError, match=r"There is no file .*gallery.json. Create a gallery"):
         Gallery.open(tmp_path)
     with pytest.raises(DataError, match="not an empty folder"):
