@@ -100,29 +100,28 @@ def adapt(
     out = Path(out)
     if not resume and run_folder.is_used(out):
         raise ConfigError(f"{out} exists and is not empty. Continue it with --resume {out}, or use another --out.")
+    given = _Stored(model=str(model), settings=settings, overrides=list(overrides))
     if resume:
         if not (out / ADAPTATION).is_file():
             raise ConfigError(f"{out} has no {ADAPTATION}, so there is no adaptation to resume. Start one with --out.")
-        stored = load_settings(_Stored, out / ADAPTATION)
-        model, settings, overrides = stored.model, stored.settings, stored.overrides
+        given = load_settings(_Stored, out / ADAPTATION)
     with exclusive(out):
-        if not resume:
-            stored = _Stored(model=str(model), settings=settings, overrides=list(overrides))
-            save_settings(stored, out / ADAPTATION)
-        return _Adaptation(str(model), out, settings, overrides).run()
+        return _Adaptation(given, out).run()
 
 
 class _Adaptation:
     """One adaptation: given model, crops, and the state in its folder."""
 
-    def __init__(self, model: str, out: Path, settings: AdaptSettings, overrides: Sequence[str]) -> None:
-        self.out, self.settings, self.source = out, settings, model
-        self.began = time.monotonic()
-        self.given, keys = _given_model(model, settings, overrides)
+    def __init__(self, given: _Stored, out: Path) -> None:
+        settings = given.settings
+        self.out, self.settings, self.source = out, settings, given.model
+        self.given, keys = _given_model(given.model, settings, given.overrides)
         self.matching, self.config = keys.matching, keys.training()
         self.distributed = DistributedContext(0, 1, pick_device(settings.device))
         self.given.to(self.distributed.device)
         crops = target_crops(settings, out / CROPS)
+        if not (out / ADAPTATION).is_file():  # nothing is left in the folder if the model or the data cannot be used
+            save_settings(given, out / ADAPTATION)
         left_out: list[str] = []
         size = (self.config.model.height, self.config.model.width)
         (self.pixels,) = open_pixels(self.config.data, [crops], size, left_out, of=crops)
@@ -334,7 +333,7 @@ class _Adaptation:
         return groups
 
     def _origin(self) -> dict[str, Any]:
-        """Return what the checkpoint tells about its origin, without local paths."""
+        """Return the origin of the model for the checkpoint, without local paths."""
         checkpoint = checkpoint_in(Path(self.source))
         content = load_checkpoint(checkpoint) if checkpoint.is_file() else {}
         kept = {key: content[key] for key in ("source", "config") if content.get(key)}
@@ -361,7 +360,7 @@ def pseudo_identities(
     Args:
         matches: result of the matcher.
         confidence: least confidence of a tracklet's identity (`tracklet_confidence`).
-        uncertain: what happens to tracklets below it: "leave_out", or "instance" (each is an identity of its own).
+        uncertain: what happens to tracklets below it: "leave_out", or "instance" (each becomes a separate identity).
         certain: `[T]` tracklets that are kept with any confidence: a person joined them with another.
     """
     labels = matches.identity.copy()

@@ -231,7 +231,7 @@ class AdaptSettings(ModelSettings):
     confidence: Fraction = 0.7
     """Least confidence of a tracklet's identity."""
     uncertain: Literal["leave_out", "instance"] = "leave_out"
-    """Tracklets of lower confidence: left out, or each an identity of its own."""
+    """Tracklets of lower confidence: left out, or each a separate identity."""
     held_out: float = Field(default=0.15, ge=0.05, le=0.5)
     """Fraction of each camera's tracklets, the last ones, that are held out for the guard."""
     guard: bool = True

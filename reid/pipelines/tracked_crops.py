@@ -30,8 +30,8 @@ class TrackedCrops:
     Attributes:
         crops: the crops; `tracks` is the tracklet of each, 0 … T − 1.
         local: `[N]` int64 track of each crop, as given.
-        camera: `[N]` int64 code of the camera; crops of unknown cameras have one code of their own, and no two of their
-            tracklets are simultaneous.
+        camera: `[N]` int64 code of the camera; those of unknown cameras have one code, and no two of their tracklets
+            are simultaneous.
         seconds: `[N]` time of each crop. Where the camera or the frame is unknown, tracklets follow each other.
     """
 

@@ -174,3 +174,10 @@ def test_invalid_inputs_are_errors(tracks: str, poor: Path, tmp_path: Path, adap
         adapt(poor, tmp_path / "d", AdaptSettings(data=f"table:{few}", device="cpu"), TINY)
     done = CliRunner().invoke(main, ["adapt", "--resume", str(adapted), "--bn-only"])
     assert "Remove all other options" in done.output
+
+
+def test_a_failed_start_leaves_the_folder_free(tracks: str, poor: Path, tmp_path: Path) -> None:
+    for data, overrides in ((f"{tracks}/missing", TINY), (tracks, ["schedule.epoch=1"])):
+        with pytest.raises((ConfigError, DataError)):
+            adapt(poor, tmp_path / "run", AdaptSettings(data=data), overrides)
+    assert adapt(poor, tmp_path / "run", AdaptSettings(data=tracks, bn_only=True, device="cpu"), TINY).model.is_file()
