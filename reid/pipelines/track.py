@@ -29,7 +29,7 @@ from reid.mtmc.track_writers import write_tracks
 from reid.pipelines.settings import TrackSettings
 from reid.tracking.detections import Detections, read_detections
 from reid.tracking.detectors import Detector, open_detector
-from reid.tracking.trackers import link_boxes
+from reid.tracking.trackers import FrameTracker, link_boxes
 
 _AHEAD = 4
 """Batches of frames that are decoded while the detector works."""
@@ -114,8 +114,10 @@ def open_cameras(videos: Sequence[str | Path] | str | Path, settings: TrackSetti
     """Open the video of each camera, before anything that takes long. Cameras without one are reported.
 
     Raises:
-        DataError: no video, two cameras of one name, or no video that can be opened.
+        DataError: no video, two cameras of one name, no video that can be opened, or no folder `settings.detections`.
     """
+    if settings.detections is not None and not settings.detections.is_dir():
+        raise DataError(f"There is no folder {settings.detections}. Pass the folder with the boxes of the cameras.")
     listed = list_cameras([videos] if isinstance(videos, str | Path) else videos)
     opened = {name: _open(video, settings) for name, video in listed.items()}
     readers = {name: reader for name, reader in opened.items() if isinstance(reader, FrameReader)}
@@ -149,7 +151,8 @@ def track_cameras(cameras: OpenedCameras, out: Path, settings: TrackSettings) ->
             _Job(name, reader, settings, out / "detections" / f"{name}.parquet", threads)
             for name, reader in cameras.readers.items()
         ]
-        detector = None  # opened here, because its errors concern all cameras
+        FrameTracker(settings.tracker)  # detector and tracker are opened here, because their errors concern all cameras
+        detector = None
         if settings.detections is None:
             detector = open_detector(settings.detector, settings.device, threads)
         results = dict(zip(cameras.readers, _run(jobs, workers, detector), strict=True))

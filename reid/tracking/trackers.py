@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reid.core.arrays import corners_of_boxes
 from reid.core.errors import ModelError, check_choice
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.tracking.detections import Detections
@@ -67,7 +68,7 @@ class FrameTracker:
         """
         rows = np.flatnonzero(confidence >= self._floor)
         found = self._detections(
-            xyxy=np.concatenate([boxes[rows, :2], boxes[rows, :2] + boxes[rows, 2:]], axis=1),
+            xyxy=corners_of_boxes(boxes[rows]),
             confidence=confidence[rows],
             class_id=np.zeros(len(rows), int),
             data={"row": rows},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,9 +219,18 @@ def test_detections_of_others_replace_the_detector(run: Run, tmp_path: Path, mon
         run(video, detections=tmp_path)
 
 
-def test_unusable_detectors_stop_the_run_at_once(run: Run, tmp_path: Path) -> None:
+def test_unusable_detectors_and_trackers_stop_the_run_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_video(tmp_path / "door.avi", 2)
     with pytest.raises(ModelError, match="no detector"):
-        run(write_video(tmp_path / "door.avi", 2), detector=str(tmp_path / "none.onnx"))
+        run(video, detector=str(tmp_path / "none.onnx"))
+    with pytest.raises(DataError, match=r"There is no folder .*none\."):
+        run(video, detections=tmp_path / "none")
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(ModelError, match=r"pip install 'reid-toolkit\[video\]'"):
+        run(video)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_videos_are_reported_before_a_model_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

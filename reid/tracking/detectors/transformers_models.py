@@ -15,8 +15,6 @@ from reid.core.errors import ConfigError, ModelError, first_line
 from reid.tracking.detections import LEAST_CONFIDENCE
 from reid.tracking.detectors.torch_detector import TorchDetector
 
-PREFIX = "transformers:"
-
 
 def open_published(name: str, device: str, threads: int) -> TorchDetector:
     """Open `transformers:REPOSITORY[@REVISION]` of the Hugging Face hub, or `transformers:FOLDER` with its files.
@@ -34,7 +32,7 @@ def open_published(name: str, device: str, threads: int) -> TorchDetector:
         raise ModelError(f"{name} needs {error.name}. Run: pip install 'reid-toolkit[transformers]'") from error
     if threads:
         torch.set_num_threads(threads)
-    where, _, revision = name.removeprefix(PREFIX).partition("@")
+    where, _, revision = name.removeprefix("transformers:").partition("@")
     chosen = {"revision": revision} if revision else {}
     try:
         processor = AutoImageProcessor.from_pretrained(where, **chosen)
