@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -78,4 +79,5 @@ def cli(galleries: tuple[Path, ...], host: str, port: int, **options: Any) -> No
     config = uvicorn.Config(
         app, log_level="warning", server_header=False, proxy_headers=False, limit_concurrency=32, **key
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # the server has already closed its connections
+        uvicorn.Server(config).run(sockets=[listening])
