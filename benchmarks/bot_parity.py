@@ -31,6 +31,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.measure import Benchmark
 from reid.config import ScheduleConfig, load_config
 from reid.data.loader import Batch
 from reid.evaluation import evaluate, evaluate_distances
@@ -218,7 +219,7 @@ def compare_evaluation(code: SimpleNamespace, path: Path) -> None:
         )
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option(
     "--bot", required=True, type=click.Path(exists=True, path_type=Path), help="Source of reid-strong-baseline."
 )

@@ -15,6 +15,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.measure import Benchmark
 from reid.core.errors import ReidError
 from reid.evaluation import calibrate, calibrate_tracks, count_pairs, open_set, verify
 from reid.evaluation.pairs import LabelledPairs
@@ -118,7 +119,7 @@ def measure_verification(path, features, pids, camids):
         print(f"  DIR at FAR {point.far:g}: {100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
 def main(files: tuple[Path, ...]) -> None:
     """Calibrate on half of the identities and test on the other half, with labels and without."""

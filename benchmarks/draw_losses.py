@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Circle
 
+from benchmarks.measure import Benchmark
 from reid.losses import Mahalanobis, TripletLoss, make_loss, pairwise_distances
 from reid.losses.factory import PML_LOSSES
 from reid.report.style import GREY, MARKERS, picture
@@ -253,7 +254,7 @@ def circle(path):
 PICTURES = {"triplet": triplet, "distances": distances, "mining": mining, "family": gradients, "circle": circle}
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(folder: Path) -> None:
     """Draw the pictures of docs/losses.md into FOLDER."""

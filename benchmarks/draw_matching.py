@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.mtmc import Camera, Cameras, Tracklets, match, score_tracks
 from reid.mtmc.matching import Matches
 from reid.mtmc.results import global_tracks
@@ -90,7 +91,7 @@ def interesting(matches: Matches) -> list[int]:
     return [int(row) for row in found]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("folder", type=click.Path(path_type=Path))
 def main(folder: Path) -> None:
     """Draw the pictures into a folder and print the numbers."""

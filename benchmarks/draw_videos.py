@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import Benchmark
 from reid.data.frame_reader import FrameReader
 from reid.data.videos import Video
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("videos", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--first", default=1)

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from benchmarks.measure import Benchmark
 from reid.core.console import console
 from reid.core.errors import ReidError
 from reid.data.crops import Crops
@@ -41,7 +42,7 @@ BATCH = 32
 Contender = Callable[[list[str]], object]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
 @click.option(
     "--model", "models", multiple=True, type=click.Choice(list(MODELS)), default=tuple(MODELS), show_default=True,
@@ -134,7 +135,7 @@ def _torchreid(name: str, peer: Path, folder: Path) -> Contender:
     """torchreid's own extractor with random weights, in batches; its ResNet-50 with a last stride of 1, as ours."""
     if not (peer / "torchreid").is_dir():
         raise ReidError(f"--peer {peer} contains no torchreid. Pass a copy of the source of deep-person-reid.")
-    if importlib.util.find_spec("gdown") is None:  # it imports it for downloads, which are not wanted
+    if "gdown" not in sys.modules and importlib.util.find_spec("gdown") is None:  # imported for downloads only
         sys.modules["gdown"] = types.ModuleType("gdown")
     sys.path.insert(0, str(peer))
     try:

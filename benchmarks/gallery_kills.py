@@ -29,6 +29,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid import Embeddings, Gallery
 from reid.core.console import console, make_table
 from reid.gallery import GallerySettings
@@ -184,7 +185,7 @@ def measure(name: str, kills: int, n: int, work: Path, rng: np.random.Generator)
     return name, str(kills), str(done), str(lost), str(partial), str(returned), f"{seconds:.2f}"
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("operations", nargs=-1)
 @click.option("--kills", default=30, show_default=True)
 @click.option("--tracklets", default=500, show_default=True, help="Tracklets of each source.")

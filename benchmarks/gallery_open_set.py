@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid import Embeddings, Gallery, calibrate
 from reid.core.arrays import unit_rows
 from reid.core.console import console
@@ -107,7 +108,7 @@ def summarise(rows: list, place: int) -> dict[str, float]:
     return result
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--choose", is_flag=True, help="Compare exponents on half A instead of reporting half B.")
 def main(files: tuple[Path, ...], choose: bool) -> None:

@@ -16,6 +16,7 @@ import click
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.measure import Benchmark
 from reid import Embeddings, Gallery
 from reid.core.console import console
 from reid.gallery import GallerySettings, Scope
@@ -51,7 +52,7 @@ def medians(repeats: int, *functions: Callable[[], object]) -> list[float]:
     return [float(np.median(values)) for values in times]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--rows", default=186_000, show_default=True)
 @click.option("--dimension", default=512, show_default=True)
 @click.option("--repeats", default=15, show_default=True)

@@ -16,6 +16,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.measure import Benchmark
 from reid.config import LossConfig
 from reid.losses import Objective
 from reid.models import build_model
@@ -74,7 +75,7 @@ def high(place: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--device", default="cpu")
 @click.option("--repeats", default=2)
 @click.option("--threads", default=2)

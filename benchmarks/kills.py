@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
+from benchmarks.measure import Benchmark
 from reid.commands import main as reid
 from reid.config import load_config
 from reid.core.atomic import write_json
@@ -353,7 +354,7 @@ def measure(name: str, inputs: Path, work: Path, kills: int, minutes: float, rng
     return result
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("commands", nargs=-1, type=click.Choice(list(COMMANDS)))
 @click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="Kills of each command.")
 @click.option("--minutes", default=60.0, show_default=True, help="Time after which a command gets no further kills.")

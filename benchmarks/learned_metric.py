@@ -13,6 +13,7 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.measure import Benchmark
 from reid.evaluation import evaluate
 from reid.losses import kissme, xqda
 
@@ -51,7 +52,7 @@ def score(arrays, fit, metric):
     return 100 * np.mean(scores, axis=0)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
 def main(files: tuple[Path, ...]) -> None:
     """Print what KISSME and XQDA gain on real embeddings."""

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.measure import Benchmark
 from reid.config import AugmentConfig
 from reid.core.console import console
 from reid.data.augment import Augment
@@ -25,7 +26,7 @@ from reid.data.samplers import IdentitySampler
 from reid.data.store import FileStore, PackedStore
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("source", required=False, metavar="[LAYOUT:ROOT]")
 @click.option("--epochs", default=5, show_default=True, type=click.IntRange(1), help="Epochs; the median counts.")
 @click.option("--crops", "n_crops", default=4000, show_default=True, type=click.IntRange(256), help="Crops of noise.")

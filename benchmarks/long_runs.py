@@ -19,6 +19,7 @@ import click
 import cv2
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid import Embedder
 from reid.config import StreamSettings
 from reid.embedding.export import export_bundle
@@ -107,7 +108,7 @@ def describe(seen: list[tuple[float, int, int, int]]) -> str:
     return ", ".join(f"{a:.0f} → {b:.0f} ({max(c):.0f})" for a, b, c in columns)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--calls", default=200, show_default=True, type=click.IntRange(0), help="Embed calls of each model.")
 @click.option("--form", "forms", multiple=True, default=FORMS, type=click.Choice(FORMS), help="Model; repeatable.")
 @click.option("--tracklets", default=100_000, show_default=True, type=click.IntRange(0), help="Streamed tracklets.")

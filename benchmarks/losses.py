@@ -10,7 +10,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.measure import at_median, peak_above_inputs
+from benchmarks.measure import Benchmark, at_median, peak_above_inputs
 from reid.core.console import console
 from reid.core.errors import ReidError
 from reid.losses import TripletLoss
@@ -37,7 +37,7 @@ LABELS = {
 }
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option(
     "--size", "sizes", default=(64, 512, 4096), show_default=True, multiple=True, type=click.IntRange(5),
     help="Crops in a batch, four of each identity; may be repeated.",

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.measure import Benchmark
+
 RECIPE = (
     "augment.pad=5", "augment.erase=0.3", "model.backbone=light14", "model.height=128", "model.width=64",
     "loss.margin=null", "optim.name=sgd", "optim.lr=0.05", "optim.weight_decay=1e-3", "schedule.epochs=22",
@@ -208,7 +210,7 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("root", required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--minutes", default=20.0, help="Wall time of each run.")

@@ -16,6 +16,8 @@ import click
 import cv2
 import numpy as np
 
+from benchmarks.measure import Benchmark
+
 LEAST_HEIGHT = 35  # px
 SHAPES = (1.3, 4.5)  # height to width of one person
 LEAST_SHARE = 0.4  # of a box that a half must see
@@ -129,7 +131,7 @@ def write_tracks(path, rows):
     path.write_text("".join(f"{frame},{track},{box}\n" for frame, track, box in rows))
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("avi", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(avi: Path, out: Path) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from sklearn.isotonic import IsotonicRegression
 
+from benchmarks.measure import Benchmark
 from reid.core.console import progress_bar
 from reid.core.errors import ReidError
 from reid.mtmc import Tracklets, match, score_tracks, true_ids
@@ -199,7 +200,7 @@ def show_scenes(folders: Sequence[Path]) -> None:
     print(f"| all | {len(p):,} | {true.mean():.2f} | {calibration_error(p, true):.3f} |")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--seeds", default=2, show_default=True, help="Scenes of each cell; half are for choosing.")
 @click.option("--people", multiple=True, type=int, default=PEOPLE, show_default=True, help="People. Repeatable.")
 @click.option("--layout", "layouts", multiple=True, type=click.Choice(list(LAYOUTS)), default=list(LAYOUTS),

@@ -15,6 +15,7 @@ import time
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.config import MatchSettings
 from reid.core.arrays import unit_rows
 from reid.mtmc import Tracklets, cluster_scores, match
@@ -65,7 +66,7 @@ def measure(n: int, solver: str) -> None:
     print(f"| {' | '.join(cells)} | {scores.pair_f1:.3f} |", flush=True)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("sizes", nargs=-1, metavar="[TRACKLETS[:SOLVER]...]")
 @click.option("--one", type=(int, str), default=None, hidden=True)
 def main(sizes: tuple[str, ...], one: tuple[int, str] | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.config import MatchSettings
 from reid.evaluation.calibration import calibrate
 from reid.mtmc import Tracklets, cluster_scores, match
@@ -84,7 +85,7 @@ def halves(path: str | Path) -> None:
             row(f"half {number}, calibrated at {rate:g}", person[rows], result.identity, more)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
 @click.option("--baselines", is_flag=True, help="Add baselines whose threshold is the best by the truth.")
 @click.option("--halves", "by_halves", is_flag=True, help="Match half of the people, calibrated on the other half.")

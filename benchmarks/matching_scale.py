@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.mtmc import Tracks, score_tracks
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.track_writers import write_tracks
@@ -41,7 +42,7 @@ def synthetic_tracks(boxes: int, cameras: int, crowd: int, seed: int = 0) -> tup
     return truth, predicted
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--boxes", default=1_000_000, show_default=True, type=click.IntRange(1))
 @click.option("--cameras", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--crowd", default=10, show_default=True, type=click.IntRange(1), help="People in a frame.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.core.errors import ReidError
 from reid.data.tracks import Tracks
 from reid.mtmc import Tracklets, match, read_cameras, read_tracks, score_tracks
@@ -51,7 +52,7 @@ def cameras_of(tracks: Tracks, names: tuple[str, ...]) -> Tracks:
     return Tracks.from_columns(names, camera, *columns)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("scenes", type=click.Path(exists=True, path_type=Path))
 @click.option("--pairs", is_flag=True, help="Also match each pair of overlapping cameras.")
 def main(scenes: Path, pairs: bool) -> None:

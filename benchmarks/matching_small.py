@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.matching_market import market_tracklets
 from benchmarks.matching_synthetic import true_identities
+from benchmarks.measure import Benchmark
 from reid.config import MatchSettings
 from reid.embedding.table import Embeddings
 from reid.mtmc import Cameras, Tracklets, cluster_scores, match
@@ -37,7 +38,7 @@ def sources(paths: list[str]) -> Iterator[People]:
             yield "streets", tracklets, true_identities(truth, tracks, tracklets), cameras
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, metavar="FILE.npz... [WORLD PARQUET]")
 def main(files: tuple[str, ...]) -> None:
     """Match small groups of people and compare the automatic threshold with the best one."""

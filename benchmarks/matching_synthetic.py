@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.config import MatchSettings, StreamSettings
 from reid.embedding.table import Embeddings
 from reid.mtmc import Tracklets, Tracks, match, score_tracks, true_ids
@@ -46,7 +47,7 @@ def true_identities(truth: Tracks, tracks: Tracks, tracklets: Tracklets) -> np.n
     return np.array([p if (p := whose.get(key, -1)) >= 0 else free[row] for row, key in enumerate(keys)])
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("world", type=click.Path(exists=True, path_type=Path))
 @click.argument("embeddings", type=click.Path(exists=True, path_type=Path))
 def main(world: Path, embeddings: Path) -> None:

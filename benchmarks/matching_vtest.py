@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.measure import Benchmark
 from reid.mtmc import Tracks
 from reid.mtmc.track_files import read_tracks
 
@@ -25,7 +26,7 @@ def ids_of_boxes(tracks: Tracks) -> dict[tuple[str, int, tuple[float, ...]], int
     return dict(zip(zip(names, tracks.frame.tolist(), boxes, strict=True), tracks.track.tolist(), strict=True))
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("recording", type=click.Path(exists=True, path_type=Path))
 @click.argument("matched", type=click.Path(exists=True, path_type=Path))
 def main(recording: Path, matched: Path) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure import Benchmark
 from reid.data.images import decode
 from reid.data.layouts import load_benchmark
 from reid.data.near_duplicates import LIMIT, closest_thumbnails, thumbnail
@@ -40,7 +41,7 @@ EDITS: dict[str, Callable[[Image], Image]] = {
 }
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("data", metavar="LAYOUT:ROOT")
 def main(data: str) -> None:
     """Measure the fraction of edited copies of train crops that the data check finds."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.matching_growth import synthetic_tracklets
 from benchmarks.matching_market import market_tracklets
+from benchmarks.measure import Benchmark
 from reid.config import MatchSettings
 from reid.mtmc import Tracklets, cluster_scores, match
 
@@ -34,7 +35,7 @@ def compare(name: str, tracklets: Tracklets, person: np.ndarray) -> None:
     print(f"| {name} | {len(tracklets):,} | {pairs} | {found:.2%} | {f1} | {processor} |", flush=True)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[FILE.npz]...")
 @click.option("--tracklets", multiple=True, type=click.IntRange(100), help="Made tracklets, 10000 by default.")
 def main(files: tuple[Path, ...], tracklets: tuple[int, ...]) -> None:

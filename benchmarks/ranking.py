@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import at_median, peak_above_inputs
+from benchmarks.measure import Benchmark, at_median, peak_above_inputs
 from reid.core.console import console
 from reid.evaluation import evaluate, evaluate_distances
 from reid.evaluation.features import MEMORY_LIMIT, distance_blocks, prepare_features, rows_per_block
 
-SIZES = {"market": (3_368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3_060, 15)}
-"""Queries, gallery items, identities and cameras, as in the test splits of Market-1501 and MSMT17."""
+SIZES = {"market": (3_368, 15_913, 750, 6), "msmt17": (11_659, 82_161, 3_060, 15), "small": (40, 400, 20, 4)}
+"""Queries, gallery items, identities and cameras, as in the test splits of Market-1501 and MSMT17; small for tests."""
 
 Arrays = tuple[Any, Any, Any, Any, Any, Any]
 
@@ -63,8 +63,8 @@ def evaluate_by_sorting(
     return float(np.mean(aps)), float(np.mean(first))
 
 
-@click.command()
-@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.command(cls=Benchmark)
+@click.option("--size", default="market", show_default=True, type=click.Choice(list(SIZES)))
 @click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
 @click.option(
     "--features", default="clustered", show_default=True, type=click.Choice(["clustered", "random"]),

@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from benchmarks.losses_market import read
+from benchmarks.measure import Benchmark
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "market1501_cpu.yaml"
@@ -71,7 +72,7 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-@click.command(help=__doc__.splitlines()[0])
+@click.command(cls=Benchmark, help=__doc__.splitlines()[0])
 @click.argument("data")
 @click.option("--minutes", default=5.0, show_default=True, help="Wall time of each run.")
 @click.option("--only", default=",".join(VARIANTS), help="Names, with commas.")

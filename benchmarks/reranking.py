@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import at_median, peak_above_inputs
-from benchmarks.ranking import synthetic_features
+from benchmarks.measure import Benchmark, at_median, peak_above_inputs
+from benchmarks.ranking import SIZES, synthetic_features
 from reid.core.console import console
 from reid.evaluation import rerank, rerank_blocks
 from reid.evaluation.features import MEMORY_LIMIT, Features, prepare_features, rows_per_block
@@ -23,8 +23,8 @@ _DENSE_ITEMS = 3000
 """Items of the comparison with the dense form, whose memory and time grow with their square."""
 
 
-@click.command()
-@click.option("--size", default="market", show_default=True, type=click.Choice(["market", "msmt17"]))
+@click.command(cls=Benchmark)
+@click.option("--size", default="market", show_default=True, type=click.Choice(list(SIZES)))
 @click.option("--dimension", default=2048, show_default=True, type=click.IntRange(1), help="Length of a feature.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs; the median counts.")
 def main(size: str, dimension: int, runs: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.evaluation import (
     auto_neighbours,
     estimate_identity_size,
@@ -153,7 +154,7 @@ def small_galleries(path, half):
         print(f"| {' | '.join(names)} | {size:.1f} | {k1}, {k2} | {scores} |", flush=True)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE.npz...")
 @click.option("--sweep", "sweeping", is_flag=True, help="Sweep over settings instead.")
 @click.option("--small", type=click.Choice(["A", "B"]), help="Small galleries of half of the identities instead.")

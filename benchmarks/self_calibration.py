@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from benchmarks.matching_grid import TRACKERS, cameras_of, scene
+from benchmarks.measure import Benchmark
 from reid.data.tracks import Tracks
 from reid.embedding.table import Embeddings
 from reid.mtmc import Cameras, Tracklets, match, read_cameras, read_tracks, score_tracks
@@ -107,7 +108,7 @@ def show(name: str, truth: Tracks, tracks: Tracks, table: Embeddings | None, tru
             print(f"WRONG: {' and '.join(pair)} do not overlap", flush=True)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--scene", "scenes", multiple=True, type=click.Path(exists=True, path_type=Path), help="Real scene.")
 @click.option("--seeds", default=1, show_default=True, help="Scenes of each cell; 0: real scenes only.")
 @click.option("--people", multiple=True, default=(8, 15), show_default=True, help="People. Repeatable.")

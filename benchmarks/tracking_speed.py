@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import at_median
+from benchmarks.measure import Benchmark, at_median
 from reid.data.frame_reader import FrameReader
 from reid.data.videos import Video
 from reid.pipelines.run import run_videos
@@ -54,7 +54,7 @@ def seconds(step: Callable[[Path], object], out: Path) -> float:
     return time.process_time() - began
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("video", type=click.Path(exists=True, path_type=Path))
 @click.option("--detector", default="intel-adas-0002")
 @click.option("--model", default="intel-0287")

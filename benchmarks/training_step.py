@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.measure import Benchmark
 from reid.config import load_config
 from reid.core.console import console
 from reid.core.errors import ReidError
@@ -37,7 +38,7 @@ from reid.training.trainer import Trainer
 IDS, CROPS, CLASSES = 16, 4, 751
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--backbone", default="resnet50", show_default=True)
 @click.option("--size", type=(int, int), default=(256, 128), show_default=True, help="Height and width in pixels.")
 @click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Steps; the median counts.")

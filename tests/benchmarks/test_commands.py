@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import benchmarks
+from benchmarks.measure import Benchmark
 
 FOLDER = Path(benchmarks.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "measure"))
@@ -20,7 +22,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("_
 @pytest.mark.parametrize("name", NAMES)
 def test_benchmark_is_a_click_command_with_help(name: str) -> None:
     command = importlib.import_module(f"benchmarks.{name}").main
-    assert isinstance(command, click.Command)
+    assert isinstance(command, Benchmark), "the class prints the processor"
     done = CliRunner().invoke(command, ["--help"])
     assert done.exit_code == 0
     assert command.help
@@ -31,6 +33,9 @@ def test_readme_lists_every_benchmark() -> None:
     assert [name for name in NAMES if f"`{name}`" not in text] == []
 
 
+SMALL = ["--size", "small", "--dimension", "8", "--runs", "1"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "printed"),
@@ -38,16 +43,93 @@ def test_readme_lists_every_benchmark() -> None:
         ("loader", ["--epochs", "1", "--crops", "256"], "crops a second"),
         ("matching_scale", ["--boxes", "2000", "--cameras", "2"], "IDF1"),
         ("matching_growth", ["100"], "| 100 | agglomerative |"),
-        ("neighbour_search", ["--tracklets", "400"], "| made | 400 |"),
+        ("ranking", SMALL, "of the product"),
+        ("reranking", SMALL, "of the sparse one"),
+        ("losses", ["--size", "16", "--dimension", "8", "--runs", "1"], "batch-hard reid"),
+        ("gallery_speed", ["--rows", "300", "--dimension", "8", "--repeats", "1"], "search: NumPy"),
         ("matching_grid", ["--people", "4", "--layout", "1 camera"], "| **all** | 8 |"),
     ],
 )
 def test_benchmark_runs_on_a_small_input(
-    name: str, arguments: list[str], printed: str, capfd: pytest.CaptureFixture[str]
+    name: str,
+    arguments: list[str],
+    printed: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    command = importlib.import_module(f"benchmarks.{name}").main
-    command.main(arguments, standalone_mode=False)
-    assert printed in capfd.readouterr().out
+    if name == "gallery_speed":
+        pytest.importorskip("lancedb")
+    module = importlib.import_module(f"benchmarks.{name}")
+    if name != "ranking":  # a process for each peak takes seconds
+        monkeypatch.setattr(module, "peak_above_inputs", _run_here, raising=False)
+    module.main.main(arguments, standalone_mode=False)
+    out = capfd.readouterr().out
+    assert out.startswith("Processor: ")
+    assert out.count("Processor: ") == 1
+    assert printed in out
+
+
+def _run_here(prepare: Callable[..., Callable[[], object]], *arguments: object) -> int:
+    prepare(*arguments)()
+    return 1
+
+
+@pytest.fixture(scope="module")
+def market_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embeddings of 100 people, in the form of those of the Market-1501 test split."""
+    rng = np.random.default_rng(0)
+    centres, arrays = rng.normal(size=(101, 64)), {}
+    for side, each in (("query", 2), ("gallery", 4)):
+        pids = np.repeat(np.arange(1, 101), each)
+        arrays[f"{side}_pids"] = pids
+        arrays[f"{side}_features"] = (centres[pids] + rng.normal(size=(len(pids), 64))).astype(np.float32)
+        arrays[f"{side}_camids"] = np.arange(len(pids)) % 4 + 1
+        arrays[f"{side}_sequences"] = np.ones(len(pids), np.int64)
+        arrays[f"{side}_frames"] = rng.integers(0, 20_000, len(pids))
+    path = tmp_path_factory.mktemp("market") / "made.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("learned_metric", "xqda"),
+        ("matching_market", "correlation, without travel times"),
+        ("neighbour_search", "| made | 400 |"),
+        ("reranking_market", "CA-Jaccard"),
+    ],
+)
+def test_benchmark_of_embeddings_runs(
+    name: str, printed: str, market_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    importlib.import_module(f"benchmarks.{name}").main.main([str(market_file)], standalone_mode=False)
+    assert printed.lower() in capfd.readouterr().out.lower()
+
+
+@pytest.mark.slow
+def test_the_peer_of_the_embedding_benchmark_is_opened_for_several_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stub of a package that the peer imports for downloads has no spec, which the second search refuses."""
+    embedding = importlib.import_module("benchmarks.embedding")
+    (tmp_path / "torchreid").mkdir()
+    (tmp_path / "torchreid" / "__init__.py").write_text("")
+    (tmp_path / "torchreid" / "models.py").write_text(
+        "import gdown, torch\ndef build_model(name, classes, pretrained, use_gpu):\n    return torch.nn.Linear(1, 1)\n"
+    )
+    (tmp_path / "torchreid" / "utils.py").write_text(
+        "import torch\ndef FeatureExtractor(name, weights, **_):\n    return lambda paths: torch.ones(len(paths), 1)\n"
+    )
+    for name in ("torchreid", "torchreid.models", "torchreid.utils", "gdown"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    try:
+        for name in ("osnet_x1_0", "osnet_x0_25"):
+            assert embedding._torchreid(name, tmp_path, tmp_path)(["1.jpg", "2.jpg"]).shape == (2, 1)
+    finally:
+        for name in ("torchreid", "torchreid.models", "torchreid.utils", "gdown"):
+            sys.modules.pop(name, None)
 
 
 @pytest.mark.slow
