@@ -4,8 +4,9 @@
     python -m benchmarks.live --days 30 --tracklets 1000000
 
 With a video, `reid live --loop` plays `--cameras` copies of it in real time in a process of its own, and its resident
-memory is read every ten seconds. With `--days`, made tracklets of 100 cameras are pushed to the online matcher, four of
-each person, who passes one camera after the other and then never comes back; features are random vectors with noise.
+memory is read every ten seconds from the moment at which all cameras run. With `--days`, made tracklets of 100 cameras
+are pushed to the online matcher, four of each person, who passes one camera after the other and then never comes back;
+features are random vectors with noise.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
         files = [str(folder / f"{name}{video.suffix}") for name in names]
         command = [sys.executable, "-c", "from reid.commands import main; main()", "live", *files, "--loop"]
         process = subprocess.Popen([*command, "--out", str(events), *options], stdout=subprocess.PIPE, text=True)
+        while process.poll() is None and (not events.exists() or events.read_text().count('"running"') < cameras):
+            time.sleep(1)
         begin = time.monotonic()
         seen: list[tuple[float, float, int, int]] = []
         try:
@@ -73,7 +76,7 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
         if len(seen) < 4:
             raise click.ClickException(f"reid live ended early: {output}")
         click.echo("| minutes | MiB | threads | events |\n|---|---|---|---|")
-        step = max(1, len(seen) // 20)
+        step = max(1, len(seen) // 20)  # all readings count below; the table shows twenty
         for minute, mib, count, lines in seen[step - 1 :: step]:
             click.echo(f"| {minute:.1f} | {mib:.0f} | {count} | {lines:,} |")
         late = [mib for minute, mib, *_ in seen if minute >= minutes / 4]
