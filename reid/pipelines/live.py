@@ -28,6 +28,7 @@ from reid.tracking.sources import CameraStatus, LiveSource, camera_name, now, wi
 from reid.training.signals import listen
 
 _PATIENCE = 0.2  # seconds to wait for a frame before tracks that have ended are looked for
+_LAST = 2.0  # seconds to wait for all threads at the end
 _LOOK = 1.0  # seconds between two looks at the file of sources, and between two notes of the status
 
 
@@ -208,9 +209,12 @@ class _Loop:
                 self.sources[name] = live.start()
 
     def stop(self) -> None:
-        """Stop reading."""
+        """Stop reading; wait a little for the threads, but not for one that is stuck in a read."""
         for source in self.sources.values():
             source.stop()
+        until = now() + _LAST
+        for source in self.sources.values():
+            source.stop(wait=max(until - now(), 0.01))
 
     def turn(self) -> bool:
         """Process the newest frames; return whether there may be more."""

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from reid.commands import main
-from reid.config import StreamSettings
+from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError, DataError, ModelError
 from reid.data.frame_reader import FrameReader
 from reid.data.videos import Video
@@ -29,7 +29,7 @@ from reid.embedding.embedder import Embedder
 from reid.gallery import Gallery
 from reid.models import build_model
 from reid.models.checkpoints import save_checkpoint
-from reid.mtmc import read_tracks
+from reid.mtmc import Camera, Cameras, Tracklets, read_tracks
 from reid.mtmc.online import OnlineMatcher
 from reid.pipelines import live, live_engine
 from reid.pipelines.live_engine import Decided, Event, LiveEngine, LiveFrame, utc
@@ -384,3 +384,42 @@ def test_tracklets_are_in_the_gallery_as_soon_as_they_have_an_identity(
     assert gallery.search(sent[0].features[:1], top=1).hits[0].distance < 1e-3
     with pytest.raises(ModelError, match="--model"):
         GalleryOutput(gallery, "r", {**meta, "model": "another"})
+
+
+def test_positions_on_the_ground_and_rules_of_the_cameras_are_used(scene: Path) -> None:
+    ground = Camera(homography=[[0.05, 0, 0], [0, 0.05, 0], [0, 0, 1]], fps=99, offset=1e6)
+    for apart in (False, True):
+        cameras = Cameras({"door": ground, "yard": ground}, frozenset(), {}, overlaps_known=apart)
+        events: list[Event] = []
+        pushed: list[Tracklets] = []
+        matcher = OnlineMatcher(stream=STREAM, cameras=cameras, settings=MatchSettings(threshold=10))
+        push = matcher.push
+
+        def noting(tracklets: Tracklets, push: Any = push, pushed: list[Tracklets] = pushed) -> Any:
+            pushed.append(tracklets)
+            return push(tracklets)
+
+        matcher.push = noting  # type: ignore[method-assign]
+        settings = LiveSettings(every=0)
+        engine = LiveEngine(*open_models(scene), matcher, events.append, settings, STREAM, cameras)
+        engine.begin(START)
+        for now, frames in moments(scene):
+            engine.step(frames, now)
+        engine.close()
+        assert all(len(path) for tracklets in pushed for path in tracklets.paths)
+        path = pushed[0].paths[0]
+        first = next(e for e in events if e["event"] == "new" and e["camera"] == "door")
+        x, y, w, h = first["box"]
+        np.testing.assert_allclose(path[0, 1:3], [0.05 * (x + w / 2), 0.05 * (y + h)], atol=0.01)
+        assert path[0, 0] == pytest.approx(seconds(first))
+        by_identity = defaultdict(set)
+        for camera, _, start, end, identity in sightings(events):
+            by_identity[identity].add((camera, start, end))
+        together = [
+            (a, b)
+            for group in by_identity.values()
+            for a in group
+            for b in group
+            if a[0] < b[0] and min(a[2], b[2]) > max(a[1], b[1])
+        ]
+        assert bool(together) is not apart
