@@ -210,6 +210,12 @@ def test_a_photo_is_embedded_and_a_wide_one_needs_a_box(tmp_path) -> None:
         hit = json.loads((tmp_path / "a.json").read_text())["hits"][0]
         assert hit["path"].endswith("1.png")
         assert hit["distance"] < 1e-3
+    run("gallery", "create", tmp_path / "private", "--pictures", "none")
+    run("gallery", "add", tmp_path / "private", tmp_path / "crops.parquet")
+    for name, pictures in (("g", 2), ("private", 0)):  # the photo and the hit
+        page = tmp_path / f"{name}.html"
+        run("search", tmp_path / name, *given[2:6], "--photo", tmp_path / "1.png", "--out", page)
+        assert page.read_text().count("<img") == pictures
     assert "pass the person's box" in run(*given, tmp_path / "scene.png", code=1)
     assert "outside of" in run(*given, tmp_path / "scene.png", "--box", "500,20,32,64", code=1)
     assert "box" in run(*given, tmp_path / "scene.png", "--box", "50,20", code=1)
