@@ -151,7 +151,7 @@ class _Adaptation:
         crops, pairs = self.tracked.crops, self.learned.simultaneous()
         answers = self.constraints or Constraints()
         return {
-            "source": Path(self.source).name + (f" ({self.settings.weights})" if self.settings.weights else ""),
+            "source": f"{Path(self.source).name} ({Embedder(self.given).describe()['model']})",
             "data": {
                 "sources": list(crops.source_names),
                 "crops": len(crops),

@@ -98,8 +98,8 @@ def test_a_model_that_separates_held_out_tracks_better_is_kept(adapted: Path, po
     assert "Identities found" in page
     assert str(adapted) not in page
     card = model_card(adapted)
-    assert "Adapted from poor.pt" in card
-    assert "2 rounds" in card
+    assert "Adapted from poor.pt (light10-" in card
+    assert "2 × matching and training" in card
     assert verdict["reason"] in card
 
 
