@@ -127,7 +127,8 @@ async function search() {
     by("hits").replaceChildren(...answer.hits.map(card));
     showTrajectory(answer);
     by("actions").hidden = !answer.hits.length;
-    if (by("answer").getBoundingClientRect().top > innerHeight / 2) by("answer").scrollIntoView();
+    const {top} = by("answer").getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) by("answer").scrollIntoView();
   } catch (error) {
     say(error.message, "wrong");
   }
