@@ -77,7 +77,7 @@ def cli(galleries: tuple[Path, ...], host: str, port: int, **options: Any) -> No
         console.print("Photos and the token are sent unencrypted. Use --tls-certificate, or a proxy with TLS.")
     key = {"ssl_certfile": options["tls_certificate"], "ssl_keyfile": options["tls_key"]}
     config = uvicorn.Config(
-        app, log_level="warning", server_header=False, proxy_headers=False, limit_concurrency=32, **key
+        app, log_config=None, log_level="warning", server_header=False, proxy_headers=False, limit_concurrency=32, **key
     )
-    with contextlib.suppress(KeyboardInterrupt):  # the server has already closed its connections
+    with listening, contextlib.suppress(KeyboardInterrupt):  # the server has already closed its connections
         uvicorn.Server(config).run(sockets=[listening])

@@ -87,6 +87,8 @@ def test_commands_of_the_page_run(
             if arguments[:2] == ["data", "synthesize"]:
                 assert arguments[3] == "datasets/synthetic"  # as the workspace fixture runs it
                 continue
+            if arguments[0] == "serve":
+                arguments += ["--port", "0"]
             if "--int8" in arguments:
                 arguments += ["--max-loss", "100"]
             if arguments[0] in ("track", "run"):  # no model is downloaded, and no process started
