@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from reid.core.arrays import concatenated_ranges
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.protocol import concatenated_ranges
 from reid.mtmc.negatives import Spans, certain_negative_distance
 from reid.mtmc.pooling import Mask, PooledFeatures
 

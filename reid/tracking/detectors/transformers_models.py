@@ -38,8 +38,9 @@ def open_published(name: str, device: str, threads: int) -> TorchDetector:
         processor = AutoImageProcessor.from_pretrained(where, **chosen)
         model = AutoModelForObjectDetection.from_pretrained(where, use_safetensors=True, **chosen)
     except (OSError, ValueError) as error:
+        problem = first_line(error).rstrip(".")
         raise ModelError(
-            f"{name} cannot be opened: {first_line(error)} Check the name, or copy config.json, "
+            f"{name} cannot be opened: {problem}. Check the name, or copy config.json, "
             "preprocessor_config.json and model.safetensors of the model into a folder and pass transformers:FOLDER."
         ) from error
     labels = {str(label).lower(): int(number) for number, label in model.config.id2label.items()}
