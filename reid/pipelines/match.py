@@ -28,7 +28,12 @@ from reid.mtmc.online import OnlineMatches, match_online
 from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.scores import TrackScores, score_tracks
-from reid.mtmc.self_calibration import calibrate_from_tracks, simultaneous_matches, write_estimated_cameras
+from reid.mtmc.self_calibration import (
+    SelfCalibration,
+    calibrate_from_tracks,
+    simultaneous_matches,
+    write_estimated_cameras,
+)
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import Tracklets
 from reid.pipelines.calibrate import find_calibration
@@ -40,6 +45,14 @@ from reid.pipelines.settings import MatchFiles
 from reid.report.match_page import ReportOptions, write_match_report
 
 _TRACKS_NAMED = 5  # tracks that a warning names
+_ESTIMATED = (
+    "Clocks and ground planes were estimated from the tracks, not measured. Check the floor plan; keep "
+    "cameras.estimated.yaml as cameras.yaml, or pass --no-self-calibrate."
+)
+_NO_EVIDENCE = (
+    "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks (--embeddings "
+    "FILE, or --videos DIR), or give the cameras a homography or points in cameras.yaml."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,27 +124,13 @@ def _match_files(
     settings: MatchSettings | None,
     stream: StreamSettings | None,
 ) -> MatchedFiles:
-    read = partial(read_tracks, skip_untracked=files.skip_untracked)
-    tracks = read(files.tracks, format=files.format, first_frame=files.first_frame)
+    tracks, truth = _read_tracks(files)
     warnings = list(tracks.warnings)
-    truth = None if files.truth is None else read(files.truth, first_frame=files.truth_first_frame)
-    if truth is not None and files.truth_first_frame is not None:
-        truth = truth.shift_frames(tracks.first_frame - truth.first_frame)
-    console.print(
-        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} "
-        f"({tracks.format_reason}), first frame {tracks.first_frame}"
-    )
     cameras = _cameras(files, tracks, warnings)
     constraints = None if files.constraints is None else read_constraints(files.constraints)
     if files.calibration is not None:
         load_calibration(files.calibration)  # its errors come before the embedding
-    if files.embeddings is not None:
-        appearance = read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
-    elif embed is not None:
-        appearance = embed(tracks)
-    else:
-        none = Embeddings(np.zeros((0, 1), np.float32))
-        appearance = _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
+    appearance = _read_appearance(files, embed, tracks)
     warnings += appearance.warnings
     group = partial(
         Tracklets.from_tracks,
@@ -143,7 +142,6 @@ def _match_files(
     )
     tracklets = group(cameras)
     warnings += _invalid_features(tracklets, appearance.embeddings)
-    has_appearance = files.embeddings is not None or embed is not None
     nearby = [path for path in (files.model, files.embeddings) if path is not None]
     found = find_calibration(files.calibration, nearby, appearance.embeddings.meta.get("model"))
     if found is not None:
@@ -153,30 +151,18 @@ def _match_files(
     calibration = None if found is None else found.calibration
     run = partial(match, settings=settings, calibration=calibration, constraints=constraints)
     matches = None
-    if has_appearance or tracklets.has_path.any():
+    if files.embeddings is not None or embed is not None or tracklets.has_path.any():
         matches = run(tracklets, cameras=cameras)
     written = []
-    estimate = None
-    if files.self_calibrate:
-        likely = np.zeros((0, 2), np.int64) if matches is None else simultaneous_matches(matches)
-        estimate = calibrate_from_tracks(tracks, tracklets, likely, cameras)
-        for text in estimate.describe():
-            console.print(f"self-calibration: {text}")
+    estimate = _self_calibrate(tracks, tracklets, matches, cameras) if files.self_calibrate else None
     if estimate is not None and estimate.cameras is not None:
         cameras = estimate.cameras
         written.append(write_estimated_cameras(estimate, out / "cameras.estimated.yaml"))
-        warnings.append(
-            "Clocks and ground planes were estimated from the tracks, not measured. Check the floor plan; keep "
-            "cameras.estimated.yaml as cameras.yaml, or pass --no-self-calibrate."
-        )
-        warn(warnings[-1])
+        warnings.append(_ESTIMATED)
+        warn(_ESTIMATED)
         matches = run(group(cameras), cameras=cameras)
     if matches is None:
-        raise ConfigError(
-            "The tracks have neither appearance nor positions on the ground. Pass the appearance of the tracks "
-            "(--embeddings FILE, or --videos DIR), or give the cameras a homography or points in "
-            "cameras.yaml."
-        )
+        raise ConfigError(_NO_EVIDENCE)
     if estimate is not None and estimate.alignments:
         matches = replace(matches, protocol={**matches.protocol, "self_calibration": estimate.describe()})
     offline = online = None
@@ -202,22 +188,54 @@ def _match_files(
         write_json(out / "scores.json", scores.as_dict())
         written.append(out / "scores.json")
     paths, far = ground_paths(matches.tracklets, tracks, cameras)
-    report = write_match_report(
-        matches,
-        _crops_by_tracklet(matches.tracklets, appearance.pictures),
-        out / "report.html",
-        ReportOptions(
-            scores=None if scores is None else scores.as_dict(),
-            pixelate_heads=files.pixelate_heads,
-            cameras=cameras,
-            constraints=constraints,
-            warnings=[_without_folders(text, files) for text in warnings],
-            left_out={**_without_appearance(matches.tracklets), "Ground positions that are not drawn": far},
-            paths=paths,
-            evidence=matches.evidence,
-        ),
+    options = ReportOptions(
+        scores=None if scores is None else scores.as_dict(),
+        pixelate_heads=files.pixelate_heads,
+        cameras=cameras,
+        constraints=constraints,
+        warnings=[_without_folders(text, files) for text in warnings],
+        left_out={**_without_appearance(matches.tracklets), "Ground positions that are not drawn": far},
+        paths=paths,
+        evidence=matches.evidence,
     )
-    return MatchedFiles(matches, offline, online, scores, offline_scores, [*written, report])
+    crops = _crops_by_tracklet(matches.tracklets, appearance.pictures)
+    written.append(write_match_report(matches, crops, out / "report.html", options))
+    return MatchedFiles(matches, offline, online, scores, offline_scores, written)
+
+
+def _read_tracks(files: MatchFiles) -> tuple[Tracks, Tracks | None]:
+    """Read the tracks and the truth, if given, with frame numbers as in the tracks."""
+    read = partial(read_tracks, skip_untracked=files.skip_untracked)
+    tracks = read(files.tracks, format=files.format, first_frame=files.first_frame)
+    truth = None if files.truth is None else read(files.truth, first_frame=files.truth_first_frame)
+    if truth is not None and files.truth_first_frame is not None:
+        truth = truth.shift_frames(tracks.first_frame - truth.first_frame)
+    console.print(
+        f"{len(tracks):,} boxes of {len(tracks.camera_names)} cameras, format {tracks.format} "
+        f"({tracks.format_reason}), first frame {tracks.first_frame}"
+    )
+    return tracks, truth
+
+
+def _read_appearance(files: MatchFiles, embed: Callable[[Tracks], _Appearance] | None, tracks: Tracks) -> _Appearance:
+    """Read or compute the embeddings of the tracks; none without both."""
+    if files.embeddings is not None:
+        return read_appearance(files.embeddings, tracks, files.embeddings_first_frame)
+    if embed is not None:
+        return embed(tracks)
+    none = Embeddings(np.zeros((0, 1), np.float32))
+    return _Appearance(none, {}, ["No appearance: matching by positions on the ground."])
+
+
+def _self_calibrate(
+    tracks: Tracks, tracklets: Tracklets, matches: Matches | None, cameras: Cameras | None
+) -> SelfCalibration:
+    """Calibrate overlapping cameras from the tracks and likely matches, and print what was found."""
+    likely = np.zeros((0, 2), np.int64) if matches is None else simultaneous_matches(matches)
+    estimate = calibrate_from_tracks(tracks, tracklets, likely, cameras)
+    for text in estimate.describe():
+        console.print(f"self-calibration: {text}")
+    return estimate
 
 
 def _cameras(files: MatchFiles, tracks: Tracks, warnings: list[str]) -> Cameras | None:
