@@ -452,6 +452,9 @@ class MatchSettings(Settings):
     selected without labels."""
     fmr: float | None = Field(default=None, gt=0, lt=1)
     """False-match rate: the threshold below which this fraction of the certain negatives falls; null: not used."""
+    join_undecided: bool = False
+    """Whether identities are joined that only some of the thresholds selected from resampled data would join. By
+    default they stay separate and are first in the review list."""
     neighbours: Positive = 30
     """Nearest tracklets that are considered for each tracklet."""
     neighbour_search: NeighbourSearch = "auto"

@@ -108,7 +108,8 @@ class Matches:
         identity: `[T]` int64 from 1, numbered by first appearance.
         confidence: `[T]` 0..1, see `tracklet_confidence`.
         links: Every candidate pair with its decision.
-        threshold: Largest mean distance at which identities are joined.
+        threshold: Largest mean distance at which identities are joined: the lowest of `threshold_interval` if it was
+            selected, unless `MatchSettings.join_undecided`.
         fmr: Expected false-match rate: fraction of the certain negatives within the threshold. None without any.
         protocol: Settings and statistics of the run, as plain JSON values.
         transition_times: Learned times, {(from, to): (median seconds, spread, number of links)}.
@@ -140,7 +141,7 @@ class Matches:
 
     @property
     def undecided(self) -> Mask:
-        """Links that a threshold within `threshold_interval` would decide differently, `[L]`: to be reviewed."""
+        """Links that another threshold within `threshold_interval` would decide differently, `[L]`: to be reviewed."""
         low, high = self.threshold_interval or (self.threshold, self.threshold)
         margin = self.links.margin
         return np.where(self.links.joined, margin < self.threshold - low, margin > self.threshold - high)
@@ -153,6 +154,8 @@ class Matches:
         few = self.tracklets.has_feature.any() and self.protocol["threshold"].startswith("fixed")
         if undecided or few:
             what = f"The data leave {undecided} links undecided" if undecided else "The threshold is a fixed guess"
+            if undecided and not (self.undecided & self.links.joined).any():
+                what += ", which are kept separate"
             found.append(f"{what}. Pass a calibration (reid calibrate), set threshold, or review them in the report.")
         if not self.tracklets.has_path.any():
             where = "where cameras overlap and " if several else ""
@@ -207,12 +210,15 @@ def match(
     negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
     threshold, threshold_source = _threshold(tracklets, candidates, rules, selection, negatives, settings, calibration)
     interval = _threshold_interval(threshold_source, selection, negatives, settings)
+    neutral = threshold
+    if interval is not None and threshold_source.startswith("selected") and not settings.join_undecided:
+        threshold = interval[0]
     looks, weight = candidates, LOG_RATIO_WEIGHT
     space = measure_distances(tracklets)
     rules = forbid_too_fast(rules, space)
     if len(space):
-        weight = 1 / _appearance_slope(candidates, space, tracklets.has_feature, threshold)
-        candidates = add_space(candidates, space, tracklets.has_feature, threshold, weight)
+        weight = 1 / _appearance_slope(candidates, space, tracklets.has_feature, neutral)
+        candidates = add_space(candidates, space, tracklets.has_feature, neutral, weight)
     violation = rules.violations(candidates.first, candidates.second)
     allowed = violation == 0
     clusters = _start(rules)
@@ -243,7 +249,7 @@ def match(
         moves = reassign(candidates, clusters, threshold)
     walks: list[GapJoin] = []
     if tracklets.has_path.any():
-        walks = join_over_gaps(clusters, space.spread, appearance_odds(candidates, tracklets, threshold, weight))
+        walks = join_over_gaps(clusters, space.spread, appearance_odds(candidates, tracklets, neutral, weight))
     unmatched = _join_featureless(clusters, settings.featureless_max_gap)
     identity = number_identities(tracklets.start, clusters.labels)
     violations = find_violations(tracklets, identity, cameras, constraints)
@@ -259,7 +265,7 @@ def match(
         **vars(candidates), margin=margin, probability=expit(-slope * margin), forbidden_by=reasons, joined=joined
     )
     links = links.with_result(joined)
-    evidence = link_evidence(candidates, looks, space, tracklets.has_feature, threshold, weight)
+    evidence = link_evidence(candidates, looks, space, tracklets.has_feature, neutral, weight)
     names = tracklets.camera_names
     return Matches(
         tracklets,
@@ -278,6 +284,7 @@ def match(
             "reassigned": moves,
             "simultaneous_pairs_on_the_ground": len(space),
             "distance_per_log_odds": weight,
+            "neutral_distance": neutral,
             "of_these_too_far_apart": int(space.far_apart.sum()),
             "spread_of_people_m": round(float(space.spread), 2),
             "joined_over_gaps": len(walks),

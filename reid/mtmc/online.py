@@ -47,7 +47,8 @@ class OnlineMatcher:
     whitening, re-ranking, transition times, positions) and the threshold. Average linkage then joins under the same
     rules, and identities whose paths continue each other are joined (`ground.join_over_gaps`), but two identities that
     were both given before are never joined, and a tracklet keeps its identity. Other solvers and
-    reassignment are not used, because they revise earlier decisions.
+    reassignment are not used, because they revise earlier decisions. Undecided links are joined, because no review can
+    join them later.
 
     Args:
         stream: Limits of the memory.
@@ -60,7 +61,9 @@ class OnlineMatcher:
     def __init__(self, *, stream: StreamSettings | None = None, **inputs: Unpack[MatchInputs]) -> None:
         settings = inputs.get("settings") or MatchSettings()
         self._inputs = inputs
-        self._inputs["settings"] = settings.model_copy(update={"solver": "agglomerative", "reassign": False})
+        self._inputs["settings"] = settings.model_copy(
+            update={"solver": "agglomerative", "reassign": False, "join_undecided": True}
+        )
         self._constraints = inputs.get("constraints") or Constraints()
         self._stream = stream or StreamSettings()
         self._remembered: Tracklets | None = None
@@ -104,8 +107,8 @@ class OnlineMatcher:
         clusters = _FixedClusters(rules if space is None else forbid_too_fast(rules, space), fixed, forbidden)
         agglomerative(offline.links, clusters, offline.threshold)
         if space is not None and both.has_path.any():
-            weight = offline.protocol["distance_per_log_odds"]
-            join_over_gaps(clusters, space.spread, appearance_odds(offline.links, both, offline.threshold, weight))
+            neutral, weight = (offline.protocol[name] for name in ("neutral_distance", "distance_per_log_odds"))
+            join_over_gaps(clusters, space.spread, appearance_odds(offline.links, both, neutral, weight))
         identity = clusters.identities()
         new = identity == 0
         identity[new] = self.last + number_identities(both.start[new], clusters.labels[new])

@@ -26,7 +26,7 @@ def test_the_evidence_of_a_link_sums_to_its_distance(noise: float | None) -> Non
     links, evidence = matches.links, matches.evidence
     total = sum(np.nan_to_num(evidence[name]) for name in ("looks", "time", "space"))
     weight = matches.protocol["distance_per_log_odds"]
-    assert total == pytest.approx((matches.threshold - links.distance) / weight, abs=1e-4)
+    assert total == pytest.approx((matches.protocol["neutral_distance"] - links.distance) / weight, abs=1e-4)
     t = matches.tracklets
     both = t.has_feature[links.first] & t.has_feature[links.second]
     assert (np.isfinite(evidence["looks"]) == both).all()

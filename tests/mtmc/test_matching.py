@@ -233,15 +233,21 @@ def test_the_threshold_has_an_interval_and_links_within_it_are_undecided():
     tracklets = Tracklets.from_features(["a", "b", "c", "d"], *columns)
     matches = match(tracklets)
     low, high = matches.threshold_interval
-    assert low <= matches.threshold <= high
-    assert high > low
+    assert matches.threshold == low < matches.protocol["neutral_distance"] <= high
     links, undecided = matches.links, matches.undecided
     assert undecided.any()
+    assert not links.joined[undecided].any(), "they are for review, not merged"
+    assert any("kept separate" in sentence for sentence in matches.advice)
+    merged = match(tracklets, settings=MatchSettings(join_undecided=True))
+    assert merged.threshold == matches.protocol["neutral_distance"]
+    assert merged.links.joined[merged.undecided].any()
+    assert merged.identity.max() < matches.identity.max()
     distance = matches.threshold - links.margin[undecided]
     assert (low <= distance + 1e-9).all()
     assert (distance - 1e-9 <= high).all()
     assert any("calibration" in sentence for sentence in matches.advice)
     given = match(tracklets, settings=MatchSettings(threshold=matches.threshold))
+    np.testing.assert_array_equal(given.identity, matches.identity)
     assert given.threshold_interval is None
     assert not given.undecided.any()
 
