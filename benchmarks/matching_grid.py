@@ -23,12 +23,14 @@ import click
 import numpy as np
 import yaml
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.measure import Benchmark
 from reid.core.console import progress_bar
 from reid.core.errors import ReidError
 from reid.mtmc import Tracklets, match, score_tracks, true_ids
 from reid.mtmc.cameras import Cameras, read_cameras
+from reid.mtmc.confidence import confidence_parts
 from reid.mtmc.track_files import read_tracks
 from reid.mtmc.tracklets import tracklet_of_boxes
 from reid.pipelines.match import match_files
@@ -120,6 +122,7 @@ def measure(cell: tuple[int, str, str, str], seed: int) -> dict[str, Any]:
         "p_same": links.probability[free].round(5).tolist(),
         "same": (person[links.first[free]] == person[links.second[free]]).tolist(),
         "confidence": result.confidence[shared].round(5).tolist(),
+        "parts": confidence_parts(result.identity, links)[shared].round(5).tolist(),
         "right": np.array(right)[shared].tolist(),
     }
 
@@ -163,6 +166,14 @@ def show_calibration(rows: Sequence[dict[str, Any]], probability: str, true: str
     for raw, after in itertools.zip_longest(bins(*values[1]), bins(mapped, values[1][1])):
         cells = [f"{one[0]:.3f} | {one[1]:.3f} | {one[2]:,}" if one else " | | " for one in (raw, after)]
         print(f"| {cells[0]} | {cells[1]} |")
+
+
+def show_confidence(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the coefficients of the confidence, fitted on the half for choosing (`reid.mtmc.confidence`)."""
+    half = [r for r in rows if r["seed"] % 2 == 0 and r.get("parts")]
+    parts, right = (np.concatenate([r[key] for r in half]) for key in ("parts", "right"))
+    fitted = LogisticRegression(C=10).fit(parts, right)
+    print(f"\nconfidence: coefficients {np.append(fitted.intercept_, fitted.coef_).round(2).tolist()}")
 
 
 def show_groups(rows: Sequence[dict[str, Any]]) -> None:
@@ -234,6 +245,7 @@ def main(
     show_scores([r for r in rows if r["seed"] % 2])
     show_calibration(rows, "p_same", "same")
     show_calibration(rows, "confidence", "right")
+    show_confidence(rows)
     show_groups(rows)
     if scenes:
         show_scenes(scenes)

@@ -25,6 +25,7 @@ from reid.evaluation.clustering import (
 )
 from reid.evaluation.neighbour_search import chosen_search, find_neighbours
 from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
+from reid.mtmc.confidence import tracklet_confidence
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
 from reid.mtmc.evidence import link_evidence
 from reid.mtmc.ground import GapJoin, GroundEvidence, join_over_gaps, measure_distances
@@ -106,7 +107,7 @@ class Matches:
     Attributes:
         tracklets: The matched tracklets.
         identity: `[T]` int64 from 1, numbered by first appearance.
-        confidence: `[T]` 0..1, see `tracklet_confidence`.
+        confidence: `[T]` 0..1, see `confidence.tracklet_confidence`.
         links: Every candidate pair with its decision.
         threshold: Largest mean distance at which identities are joined: the lowest of `threshold_interval` if it was
             selected, unless `MatchSettings.join_undecided`.
@@ -498,24 +499,6 @@ def _threshold_interval(
     drawn = [np.quantile(rng.choice(negatives, len(negatives)), settings.fmr) for _ in range(100)]
     low, high = np.quantile(drawn, [0.05, 0.95])
     return float(low), float(high)
-
-
-def tracklet_confidence(identity: Integers, links: Links) -> Floats:
-    """Confidence of each tracklet's identity, `[T]` 0..1.
-
-    The mean p(same) over its candidates in its identity. For a tracklet alone: 1 − the largest p(same) of its
-    candidates; 1 without candidates. For one that was joined without being a candidate of any other member: 0.5.
-    """
-    n = len(identity)
-    row = np.concatenate([links.first, links.second])
-    p = np.concatenate([links.probability, links.probability])
-    joined = np.concatenate([links.joined, links.joined])
-    total = np.bincount(row[joined], p[joined], minlength=n)
-    count = np.bincount(row[joined], minlength=n)
-    largest = np.zeros(n)
-    np.maximum.at(largest, row[~joined], p[~joined])
-    size = np.bincount(identity, minlength=1)[identity] if n else np.zeros(0)
-    return np.where(size > 1, np.where(count > 0, total / np.maximum(count, 1), 0.5), 1 - largest)
 
 
 def number_identities(start: Floats, labels: Integers) -> Integers:

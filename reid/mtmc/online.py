@@ -10,6 +10,7 @@ import numpy as np
 from reid.config import MatchSettings, StreamSettings
 from reid.core.errors import ConfigError
 from reid.data.tracks import Integers
+from reid.mtmc.confidence import tracklet_confidence
 from reid.mtmc.constraints import Constraints, Key, Rules, compile_rules, find_violations, row_finder
 from reid.mtmc.ground import join_over_gaps
 from reid.mtmc.matching import (
@@ -18,7 +19,6 @@ from reid.mtmc.matching import (
     forbid_too_fast,
     match,
     number_identities,
-    tracklet_confidence,
 )
 from reid.mtmc.pooling import Mask
 from reid.mtmc.solvers import Clusters, agglomerative, apply_stitching

@@ -28,6 +28,7 @@ from reid.embedding.embedder import Embedder
 from reid.evaluation.track_separation import FEWEST_TRACKS, TrackSeparation, gain_interval, separate_tracks
 from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_checkpoint, load_model, save_checkpoint
+from reid.mtmc.confidence import mean_p_same
 from reid.mtmc.constraints import Constraints, read_constraints
 from reid.mtmc.matching import MIN_TRACKLETS, Matches, match
 from reid.pipelines.adapt_data import target_crops
@@ -359,12 +360,12 @@ def pseudo_identities(
 
     Args:
         matches: result of the matcher.
-        confidence: least confidence of a tracklet's identity (`tracklet_confidence`).
+        confidence: least mean p(same) of a tracklet with its identity (`confidence.mean_p_same`).
         uncertain: what happens to tracklets below it: "leave_out", or "instance" (each becomes a separate identity).
         certain: `[T]` tracklets that are kept with any confidence: a person joined them with another.
     """
     labels = matches.identity.copy()
-    doubtful = ((matches.confidence < confidence) & ~certain) | ~matches.tracklets.has_feature
+    doubtful = ((mean_p_same(matches.identity, matches.links) < confidence) & ~certain) | ~matches.tracklets.has_feature
     labels[doubtful] = -1
     if uncertain == "instance":
         alone = doubtful & matches.tracklets.has_feature

@@ -229,9 +229,9 @@ class AdaptSettings(ModelSettings):
     minutes: float = Field(default=0.0, ge=0, le=100_000)
     """Time for all rounds, in minutes; 0: `schedule.epochs` epochs per round."""
     confidence: Fraction = 0.7
-    """Least confidence of a tracklet's identity."""
+    """Least mean p(same) of a tracklet with its identity."""
     uncertain: Literal["leave_out", "instance"] = "leave_out"
-    """Tracklets of lower confidence: left out, or each a separate identity."""
+    """Tracklets below it: left out, or each a separate identity."""
     held_out: float = Field(default=0.15, ge=0.05, le=0.5)
     """Fraction of each camera's tracklets, the last ones, that are held out for the guard."""
     guard: bool = True
@@ -243,7 +243,7 @@ class AdaptSettings(ModelSettings):
 class AdaptKeys(Config):
     """The `key=value` settings of `reid adapt`: those of training, and those of matching as `matching.key`."""
 
-    matching: MatchSettings = MatchSettings()
+    matching: MatchSettings = MatchSettings(join_undecided=True)
 
     def training(self) -> Config:
         """Return the settings of training alone."""
