@@ -23,7 +23,7 @@ GROUPS = {
 
 
 @click.command("live", cls=Command)
-@click.argument("words", nargs=-1, metavar="[SOURCE]... [key=value]...")
+@click.argument("arguments", nargs=-1, metavar="[SOURCE]... [key=value]...")
 @settings_options(LiveSettings, GROUPS)
 @option(
     "Output",
@@ -34,7 +34,7 @@ GROUPS = {
     help="File that events are appended to, one JSON object a line; - for standard output (default); or an MQTT "
     "broker. Repeatable.",
 )
-def cli(words: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
+def cli(arguments: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> None:
     """Follow people through live cameras and report each with one identity.
 
     \b
@@ -50,10 +50,10 @@ def cli(words: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> Non
 
     It ends with its last file (not with --sources), or with Ctrl-C, which ends all tracks first.
     """
-    from reid.pipelines.live import name_sources, run_live, split_words
+    from reid.pipelines.live import name_sources, run_live, split_arguments
 
     outputs = outputs or ("-",)
-    given, keys = split_words(words)
+    given, keys = split_arguments(arguments)
     settings = load_settings(MatchKeys, overrides=keys)
     console.stderr = "-" in outputs  # messages must not mix with events
     try:

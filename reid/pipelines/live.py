@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -73,14 +74,14 @@ def name_sources(sources: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the sources and the `key=value` settings among the words of a command line.
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the sources and the `key=value` settings among the arguments of a command.
 
     Raises:
         ConfigError: NAME=SOURCE whose source is nothing that can be read, as when a key is misspelled.
     """
-    keys = [word for word in words if word.partition("=")[0].split(".")[0] in MatchKeys.model_fields and "=" in word]
-    sources = [word for word in words if word not in keys]
+    keys = [text for text in arguments if "=" in text and re.split(r"[.=]", text)[0] in MatchKeys.model_fields]
+    sources = [text for text in arguments if text not in keys]
     for word in sources:
         name, equals, source = word.partition("=")
         is_file = "/" in source or Path(source).exists() or Path(source).suffix.lower() in VIDEO_SUFFIXES
@@ -168,7 +169,7 @@ def run_live(
             console.print(f"status: {page.url}")
         stack.callback(loop.stop)
         loop.change(given)
-        with listen("ending all tracks; press Ctrl-C again to stop at once") as received:
+        with listen("ending all tracks; press Ctrl-C again to stop immediately") as received:
             while not received and loop.turn():
                 pass
             loop.stop()
@@ -180,7 +181,7 @@ def run_live(
 
 
 class _Loop:
-    """The sources of an engine, and what was last said about each; `always` are those that are in no file."""
+    """The sources of an engine, and the last reported state of each; `always` are the sources outside the file."""
 
     def __init__(
         self, engine: LiveEngine, emit: Callable[[Event], None], settings: LiveSettings, always: dict[str, str]
@@ -195,7 +196,7 @@ class _Loop:
         self._look()
 
     def change(self, wanted: Mapping[str, str]) -> None:
-        """Start to read cameras that are new, and stop those that are gone or have another source."""
+        """Start to read new cameras, and stop reading removed ones and ones with another source."""
         for name, source in list(self.sources.items()):
             if wanted.get(name) != source.source:
                 source.stop()
@@ -209,7 +210,7 @@ class _Loop:
                 self.sources[name] = live.start()
 
     def stop(self) -> None:
-        """Stop reading; wait a little for the threads, but not for one that is stuck in a read."""
+        """Stop reading; wait a little for the threads, but not until a blocked read returns."""
         for source in self.sources.values():
             source.stop()
         until = now() + _LAST
@@ -242,7 +243,7 @@ class _Loop:
         try:
             self.change({**read_sources(self._settings.sources), **self._always})
         except ConfigError as error:
-            warn(f"{error} The cameras stay as they are.")
+            warn(f"{error} No camera is changed.")
 
     def _look(self) -> None:
         """Note the status for the status page."""

@@ -91,7 +91,7 @@ class _Track:
 
 @dataclass(eq=False)
 class _Part:
-    """A local track, or a part of a long one. `number` is unique in its camera, for ever.
+    """A local track, or a part of a long one. `number` is unique in its camera and never used again.
 
     Attributes:
         previous: number of the part that this one continues; -1: none.
@@ -310,8 +310,8 @@ class LiveEngine:
             return
         chosen: dict[int, list[int]] = {}
         for camera in {id(part.camera): part.camera for part in parts}.values():
-            mine = [part for part in parts if part.camera is camera]
-            chosen |= dict(zip(map(id, mine), self._choose(camera, mine), strict=True))
+            here = [part for part in parts if part.camera is camera]
+            chosen |= dict(zip(map(id, here), self._choose(camera, here), strict=True))
         crops = [crop for part in parts for row, _, crop in part.crops.values() if row in chosen[id(part)]]
         names = [part.camera.name for part in parts for _ in chosen[id(part)]]
         features, size = np.zeros((len(crops), self._embedder.dimension), np.float32), self._embedder.batch_size
@@ -337,8 +337,8 @@ class LiveEngine:
         found = []
         for part in parts:
             rows = np.array(sorted(row for row, _, _ in part.crops.values()), np.int64)
-            mine = np.flatnonzero(tracks.track == part.number)[rows]  # of one part, sorted by time
-            best = choose_boxes(tracks.take(mine), quality[mine], per_track=self._settings.per_track)
+            kept = np.flatnonzero(tracks.track == part.number)[rows]  # of one part, sorted by time
+            best = choose_boxes(tracks.take(kept), quality[kept], per_track=self._settings.per_track)
             part.crops = dict(sorted(part.crops.items()))
             found.append(rows[best].tolist())
         return found
@@ -362,7 +362,7 @@ class LiveEngine:
         return min((part.times[0] for part in parts), default=0.0)
 
     def _tracklets(self, parts: Sequence[_Part]) -> Tracklets:
-        """Return tracklets of all remembered parts; those that have not ended are without a feature."""
+        """Return tracklets of all remembered parts; parts that have not ended have no feature."""
         base, names = self._base(parts), list(self._names)
         embedded = [part for part in parts if part.features is not None and len(part.features)]
         counts = [len(part.rows) for part in embedded]
@@ -390,7 +390,7 @@ class LiveEngine:
         )
 
     def _decide(self) -> None:
-        """Give identities to the parts that have ended by the next tick, and to those that last for long."""
+        """Give identities to parts that have ended by the next tick, and to long ones."""
         time = self._time_of_tick()
         self._tick += 1
         self._finish(time)
@@ -461,7 +461,7 @@ class LiveEngine:
         identity: Integers,
         lasting: set[_Part],
     ) -> None:
-        """Set the identities of the tracks; send the end of one that is replaced, and the first of a long track."""
+        """Set the identities of the tracks; send the end of a replaced identity, and the first of a long track."""
         spans: dict[tuple[int, int], list[tuple[float, float, int]]] = {}
         for row, number in enumerate(identity.tolist()):
             key = int(tracklets.camera[row]), int(tracklets.track[row])

@@ -1,4 +1,4 @@
-"""Store the tracklets of a live run in a gallery, so that people can be searched while it goes on."""
+"""Store the tracklets of a live run in a gallery, so that people can be searched meanwhile."""
 
 from __future__ import annotations
 

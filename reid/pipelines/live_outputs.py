@@ -33,7 +33,7 @@ class Output(Protocol):
 
 
 class LinesOutput:
-    """Append each event to a file as a line, which is complete at once; "-" is standard output.
+    """Append each event to a file as a line and flush it; "-" is standard output.
 
     Raises:
         DataError: the file cannot be opened or written.

@@ -34,7 +34,7 @@ class StatusPage:
 
     Args:
         port: 0 for any free port.
-        status: returns what is shown; it is called for each request, from other threads.
+        status: returns the content; it is called for each request, from other threads.
 
     Attributes:
         url: of the page.

@@ -38,7 +38,7 @@ Image = NDArray[np.uint8]
 def now() -> float:
     """Return seconds since 1970 on a clock that never goes back: the system's when this was loaded, then monotonic.
 
-    Where the system has such a clock, it goes on while the machine sleeps.
+    Where the system has such a clock, it includes the time that the machine sleeps.
     """
     return _ORIGIN + _steady()
 
@@ -83,7 +83,7 @@ def camera_name(source: str) -> str:
 
 @dataclass(frozen=True)
 class CameraStatus:
-    """What is known about a camera.
+    """State and counts of a camera.
 
     Attributes:
         state: "connecting", "running", "stalled" (no frame for `STALL` seconds), "waiting" (before it connects again),
@@ -106,7 +106,7 @@ class CameraStatus:
 
 
 class LiveSource:
-    """Read a camera in a thread of its own and keep its newest frame.
+    """Read a camera in a separate thread and keep its newest frame.
 
     A file or folder of images is played in real time: the time of a frame is that of the start plus its time stamp.
     The time of a frame of any other source is the time at which it arrives. If such a source ends, fails or sends
@@ -165,7 +165,7 @@ class LiveSource:
         return newest
 
     def status(self) -> CameraStatus:
-        """Return what is known now."""
+        """Return the current state and counts."""
         with self._lock:
             state, since = self._state, max(self._since, self._last_seen or 0.0)
             if state in ("running", "connecting") and now() - since > STALL:
@@ -209,7 +209,7 @@ class LiveSource:
                 reason = str(error)
                 if not is_live(self.source):
                     return self._set("failed", reason)
-            except Exception as error:  # of OpenCV or a driver: the other cameras must go on
+            except Exception as error:  # of OpenCV or a driver: the other cameras must continue
                 reason = f"{type(error).__name__}: {error}"
             wait = FIRST_WAIT if self._frames > frames else wait
             self._set("waiting", reason)

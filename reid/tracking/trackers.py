@@ -1,4 +1,4 @@
-"""Trackers of the package `trackers`: link the boxes of one camera to tracks, at once or frame by frame."""
+"""Trackers of the package `trackers`: link the boxes of one camera to tracks, all together or frame by frame."""
 
 from __future__ import annotations
 
