@@ -149,6 +149,24 @@ def random_world(seed, n=60):
     return tracklets, cameras, constraints, candidates_of(random_distances(n, seed, groups=4), fraction=0.8, seed=seed)
 
 
+@pytest.mark.parametrize("block", [4, 2**20])
+def test_pairs_of_clusters_may_join_as_checked_one_by_one(block, monkeypatch):
+    """Pairs of clusters are checked in blocks of pairs of members; joins keep labels and members consistent."""
+    monkeypatch.setattr("reid.mtmc.solvers._PAIRS_PER_BLOCK", block)
+    tracklets, cameras, constraints, _ = random_world(3)
+    rng = np.random.default_rng(0)
+    clusters = Clusters(compile_rules(tracklets, cameras, constraints), rng.integers(0, 45, len(tracklets)))
+    filled = rng.permutation(np.unique(clusters.labels))
+    kept, removed = np.sort(filled[: len(filled) // 2 * 2].reshape(2, -1), axis=0)
+    members = {number: np.flatnonzero(clusters.labels == number) for number in filled.tolist()}
+    want = [clusters.rules.allow(members[a], members[b]) for a, b in zip(kept.tolist(), removed.tolist(), strict=True)]
+    assert clusters.join_each(kept, removed).tolist() == want
+    assert 0 < sum(want) < len(want)
+    for a, b, joined in zip(kept.tolist(), removed.tolist(), want, strict=True):
+        assert set(clusters.members[a]) == set(members[a]) | (set(members[b]) if joined else set())
+        assert (clusters.labels[clusters.members[a]] == a).all()
+
+
 def solve_correlation(candidates, clusters):
     costs = Candidates(
         candidates.first,
