@@ -155,7 +155,9 @@ WRITING = (
     "data synthesize", "model convert", "model export", "model card", "runs compare", "metric fit", "gallery create",
     "gallery copy", "search", "adapt", "data from-tracks",
 )  # fmt: skip
-ELSEWHERE = ("cache clear", "gallery erase", "gallery expire", "model fetch", "model path", "model verify", "serve")
+ELSEWHERE = (
+    "cache clear", "gallery erase", "gallery expire", "live", "model fetch", "model path", "model verify", "serve",
+)  # fmt: skip
 """Commands that remove data of the user, use downloaded models or run until stopped; other tests try them."""
 PLACES = ("below a file", "in a closed folder", "of the other kind")
 TRIES = [
