@@ -50,7 +50,7 @@ def cli(galleries: tuple[Path, ...], out: Path | None, **options: Any) -> None:
     With a calibration, each hit has the number of strangers expected at its distance or nearer, and p(same); a hit
     counts if --expected-false is not exceeded. Without one, hits are ranked only.
 
-    Hits that count are chained to a trajectory: in time order, without those that are impossible together by the
+    Hits that count are chained to a trajectory: in time order, without hits that are impossible together by the
     transition times and overlaps of cameras.yaml. Without a calibration, --within chooses the hits.
     """
     from reid.pipelines.gallery import search_files, write_answer

@@ -109,7 +109,7 @@ def stretches(tracks: Tracks) -> Integers:
         rows = np.flatnonzero(camera == number)
         steps = np.diff(np.unique(frame[rows]))  # above 1 where not every frame was analysed
         new[rows[1:]] |= np.diff(frame[rows]) > _SHORT * (np.median(steps) if len(steps) else 1)
-    # Runs of boxes with or without an overlap. An encounter ends at a run without one that is not short.
+    # Runs of boxes with or without an overlap. An encounter ends at a long run without an overlap.
     run_start = np.flatnonzero(new | np.r_[True, np.diff(meets.astype(np.int8)) != 0])
     length = np.diff(np.append(run_start, n))
     ends_encounter = ~meets[run_start] & (length >= _SHORT) & ~new[run_start]

@@ -97,7 +97,7 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
 
     K-means of FAISS divides the items into `4 √N` cells (an inverted file: Jégou, Douze, Schmid 2011), and each item is
     compared with the items of its 8 nearest cells. Where features have no structure but identities, two items of one
-    identity often share none of these cells. More cells help little; therefore this is done with 4 independent
+    identity often have none of these cells in common. More cells help little; therefore this is done with 4 independent
     partitions. In two further rounds, each item is compared with its neighbours' neighbours in both directions (as in
     NN-descent: Dong, Charikar, Li 2011).
 
@@ -193,7 +193,7 @@ def _closest(ids: Ids, distance: Distances, k: int) -> tuple[Ids, Distances]:
 
 
 def _with_neighbours_of_neighbours(x: Tensor, nearest: Ids, distance: Distances) -> tuple[Ids, Distances]:
-    """Return the lists `[N, k]` after comparing each item with those that its links lead to in one or two steps."""
+    """Return the lists `[N, k]` after comparing each item with the items that its links reach in one or two steps."""
     n, k = nearest.shape
     links = _links(nearest, distance)
     result = np.empty_like(nearest), np.empty_like(distance)

@@ -48,7 +48,7 @@ def separate_tracks(
 
     Of each track at most 8 crops, evenly spread over time, are used. Each crop of the first half is a query. Its
     positives are the crops of the second half; its negatives are all crops of the tracks that the same camera sees
-    simultaneously, which are different people (certain negatives). Both are as far apart in time as the tracks allow.
+    simultaneously, which are different people (certain negatives). Both gaps in time are as long as the tracks allow.
 
     Args:
         features: `[N, D]`, of crops; compared by cosine.

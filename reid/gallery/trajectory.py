@@ -1,4 +1,4 @@
-"""Trajectories: hits of one person in time order, without those that one person cannot have made."""
+"""Trajectories: hits of one person in time order, without hits that one person cannot have made."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def find_trajectory(
     confirmed: Collection[str] = (),
     tolerance: float = 0.0,
 ) -> Trajectory:
-    """Chain hits over cameras, and drop those that are impossible together with better ones.
+    """Chain hits over cameras, and drop hits that are impossible together with better ones.
 
     Rules of pairs are those of `reid.match`: a person is not twice in one camera, nor in two cameras that do not
     overlap, at one time, and needs at least the transition time from one camera to another; and where positions on the
@@ -269,7 +269,7 @@ def _forbidden(hits: Sequence[Hit], cameras: Cameras | None, tolerance: float) -
 
 
 def _too_fast(hits: Sequence[Hit], cameras: Cameras | None, tolerance: float) -> NDArray[np.bool_]:
-    """Return `[n, n]` which hits are farther apart than a person gets between them, `FAR_APART` errors allowed."""
+    """Return `[n, n]` whether hits are farther from each other than a person walks meanwhile (`FAR_APART` errors)."""
     fast = np.zeros((len(hits), len(hits)), bool)
     paths = {row: ground_positions(hit, cameras) for row, hit in enumerate(hits)}
     known = [row for row, path in paths.items() if len(path)]

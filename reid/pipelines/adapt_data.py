@@ -31,7 +31,7 @@ def target_crops(settings: AdaptSettings, folder: Path) -> Crops:
     kinds = [kind for kind, values in given.items() if any(value is not None for value in values)]
     if len(kinds) != 1 or None in given[kinds[0]]:
         raise ConfigError(
-            "Pass the tracks in one way: --data LAYOUT:ROOT, or --tracks with --videos, or --embeddings with --crops."
+            "Pass exactly one of: --data LAYOUT:ROOT, or --tracks with --videos, or --embeddings with --crops."
         )
     first, *second = given[kinds[0]]
     if kinds == ["embeddings"]:

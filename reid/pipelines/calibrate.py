@@ -42,7 +42,7 @@ def find_calibration(given: Path | None, nearby: Iterable[Path], model: str | No
 
     Args:
         given: a calibration file.
-        nearby: files (checkpoint, embeddings) whose folders are searched if none is given. Those that do not exist,
+        nearby: files (checkpoint, embeddings) whose folders are searched if none is given. Files that do not exist,
             such as names of published models, are ignored.
         model: id of the model that made the embeddings.
 

@@ -29,7 +29,7 @@ from reid.mtmc.track_files import read_tracks
 from reid.pipelines.settings import EmbedSettings
 
 _WITHOUT_IMAGE = 1e-6
-"""Factor of the quality of boxes whose frame has no image. Above 0, so that those that are chosen are reported."""
+"""Factor of the quality of boxes whose frame has no image. Above 0, so that chosen ones are reported."""
 
 
 def embed_files(

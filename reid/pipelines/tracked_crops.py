@@ -112,8 +112,8 @@ def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
     unknown, identity and camera do, and tracklets are cut where more than `max_gap` frames have no crop.
 
     In Market-1501, `tracks` numbers the recordings of a camera, in each of which frames count from the start. This is
-    recognised by the crops: more than 1 in 100 shares camera, track and frame with another crop. Tracklets are then cut
-    in the same way, and the times of different recordings do not overlap.
+    recognised by the crops: more than 1 in 100 has the camera, track and frame of another crop. Tracklets are then cut
+    equally, and the times of different recordings do not overlap.
 
     Args:
         crops: in any order. Frames count within a camera.

@@ -75,7 +75,7 @@ class RateLimit:
 
 
 class Guard:
-    """ASGI application around another one that refuses requests before it sees them.
+    """ASGI application around another one; it refuses requests before it sees them.
 
     - The `Host` header must be an IP address or one of `hosts`: a page of another site whose name was made to point
       here (DNS rebinding) has another one.

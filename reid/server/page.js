@@ -53,7 +53,7 @@ function forget() {
   say("");
 }
 
-/** Draw the box; `typed`: its numbers are being typed, so they stay as they are. */
+/** Draw the box; `typed`: its numbers are being typed, so they are not changed. */
 function showBox(typed = false) {
   by("box").hidden = by("no-box").hidden = !box;
   const image = by("shown"), scale = image.clientWidth / (image.naturalWidth || 1);
