@@ -67,7 +67,7 @@ def find_handovers(tracklets: Tracklets, allowed: Callable[[Integers, Integers],
     heights per second) on either side, in standard deviations of the camera's tracklets, and the cosine distance of
     both features. Unrelated pairs are N(0, I), at any lag. Handovers have their own mean, covariance (shrunk towards
     I with the weight of 5 pairs) and normal lag, fitted by expectation maximisation, in which an end or a start has at
-    most one partner. Both directions have the same ones, because people cross a border at the same place in both.
+    most one partner. Both directions have the same ones, because people cross a border at one place.
 
     The cameras have a common border if 8 or more handovers are expected, their mean lag is at most `MAX_LAG`, and their
     total log-likelihood ratio exceeds that at 19 wrong times of one camera (shifted circularly) by 4 standard

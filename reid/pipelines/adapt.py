@@ -230,7 +230,8 @@ class _Adaptation:
         if (training / SETTINGS).is_file():
             trainer = Trainer(run_folder.run_settings(training), training, self.distributed, data)
         else:
-            trainer = Trainer(self._round_config(number, rounds, began), training, self.distributed, data)
+            config = self._round_config(number, rounds, began, entry["identities"])
+            trainer = Trainer(config, training, self.distributed, data)
         if (training / LAST).is_file():
             progress = trainer.resume()
         else:
@@ -243,9 +244,21 @@ class _Adaptation:
         self._write()
         return deepcopy(trainer.eval_model)
 
-    def _round_config(self, number: int, rounds: int, began: float) -> Config:
-        """Return the settings of a round: its part of the time and of the falling learning rate."""
+    def _round_config(self, number: int, rounds: int, began: float, identities: int) -> Config:
+        """Return the settings of a round: its part of the time and of the falling learning rate.
+
+        Batches become smaller if there are fewer identities than they contain.
+        """
         config, left = self.config.model_copy(deep=True), 1 - (number - 1) / rounds
+        sampler = config.sampler
+        if identities < 2:
+            raise DataError(
+                f"The tracks of {self.source} were matched to {identities} identities, and training needs two. Pass "
+                "more tracks, or a lower --confidence."
+            )
+        if identities * sampler.crops_per_id < sampler.batch_size:
+            sampler.batch_size = identities * sampler.crops_per_id
+            console.print(f"batches of {sampler.batch_size} crops, since there are only {identities} identities")
         config.optim.lr *= left
         config.schedule.final = (1 - number / rounds) / left
         config.seed += number

@@ -89,6 +89,8 @@ def test_commands_of_the_page_run(
                 continue
             if arguments[0] == "serve":
                 arguments += ["--port", "0"]
+            if "--minutes" in arguments:
+                arguments[arguments.index("--minutes") + 1] = "0.05"
             if "--int8" in arguments:
                 arguments += ["--max-loss", "100"]
             if arguments[0] in ("track", "run"):  # no model is downloaded, and no process started

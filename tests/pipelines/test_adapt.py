@@ -19,6 +19,7 @@ from reid.models import build_model
 from reid.models.checkpoints import load_model, save_checkpoint
 from reid.pipelines.adapt import adapt
 from reid.pipelines.settings import AdaptSettings
+from reid.training.run_folder import run_settings
 from reid.training.trainer import Progress, Trainer
 
 pytestmark = pytest.mark.slow
@@ -147,6 +148,14 @@ def test_wrong_tracks_are_refused(kind: str, tmp_path: Path, adapted: Path) -> N
     assert digest(done.model) == digest(adapted / "best.pt")
 
 
+def test_batches_have_at_most_the_identities_found(tracks: str, poor: Path, tmp_path: Path) -> None:
+    settings = AdaptSettings(data=tracks, rounds=1, held_out=0.5, guard=False, device="cpu")
+    done = adapt(poor, tmp_path / "run", settings, [*TINY, "sampler.batch_size=64"])
+    (found,) = done.rounds["rounds"]
+    assert 2 <= found["identities"] < 32
+    assert run_settings(tmp_path / "run/round-1/run").sampler.batch_size == 2 * found["identities"]
+
+
 def test_few_tracks_are_refused_or_kept_without_a_guard(tracks: str, poor: Path, tmp_path: Path) -> None:
     done = adapt(poor, tmp_path / "a", AdaptSettings(data=tracks, bn_only=True, device="cpu"), TINY)
     assert not done.accepted
@@ -156,7 +165,7 @@ def test_few_tracks_are_refused_or_kept_without_a_guard(tracks: str, poor: Path,
 
 
 def test_invalid_inputs_are_errors(tracks: str, poor: Path, tmp_path: Path, adapted: Path) -> None:
-    with pytest.raises(ConfigError, match="in one way"):
+    with pytest.raises(ConfigError, match="exactly one of"):
         adapt(poor, tmp_path / "a", AdaptSettings(), TINY)
     with pytest.raises(ConfigError, match="would change the network"):
         adapt(poor, tmp_path / "b", AdaptSettings(data=tracks), ["model.height=64"])

@@ -104,7 +104,7 @@ def test_crops_to_adapt_to(recording: Path, tmp_path: Path) -> None:
     other = target_crops(AdaptSettings(embeddings=tmp_path / "e.parquet", crops=tmp_path), tmp_path / "none")
     assert other.paths.tolist() == crops.paths.tolist()
     assert np.array_equal(other.tracks, crops.tracks)
-    with pytest.raises(ConfigError, match="in one way"):
+    with pytest.raises(ConfigError, match="exactly one of"):
         target_crops(AdaptSettings(data="table:x", **inputs), tmp_path / "crops")
     Embeddings(np.ones((1, 2)), paths=["a.jpg"]).save(tmp_path / "few.parquet")
     with pytest.raises(DataError, match="no column camid, track, frame"):
