@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid import Embeddings
 from reid.data.crops import Crops
 from reid.mtmc import cluster_scores, match
@@ -29,7 +30,7 @@ def show(answers: int, truth: np.ndarray, found: np.ndarray) -> None:
     )
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("file", type=click.Path(path_type=Path))
 def main(file: Path) -> None:
     """Print the scores with 0, 50, 200 and 1,000 answers; FILE: embeddings with pid, camid, track, frame and path."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from benchmarks.measure import Benchmark
 from reid.config import StreamSettings
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def simulate(days: float, number: int, stream: StreamSettings) -> None:
     click.echo(f"remembered; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("video", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--minutes", default=20.0, help="Minutes to run.")
 @click.option("--cameras", default=4, help="Copies of the video.")

@@ -172,6 +172,9 @@ def show_confidence(rows: Sequence[dict[str, Any]]) -> None:
     """Print the coefficients of the confidence, fitted on the half for choosing (`reid.mtmc.confidence`)."""
     half = [r for r in rows if r["seed"] % 2 == 0 and r.get("parts")]
     parts, right = (np.concatenate([r[key] for r in half]) for key in ("parts", "right"))
+    if len(np.unique(right)) < 2:
+        print("\nconfidence: not enough data, all identities are right or all are wrong")
+        return
     fitted = LogisticRegression(C=10).fit(parts, right)
     print(f"\nconfidence: coefficients {np.append(fitted.intercept_, fitted.coef_).round(2).tolist()}")
 

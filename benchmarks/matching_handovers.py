@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 from benchmarks.matching_grid import MODELS, TRACKERS, cameras_of, idf1, scene
+from benchmarks.measure import Benchmark
 from benchmarks.self_calibration import without_geometry
 from reid.mtmc import Tracklets, match
 from reid.mtmc.tracklets import tracklet_of_boxes
@@ -36,7 +37,7 @@ def score(people: int, layout: str, tracker: str, seed: int, model: str) -> tupl
     return first, second
 
 
-@click.command()
+@click.command(cls=Benchmark)
 def main() -> None:
     """Print the mean of both halves for each model."""
     print("| half | model | scenes | without | with |\n|---|---|---|---|---|")

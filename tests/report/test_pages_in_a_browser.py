@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import reid
+from reid.report.adaptation_page import write_adaptation
 from reid.report.answer_page import write_answer_page
 from reid.report.match_page import ReportOptions, write_match_report
 from tests.report.small_matches import small_matches
@@ -81,6 +82,16 @@ def answer(folder: Path, text: str) -> Path:
     return write_answer_page(folder / "answer_page.html", found, options)
 
 
+def adaptation(folder: Path, text: str) -> Path:
+    """Write the page of an adaptation in which the model, the reason, identities and crops are named `text`."""
+    held_out = {"auc": 0.5, "rank1": None, "tracks": 2}
+    data = {"crops": 4, "tracklets": 2, "cameras": 1, "held_out_tracklets": 1}
+    verdict = {"reason": text, "given": held_out}
+    state = {"source": text, "data": data, "verdict": verdict, "rounds": [], "given": held_out, "batchnorm": held_out}
+    groups = {text: [(np.zeros((8, 4, 3), np.uint8), text)]}
+    return write_adaptation(folder / "adaptation.html", state, groups)
+
+
 def problems_of(browser: object, path: Path) -> list[str]:
     """Open a page and each of its views, and return what it did that it must not do."""
     context = browser.new_context()
@@ -104,11 +115,11 @@ def test_these_are_all_pages() -> None:
     templates = {
         path.name for room in ("report", "server") for path in (Path(reid.__file__).parent / room).glob("*.html")
     }
-    assert pages - templates == {"evaluation.html", "report.html"}
+    assert pages - templates == {"adaptation.html", "evaluation.html", "report.html"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [evaluation, match, answer])
+@pytest.mark.parametrize("write", [evaluation, match, answer, adaptation])
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_name_is_executed(browser, write, payload, tmp_path):
     path = write(tmp_path, payload)
@@ -117,7 +128,7 @@ def test_no_name_is_executed(browser, write, payload, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [evaluation, match, answer])
+@pytest.mark.parametrize("write", [evaluation, match, answer, adaptation])
 def test_the_content_policy_blocks_scripts_and_the_network(browser, write, tmp_path, requests):
     """Even if markup got into the page, the browser neither runs it nor asks anyone for anything."""
     address, asked = requests
