@@ -16,6 +16,8 @@ from reid.core.errors import DataError, first_few
 UNKNOWN = -1
 """Value of `camids`, `tracks` and `frames` where the data set has no information."""
 
+_FARTHEST_PIXEL = 1e6  # more than any frame has
+
 
 def integer_column(name: str, values: ArrayLike, n: int | None = None, *, minimum: int | None = None) -> NDArray[Any]:
     """Return `values` as an int64 column `[n]`.
@@ -104,6 +106,11 @@ def box_array(name: str, boxes: ArrayLike) -> NDArray[np.float64]:
 def corners_of_boxes(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return left, top, right, bottom `[N, 4]` of boxes `[N, 4]`: x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def pixels_of_boxes(boxes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return left, top, right, bottom `[N, 4]` in whole pixels, rounded and not clipped to an image."""
+    return np.rint(corners_of_boxes(boxes).clip(-_FARTHEST_PIXEL, _FARTHEST_PIXEL)).astype(np.int64)
 
 
 def boxes_of_corners(corners: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -196,6 +203,30 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = (features / np.where(lengths == 0, 1, lengths)).astype(np.float32)
     return scaled
+
+
+def column_codes(columns: ArrayLike) -> NDArray[np.int64]:
+    """Return one number for each distinct column of an array `[k, N]`, from 0, in the order of the sorted columns.
+
+    Example:
+        >>> column_codes([[5, 5, 0], [1, 2, 9]]).tolist()
+        [1, 2, 0]
+    """
+    return np.unique(np.asarray(columns), axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def find_columns(keys: ArrayLike, wanted: ArrayLike) -> NDArray[np.int64]:
+    """Return the index in `keys [k, T]` of each column of `wanted [k, N]`, the last of equal ones; −1 without any.
+
+    Example:
+        >>> find_columns([[5, 0], [1, 9]], [[0, 5], [9, 9]]).tolist()
+        [1, -1]
+    """
+    code = column_codes(np.concatenate([keys, wanted], axis=1))
+    n = np.shape(keys)[1]
+    table = np.full(int(code.max(initial=-1)) + 1, -1, np.int64)
+    table[code[:n]] = np.arange(n)
+    return table[code[n:]]
 
 
 def concatenated_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

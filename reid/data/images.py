@@ -152,6 +152,21 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int], out: NDArray[np.uint
     return cv2.resize(image, (width, height), dst=out, interpolation=interpolation).view(np.uint8)
 
 
+def cut_out(image: NDArray[np.uint8], pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the part of an image `[H, W, 3]` between left, top, right and bottom (`pixels_of_boxes`).
+
+    Parts outside the image are left out, so the result may be empty.
+    """
+    left, top, right, bottom = pixels.clip(0).tolist()
+    return image[top:bottom, left:right]
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """Return an RGB image `[H, W, 3]` as a JPEG file."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return encoded.tobytes()
+
+
 def _open(path: str | Path) -> tuple[bytes, Image.Image]:
     """Return the content of a file, and its image with only the header read. Refuse large and truncated files."""
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import box_array, float_column, integer_column
+from reid.core.arrays import box_array, column_codes, float_column, integer_column
 from reid.core.errors import DataError
 from reid.data.crops import as_rows
 
@@ -149,7 +149,7 @@ class Tracks:
             [True, False]
         """
         pairs = np.concatenate([[self.camera, self.track], [camera, track]], axis=1)
-        code = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1) * 2**32
+        code = column_codes(pairs) * 2**32
         return np.isin(code[len(self) :] + frame, code[: len(self)] + self.frame)
 
     def take(self, index: ArrayLike) -> Tracks:

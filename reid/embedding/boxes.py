@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reid.core.arrays import corners_of_boxes, float_column
+from reid.core.arrays import float_column, pixels_of_boxes
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError, check_number, first_few
-from reid.data.images import resize
+from reid.data.images import cut_out, encode_jpeg, resize
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
 from reid.embedding.batches import ImageBatch
@@ -29,7 +29,6 @@ from reid.embedding.table import Embeddings, save_rows
 CROP_HEIGHT = 96
 _MAX_CROP_WIDTH = 192
 _SHARPNESS_SIZE = (128, 64)
-_MAX_COORDINATE = 1e6  # pixels, more than any frame has
 _FORMAT = 2
 
 
@@ -182,8 +181,7 @@ class _Job:
         self.embedder, self.videos, self.tracks = embedder, videos, tracks
         self.keep_crops = keep_crops
         self.quality = np.ones(n) if quality is None else float_column("quality", quality, n, low=0, high=1)
-        corners = corners_of_boxes(tracks.boxes).clip(-_MAX_COORDINATE, _MAX_COORDINATE)
-        self.cuts = np.rint(corners).astype(np.int64)
+        self.cuts = pixels_of_boxes(tracks.boxes)
         self.reasons = np.full(n, "", dtype=object)
         self.reasons[(self.cuts[:, 2:] <= self.cuts[:, :2]).any(axis=1)] = "the box is smaller than a pixel"
         for camera, name in enumerate(tracks.camera_names):
@@ -293,10 +291,9 @@ class _Job:
         for frame in video.read(frames, first_frame=self.tracks.first_frame) if len(frames) else ():
             start, end = np.searchsorted(frames, [frame.number, frame.number + 1])
             for row in missing[start:end].tolist():
-                left, top, right, bottom = cuts[row, 1:].clip(0).tolist()
                 if frame.image is None:
                     failed[row] = frame.reason
-                elif (crop := frame.image[top:bottom, left:right]).size == 0:
+                elif (crop := cut_out(frame.image, cuts[row, 1:])).size == 0:
                     failed[row] = "the box is outside the frame"
                 else:
                     images[row] = resize(crop, size)
@@ -330,4 +327,4 @@ def _balance(counts: NDArray[np.int64], processes: int) -> NDArray[np.int64]:
 def _small_jpeg(crop: NDArray[np.uint8]) -> bytes:
     width = round(crop.shape[1] * CROP_HEIGHT / crop.shape[0])
     small = resize(crop, (CROP_HEIGHT, min(max(width, 1), _MAX_CROP_WIDTH)))
-    return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    return encode_jpeg(small, 90)

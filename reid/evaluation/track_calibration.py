@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from reid.core.arrays import UNKNOWN, float_column, integer_column
+from reid.core.arrays import UNKNOWN, column_codes, float_column, integer_column
 from reid.core.errors import DataError
 from reid.evaluation.calibration import Calibration
 from reid.evaluation.curves import CameraPair, Floats, TooFew, fit_curve, overall_curve, quantiles
@@ -152,7 +152,7 @@ def _tracklets(cameras: Integers, local: Integers, clock: Floats) -> tuple[Integ
             "Add a track column, or labels (a pid column)."
         )
     tracklet = np.full(len(local), -1, dtype=np.int64)
-    tracklet[known] = np.unique(np.stack([cameras[known], local[known]]), axis=1, return_inverse=True)[1].reshape(-1)
+    tracklet[known] = column_codes([cameras[known], local[known]])
     distinct = np.unique(np.stack([tracklet[known], clock[known]]), axis=1).shape[1]
     if distinct < 0.99 * len(known):
         raise DataError(

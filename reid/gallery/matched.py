@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
+from reid.core.arrays import find_columns
 from reid.core.atomic import with_formula
 from reid.core.errors import DataError
 from reid.core.reading import read_json
@@ -116,11 +117,6 @@ def _read_boxes(folder: Path, sightings: Sightings, owner: Integers, table: Embe
         raise DataError(f"{path} does not fit the match ({error}). Match again with `reid match`.") from error
     used = np.flatnonzero(owner >= 0)
     wanted = [camera[owner[used]], sightings.identity[owner[used]], table.frames[used]]
-    codes = np.unique(np.concatenate([np.stack(rows), np.stack(wanted)], axis=1), axis=1, return_inverse=True)[
-        1
-    ].reshape(-1)
-    row_of = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
-    row_of[codes[: len(sides)]] = np.arange(len(sides))
-    found = row_of[codes[len(sides) :]]
+    found = find_columns(rows, wanted)
     boxes[used[found >= 0]] = sides[found[found >= 0]]
     return boxes

@@ -9,7 +9,7 @@ import numpy as np
 
 from reid.core.console import warn
 from reid.core.errors import DataError
-from reid.data.images import decode, pixelate_heads, resize
+from reid.data.images import decode, encode_jpeg, pixelate_heads, resize
 
 PictureOf = Callable[[int], bytes | None]
 
@@ -25,8 +25,7 @@ def small_picture(image: np.ndarray, *, pixelate: bool) -> bytes:
     height, width = image.shape[:2]
     scale = min(HEIGHT / height, _MAX_WIDTH / width, 1.0)
     small = resize(image, (max(round(scale * height), 1), max(round(scale * width), 1)))
-    coded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
-    return coded.tobytes()
+    return encode_jpeg(small, _QUALITY)
 
 
 def shrink_jpeg(jpeg: bytes, *, pixelate: bool) -> bytes | None:

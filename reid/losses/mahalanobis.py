@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from reid.core.arrays import check_finite, integer_column, separate_unknown
+from reid.core.arrays import check_finite, column_codes, integer_column, separate_unknown
 from reid.core.errors import ConfigError, DataError, check_number
 from reid.losses.distances import at_least_float32, euclidean
 
@@ -196,7 +196,7 @@ def _scatter(
     same, n_same = _pairs_within(x, identity)
     total, n_total = _pairs_within(x, np.zeros_like(identity))
     if camids is not None:
-        cells = np.unique(np.stack([identity, camera]), axis=1, return_inverse=True)[1].reshape(-1)
+        cells = column_codes([identity, camera])
         (in_cell, n_in_cell), (in_camera, n_in_camera) = _pairs_within(x, cells), _pairs_within(x, camera)
         same, n_same, total, n_total = same - in_cell, n_same - n_in_cell, total - in_camera, n_total - n_in_camera
     across = "" if camids is None else " across cameras"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import column_codes, find_columns
 from reid.core.errors import DataError
 from reid.data.box_selection import box_quality, hidden_feet
 from reid.data.tracks import Floats, Integers, Tracks, check_frame_numbers
@@ -252,28 +253,18 @@ class Tracklets(Spans):
 
 def tracklet_of_boxes(tracklets: Tracklets, tracks: Tracks) -> Integers:
     """Tracklet of each box of the tracks, `[N]`; for a split track, the part that contains its frame."""
-    keys = np.concatenate([[tracklets.camera, tracklets.track], [tracks.camera, tracks.track]], axis=1)
-    code = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+    code = column_codes(np.concatenate([[tracklets.camera, tracklets.track], [tracks.camera, tracks.track]], axis=1))
     most = 1 + max(int(tracks.frame.max(initial=0)), int(tracklets.last_frame.max(initial=0)))
     begins = code[: len(tracklets)] * most + tracklets.first_frame
     order = np.argsort(begins, kind="stable")
     return order[np.searchsorted(begins[order], code[len(tracklets) :] * most + tracks.frame, "right") - 1]
 
 
-def _find_columns(keys: Integers, wanted: Integers) -> Integers:
-    """Index in `keys [k, T]` of each column of `wanted [k, N]`; −1 where there is none."""
-    code = np.unique(np.concatenate([keys, wanted], axis=1), axis=1, return_inverse=True)[1].reshape(-1)
-    t = keys.shape[1]
-    table = np.full(int(code.max(initial=-1)) + 1, -1, np.int64)
-    table[code[:t]] = np.arange(t)
-    return table[code[t:]]
-
-
 def _crop_quality(tracks: Tracks, cameras: Cameras | None, crops: Integers) -> Floats:
     """Quality of the box of each crop (camera, track, frame) `[3, N]`; 1 for a crop without a box."""
     known = {} if cameras is None else cameras.cameras
     quality = box_quality(tracks, {name: camera.size for name, camera in known.items() if camera.size is not None})
-    found = _find_columns(np.stack([tracks.camera, tracks.track, tracks.frame]), crops)
+    found = find_columns(np.stack([tracks.camera, tracks.track, tracks.frame]), crops)
     return np.where(found >= 0, np.append(quality, 1.0)[found], 1.0)
 
 
@@ -353,7 +344,7 @@ def _assemble(names: tuple[str, ...], boxes: _Boxes, crops: _Crops, split: bool)
     n = len(order)
     new_track = np.ones(n, bool)
     new_track[1:] = (np.diff(camera) != 0) | (np.diff(track) != 0)
-    owner = _find_columns(np.stack([camera[new_track], track[new_track]]), np.stack([crops.camera, crops.track]))
+    owner = find_columns(np.stack([camera[new_track], track[new_track]]), np.stack([crops.camera, crops.track]))
     if (owner < 0).any():
         row = int(np.flatnonzero(owner < 0)[0])
         raise DataError(

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import pixels_of_boxes
 from reid.core.atomic import atomic_folder, write_csv
 from reid.core.console import progress_bar
 from reid.core.errors import DataError
 from reid.data.box_selection import choose_boxes
 from reid.data.crops import SPLITS, Crops
+from reid.data.images import cut_out, encode_jpeg
 from reid.data.splits import query_and_gallery
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
@@ -99,8 +100,7 @@ def _folder(name: str, camera: int) -> str:
 
 def _write_crops(tracks: Tracks, videos: Mapping[str, Video], folder: Path) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Write the crops; return the rows that were written, and the number of the others by reason."""
-    low = np.rint(tracks.boxes[:, :2]).astype(np.int64)
-    high = np.rint(tracks.boxes[:, :2] + tracks.boxes[:, 2:]).astype(np.int64)
+    pixels = pixels_of_boxes(tracks.boxes)
     kept: list[int] = []
     left_out: dict[str, int] = {}
     with progress_bar() as bar:
@@ -115,15 +115,12 @@ def _write_crops(tracks: Tracks, videos: Mapping[str, Video], folder: Path) -> t
             for frame in videos[name].read(frames, first_frame=tracks.first_frame):
                 start, end = np.searchsorted(frames, [frame.number, frame.number + 1])
                 for row in rows[start:end].tolist():
-                    (left, top), (right, bottom) = low[row].clip(0), high[row].clip(0)
-                    crop = None if frame.image is None else frame.image[top:bottom, left:right]
+                    crop = None if frame.image is None else cut_out(frame.image, pixels[row])
                     if crop is None or not crop.size:
                         reason = frame.reason if crop is None else "the box is outside the frame"
                         left_out[f"{name}: {reason}"] = left_out.get(f"{name}: {reason}", 0) + 1
                         continue
-                    parameters = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-                    encoded = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), parameters)[1]
-                    (folder / _name(tracks, row)).write_bytes(encoded.tobytes())
+                    (folder / _name(tracks, row)).write_bytes(encode_jpeg(crop, _JPEG_QUALITY))
                     kept.append(row)
                 bar.advance(task, int(end - start))
     return np.sort(np.array(kept, np.int64)), {reason: count for reason, count in left_out.items() if count}

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.config import StreamSettings
+from reid.core.arrays import pixels_of_boxes
 from reid.data.box_selection import box_quality, choose_boxes
-from reid.data.images import resize
+from reid.data.images import cut_out, resize
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.embedding.batches import ImageBatch
 from reid.embedding.embedder import Embedder
@@ -160,7 +161,7 @@ class LiveEngine:
         detector: finds the people of a batch of frames.
         embedder: the model.
         matcher: with the stream settings `stream`, and without tracklets.
-        emit: is called with each event; see docs/live.md.
+        emit: is called with each event; see docs/guides/live.md.
         settings: of tracking and events.
         stream: when decisions are made.
         cameras: frame sizes, homographies and overlaps, by camera name; clocks are not used.
@@ -268,7 +269,7 @@ class LiveEngine:
         rows = np.flatnonzero(ids)
         rows = rows[np.argsort(ids[rows], kind="stable")]
         boxes, confidence = people[rows, :4], people[rows, 4]
-        quality = _frame_quality(camera, boxes, confidence)
+        quality, pixels = _frame_quality(camera, boxes, confidence), pixels_of_boxes(boxes)
         for place, number in enumerate(ids[rows].tolist()):
             part = camera.following.get(number)
             if part is None or part.features is not None:
@@ -279,8 +280,9 @@ class LiveEngine:
             part.boxes.append(boxes[place])
             part.confidence.append(float(confidence[place]))
             if part.wants(row, quality[place]):
-                crop = _crop(frame.image, boxes[place], self._embedder.preprocessing.size)
-                if crop is not None:
+                crop = cut_out(frame.image, pixels[place])
+                if crop.size:
+                    crop = resize(crop, self._embedder.preprocessing.size).copy()
                     part.keep(row, float(quality[place]), crop, 2 * self._settings.per_track)
             track = part.track
             if row == 0 and part.previous < 0:
@@ -496,13 +498,6 @@ class LiveEngine:
 
 def _frames(times: Sequence[float], base: float) -> Integers:
     return 1 + np.rint((np.array(times, np.float64) - base) * TICKS).astype(np.int64)
-
-
-def _crop(image: NDArray[np.uint8], box: Floats, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Return the box, rounded to whole pixels and clipped to the frame, at the size that the model takes."""
-    left, top, right, bottom = np.rint([*box[:2], *(box[:2] + box[2:])]).astype(np.int64).clip(0).tolist()
-    crop = image[top:bottom, left:right]
-    return resize(crop, size).copy() if crop.size else None
 
 
 def _frame_quality(camera: _Camera, boxes: Floats, confidence: Floats) -> Floats:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reid.core.arrays import UNKNOWN
+from reid.core.arrays import UNKNOWN, column_codes
 from reid.core.errors import DataError
 from reid.data.crops import Crops
 from reid.data.tracks import Floats, Integers
@@ -62,7 +62,7 @@ class TrackedCrops:
         """Return the crops of some tracklets (mask `[T]`), with tracklets numbered from 0 again."""
         kept = np.asarray(tracklets)[self.crops.tracks]
         crops = self.crops.take(kept)
-        numbered = replace(crops, tracks=np.unique(crops.tracks, return_inverse=True)[1].reshape(-1).astype(np.int64))
+        numbered = replace(crops, tracks=column_codes([crops.tracks]))
         return TrackedCrops(numbered, self.local[kept], self.camera[kept], self.seconds[kept])
 
     def tracklets(self, features: Features) -> Tracklets:
@@ -131,10 +131,10 @@ def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
     if len(crops) == 0:
         raise DataError("There are no crops to adapt to. Pass a data set with a train split.")
     frame, known = crops.frames, (crops.frames != UNKNOWN) & (crops.camids != UNKNOWN)
-    moment = _codes(crops.sources, crops.camids, crops.tracks, frame)
+    moment = column_codes([crops.sources, crops.camids, crops.tracks, frame])
     repeated = (np.bincount(moment)[moment] > 1) & known & (crops.tracks != UNKNOWN)
     recordings = repeated.sum() > known.sum() / 100
-    group = _codes(crops.sources, crops.pids, crops.camids, crops.tracks)
+    group = column_codes([crops.sources, crops.pids, crops.camids, crops.tracks])
     order = np.lexsort((frame, group))
     before, after = order[:-1], order[1:]
     interrupted = (frame[before] != UNKNOWN) & (frame[after] - frame[before] > max_gap)
@@ -144,14 +144,9 @@ def tracklets_of(crops: Crops, *, max_gap: int = MAX_GAP) -> TrackedCrops:
     length = 2 * (int(frame.max(initial=0)) + 1)
     seconds = (frame + (length * np.maximum(crops.tracks, 0) if recordings else 0)) / _FPS
     seconds[~known] = seconds.max(initial=0) + 1 + tracklet[~known]
-    return TrackedCrops(replace(crops, tracks=tracklet), crops.tracks, _codes(crops.sources, crops.camids), seconds)
+    camera = column_codes([crops.sources, crops.camids])
+    return TrackedCrops(replace(crops, tracks=tracklet), crops.tracks, camera, seconds)
 
 
 def _camera_name(code: int) -> str:
     return f"camera {code}"
-
-
-def _codes(*columns: Integers) -> Integers:
-    """Return one number for each distinct row of the columns, from 0."""
-    codes = np.unique(np.stack(columns), axis=1, return_inverse=True)[1]
-    return codes.reshape(-1).astype(np.int64)

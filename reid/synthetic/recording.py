@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.core.arrays import column_codes
 from reid.data.box_selection import box_quality, choose_boxes
 from reid.data.tracks import Tracks
 from reid.embedding.table import Embeddings
@@ -136,7 +137,7 @@ def simulate_embeddings(
     for i in range(1, len(people)):
         if rng.random() < lookalikes:
             people[i] = 0.8 * people[int(rng.integers(i))] + 0.6 * people[i]
-    _, walk = np.unique(np.stack([camera, track, person]), axis=1, return_inverse=True)
+    walk = column_codes([camera, track, person])
     walks, background = vectors(int(walk.max(initial=-1)) + 1), vectors(len(rows))
     hidden = np.clip(0.92 - tracks.confidence[rows], 0, 0.5)[:, None]
     features = np.where(person[:, None] >= 0, people[person], walks[walk] + 0.5 * background)
