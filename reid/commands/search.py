@@ -82,9 +82,7 @@ def print_answer(answer: Answer, zone: str) -> None:
 
 def print_trajectory(trajectory: Trajectory, zone: str) -> None:
     """Print the steps of a trajectory as a table, and why hits were dropped."""
-    from reid.pipelines.gallery import trajectory_columns
-
-    columns = trajectory_columns(trajectory, zone)
+    columns = trajectory.columns(zone)
     console.print(trajectory.describe())
     if trajectory.steps:
         rows = list(zip(*([str(value) for value in values] for values in columns.values()), strict=True))

@@ -51,8 +51,7 @@ def cli(galleries: tuple[Path, ...], host: str, port: int, **options: Any) -> No
     from reid.server import ServerSettings, create_app
     from reid.server.guard import is_loopback
 
-    names = {"host", "port", "allow_host", "tls_certificate", "tls_key", "max_megabytes", "per_minute"}
-    settings = SearchSettings(**{name: value for name, value in options.items() if name not in names})
+    settings = SearchSettings(**{name: options[name] for names in GROUPS.values() for name in names})
     token = os.environ.get("REID_TOKEN") or (None if is_loopback(host) else secrets.token_urlsafe(24))
     if token is not None and len(token) < 16:
         raise ConfigError("REID_TOKEN has fewer than 16 characters. Use a longer, random one.")

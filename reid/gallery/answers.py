@@ -113,6 +113,11 @@ class Answer:
             groups.setdefault(hit.person, []).append(hit)
         return list(groups.values())
 
+    def person_numbers(self) -> list[int]:
+        """Return the number of each hit's person, from 1, in the order of `people`."""
+        number: dict[tuple[str, ...], int] = {}
+        return [number.setdefault(hit.person, len(number) + 1) for hit in self.hits]
+
     def describe(self) -> str:
         """Return the answer in one sentence."""
         scope = f"{self.tracklets:,} tracklets searched"

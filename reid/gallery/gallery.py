@@ -313,14 +313,19 @@ class Gallery:
             self._calibration = changed, load_calibration(path)
         return self._calibration[1]
 
-    def cameras(self) -> Cameras | None:
+    def cameras(self, names: Sequence[str] | None = None) -> Cameras | None:
         """Return the cameras of cameras.yaml in the gallery's folder, if there is one.
+
+        Args:
+            names: of the cameras of all galleries that are searched together; by default those of this one.
 
         Raises:
             ConfigError: the file cannot be used.
         """
         path = self.path / CAMERAS
-        return read_cameras(path, self.index().cameras, partial=True) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return read_cameras(path, self.index().cameras if names is None else names, partial=True)
 
     def index(self) -> Index:
         """Return the newest rows in memory; they are read again only when they have changed."""

@@ -102,6 +102,17 @@ class Trajectory:
         dropped = f"; {_count(len(self.dropped), 'hit')} dropped" if self.dropped else ""
         return f"Trajectory of {_count(len(self.steps), 'sighting')} by {_count(len(cameras), 'camera')}{dropped}."
 
+    def columns(self, zone: str = "UTC") -> dict[str, list[Any]]:
+        """Return the steps as columns of text and numbers, with times in a time zone."""
+        return {
+            "step": list(range(1, len(self.steps) + 1)),
+            "camera": [step.hit.camera or "unknown" for step in self.steps],
+            "from": [show_time(step.hit.start, zone) for step in self.steps],
+            "seen for": [step.describe_duration() for step in self.steps],
+            "after": [step.describe_gap() for step in self.steps],
+            "distance": [round(step.hit.distance, 4) for step in self.steps],
+        }
+
     def describe_dropped(self, zone: str = "UTC") -> list[str]:
         """Return a line for each dropped hit: camera, time in a time zone, and the reason."""
         lines = []
@@ -200,11 +211,12 @@ def find_trajectory(
         steps.append(Step(hit, bool(certain[row]), gap, expected))
     dropped = []
     for row in np.setdiff1d(np.arange(len(used)), kept).tolist():
-        breaks = np.flatnonzero(reason[row, kept])
-        gaps = [abs(_gap(*sorted((used[row], steps[step].hit), key=_start))) for step in breaks.tolist()]
-        step = int(breaks[int(np.argmin(gaps))])
-        gap = _gap(*sorted((used[row], steps[step].hit), key=_start))
-        dropped.append(Dropped(used[row], REASONS[reason[row, kept[step]]], step, gap))
+        gaps = {
+            step: _gap(*sorted((used[row], steps[step].hit), key=_start))
+            for step in np.flatnonzero(reason[row, kept]).tolist()
+        }
+        step = min(gaps, key=lambda step: abs(gaps[step]))
+        dropped.append(Dropped(used[row], REASONS[reason[row, kept[step]]], step, gaps[step]))
     dropped += [Dropped(hit, NOT_CHAINED) for hit in extra]
     dropped += [Dropped(hit, TIME_UNKNOWN) for hit in ranked if hit.start is None or hit.end is None]
     return Trajectory(steps, dropped)

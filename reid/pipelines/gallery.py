@@ -132,12 +132,8 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
     photos, crops = query_embeddings(settings)
     for gallery in galleries:
         gallery.check_query(photos)
-    nearby = [path / "calibration.json" for path in paths]
-    if settings.model is not None and Path(settings.model).exists():
-        nearby.append(Path(settings.model))
-    found = find_calibration(settings.calibration, nearby, photos.meta.get("model"))
     names = {name for gallery in galleries for name in gallery.index().cameras}
-    cameras = _cameras_of_all(settings.cameras, galleries, sorted(names))
+    cameras = trajectory_cameras(galleries, settings.cameras)
     answer = search(
         galleries,
         photos.features,
@@ -146,25 +142,38 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
         within=settings.within,
         expected_false=settings.expected_false,
         camera=settings.photo_camera,
-        calibration=None if found is None else found.calibration,
+        calibration=_calibration(paths, settings, photos.meta.get("model")),
         purpose=settings.purpose,
     )
     if settings.mask_others:
         answer = mask_others(answer)
-    hits = answer.hits if answer.found is None and settings.within is not None else answer.accepted
     trajectory = None
     if answer.found is not None or settings.within is not None:
+        hits = answer.hits if answer.found is None else answer.accepted
         trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance)
     allowed = {gallery.settings.pictures for gallery in galleries}
     shown = [] if "none" in allowed else [small_picture(crop, pixelate="pixelate" in allowed) for crop in crops]
     return Found(galleries, answer, trajectory, shown, cameras)
 
 
-def _cameras_of_all(path: Path | None, galleries: Sequence[Gallery], names: Sequence[str]) -> Cameras | None:
-    """Read the given cameras.yaml, else the first that a gallery has."""
-    files = [path] if path else [gallery.path / CAMERAS for gallery in galleries]
-    file = next((file for file in files if file == path or file.is_file()), None)
-    return None if file is None else read_cameras(file, names, partial=True)
+def trajectory_cameras(galleries: Sequence[Gallery], path: Path | None = None) -> Cameras | None:
+    """Read a cameras.yaml for all cameras of some galleries: the given one, else the first that a gallery has.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    names = sorted({name for gallery in galleries for name in gallery.index().cameras})
+    if path is not None:
+        return read_cameras(path, names, partial=True)
+    return next(filter(None, (gallery.cameras(names) for gallery in galleries)), None)
+
+
+def _calibration(paths: Sequence[Path], settings: SearchSettings, model: str | None) -> Calibration | None:
+    """Return the calibration of the settings, of a gallery, or next to the model."""
+    nearby = [path / "calibration.json" for path in paths]
+    nearby += [] if settings.model is None else [Path(settings.model)]
+    found = find_calibration(settings.calibration, nearby, model)
+    return None if found is None else found.calibration
 
 
 def open_for_search(paths: Sequence[Path], settings: SearchSettings) -> tuple[list[Gallery], Embed, Calibration | None]:
@@ -181,10 +190,7 @@ def open_for_search(paths: Sequence[Path], settings: SearchSettings) -> tuple[li
     meta = embedder.describe()
     for gallery in galleries:
         gallery.check_fits(meta, embedder.dimension, f"--model {settings.model}")
-    found = find_calibration(
-        settings.calibration, [*(path / "calibration.json" for path in paths), Path(str(settings.model))], meta["model"]
-    )
-    return galleries, embedder.table, None if found is None else found.calibration
+    return galleries, embedder.table, _calibration(paths, settings, meta["model"])
 
 
 def query_embeddings(settings: SearchSettings) -> tuple[Embeddings, list[NDArray[np.uint8]]]:
@@ -282,19 +288,6 @@ def select_tracklets(
     return sorted(set(ids))
 
 
-def trajectory_columns(trajectory: Trajectory, zone: str) -> dict[str, list[Any]]:
-    """Return the steps of a trajectory as columns of text and numbers."""
-    steps = trajectory.steps
-    return {
-        "step": list(range(1, len(steps) + 1)),
-        "camera": [step.hit.camera or "unknown" for step in steps],
-        "from": [show_time(step.hit.start, zone) for step in steps],
-        "seen for": [step.describe_duration() for step in steps],
-        "after": [step.describe_gap() for step in steps],
-        "distance": [round(step.hit.distance, 4) for step in steps],
-    }
-
-
 def hit_columns(answer: Answer, zone: str, trajectory: Trajectory | None = None) -> dict[str, list[Any]]:
     """Return the hits as columns of text and numbers."""
     hits = answer.hits
@@ -303,7 +296,7 @@ def hit_columns(answer: Answer, zone: str, trajectory: Trajectory | None = None)
     reasons = {id(one.hit): one.reason for one in chain.dropped}
     return {
         "rank": list(range(1, len(hits) + 1)),
-        "person": [1 + [group[0].person for group in answer.people()].index(hit.person) for hit in hits],
+        "person": answer.person_numbers(),
         "camera": [hit.camera or "unknown" for hit in hits],
         "from": [show_time(hit.start, zone) for hit in hits],
         "to": [show_time(hit.end, zone) for hit in hits],

@@ -133,11 +133,9 @@ def _describe(hit: Hit, zone: str) -> dict[str, Any]:
 
 
 def _step_table(chain: Trajectory, zone: str) -> Table:
-    rows = []
-    for number, step in enumerate(chain.steps, 1):
-        seen = show_time(step.hit.start, zone), step.describe_duration(), step.describe_gap()
-        rows.append([str(number), step.hit.camera or "unknown", *seen])
-    return Table(["step", "camera", "from", "seen for", "after"], rows, numbers=False)
+    columns = chain.columns(zone)
+    del columns["distance"]  # each hit shows it below
+    return Table(list(columns), [list(map(str, row)) for row in zip(*columns.values(), strict=True)], numbers=False)
 
 
 def _timeline(

@@ -18,7 +18,7 @@ from reid.gallery.review import as_constraints, describe_reviewed, search_review
 from reid.gallery.review import mask_others as pixelate_others
 from reid.gallery.times import show_time
 from reid.mtmc.cameras import Cameras
-from reid.pipelines.gallery import Embed, crop_person
+from reid.pipelines.gallery import Embed, crop_person, trajectory_cameras
 from reid.server.guard import Guard
 
 if TYPE_CHECKING:
@@ -220,8 +220,7 @@ def create_app(
             purpose=recorded,
         )  # fmt: skip
         answer = pixelate_others(answer) if mask_others else answer
-        cameras = next(filter(None, (gallery.cameras() for gallery in galleries)), None)
-        return _answer(answer, set(confirmed), zone, cameras)
+        return _answer(answer, set(confirmed), zone, trajectory_cameras(galleries))
 
     @app.post("/api/constraints", summary="Return decisions as constraints for `reid match`")
     def constraints(
@@ -260,20 +259,19 @@ def _without_paths(text: str, galleries: Sequence[Gallery]) -> str:
 
 
 def _answer(answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | None) -> AnswerModel:
-    people = [group[0].person for group in answer.people()]
     hits = [
         HitModel(
             **{name: getattr(hit, name) for name in (
                 "tracklet", "gallery", "source", "camera", "track", "start", "end", "crops", "distance", "strangers",
                 "probability", "accepted",
             )},
-            person=1 + people.index(hit.person),
+            person=person,
             first_seen=show_time(hit.start, zone),
             last_seen=show_time(hit.end, zone),
             confirmed=hit.tracklet in confirmed,
             picture=None if hit.picture is None else base64.b64encode(hit.picture).decode(),
         )
-        for hit in answer.hits
+        for hit, person in zip(answer.hits, answer.person_numbers(), strict=True)
     ]  # fmt: skip
     trajectory = None
     if accepted := answer.accepted:
