@@ -5,12 +5,12 @@ The public names are imported when they are first used, so that `import reid` do
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reid.core.conflicts import check_no_conflict
+from reid.core.lazy import lazy_names
 from reid.core.version import __version__
 
 if TYPE_CHECKING:
@@ -65,13 +65,7 @@ _MODULES = {
     "reid.pipelines.test": ("test",),
     "reid.training.trainer": ("Trainer", "train"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'reid' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+__getattr__ = lazy_names(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reid.core.arrays import concatenated_ranges
 from reid.core.errors import ConfigError, check_choice
 from reid.evaluation.features import MEMORY_LIMIT, centred, pair_distances, prepare_one, squared_lengths
 from reid.evaluation.neighbours import Neighbours, nearest_items
@@ -70,7 +71,9 @@ def find_neighbours(
     return search_neighbours(x, min(k, len(x) - 1), how, memory_limit)
 
 
-def search_neighbours(features: Tensor, k: int, how: str, memory_limit: int) -> Neighbours:
+def search_neighbours(
+    features: Tensor, k: int, how: str, memory_limit: int, squared: NDArray[np.float32] | None = None
+) -> Neighbours:
     """Return each item and its `k` nearest others, by squared Euclidean distance of centred features `[N, D]`.
 
     Args:
@@ -78,9 +81,10 @@ def search_neighbours(features: Tensor, k: int, how: str, memory_limit: int) -> 
         k: number of neighbours besides the item itself, at most N − 1.
         how: "exact" (`nearest_items`), "faiss" (`approximate_nearest_items`), or "auto" (`chosen_search`).
         memory_limit: bytes of a block of distances in the exact search.
+        squared: for the exact search, as in `nearest_items`.
     """
     if chosen_search(how, len(features), features.device.type) == "exact":
-        return nearest_items(features, k, memory_limit)
+        return nearest_items(features, k, memory_limit, squared)
     return approximate_nearest_items(features, k)
 
 
@@ -214,7 +218,7 @@ def _with_neighbours_of_neighbours(x: Tensor, nearest: Ids, distance: Distances)
         counts = np.bincount(row, minlength=len(own))
         more = np.full((len(own), counts.max(initial=0)), -1)
         measured = np.full(more.shape, np.inf, np.float32)
-        column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        column = concatenated_ranges(np.zeros_like(counts), counts)
         more[row, column], measured[row, column] = item, value
         ids = np.hstack([nearest[rows], more])
         result[0][rows], result[1][rows] = _closest(ids, np.hstack([distance[rows], measured]), k)
@@ -233,7 +237,7 @@ def _links(nearest: Ids, distance: Distances) -> Ids:
     order = np.lexsort((row, value[row, column], target))
     target, row = target[order], row[order]
     counts = np.bincount(target, minlength=n)
-    place = np.arange(len(target)) - (np.cumsum(counts) - counts)[target]
+    place = concatenated_ranges(np.zeros_like(counts), counts)
     links = np.full((n, 2 * _LINKS), -1)
     links[:, : forward.shape[1]] = forward
     first = place < _LINKS

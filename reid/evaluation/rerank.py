@@ -31,10 +31,10 @@ from reid.evaluation.features import (
 from reid.evaluation.neighbour_search import (
     SEARCHES,
     NeighbourSearch,
-    approximate_nearest_items,
     chosen_search,
+    search_neighbours,
 )
-from reid.evaluation.neighbours import Neighbours, nearest_items, nearest_items_by_camera
+from reid.evaluation.neighbours import Neighbours, nearest_items_by_camera
 
 _ROWS = 128
 """Rows of V that are compared with all others together."""
@@ -376,11 +376,8 @@ class _Encoded:
             averaged = np.hstack([neighbours.nearest[:, : settings.k2_intra], other[:, :k2_inter]])
         else:
             if neighbours is None:
-                k = max(k1, k2 - 1)
-                if items.search(settings) == "faiss":
-                    neighbours = approximate_nearest_items(items.features, k)
-                else:
-                    neighbours = nearest_items(items.features, k, memory_limit, squared)
+                how = settings.neighbour_search
+                neighbours = search_neighbours(items.features, max(k1, k2 - 1), how, memory_limit, squared)
             members, averaged = _expanded_reciprocal(neighbours.nearest, k1), neighbours.nearest[:, :k2]
         largest = np.where(neighbours.largest > 0, neighbours.largest, np.float32(np.inf))
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))

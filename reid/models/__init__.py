@@ -5,8 +5,9 @@ The names are imported when they are first used, because they need torch; the ta
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from reid.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from reid.models.backbones import BACKBONES
@@ -27,16 +28,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "backbones": ("BACKBONES",),
-    "external": ("import_model",),
-    "model": ("Counts", "ModelOutput", "ReIDModel", "build_model"),
-    "preprocessing": ("Preprocessing",),
-    "pretrained": ("WeightsReport",),
+    "reid.models.backbones": ("BACKBONES",),
+    "reid.models.external": ("import_model",),
+    "reid.models.model": ("Counts", "ModelOutput", "ReIDModel", "build_model"),
+    "reid.models.preprocessing": ("Preprocessing",),
+    "reid.models.pretrained": ("WeightsReport",),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'reid.models' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"reid.models.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_names(__name__, _MODULES)

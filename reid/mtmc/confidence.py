@@ -26,14 +26,7 @@ def confidence_parts(identity: Integers, links: Links) -> Floats:
     of its largest p(same) of a candidate in another identity, and the fraction of the other tracklets of its identity
     that are its candidates. Probabilities are limited to 0.001..0.999.
     """
-    n = len(identity)
-    rival, count = np.zeros(n), np.zeros(n, np.int64)
-    for side in (links.first, links.second):
-        np.maximum.at(rival, side[~links.joined], links.probability[~links.joined])
-        count += np.bincount(side[links.joined], minlength=n)
-    others = np.bincount(identity, minlength=1)[identity] - 1 if n else count
-    odds = [logit(np.clip(values, _LEAST, 1 - _LEAST)) for values in (mean_p_same(identity, links), rival)]
-    return np.stack([*odds, count / np.maximum(others, 1)], axis=1)
+    return _parts(_Candidates(identity, links))
 
 
 def mean_p_same(identity: Integers, links: Links) -> Floats:
@@ -41,15 +34,7 @@ def mean_p_same(identity: Integers, links: Links) -> Floats:
 
     For a tracklet alone: 1 − the largest p(same) of its candidates; 1 without candidates.
     """
-    n = len(identity)
-    row = np.concatenate([links.first, links.second])
-    p, joined = np.tile(links.probability, 2), np.tile(links.joined, 2)
-    count = np.bincount(row[joined], minlength=n)
-    mean = np.bincount(row[joined], p[joined], minlength=n) / np.maximum(count, 1)
-    largest = np.zeros(n)
-    np.maximum.at(largest, row[~joined], p[~joined])
-    alone = np.bincount(identity, minlength=1)[identity] == 1 if n else np.zeros(0, bool)
-    return np.where(alone, 1 - largest, np.where(count > 0, mean, 0.5))
+    return _Candidates(identity, links).mean
 
 
 def tracklet_confidence(identity: Integers, links: Links) -> Floats:
@@ -58,6 +43,26 @@ def tracklet_confidence(identity: Integers, links: Links) -> Floats:
     Logistic in `confidence_parts`, with `COEFFICIENTS`. For a tracklet alone: 1 − the largest p(same) of its
     candidates; 1 without candidates.
     """
-    parts = confidence_parts(identity, links)
-    alone = np.bincount(identity, minlength=1)[identity] == 1 if len(identity) else np.zeros(0, bool)
-    return np.where(alone, mean_p_same(identity, links), expit(COEFFICIENTS[0] + parts @ COEFFICIENTS[1:]))
+    found = _Candidates(identity, links)
+    odds = COEFFICIENTS[0] + _parts(found) @ COEFFICIENTS[1:]
+    return np.where(found.others == 0, found.mean, expit(odds))
+
+
+class _Candidates:
+    """Of each tracklet `[T]`: the others of its identity, its candidates among them, its mean and rival p(same)."""
+
+    def __init__(self, identity: Integers, links: Links) -> None:
+        n = len(identity)
+        row = np.concatenate([links.first, links.second])
+        p, joined = np.tile(links.probability, 2), np.tile(links.joined, 2)
+        self.others = np.bincount(identity, minlength=1)[identity] - 1
+        self.count = np.bincount(row[joined], minlength=n)
+        self.rival = np.zeros(n)
+        np.maximum.at(self.rival, row[~joined], p[~joined])
+        inside = np.bincount(row[joined], p[joined], minlength=n) / np.maximum(self.count, 1)
+        self.mean = np.where(self.others == 0, 1 - self.rival, np.where(self.count > 0, inside, 0.5))
+
+
+def _parts(found: _Candidates) -> Floats:
+    odds = [logit(np.clip(values, _LEAST, 1 - _LEAST)) for values in (found.mean, found.rival)]
+    return np.stack([*odds, found.count / np.maximum(found.others, 1)], axis=1)

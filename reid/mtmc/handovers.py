@@ -81,7 +81,8 @@ def find_handovers(tracklets: Tracklets, allowed: Callable[[Integers, Integers],
     grounded = np.zeros(len(tracklets.camera_names), bool)
     grounded[tracklets.camera[tracklets.has_path]] = True
     found, borders = [np.zeros((3, 0))], {}
-    cameras = np.unique(tracklets.camera).tolist() if len(tracklets) <= MAX_TRACKLETS else []
+    known = np.isfinite(tracklets.edges.sum(axis=2)).any(axis=1)
+    cameras = np.unique(tracklets.camera[known]).tolist() if len(tracklets) <= MAX_TRACKLETS else []
     for a, b in itertools.combinations(cameras, 2):
         if grounded[a] and grounded[b]:
             continue

@@ -1,4 +1,4 @@
-"""Detection models of the package `transformers`, such as D-FINE and RF-DETR, on a GPU or the CPU."""
+"""Detection models of the package `transformers`, such as D-FINE, on a GPU or the CPU."""
 
 from __future__ import annotations
 
