@@ -37,16 +37,11 @@ CAMERAS, SIGHTINGS, GAP, DIMENSION = 100, 4, 120.0, 64
 """Of the made tracklets: cameras, tracklets of a person, seconds between two of them, and length of a feature."""
 
 
-def resident(process: int | str = "self") -> float:
-    """Return MiB of resident memory (Linux)."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
-
-
-def threads(process: int) -> int:
-    """Return the number of threads (Linux)."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("Threads")).split()[1])
+def usage(process: int | str = "self") -> tuple[float, int]:
+    """Return MiB of resident memory and the number of threads (Linux)."""
+    lines = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    values = {words[0]: words[1] for words in lines if len(words) > 1}
+    return int(values["VmRSS:"]) / 1024, int(values["Threads:"])
 
 
 def soak(video: Path, cameras: int, minutes: float, options: list[str], every: float) -> None:
@@ -69,8 +64,7 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
                 time.sleep(every)
                 lines = events.read_text().count("\n") if events.exists() else 0
                 if process.poll() is None:
-                    row = (time.monotonic() - begin) / 60, resident(process.pid), threads(process.pid), lines
-                    seen.append(row)
+                    seen.append(((time.monotonic() - begin) / 60, *usage(process.pid), lines))
         finally:
             process.send_signal(signal.SIGINT)
             output = process.communicate(timeout=120)[0]
@@ -85,14 +79,11 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
         click.echo(
             f"\nafter a quarter of the time: {min(late):.0f} to {max(late):.0f} MiB, {60 * slope:+.1f} MiB an hour\n"
         )
-        kinds = collections.Counter((event := json.loads(line))["event"] for line in events.read_text().splitlines())
+        sent = [json.loads(line) for line in events.read_text().splitlines()]
+        kinds = collections.Counter(event["event"] for event in sent)
         click.echo(", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())))
-        bad = [
-            event
-            for line in events.read_text().splitlines()
-            if (event := json.loads(line))["event"] == "camera" and event["state"] in ("stalled", "waiting", "failed")
-        ]
-        click.echo(f"cameras lost: {len(bad)}; exit status {process.returncode}")
+        bad = sum(event.get("state") in ("stalled", "waiting", "failed") for event in sent)
+        click.echo(f"cameras lost: {bad}; exit status {process.returncode}")
         click.echo(output)
 
 
@@ -156,7 +147,7 @@ def simulate(days: float, number: int, stream: StreamSettings) -> None:
         highest, pushed = matcher.last, pushed + len(identity)
         most, collected = max(most, len(matcher)), None
         if end >= shown:
-            memory, seconds = resident(), time.process_time()
+            memory, seconds = usage()[0], time.process_time()
             row = f"| {end / 86_400:.2f} | {pushed:,} | {len(matcher):,} | {memory:.0f} | {highest:,} | {seconds:.0f} |"
             click.echo(row)
             shown += 86_400 * days / 15

@@ -53,6 +53,16 @@ def visit_boxes(camera: str, frame: int) -> list[tuple[int, int, int, int]]:
     return [(8 + 4 * ((frame // 2) % 24), 4 + 44 * place, *PERSON) for place, a, b in VISITS[camera] if a <= frame <= b]
 
 
+def write_visits(path: Path, camera: str, frames: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
+    for frame in range(1, frames + 1):
+        image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
+        for x, y, w, h in visit_boxes(camera, frame):
+            image[y : y + h, x : x + w] = 255
+        writer.write(image)
+    writer.release()
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy detector, a random model, and videos of two cameras in which people come and go."""
@@ -61,14 +71,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(folder / "best.pt", build_model("light10", height=64, width=32))
     (folder / "videos").mkdir()
     for camera in VISITS:
-        path = str(folder / "videos" / f"{camera}.avi")
-        writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
-        for frame in range(1, 81):
-            image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
-            for x, y, w, h in visit_boxes(camera, frame):
-                image[y : y + h, x : x + w] = 255
-            writer.write(image)
-        writer.release()
+        write_visits(folder / "videos" / f"{camera}.avi", camera, 80)
     return folder
 
 
@@ -147,13 +150,7 @@ def spans(events: Sequence[Event]) -> list[tuple[str, int, float, float]]:
 @pytest.mark.slow
 def test_events_go_to_files_and_standard_output_and_a_bad_camera_stops_no_other(scene: Path, tmp_path: Path) -> None:
     door = tmp_path / "door.avi"
-    writer = cv2.VideoWriter(str(door), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), FPS, SIZE)
-    for frame in range(1, 9):
-        image = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
-        for x, y, w, h in visit_boxes("door", frame):
-            image[y : y + h, x : x + w] = 255
-        writer.write(image)
-    writer.release()
+    write_visits(door, "door", 8)
     (tmp_path / "yard.avi").write_bytes(b"RIFF" + bytes(300))
     command = ["live", str(door), str(tmp_path / "yard.avi"), f"lane={tmp_path / 'none.avi'}", "stream.period=0.5"]
     command += ["--detector", str(scene / "toy.onnx"), "--model", str(scene / "best.pt"), "--device", "cpu"]
