@@ -4,7 +4,7 @@
     python -m benchmarks.live --days 30 --tracklets 1000000
 
 With a video, `reid live --loop` plays `--cameras` copies of it in real time in a process of its own, and its resident
-memory is read every ten seconds from the moment at which all cameras run. With `--days`, made tracklets of 100 cameras
+memory is read every ten seconds from the moment at which all cameras run. With `--days`, generated tracklets of 100 cameras
 are pushed to the online matcher, four of each person, who passes one camera after the other and then never comes back;
 features are random vectors with noise.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from reid.mtmc import Tracklets
 
 CAMERAS, SIGHTINGS, GAP, DIMENSION = 100, 4, 120.0, 64
-"""Of the made tracklets: cameras, tracklets of a person, seconds between two of them, and length of a feature."""
+"""Of the generated tracklets: cameras, tracklets of a person, seconds between two of them, and length of a feature."""
 
 
 def usage(process: int | str = "self") -> tuple[float, int]:
@@ -87,7 +87,7 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
         click.echo(output)
 
 
-def made_tracklets(number: int, seconds: float, seed: int = 0) -> Iterator[tuple[float, Tracklets]]:
+def generated_tracklets(number: int, seconds: float, seed: int = 0) -> Iterator[tuple[float, Tracklets]]:
     """Yield (minute's end, its tracklets): each person is seen `SIGHTINGS` times, `GAP` seconds apart."""
     from reid.mtmc import Tracklets
 
@@ -129,14 +129,14 @@ def made_tracklets(number: int, seconds: float, seed: int = 0) -> Iterator[tuple
 
 
 def simulate(days: float, number: int, stream: StreamSettings) -> None:
-    """Push made tracklets minute by minute; print memory, time and identities over the days."""
+    """Push generated tracklets minute by minute; print memory, time and identities over the days."""
     from reid.mtmc.online import OnlineMatcher
 
     matcher = OnlineMatcher(stream=stream)
     collected: Tracklets | None = None
     due, shown, pushed, highest, most = stream.period, 0.0, 0, 0, 0
     click.echo("| days | tracklets | remembered | MiB | identities | CPU seconds |\n|---|---|---|---|---|---|")
-    for end, tracklets in made_tracklets(number, 86_400 * days):
+    for end, tracklets in generated_tracklets(number, 86_400 * days):
         collected = tracklets if collected is None else collected.append(tracklets)
         if end < due:
             continue

@@ -20,11 +20,11 @@ from reid.config import MatchSettings
 from reid.mtmc import Tracklets, cluster_scores, match
 
 
-def compare(name: str, tracklets: Tracklets, person: np.ndarray) -> None:
+def compare(name: str, tracklets: Tracklets, person: np.ndarray, joined: bool) -> None:
     codes, scores, seconds = [], [], []
     for how in ("exact", "faiss"):
         before = time.process_time()
-        result = match(tracklets, settings=MatchSettings(neighbour_search=how))
+        result = match(tracklets, settings=MatchSettings(neighbour_search=how, join_undecided=joined))
         seconds.append(time.process_time() - before)
         codes.append(result.links.first * len(tracklets) + result.links.second)
         scores.append(cluster_scores(person, result.identity).pair_f1)
@@ -37,15 +37,16 @@ def compare(name: str, tracklets: Tracklets, person: np.ndarray) -> None:
 
 @click.command(cls=Benchmark)
 @click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path), metavar="[FILE.npz]...")
-@click.option("--tracklets", multiple=True, type=click.IntRange(100), help="Made tracklets, 10000 by default.")
-def main(files: tuple[Path, ...], tracklets: tuple[int, ...]) -> None:
+@click.option("--tracklets", multiple=True, type=click.IntRange(100), help="Generated tracklets, 10000 by default.")
+@click.option("--join-undecided", "joined", is_flag=True, help="Match with join_undecided=true.")
+def main(files: tuple[Path, ...], tracklets: tuple[int, ...], joined: bool) -> None:
     """Compare matching with approximate and exact neighbours."""
     print("| data | tracklets | exact pairs | FAISS pairs | found | F1 exact | F1 FAISS | CPU s exact | CPU s FAISS |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for n in tracklets or (() if files else (10_000,)):
-        compare("made", *synthetic_tracklets(n))
+        compare("made", *synthetic_tracklets(n), joined)
     for path in files:
-        compare(path.stem, *market_tracklets(path))
+        compare(path.stem, *market_tracklets(path), joined)
 
 
 if __name__ == "__main__":

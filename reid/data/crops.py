@@ -100,6 +100,11 @@ class Crops:
         pid_of_label, labels = np.unique(self.pids, return_inverse=True)
         return labels.reshape(-1).astype(np.int64), pid_of_label
 
+    def camera_name(self, camid: int) -> str:
+        """Return the text of a camera, or its number if cameras have none or it is unknown (-1)."""
+        texts = self.names.get("camids")
+        return str(camid) if texts is None or camid < 0 else texts[camid]
+
     @property
     def has_cameras(self) -> bool:
         """Whether any camera is known."""

@@ -335,12 +335,12 @@ class _Adaptation:
         first = np.unique(crops.tracks, return_index=True)[1]
         first = first[pids[first] >= 0]
         several = np.flatnonzero(np.bincount(pids[first]) > 1)
-        rng, names = np.random.default_rng(0), crops.names.get("camids")
+        rng, camids = np.random.default_rng(0), crops.camids.tolist()
         groups = {}
         for pid in np.sort(rng.permutation(several)[:_SHOWN]).tolist():
             rows = first[pids[first] == pid]
             shown = [
-                (crops.paths[row], names[crops.camids[row]] if names else f"camera {crops.camids[row]}")
+                (crops.paths[row], "unknown camera" if camids[row] < 0 else f"camera {crops.camera_name(camids[row])}")
                 for row in rows[:_SHOWN].tolist()
             ]
             groups[f"identity {pid}: {len(rows)} tracklets"] = shown

@@ -76,12 +76,11 @@ class TrackedCrops:
 
         A camera is named as in `crops.names`, or by its number.
         """
-        texts, crops = self.crops.names.get("camids"), self.crops
+        crops = self.crops
         frames: dict[tuple[str, int], dict[tuple[int, int], list[int]]] = {}
         columns = (crops.camids, self.local, self.camera, crops.tracks, crops.frames)
         for camid, track, code, tracklet, frame in zip(*(column.tolist() for column in columns), strict=True):
-            name = str(camid) if texts is None or camid < 0 else texts[camid]
-            frames.setdefault((name, track), {}).setdefault((code, tracklet), []).append(frame)
+            frames.setdefault((crops.camera_name(camid), track), {}).setdefault((code, tracklet), []).append(frame)
 
         def find(key: Key) -> list[Key]:
             parts = frames.get(key[:2], {}).items()
