@@ -4,9 +4,9 @@
     python -m benchmarks.live --days 30 --tracklets 1000000
 
 With a video, `reid live --loop` plays `--cameras` copies of it in real time in a process of its own, and its resident
-memory is read every ten seconds from the moment at which all cameras run. With `--days`, generated tracklets of 100 cameras
-are pushed to the online matcher, four of each person, who passes one camera after the other and then never comes back;
-features are random vectors with noise.
+memory is read every ten seconds from the moment at which all cameras run. With `--days`, generated tracklets of 100
+cameras are pushed to the online matcher, four of each person, who passes one camera after the other and then never
+comes back; features are random vectors with noise.
 """
 
 from __future__ import annotations
