@@ -499,12 +499,35 @@ class StreamSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
+def shipped_configs() -> dict[str, Path]:
+    """Return the files of `configs/` by name, in the installed package or in the repository.
+
+    Example:
+        >>> "quickstart.yaml" in shipped_configs()
+        True
+    """
+    package = Path(__file__).parent
+    folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find_config(file: str | Path) -> Path:
+    """Return the file, or the one of that name that comes with the package if it is `NAME` or `configs/NAME`."""
+    file, shipped = Path(file), shipped_configs()
+    if file.exists() or file.parent not in (Path(), Path("configs")):
+        return file
+    if file.name not in shipped:
+        raise ConfigError(f"There is no file {file}. Check the path; these come with reid: {', '.join(shipped)}.")
+    return shipped[file.name]
+
+
 def load_settings(cls: type[S], file: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Read settings: the defaults of `cls`, then a YAML file, then `key.sub=value` overrides.
 
     The values of settings that are text (paths, data sets, names) are taken literally: `data.train=market1501:/my #1`.
     All others are YAML: `loss.margin=null`, `schedule.milestones=[40, 70]`; so are lists in brackets. Groups and other
-    mappings are merged key by key. Nothing is interpolated: `${HOME}` stays as it is.
+    mappings are merged key by key. Nothing is interpolated: `${HOME}` stays as it is. The files of `configs/` are also
+    in the installed package: where there is no such file, `quickstart.yaml` and `configs/quickstart.yaml` mean those.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown (the nearest one is suggested), or a value has
@@ -516,7 +539,7 @@ def load_settings(cls: type[S], file: str | Path | None = None, overrides: Seque
     """
     merged: dict[str, Any] = {}
     if file is not None:
-        _merge(merged, read_yaml(file))
+        _merge(merged, read_yaml(_find_config(file)))
     sources: list[tuple[str, str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")

@@ -39,6 +39,26 @@ def test_every_config_file_loads_and_has_a_comment(path: Path) -> None:
     assert path.read_text("utf-8").startswith("#")
 
 
+@pytest.mark.parametrize("name", ["quickstart.yaml", "configs/quickstart.yaml"])
+def test_config_files_of_the_package_are_found_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_config("configs/quickstart.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == expected != load_config()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("seed: 77\n")
+    assert load_config(name).seed == 77  # a file of the user's comes first
+
+
+@pytest.mark.parametrize("name", ["nope.yaml", "configs/nope.yaml"])
+def test_a_missing_config_file_lists_those_of_the_package(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"There is no file {name}.*come with reid: adapt.yaml, .*quickstart.yaml"):
+        load_config(name)
+    with pytest.raises(ConfigError, match=r"There is no file elsewhere/quickstart.yaml. Check the path.$"):
+        load_config("elsewhere/quickstart.yaml")
+
+
 def test_overrides_beat_the_file_and_the_file_beats_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("optim: {lr: 0.5, weight_decay: 0.25}\nloss: {margin: null}\n")

@@ -30,11 +30,11 @@ def cli(config: Path | None, out: Path | None, overrides: tuple[str, ...]) -> No
     from reid.commands.match import print_matches
     from reid.commands.search import print_answer
     from reid.commands.test import print_results
-    from reid.config import load_settings
-    from reid.pipelines.demo import DemoSettings, config_file, demo
+    from reid.config import load_settings, shipped_configs
+    from reid.pipelines.demo import DemoSettings, demo
 
     began = time.monotonic()
-    settings = load_settings(DemoSettings, config or config_file("demo.yaml"), overrides)
+    settings = load_settings(DemoSettings, config or shipped_configs()["demo.yaml"], overrides)
     out = out or Path(f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     photo = demo(out, settings, print_results, print_matches, print_answer)
     console.print(f"Open {out / 'matched' / 'report.html'} to see who was where and when.")

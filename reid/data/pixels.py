@@ -92,7 +92,7 @@ def load_training_data(config: Config) -> TrainingData:
     if not config.data.train:
         raise ConfigError(
             "data.train is empty. Name a data set, such as data.train=market1501:/data/Market-1501-v15.09.15; to try "
-            "without one, use `reid data synthesize datasets/synthetic` and data.train=market1501:datasets/synthetic."
+            "without one, use `reid data synthesize --out datasets/synthetic` and then market1501:datasets/synthetic."
         )
     size = (config.model.height, config.model.width)
     sources = load_benchmarks(config.data.train)

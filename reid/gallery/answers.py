@@ -278,7 +278,8 @@ def _describe(
     hits = []
     galleries = dict.fromkeys(gallery for _, _, gallery in nearest)
     details = {gallery: gallery.details([hit[1] for hit in nearest if hit[2] is gallery]) for gallery in galleries}
-    for distance, tracklet, gallery in nearest:
+    for rounded, tracklet, gallery in nearest:
+        distance = max(rounded, 0.0)  # rounding errors of equal features are below 0
         values = details[gallery].get(tracklet)
         if values is None:
             continue  # erased by another process since the search

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reid.config import Config, ModelConfig, Settings, load_settings, save_settings
+from reid.config import Config, ModelConfig, Settings, load_settings, save_settings, shipped_configs
 from reid.core.atomic import atomic_file, write_json
 from reid.core.console import console, warn
 from reid.core.distributed import DistributedContext, pick_device
@@ -32,7 +32,6 @@ from reid.mtmc.confidence import mean_p_same
 from reid.mtmc.constraints import Constraints, read_constraints
 from reid.mtmc.matching import MIN_TRACKLETS, Matches, match
 from reid.pipelines.adapt_data import target_crops
-from reid.pipelines.demo import config_file
 from reid.pipelines.settings import AdaptKeys, AdaptSettings
 from reid.pipelines.tracked_crops import tracklets_of
 from reid.report.adaptation_page import write_adaptation
@@ -398,7 +397,7 @@ def pseudo_identities(
 
 def _given_model(model: str, settings: AdaptSettings, overrides: Sequence[str]) -> tuple[ReIDModel, AdaptKeys]:
     """Return the model in evaluation mode, and the settings of a round, whose network is that of the model."""
-    keys = load_settings(AdaptKeys, config_file("adapt.yaml"), overrides)
+    keys = load_settings(AdaptKeys, shipped_configs()["adapt.yaml"], overrides)
     if settings.weights is not None:
         keys.model.backbone, keys.model.weights = model, settings.weights
         network = build_model(keys.model, seed=keys.seed).eval()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from reid.config import Config, MatchSettings, Natural, Settings, load_config
+from reid.config import Config, MatchSettings, Natural, Settings, load_config, shipped_configs
 from reid.core.console import console
 from reid.core.distributed import init_distributed
 from reid.core.workers import available_cores
@@ -56,13 +56,7 @@ class DemoSettings(Settings):
     @classmethod
     def _change_quickstart(cls, value: Any) -> Any:
         changes = [f"{key}={json.dumps(setting)}" for key, setting in value.items()] if isinstance(value, dict) else []
-        return value if isinstance(value, Config) else load_config(config_file("quickstart.yaml"), changes)
-
-
-def config_file(name: str) -> Path:
-    """Return a file of `configs/`, in the repository or in the installed package."""
-    package = Path(__file__).parents[1]
-    return next(path for path in (package / "configs" / name, package.parent / "configs" / name) if path.is_file())
+        return value if isinstance(value, Config) else load_config(shipped_configs()["quickstart.yaml"], changes)
 
 
 def demo(

@@ -78,6 +78,7 @@ def test_nobody_is_there_or_somebody_is(gallery, calibration) -> None:
         table = crops(40, 8, 1)
         there = [gallery.search(table.features[row : row + 1]) for row in range(0, 320, 32)]
         assert all(answer.found for answer in there)
+        assert all(0 <= answer.hits[0].distance < 1e-3 for answer in there)  # the same crops: never below 0
         assert all(answer.hits[0].identity == 1 + 4 * number for number, answer in enumerate(there))
         strangers = crops(40, 1, 7).features
         answers = [gallery.search(photo) for photo in strangers]

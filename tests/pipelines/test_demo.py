@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from reid.commands import main
-from reid.config import load_config, load_settings
+from reid.config import load_config, load_settings, shipped_configs
 from reid.core.errors import ReidError
-from reid.pipelines.demo import DemoSettings, config_file
+from reid.pipelines.demo import DemoSettings
 
 
 @pytest.mark.slow
@@ -35,10 +35,10 @@ def test_demo_runs_every_step_and_labels_results_as_synthetic(tmp_path: Path) ->
 
 
 def test_demo_trains_the_quick_start_recipe_with_the_given_changes() -> None:
-    recipe = load_config(config_file("quickstart.yaml"))
-    assert DemoSettings().videos == load_settings(DemoSettings, config_file("demo.yaml")).videos
-    assert DemoSettings().training == load_settings(DemoSettings, config_file("demo.yaml")).training == recipe
-    changed = load_settings(DemoSettings, config_file("demo.yaml"), ["training.schedule.epochs=4"]).training
+    recipe = load_config(shipped_configs()["quickstart.yaml"])
+    assert DemoSettings().videos == load_settings(DemoSettings, shipped_configs()["demo.yaml"]).videos
+    assert DemoSettings().training == load_settings(DemoSettings, shipped_configs()["demo.yaml"]).training == recipe
+    changed = load_settings(DemoSettings, shipped_configs()["demo.yaml"], ["training.schedule.epochs=4"]).training
     assert changed.schedule == recipe.schedule.model_copy(update={"epochs": 4})
     assert changed.optim == recipe.optim
     with pytest.raises(ReidError, match=r"Unknown setting schedule.epoch.*Did you mean 'epochs'"):
