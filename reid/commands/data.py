@@ -108,14 +108,14 @@ def synthesize_command(config: Path | None, out: Path, overrides: tuple[str, ...
 
 @cli.command("from-tracks", cls=Command)
 @settings_options(CutSettings, {"Input": ["tracks", "videos", "first_frame", "skip_untracked"]})
-@settings_options(CutSettings, {"Output": ["per_track", "global_ids", "test"]})
+@settings_options(CutSettings, {"Output": ["per_track", "global_ids", "test", "layout"]})
 @out_option("New or empty folder.", required=True)
 def from_tracks_command(out: Path, **options: Any) -> None:
     """Cut the boxes of tracks out of videos, as a table to train on, to score or to adapt to.
 
     \b
     reid data from-tracks --tracks tracks/ --videos videos/ --out crops/
-    reid data from-tracks --tracks matched/tracks/ --videos videos/ --global-ids --out benchmark/
+    reid data from-tracks --tracks matched/tracks/ --videos videos/ --global-ids --layout market1501 --out benchmark/
 
     Writes table.csv (path, pid, camid, track, frame, split) and the crops. With --global-ids, people are divided into
     train and test by the time at which they first appear, and test crops into query and gallery.
@@ -128,7 +128,7 @@ def from_tracks_command(out: Path, **options: Any) -> None:
     for name, count in done.crops.items():
         if count:
             console.print(f"{name}: {count:,} crops of {done.identities[name]:,} identities")
-    console.print(f"Next: reid data check table:{done.table}")
+    console.print(f"Next: reid data check {done.data}")
 
 
 def print_report(report: CheckReport, limit: int = 10) -> None:

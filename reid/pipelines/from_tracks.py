@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from reid.core.arrays import pixels_of_boxes
 from reid.core.atomic import atomic_folder, write_csv
 from reid.core.console import progress_bar
-from reid.core.errors import DataError
+from reid.core.errors import ConfigError, DataError
 from reid.data.box_selection import choose_boxes
 from reid.data.crops import SPLITS, Crops
 from reid.data.images import cut_out, encode_jpeg
+from reid.data.layouts.market1501 import LAYOUT
+from reid.data.layouts.scanning import DISTRACTOR
 from reid.data.splits import query_and_gallery
 from reid.data.tracks import Tracks
 from reid.data.videos import Video
@@ -34,12 +37,14 @@ class CutTracks:
 
     Attributes:
         table: the CSV file; its folder contains the crops.
+        data: the data set as LAYOUT:ROOT.
         crops: number of crops of each split.
         identities: number of identities of each split; 1 (pid 0) where people are unknown.
         warnings: what was left out, and why.
     """
 
     table: Path
+    data: str
     crops: dict[str, int]
     identities: dict[str, int]
     warnings: tuple[str, ...]
@@ -52,13 +57,20 @@ def cut_tracks(out: Path, settings: CutSettings) -> CutTracks:
     one person: those whose first box is latest are the test people, and no other person is in query or gallery
     (`query_and_gallery`). Otherwise pid is 0 and the split train for all crops.
 
+    With `settings.layout` "market1501", the crops are named and placed as in Market-1501: with pid + 1 if a pid is 0
+    (which the layout reserves for distractors), the cameras numbered from 1 in the order of their names, and sequence
+    1. The table has the given pids and the names of the cameras.
+
     Args:
-        out: a new or empty folder: table.csv, and the crops as CAMERA/TRACK_FRAME.jpg.
+        out: a new or empty folder: table.csv, and the crops as CAMERA/TRACK_FRAME.jpg or in the folders of Market-1501.
         settings: tracks, videos and split.
 
     Raises:
+        ConfigError: the layout market1501 without `global_ids`.
         DataError: a file cannot be used, no box can be cut, or there are too few people to split.
     """
+    if settings.layout == "market1501" and not settings.global_ids:
+        raise ConfigError("The layout market1501 needs identities. Add --global-ids, or use --layout table.")
     tracks = read_tracks(settings.tracks, first_frame=settings.first_frame, skip_untracked=settings.skip_untracked)
     videos, quality, problems = open_videos(settings.videos, tracks)
     chosen = tracks.take(choose_boxes(tracks, quality, per_track=settings.per_track))
@@ -71,10 +83,13 @@ def cut_tracks(out: Path, settings: CutSettings) -> CutTracks:
         if settings.global_ids:
             pids = found.track
             split = _split(found, settings.test)
+        names = [_name(found, row) for row in range(len(found))]
+        if settings.layout == "market1501":
+            names = _arrange_as_market1501(found, split, names, folder)
         write_csv(
             folder / TABLE,
             {
-                "path": [_name(found, row) for row in range(len(found))],
+                "path": names,
                 "pid": pids,
                 "camid": np.array(found.camera_names, object)[found.camera],
                 "track": found.track,
@@ -85,7 +100,26 @@ def cut_tracks(out: Path, settings: CutSettings) -> CutTracks:
     counts = {name: int((split == name).sum()) for name in SPLITS}
     identities = {name: len(np.unique(pids[split == name])) for name in SPLITS}
     lines = [f"{reason}: {count:,} boxes left out" for reason, count in left_out.items()]
-    return CutTracks(out / TABLE, counts, identities, (*tracks.warnings, *problems, *lines))
+    data = f"table:{out / TABLE}" if settings.layout == "table" else f"market1501:{out}"
+    return CutTracks(out / TABLE, data, counts, identities, (*tracks.warnings, *problems, *lines))
+
+
+def _arrange_as_market1501(tracks: Tracks, split: NDArray[np.object_], names: list[str], folder: Path) -> list[str]:
+    """Move the crops to the folders and names of Market-1501; return the names."""
+    for part in LAYOUT.folders.values():
+        (folder / part).mkdir()
+    shift = int(tracks.track.min() == DISTRACTOR)
+    box: Counter[tuple[int, int, int]] = Counter()
+    moved = []
+    rows = zip(names, split, tracks.track.tolist(), tracks.camera.tolist(), tracks.frame.tolist(), strict=True)
+    for name, part, pid, camera, frame in rows:
+        box[pid, camera, frame] += 1
+        file = f"{pid + shift:04d}_c{camera + 1}s1_{frame:06d}_{box[pid, camera, frame]:02d}.jpg"
+        moved.append(f"{LAYOUT.folders[str(part)]}/{file}")
+        (folder / name).rename(folder / moved[-1])
+    for camera, camera_name in enumerate(tracks.camera_names):
+        (folder / _folder(camera_name, camera)).rmdir()
+    return moved
 
 
 def _name(tracks: Tracks, row: int) -> str:

@@ -200,6 +200,9 @@ class CutSettings(PipelineSettings):
     """Equal ids are one person in all cameras, as in tracks/ of `reid match`. Default: people are unknown (pid 0)."""
     test: float = Field(default=0.5, ge=0.05, le=0.95)
     """Fraction of the people, those who appear last, for query and gallery; with --global-ids."""
+    layout: Literal["table", "market1501"] = "table"
+    """Names and folders of the crops: one folder per camera, or those of Market-1501 (with --global-ids). Both have
+    table.csv."""
 
 
 class AdaptSettings(ModelSettings):

@@ -75,6 +75,30 @@ def test_people_are_divided_by_the_time_at_which_they_appear(recording: Path, tm
     assert len(benchmark.query) == 4
 
 
+def test_a_tree_in_the_layout_of_market1501(recording: Path, tmp_path: Path) -> None:
+    options = ["--tracks", str(recording / "tracks"), "--videos", str(recording / "videos"), "--layout", "market1501"]
+    out = tmp_path / "set"
+    refused = CliRunner().invoke(main, ["data", "from-tracks", *options, "--out", str(out)])
+    assert "Add --global-ids" in refused.output
+    done = CliRunner().invoke(main, ["data", "from-tracks", *options, "--global-ids", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert f"market1501:{out}" in done.output.replace("\n", "")
+    tree, table = load_benchmark(f"market1501:{out}"), load_benchmark(f"table:{out}")
+    assert tree.warnings == ()
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["bounding_box_test", "bounding_box_train", "query", "table.csv"]
+    for name in ("train", "query", "gallery"):
+        ours, theirs = getattr(tree, name), getattr(table, name)
+        rows = {path: row for row, path in enumerate(theirs.paths)}
+        order = [rows[path] for path in ours.paths]
+        assert len(order) == len(theirs) > 0
+        assert np.array_equal(ours.pids, theirs.pids[order] + 1)  # pid 0 is reserved for distractors
+        assert np.array_equal(ours.camids, theirs.camids[order] + 1)
+        assert np.array_equal(ours.frames, theirs.frames[order])
+    assert set(tree.train.pids) == {1, 2, 3, 4}
+    assert len(target_crops(AdaptSettings(data=f"market1501:{out}"), tmp_path / "none")) == 4 * 2 * SHOTS
+
+
 def test_boxes_that_cannot_be_cut_are_counted(recording: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "door").symlink_to(recording / "videos" / "door")

@@ -38,6 +38,8 @@ LAYOUT = NamedImages(
 SYNTHETIC = "synthetic"
 SYNTHETIC_MARKER = "made.json"
 """A tree with this file at its root is synthetic: it is named `SYNTHETIC` and not compared with official counts."""
+OWN_MARKER = "table.csv"
+"""A tree with this file at its root was written by `reid data from-tracks`; it is not compared with official counts."""
 
 
 def read(root: str | Path) -> Benchmark:
@@ -60,7 +62,8 @@ def read(root: str | Path) -> Benchmark:
         )
     n_distractors = int((benchmark.gallery.pids == DISTRACTOR).sum())
     benchmark = replace(benchmark, n_distractors=n_distractors, warnings=tuple(warnings))
-    return benchmark if synthetic else with_official(benchmark, LAYOUT.official)
+    own = synthetic or (folder / OWN_MARKER).exists()
+    return benchmark if own else with_official(benchmark, LAYOUT.official)
 
 
 def is_synthetic(root: str | Path) -> bool:
