@@ -11,6 +11,8 @@ from pathlib import Path
 # Before torch is imported, and for the processes that tests start. The inputs are small: two threads gain nothing, and
 # wait for each other where another process is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# So that `core.memory.limit_heap`, which `reid live` calls, does not change the heap of the tests.
+os.environ.setdefault("GLIBC_TUNABLES", "")
 
 import cv2
 import numpy as np

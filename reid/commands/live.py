@@ -9,6 +9,7 @@ import click
 from reid.commands.options import Command, option, settings_options
 from reid.config import load_settings
 from reid.core.console import console
+from reid.core.memory import limit_heap
 from reid.pipelines.settings import LiveSettings, MatchKeys
 
 GROUPS = {
@@ -50,6 +51,7 @@ def cli(arguments: tuple[str, ...], outputs: tuple[str, ...], **options: Any) ->
 
     It ends with its last file (not with --sources), or with Ctrl-C, which ends all tracks first.
     """
+    limit_heap()
     from reid.pipelines.live import name_sources, run_live, split_arguments
 
     outputs = outputs or ("-",)

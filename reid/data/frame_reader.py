@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reid.core.errors import DataError
 from reid.data.images import UnreadableImage, decode
-from reid.data.videos import MOST_BAD, Video, open_capture
+from reid.data.videos import MOST_BAD, Video, open_capture, rgb_in_place
 
 DEFAULT_FPS = 25.0
 """Frames per second of image folders, and of videos without time stamps and frame rate."""
@@ -104,7 +104,7 @@ class FrameReader:
                 if self._is_due(time):
                     done, image = capture.retrieve()
                     if done and image is not None:
-                        yield TimedFrame(number, time, cv2.cvtColor(image, cv2.COLOR_BGR2RGB).view(np.uint8))
+                        yield TimedFrame(number, time, rgb_in_place(image))
                     else:
                         damaged += 1
         finally:

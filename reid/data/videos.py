@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -257,6 +257,11 @@ def open_capture(path: Path) -> cv2.VideoCapture:
     return capture
 
 
+def rgb_in_place(bgr: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a frame as RGB, in the same memory: new memory for each frame costs more than the conversion."""
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr).view(np.uint8)
+
+
 def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Frame]:
     try:
         capture = open_capture(path)
@@ -286,7 +291,7 @@ def _read_video(path: Path, wanted: list[int], first_frame: int) -> Iterator[Fra
                 reason = f"the video ends after frame {first_frame + end - 1}"
             elif place == passed - 1:
                 decoded, bgr = capture.retrieve()
-                image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).view(np.uint8) if decoded and bgr is not None else None
+                image = rgb_in_place(bgr) if decoded and bgr is not None else None
             yield Frame(number, image, reason if image is None else "")
     finally:
         capture.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,8 @@ def run_live(
             for sink in sinks:
                 sink.send(event)
 
-        engine = LiveEngine(detector, embedder, matcher, emit, settings, matching.stream, cameras)
+        executor = stack.enter_context(ThreadPoolExecutor(1, "matching"))
+        engine = LiveEngine(detector, embedder, matcher, emit, settings, matching.stream, cameras, executor)
         engine.begin(now())
         if gallery is not None:
             kept = stack.enter_context(closing(GalleryOutput(gallery, engine.run, embedder.describe())))

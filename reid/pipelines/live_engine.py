@@ -1,9 +1,11 @@
-"""The engine of `reid live`: frames of several cameras in, events with identities out; without threads."""
+"""The engine of `reid live`: frames of several cameras in, events with identities out."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count
@@ -117,6 +119,14 @@ class _Part:
     pictures: Sequence[bytes] = ()
     decided: bool = False
     closed: bool = False
+    _columns: Floats = field(default_factory=lambda: np.zeros((0, 6)))
+
+    def columns(self) -> Floats:
+        """Return `[n, 6]` time, x, y, width, height and confidence of its boxes; only new boxes are converted."""
+        if (known := len(self._columns)) < len(self.times):
+            new = np.column_stack([self.times[known:], self.boxes[known:], self.confidence[known:]])
+            self._columns = np.concatenate([self._columns, new])
+        return self._columns
 
     def wants(self, row: int, quality: float) -> bool:
         """Return whether this box is the best of its interval so far."""
@@ -130,6 +140,30 @@ class _Part:
             self.stride *= 2
             entries = sorted(self.crops.values(), key=lambda entry: (-entry[1], entry[0]), reverse=True)
             self.crops = {entry[0] // self.stride: entry for entry in entries}  # the best is the last
+
+
+class _Remembered(NamedTuple):
+    """A part at the time of a decision; `columns` as of `_Part`, `rows` and `features` of its embedded boxes."""
+
+    place: int
+    number: int
+    columns: Floats
+    rows: Sequence[int]
+    features: NDArray[np.float32] | None
+
+
+@dataclass(eq=False)
+class _Decision:
+    """A decision at a tick: parts that have ended by `time`, parts that get identities, and those that last.
+
+    `result` has their tracklets and identities; None if there are no parts to decide.
+    """
+
+    time: float
+    over: Sequence[_Part]
+    wanted: dict[tuple[int, int], _Part]
+    lasting: set[_Part]
+    result: Future[tuple[Tracklets, Integers]] | None = None
 
 
 @dataclass(eq=False)
@@ -153,9 +187,9 @@ class LiveEngine:
 
     A track is decided by `OnlineMatcher` at the first multiple of `stream.period` after its end, so its identity is
     known at most `stream.delay` seconds after its last box. A track longer than `settings.longest` is decided in
-    parts, so that its identity is known while it lasts. Memory is bounded: boxes and features of tracks with an
-    identity are forgotten after `HISTORY` seconds, tracklets as `stream` says. Numbers of tracks and identities only
-    rise.
+    parts, so that its identity is known while it lasts. Matching can run in another thread, so that frames are taken
+    meanwhile; identities are the same, and come later. Memory is bounded: boxes and features of tracks with an identity
+    are forgotten after `HISTORY` seconds, tracklets as `stream` says. Numbers of tracks and identities only rise.
 
     Args:
         detector: finds the people of a batch of frames.
@@ -165,6 +199,7 @@ class LiveEngine:
         settings: of tracking and events.
         stream: when decisions are made.
         cameras: frame sizes, homographies and overlaps, by camera name; clocks are not used.
+        executor: runs the matching, and `archive`; None for the calling thread.
 
     Attributes:
         start: seconds since 1970 of the first step, the second 0 of matching.
@@ -181,6 +216,7 @@ class LiveEngine:
         settings: LiveSettings | None = None,
         stream: StreamSettings | None = None,
         cameras: Cameras | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._detector, self._embedder, self._matcher, self._emit = detector, embedder, matcher, emit
         self._settings, self._stream = settings or LiveSettings(), stream or StreamSettings()
@@ -190,6 +226,8 @@ class LiveEngine:
         self._open: list[_Part] = []
         self._names: dict[str, tuple[Iterator[int], Iterator[int]]] = {}
         self._tick = 1
+        self._executor = executor
+        self._pending: _Decision | None = None
         self.start, self.run = 0.0, ""
         self.archive: Callable[[Sequence[Decided]], object] | None = None
 
@@ -233,6 +271,7 @@ class LiveEngine:
         for (camera, frame), people in zip(fresh, found, strict=True):
             self._link(camera, frame, people.astype(np.float32).astype(np.float64))  # as in files of detections
         self._finish(now)
+        self._complete(wait=False)
         while self._time_of_tick() <= now:
             self._decide()
 
@@ -243,8 +282,10 @@ class LiveEngine:
 
     def close(self) -> None:
         """End all tracks and decide them."""
+        self._complete()
         while self._open:
             self._decide()
+            self._complete()
 
     def _time_of_tick(self) -> float:
         return self.start + self._tick * self._stream.period
@@ -334,7 +375,7 @@ class LiveEngine:
 
     def _choose(self, camera: _Camera, parts: Sequence[_Part]) -> list[list[int]]:
         """Return the rows of the boxes to embed of each part, ascending, out of those whose crop was kept."""
-        tracks = self._tracks(camera.parts)
+        tracks = self._tracks(_snapshot(camera.parts))
         quality = box_quality(tracks, {camera.name: camera.size} if camera.size is not None else None)
         found = []
         for part in parts:
@@ -345,43 +386,38 @@ class LiveEngine:
             found.append(rows[best].tolist())
         return found
 
-    def _tracks(self, parts: Sequence[_Part]) -> Tracks:
+    def _tracks(self, parts: Sequence[_Remembered]) -> Tracks:
         """Return the boxes of parts; their track is the number of the part, their frame counts `TICKS` a second."""
-        base = self._base(parts)
-        counts = [len(part.times) for part in parts]
+        counts = [len(part.columns) for part in parts]
+        columns = np.concatenate([np.zeros((0, 6)), *(part.columns for part in parts)])
         return Tracks.from_columns(
             list(self._names),
-            np.repeat(np.array([part.camera.place for part in parts], np.int64), counts),
+            np.repeat(np.array([part.place for part in parts], np.int64), counts),
             np.repeat(np.array([part.number for part in parts], np.int64), counts),
-            _frames([time for part in parts for time in part.times], base),
-            np.concatenate([np.zeros((0, 4)), *(np.array(part.boxes) for part in parts)]),
-            [score for part in parts for score in part.confidence],
+            _frames(columns[:, 0], _base(parts)),
+            columns[:, 1:5],
+            columns[:, 5],
             first_frame=1,
         )
 
-    @staticmethod
-    def _base(parts: Sequence[_Part]) -> float:
-        return min((part.times[0] for part in parts), default=0.0)
-
-    def _tracklets(self, parts: Sequence[_Part]) -> Tracklets:
+    def _tracklets(self, parts: Sequence[_Remembered], sizes: Mapping[str, tuple[int, int] | None]) -> Tracklets:
         """Return tracklets of all remembered parts; parts that have not ended have no feature."""
-        base, names = self._base(parts), list(self._names)
+        base, names = _base(parts), list(sizes)
         embedded = [part for part in parts if part.features is not None and len(part.features)]
         counts = [len(part.rows) for part in embedded]
         none = np.zeros((0, self._embedder.dimension), np.float32)
         embeddings = Embeddings(
             np.concatenate([none, *(part.features for part in embedded if part.features is not None)]),
-            camids=np.repeat(np.array([part.camera.place for part in embedded], np.int64), counts),
+            camids=np.repeat(np.array([part.place for part in embedded], np.int64), counts),
             tracks=np.repeat(np.array([part.number for part in embedded], np.int64), counts),
-            frames=_frames([part.times[row] for part in embedded for row in part.rows], base),
+            frames=_frames(np.concatenate([np.zeros(0), *(part.columns[part.rows, 0] for part in embedded)]), base),
             meta=self._embedder.describe(),
         )
-        sizes = {part.camera.name: part.camera.size for part in parts}
         clock = {"fps": float(TICKS), "offset": base - self.start, "drift": 0.0, "clock": None}
         cameras = {}
-        for name in names:
+        for name, size in sizes.items():
             camera = self._known.get(name, Camera())
-            cameras[name] = camera.model_copy(update=clock | {"size": camera.size or sizes.get(name)})
+            cameras[name] = camera.model_copy(update=clock | {"size": camera.size or size})
         return Tracklets.from_tracks(
             self._tracks(parts),
             embeddings,
@@ -392,7 +428,8 @@ class LiveEngine:
         )
 
     def _decide(self) -> None:
-        """Give identities to parts that have ended by the next tick, and to long ones."""
+        """Begin to give identities to parts that have ended by the next tick, and to long ones."""
+        self._complete()
         time = self._time_of_tick()
         self._tick += 1
         self._finish(time)
@@ -401,33 +438,60 @@ class LiveEngine:
         long = [p for p in self._open if p.features is None and p.times[0] + self._settings.longest <= time]
         self._embed(long)
         wanted = {(part.camera.place, part.number): part for part in (*ended, *long)}
+        self._pending = _Decision(time, over, wanted, set(long))
         if wanted:
             parts = list(self._parts())
-            tracklets = self._tracklets(parts)
-            keys = list(zip(tracklets.camera.tolist(), tracklets.track.tolist(), strict=True))
-            rows = np.array([row for row, key in enumerate(keys) if key in wanted], np.int64)
-            tracklets = tracklets.take(rows)
-            previous = tracklets.previous_track.copy()
-            seen = set()
-            for row in range(len(rows)):  # sorted by camera, track and start
-                key = keys[rows[row]]
-                if key not in seen and previous[row] < 0:
-                    previous[row] = wanted[key].previous
-                seen.add(key)
-            tracklets = replace(tracklets, previous_track=previous)
-            identity = self._matcher.push(tracklets)
-            self._announce(wanted, tracklets, identity, set(long))
-            if self.archive is not None:
-                self.archive(self._decided(wanted, tracklets, identity))
-                for part in wanted.values():
-                    part.pictures = ()
-        for part in sorted(over, key=lambda part: (part.times[-1], part.camera.place, part.number)):
+            sizes: dict[str, tuple[int, int] | None] = dict.fromkeys(self._names)
+            sizes.update((part.camera.name, part.camera.size) for part in parts)
+            work = functools.partial(self._match, wanted, _snapshot(parts), sizes)
+            if self._executor is not None:
+                self._pending.result = self._executor.submit(work)
+                return
+            self._pending.result = Future()
+            self._pending.result.set_result(work())
+        self._complete()
+
+    def _match(
+        self,
+        wanted: Mapping[tuple[int, int], _Part],
+        parts: Sequence[_Remembered],
+        sizes: Mapping[str, tuple[int, int] | None],
+    ) -> tuple[Tracklets, Integers]:
+        """Return the tracklets of the wanted parts and their identities, and archive them. Changes no part."""
+        tracklets = self._tracklets(parts, sizes)
+        keys = list(zip(tracklets.camera.tolist(), tracklets.track.tolist(), strict=True))
+        rows = np.array([row for row, key in enumerate(keys) if key in wanted], np.int64)
+        tracklets = tracklets.take(rows)
+        previous = tracklets.previous_track.copy()
+        seen = set()
+        for row in range(len(rows)):  # sorted by camera, track and start
+            key = keys[rows[row]]
+            if key not in seen and previous[row] < 0:
+                previous[row] = wanted[key].previous
+            seen.add(key)
+        tracklets = replace(tracklets, previous_track=previous)
+        identity = self._matcher.push(tracklets)
+        if self.archive is not None:
+            self.archive(self._decided(wanted, tracklets, identity))
+        return tracklets, identity
+
+    def _complete(self, wait: bool = True) -> None:
+        """Announce the identities of the decision that was begun last; if its matching has ended, or `wait`."""
+        decision = self._pending
+        if decision is None or not (wait or decision.result is None or decision.result.done()):
+            return
+        if decision.result is not None:
+            self._announce(decision.wanted, *decision.result.result(), decision.lasting)
+        self._pending = None
+        for part in decision.wanted.values():
+            part.pictures = ()
+        for part in sorted(decision.over, key=lambda part: (part.times[-1], part.camera.place, part.number)):
             if not part.closed:
                 self._send("end", part, -1)
                 part.closed = True
         self._open = [part for part in self._open if not (part.decided and part.closed)]
         for camera in (*self._cameras.values(), *self._leaving):
-            camera.parts = [p for p in camera.parts if not p.closed or p.times[-1] >= time - HISTORY]
+            camera.parts = [p for p in camera.parts if not p.closed or p.times[-1] >= decision.time - HISTORY]
             camera.following = {number: part for number, part in camera.following.items() if not part.closed}
         self._leaving = [camera for camera in self._leaving if camera.parts]
 
@@ -477,7 +541,7 @@ class LiveEngine:
                     track.since = part.times[first]
                 track.identity = number
             if track.identity != before and part in lasting:
-                self._send("update", part, -1)
+                self._send("update", next(p for p in reversed(self._open) if p.track is track), -1)
 
     def _send(self, kind: str, part: _Part, row: int) -> None:
         track = part.track
@@ -496,8 +560,16 @@ class LiveEngine:
         self._emit(event)
 
 
-def _frames(times: Sequence[float], base: float) -> Integers:
-    return 1 + np.rint((np.array(times, np.float64) - base) * TICKS).astype(np.int64)
+def _snapshot(parts: Sequence[_Part]) -> list[_Remembered]:
+    return [_Remembered(p.camera.place, p.number, p.columns(), p.rows, p.features) for p in parts]
+
+
+def _base(parts: Sequence[_Remembered]) -> float:
+    return float(min((part.columns[0, 0] for part in parts), default=0.0))
+
+
+def _frames(times: Floats, base: float) -> Integers:
+    return 1 + np.rint((times - base) * TICKS).astype(np.int64)
 
 
 def _frame_quality(camera: _Camera, boxes: Floats, confidence: Floats) -> Floats:

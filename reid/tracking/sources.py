@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from reid.core.errors import DataError, ReidError
 from reid.data.frame_reader import FrameReader
-from reid.data.videos import MOST_BAD, Video, find_videos
+from reid.data.videos import MOST_BAD, Video, find_videos, rgb_in_place
 
 State = Literal["connecting", "running", "stalled", "waiting", "ended", "failed"]
 
@@ -251,8 +251,9 @@ class LiveSource:
                     bad += 1
                     continue
                 bad, due = 0, max(due, moment - 1 / self._rate) + 1 / self._rate if self._rate else 0.0
-                code = cv2.COLOR_GRAY2RGB if image.ndim == 2 or image.shape[2] == 1 else cv2.COLOR_BGR2RGB
-                self._put(moment, cv2.cvtColor(image, code).view(np.uint8))
+                gray = image.ndim == 2 or image.shape[2] == 1
+                rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB).view(np.uint8) if gray else rgb_in_place(image)
+                self._put(moment, rgb)
             if bad > MOST_BAD:
                 raise DataError(f"{without_password(self.source)} sends frames that cannot be decoded.")
         finally:

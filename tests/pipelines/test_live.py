@@ -11,8 +11,10 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -80,9 +82,10 @@ def open_models(folder: Path) -> tuple[Detector, Embedder]:
     return open_detector(folder / "toy.onnx"), Embedder(folder / "best.pt", device="cpu")
 
 
-def open_engine(folder: Path, events: list[Event], **keys: Any) -> LiveEngine:
+def open_engine(folder: Path, events: list[Event], executor: Executor | None = None, **keys: Any) -> LiveEngine:
     settings = LiveSettings(**{"every": 0, **keys})
-    return LiveEngine(*open_models(folder), OnlineMatcher(stream=STREAM), events.append, settings, STREAM)
+    matcher = OnlineMatcher(stream=STREAM)
+    return LiveEngine(*open_models(folder), matcher, events.append, settings, STREAM, executor=executor)
 
 
 def moments(folder: Path, until: float = 100.0) -> list[tuple[float, dict[str, LiveFrame]]]:
@@ -96,14 +99,21 @@ def moments(folder: Path, until: float = 100.0) -> list[tuple[float, dict[str, L
 
 
 @functools.cache
-def play(folder: Path, **keys: Any) -> list[Event]:
+def play(folder: Path, executor: Executor | None = None, **keys: Any) -> list[Event]:
     events: list[Event] = []
-    engine = open_engine(folder, events, **keys)
+    engine = open_engine(folder, events, executor, **keys)
     engine.begin(START)
     for now, frames in moments(folder):
         engine.step(frames, now)
     engine.close()
     return events
+
+
+class Late(Executor):
+    """Runs what it is given when its result is needed, so that each decision takes until the next one."""
+
+    def submit(self, work: Any, /, *arguments: Any, **keys: Any) -> Any:
+        return SimpleNamespace(done=lambda: False, result=lambda: work(*arguments, **keys))
 
 
 def seconds(event: Event, key: str = "time") -> float:
@@ -198,6 +208,17 @@ def test_a_long_track_has_an_identity_while_it_lasts_and_ends_once(scene: Path) 
     identity = {(camera, track): number for camera, track, _, _, number in sightings(cut)}
     assert all(e["identity"] == identity[e["camera"], e["track"]] for e in early)
     assert all(e["identity"] is None for e in whole if e["event"] != "end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{}, {"longest": 1}])
+def test_matching_beside_the_frames_changes_no_track_and_no_identity(scene: Path, keys: dict[str, Any]) -> None:
+    direct, late = play(scene, **keys), play(scene, Late(), **keys)
+    assert sightings(late) == sightings(direct)
+    new = [[(e["camera"], e["track"], e["box"]) for e in events if e["event"] == "new"] for events in (late, direct)]
+    assert new[0] == new[1]
+    ends = [[e["event"] for e in events].index("end") for events in (late, direct)]
+    assert ends[0] > ends[1]  # frames were processed before the identities were known
 
 
 def test_a_track_that_was_decided_in_parts_ends_although_nothing_comes_after(scene: Path) -> None:

@@ -64,7 +64,7 @@ Opened = tuple[list[int | None], list[str], Callable[[NDArray[np.float32], list[
 
 
 class FileDetector:
-    """Detector of a file; see `Detector`.
+    """Detector of a file; see `Detector`. Threads that call it at the same time need one each.
 
     Args:
         path: `.onnx`, or OpenVINO's `.xml` with its `.bin` in the same folder.
@@ -95,39 +95,38 @@ class FileDetector:
         self._outputs = list(form.outputs) or names
         self.batch_size = 1 if form.form in ("boxes", "ssd") else shape[0] or (8 if device.startswith("cuda") else 1)
         self._fixed = shape[0] is not None
+        # Reused in all calls: new memory for each frame costs more than the conversion.
+        self._input = np.zeros((self.batch_size, 3, *self._size), np.float32)
+        self._small = np.zeros((*self._size, 3), np.uint8)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Floats]:
         """Return the people of each image, `[n, 5]`: x, y, width, height in pixels, and confidence."""
         found: list[Floats] = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            prepared, scales = zip(*map(self._prepare, batch), strict=True)
-            x = np.concatenate(prepared)
-            if self._fixed and len(x) < self.batch_size:
-                x = np.concatenate([x, np.zeros((self.batch_size - len(x), *x.shape[1:]), np.float32)])
+            scales = [self._prepare(image, self._input[place]) for place, image in enumerate(batch)]
+            x = self._input if self._fixed else self._input[: len(batch)]
             for (corners, confidence), scale in zip(self._decode(self._run(x, self._outputs)), scales, strict=False):
                 found.append(clean_boxes(corners * np.tile(scale, 2), confidence, LEAST_CONFIDENCE))
         return found
 
-    def _prepare(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Floats]:
-        """Return `[1, 3, h, w]` and the pixels of the image for a pixel of the input, along x and y."""
+    def _prepare(self, image: NDArray[np.uint8], x: NDArray[np.float32]) -> Floats:
+        """Write `[3, h, w]` to `x`; return the pixels of the image for a pixel of the input, along x and y."""
         (height, width), form = self._size, self._format
         sides = np.array([width, height])
         if form.resize == "letterbox":
             ratio = min(height / image.shape[0], width / image.shape[1])
             sides = np.maximum(np.rint(np.array([image.shape[1], image.shape[0]]) * ratio), 1).astype(int)
-        small = cv2.resize(image, (int(sides[0]), int(sides[1])))
-        scale = np.array([image.shape[1], image.shape[0]]) / sides
-        if form.resize == "letterbox":
-            padded = np.full((height, width, 3), _GRAY, np.uint8)
-            padded[: small.shape[0], : small.shape[1]] = small
-            small = padded
-        x = small[..., ::-1] if form.channel_order == "bgr" else small
+            self._small[:] = _GRAY
+        part = self._small[: sides[1], : sides[0]]
+        cv2.resize(image, (int(sides[0]), int(sides[1])), dst=part)
         unit = 255 if form.scale == "0-1" else 1
-        if any(form.mean) or form.std != (1, 1, 1) or unit != 1:
-            mean, std = unit * np.array(form.mean, np.float32), unit * np.array(form.std, np.float32)
-            x = (x - mean) / std
-        return np.ascontiguousarray(x.transpose(2, 0, 1)[None], np.float32), scale
+        for channel, (mean, std) in enumerate(zip(form.mean, form.std, strict=True)):
+            x[channel] = self._small[..., 2 - channel if form.channel_order == "bgr" else channel]
+            if (mean, std * unit) != (0, 1):
+                x[channel] -= np.float32(unit) * np.float32(mean)
+                x[channel] /= np.float32(unit) * np.float32(std)
+        return np.array([image.shape[1], image.shape[0]]) / sides
 
     def _decode(self, outputs: Arrays) -> list[tuple[Floats, Floats]]:
         """Return for each image the corners `[n, 4]` in pixels of the input, and the confidence of people `[n]`."""
