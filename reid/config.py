@@ -228,7 +228,7 @@ class ExtraLossConfig(Settings):
         return dict(self.model_extra or {})
 
 
-LABEL_LOSSES = ("center", "arcface", "cosface", "proxy_nca", "proxy_anchor")
+LABEL_LOSSES = ("center", "arcface", "cosface", "centroids", "proxy_nca", "proxy_anchor")
 """Losses that compare a crop with learned vectors, not with other crops."""
 
 SCHEDULED = ("triplet_weight", "softmax_weight", "label_smoothing", "margin", "hardness")

@@ -17,6 +17,7 @@ FEWEST_TRACKS = 20
 
 _CROPS_PER_TRACK = 8
 _DRAWS = 1000
+_LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +29,48 @@ class TrackSeparation:
         auc: `[T']` 0..1: how often a later crop of the track is nearer to an earlier one than a crop of a simultaneous
             track is (ties count half); ½ is chance.
         rank1: `[T']` 0..1: fraction of the earlier crops whose nearest crop is of the track itself.
+        moments: `[T', 4]` of the similarities that `auc` compares: mean and mean square of those within the track, and
+            of those with simultaneous tracks.
     """
 
     tracks: Integers
     auc: NDArray[np.float64]
     rank1: NDArray[np.float64]
+    moments: NDArray[np.float64]
+
+    def distinctness(self, rows: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Return d′: how many standard deviations the similarities within tracks are above those between tracks.
+
+        With the means μ and variances σ² over all tracks, each weighted equally,
+        `d′ = (μ_within − μ_between) / √((σ²_within + σ²_between) / 2)`. AUC and rank-1 cannot exceed 1, which good
+        models reach; d′ still grows.
+
+        Args:
+            rows: `[..., n]` rows of the columns to use; None: all.
+
+        Returns:
+            `[...]`; NaN without tracks, or without any variance.
+        """
+        used = self.moments if rows is None else self.moments[np.asarray(rows)]
+        if used.shape[-2] == 0:
+            return np.full(used.shape[:-2], np.nan)
+        mean = used.mean(axis=-2)
+        within, between = mean[..., 0], mean[..., 2]
+        variance = (mean[..., 1] - within**2 + mean[..., 3] - between**2) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(variance > _LEAST_VARIANCE, (within - between) / np.sqrt(variance), np.nan)
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return the means as plain values for JSON; None without tracks."""
+        """Return the means as plain values for JSON; None without tracks, or without any variance."""
         n = len(self.tracks)
         means = [round(float(column.mean()), 4) if n else None for column in (self.auc, self.rank1)]
-        return {"tracks": n, "auc": means[0], "rank1": means[1]}
+        distinct = float(self.distinctness())
+        return {
+            "tracks": n,
+            "auc": means[0],
+            "rank1": means[1],
+            "d_prime": None if np.isnan(distinct) else round(distinct, 3),
+        }
 
 
 def separate_tracks(
@@ -62,7 +94,7 @@ def separate_tracks(
     Example:
         >>> features = np.array([[1, 0], [1, 0.1], [0, 1], [0.2, 1]], np.float32)
         >>> separate_tracks(features, [0, 0, 1, 1], [1, 9, 1, 9], [[0, 1]]).as_dict()
-        {'tracks': 2, 'auc': 1.0, 'rank1': 1.0}
+        {'tracks': 2, 'auc': 1.0, 'rank1': 1.0, 'd_prime': 15.812}
     """
     ready = prepare_one(features, "crop", "cosine").cpu().numpy()
     track = integer_column("tracks", tracks, len(ready))
@@ -89,18 +121,21 @@ def separate_tracks(
         half = len(own) // 2
         query = ready[own[:half]]
         right, wrong = query @ ready[own[half:]].T, np.sort(query @ ready[np.concatenate(found)].T, axis=1)
+        moments = [
+            value for part in (right, wrong) for value in (part.mean(), np.square(part, dtype=np.float64).mean())
+        ]
         below = [np.searchsorted(w, r, side) for side in ("left", "right") for w, r in zip(wrong, right, strict=True)]
         auc = float(np.mean(below)) / wrong.shape[1]
-        scores.append((number, auc, float((right.max(axis=1) > wrong[:, -1]).mean())))
-    columns = np.array(scores, np.float64).reshape(-1, 3)
-    return TrackSeparation(columns[:, 0].astype(np.int64), columns[:, 1], columns[:, 2])
+        scores.append((number, auc, (right.max(axis=1) > wrong[:, -1]).mean(), *moments))
+    columns = np.array(scores, np.float64).reshape(-1, 7)
+    return TrackSeparation(columns[:, 0].astype(np.int64), columns[:, 1], columns[:, 2], columns[:, 3:])
 
 
 def gain_interval(before: TrackSeparation, after: TrackSeparation, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 90 % interval of the gain in (AUC + rank-1) / 2, by resampling the tracks (paired bootstrap).
+    """Return the 90 % interval of the gain in d′ (`distinctness`), by resampling the tracks (paired bootstrap).
 
     Returns:
-        Lowest and highest mean gain; None with fewer than 20 tracks.
+        Lowest and highest gain; None with fewer than 20 tracks, or without any variance.
 
     Raises:
         DataError: the two are of different tracks.
@@ -110,7 +145,6 @@ def gain_interval(before: TrackSeparation, after: TrackSeparation, seed: int = 0
     n = len(before.tracks)
     if n < FEWEST_TRACKS:
         return None
-    gain = (after.auc - before.auc + after.rank1 - before.rank1) / 2
-    drawn = gain[np.random.default_rng(seed).integers(0, n, (_DRAWS, n))].mean(axis=1)
-    low, high = np.quantile(drawn, [0.05, 0.95])
-    return float(low), float(high)
+    drawn = np.random.default_rng(seed).integers(0, n, (_DRAWS, n))
+    low, high = np.quantile(after.distinctness(drawn) - before.distinctness(drawn), [0.05, 0.95])
+    return None if np.isnan(low + high) else (float(low), float(high))

@@ -11,6 +11,7 @@ from torch import nn
 
 from reid.core.errors import ConfigError, check_choice
 from reid.losses.center import CenterLoss
+from reid.losses.centroids import CentroidMemory
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss
 from reid.losses.heads import ArcFaceLoss, CosFaceLoss
@@ -31,6 +32,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "center": CenterLoss,
     "arcface": ArcFaceLoss,
     "cosface": CosFaceLoss,
+    "centroids": CentroidMemory,
 }
 """Losses of this package by name. Those with parameters `dim` and `num_classes` get them from `make_loss`."""
 

@@ -17,7 +17,7 @@ from reid.losses.distances import at_least_float32
 from reid.losses.factory import make_loss
 from reid.losses.triplet import TripletLoss
 
-CLASSIFYING_LOSSES = ("arcface", "cosface")
+CLASSIFYING_LOSSES = ("arcface", "cosface", "centroids")
 """Losses that classify. By default they get the embedding (after the neck), like the softmax classifier."""
 
 

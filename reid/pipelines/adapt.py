@@ -26,6 +26,7 @@ from reid.core.reading import read_json
 from reid.data.pixels import Pixels, TrainingData, open_pixels
 from reid.embedding.embedder import Embedder
 from reid.evaluation.track_separation import FEWEST_TRACKS, TrackSeparation, gain_interval, separate_tracks
+from reid.losses.centroids import CentroidMemory
 from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import checkpoint_in, load_checkpoint, load_model, save_checkpoint
 from reid.mtmc.confidence import mean_p_same
@@ -37,7 +38,7 @@ from reid.pipelines.tracked_crops import tracklets_of
 from reid.report.adaptation_page import write_adaptation
 from reid.training import run_folder
 from reid.training.batchnorm import reestimate_batchnorm
-from reid.training.environment import environment
+from reid.training.environment import environment, keep_memory
 from reid.training.run_folder import BEST, LAST, SETTINGS
 from reid.training.trainer import Trainer
 from reid.training.validation import embed_pixels
@@ -45,6 +46,7 @@ from reid.training.validation import embed_pixels
 ROUNDS, ADAPTATION, START, LABELS, CROPS = "rounds.json", "adapt.yaml", "start.pt", "labels.parquet", "crops"
 PAGE = "adaptation.html"
 _SHOWN = 8  # identities, and crops of each
+_UNCHECKED = "The guard was switched off."
 _SHARPNESS = 16.0
 """Logit of a crop at the centroid of its identity, at the start of a round."""
 
@@ -118,6 +120,8 @@ class _Adaptation:
         self.given, keys = _given_model(given.model, settings, given.overrides)
         self.matching, self.config = keys.matching, keys.training()
         self.distributed = DistributedContext(0, 1, pick_device(settings.device))
+        if self.config.keep_memory and self.distributed.device.type == "cpu":
+            keep_memory()
         self.given.to(self.distributed.device)
         crops = target_crops(settings, out / CROPS)
         if not (out / ADAPTATION).is_file():  # nothing is left in the folder if the model or the data cannot be used
@@ -164,6 +168,7 @@ class _Adaptation:
             },
             "seconds": 0.0,
             "given": None,
+            "batchnorm": None,
             "rounds": [],
             "verdict": None,
         }
@@ -178,21 +183,26 @@ class _Adaptation:
         )
         before = self._separation(self.given)
         self.state["given"] = before.as_dict()
-        console.print(f"given model: {_figures(before)}")
-        teacher = self._start()
+        console.print(f"given model: {_figures(self.state['given'])}")
+        teacher, found = self._start(), self.state["batchnorm"]
         rounds = 0 if self.settings.bn_only else self.settings.rounds
-        after = self._separation(teacher)
-        console.print(f"BatchNorm statistics of the new crops: {_figures(after)}")
-        self.state["batchnorm"] = after.as_dict()
-        if rounds and self.settings.guard and not _better(before, after):
+        after = None if found and rounds else self._separation(teacher)  # a resumed adaptation has these figures
+        if after is not None:
+            found = self.state["batchnorm"] = after.as_dict()
+            self._write()
+        console.print(f"BatchNorm statistics of the new crops: {_figures(found)}")
+        if rounds and self.settings.guard and not _better(self.state["given"], found):
             console.print("These statistics are not better: the first round starts from the given model")
             teacher = self.given
         for number in range(1, rounds + 1):
             teacher = self._round(number, rounds, teacher)
-            after = self._separation(teacher)
-            self.state["rounds"][number - 1]["held_out"] = after.as_dict()
-            self._write()
-            console.print(f"round {number}: {_figures(after)}")
+            entry = self.state["rounds"][number - 1]
+            after = None if "held_out" in entry and number < rounds else self._separation(teacher)
+            if after is not None:
+                entry["held_out"] = after.as_dict()
+                self._write()
+            console.print(f"round {number}: {_figures(entry['held_out'])}")
+        assert after is not None  # the last one is always computed
         return self._finish(teacher, before, after)
 
     def _start(self) -> ReIDModel:
@@ -216,7 +226,7 @@ class _Adaptation:
             return load_model(folder / LAST, self.distributed.device)
         began = time.monotonic()
         features = self._embed(teacher, self.rows)
-        pids, entry = self._labels(folder / LABELS, features)
+        pids, confidence, entry = self._labels(folder / LABELS, features)
         kept = np.flatnonzero(pids >= 0)
         crops = replace(self.learned.crops.take(kept), pids=pids[kept])
         data = TrainingData(Pixels(crops, self.pixels.store.take(self.rows[kept])), (), self.left_out)
@@ -234,7 +244,7 @@ class _Adaptation:
         if (training / LAST).is_file():
             progress = trainer.resume()
         else:
-            _continue_from(trainer, teacher, features[kept])
+            _continue_from(trainer, teacher, features[kept], confidence[kept])
             progress = trainer.fit(overwrite=True)
         entry |= {"steps": progress.step, "training_seconds": round(progress.seconds, 1)}
         self.state["rounds"].append(entry)
@@ -267,19 +277,26 @@ class _Adaptation:
             config.schedule.minutes = max(remaining / (rounds - number + 1) / 60, 0.01)
         return config
 
-    def _labels(self, path: Path, features: NDArray[np.float32]) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return an identity for each crop, −1: left out, and a description; matched once and then read from `path`."""
+    def _labels(
+        self, path: Path, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, Any]]:
+        """Return an identity for each crop, −1: left out, its confidence, and a description.
+
+        They are matched once and then read from `path`.
+        """
         if path.is_file():
             table = pq.read_table(path)
-            return table["pid"].to_numpy(), read_json(path.with_suffix(".json"))
+            return table["pid"].to_numpy(), table["confidence"].to_numpy(), read_json(path.with_suffix(".json"))
         tracklets = self.learned.tracklets(features)
         matches = match(tracklets, settings=self.matching, constraints=self.constraints)
         answered = [key[1] for pair in (self.constraints or Constraints()).must_link for key in pair]
         certain = np.isin(tracklets.track, answered)
-        label, description = pseudo_identities(matches, self.settings.confidence, self.settings.uncertain, certain)
-        of_crop = np.full(len(self.learned), -1)
-        of_crop[tracklets.track] = label
-        pids = of_crop[self.learned.crops.tracks]
+        label, weight, description = pseudo_identities(
+            matches, self.settings.confidence, self.settings.uncertain, certain
+        )
+        of_crop, confident = np.full(len(self.learned), -1), np.zeros(len(self.learned), np.float32)
+        of_crop[tracklets.track], confident[tracklets.track] = label, weight
+        pids, confidence = of_crop[self.learned.crops.tracks], confident[self.learned.crops.tracks]
         description["crops"] = int((pids >= 0).sum())
         pairs = self.learned.simultaneous()
         one = (of_crop[pairs[:, 0]] >= 0) & (of_crop[pairs[:, 0]] == of_crop[pairs[:, 1]])
@@ -288,27 +305,18 @@ class _Adaptation:
         write_json(path.with_suffix(".json"), description)
         names = [Path(name).name for name in self.learned.crops.paths]
         with atomic_file(path) as temporary:
-            pq.write_table(pa.table({"path": names, "tracklet": self.learned.crops.tracks, "pid": pids}), temporary)
-        return pids, description
+            columns = {"path": names, "tracklet": self.learned.crops.tracks, "pid": pids, "confidence": confidence}
+            pq.write_table(pa.table(columns), temporary)
+        return pids, confidence, description
 
     def _finish(self, adapted: ReIDModel, before: TrackSeparation, after: TrackSeparation) -> Adapted:
         """Compare, and write the result."""
         interval = gain_interval(before, after)
         accepted = not self.settings.guard or (interval is not None and interval[0] > 0)
-        if not self.settings.guard:
-            reason = "The guard was switched off."
-        elif interval is None:
-            reason = (
-                f"Not enough data: {len(before.tracks)} held-out tracks are simultaneous with another in their camera, "
-                f"at least {FEWEST_TRACKS} are needed. Pass more tracks, or --no-guard to keep the adapted model "
-                "without a check."
-            )
-        else:
-            low, high = (f"{100 * gain:+.1f}" for gain in interval)
-            does = "separates" if accepted else "does not separate"
-            reason = f"The adapted model {does} held-out tracks better: gain {low} to {high} points (90 % interval)."
+        outcome, reason = _verdict(interval, len(before.tracks)) if self.settings.guard else ("unchecked", _UNCHECKED)
         self.state["verdict"] = {
             "accepted": accepted,
+            "outcome": outcome,
             "reason": reason,
             "gain_interval": None if interval is None else [round(value, 4) for value in interval],
             "given": before.as_dict(),
@@ -322,7 +330,8 @@ class _Adaptation:
         write_adaptation(self.out / PAGE, self.state, self._sample())
         console.print(reason)
         if not accepted:
-            warn(f"{self.out / BEST} is the given model, unchanged.")
+            last = f"round-{len(self.state['rounds'])}/{LAST}" if self.state["rounds"] else START
+            warn(f"{self.out / BEST} is the given model, unchanged. The adapted one is {self.out / last}.")
         return Adapted(self.out / BEST, accepted, self.state)
 
     def _sample(self) -> dict[str, list[tuple[str, str]]]:
@@ -367,8 +376,10 @@ class _Adaptation:
 
 def pseudo_identities(
     matches: Matches, confidence: float, uncertain: str, certain: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Return labels of the matched tracklets `[T]`, −1: left out, and a description of them.
+) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, Any]]:
+    """Return labels of the matched tracklets `[T]`, −1: left out, the confidence of the labels, and a description.
+
+    The confidence of a label is the mean of its tracklets' mean p(same).
 
     Args:
         matches: result of the matcher.
@@ -376,13 +387,16 @@ def pseudo_identities(
         uncertain: what happens to tracklets below it: "leave_out", or "instance" (each becomes a separate identity).
         certain: `[T]` tracklets that are kept with any confidence: a person joined them with another.
     """
-    labels = matches.identity.copy()
-    doubtful = ((mean_p_same(matches.identity, matches.links) < confidence) & ~certain) | ~matches.tracklets.has_feature
+    labels, p_same = matches.identity.copy(), mean_p_same(matches.identity, matches.links)
+    doubtful = ((p_same < confidence) & ~certain) | ~matches.tracklets.has_feature
     labels[doubtful] = -1
     if uncertain == "instance":
         alone = doubtful & matches.tracklets.has_feature
         labels[alone] = matches.identity.max(initial=0) + 1 + np.arange(int(alone.sum()))
-    sizes = np.bincount(labels[labels >= 0])
+    kept = labels >= 0
+    sizes = np.bincount(labels[kept])
+    mean = np.bincount(labels[kept], p_same[kept]) / np.maximum(sizes, 1)
+    weight = np.where(kept, mean[labels], 0.0).astype(np.float32) if len(mean) else np.zeros(len(labels), np.float32)
     description = {
         "tracklets": len(labels),
         "identities": int((sizes > 0).sum()),
@@ -392,7 +406,7 @@ def pseudo_identities(
         "silhouette": matches.protocol["silhouette"],
         "certain_negatives_within_threshold": None if matches.fmr is None else round(matches.fmr, 5),
     }
-    return labels, description
+    return labels, weight, description
 
 
 def _given_model(model: str, settings: AdaptSettings, overrides: Sequence[str]) -> tuple[ReIDModel, AdaptKeys]:
@@ -411,15 +425,24 @@ def _given_model(model: str, settings: AdaptSettings, overrides: Sequence[str]) 
     return network, keys
 
 
-def _continue_from(trainer: Trainer, teacher: ReIDModel, features: NDArray[np.float32]) -> None:
-    """Start a round with the weights of the teacher; each identity's classifier with its centroid.
+def _continue_from(
+    trainer: Trainer, teacher: ReIDModel, features: NDArray[np.float32], confidence: NDArray[np.float32]
+) -> None:
+    """Start a round with the weights of the teacher; a memory of centroids, and each identity's classifier, with them.
 
-    With centroid c and mean length |e| of the embeddings, its weights are `16 c / |e|`.
+    With centroid c and mean length |e| of the embeddings, the weights of the classifier are `16 c / |e|`.
     """
+    crops = trainer.data.train.crops
+    labels, pid_of_label = crops.labels()
+    weights_of_labels = np.zeros(len(pid_of_label), np.float32)
+    weights_of_labels[labels] = confidence  # equal for all crops of an identity
+    for loss in trainer.objective.extra.values():
+        if isinstance(loss, CentroidMemory):
+            columns = (features, labels, crops.camids, weights_of_labels)
+            loss.start(*(torch.from_numpy(column) for column in columns))
     weights = {name: value for name, value in teacher.state_dict().items() if not name.startswith("classifier.")}
     classifier = trainer.model.classifier
     if isinstance(classifier, nn.Linear):
-        labels, _ = trainer.data.train.crops.labels()
         centroids = np.zeros((classifier.out_features, features.shape[1]), np.float32)
         np.add.at(centroids, labels, features)
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
@@ -432,12 +455,32 @@ def _continue_from(trainer: Trainer, teacher: ReIDModel, features: NDArray[np.fl
         model.load_state_dict(weights, strict=False)
 
 
-def _figures(found: TrackSeparation) -> str:
-    if not len(found.tracks):
+def _figures(found: dict[str, Any]) -> str:
+    if not found["tracks"]:
         return "held-out tracks: not enough data"
-    auc, rank1 = 100 * found.auc.mean(), 100 * found.rank1.mean()
-    return f"held-out tracks: AUC {auc:.2f}, re-associated {rank1:.2f} % ({len(found.tracks)} tracks)"
+    distinct = "undefined" if found["d_prime"] is None else f"{found['d_prime']:.2f}"
+    return (
+        f"held-out tracks: d' {distinct}, AUC {100 * found['auc']:.2f}, re-associated {100 * found['rank1']:.2f} % "
+        f"({found['tracks']} tracks)"
+    )
 
 
-def _better(before: TrackSeparation, after: TrackSeparation) -> bool:
-    return bool(len(before.tracks)) and (after.auc + after.rank1).mean() > (before.auc + before.rank1).mean()
+def _verdict(interval: tuple[float, float] | None, tracks: int) -> tuple[str, str]:
+    """Return "better", "worse" or "cannot tell", and a sentence that explains it."""
+    more = "Pass more tracks or raise --held-out, or keep the adapted model without a check: --no-guard."
+    if interval is None:
+        return "cannot tell", (
+            f"Cannot tell whether the adapted model is better: {tracks} held-out tracks are simultaneous with another "
+            f"in their camera, at least {FEWEST_TRACKS} are needed. {more}"
+        )
+    low, high = interval
+    gain = f"d' of {tracks} held-out tracks changes by {low:+.2f} to {high:+.2f} (90 % interval)"
+    if low > 0:
+        return "better", f"The adapted model separates held-out tracks better: {gain}."
+    if high < 0:
+        return "worse", f"The adapted model separates held-out tracks worse: {gain}."
+    return "cannot tell", f"Cannot tell whether the adapted model is better: {gain}. {more}"
+
+
+def _better(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    return None not in (before["d_prime"], after["d_prime"]) and after["d_prime"] > before["d_prime"]

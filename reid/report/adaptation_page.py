@@ -62,13 +62,16 @@ def write_adaptation(path: str | Path, state: Mapping[str, Any], groups: Groups)
     data, verdict, rounds = state["data"], state["verdict"], state["rounds"]
     stages = [("given model", state["given"]), ("BatchNorm statistics of the crops", state["batchnorm"])]
     stages += [(f"round {number}", entry["held_out"]) for number, entry in enumerate(rounds, start=1)]
-    figures = [[name, _percent(found["auc"]), _percent(found["rank1"])] for name, found in stages]
+    figures = [
+        [name, _number(found["d_prime"]), _percent(found["auc"]), _percent(found["rank1"])] for name, found in stages
+    ]
     blocks: list[Block] = [
         verdict["reason"],
         Table(
-            ["model", "AUC", "re-associated"],
+            ["model", "d'", "AUC", "re-associated"],
             figures,
-            f"{verdict['given']['tracks']} held-out tracks, in percent. AUC: how often a later crop of a track is "
+            f"{verdict['given']['tracks']} held-out tracks, in percent. d': how many standard deviations crops of a "
+            "track are more similar than crops of simultaneous tracks. AUC: how often a later crop of a track is "
             "nearer than a crop of a track that its camera sees simultaneously. Re-associated: how often the nearest "
             "of all these is of the track itself. One camera at a time.",
         ),
@@ -101,3 +104,7 @@ def write_adaptation(path: str | Path, state: Mapping[str, Any], groups: Groups)
 
 def _percent(value: float | None) -> str:
     return "not enough data" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "not enough data" if value is None else f"{value:.2f}"

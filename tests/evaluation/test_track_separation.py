@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reid.core.errors import DataError
-from reid.evaluation import TrackSeparation, gain_interval, separate_tracks
+from reid.evaluation import gain_interval, separate_tracks
 from tests.oracles.evaluation import separation_loop
 
 
@@ -19,7 +19,11 @@ def test_scores_equal_those_of_a_loop(seed: int) -> None:
     features = rng.normal(size=(16, 6))[tracks] + rng.normal(size=(len(tracks), 6))
     pairs = rng.integers(0, 16, (40, 2))
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
-    found, expected = separate_tracks(features, tracks, times, pairs), separation_loop(features, tracks, times, pairs)
+    found = separate_tracks(features, tracks, times, pairs)
+    expected, distinct = separation_loop(features, tracks, times, pairs)
+    assert found.distinctness() == pytest.approx(distinct)
+    rows = rng.integers(0, len(expected), (3, 5))
+    assert found.distinctness(rows)[1] == pytest.approx(float(found.distinctness(rows[1])))
     assert len(expected) > 3
     assert found.tracks.tolist() == list(expected)
     assert np.stack([found.auc, found.rank1], axis=1) == pytest.approx(np.array(list(expected.values())))
@@ -27,7 +31,7 @@ def test_scores_equal_those_of_a_loop(seed: int) -> None:
 
 def test_equal_features_are_chance_and_errors() -> None:
     found = separate_tracks(np.ones((4, 2)), [0, 0, 1, 1], [0, 1, 0, 1], [[0, 1]])
-    assert found.as_dict() == {"tracks": 2, "auc": 0.5, "rank1": 0.0}
+    assert found.as_dict() == {"tracks": 2, "auc": 0.5, "rank1": 0.0, "d_prime": None}
 
 
 def test_long_tracks_are_thinned_and_nothing_is_scored_without_simultaneous_tracks() -> None:
@@ -37,19 +41,23 @@ def test_long_tracks_are_thinned_and_nothing_is_scored_without_simultaneous_trac
     times, pairs = np.tile(np.arange(50), 2), [[0, 1]]
     long, short = (separate_tracks(features[r], tracks[r], times[r], pairs) for r in (slice(None), thin))
     assert np.array_equal(long.auc, short.auc)
-    assert separate_tracks(features, tracks, times, []).as_dict() == {"tracks": 0, "auc": None, "rank1": None}
+    nothing = {"tracks": 0, "auc": None, "rank1": None, "d_prime": None}
+    assert separate_tracks(features, tracks, times, []).as_dict() == nothing
     with pytest.raises(DataError, match="negative track"):
         separate_tracks(features, tracks - 1, times, pairs)
 
 
 def test_gain_interval() -> None:
     rng = np.random.default_rng(0)
-    before = TrackSeparation(np.arange(50), rng.uniform(0, 0.5, 50), rng.uniform(0, 0.5, 50))
-    after = TrackSeparation(before.tracks, before.auc + rng.normal(0.1, 0.1, 50), before.rank1)
+    people = rng.normal(size=(50, 8)).repeat(4, axis=0)
+    tracks, times, pairs = np.repeat(np.arange(50), 4), np.tile(np.arange(4), 50), np.arange(50).reshape(-1, 2)
+    noise = rng.normal(size=people.shape)
+    before, after = (separate_tracks(people + s * noise, tracks, times, pairs) for s in (0.5, 0.3))
     low, high = gain_interval(before, after) or (0, 0)
-    assert 0 < low < (after.auc - before.auc).mean() / 2 < high
+    assert 0 < low < after.distinctness() - before.distinctness() < high
     assert gain_interval(before, before) == (0, 0)
-    few = TrackSeparation(np.arange(19), before.auc[:19], before.rank1[:19])
+    few = separate_tracks(people[:76], tracks[:76], times[:76], pairs[:9])
+    assert len(few.tracks) == 18
     assert gain_interval(few, few) is None
     with pytest.raises(DataError, match="different tracks"):
         gain_interval(before, few)

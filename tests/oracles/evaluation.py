@@ -267,24 +267,32 @@ def open_set_loop(distances, query_pids, gallery_pids, query_camids, gallery_cam
 
 def separation_loop(
     features: np.ndarray, tracks: np.ndarray, times: np.ndarray, simultaneous: np.ndarray
-) -> dict[int, tuple[float, float]]:
-    """Return AUC and rank-1 of each scored track of at most 8 crops, pair by pair."""
+) -> tuple[dict[int, tuple[float, float]], float]:
+    """Return AUC and rank-1 of each scored track of at most 8 crops, pair by pair, and d' over all tracks."""
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     together = {(a, b) for a, b in simultaneous.tolist()} | {(b, a) for a, b in simultaneous.tolist()}
     scores = {}
+    similar: list[list[tuple[float, float]]] = [[], []]  # similarity and weight, within and between tracks
     for track in sorted({int(number) for number in tracks}):
         rows = sorted(np.flatnonzero(tracks == track).tolist(), key=lambda row: (times[row], row))
         others = [row for row in range(len(tracks)) if (track, int(tracks[row])) in together]
         if len(rows) < 2 or not others:
             continue
         half, points, first = len(rows) // 2, [], []
+        for part, seen in zip(similar, (rows[half:], others), strict=True):
+            part += [(float(unit[a] @ unit[b]), 1 / half / len(seen)) for a in rows[:half] for b in seen]
         for query in rows[:half]:
             own = [float(unit[query] @ unit[row]) for row in rows[half:]]
             strange = [float(unit[query] @ unit[row]) for row in others]
             points += [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in strange]
             first.append(float(max(own) > max(strange)))
         scores[track] = float(np.mean(points)), float(np.mean(first))
-    return scores
+    means, variances = [], []
+    for part in similar:
+        values, weights = np.array(part).T
+        means.append(np.average(values, weights=weights))
+        variances.append(np.average((values - means[-1]) ** 2, weights=weights))
+    return scores, float((means[0] - means[1]) / np.sqrt(np.mean(variances)))
 
 
 def nearest_by_sorting(features: np.ndarray, k: int) -> np.ndarray:

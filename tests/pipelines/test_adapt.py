@@ -88,6 +88,7 @@ def test_a_model_that_separates_held_out_tracks_better_is_kept(adapted: Path, po
     content = json.loads((adapted / "rounds.json").read_text())
     verdict = content["verdict"]
     assert verdict["accepted"], verdict
+    assert verdict["outcome"] == "better"
     assert verdict["adapted"]["auc"] > verdict["given"]["auc"] + 0.02
     assert content["data"] | {"sources": 0, "certain_negatives": 0} == {
         "sources": 0, "crops": 192, "tracklets": 48, "cameras": 2, "held_out_tracklets": 24, "certain_negatives": 0,
@@ -159,7 +160,8 @@ def test_batches_have_at_most_the_identities_found(tracks: str, poor: Path, tmp_
 def test_few_tracks_are_refused_or_kept_without_a_guard(tracks: str, poor: Path, tmp_path: Path) -> None:
     done = adapt(poor, tmp_path / "a", AdaptSettings(data=tracks, bn_only=True, device="cpu"), TINY)
     assert not done.accepted
-    assert "Not enough data" in done.rounds["verdict"]["reason"]
+    assert done.rounds["verdict"]["outcome"] == "cannot tell"
+    assert "at least 20 are needed" in done.rounds["verdict"]["reason"]
     done = adapt(poor, tmp_path / "b", AdaptSettings(data=tracks, bn_only=True, guard=False, device="cpu"), TINY)
     assert done.accepted
 

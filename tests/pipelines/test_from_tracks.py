@@ -85,8 +85,12 @@ def test_a_tree_in_the_layout_of_market1501(recording: Path, tmp_path: Path) -> 
     assert f"market1501:{out}" in done.output.replace("\n", "")
     tree, table = load_benchmark(f"market1501:{out}"), load_benchmark(f"table:{out}")
     assert tree.warnings == ()
-    written = sorted(path.name for path in out.iterdir())
-    assert written == ["bounding_box_test", "bounding_box_train", "query", "table.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bounding_box_test",
+        "bounding_box_train",
+        "query",
+        "table.csv",
+    ]
     for name in ("train", "query", "gallery"):
         ours, theirs = getattr(tree, name), getattr(table, name)
         rows = {path: row for row, path in enumerate(theirs.paths)}

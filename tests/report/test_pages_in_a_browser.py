@@ -84,7 +84,7 @@ def answer(folder: Path, text: str) -> Path:
 
 def adaptation(folder: Path, text: str) -> Path:
     """Write the page of an adaptation in which the model, the reason, identities and crops are named `text`."""
-    held_out = {"auc": 0.5, "rank1": None, "tracks": 2}
+    held_out = {"auc": 0.5, "rank1": None, "d_prime": 1.0, "tracks": 2}
     data = {"crops": 4, "tracklets": 2, "cameras": 1, "held_out_tracklets": 1}
     verdict = {"reason": text, "given": held_out}
     state = {"source": text, "data": data, "verdict": verdict, "rounds": [], "given": held_out, "batchnorm": held_out}
