@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reid.losses.center import CenterLoss
+from reid.losses.centroids import CentroidMemory
 from reid.losses.circle import CircleLoss
 from reid.losses.contrastive import ContrastiveLoss
 from reid.losses.distances import DISTANCES, paired_distances, pairwise_distances
@@ -24,6 +25,7 @@ __all__ = [
     "MINING_NAMES",
     "ArcFaceLoss",
     "CenterLoss",
+    "CentroidMemory",
     "CircleLoss",
     "CollapseWatch",
     "ContrastiveLoss",

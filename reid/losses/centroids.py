@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from reid.core.errors import check_number
+from reid.core.errors import DataError, check_number
 from reid.losses.distances import at_least_float32, normalised
-from reid.losses.pairs import check_batch, check_labels, zero_of
+from reid.losses.pairs import LabelLoss, check_batch, check_labels, zero_of
 
 
-class CentroidMemory(nn.Module):
+class CentroidMemory(LabelLoss):
     """Softmax over the similarities to the stored centroids of all identities (Dai et al. 2022, "Cluster Contrast").
 
     With m_k the centroid of row k, of length 1, and s_k = cos(x, m_k) / τ, the loss of a crop is
@@ -37,7 +37,7 @@ class CentroidMemory(nn.Module):
         temperature: τ, above 0.
         momentum: μ, 0..1.
         negatives: most rows of other identities that a crop is compared with; 0: all.
-        camera_aware: separate rows for each camera; needs `camids` and `start`.
+        camera_aware: separate rows for each camera; needs `camids` and `start`, which `reid adapt` calls.
 
     Raises:
         ConfigError: a number out of range.
@@ -70,7 +70,7 @@ class CentroidMemory(nn.Module):
         check_number("momentum", momentum, 0, 1)
         check_number("negatives", negatives)
         self.num_classes, self.temperature, self.momentum = num_classes, temperature, momentum
-        self.negatives, self.camera_aware = negatives, camera_aware
+        self.negatives, self.camera_aware, self.started = negatives, camera_aware, False
         self.register_buffer("memory", torch.zeros(num_classes, dim))
         self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.bool))
         self.register_buffer("label_of", torch.arange(num_classes))
@@ -101,6 +101,7 @@ class CentroidMemory(nn.Module):
         sums.index_add_(0, row, normalised(at_least_float32(features)).float())
         self.memory, self.filled = normalised(sums).to(device), torch.ones(len(keys), dtype=torch.bool, device=device)
         self.label_of, self.camera_of = keys[:, 0].to(device), keys[:, 1].to(device)
+        self.started = True
         if weights is not None:
             self.weight_of = weights.to(device, torch.float32)
 
@@ -117,6 +118,10 @@ class CentroidMemory(nn.Module):
         """
         check_batch(features, pids, camids, camera_aware=self.camera_aware)
         check_labels(pids, self.num_classes)
+        if self.camera_aware and not self.started:
+            raise DataError(
+                "Centroids of each camera need crops to start from. Call start, or set camera_aware to false."
+            )
         with torch.autocast(features.device.type, enabled=False):
             x = normalised(at_least_float32(features))
             scores = x @ self.memory.to(x.dtype).T / self.temperature
@@ -153,6 +158,7 @@ class CentroidMemory(nn.Module):
         self.filled = self.filled | (count > 0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:  # type: ignore[no-untyped-def]
+        self.started = True
         for name, buffer in self.named_buffers():
             stored = state_dict.get(prefix + name)
             if stored is not None and stored.shape != buffer.shape:

@@ -245,3 +245,20 @@ def pair_covariances_loop(features, pids, camids=None):
         sums[same] = sums[same] + np.outer(x[i] - x[j], x[i] - x[j])
         counts[same] += 1
     return sums[True] / counts[True], sums[False] / counts[False]
+
+
+def centroid_loop(x, pids, rows, weights, temperature, negatives):
+    """Loss against rows of (identity, camera, centroid), crop by crop, with a weight for each identity."""
+    total = weight = 0.0
+    for crop, pid in zip(np.asarray(x, np.float64), pids, strict=True):
+        cosine = [
+            float(crop @ m) / max(np.linalg.norm(crop) * np.linalg.norm(m), 1e-300) / temperature for *_, m in rows
+        ]
+        own = [s for s, (label, *_) in zip(cosine, rows, strict=True) if label == pid]
+        others = sorted((s for s, (label, *_) in zip(cosine, rows, strict=True) if label != pid), reverse=True)
+        others = others[:negatives] if negatives else others
+        if own and others:
+            among = sum(math.exp(s) for s in others)
+            total += weights[pid] * np.mean([-math.log(math.exp(s) / (math.exp(s) + among)) for s in own])
+            weight += weights[pid]
+    return total / weight if weight else 0.0
