@@ -15,9 +15,19 @@ SHOWN = 20
 """Skipped files that are printed; the file's metadata lists all."""
 
 GROUPS = {
-    "Input": ["images", "data", "split", "videos", "tracks", "first_frame", "skip_untracked", "skip_unreadable"],
+    "Input": [
+        "images",
+        "listing",
+        "data",
+        "split",
+        "videos",
+        "tracks",
+        "first_frame",
+        "skip_untracked",
+        "skip_unreadable",
+    ],
     "Model": ["weights", "flip", "runtime", "trust"],
-    "Computation": ["device", "batch_size", "threads"],
+    "Computation": ["device", "batch_size", "threads", "engine", "workers", "gpus"],
 }
 
 
@@ -37,6 +47,7 @@ def cli(model: str | None, out: Path, **options: Any) -> None:
     reid embed --model runs/x/best.pt --images crops/ --out crops.parquet
     reid embed --model runs/x/best.pt --data market1501:DIR --split query --out query.parquet
     reid embed --model runs/x/best.pt --videos cam01.mp4 --tracks cam01.txt --out cam01.parquet
+    reid embed --model best.pt --listing s3://bucket/crops.csv --engine ray --out crops.parquet
     torchrun --nproc-per-node=4 tools/embed.py --model runs/x/best.pt --images crops/ --out crops.parquet
 
     Names of published models: reid model list --pretrained. Run an interrupted command again to resume it.

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import DataError, check_choice
+from reid.core.storage import is_remote, read_object
 from reid.core.workers import available_cores
 from reid.data.crops import IMAGE_SUFFIXES, Crops
-from reid.data.images import UnreadableImage, decode, resize
+from reid.data.images import UnreadableImage, cut_out, decode, decode_bytes, resize
 from reid.data.listing import find_files, summarise
 from reid.data.store import FileStore
 
@@ -51,23 +52,31 @@ def file_batches(
     size: tuple[int, int],
     unreadable: str,
     threads: int = 0,
+    pixels: NDArray[np.int64] | None = None,
 ) -> Iterator[ImageBatch]:
     """Decode image files with several threads and resize them to `size`.
 
     Args:
-        paths: `[N]` image files.
+        paths: `[N]` image files, or addresses such as `s3://bucket/a.jpg`.
         batches: the rows of each batch.
         size: height and width in pixels.
         unreadable: "error", or "skip" to report files that cannot be decoded in `ImageBatch.failed`.
         threads: number of threads; 0 uses one for each CPU.
+        pixels: `[N, 4]` left, top, right, bottom to cut out of the images; None for whole images.
 
     Raises:
-        DataError: a file cannot be decoded and `unreadable` is "error".
+        DataError: a file cannot be decoded, or a box is outside of its image, and `unreadable` is "error"; or object
+            storage refuses access.
     """
 
-    def load(path: str) -> NDArray[np.uint8] | str:
+    def load(row: int) -> NDArray[np.uint8] | str:
+        path = paths[row]
         try:
-            return decode(path, size)
+            image = decode_bytes(read_object(path), path) if is_remote(path) else decode(path)
+            crop = image if pixels is None else cut_out(image, pixels[row])
+            if not crop.size:
+                raise UnreadableImage(path, "the box is outside of the image")
+            return resize(crop, size)
         except UnreadableImage as error:
             if unreadable == "error":
                 raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
@@ -75,7 +84,7 @@ def file_batches(
 
     with ThreadPoolExecutor(threads or available_cores(), "reid-decode") as pool:
         for rows in batches:
-            loaded = dict(zip(rows.tolist(), pool.map(load, paths[rows]), strict=True))
+            loaded = dict(zip(rows.tolist(), pool.map(load, rows.tolist()), strict=True))
             images = {row: image for row, image in loaded.items() if not isinstance(image, str)}
             yield ImageBatch(
                 list(images),

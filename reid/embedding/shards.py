@@ -49,7 +49,7 @@ class Shards:
         self._keys: list[Keys] = []
         self._failed: list[NDArray[np.bool_]] = []
         self._next = 0
-        for path in sorted(folder.glob("[0-9]*.parquet")) if folder else ():  # unfinished files are hidden
+        for path in sorted(folder.glob("[0-9a-zA-Z]*.parquet")) if folder else ():  # unfinished files are hidden
             try:
                 table = pq.read_table(path, columns=["key", "reason"])
                 if pq.read_schema(path).field("features").type.list_size != dimension:
@@ -57,7 +57,8 @@ class Shards:
                 self._add(path, table)
             except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
                 self.notes.append(f"{path} cannot be read and is not used ({first_line(error)}).")
-            self._next = max(self._next, int(path.name.split("-")[0]) + 1)
+            number = path.name.split("-")[0]
+            self._next = max(self._next, int(number) + 1 if number.isdecimal() else 0)
 
     def find(self, keys: Keys, *, failed: bool = True) -> NDArray[np.int64]:
         """Return the position `[N]` of each key, for `read`; -1 if it is missing.
@@ -170,14 +171,22 @@ def fill(
     """
     waiting: list[pa.Table] = []
     try:
-        for batch, features in batches:
-            failed, zeros = list(batch.failed), np.zeros((len(batch.failed), shards.dimension), np.float32)
-            waiting.append(make_shard(keys[batch.rows], features, [""] * len(batch.rows), **batch.columns))
-            waiting.append(make_shard(keys[failed], zeros, list(batch.failed.values())))  # other columns become null
+        for batch in batches:
+            waiting.append(batch_table(keys, batch))
             if sum(map(len, waiting)) >= shard_size:
                 shards.write(pa.concat_tables(waiting, promote_options="default"))
                 waiting.clear()
-            yield [*batch.rows, *failed]
+            yield [*batch[0].rows, *batch[0].failed]
     finally:
         if waiting:
             shards.write(pa.concat_tables(waiting, promote_options="default"))
+
+
+def batch_table(keys: Keys, batch: EmbeddedBatch) -> pa.Table:
+    """Return the rows of a batch for `Shards.write`; `keys [N]` are those of all rows that batches refer to."""
+    images, features = batch
+    failed = list(images.failed)
+    zeros = np.zeros((len(failed), features.shape[1]), np.float32)
+    embedded = make_shard(keys[images.rows], features, [""] * len(images.rows), **images.columns)
+    refused = make_shard(keys[failed], zeros, list(images.failed.values()))  # other columns become null
+    return pa.concat_tables([embedded, refused], promote_options="default")

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from reid.core.console import progress_bar
 from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError
+from reid.core.storage import is_remote
 from reid.data.crops import Crops
 from reid.embedding.batches import Images, check_files, file_batches, list_files
 from reid.embedding.embedder import Embedder
-from reid.embedding.shards import SHARD_SIZE, Keys, Shards, fill, shard_folder
+from reid.embedding.shards import SHARD_SIZE, Keys, Shards, batch_table, fill, shard_folder
 from reid.embedding.table import Embeddings, check_paths, known_columns, known_names, save_rows, saved_folder
 
 _FORMAT = 1
@@ -52,6 +56,8 @@ def embed_to_parquet(
     distributed: DistributedContext | None = None,
     shard_size: int = SHARD_SIZE,
     root: str | Path | None = None,
+    pixels: NDArray[np.int64] | None = None,
+    cluster: Cluster | None = None,
 ) -> WrittenEmbeddings | None:
     """Embed image files into one Parquet file with the content of `Embedder.table`.
 
@@ -71,6 +77,9 @@ def embed_to_parquet(
             arguments.
         shard_size: rows in a shard: the most that an interruption loses.
         root: folder that the paths are written relative to (see `Embeddings.save`); by default they are as given.
+        pixels: `[N, 4]` left, top, right, bottom of a box in each image; None for whole images.
+        cluster: embeds on other processes and machines, which must reach the files and the folder of `out`; by default
+            this process does.
 
     Returns:
         The result; None in all processes except the first.
@@ -90,26 +99,36 @@ def embed_to_parquet(
     meta, size = embedder.describe(), embedder.preprocessing.size
     check_paths(crops.paths)
     folder = shard_folder(temporary_folder(out), meta["model"], [_FORMAT, meta])
-    keys, first_rows = _file_keys(crops.paths)
+    keys, first_rows = _file_keys(crops.paths, pixels)
     shards = Shards(folder, embedder.dimension)
     unused = shards.count_others(keys)
     found = shards.find(keys, failed=False) >= 0
-    starts = np.arange(0, len(first_rows), embedder.batch_size)
-    own_starts = np.array_split(starts, distributed.world_size)[distributed.rank].tolist()
-    batches = [first_rows[start : start + embedder.batch_size] for start in own_starts]
-    unfinished = [rows[~found[rows]] for rows in batches if not found[rows].all()]
-    missing = np.concatenate([np.zeros(0, np.int64), *unfinished])
-    check_files(crops.take(missing), size, unreadable)
-    decoded = file_batches(crops.paths, unfinished, size, unreadable, embedder.threads)
-    with progress_bar() as bar:
-        task = bar.add_task("Embedding", total=len(missing), visible=distributed.is_first)
-        for done in fill(shards, keys, embedder.embed_batches(decoded), shard_size):
-            bar.advance(task, len(done))
-    finished = sum_over_processes(distributed, sum(int(found[rows].sum()) for rows in batches))
-    if not distributed.is_first:
-        return None
-    if distributed.world_size > 1:
-        shards = Shards(folder, embedder.dimension)
+    if cluster is not None:
+        size_of_unit = embedder.batch_size * max(1, shard_size // embedder.batch_size)
+        pieces = np.split(first_rows, range(size_of_unit, len(first_rows), size_of_unit))
+        units = [make_unit(keys[rows], crops.paths[rows], None if pixels is None else pixels[rows]) for rows in pieces]
+        cluster.run(partial(embed_unit, unreadable=unreadable), units, folder, meta)
+        finished, shards = int(found.sum()), Shards(folder, embedder.dimension)
+    else:
+        starts = np.arange(0, len(first_rows), embedder.batch_size)
+        own_starts = np.array_split(starts, distributed.world_size)[distributed.rank].tolist()
+        batches = [first_rows[start : start + embedder.batch_size] for start in own_starts]
+        unfinished = [rows[~found[rows]] for rows in batches if not found[rows].all()]
+        missing = np.concatenate([np.zeros(0, np.int64), *unfinished])
+        if pixels is None:
+            check_files(
+                crops.take(missing[~np.array([is_remote(crops.paths[row]) for row in missing], bool)]), size, unreadable
+            )
+        decoded = file_batches(crops.paths, unfinished, size, unreadable, embedder.threads, pixels)
+        with progress_bar() as bar:
+            task = bar.add_task("Embedding", total=len(missing), visible=distributed.is_first)
+            for done in fill(shards, keys, embedder.embed_batches(decoded), shard_size):
+                bar.advance(task, len(done))
+        finished = sum_over_processes(distributed, sum(int(found[rows].sum()) for rows in batches))
+        if not distributed.is_first:
+            return None
+        if distributed.world_size > 1:
+            shards = Shards(folder, embedder.dimension)
     positions = shards.find(keys)
     if (positions < 0).any():
         lost = np.flatnonzero(positions < 0)
@@ -140,6 +159,53 @@ def embed_to_parquet(
     return WrittenEmbeddings(out, len(kept), finished, tuple(left_out), tuple(notes))
 
 
+class Cluster(Protocol):
+    """Other processes that embed units of work."""
+
+    def run(
+        self, work: Callable[[Embedder, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Mapping[str, Any]
+    ) -> None:
+        """Call `work` for each unit that an interrupted run did not finish, and write the tables to `folder`.
+
+        Args:
+            work: returns the rows of a shard.
+            units: the work.
+            folder: for shards, and for what the cluster needs to resume.
+            meta: `Embedder.describe()` of this process, which every worker must agree with.
+        """
+
+
+class Unit(TypedDict):
+    """Rows that one worker embeds at a time: `id`, and for each row its key, path and box (none for whole images)."""
+
+    id: str
+    keys: bytes
+    paths: list[str]
+    pixels: list[int]
+
+
+def make_unit(keys: Keys, paths: NDArray[np.object_], pixels: NDArray[np.int64] | None) -> Unit:
+    """Return the unit of these rows; equal rows give an equal id."""
+    content = keys.tobytes()
+    boxes = [] if pixels is None else pixels.reshape(-1).tolist()
+    return Unit(
+        id=hashlib.blake2b(content, digest_size=16).hexdigest(), keys=content, paths=paths.tolist(), pixels=boxes
+    )
+
+
+def embed_unit(embedder: Embedder, unit: Unit, *, unreadable: str) -> pa.Table:
+    """Embed a unit in batches of the embedder's size, and return the rows of a shard.
+
+    Raises:
+        DataError, ModelError: as `embed_to_parquet`.
+    """
+    keys, paths = np.frombuffer(unit["keys"], "S16"), np.array(unit["paths"], object)
+    pixels = np.array(unit["pixels"], np.int64).reshape(-1, 4) if unit["pixels"] else None
+    rows = np.split(np.arange(len(paths)), range(embedder.batch_size, len(paths), embedder.batch_size))
+    decoded = file_batches(paths, rows, embedder.preprocessing.size, unreadable, embedder.threads, pixels)
+    return pa.concat_tables([batch_table(keys, batch) for batch in embedder.embed_batches(decoded)])
+
+
 def sum_over_processes(distributed: DistributedContext, number: int) -> int:
     """Return the sum over all processes. It waits for all of them; afterwards their shards are complete."""
     return int(np.concatenate(distributed.gather_rows(np.array([number], np.float32))).sum())
@@ -164,15 +230,22 @@ def remove_shards(folder: Path, used: Sequence[Shards]) -> list[str]:
     ]
 
 
-def _file_keys(paths: NDArray[np.object_]) -> tuple[Keys, NDArray[np.int64]]:
-    """Return a key `[N]` of each file's path, size and modification time, and the first row of each key, ascending."""
+def _file_keys(paths: NDArray[np.object_], pixels: NDArray[np.int64] | None = None) -> tuple[Keys, NDArray[np.int64]]:
+    """Return a key `[N]` of each row, and the first row of each key, ascending.
+
+    A key is made of the path, size and modification time of a file, or the address of an object, and the box.
+    """
     digests = []
-    for path in paths:
+    for row, path in enumerate(paths):
+        box = b"" if pixels is None else pixels[row].astype("<i8").tobytes()
+        if is_remote(path):
+            digests.append(hashlib.blake2b(path.encode() + b"\0" + box, digest_size=16).digest())
+            continue
         try:
             status = os.stat(path)
             state = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError:
             state = "absent"
-        digests.append(hashlib.blake2b(f"{os.path.abspath(path)}\0{state}".encode(), digest_size=16).digest())
+        digests.append(hashlib.blake2b(f"{os.path.abspath(path)}\0{state}".encode() + box, digest_size=16).digest())
     keys = np.frombuffer(b"".join(digests), "S16")
     return keys, np.sort(np.unique(keys, return_index=True)[1]).astype(np.int64)

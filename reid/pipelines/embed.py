@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from reid.core.distributed import init_distributed
 from reid.core.errors import ConfigError, DataError
 from reid.core.locks import exclusive
 from reid.data.box_selection import box_quality
+from reid.data.crop_list import read_crop_list
 from reid.data.crops import Crops
 from reid.data.layouts import load_benchmark
 from reid.data.tracks import Tracks, check_frame_numbers
@@ -50,16 +52,30 @@ def embed_files(
         ReidError: not exactly one input, or an input, the model or the output cannot be used.
     """
     _check_writable(out)
-    inputs = [(settings.images,), (settings.data, settings.split), (settings.videos, settings.tracks)]
-    given = [values for values in inputs if any(values)]
-    if len(given) != 1 or not all(given[0]):
-        raise ConfigError("Pass one input: --images DIR, --data LAYOUT:ROOT with --split, or --videos with --tracks.")
+    inputs = [
+        (settings.images,),
+        (settings.listing,),
+        (settings.data, settings.split),
+        (settings.videos, settings.tracks),
+    ]
+    chosen = [values for values in inputs if any(values)]
+    if len(chosen) != 1 or not all(chosen[0]):
+        raise ConfigError(
+            "Pass one input: --images DIR, --listing FILE, --data LAYOUT:ROOT with --split, or --videos with --tracks."
+        )
+    if settings.engine == "ray" and settings.videos:
+        raise ConfigError("--engine ray embeds images. Use --engine local for --videos.")
     with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed, ExitStack() as stack:
         if distributed.is_first:
             stack.enter_context(exclusive(out, in_parent=True))
         console.quiet = not distributed.is_first
         images: Crops | list[str] = find_images(settings.images) if settings.images else []
         root: str | Path | None = settings.images
+        pixels = None
+        if settings.listing:
+            crop_list = read_crop_list(settings.listing)
+            images, pixels = crop_list.crops, crop_list.pixels
+            root = os.path.dirname(os.path.abspath(settings.listing))
         if settings.data and settings.split:
             benchmark = load_benchmark(settings.data)
             images, root = getattr(benchmark, settings.split), benchmark.root
@@ -71,13 +87,31 @@ def embed_files(
             for text in (*tracks.warnings, *problems):
                 warn(text)
         options = settings.model_dump(include={"device", "weights", "batch_size", "flip", "threads"})
-        embedder = Embedder(model or default_model(), runtime=settings.runtime_for(settings.runtime), **options)
+        given = model or default_model()
+        given = os.path.abspath(given) if os.path.exists(given) else given
+        options["runtime"] = settings.runtime_for(settings.runtime)
+        embedder = Embedder(given, **options)
+        cluster = None
+        if settings.engine == "ray":
+            from reid.embedding.ray_cluster import RayCluster
+
+            on_worker = options | {"threads": settings.threads or 1}
+            cluster = RayCluster(partial(Embedder, given, **on_worker), settings.workers, settings.gpus)
         start = time.perf_counter()
         if settings.videos:
             done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, distributed=distributed)
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
-            done = embed_to_parquet(embedder, images, out, unreadable=unreadable, distributed=distributed, root=root)
+            done = embed_to_parquet(
+                embedder,
+                images,
+                out,
+                unreadable=unreadable,
+                distributed=distributed,
+                root=root,
+                pixels=pixels,
+                cluster=cluster,
+            )
         if done is None:
             return None
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -99,6 +99,8 @@ class EmbedSettings(ModelSettings):
 
     images: Path | None = None
     """Folder of images, searched recursively."""
+    listing: str | None = None
+    """List of images or of boxes in images: a .csv or .parquet file, or its address (s3://bucket/list.csv)."""
     data: str | None = None
     """Data set as LAYOUT:ROOT[?key=value&...]; needs --split."""
     split: Literal["train", "query", "gallery"] | None = None
@@ -125,6 +127,12 @@ class EmbedSettings(ModelSettings):
     """Images per forward pass."""
     threads: Natural = 0
     """Decoding threads; 0: one per CPU."""
+    engine: Literal["local", "ray"] = "local"
+    """Where to compute: in this process, or on the workers of a Ray cluster."""
+    workers: Natural = 0
+    """Most workers of --engine ray; 0: as many as its CPUs and GPUs allow."""
+    gpus: float = Field(default=0.0, ge=0, le=16)
+    """GPUs per worker of --engine ray; a fraction, such as 0.25, lets workers share a GPU."""
 
 
 class IdentitySettings(ModelSettings):

@@ -6,6 +6,7 @@ Objects need not be people: leave `camid` out for faces, products or signatures.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from reid.data.layouts.scanning import existing_folder, list_folder
 COLUMNS = ("path", "pid", "camid", "track", "frame", "split")
 REQUIRED = ("path", "pid")
 SUFFIXES = (".csv", ".parquet")
+_REAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$"
 MAX_ROWS = 10_000_000
 """A small Parquet file can claim any number of equal rows."""
 SAMPLE = 16
@@ -51,7 +53,7 @@ def read(root: str | Path, *, fraction: float = 0.2, seed: int = 0, cross_camera
         DataError: naming file, row (the line of a CSV; counted from 1 in Parquet), column and value.
     """
     file = _find(root)
-    rows = _Rows(file)
+    rows = TableRows(file)
     pids = rows.numbers("pid", text=True, required=True)
     columns = (rows.numbers("camid", text=True), rows.numbers("track", text=True), rows.numbers("frame", text=False))
     name = file.parent.name if file.stem == "table" else file.stem
@@ -86,22 +88,32 @@ def _find(root: str | Path) -> Path:
     )
 
 
-class _Rows:
-    """The columns of a table file. Errors name the row as an editor or a data frame shows it."""
+class TableRows:
+    """The columns of a table file. Errors name the row as an editor or a data frame shows it.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        file: a .csv or .parquet file.
+        columns: names of columns to read; others are ignored.
+        required: those of them that the file must have.
+
+    Raises:
+        DataError: as `read`.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str] = COLUMNS, required: Sequence[str] = REQUIRED) -> None:
         self.file = file
         self.warnings: list[str] = []
         self.names: dict[str, tuple[str, ...]] = {}
-        self.table = _read_table(file)
+        self.table = _read_table(file, columns)
         names = self.table.column_names
-        for name in REQUIRED:
+        for name in required:
             if name not in names:
+                verb = "are" if len(required) > 1 else "is"
                 raise DataError(
                     f"{file} has no column {name!r}; it has {', '.join(map(repr, names)) or 'none'}. Line 1 names "
-                    f"the columns, separated by commas: {', '.join(COLUMNS)}; {' and '.join(REQUIRED)} are required."
+                    f"the columns, separated by commas: {', '.join(columns)}; {' and '.join(required)} {verb} required."
                 )
-        for name in COLUMNS:
+        for name in columns:
             if names.count(name) > 1:
                 raise DataError(f"{file} has {names.count(name)} columns named {name!r}. Keep one.")
         if not self.table.num_rows:
@@ -140,11 +152,22 @@ class _Rows:
         codes = pc.fill_null(pc.index_in(values, value_set=pa.array(known, pa.string())), UNKNOWN)
         return pc.if_else(pc.is_null(values), UNKNOWN, codes).to_numpy().astype(np.int64)
 
+    def texts(self, name: str, fix: str) -> Any:
+        """Return a column of text without spaces around it. An empty value is an error with this fix."""
+        column = pc.utf8_trim_whitespace(self._text(name, self.table[name]))
+        self._refuse(name, pc.fill_null(pc.equal(column, ""), True), "is empty", fix)
+        return column
+
+    def reals(self, name: str) -> NDArray[np.float64]:
+        """Return a column as `[N]` finite numbers."""
+        column = pc.utf8_trim_whitespace(self._text(name, self.table[name]))
+        numeric = pc.fill_null(pc.match_substring_regex(column, _REAL), False)
+        self._refuse(name, pc.invert(numeric), "is not a number", "correct it or leave out the row")
+        return column.cast(pa.float64()).to_numpy()
+
     def paths(self, pids: NDArray[np.int64]) -> list[str]:
         """Return the column `path`, absolute. A path with two identities is an error."""
-        column = pc.utf8_trim_whitespace(self._text("path", self.table["path"]))
-        empty = pc.fill_null(pc.equal(column, ""), True)
-        self._refuse("path", empty, "is empty", "every row needs an image")
+        column = self.texts("path", "every row needs an image")
         folder = str(self.file.parent)
         from_windows = pc.filter(column, pc.match_substring(column, "\\"))
         if len(from_windows) and not os.path.exists(os.path.join(folder, from_windows[0].as_py())):
@@ -194,7 +217,7 @@ class _Rows:
         return f"row {lines[row + 1]}"
 
 
-def _read_table(file: Path) -> Any:
+def _read_table(file: Path, columns: Sequence[str]) -> Any:
     """Read a file. In a CSV every column is text: `0001` and `1` differ only in columns that are not all numbers."""
     is_csv = file.suffix.lower() == ".csv"
     try:
@@ -202,7 +225,7 @@ def _read_table(file: Path) -> Any:
             with pyarrow.parquet.ParquetFile(file) as opened:
                 if opened.metadata.num_rows > MAX_ROWS:
                     raise DataError(f"{file} has {opened.metadata.num_rows:,} rows; at most {MAX_ROWS:,} are read.")
-                return opened.read(columns=[name for name in COLUMNS if name in opened.schema_arrow.names])
+                return opened.read(columns=[name for name in columns if name in opened.schema_arrow.names])
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
         start, header = next(((i, line.decode()) for i, line in enumerate(lines) if line.strip()), (0, ""))
         separator = max(",;\t", key=header.count)
@@ -211,7 +234,7 @@ def _read_table(file: Path) -> Any:
             file,
             read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=start + 1),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
         )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         fix = "Use UTF-8, and the same number of values in each line." if is_csv else "Write the file again."
