@@ -257,6 +257,26 @@ def test_models_of_transformers_find_what_they_find_alone(d_fine: Path) -> None:
 
 
 @pytest.mark.slow
+def test_d_fine_by_name_is_read_from_the_cache_of_models(
+    d_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REID_CACHE", str(tmp_path))
+    shutil.copytree(d_fine, tmp_path / "models" / "dfine-l")
+    detector = open_detector("dfine-l", "cpu", threads=1)
+    assert "no checksum of model.safetensors is published" in capsys.readouterr().out
+    boxes = detector([picture(1)])[0]
+    assert np.array_equal(boxes, open_detector(f"transformers:{d_fine}", "cpu", threads=1)([picture(1)])[0])
+    assert detector.name.startswith("dfine-l-")
+    with open(tmp_path / "models" / "dfine-l" / "config.json", "a") as file:
+        file.write(" ")
+    monkeypatch.setenv("REID_MODELS_URL", "http://127.0.0.1:9")
+    with pytest.raises(
+        ModelError, match=r"(?s)Cannot download config\.json of dfine-l.*ustc-community/dfine-large-coco"
+    ):
+        open_detector("dfine-l", "cpu")
+
+
+@pytest.mark.slow
 def test_models_of_transformers_that_cannot_be_used_are_errors(
     d_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

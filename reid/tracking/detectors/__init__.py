@@ -16,6 +16,10 @@ DETECTORS = {
     "fasterrcnn_mobilenet_v3_large_fpn": "torchvision_models",
     "retinanet_resnet50_fpn_v2": "torchvision_models",
     "ssdlite320_mobilenet_v3_large": "torchvision_models",
+    "dfine-n": "transformers_models",
+    "dfine-s": "transformers_models",
+    "dfine-m": "transformers_models",
+    "dfine-l": "transformers_models",
 }
 """Module of this package whose `open_published(name, device, threads)` opens each detector."""
 

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from reid.core.distributed import pick_device
 from reid.core.errors import ConfigError, ModelError, first_line
+from reid.models.zoo import fetch_model
 from reid.tracking.detections import LEAST_CONFIDENCE
 from reid.tracking.detectors.torch_detector import TorchDetector
 
 
 def open_published(name: str, device: str, threads: int) -> TorchDetector:
-    """Open `transformers:REPOSITORY[@REVISION]` of the Hugging Face hub, or `transformers:FOLDER` with its files.
+    """Open a published model by name, `transformers:REPOSITORY[@REVISION]` of the hub, or `transformers:FOLDER`.
 
-    The package `transformers` downloads a model at first use and caches it. Images are prepared as its
+    Published models (`reid model list --pretrained`) are fetched and verified by `reid.models.zoo`, others by the
+    package `transformers` at first use. Images are prepared as its
     `preprocessor_config.json` describes. Weights are only read as safetensors, and no code of the repository is run.
 
     Raises:
@@ -32,7 +34,10 @@ def open_published(name: str, device: str, threads: int) -> TorchDetector:
         raise ModelError(f"{name} needs {error.name}. Run: pip install 'reid-toolkit[transformers]'") from error
     if threads:
         torch.set_num_threads(threads)
-    where, _, revision = name.removeprefix("transformers:").partition("@")
+    if name.startswith("transformers:"):
+        where, _, revision = name.removeprefix("transformers:").partition("@")
+    else:
+        where, revision = str(fetch_model(name, "detector").parent), ""
     chosen = {"revision": revision} if revision else {}
     try:
         processor = AutoImageProcessor.from_pretrained(where, **chosen)
