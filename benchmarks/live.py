@@ -67,7 +67,7 @@ def soak(video: Path, cameras: int, minutes: float, options: list[str], every: f
                     seen.append(((time.monotonic() - begin) / 60, *usage(process.pid), lines))
         finally:
             process.send_signal(signal.SIGINT)
-            output = process.communicate(timeout=120)[0]
+            output = process.communicate(timeout=600)[0]
         if len(seen) < 4:
             raise click.ClickException(f"reid live ended early: {output}")
         click.echo("| minutes | MiB | threads | events |\n|---|---|---|---|")
