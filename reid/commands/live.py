@@ -44,12 +44,14 @@ def cli(arguments: tuple[str, ...], outputs: tuple[str, ...], **options: Any) ->
     reid live --sources cameras.live.yaml --out mqtt://broker/shop
     reid live cam01.mp4 cam02.mp4 --out -
 
-    SOURCE is a URL, the number of a webcam, or a video file, which is played in real time. Its camera is called like
-    the host or the file; NAME=SOURCE gives another name. Events: `new` and `update` with the box of a track, `end` with
-    its identity, `camera` when a camera connects or fails. key=value are the settings of `reid match --online`: an
-    identity is known at most stream.close_after + stream.period seconds after a track's last box.
+    SOURCE is a URL, the number of a webcam, or a video file, which is played in real time. A camera is called like its
+    host or file; NAME=SOURCE gives another name.
 
-    It ends with its last file (not with --sources), or with Ctrl-C, which ends all tracks first.
+    Events: `new` and `update` with the box of a track, `end` with its identity, and `camera` when a camera connects or
+    fails. An identity is known at most stream.close_after + stream.period (2 + 60) seconds after the last box of a
+    track: pass stream.period=20 to know it earlier, less accurately. Other key=value are settings of `reid match`.
+
+    It ends when all files have ended (not with --sources), or with Ctrl-C, which ends all tracks first.
     """
     limit_heap()
     from reid.pipelines.live import name_sources, run_live, split_arguments

@@ -36,9 +36,13 @@ def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
     reid run videos/ --out matched/ --cameras cameras.yaml --draw
     reid run videos/ --out matched/ --model best.pt solver=correlation
 
-    VIDEO is a video file, a folder of numbered images, or a folder that contains these; a camera is called like its
-    file or folder. key=value are the settings of `reid match`. Writes tracked/ (see `reid track`) and what `reid match`
-    writes: tracks/ with global identities, identities.csv, report.html and others. An interrupted run is resumed.
+    VIDEO is a video file, a folder of numbered images, or a folder of these. A camera is called like its file or
+    folder. A camera that cannot be read is reported and left out.
+
+    Open report.html first. identities.csv has a row for each sighting, tracks/ the boxes with identities, tracked/ the
+    tracks before matching. Run the same command again to resume.
+
+    key=value are the settings of `reid match`, such as threshold=0.4.
     """
     from reid.pipelines.run import run_videos
 

@@ -35,11 +35,13 @@ def cli(videos: tuple[Path, ...], out: Path, **options: Any) -> None:
     reid track videos/ --out tracked/ --tracker bytetrack
     reid match --tracks tracked/tracks --videos videos/ --model best.pt --out matched/
 
-    VIDEO is a video file, a folder of numbered images, or a folder that contains these; a camera is called like its
-    file or folder. Writes detections/ (all boxes, Parquet), tracks/ (MOTChallenge), cameras.yaml and track.json.
-    Detections are kept: an interrupted run is resumed, and another tracker needs no detector.
+    VIDEO is a video file, a folder of numbered images, or a folder of these. A camera is called like its file or
+    folder. A camera that cannot be read is reported and left out.
 
-    `reid run` also finds one identity per person across the cameras.
+    Writes detections/ (all boxes), tracks/ (MOTChallenge text, one file a camera), cameras.yaml and track.json. Run it
+    again to resume, or with another --tracker: detections are kept.
+
+    To give each person one identity across the cameras, use `reid run`, or `reid match` on these tracks.
     """
     from reid.pipelines.track import track_videos
 

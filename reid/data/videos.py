@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -250,10 +251,21 @@ def open_capture(path: Path) -> cv2.VideoCapture:
         raise DataError(f"There is no video {path}. Check the path.")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not a video file. Pass a video file, or a folder of numbered images.")
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} cannot be opened as a video: it is empty. Copy it again.")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # the errors below describe the problem
+    try:
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    finally:
+        log.setLogLevel(level)
     if not capture.isOpened():
         capture.release()
-        raise DataError(f"{path} cannot be opened as a video: it is damaged, or OpenCV has no decoder for it.")
+        raise DataError(
+            f"{path} cannot be opened as a video: it is damaged or incomplete, or OpenCV has no decoder for it. Check "
+            "that it plays, or convert it to H.264 in .mp4."
+        )
     return capture
 
 

@@ -272,7 +272,7 @@ class _Loop:
         moment = utc(now())
         event: dict[str, Any] = {"event": "camera", "run": self._engine.run, "camera": name, "state": state}
         self._emit(event | {"time": moment, "error": error or None})
-        if error:
+        if error and state != "connecting":  # the error of the attempt before was reported
             warn(f"camera {name!r}: {error}")
         else:
             console.print(f"{moment} camera {name!r}: {state}")

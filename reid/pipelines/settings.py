@@ -308,14 +308,15 @@ class TrackerSettings(PipelineSettings):
     """How people are found in frames, and their boxes linked."""
 
     detector: str = "intel-adas-0002"
-    """Detector: a name (docs/tracking.md lists them), transformers:REPOSITORY of the Hugging Face hub, or an .onnx or
-    OpenVINO .xml file with its NAME.reid.json."""
+    """Detector: intel-adas-0002 or intel-person-detection-0203 for CPUs; dfine-n, dfine-s, dfine-m or dfine-l for GPUs;
+    a model of torchvision, such as fasterrcnn_resnet50_fpn_v2; transformers:REPOSITORY of the Hugging Face hub; or an
+    .onnx or OpenVINO .xml file with NAME.reid.json."""
     tracker: Literal["cbiou", "bytetrack", "botsort", "ocsort", "sort"] = "cbiou"
     """Tracker that links the boxes of one camera."""
     rate: float = Field(default=10.0, ge=0, le=1000)
     """Frames per second to analyse; 0: every frame."""
     floor: float = Field(default=0.1, ge=0.02, le=1)
-    """Lowest confidence of a box that the tracker gets."""
+    """Lowest confidence of the boxes that are tracked."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:N or mps."""
 
@@ -328,7 +329,7 @@ class TrackSettings(TrackerSettings):
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frames per second of image folders, and of videos that do not define them.  [default: 25]"""
     workers: Natural = 0
-    """Processes, one camera each; 0: as many as there are cameras and cores."""
+    """Cameras to process at the same time; 0: as many as there are cores."""
 
 
 class RunSettings(TrackSettings, IdentitySettings):

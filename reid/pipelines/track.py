@@ -22,6 +22,7 @@ from reid.core.console import progress_bar, warn
 from reid.core.errors import DataError, ReidError
 from reid.core.prefetch import prefetch
 from reid.core.workers import available_cores, worker_pool
+from reid.data.crops import IMAGE_SUFFIXES
 from reid.data.frame_reader import FrameReader, TimedFrame
 from reid.data.tracks import Floats, Integers, Tracks
 from reid.data.videos import VIDEO_SUFFIXES, Video, find_videos
@@ -135,7 +136,9 @@ def _open(video: Video, settings: TrackSettings) -> FrameReader | str:
 
 def _report_failed(failed: Mapping[str, str], left: int) -> None:
     if not left:
-        raise DataError(f"None of the {len(failed)} cameras can be processed. The first: {next(iter(failed.values()))}")
+        first = next(iter(failed.values()))
+        some = f"None of the {len(failed)} cameras can be processed. The first: " if len(failed) > 1 else ""
+        raise DataError(f"{some}{first}")
     for name, reason in failed.items():
         warn(f"camera {name!r} is left out: {reason}")
 
@@ -202,6 +205,10 @@ def _cameras_in(path: Path) -> dict[str, Video]:
     names = [entry.stem for entry in inside if entry.suffix.lower() in VIDEO_SUFFIXES]
     folders = [entry.name for entry in inside if entry.is_dir() and entry.name != "img1"]
     if not names and not folders:
+        if not any(entry.name == "img1" or entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside):
+            raise DataError(
+                f"{path} contains neither videos ({', '.join(VIDEO_SUFFIXES)}) nor numbered images. Check the path."
+            )
         return find_videos(path, [path.resolve().name]).videos
     return find_videos(path, list(dict.fromkeys([*names, *folders]))).videos
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -135,6 +137,17 @@ def test_a_file_that_is_not_a_video_gives_the_reason_for_every_frame(tmp_path, c
     assert all("cam01.mp4 cannot be opened as a video" in frame.reason for frame in frames)
     with pytest.raises(ReidError, match=r"cam01\.mp4 cannot be opened"):
         only(tmp_path).info()
+
+
+@pytest.mark.slow
+def test_ffmpeg_and_opencv_print_nothing_about_a_bad_video(tmp_path):
+    path = write_video(tmp_path / "cam01.mp4")
+    path.write_bytes(path.read_bytes()[:-2000])
+    code = "import sys; from reid.data.videos import Video; from pathlib import Path; Video(Path(sys.argv[1])).info()"
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    before, _, error = result.stderr.partition("Traceback")
+    assert before == ""
+    assert "cannot be opened" in error
 
 
 @pytest.mark.parametrize(
