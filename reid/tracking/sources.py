@@ -197,6 +197,8 @@ class LiveSource:
             try:
                 if is_live(self.source):
                     self._read_stream()
+                    if self._stopped.is_set():
+                        return None
                     reason = "the stream ended"
                 else:
                     self._play_file()
