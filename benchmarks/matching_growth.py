@@ -26,11 +26,13 @@ VISITS, CAMERAS, DIMENSION, DAY = 10, 100, 512, 86_400.0
 def synthetic_tracklets(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
     rng = np.random.default_rng(seed)
     person = np.arange(n) // VISITS
-    features = rng.standard_normal((n // VISITS + 1, DIMENSION), dtype=np.float32)[person]
+    looks = rng.standard_normal((n // VISITS + 1, DIMENSION), dtype=np.float32)
     camera = rng.integers(0, CAMERAS, n)
-    features += rng.standard_normal((CAMERAS, DIMENSION), dtype=np.float32)[camera]
+    bias = rng.standard_normal((CAMERAS, DIMENSION), dtype=np.float32)
+    made = np.empty((n, DIMENSION), np.float32)
     for rows in np.array_split(np.arange(n), max(1, n // 10_000)):
-        features[rows] += 1.3 * rng.standard_normal((len(rows), DIMENSION), dtype=np.float32)
+        noise = np.float32(1.3) * rng.standard_normal((len(rows), DIMENSION), dtype=np.float32)
+        made[rows] = unit_rows(looks[person[rows]] + bias[camera[rows]] + noise)
     start = rng.uniform(0, DAY, n)
     order = np.lexsort((start, camera))
     names = tuple(f"cam{number:03d}" for number in range(1, CAMERAS + 1))
@@ -43,7 +45,7 @@ def synthetic_tracklets(n: int, seed: int = 0) -> tuple[Tracklets, np.ndarray]:
         start=start,
         end=start + 8,
         frames=np.full(n, 200),
-        features=unit_rows(features[order]),
+        features=made[order],
         has_feature=np.ones(n, bool),
         quality=np.ones(n),
         first_frame=np.round(start * 25).astype(np.int64),

@@ -16,6 +16,8 @@ from reid.core.errors import DataError, first_few
 UNKNOWN = -1
 """Value of `camids`, `tracks` and `frames` where the data set has no information."""
 
+_UNIT_ROWS = 4096  # rows that are normalised together
+
 _FARTHEST_PIXEL = 1e6  # more than any frame has
 
 
@@ -200,8 +202,11 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
         >>> unit_rows(np.array([[3, 4], [0, 0]], dtype=np.float32)).tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = (features / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    scaled = np.empty(features.shape, np.float32)
+    for start in range(0, len(features), _UNIT_ROWS):  # blocks save copies of large sets
+        rows = slice(start, start + _UNIT_ROWS)
+        lengths = np.linalg.norm(features[rows], axis=1, keepdims=True)
+        scaled[rows] = features[rows] / np.where(lengths == 0, 1, lengths)
     return scaled
 
 

@@ -13,9 +13,6 @@ from scipy import sparse
 from reid.evaluation.neighbour_search import find_neighbours
 from reid.evaluation.neighbours import Neighbours
 
-Join = tuple[float, int, int]
-"""One join: distance, number of the kept cluster, number of the removed cluster."""
-
 MAX_THRESHOLD = 0.96
 """Largest threshold that is tried, as a fraction of `far`; random features have distance `far`."""
 
@@ -85,6 +82,19 @@ class Candidates:
         return self.distance.astype(np.float64) + self.weight * limit_ratio(self.space[0])
 
 
+@dataclass(frozen=True, eq=False)
+class Joins:
+    """Joins of clusters, sorted by distance: mean distance, and the number of the kept and of the removed cluster."""
+
+    distance: Floats
+    kept: Integers
+    removed: Integers
+
+    def __len__(self) -> int:
+        """Number of joins."""
+        return len(self.distance)
+
+
 def cosine_candidates(features: Features, neighbours: Neighbours) -> Candidates:
     """Pairs in which one tracklet is a neighbour of the other, with their cosine distance.
 
@@ -117,7 +127,7 @@ def average_linkage(
     has_feature: Mask | None = None,
     allowed: Mask | None = None,
     join: Callable[[Integers, Integers], Mask] | None = None,
-) -> list[Join]:
+) -> Joins:
     """Average linkage: join the two clusters of smallest mean distance while it is at most `threshold`.
 
     The mean is over all pairs of members that are candidates or have a feature each; pairs that are not candidates
@@ -153,7 +163,7 @@ def average_linkage(
     # Candidate pairs without two features are counted one by one, the others by the sizes.
     extra = (~(has_feature[candidates.first] & has_feature[candidates.second])).astype(np.float64)
     low, high, sums = sum_by_cluster_pair(a, b, np.stack([similarity, extra, *candidates.space]), n)
-    joins: list[Join] = []
+    joins: list[tuple[Floats, Integers, Integers]] = [(np.zeros(0), *np.zeros((2, 0), np.int64))]
     while True:
         value = mean_distances(candidates, sums, size[low] * size[high])
         least = np.full(n, np.inf)
@@ -161,7 +171,9 @@ def average_linkage(
         np.minimum.at(least, high, value)
         alive = np.flatnonzero((least[low] <= threshold) & (least[high] <= threshold))
         if len(alive) == 0:
-            return sorted(joins, key=lambda join: join[0])
+            distance, kept, removed = (np.concatenate(columns) for columns in zip(*joins, strict=True))
+            order = np.argsort(distance, kind="stable")
+            return Joins(distance[order], kept[order], removed[order])
         low, high, sums, value = low[alive], high[alive], sums[:, alive], value[alive]
         partner = np.full(n, n)
         for one, other in ((low, high), (high, low)):
@@ -173,7 +185,7 @@ def average_linkage(
         made = mutual[joined]
         keep, gone = low[made], high[made]
         height[keep] = np.maximum(value[made], np.maximum(height[keep], height[gone]))
-        joins.extend(zip(height[keep].tolist(), keep.tolist(), gone.tolist(), strict=True))
+        joins.append((height[keep], keep, gone))
         size[keep] += size[gone]
         number = np.arange(n)
         number[gone] = keep
@@ -230,7 +242,7 @@ class ThresholdSelection:
 
 
 def select_threshold(
-    candidates: Candidates, start: Integers, joins: list[Join], preferred: float | None = None
+    candidates: Candidates, start: Integers, joins: Joins, preferred: float | None = None
 ) -> ThresholdSelection:
     """Select the threshold of average linkage by the mean silhouette (Rousseeuw 1987).
 
@@ -262,16 +274,15 @@ def select_threshold(
     half = sparse.csr_matrix((similarity, (candidates.first, candidates.second)), shape=(n, n))
     rows = (half + half.T).tocsr()[sample]
     thresholds = np.arange(_MIN_THRESHOLD, MAX_THRESHOLD + _STEP / 2, _STEP) * candidates.far
-    lengths = np.searchsorted([join[0] for join in joins], thresholds, side="right")
+    lengths = np.searchsorted(joins.distance, thresholds, side="right")
     silhouettes, errors, sizes = np.zeros(len(thresholds)), np.zeros(len(thresholds)), np.ones(len(thresholds))
     parent, done = np.arange(n), 0
-    kept, removed = (np.array([join[side] for join in joins], np.int64) for side in (1, 2))
     column = start  # cluster of each column of `rows`; from the first threshold on, a column is a cluster
     each = np.zeros((len(thresholds), len(sample)), np.float32)
     clusters = np.zeros((len(thresholds), len(sample)), np.int32)
     for length in np.unique(lengths).tolist():
         tried = lengths == length
-        parent[removed[done:length]] = kept[done:length]
+        parent[joins.removed[done:length]] = joins.kept[done:length]
         done = length
         while (parent != parent[parent]).any():
             parent = parent[parent]

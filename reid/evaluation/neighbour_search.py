@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from itertools import pairwise
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice, pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -106,7 +109,7 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     NN-descent: Dong, Charikar, Li 2011).
 
     Distances are measured from the features at the end, and equal ones are in item order. The result is the same in
-    every run with the same number of threads. `largest` is the largest distance to 512 evenly spaced items, hence a
+    every run. `largest` is the largest distance to 512 evenly spaced items, hence a
     lower bound. An item for which fewer than k others are found has −1 at the end of its list. Time grows with N^1.5,
     memory with N.
 
@@ -125,18 +128,22 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     x = features.detach().cpu().contiguous()
     n = len(x)
     k = min(k, n - 1)
-    faiss.omp_set_num_threads(torch.get_num_threads())
     cells = max(1, min(round(CELLS_PER_ROOT * n**0.5), n // _SMALLEST_CELL))
-    nearest, distance = _search_cells(faiss, x.numpy(), k + 1, cells, 0)
-    if cells > 1:
-        for seed in range(1, PARTITIONS):
-            found = _search_cells(faiss, x.numpy(), k + 1, cells, seed)
-            for rows in _blocks(n):
-                ids = np.hstack([nearest[rows], found[0][rows]])
-                nearest[rows], distance[rows] = _closest(ids, np.hstack([distance[rows], found[1][rows]]), k + 1)
-        for _ in range(ROUNDS):
-            nearest, distance = _with_neighbours_of_neighbours(x, nearest, distance)
-    return Neighbours(_in_order(x, nearest), _largest(x))
+    own_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread, initargs=(faiss,)) as pool:
+        seeds = range(PARTITIONS if cells > 1 else 1)
+        centres = list(pool.map(partial(_centres, faiss, x.numpy(), cells), seeds))
+        nearest, distance = _search_cells(faiss, pool, x.numpy(), k + 1, centres[0])
+        for own in centres[1:]:
+            _merge(pool, nearest, distance, *_search_cells(faiss, pool, x.numpy(), k + 1, own))
+        for _ in range(ROUNDS if cells > 1 else 0):
+            nearest, distance = _with_neighbours_of_neighbours(pool, x, nearest, distance)
+        list(pool.map(partial(_sort, x, nearest), _blocks(n)))
+        sample = x[torch.linspace(0, n - 1, min(_SAMPLE, n)).long()]
+        largest = list(pool.map(partial(_largest, x, sample), _blocks(n)))
+    faiss.omp_set_num_threads(own_threads)
+    return Neighbours(nearest, np.concatenate(largest))
 
 
 def _faiss() -> Any:
@@ -152,9 +159,14 @@ def _blocks(n: int) -> Iterator[slice]:
     return (slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS))
 
 
-def _search_cells(faiss: Any, x: NDArray[np.float32], k: int, cells: int, seed: int) -> tuple[Ids, Distances]:
-    """Return the k nearest `[N, k]` of each item in its nearest cells of one partition (−1: none), and distances."""
-    n = len(x)
+def _use_one_thread(faiss: Any) -> None:
+    """Make a thread of a pool compute alone. Threads of each small product would wait for each other where it is busy."""
+    faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
+
+
+def _centres(faiss: Any, x: Distances, cells: int, seed: int) -> Distances:
+    """Return the centres `[cells, D]` of one partition."""
     means = faiss.Kmeans(
         x.shape[1],
         cells,
@@ -164,16 +176,39 @@ def _search_cells(faiss: Any, x: NDArray[np.float32], k: int, cells: int, seed: 
         seed=seed,
     )
     means.train(x)
+    centres: Distances = means.centroids
+    return centres
+
+
+def _search_cells(
+    faiss: Any, pool: ThreadPoolExecutor, x: Distances, k: int, centres: Distances
+) -> tuple[Ids, Distances]:
+    """Return the k nearest `[N, k]` of each item in its nearest cells of one partition (−1: none), and distances."""
+    n, cells = len(x), len(centres)
     probes = min(PROBES, cells)
-    cell = np.concatenate([faiss.knn(x[rows], means.centroids, probes)[1] for rows in _blocks(n)])
+    assigned = pool.map(lambda rows: faiss.knn(x[rows], centres, probes)[1].astype(np.int32), _blocks(n))
+    cell = np.concatenate(list(assigned))
     heap = faiss.ResultHeap(n, k)
-    for members, asked in zip(_by_cell(cell[:, :1], cells), _by_cell(cell, cells), strict=True):
-        if len(members):
-            distance, place = faiss.knn(x[asked], x[members], min(k, len(members)))
-            heap.add_result_subset(asked, distance, members[place])
+
+    def compare(members: Ids, asked: Ids) -> tuple[Ids, Distances, Ids]:
+        distance, place = faiss.knn(x[asked], x[members], min(k, len(members)))
+        return asked, distance, members[place]
+
+    pairs = zip(_by_cell(cell[:, :1], cells), _by_cell(cell, cells), strict=True)
+    found = (pool.submit(compare, members, asked) for members, asked in pairs if len(members))
+    for job in _ahead(found):  # in the order of the cells, so that equal distances do not depend on threads
+        heap.add_result_subset(*job.result())
     heap.finalize()
     heap.I[np.finfo(np.float32).max == heap.D] = -1
     return heap.I, heap.D
+
+
+def _ahead(jobs: Iterator[Future[Any]]) -> Iterator[Future[Any]]:
+    """Yield jobs in order while the next ones run, a few at a time."""
+    waiting = deque(islice(jobs, 4 * torch.get_num_threads()))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend(islice(jobs, 1))
 
 
 def _by_cell(cell: NDArray[np.integer], cells: int) -> list[Ids]:
@@ -196,12 +231,25 @@ def _closest(ids: Ids, distance: Distances, k: int) -> tuple[Ids, Distances]:
     return ids, distance
 
 
-def _with_neighbours_of_neighbours(x: Tensor, nearest: Ids, distance: Distances) -> tuple[Ids, Distances]:
+def _merge(pool: ThreadPoolExecutor, ids: Ids, distance: Distances, others: Ids, other_distance: Distances) -> None:
+    """Merge lists `[N, k]` of other items into those of `ids`."""
+
+    def merge(rows: slice) -> None:
+        both = np.hstack([ids[rows], others[rows]]), np.hstack([distance[rows], other_distance[rows]])
+        ids[rows], distance[rows] = _closest(*both, ids.shape[1])
+
+    list(pool.map(merge, _blocks(len(ids))))
+
+
+def _with_neighbours_of_neighbours(
+    pool: ThreadPoolExecutor, x: Tensor, nearest: Ids, distance: Distances
+) -> tuple[Ids, Distances]:
     """Return the lists `[N, k]` after comparing each item with the items that its links reach in one or two steps."""
     n, k = nearest.shape
     links = _links(nearest, distance)
     result = np.empty_like(nearest), np.empty_like(distance)
-    for rows in _blocks(n):
+
+    def compare(rows: slice) -> None:
         own = np.arange(rows.start, rows.stop)[:, None]
         one = links[rows]
         two = links[one]
@@ -222,6 +270,8 @@ def _with_neighbours_of_neighbours(x: Tensor, nearest: Ids, distance: Distances)
         more[row, column], measured[row, column] = item, value
         ids = np.hstack([nearest[rows], more])
         result[0][rows], result[1][rows] = _closest(ids, np.hstack([distance[rows], measured]), k)
+
+    list(pool.map(compare, _blocks(n)))
     return result
 
 
@@ -245,23 +295,19 @@ def _links(nearest: Ids, distance: Distances) -> Ids:
     return links
 
 
-def _in_order(x: Tensor, nearest: Ids) -> Ids:
-    """Return the lists `[N, k]` by measured distance, the item itself first, equal distances in item order."""
-    n, k = nearest.shape
-    for rows in _blocks(n):
-        own = np.arange(rows.start, rows.stop)[:, None]
-        ids = np.hstack([own, np.where(nearest[rows] == own, -1, nearest[rows])])
-        distance = np.full(ids.shape, np.inf, np.float32)
-        known = ids >= 0
-        distance[known] = pair_distances(x, np.broadcast_to(own, ids.shape)[known], ids[known])
-        distance[:, 0] = -1
-        nearest[rows] = _closest(ids, distance, k)[0]
-    return nearest
+def _sort(x: Tensor, nearest: Ids, rows: slice) -> None:
+    """Sort some lists of `[N, k]` by measured distance, the item itself first, equal distances in item order."""
+    own = np.arange(rows.start, rows.stop)[:, None]
+    ids = np.hstack([own, np.where(nearest[rows] == own, -1, nearest[rows])])
+    distance = np.full(ids.shape, np.inf, np.float32)
+    known = ids >= 0
+    distance[known] = pair_distances(x, np.broadcast_to(own, ids.shape)[known], ids[known])
+    distance[:, 0] = -1
+    nearest[rows] = _closest(ids, distance, nearest.shape[1])[0]
 
 
-def _largest(x: Tensor) -> Distances:
-    """Return the largest squared distance `[N]` of each item to a sample."""
-    sample = x[torch.linspace(0, len(x) - 1, min(_SAMPLE, len(x))).long()]
-    squares = squared_lengths(sample)
-    parts = [(squares - 2 * part @ sample.T).amax(dim=1) + squared_lengths(part) for part in x.split(_ROWS)]
-    return torch.cat(parts).clamp(min=0).numpy()
+def _largest(x: Tensor, sample: Tensor, rows: slice) -> Distances:
+    """Return the largest squared distance of some items to a sample."""
+    part = x[rows]
+    largest = (squared_lengths(sample) - 2 * part @ sample.T).amax(dim=1) + squared_lengths(part)
+    return largest.clamp(min=0).numpy()

@@ -302,7 +302,8 @@ class _Items:
     ) -> None:
         if gallery is None:
             (features,), (_, *cameras) = unpack_tables([query], [None, query_camids])
-            sides, names = [prepare_one(features, "item", settings.metric).clone()], ["camids"]
+            own = prepare_one(features, "item", settings.metric)
+            sides, names = [own if settings.metric == "cosine" else own.clone()], ["camids"]
         else:
             labels = (None, None, query_camids, gallery_camids)
             (query, gallery), (_, _, *cameras) = unpack_tables([query, gallery], labels)

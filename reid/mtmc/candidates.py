@@ -108,8 +108,8 @@ class CameraWhitening:
         for number in np.unique(place):
             rows = place == number
             centred_rows = torch.from_numpy(features[rows] - self.means[number])
-            result[rows] = (centred_rows @ torch.from_numpy(self.maps[number])).numpy()
-        return unit_rows(result)
+            result[rows] = unit_rows((centred_rows @ torch.from_numpy(self.maps[number])).numpy())
+        return result
 
 
 def _inverse_root(covariance: Tensor, strength: float) -> Tensor:

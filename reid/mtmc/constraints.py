@@ -252,7 +252,8 @@ def find_violations(
 ) -> list[str]:
     """Describe every violation of a rule by these identities; empty if there is none.
 
-    Independent of `Rules`: pair by pair in plain Python, so that an error there is found here.
+    Independent of `Rules`, so that an error there is found here. The sightings of each identity are in order of start
+    (ties: the lower row), and each is compared with the next, then with the one after that, and so on.
 
     Args:
         tracklets: T tracklets.
@@ -267,44 +268,46 @@ def find_violations(
         ['identity 1: camera cam01, track 1 and camera cam01, track 2 are in one camera simultaneously (for 0.00 s)']
     """
     constraints = constraints or Constraints()
-    tolerance = constraints.tolerance
-    found: list[str] = []
-    people: dict[int, list[int]] = {}
-    for row, number in enumerate(identity):
-        if number > 0:
-            people.setdefault(int(number), []).append(row)
-    names = tracklets.camera_names
-    where = {
-        row: (names[int(camera)], float(start), float(end))
-        for row, (camera, start, end) in enumerate(zip(tracklets.camera, tracklets.start, tracklets.end, strict=True))
-    }
-    for number, members in sorted(people.items()):
-        in_time = sorted(members, key=lambda row: (where[row][1], row))
-        for place, earlier in enumerate(in_time):
-            camera, start, end = where[earlier]
-            for later in in_time[place + 1 :]:
-                other, other_start, other_end = where[later]
-                broken = []
-                shared = min(end, other_end) - max(start, other_start)
-                gap = other_start - end
-                if camera == other and shared >= tolerance:
-                    broken.append(f" are in one camera simultaneously (for {shared:.2f} s)")
-                elif camera != other and cameras is not None and {camera, other} <= set(cameras.cameras):
-                    if cameras.non_overlapping(camera, other) and shared >= tolerance:
-                        broken.append(f" are in non-overlapping cameras simultaneously (for {shared:.2f} s)")
-                    min_time = cameras.min_transition_time(camera, other)
-                    if math.isinf(min_time) and min_time > 0:
-                        broken.append(f": there is no transition from {camera} to {other}")
-                    elif gap < min_time - tolerance:
-                        broken.append(f": the gap is {gap:.2f} s; the transition takes at least {min_time:.2f} s")
-                if constraints.max_speed is not None:
-                    (x, y), (u, v) = tracklets.exit[earlier], tracklets.entry[later]
-                    distance = math.hypot(u - x, v - y)
-                    if distance > constraints.max_speed * (max(gap, 0.0) + tolerance):
-                        broken.append(f": {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
-                for rule in broken:
-                    pair = f"{tracklets.describe(earlier)} and {tracklets.describe(later)}"
-                    found.append(f"identity {number}: {pair}{rule}")
+    identity = np.asarray(identity)
+    names, camera, start, end = tracklets.camera_names, tracklets.camera, tracklets.start, tracklets.end
+    apart = np.zeros((len(names), len(names)), bool)
+    min_time = np.full(apart.shape, -math.inf)
+    for a, b in itertools.permutations(range(len(names)) if cameras is not None else (), 2):
+        if cameras is not None and {names[a], names[b]} <= set(cameras.cameras):
+            apart[a, b] = cameras.non_overlapping(names[a], names[b])
+            min_time[a, b] = cameras.min_transition_time(names[a], names[b])
+    rows = np.flatnonzero(identity > 0)
+    rows = rows[np.lexsort((rows, start[rows], identity[rows]))]
+    broken: list[tuple[int, int, str]] = []
+    place, step = np.arange(len(rows)), 1
+    while len(place := place[place + step < len(rows)]):
+        place = place[identity[rows[place]] == identity[rows[place + step]]]
+        i, j = rows[place], rows[place + step]
+        a, b = camera[i], camera[j]
+        shared, gap, least = np.minimum(end[i], end[j]) - start[j], start[j] - end[i], min_time[a, b]
+        together = shared >= constraints.tolerance
+        no_way = np.isposinf(least)
+        walk = np.hypot(*(tracklets.entry[j] - tracklets.exit[i]).T)
+        reach = math.inf if constraints.max_speed is None else constraints.max_speed
+        with np.errstate(invalid="ignore"):
+            too_fast = walk > reach * (np.maximum(gap, 0.0) + constraints.tolerance)
+        for wrong, text in (
+            (together & (a == b), " are in one camera simultaneously (for {shared:.2f} s)"),
+            (together & apart[a, b], " are in non-overlapping cameras simultaneously (for {shared:.2f} s)"),
+            (no_way, ": there is no transition from {a} to {b}"),
+            (
+                ~no_way & (gap < least - constraints.tolerance),
+                ": the gap is {gap:.2f} s; the transition takes at least {least:.2f} s",
+            ),
+            (too_fast, ": {walk:.1f} m in {gap:.2f} s exceeds the maximum speed"),
+        ):
+            for n in np.flatnonzero(wrong).tolist():
+                values = {"shared": shared[n], "gap": gap[n], "least": least[n], "walk": walk[n]}
+                reason = text.format(a=names[a[n]], b=names[b[n]], **values)
+                pair = f"{tracklets.describe(int(i[n]))} and {tracklets.describe(int(j[n]))}"
+                broken.append((int(place[n]), step, f"identity {identity[i[n]]}: {pair}{reason}"))
+        step += 1
+    found = [text for *_, text in sorted(broken, key=lambda line: line[:2])]
     if not (constraints.cannot_link or constraints.must_link):
         return found
     find = row_finder(tracklets)

@@ -386,7 +386,8 @@ def score_candidates(
     if len(rows) < 2:
         none = np.zeros(0, np.int64)
         return Candidates(none, none, none.astype(np.float32), 1.0, len(tracklets)), False, description
-    features, camera = tracklets.features[rows], tracklets.camera[rows]
+    features = tracklets.features if len(rows) == len(tracklets) else tracklets.features[rows]
+    camera = tracklets.camera[rows]
     if settings.camera_whitening is not None and not few:
         features = CameraWhitening(settings.camera_whitening).fit(features, camera).transform(features, camera)
         description += f" of camera-whitened features (λ={settings.camera_whitening:g})"

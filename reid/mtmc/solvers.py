@@ -14,7 +14,7 @@ from reid.config import Solver
 from reid.core.arrays import concatenated_ranges
 from reid.core.errors import ConfigError
 from reid.data.tracks import Floats, Integers
-from reid.evaluation.clustering import Candidates, Join, average_linkage, mean_distances, sum_by_cluster_pair
+from reid.evaluation.clustering import Candidates, Joins, average_linkage, mean_distances, sum_by_cluster_pair
 from reid.mtmc.constraints import Rules
 from reid.mtmc.pooling import Mask
 from reid.mtmc.transitions import group_by_cameras
@@ -143,7 +143,7 @@ def apply_stitching(clusters: Clusters) -> None:
                 clusters.pinned |= {last, row}
 
 
-def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> list[Join]:
+def agglomerative(candidates: Candidates, clusters: Clusters, threshold: float) -> Joins:
     """`average_linkage` of the clusters. A join is made only if the rules allow every pair of members."""
     allowed = clusters.rules.violations(candidates.first, candidates.second) == 0
     has_feature = clusters.rules.tracklets.has_feature
@@ -165,10 +165,9 @@ def decision_distances(candidates: Candidates, identity: Integers, start: Cluste
     same = identity[first] == identity[second]
     labels = np.unique(identity * n + start.labels, return_inverse=True)[1].reshape(-1)
     joins = agglomerative(candidates.take(same), Clusters(start.rules, labels), np.finfo(np.float64).max)
-    heights = np.array([join[0] for join in joins] + [0.0])
+    heights = np.append(joins.distance, 0.0)
     parent, time = np.arange(n), np.full(n, len(joins))
-    for number, (_, kept, removed) in enumerate(joins):
-        parent[removed], time[removed] = kept, number
+    parent[joins.removed], time[joins.removed] = joins.kept, np.arange(len(joins))
     a, b = labels[first[same]], labels[second[same]]
     joined_at = np.full(len(a), -1)
     while (differ := a != b).any():  # Climb to the join that both have in common, the earlier removal first.

@@ -53,7 +53,7 @@ def random_distances(n, seed, groups=5):
 
 
 def replay(clusters, joins, threshold):
-    for distance, kept, removed in joins:
+    for distance, kept, removed in zip(joins.distance, joins.kept, joins.removed, strict=True):
         if distance <= threshold:
             clusters.join(kept, removed)
 

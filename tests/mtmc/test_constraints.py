@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from reid.core.errors import ReidError
 from reid.mtmc import Camera, Cameras, Constraints, find_violations, read_constraints
 from reid.mtmc.constraints import REASONS, compile_rules
 from tests.mtmc.synthetic_tracklets import tracklets_of
+from tests.oracles import slow_violations
 
 INF = math.inf
 
@@ -150,6 +152,12 @@ def test_compiled_rules_and_find_violations_agree_on_random_pairs(seed):
         only = find_violations(tracklets, identity, cameras, constraints)
         assert bool(only) == bool(reason), (a, b, REASONS[reason], only)
     assert (rules.violations(second, first) == stops).all()
+    for people in (3, 10):
+        identity = rng.integers(0, people, n)
+        timing = replace(constraints, cannot_link=())
+        assert find_violations(tracklets, identity, cameras, timing) == slow_violations(
+            tracklets, identity, cameras, timing
+        )
 
 
 def test_find_violations_reports_a_broken_must_link():

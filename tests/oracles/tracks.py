@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -144,3 +145,46 @@ def path_end_loop(path, end, seconds, fewest, fastest):
         position, velocity = np.linalg.lstsq(design, part[:, 1:3] * weight[:, None], rcond=None)[0]
         velocity = velocity * min(1.0, fastest / max(float(np.hypot(*velocity)), 1e-9))
     return moment, position, velocity, float(np.median(part[:, 3]))
+
+
+def slow_violations(tracklets, identity, cameras, constraints):
+    """Messages of `find_violations` without must-links and cannot-links, pair by pair."""
+    tolerance = constraints.tolerance
+    found = []
+    people = {}
+    for row, number in enumerate(identity):
+        if number > 0:
+            people.setdefault(int(number), []).append(row)
+    names = tracklets.camera_names
+    where = {
+        row: (names[int(camera)], float(start), float(end))
+        for row, (camera, start, end) in enumerate(zip(tracklets.camera, tracklets.start, tracklets.end, strict=True))
+    }
+    for number, members in sorted(people.items()):
+        in_time = sorted(members, key=lambda row: (where[row][1], row))
+        for place, earlier in enumerate(in_time):
+            camera, start, end = where[earlier]
+            for later in in_time[place + 1 :]:
+                other, other_start, other_end = where[later]
+                broken = []
+                shared = min(end, other_end) - max(start, other_start)
+                gap = other_start - end
+                if camera == other and shared >= tolerance:
+                    broken.append(f" are in one camera simultaneously (for {shared:.2f} s)")
+                elif camera != other and cameras is not None and {camera, other} <= set(cameras.cameras):
+                    if cameras.non_overlapping(camera, other) and shared >= tolerance:
+                        broken.append(f" are in non-overlapping cameras simultaneously (for {shared:.2f} s)")
+                    min_time = cameras.min_transition_time(camera, other)
+                    if math.isinf(min_time) and min_time > 0:
+                        broken.append(f": there is no transition from {camera} to {other}")
+                    elif gap < min_time - tolerance:
+                        broken.append(f": the gap is {gap:.2f} s; the transition takes at least {min_time:.2f} s")
+                if constraints.max_speed is not None:
+                    (x, y), (u, v) = tracklets.exit[earlier], tracklets.entry[later]
+                    distance = math.hypot(u - x, v - y)
+                    if distance > constraints.max_speed * (max(gap, 0.0) + tolerance):
+                        broken.append(f": {distance:.1f} m in {gap:.2f} s exceeds the maximum speed")
+                for rule in broken:
+                    pair = f"{tracklets.describe(earlier)} and {tracklets.describe(later)}"
+                    found.append(f"identity {number}: {pair}{rule}")
+    return found
