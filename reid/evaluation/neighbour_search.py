@@ -160,7 +160,7 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 def _use_one_thread(faiss: Any) -> None:
-    """Make a thread of a pool compute alone. Threads of each small product would wait for each other where it is busy."""
+    """Make a thread of a pool compute alone: threads of each small product would wait for each other."""
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from reid.core.arrays import UNKNOWN, none_for_nan
 from reid.core.errors import DataError, check_choice, check_number
 from reid.evaluation.features import MEMORY_LIMIT, EmbeddingTable, Features, Metric, rows_per_block
+from reid.evaluation.neighbours import workers
 from reid.evaluation.protocol import Integers, Pairs, Protocol, Search
 
 AveragePrecision = Literal["precision", "trapezoid"]
@@ -25,8 +26,11 @@ _AP_DEFINITIONS = {
 _ROWS = 64
 """Rows that are ranked together, few enough for the processor's cache."""
 
-_SORTED_PER_ITEM = 256
-"""Number of distances that can be sorted in the time of counting a row for one item."""
+_MOSTLY_NEAR = 1 / 8
+"""Fraction of near distances in a row above which sorting all is faster than selecting these and sorting them."""
+
+_COUNTED_ITEMS = 10
+"""Number of items of a row up to which counting smaller distances for each is faster than sorting the row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,15 +333,16 @@ def _ranks(distances: NDArray[Any], wanted: Pairs) -> Integers:
 def _number_before(row: NDArray[Any], values: NDArray[Any], items: Integers) -> Integers:
     """Return how many items of a row `[G]` rank before each of `items [n]`, whose distances are `values [n]`.
 
-    The row is not sorted whole: only the distances up to the largest of `values` are. If that is most of the row, and
-    `items` are few, counting the smaller distances of each is faster.
+    Only the distances up to the largest of `values` are sorted. If they are many, the smaller distances of each item
+    are counted if `items` are few, or the row is sorted whole.
     """
     near = row <= values.max()
-    if np.count_nonzero(near) > _SORTED_PER_ITEM * len(values):
+    many = np.count_nonzero(near) > _MOSTLY_NEAR * len(row)
+    if many and len(values) <= _COUNTED_ITEMS:
         before = np.array([np.count_nonzero(np.less(row, value, out=near)) for value in values])
         up_to = np.array([np.count_nonzero(np.less_equal(row, value, out=near)) for value in values])
     else:
-        candidates = np.sort(row[near])
+        candidates = np.sort(row if many else row[near])
         before, up_to = candidates.searchsorted(values), candidates.searchsorted(values, "right")
     for i in np.flatnonzero(up_to > before + 1):
         before[i] += np.count_nonzero(row[: items[i]] == values[i])
@@ -402,10 +407,15 @@ def _score(
         items = np.flatnonzero(protocol.gallery_camids == camera)
         part = matches.select(protocol.gallery_camids[matches.item] == camera)
         by_camera[camera] = _MatchRanks(Pairs(part.query, np.searchsorted(items, part.item), part.first), items)
-    for first, block in blocks:
-        for offset in range(0, len(block), _ROWS):
-            for ranks in (all_ranks, *by_camera.values()):
-                ranks.add(block[offset : offset + _ROWS], first + offset)
+
+    def add(rows: NDArray[Any], start: int) -> None:
+        for ranks in (all_ranks, *by_camera.values()):
+            ranks.add(rows, start)
+
+    with workers() as pool:  # sorting and comparing let other threads run
+        for first, block in blocks:
+            starts = range(0, len(block), _ROWS)
+            list(pool.map(add, (block[i : i + _ROWS] for i in starts), (first + i for i in starts)))
     for ranks in (all_ranks, *by_camera.values()):
         ranks.finish()
     first_match, last_match = all_ranks.at(matches.first[:-1]), all_ranks.at(matches.first[1:] - 1)

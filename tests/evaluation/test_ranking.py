@@ -129,13 +129,15 @@ def test_near_pairs_far_from_the_origin_are_exact(few, monkeypatch):
 
 @BOTH_RULES
 @EVERY_CASE
-def test_counting_smaller_distances_equals_sorting_them(case, cross_camera, monkeypatch):
-    settings = {"metric": "euclidean", "cross_camera": cross_camera}
-    by_sorting = evaluate(*case, **settings)
-    monkeypatch.setattr(ranking, "_SORTED_PER_ITEM", 0)
-    by_counting = evaluate(*case, **settings)
-    np.testing.assert_array_equal(by_counting.ap, by_sorting.ap)
-    np.testing.assert_array_equal(by_counting.first_match, by_sorting.first_match)
+def test_counting_smaller_distances_equals_sorting_near_ones_or_all(case, cross_camera, monkeypatch):
+    found = []
+    for mostly_near, counted in ((1, 0), (-1, 0), (-1, 10**6)):  # near ones sorted, all sorted, counted
+        monkeypatch.setattr(ranking, "_MOSTLY_NEAR", mostly_near)
+        monkeypatch.setattr(ranking, "_COUNTED_ITEMS", counted)
+        found.append(evaluate(*case, metric="euclidean", cross_camera=cross_camera))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.ap, found[0].ap)
+        np.testing.assert_array_equal(other.first_match, found[0].first_match)
 
 
 @BOTH_RULES
