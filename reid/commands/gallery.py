@@ -13,7 +13,7 @@ from reid.core.console import console, make_table
 from reid.gallery.settings import GallerySettings
 from reid.pipelines.settings import GalleryAddSettings
 
-GROUPS = {"Gallery": ["zone"], "Privacy": ["retention", "pictures", "require_purpose", "audit"]}
+GROUPS = {"Gallery": ["zone", "store"], "Privacy": ["retention", "pictures", "require_purpose", "audit"]}
 
 gallery_argument = click.argument("gallery", type=PATH)
 
@@ -33,6 +33,7 @@ def create(gallery: Path, calibration: Path | None, cameras: Path | None, **opti
 
     \b
     reid gallery create shop --zone Europe/Berlin --calibration runs/x/calibration.json --cameras cameras.yaml
+    reid gallery create city --store milvus://localhost:19530/city
     """
     from reid.embedding.calibration_file import NAME, load_calibration
     from reid.gallery import Gallery
@@ -169,7 +170,8 @@ def erase(gallery: Path, reason: str, dry_run: bool, out: Path | None, **options
     reid gallery erase shop --camera door --to 2026-11-01
 
     The receipt states how many features the bytes of all files contained before and after. Erased tracklets stay out
-    when they are added again. Backups and the files that were added are not touched.
+    when they are added again. Backups and the files that were added are not touched. Of a gallery in Milvus the receipt
+    is pending, because the server removes the bytes later.
     """
     from reid.core.atomic import write_json
     from reid.gallery import Gallery
@@ -182,6 +184,9 @@ def erase(gallery: Path, reason: str, dry_run: bool, out: Path | None, **options
         write_json(out, receipt.as_dict())
     done = "would be erased" if dry_run else "erased"
     console.print(f"{receipt.tracklets:,} tracklets ({receipt.rows:,} rows) {done}")
+    if receipt.pending is not None:
+        console.print(receipt.pending if not dry_run else "The features are stored by a server, so no file is scanned.")
+        return
     after = "" if dry_run else f", after {receipt.found_after:,}"
     console.print(
         f"scan of {receipt.files:,} files ({receipt.scanned_bytes:,} bytes): of {receipt.vectors:,} features, "
@@ -207,9 +212,15 @@ def expire(gallery: Path, dry_run: bool) -> None:
 @cli.command("copy", cls=Command)
 @gallery_argument
 @click.argument("target", type=PATH)
-def copy(gallery: Path, target: Path) -> None:
-    """Copy a GALLERY to a new folder TARGET, as a backup or to write it in the newest format."""
+@option("Copy", "--store", metavar="ADDRESS", help="Milvus server and collection for the rows of the copy.")
+def copy(gallery: Path, target: Path, store: str | None) -> None:
+    """Copy a GALLERY to a new folder TARGET: as a backup, in the newest format, or to another engine.
+
+    \b
+    reid gallery copy shop backup
+    reid gallery copy shop shop-milvus --store milvus://localhost:19530/shop
+    """
     from reid.gallery import Gallery
 
-    copied = Gallery.open(gallery).copy(target)
+    copied = Gallery.open(gallery).copy(target, store)
     console.print(f"{len(copied):,} rows copied to {target}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reid.gallery.answers import Answer, Hit, Seen, search
 from reid.gallery.gallery import Added, Gallery
-from reid.gallery.index import Scope
+from reid.gallery.scope import Scope
 from reid.gallery.settings import GallerySettings
 from reid.gallery.trajectory import Trajectory, find_trajectory
 

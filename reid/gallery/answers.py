@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from reid.core.arrays import unit_rows
 from reid.core.errors import ConfigError, DataError, check_number
 from reid.data.tracks import last_number
-from reid.gallery.index import Index, Scope
+from reid.gallery.index import Index
+from reid.gallery.scope import Scope
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
@@ -228,9 +229,8 @@ def search(
     looks: dict[int | None, float] = {}
     rows = tracklets = without_time = 0
     for gallery in galleries:
-        index = gallery.index()
-        chosen = index.rows_in(scope)
-        nearest += [(*hit, gallery) for hit in index.nearest(queries, chosen, top, within)] if len(index) else []
+        index, chosen, found = gallery.nearest(queries, scope, top, within)
+        nearest += [(*hit, gallery) for hit in found]
         rows += len(index) if chosen is None else len(chosen)
         tracklets += _count_tracklets(index, chosen)
         without_time += index.count_without_time(scope)

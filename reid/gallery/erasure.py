@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reid.core.atomic import write_json, write_text
 from reid.core.errors import DataError
 from reid.core.reading import read_json
-from reid.gallery.store import LanceStore
+from reid.gallery.engines import Store
 
 JOURNAL = "erasing.json"
 ERASED = "erased.txt"
@@ -37,8 +37,9 @@ class Receipt:
         vectors: different features that are searched for in the stored bytes.
         shared: features that are not searched for, because another tracklet, which stays, has the same.
         found_before, found_after: how many of them the bytes of all files contain before and after. `found_before`
-            below `vectors` would mean that the scan cannot see them.
+            below `vectors` would mean that the scan cannot see them. None if the engine stores rows elsewhere.
         files, scanned_bytes: that were scanned after the erasure.
+        pending: why the bytes of erased rows are not gone yet; None if they are.
     """
 
     gallery: str
@@ -49,10 +50,11 @@ class Receipt:
     rows: int
     vectors: int
     shared: int
-    found_before: int
+    found_before: int | None
     found_after: int | None
     files: int
     scanned_bytes: int
+    pending: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -81,7 +83,7 @@ def unfinished(folder: Path) -> list[str]:
     return list(map(str, read_json(path)["tracklets"])) if path.is_file() else []
 
 
-def erase_rows(folder: Path, store: LanceStore, tracklets: Sequence[str], salt: bytes, *, remember: bool) -> None:
+def erase_rows(folder: Path, store: Store, tracklets: Sequence[str], salt: bytes, *, remember: bool) -> None:
     """Remove tracklets from the table and from the disk. The caller has the lock.
 
     Until the journal is written, nothing has changed; from then on readers hide the tracklets, and `finish` completes
@@ -98,7 +100,7 @@ def erase_rows(folder: Path, store: LanceStore, tracklets: Sequence[str], salt: 
     finish(folder, store, salt)
 
 
-def finish(folder: Path, store: LanceStore, salt: bytes) -> None:
+def finish(folder: Path, store: Store, salt: bytes) -> None:
     """Complete an erasure whose journal exists."""
     journal = folder / JOURNAL
     if not journal.is_file():
@@ -107,14 +109,14 @@ def finish(folder: Path, store: LanceStore, salt: bytes) -> None:
     if content["remember"]:
         hashes = {hash_tracklet(tracklet, salt) for tracklet in content["tracklets"]}
         write_text(folder / ERASED, "".join(f"{text}\n" for text in sorted(hashes | erased_hashes(folder))))
-    store.delete("tracklet", content["tracklets"])
+    store.delete(content["tracklets"])
     store.purge()
     journal.unlink()
 
 
 def erase_with_receipt(
     folder: Path,
-    store: LanceStore,
+    store: Store,
     tracklets: Sequence[str],
     salt: bytes,
     *,
@@ -133,19 +135,20 @@ def erase_with_receipt(
     if table is not None and len(table):
         flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         features = flat.reshape(len(table), -1)
-    shared = _shared(store, set(tracklets), {row.tobytes() for row in features})
+    is_here = store.erases_later is None
+    shared = _shared(store, set(tracklets), {row.tobytes() for row in features}) if is_here else set()
     needles = {_needle(row) for row in features if row.tobytes() not in shared}
-    before, _, _ = count_in_files(folder, needles)
+    before = count_in_files(folder, needles)[0] if is_here else None
     if not dry_run and len(tracklets):
         erase_rows(folder, store, tracklets, salt, remember=True)
-    after, files, n_bytes = count_in_files(folder, needles)
+    after, files, n_bytes = count_in_files(folder, needles) if is_here else (None, 0, 0)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     shown = None if dry_run else after
     counts = (len(tracklets), len(features), len(needles), len(shared), before, shown, files, n_bytes)
-    return Receipt(str(folder), now, reason, dry_run, *counts)
+    return Receipt(str(folder), now, reason, dry_run, *counts, store.erases_later)
 
 
-def _shared(store: LanceStore, tracklets: set[str], features: set[bytes]) -> set[bytes]:
+def _shared(store: Store, tracklets: set[str], features: set[bytes]) -> set[bytes]:
     """Return those features that tracklets have which stay."""
     shared = set()
     for batch in store.read(["tracklet", "features"]) if features else ():
@@ -219,7 +222,7 @@ def check_complete(receipt: Receipt) -> None:
     Raises:
         DataError: giving their number.
     """
-    if not receipt.dry_run and not receipt.complete:
+    if not receipt.dry_run and receipt.pending is None and not receipt.complete:
         raise DataError(
             f"{receipt.gallery}: {receipt.found_after} of {receipt.vectors} erased features are still in the stored "
             f"bytes ({receipt.found_before} were found before). Copy the gallery with `reid gallery copy` and delete "

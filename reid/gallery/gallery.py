@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from reid.embedding.table import Embeddings
 from reid.gallery.answers import EXPECTED_FALSE, Answer, Seen, search
 from reid.gallery.audit import NAME as AUDIT
 from reid.gallery.audit import append_entry, read_log
+from reid.gallery.engines import open_store
 from reid.gallery.erasure import (
     ERASED,
     Receipt,
@@ -35,7 +36,7 @@ from reid.gallery.erasure import (
     hash_tracklet,
     unfinished,
 )
-from reid.gallery.index import Index, Scope
+from reid.gallery.index import Index
 from reid.gallery.pictures import PictureOf, allowed_pictures
 from reid.gallery.rows import (
     FORMAT,
@@ -48,15 +49,20 @@ from reid.gallery.rows import (
     make_rows,
     schema,
 )
+from reid.gallery.scope import Scope
 from reid.gallery.settings import GalleryFile, GallerySettings, describe_model
-from reid.gallery.store import LanceStore, import_lancedb, quoted
+from reid.gallery.store import RowsChanged
 from reid.gallery.times import parse_time, to_ms
 from reid.mtmc.cameras import Cameras, read_cameras
 
 if TYPE_CHECKING:
     from reid.evaluation.calibration import Calibration
 
+T = TypeVar("T")
+
 CAMERAS = "cameras.yaml"
+
+_ATTEMPTS = 5
 
 _DETAILS = ("source", "camera", "track", "identity", "start", "end", "crops", "path", "picture")
 
@@ -103,7 +109,7 @@ class Gallery:
 
     def __init__(self, path: Path, file: GalleryFile) -> None:
         self.path, self.name, self._file = path, path.name, file
-        self._store = LanceStore(path)
+        self._store = open_store(path, file.settings.store, file.owner)
         self._index: Index | None = None
         self._calibration: tuple[int, Calibration] | None = None
 
@@ -112,11 +118,12 @@ class Gallery:
         """Create an empty gallery in a new folder.
 
         Raises:
-            DataError: the folder exists and is not empty, it is not writable, or LanceDB is not installed.
+            DataError: the folder exists and is not empty, or is not writable; a package is not installed; or the server
+                does not answer, or has the collection already.
         """
         path = Path(path)
         file = GalleryFile.new(settings or GallerySettings())
-        import_lancedb()
+        open_store(path, file.settings.store, file.owner).check_new()
         with atomic_folder(path) as folder:
             file.write(folder)
         return cls(path, file)
@@ -329,12 +336,33 @@ class Gallery:
 
     def index(self) -> Index:
         """Return the newest rows in memory; they are read again only when they have changed."""
-        version = self._store.version()
-        if self._index is None or self._index.version != version:
-            model = self.model
-            hidden = unfinished(self.path)
-            self._index = Index.load(self._store, 1 if model is None else model["dimension"], hidden)
-        return self._index
+        return self._with_index(lambda index: index)
+
+    def nearest(
+        self, queries: NDArray[np.float32], scope: Scope, top: int, within: float | None
+    ) -> tuple[Index, NDArray[np.int64] | None, list[tuple[float, str]]]:
+        """Return the newest rows, those of them that are in a scope (None: all), and the nearest tracklets.
+
+        Arguments and result are those of `Index.nearest`.
+        """
+
+        def find(index: Index) -> tuple[Index, NDArray[np.int64] | None, list[tuple[float, str]]]:
+            rows = index.rows_in(scope)
+            return index, rows, index.nearest(queries, rows, top, within, scope) if len(index) else []
+
+        return self._with_index(find)
+
+    def _with_index(self, use: Callable[[Index], T]) -> T:
+        """Return what is made of the newest rows; try again if other processes remove some meanwhile."""
+        for _ in range(_ATTEMPTS):
+            with suppress(RowsChanged):
+                version = self._store.version()
+                if self._index is None or self._index.version != version:
+                    model = self.model
+                    hidden = unfinished(self.path)
+                    self._index = Index.load(self._store, 1 if model is None else model["dimension"], hidden)
+                return use(self._index)
+        raise DataError(f"{self.path}: other processes keep replacing or erasing tracklets. Try again later.")
 
     def details(self, tracklets: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return columns of the most typical row of each tracklet, by id."""
@@ -358,10 +386,19 @@ class Gallery:
             for row in first
         }
 
+    def features(self, tracklets: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the features `[n, D]` of some tracklets, by id; those that are not there are left out."""
+        rows = self._store.rows_of(tracklets, ["features"], "tracklet")
+        if rows is None:
+            return {}
+        matrix = _as_matrix(rows["features"].combine_chunks())
+        names = np.array(rows["tracklet"].to_pylist(), object)
+        return {name: matrix[names == name] for name in dict.fromkeys(names.tolist())}
+
     def count_parts(self, source: str, camera: str, track: int) -> int:
         """Return the number of tracklets of one track: above 1 if it was split, or has several identities."""
-        where = f"source = {quoted(source)} AND camera = {quoted(camera)} AND track = {int(track)}"
-        return len({name for batch in self._store.read(["tracklet"], where) for name in batch["tracklet"].to_pylist()})
+        equal: dict[str, str | int] = {"source": source, "camera": camera, "track": int(track)}
+        return len({name for batch in self._store.read(["tracklet"], equal) for name in batch["tracklet"].to_pylist()})
 
     def find(self, *, scope: Scope | None = None, source: str | None = None, identity: int | None = None) -> list[str]:
         """Return the tracklets in a scope, or of a source and identity, sorted; none of an interrupted erasure.
@@ -378,8 +415,9 @@ class Gallery:
             codes = np.unique(index.tracklet if rows is None else index.tracklet[rows])
             found = set(index.tracklets.take(pa.array(codes, pa.int64())).to_pylist())
         if source is not None:
-            where = f"source = {quoted(source)}" + ("" if identity is None else f" AND identity = {int(identity)}")
-            batches = list(self._store.read(["tracklet"], where))
+            equal: dict[str, str | int] = {"source": source}
+            equal |= {} if identity is None else {"identity": int(identity)}
+            batches = list(self._store.read(["tracklet"], equal))
             named = {name for batch in batches for name in batch.column("tracklet").to_pylist()}
             found = named if found is None else found & named
         return sorted((found or set()) - set(unfinished(self.path)))
@@ -487,8 +525,10 @@ class Gallery:
         """Return the problems of the stored rows; none if all is well."""
         problems = []
         index = self.index()
-        lengths = np.array([np.linalg.norm(index.matrix[row].astype(np.float32)) for row in range(len(index))])
-        bad = int((~(np.abs(lengths - 1) < 0.01)).sum())
+        bad = 0
+        for batch in self._store.read(["features"]):
+            lengths = np.linalg.norm(_as_matrix(batch["features"]), axis=1)
+            bad += int((~(np.abs(lengths - 1) < 0.01)).sum())
         if bad:
             problems.append(f"{bad:,} features are not of length 1")
         backward = int((index.end < index.start).sum())
@@ -510,20 +550,30 @@ class Gallery:
             problems.append("gallery.json does not describe the model of the rows")
         return problems
 
-    def copy(self, target: str | Path) -> Gallery:
+    def copy(self, target: str | Path, store: str | None = None) -> Gallery:
         """Copy everything to a new folder, completely or not at all; older versions of the rows are not copied.
 
+        Args:
+            target: the folder.
+            store: where the copy has its rows, as `GallerySettings.store`; by default in the folder.
+
         Raises:
-            DataError: the folder exists and is not empty, or it is not writable.
+            DataError: the folder exists and is not empty, it is not writable, or the server refuses the rows.
         """
+        settings = GallerySettings(**{**self.settings.as_dict(), "store": store})
         with self._writing(), atomic_folder(target) as folder:
-            self._file.write(folder)
+            file = GalleryFile(settings, self._file.salt, self._file.model, self._file.format)
+            copied = open_store(folder, store, file.owner)
+            copied.check_new()
+            file.write(folder)
             if (calibration := stored_calibration(self.path)) is not None:
                 shutil.copyfile(calibration, folder / calibration.name)
             for name in (ERASED, AUDIT, CAMERAS):
                 if (self.path / name).is_file():
                     shutil.copyfile(self.path / name, folder / name)
-            self._store.copy(folder)
+            if names := self._store.columns():
+                kind = schema(file.model["dimension"] if file.model else 1)
+                copied.fill(self._store.read(names), pa.schema([kind.field(name) for name in names]))
         return Gallery.open(target)
 
     def _tracklets(self) -> pa.Array | None:
@@ -539,5 +589,11 @@ class Gallery:
                 self._store.add_columns(schema(1 if self._file.model is None else self._file.model["dimension"]))
                 self._file.format = FORMAT
                 self._file.write(self.path)
+            self._store.finish()
             finish(self.path, self._store, self._file.salt)
             yield
+
+
+def _as_matrix(features: pa.FixedSizeListArray) -> NDArray[np.float32]:
+    flat = features.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(len(features), -1)

@@ -1,4 +1,4 @@
-"""The rows of one table version in memory: a float16 matrix and the columns that searches filter by."""
+"""The rows of one version in memory: the columns that searches filter by, and the features of the embedded engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from reid.gallery.engines import Store
+from reid.gallery.milvus_store import KEY, MilvusStore
 from reid.gallery.rows import UNKNOWN_TIME
 from reid.gallery.scan import distances
-from reid.gallery.store import LanceStore
+from reid.gallery.scope import Scope
 
 LOOKS_EXPONENT = 0.3
 """A tracklet of p prototypes counts as p^0.3 strangers: its looks resemble each other. Chosen on half A of the
@@ -21,33 +23,13 @@ Market-1501 test identities, by the number of false hits (docs/results.md)."""
 _COLUMNS = ("tracklet", "features", "camera", "start", "end", "expires")
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Which rows are searched.
-
-    Attributes:
-        cameras: names; None for all. An unknown camera is in no list.
-        after, before: milliseconds since 1970. A tracklet is in the scope if it was seen between them; one of unknown
-            time is not.
-    """
-
-    cameras: Collection[str] | None = None
-    after: int | None = None
-    before: int | None = None
-
-    @property
-    def is_all(self) -> bool:
-        """Whether every row is in the scope."""
-        return self.cameras is None and self.after is None and self.before is None
-
-
 @dataclass(frozen=True, eq=False)
 class Index:
     """N rows of T tracklets.
 
     Attributes:
         version: of the table.
-        matrix: `[N, D]` float16.
+        matrix: `[N, D]` float16; `[0, D]` if the engine keeps the features.
         tracklet: `[N]` int32, index into `tracklets`.
         tracklets: `[T]` ids.
         camera: `[N]` int32, index into `cameras`; -1 where unknown.
@@ -55,6 +37,8 @@ class Index:
         start, end: `[N]` milliseconds since 1970; `UNKNOWN_TIME` where unknown.
         expires: `[N]` milliseconds since 1970 from which a row is not searched; `UNKNOWN_TIME`: never.
         looks: `[N]` float32; a tracklet of p rows has p^0.3 in total.
+        keys: `[N]` numbers of the rows in the engine that keeps the features, ascending; else None.
+        store: that engine.
     """
 
     version: int
@@ -67,9 +51,11 @@ class Index:
     end: NDArray[np.int64]
     expires: NDArray[np.int64]
     looks: NDArray[np.float32]
+    keys: NDArray[np.int64] | None = None
+    store: MilvusStore | None = None
 
     @classmethod
-    def load(cls, store: LanceStore, dimension: int, hidden: Collection[str] = ()) -> Index:
+    def load(cls, store: Store, dimension: int, hidden: Collection[str] = ()) -> Index:
         """Read the newest version of a table.
 
         Args:
@@ -78,15 +64,18 @@ class Index:
             hidden: tracklets to leave out, because their erasure is not finished.
         """
         version = store.version()
-        n, most = 0, store.count()
+        own = store if isinstance(store, MilvusStore) else None
+        names = [name for name in _COLUMNS if own is None or name != "features"] + [KEY] * (own is not None)
+        n, most = 0, store.count() if own is None else 0
         matrix = np.empty((most, dimension), np.float16)
-        columns: dict[str, list[pa.Array]] = {name: [] for name in _COLUMNS if name != "features"}
-        for batch in store.read(_COLUMNS):
-            part = batch.column("features").flatten().to_numpy().reshape(len(batch), dimension)
-            if n + len(batch) > len(matrix):  # another process added rows since they were counted
-                matrix = np.concatenate([matrix[:n], np.empty((len(batch) + n, dimension), np.float16)])
-            matrix[n : n + len(batch)] = part
-            n += len(batch)
+        columns: dict[str, list[pa.Array]] = {name: [] for name in names if name != "features"}
+        for batch in store.read(names):
+            if own is None:
+                part = batch.column("features").flatten().to_numpy().reshape(len(batch), dimension)
+                if n + len(batch) > len(matrix):  # another process added rows since they were counted
+                    matrix = np.concatenate([matrix[:n], np.empty((len(batch) + n, dimension), np.float16)])
+                matrix[n : n + len(batch)] = part
+                n += len(batch)
             everything = pa.array(np.arange(len(batch)))
             for name, parts in columns.items():  # copies: one column would keep its whole batch in memory
                 parts.append(batch.column(name).take(everything))
@@ -94,15 +83,16 @@ class Index:
         tracklet, tracklets = texts["tracklet"]
         camera, cameras = texts["camera"]
         size = np.bincount(tracklet, minlength=len(tracklets))
-        looks = (size ** (LOOKS_EXPONENT - 1.0))[tracklet].astype(np.float32) if n else np.zeros(0, np.float32)
-        names = tuple(cameras.to_pylist())
+        looks = (size ** (LOOKS_EXPONENT - 1.0))[tracklet].astype(np.float32)
         start, end, expires = (_times(columns[name]) for name in ("start", "end", "expires"))
-        index = cls(version, matrix[:n], tracklet, tracklets, camera, names, start, end, expires, looks)
+        keys = None if own is None else pa.chunked_array(columns[KEY], pa.int64()).to_numpy()
+        texts_of = tuple(cameras.to_pylist())
+        index = cls(version, matrix[:n], tracklet, tracklets, camera, texts_of, start, end, expires, looks, keys, own)
         return index.without(hidden) if hidden else index
 
     def __len__(self) -> int:
         """Return N."""
-        return len(self.matrix)
+        return len(self.tracklet)
 
     def without(self, hidden: Collection[str]) -> Index:
         """Return the rows of other tracklets."""
@@ -110,7 +100,8 @@ class Index:
         rows = np.flatnonzero(~np.isin(self.tracklet, codes))
         times = (self.start[rows], self.end[rows], self.expires[rows])
         columns = (self.tracklet[rows], self.tracklets, self.camera[rows], self.cameras, *times, self.looks[rows])
-        return Index(self.version, self.matrix[rows], *columns)
+        matrix = self.matrix[rows] if self.keys is None else self.matrix
+        return Index(self.version, matrix, *columns, None if self.keys is None else self.keys[rows], self.store)
 
     def rows_in(self, scope: Scope) -> NDArray[np.int64] | None:
         """Return the rows in a scope that have not expired; None for all."""
@@ -140,7 +131,12 @@ class Index:
         return np.bincount(codes, weights=looks, minlength=len(self.cameras) + 1).astype(np.float64)
 
     def nearest(
-        self, queries: NDArray[np.float32], rows: NDArray[np.int64] | None, top: int, within: float | None
+        self,
+        queries: NDArray[np.float32],
+        rows: NDArray[np.int64] | None,
+        top: int,
+        within: float | None,
+        scope: Scope | None = None,
     ) -> list[tuple[float, str]]:
         """Return the distances and ids of the nearest tracklets, the nearest first; ties by id.
 
@@ -149,18 +145,25 @@ class Index:
             rows: to search; None for all.
             top: largest number of tracklets.
             within: largest distance.
+            scope: that the rows are in, for an engine that filters itself; everything by default.
+
+        Raises:
+            RowsChanged: rows were removed from that engine since they were read.
         """
-        found = distances(self.matrix, queries, rows)
-        candidates = np.arange(len(found))
-        per_tracklet = int(np.bincount(self.tracklet).max(initial=1))
-        if top * per_tracklet < len(found):
-            limit = np.partition(found, top * per_tracklet - 1)[top * per_tracklet - 1]
-            candidates = np.flatnonzero(found <= limit)
+        enough = top * int(np.bincount(self.tracklet).max(initial=1))
+        if self.store is not None and self.keys is not None:
+            allowed = np.ones(len(self), bool) if rows is None else np.isin(np.arange(len(self)), rows)
+            candidates, found = self.store.nearest(self.keys, allowed, queries, scope or Scope(), enough, within)
+        else:
+            found = distances(self.matrix, queries, rows)
+            candidates = np.arange(len(found)) if rows is None else rows
+            if enough < len(found):
+                chosen = np.flatnonzero(found <= np.partition(found, enough - 1)[enough - 1])
+                candidates, found = candidates[chosen], found[chosen]
         if within is not None:
-            candidates = candidates[found[candidates] <= within]
-        code = self.tracklet[candidates if rows is None else rows[candidates]]
+            candidates, found = candidates[found <= within], found[found <= within]
         best: dict[int, float] = {}
-        for which, distance in zip(code.tolist(), found[candidates].tolist(), strict=True):
+        for which, distance in zip(self.tracklet[candidates].tolist(), found.tolist(), strict=True):
             best[which] = min(distance, best.get(which, distance))
         named = zip(best.values(), self.tracklets.take(pa.array(best, pa.int64())).to_pylist(), strict=True)
         return sorted(named)[:top]

@@ -49,15 +49,12 @@ def search_reviewed(
     own: list[Hit] = []
     means = []
     for gallery in galleries if confirmed else ():
-        index = gallery.index()
-        ids = np.array(index.tracklets.to_pylist(), object)
         details = gallery.details(sorted(confirmed))
-        for code in np.flatnonzero(np.isin(ids, list(confirmed))).tolist():
-            rows = index.matrix[index.tracklet == code].astype(np.float32)
-            if len(rows) and ids[code] in details:
+        for tracklet, rows in sorted(gallery.features(sorted(confirmed)).items()):
+            if tracklet in details:
                 distance = float(1 - (photos @ rows.T).max())
                 means.append(rows.mean(axis=0))
-                own.append(Hit(distance, None, None, True, gallery.name, str(ids[code]), **details[ids[code]]))
+                own.append(Hit(distance, None, None, True, gallery.name, tracklet, **details[tracklet]))
     known = {*confirmed, *rejected}
     queries = np.concatenate([photos, unit_rows(np.array(means, np.float32))]) if means else photos
     answer = search(galleries, queries, top=top + len(known) * len(galleries), purpose=purpose, **options)

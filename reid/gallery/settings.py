@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from reid.config import Settings
 from reid.core.atomic import write_json
 from reid.core.errors import DataError, ModelError
 from reid.core.reading import read_json
+from reid.gallery.milvus_store import parse_address
 from reid.gallery.rows import FORMAT
 from reid.gallery.times import time_zone
 
@@ -54,6 +56,11 @@ def _check_duration(text: str) -> str:
     return text
 
 
+def _check_address(address: str) -> str:
+    parse_address(address)
+    return address
+
+
 def _check_zone(name: str) -> str:
     time_zone(name)
     return name
@@ -74,6 +81,8 @@ class GallerySettings(Settings):
     """Refuse searches without a purpose."""
     audit: bool = True
     """Record searches and erasures in audit.jsonl."""
+    store: Annotated[str, AfterValidator(_check_address)] | None = None
+    """Milvus server and collection of the rows: milvus://host:19530/name. By default they are in the folder."""
 
     @property
     def retention_ms(self) -> int | None:
@@ -123,6 +132,11 @@ class GalleryFile:
             return cls(GallerySettings.from_dict(content["settings"], str(path)), salt, model, number)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error}. Restore it from a copy.") from error
+
+    @property
+    def owner(self) -> str:
+        """Text that identifies the gallery, without its salt."""
+        return f"reid gallery {hashlib.blake2b(b'owner', key=self.salt, digest_size=8).hexdigest()}"
 
     def write(self, folder: Path) -> None:
         """Write the file, completely or not at all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from reid.core.errors import DataError, first_line
 TABLE = "rows"
 _IDS_IN_A_FILTER = 2000
 _UNFINISHED = "The tracklets are hidden, and the next command that writes removes them."
+
+
+class RowsChanged(DataError):
+    """Rows were removed while they were read. Read them again."""
 
 
 def import_lancedb() -> Any:
@@ -42,16 +46,32 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+Equal = Mapping[str, str | int]
+"""Values that rows must have in some columns."""
+
+
 class LanceStore:
     """Rows of one gallery in LanceDB.
 
     Args:
         folder: of the gallery; the table is the folder `rows.lance` in it.
+
+    Attributes:
+        erases_later: why bytes of deleted rows are left after `purge`; None if they are gone.
     """
+
+    erases_later: str | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._database = import_lancedb().connect(str(folder))
+        self._lancedb = import_lancedb()
+
+    @property
+    def _database(self) -> Any:
+        return self._lancedb.connect(str(self.folder))
+
+    def check_new(self) -> None:
+        """Do nothing: the folder is checked by its user."""
 
     def _open(self) -> Any:
         """Return the newest version of the table; None if nothing was ever added."""
@@ -69,13 +89,19 @@ class LanceStore:
         table = self._open()
         return 0 if table is None else int(table.version)
 
-    def read(self, columns: Sequence[str], where: str = "") -> Iterator[pa.RecordBatch]:
+    def read(self, columns: Sequence[str], equal: Equal | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the newest version in batches.
 
         Args:
             columns: names.
-            where: SQL condition.
+            equal: only rows with these values.
         """
+        conditions = [
+            f"{name} = {quoted(value) if isinstance(value, str) else value}" for name, value in (equal or {}).items()
+        ]
+        yield from self._read(columns, " AND ".join(conditions))
+
+    def _read(self, columns: Sequence[str], where: str) -> Iterator[pa.RecordBatch]:
         table = self._open()
         if table is None:
             return
@@ -88,7 +114,7 @@ class LanceStore:
     def rows_of(self, ids: Sequence[str], columns: Sequence[str], key: str = "id") -> pa.Table | None:
         """Return the rows with some ids, in any order; None if nothing was ever added."""
         batches = [
-            batch for where in _conditions(key, ids) for batch in self.read([key, *(set(columns) - {key})], where)
+            batch for where in _conditions(key, ids) for batch in self._read([key, *(set(columns) - {key})], where)
         ]
         return pa.Table.from_batches(batches) if batches else None
 
@@ -128,20 +154,25 @@ class LanceStore:
                 old = f"tracklet IN ({', '.join(map(quoted, replaced))})"
                 merge.when_not_matched_by_source_delete(old).execute(rows)
 
-    def copy(self, folder: Path) -> None:
-        """Write the newest rows, without older versions, to a table in another folder."""
-        table = self._open()
-        if table is not None:
-            with _WriteErrors(folder):
-                rows = table.search().limit(None).to_batches()
-                import_lancedb().connect(str(folder)).create_table(TABLE, rows, schema=table.schema)
+    def fill(self, batches: Iterator[pa.RecordBatch], kind: pa.Schema) -> None:
+        """Write the first rows.
 
-    def delete(self, key: str, values: Iterable[str]) -> None:
-        """Delete the rows with some values of a text column. The bytes stay on the disk until `purge`."""
+        Args:
+            batches: of rows.
+            kind: their schema.
+        """
+        with _WriteErrors(self.folder):
+            self._database.create_table(TABLE, pa.RecordBatchReader.from_batches(kind, batches))
+
+    def finish(self) -> None:
+        """Do nothing: an addition is complete or absent."""
+
+    def delete(self, tracklets: Sequence[str]) -> None:
+        """Delete the rows of some tracklets. The bytes stay on the disk until `purge`."""
         table = self._open()
         if table is not None:
             with _WriteErrors(self.folder, _UNFINISHED):
-                for where in _conditions(key, list(values)):
+                for where in _conditions("tracklet", tracklets):
                     table.delete(where)
 
     def purge(self) -> None:
@@ -154,10 +185,6 @@ class LanceStore:
             with _WriteErrors(self.folder, _UNFINISHED), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other processes cannot write, because the caller has the lock
                 table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-
-    def files(self) -> list[Path]:
-        """Return all files of the table."""
-        return sorted(path for path in (self.folder / f"{TABLE}.lance").rglob("*") if path.is_file())
 
 
 class _WriteErrors:

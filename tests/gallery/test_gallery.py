@@ -43,8 +43,8 @@ def table():
 
 
 @pytest.fixture(scope="module")
-def filled(table, tmp_path_factory):
-    gallery = Gallery.create(tmp_path_factory.mktemp("galleries") / "shop")
+def filled(table, tmp_path_factory, create):
+    gallery = create(tmp_path_factory.mktemp("galleries") / "shop")
     gallery.add(table, source="monday", start=START)
     return gallery
 
@@ -52,7 +52,9 @@ def filled(table, tmp_path_factory):
 def stored(gallery):
     """(features, tracklets, index) of the rows."""
     index = gallery.index()
-    return index.matrix.astype(np.float32), [index.tracklets[code].as_py() for code in index.tracklet], index
+    tracklets = [index.tracklets[code].as_py() for code in index.tracklet]
+    features = {name: list(rows) for name, rows in gallery.features(index.tracklets.to_pylist()).items()}
+    return np.array([features[name].pop() for name in tracklets], np.float32), tracklets, index
 
 
 def test_hits_and_filters_equal_brute_force(filled) -> None:
@@ -90,8 +92,8 @@ def test_a_hit_describes_its_tracklet(filled, table) -> None:
     assert hit.end - hit.start == 200
 
 
-def test_adding_again_replaces_and_is_idempotent(tmp_path, table) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_adding_again_replaces_and_is_idempotent(tmp_path, table, create) -> None:
+    gallery = create(tmp_path / "g")
     first = gallery.add(table, source="monday", start=START)
     ids = sorted(stored(gallery)[1])
     again = gallery.add(table, source="monday", start=START)
@@ -104,8 +106,8 @@ def test_adding_again_replaces_and_is_idempotent(tmp_path, table) -> None:
     assert gallery.check() == []
 
 
-def test_crops_without_tracks_are_tracklets_of_their_own(tmp_path) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_crops_without_tracks_are_tracklets_of_their_own(tmp_path, create) -> None:
+    gallery = create(tmp_path / "g")
     features = [[1, 0], [0, 1], [np.nan, 1], [0, 0], [1, 1]]
     done = gallery.add(Embeddings(features, paths=[f"{n}.jpg" for n in range(5)]), source="crops", start=START)
     assert (done.tracklets, done.left_out) == (3, 2)
@@ -118,16 +120,16 @@ def test_crops_without_tracks_are_tracklets_of_their_own(tmp_path) -> None:
         gallery.add(Embeddings([[np.nan, 1]]), source="bad")
 
 
-def test_labelled_crops_of_one_track_number_are_different_people(tmp_path) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_labelled_crops_of_one_track_number_are_different_people(tmp_path, create) -> None:
+    gallery = create(tmp_path / "g")
     table = Embeddings([[1, 0], [0, 1], [1, 1]], pids=[1, 2, -1], camids=[1, 1, 1], tracks=[1, 1, 1])
     assert gallery.add(table, source="market").tracklets == 3
     assert [hit.identity for hit in gallery.search([[1, 0]]).hits] == [1, None, 2]
     assert [len(group) for group in gallery.search([[1, 0]]).people()] == [1, 1, 1]
 
 
-def test_what_does_not_fit_is_refused_by_name(tmp_path, table) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_what_does_not_fit_is_refused_by_name(tmp_path, table, create) -> None:
+    gallery = create(tmp_path / "g")
     gallery.add(table, source="monday")
 
     def changed(**meta):
@@ -154,8 +156,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, table) -> None:
     assert len(gallery) == len(Gallery.open(gallery.path))
 
 
-def test_two_galleries_are_searched_together(tmp_path, filled, table) -> None:
-    other = Gallery.create(tmp_path / "other")
+def test_two_galleries_are_searched_together(tmp_path, filled, table, create) -> None:
+    other = create(tmp_path / "other")
     other.add(make_table(seed=5), source="monday", start=START)
     query = np.ones((1, 8), np.float32)
     both = search([filled, other], query, top=72)
@@ -165,8 +167,8 @@ def test_two_galleries_are_searched_together(tmp_path, filled, table) -> None:
     assert both.tracklets == 72
 
 
-def test_galleries_of_two_models_are_not_searched_together(tmp_path, filled) -> None:
-    other = Gallery.create(tmp_path / "other")
+def test_galleries_of_two_models_are_not_searched_together(tmp_path, filled, create) -> None:
+    other = create(tmp_path / "other")
     other.add(Embeddings(np.eye(8), meta={**META, "model": "net-2"}), source="x")
     with pytest.raises(ModelError, match="model 'net-1' instead of 'net-2'"):
         search([filled, other], np.ones((1, 8), np.float32))
@@ -202,8 +204,8 @@ def test_a_full_disk_leaves_the_gallery_as_it_was_or_finishes_later(tmp_path) ->
     assert gallery.check() == []
 
 
-def test_an_empty_gallery_and_a_missing_one(tmp_path) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_an_empty_gallery_and_a_missing_one(tmp_path, create) -> None:
+    gallery = create(tmp_path / "g")
     answer = gallery.search([[1.0, 0.0]])
     assert (answer.hits, answer.tracklets) == ([], 0)
     assert answer.describe() == "Nothing was searched: no tracklet is in the scope."
@@ -216,7 +218,7 @@ def test_an_empty_gallery_and_a_missing_one(tmp_path) -> None:
     with pytest.raises(DataError, match=r"There is no file .*gallery.json. Create a gallery"):
         Gallery.open(tmp_path)
     with pytest.raises(DataError, match="not an empty folder"):
-        Gallery.create(tmp_path / "g")
+        create(tmp_path / "g")
     file = tmp_path / "g" / "gallery.json"
     file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(DataError, match="has format 3; this version reads 1 to 2"):
@@ -241,8 +243,8 @@ def test_times_are_converted_once_and_ambiguous_ones_refused(filled) -> None:
 
 
 @pytest.mark.slow
-def test_readers_see_whole_additions_while_others_write(tmp_path, table) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_readers_see_whole_additions_while_others_write(tmp_path, table, create) -> None:
+    gallery = create(tmp_path / "g")
     rows = gallery.add(table, source="0").rows
     errors: list[BaseException] = []
 
@@ -315,8 +317,8 @@ def test_scan_equals_float64_products() -> None:
         assert np.allclose(distances(matrix, queries, rows), expected[rows], atol=1e-4)
 
 
-def test_ties_and_equal_features_are_ranked_by_id(tmp_path) -> None:
-    gallery = Gallery.create(tmp_path / "g")
+def test_ties_and_equal_features_are_ranked_by_id(tmp_path, create) -> None:
+    gallery = create(tmp_path / "g")
     gallery.add(Embeddings(np.ones((30, 4)), paths=[f"{n}.jpg" for n in range(30)]), source="same")
     hits = gallery.search(np.ones(4), top=7).hits
     assert [hit.tracklet for hit in hits] == sorted(gallery.index().tracklets.to_pylist())[:7]
