@@ -12,7 +12,11 @@ from typing import Any
 
 from reid.core.errors import DataError, last_line
 
-MOST_BYTES = 2**40
+_REFUSED = "ACCESS_DENIED|(?i:expired)|INVALID_ACCESS_KEY|InvalidAccessKey|(?i:signature)|TOKEN|HTTP 40[13]"
+
+
+class MissingObject(DataError):
+    """An object that does not exist in object storage."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -29,14 +33,15 @@ def read_object(address: str) -> bytes:
     """Return the content of an object.
 
     Raises:
-        DataError: it does not exist, access is refused, or the storage does not answer.
+        MissingObject: it does not exist.
+        DataError: access is refused, or the storage does not answer.
     """
     try:
         filesystem, path = _open(address)
         with filesystem.open_input_file(path) as file:
             return bytes(file.read())
     except (OSError, ValueError) as error:  # pyarrow's errors are subclasses
-        raise DataError(_explain(address, error)) from error
+        raise _explain(address, error) from error
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def local_file(path: str | Path) -> Iterator[Path]:
             filesystem, key = _open(address)
             source = filesystem.open_input_stream(key)
         except (OSError, ValueError) as error:
-            raise DataError(_explain(address, error)) from error
+            raise _explain(address, error) from error
         try:
             with source, open(copy, "wb") as target:
                 while piece := source.read(2**24):
@@ -79,17 +84,15 @@ def _open(address: str) -> tuple[Any, str]:
     return _filesystem(f"{scheme}://{rest.split('/', 1)[0]}"), rest
 
 
-def _explain(address: str, error: Exception) -> str:
-    text = str(error)
+def _explain(address: str, error: Exception) -> DataError:
+    text, cause = str(error), last_line(error).rstrip(". ")
     if isinstance(error, FileNotFoundError) or "NOT_FOUND" in text or "NoSuchBucket" in text:
-        return f"{address} does not exist. Correct the list, or upload the object."
-    if re.search(
-        "ACCESS_DENIED|EXPIRED|Expired|INVALID_ACCESS_KEY|InvalidAccessKey|SIGNATURE|Signature|TOKEN|HTTP 40[13]", text
-    ):
-        return (
-            f"Access to {address} was refused: {last_line(error)}. Credentials may have expired, or lack the "
-            "permission: renew them on every machine."
-        )
+        return MissingObject(f"{address} does not exist. Correct the list, or upload the object.")
     if "TIME_TOO_SKEWED" in text or "RequestTimeTooSkewed" in text:
-        return f"Access to {address} was refused, because this machine's clock is wrong. Set its clock."
-    return f"{address} cannot be read: {last_line(error)}. Check the address, the network and AWS_ENDPOINT_URL."
+        return DataError(f"Access to {address} was refused, because this machine's clock is wrong. Set its clock.")
+    if re.search(_REFUSED, text):
+        return DataError(
+            f"Access to {address} was refused: {cause}. Credentials may have expired, or lack the permission: renew "
+            "them on every machine."
+        )
+    return DataError(f"{address} cannot be read: {cause}. Check the address, the network and AWS_ENDPOINT_URL.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reid.core.arrays import UNKNOWN
 from reid.core.console import warn
 from reid.core.errors import DataError, check_choice
-from reid.core.storage import is_remote, read_object
+from reid.core.storage import MissingObject, is_remote, read_object
 from reid.core.workers import available_cores
 from reid.data.crops import IMAGE_SUFFIXES, Crops
 from reid.data.images import UnreadableImage, cut_out, decode, decode_bytes, resize
@@ -77,10 +77,11 @@ def file_batches(
             if not crop.size:
                 raise UnreadableImage(path, "the box is outside of the image")
             return resize(crop, size)
-        except UnreadableImage as error:
+        except (UnreadableImage, MissingObject) as error:
             if unreadable == "error":
-                raise DataError(f"{error}. Repair or remove it, or pass unreadable='skip'.") from error
-            return error.reason
+                text = str(error).removesuffix(".")
+                raise DataError(f"{text}. Repair or remove it, or pass unreadable='skip'.") from error
+            return error.reason if isinstance(error, UnreadableImage) else "does not exist"
 
     with ThreadPoolExecutor(threads or available_cores(), "reid-decode") as pool:
         for rows in batches:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,15 @@ from reid.data.videos import Video
 from reid.embedding.batches import ImageBatch
 from reid.embedding.embedder import Embedder
 from reid.embedding.shards import SHARD_SIZE, Shards, fill, shard_folder
-from reid.embedding.stream import WrittenEmbeddings, remove_shards, sum_over_processes, temporary_folder
+from reid.embedding.stream import (
+    Cluster,
+    Unit,
+    WrittenEmbeddings,
+    make_unit,
+    remove_shards,
+    sum_over_processes,
+    temporary_folder,
+)
 from reid.embedding.table import Embeddings, save_rows
 
 CROP_HEIGHT = 96
@@ -128,18 +139,27 @@ def boxes_to_parquet(
     *,
     quality: ArrayLike | None = None,
     distributed: DistributedContext | None = None,
+    cluster: Cluster | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> WrittenEmbeddings | None:
     """Cut boxes from videos and embed them into one Parquet file. See `embed_boxes` for the arguments.
 
     As in `embed_to_parquet`, features are never all in memory, finished boxes are stored in `OUT.shards/`, and a later
-    run embeds only missing rows. With several processes each takes whole cameras.
+    run embeds only missing rows. With several processes each takes whole cameras, and so do the workers of a cluster.
 
     Raises:
         DataError, ModelError: as `embed_boxes`.
     """
     out, distributed = Path(out), distributed or DistributedContext(0, 1, torch.device("cpu"))
     job, folder = _Job(embedder, videos, tracks, quality, False), temporary_folder(out)
+    if cluster is not None:
+        units = []
+        for camera in np.unique(tracks.camera[job.reasons == ""]).tolist():
+            name, of_camera = tracks.camera_names[camera], tracks.take(tracks.camera == camera)
+            identity = f"{name}\0{videos[name].fingerprint()}".encode() + of_camera.boxes.tobytes()
+            units.append(make_unit(identity + of_camera.frame.tobytes(), {name: videos[name]}, of_camera))
+        work = partial(_embed_camera, folder=folder.absolute(), shard_size=shard_size)
+        cluster.run(work, units, shard_folder(folder, "cameras", [_FORMAT, embedder.describe()]), embedder.describe())
     cameras, counts = np.unique(tracks.camera[job.reasons == ""], return_counts=True)
     process_of = _balance(counts, distributed.world_size)
     finished = job.run(folder, shard_size, cameras[process_of == distributed.rank])
@@ -153,8 +173,23 @@ def boxes_to_parquet(
     left_out = _summarise(failed, job.reasons[failed])
     meta = job.meta | ({"left_out": left_out} if left_out else {})
     save_rows(out, rows, lambda piece: job.table(piece, final_quality), meta)
+    if cluster is not None:
+        finished = 0  # what the workers found is not known here
+        shutil.rmtree(shard_folder(folder, "cameras", [_FORMAT, embedder.describe()]), ignore_errors=True)
     notes = [*job.notes, *remove_shards(folder, job.shards)]
     return WrittenEmbeddings(out, len(rows), finished, tuple(left_out), tuple(notes))
+
+
+def _embed_camera(embedder: Embedder, unit: Unit, *, folder: Path, shard_size: int) -> pa.Table:
+    """Embed the boxes of one camera on a worker of a cluster, into shards in `folder`; return how many there are."""
+    videos, tracks = pickle.loads(unit["content"])
+    for name, video in videos.items():
+        if not video.path.exists():
+            raise DataError(
+                f"There is no video {video.path} of camera {name!r}. Put it on a disk that all machines share."
+            )
+    _Job(embedder, videos, tracks, None, False).run(folder, shard_size)
+    return pa.table({"boxes": [len(tracks)]})
 
 
 class _Job:

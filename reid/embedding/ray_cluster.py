@@ -62,7 +62,7 @@ class RayCluster:
         """
         with _connected() as ray:
             workers = self._count_workers(ray.cluster_resources(), len(units))
-            console.print(f"Ray: at most {workers} workers for {len(units)} units of work")
+            console.print(f"Ray: {len(units)} units of work, up to {workers} at a time")
             self._run(work, units, folder.absolute(), dict(meta), workers)
 
     def _count_workers(self, resources: Mapping[str, float], units: int) -> int:
@@ -99,6 +99,7 @@ class RayCluster:
         context = DataContext.get_current().copy()
         context.checkpoint_config = checkpoint
         context.enable_progress_bars = False
+        context.raise_original_map_exception = True
         with DataContext.current(context), _worker_errors(folder):
             rows = read_datasource(_source(units), override_num_blocks=len(units), num_cpus=_LIGHT)
             shards = rows.map_batches(
@@ -155,6 +156,8 @@ class Worker:
             shard = self._work(self._embedder, unit)
         except ReidError as error:
             raise type(error)(f"{self.name}: {error}") from None
+        except Exception as error:
+            raise ModelError(f"{self.name}: {type(error).__name__}: {last_line(error)}") from error
         return shard.append_column("id", pa.array([unit["id"]] * len(shard), pa.string()))
 
 
@@ -163,7 +166,7 @@ def _source(units: Sequence[Unit]) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    tables = [pa.Table.from_pylist([dict(unit)], schema=_UNIT_SCHEMA) for unit in units]
+    tables = [pa.Table.from_pylist([dict(unit)]) for unit in units]
 
     def read(table: pa.Table) -> Callable[[], list[pa.Table]]:
         return lambda: [table]
@@ -179,16 +182,6 @@ def _source(units: Sequence[Unit]) -> Any:
             ]
 
     return Units()
-
-
-_UNIT_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("keys", pa.binary()),
-        ("paths", pa.list_(pa.string())),
-        ("pixels", pa.list_(pa.int64())),
-    ]
-)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -106,7 +107,10 @@ def embed_to_parquet(
     if cluster is not None:
         size_of_unit = embedder.batch_size * max(1, shard_size // embedder.batch_size)
         pieces = np.split(first_rows, range(size_of_unit, len(first_rows), size_of_unit))
-        units = [make_unit(keys[rows], crops.paths[rows], None if pixels is None else pixels[rows]) for rows in pieces]
+        units = [
+            make_unit(keys[rows].tobytes(), keys[rows], crops.paths[rows], None if pixels is None else pixels[rows])
+            for rows in pieces
+        ]
         cluster.run(partial(embed_unit, unreadable=unreadable), units, folder, meta)
         finished, shards = int(found.sum()), Shards(folder, embedder.dimension)
     else:
@@ -176,21 +180,15 @@ class Cluster(Protocol):
 
 
 class Unit(TypedDict):
-    """Rows that one worker embeds at a time: `id`, and for each row its key, path and box (none for whole images)."""
+    """Work for one worker at a time: an id that depends on nothing else, and pickled arguments."""
 
     id: str
-    keys: bytes
-    paths: list[str]
-    pixels: list[int]
+    content: bytes
 
 
-def make_unit(keys: Keys, paths: NDArray[np.object_], pixels: NDArray[np.int64] | None) -> Unit:
-    """Return the unit of these rows; equal rows give an equal id."""
-    content = keys.tobytes()
-    boxes = [] if pixels is None else pixels.reshape(-1).tolist()
-    return Unit(
-        id=hashlib.blake2b(content, digest_size=16).hexdigest(), keys=content, paths=paths.tolist(), pixels=boxes
-    )
+def make_unit(identity: bytes, *content: Any) -> Unit:
+    """Return a unit with this content; equal identities give equal ids."""
+    return Unit(id=hashlib.blake2b(identity, digest_size=16).hexdigest(), content=pickle.dumps(content))
 
 
 def embed_unit(embedder: Embedder, unit: Unit, *, unreadable: str) -> pa.Table:
@@ -199,8 +197,7 @@ def embed_unit(embedder: Embedder, unit: Unit, *, unreadable: str) -> pa.Table:
     Raises:
         DataError, ModelError: as `embed_to_parquet`.
     """
-    keys, paths = np.frombuffer(unit["keys"], "S16"), np.array(unit["paths"], object)
-    pixels = np.array(unit["pixels"], np.int64).reshape(-1, 4) if unit["pixels"] else None
+    keys, paths, pixels = pickle.loads(unit["content"])
     rows = np.split(np.arange(len(paths)), range(embedder.batch_size, len(paths), embedder.batch_size))
     decoded = file_batches(paths, rows, embedder.preprocessing.size, unreadable, embedder.threads, pixels)
     return pa.concat_tables([batch_table(keys, batch) for batch in embedder.embed_batches(decoded)])

@@ -63,8 +63,6 @@ def embed_files(
         raise ConfigError(
             "Pass one input: --images DIR, --listing FILE, --data LAYOUT:ROOT with --split, or --videos with --tracks."
         )
-    if settings.engine == "ray" and settings.videos:
-        raise ConfigError("--engine ray embeds images. Use --engine local for --videos.")
     with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed, ExitStack() as stack:
         if distributed.is_first:
             stack.enter_context(exclusive(out, in_parent=True))
@@ -99,7 +97,9 @@ def embed_files(
             cluster = RayCluster(partial(Embedder, given, **on_worker), settings.workers, settings.gpus)
         start = time.perf_counter()
         if settings.videos:
-            done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, distributed=distributed)
+            done = boxes_to_parquet(
+                embedder, videos, tracks, out, quality=quality, distributed=distributed, cluster=cluster
+            )
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
             done = embed_to_parquet(

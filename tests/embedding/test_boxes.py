@@ -22,6 +22,7 @@ from reid.data.videos import Video, find_videos
 from reid.embedding.boxes import CROP_HEIGHT, boxes_to_parquet, embed_boxes, sharpness
 from reid.models import build_model
 from reid.models.preprocessing import Preprocessing
+from tests.embedding.test_units import OneByOne
 
 SIZE = (64, 32)
 WIDE, HIGH, COUNT = 120, 90, 30
@@ -479,3 +480,15 @@ def test_processes_share_the_cameras(embedder, videos, tmp_path):
     assert images == [0, *sorted(np.bincount(tracks.camera))]
     assert written.rows == 60
     assert_file_equals(out, embed_boxes(embedder, videos, tracks).embeddings)
+
+
+def test_cluster_takes_whole_cameras(embedder, videos, tmp_path):
+    tracks, out, given = make_tracks(seed=16), tmp_path / "t.parquet", np.random.default_rng(0).random(60)
+    tracks.frame[np.flatnonzero(tracks.camera == 0)[-2:]] = 99
+    boxes_to_parquet(embedder, videos, tracks, tmp_path / "one.parquet", quality=given)
+    counting = Counting(embedder)
+    written = boxes_to_parquet(embedder, videos, tracks, out, quality=given, cluster=OneByOne(counting), shard_size=8)
+    one = Embeddings.load(tmp_path / "one.parquet")
+    assert assert_file_equals(out, one).meta == one.meta
+    assert (written.rows, counting.images, written.notes) == (58, 58, ())
+    assert sorted(os.listdir(tmp_path)) == ["one.parquet", "t.parquet"]

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reid import Embeddings
+from reid.core import storage
 from reid.core.errors import ConfigError, DataError, ModelError
 from reid.core.version import __version__
 from reid.data.crop_list import read_crop_list
@@ -22,12 +23,12 @@ from tests.embedding.test_stream import Fast, draw, same
 class OneByOne:
     """Embeds the units in this process, the last one first, as a worker does."""
 
-    def __init__(self, **options):
-        self.fast = Fast(**options)
+    def __init__(self, embedder=None):
+        self.embedder = embedder or Fast()
 
     def run(self, work, units, folder, meta):
-        folder.mkdir(parents=True)
-        worker = Worker(lambda: self.fast, work, __version__, meta)
+        folder.mkdir(parents=True, exist_ok=True)
+        worker = Worker(lambda: self.embedder, work, __version__, meta)
         for unit in reversed(units):
             pq.write_table(worker(pa.Table.from_pylist([unit])), folder / f"{unit['id']}-0.parquet")
 
@@ -43,7 +44,7 @@ def test_cluster_equals_one_process(tmp_path, n, boxes):
     embed_to_parquet(Fast(), paths, tmp_path / "t.parquet", cluster=cluster, shard_size=8, **options)
     one, other = Embeddings.load(tmp_path / "one.parquet"), Embeddings.load(tmp_path / "t.parquet")
     same(one, other)
-    assert (one.meta, cluster.fast.images) == (other.meta, n)
+    assert (one.meta, cluster.embedder.images) == (other.meta, n)
     crop = decode(paths[0]) if pixels is None else decode(paths[0])[0:2, 1:6]
     expected = Fast().embed_batch(resize(crop, (16, 8))[None])[0]
     np.testing.assert_allclose(one.features[-1], expected, atol=1e-6)
@@ -62,14 +63,8 @@ def test_unreadable_images_and_empty_boxes(tmp_path):
     assert "outside of the image" in done.left_out[1]
 
 
-def test_ids_of_units_follow_their_content(tmp_path):
-    keys = np.frombuffer(b"a" * 16 + b"b" * 16, "S16")
-    paths = np.array(["s3://b/a.png", "s3://b/b.png"], object)
-    unit = make_unit(keys, paths, None)
-    assert unit["id"] == make_unit(keys, paths, None)["id"] != make_unit(keys[::-1], paths[::-1], None)["id"]
-    paths = np.array(draw(tmp_path, 2), object)
-    table = embed_unit(Fast(), make_unit(keys, paths, None), unreadable="error")
-    assert (table["key"].to_pylist(), table["reason"].to_pylist()) == ([b"a" * 16, b"b" * 16], ["", ""])
+def test_ids_of_units_follow_their_identity():
+    assert make_unit(b"a", 1)["id"] == make_unit(b"a", 2)["id"] != make_unit(b"b", 1)["id"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +79,7 @@ def test_ids_of_units_follow_their_content(tmp_path):
 def test_workers_with_another_model_are_refused(version, other, message):
     worker = Worker(partial(Fast, **other), embed_unit, version, Fast().describe())
     with pytest.raises(ModelError, match=message):
-        worker(pa.Table.from_pylist([make_unit(np.zeros(0, "S16"), np.zeros(0, object), None)]))
+        worker(pa.Table.from_pylist([make_unit(b"")]))
 
 
 @pytest.mark.parametrize(
@@ -147,3 +142,22 @@ def test_missing_and_unknown_lists(tmp_path):
         read_crop_list(tmp_path / "none.csv")
     with pytest.raises(DataError, match=r"its name must end in \.csv or \.parquet"):
         read_crop_list(tmp_path / "crops.txt")
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("AWS Error EXPIRED_TOKEN during HeadObject", "^Access to s3://b/a.png was refused: .* renew them on every"),
+        ("AWS Error ACCESS_DENIED during HeadObject", "^Access to s3://b/a.png was refused: .* renew them on every"),
+        ("RequestTimeTooSkewed: The difference", "this machine's clock is wrong. Set its clock"),
+        ("AWS Error NETWORK_CONNECTION", "^s3://b/a.png cannot be read: .* Check the address"),
+        ("AWS Error RESOURCE_NOT_FOUND", "^s3://b/a.png does not exist"),
+    ],
+)
+def test_errors_of_object_storage_are_explained(monkeypatch, problem, message):
+    def refuse(place):
+        raise OSError(problem)
+
+    monkeypatch.setattr(storage, "_filesystem", refuse)
+    with pytest.raises(DataError, match=message):
+        storage.read_object("s3://b/a.png")
