@@ -22,7 +22,7 @@ GROUPS = {
     "Frame numbers": ["first_frame", "embeddings_first_frame", "truth_first_frame"],
     "Mode": ["online"],
     "Report": ["pixelate_heads"],
-    "Computation": ["device", "batch_size", "trust"],
+    "Computation": ["device", "batch_size", "trust", "engine", "workers"],
 }
 
 

@@ -18,7 +18,6 @@ from reid.core.console import console
 from reid.core.errors import ConfigError, DataError, ModelError, ReidError, last_line
 from reid.core.version import __version__
 from reid.core.workers import available_cores
-from reid.embedding.embedder import Embedder
 from reid.embedding.stream import Unit
 
 RESERVED_CPUS = 2
@@ -33,13 +32,13 @@ _OBJECT_STORE_BYTES = 500_000_000
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Workers of a Ray cluster, each with an `Embedder`.
+    """Workers of a Ray cluster, each with an `Embedder` or another object that has its method `describe`.
 
     Ray connects to the cluster of the environment variable RAY_ADDRESS or of `ray start` on this machine; without one
     it starts processes on this machine, which end with this one.
 
     Args:
-        open_embedder: opens the model on a worker.
+        open_embedder: opens the model, or that object, on a worker.
         workers: most workers; 0 for as many as the CPUs and GPUs allow. Ray starts them as work arrives.
         gpus: of one worker; a fraction lets several share a GPU.
 
@@ -47,12 +46,12 @@ class RayCluster:
         ConfigError: Ray is not installed.
     """
 
-    open_embedder: Callable[[], Embedder]
+    open_embedder: Callable[[], Any]
     workers: int = 0
     gpus: float = 0.0
 
     def run(
-        self, work: Callable[[Embedder, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Mapping[str, Any]
+        self, work: Callable[[Any, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Mapping[str, Any]
     ) -> None:
         """See `reid.embedding.stream.Cluster`.
 
@@ -85,7 +84,7 @@ class RayCluster:
         return max(1, min(self.workers or most, units))
 
     def _run(
-        self, work: Callable[[Embedder, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Any, workers: int
+        self, work: Callable[[Any, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Any, workers: int
     ) -> None:
         from ray.data import ActorPoolStrategy, DataContext, SaveMode, read_datasource
         from ray.data.checkpoint import CheckpointConfig
@@ -125,8 +124,8 @@ class Worker:
 
     def __init__(
         self,
-        open_embedder: Callable[[], Embedder],
-        work: Callable[[Embedder, Unit], pa.Table],
+        open_embedder: Callable[[], Any],
+        work: Callable[[Any, Unit], pa.Table],
         version: str,
         meta: Mapping[str, Any],
     ) -> None:

@@ -164,18 +164,18 @@ def embed_to_parquet(
 
 
 class Cluster(Protocol):
-    """Other processes that embed units of work."""
+    """Other processes that do units of work, each with an object that was opened there, such as an `Embedder`."""
 
     def run(
-        self, work: Callable[[Embedder, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Mapping[str, Any]
+        self, work: Callable[[Any, Unit], pa.Table], units: Sequence[Unit], folder: Path, meta: Mapping[str, Any]
     ) -> None:
         """Call `work` for each unit that an interrupted run did not finish, and write the tables to `folder`.
 
         Args:
-            work: returns the rows of a shard.
+            work: returns the rows of a shard, from the object and a unit.
             units: the work.
             folder: for shards, and for what the cluster needs to resume.
-            meta: `Embedder.describe()` of this process, which every worker must agree with.
+            meta: `describe()` of the object in this process, which every worker must agree with.
         """
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +60,49 @@ def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[n
 
     found = _search(features, [min(k + 1, n)], np.array([0, n]), memory_limit, absorb)
     return Neighbours(found.lists[0].nearest(np.arange(n)), found.largest.cpu().numpy())
+
+
+class Edges(NamedTuple):
+    """Pairs from a share of all pairs, with squared distances, that may be among the nearest: columns of E rows.
+
+    Attributes:
+        item, other: `[E]` int32, numbers of the items; an item is also paired with itself.
+        value: `[E]` float32, the squared distance from a float32 product.
+        largest: `[N]` float32, the largest squared distance of each item in the share; 0 without any.
+    """
+
+    item: NDArray[np.int32]
+    other: NDArray[np.int32]
+    value: NDArray[np.float32]
+    largest: NDArray[np.float32]
+
+
+def nearest_in_share(features: Tensor, k: int, share: int, shares: int, memory_limit: int) -> Edges:
+    """Return the edges of one of `shares` parts of all pairs, for `merge_edges`. See `nearest_items`."""
+    n = len(features)
+
+    def absorb(found: _Found, start: int, block: Tensor) -> None:
+        found.raise_largest(start, block)
+        found.lists[0].absorb_both_ways(block, start, start)
+
+    found = _search(features, [min(k + 1, n)], np.array([0, n]), memory_limit, absorb, (share, shares))
+    return Edges(*found.lists[0].edges(), found.largest.cpu().numpy())
+
+
+def merge_edges(features: Tensor, k: int, parts: Sequence[Edges]) -> Neighbours:
+    """Return each item and its `k` nearest others from the edges of all shares, as `nearest_items` does."""
+    n = len(features)
+    lists = _Lists(features, min(k + 1, n))
+    lists.candidates = [part[:3] for part in parts]
+    item, _, value = (np.concatenate(columns) for columns in zip(*lists.candidates, strict=True))
+    order = np.lexsort((value, item))
+    item, value = item[order], value[order]
+    place = np.arange(len(item)) - np.searchsorted(item, item)
+    first = place < lists.k
+    least = np.full((n, lists.k), np.inf, np.float32)
+    least[item[first], place[first]] = value[first]
+    lists.least = torch.from_numpy(least).to(features.device)
+    return Neighbours(lists.nearest(np.arange(n)), np.max([part.largest for part in parts], axis=0))
 
 
 def nearest_items_by_camera(
@@ -152,6 +196,7 @@ def _search(
     edges: NDArray[np.int64],
     memory_limit: int,
     absorb: Callable[[_Found, int, Tensor], None],
+    share: tuple[int, int] | None = None,
 ) -> _Found:
     """Compute half of the squared distances in blocks and pass each to `absorb`; on a CPU with several workers.
 
@@ -162,15 +207,16 @@ def _search(
         memory_limit: bytes of the blocks of all workers together (at least one row each).
         absorb: called with the first row of a block and the block `[b, N − start]`: distances from b items to
             themselves and all later items. The block is overwritten afterwards.
+        share: number i and count n: only every n-th block from the i-th on, with one worker.
     """
     n = len(features)
     squares = squared_lengths(features)[:, None]
     ones = torch.ones_like(squares)
     # With two more columns the product itself is |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
-    several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" else 1
+    several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" and not share else 1
     room = n * min(_ROWS, rows_per_block(n, memory_limit // several), n)
-    blocks = _blocks(edges, room)
+    blocks = itertools.islice(_blocks(edges, room), *((share[0], None, share[1]) if share else (None,)))
     lock = Lock()
 
     def work(_: int) -> _Found:
@@ -304,6 +350,11 @@ class _Lists:
         self.n_candidates = int(kept.sum())
         self.room = max(self.room, 2 * self.n_candidates)
         return self.candidates[0]
+
+    def edges(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+        """Return the candidates that are within the bounds: item, other item, and distance by the product."""
+        none = np.zeros(0, np.int32)
+        return self._prune() if self.candidates else (none, none, none.astype(np.float32))
 
     def nearest(self, names: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the names `[N, k]` of the nearest items: the item itself first, equal distances by name."""

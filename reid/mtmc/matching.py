@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from reid.evaluation.clustering import (
     select_threshold,
 )
 from reid.evaluation.neighbour_search import chosen_search, find_neighbours
+from reid.evaluation.neighbours import Neighbours
 from reid.mtmc.candidates import CameraWhitening, pair_distances, reranked_candidates
 from reid.mtmc.confidence import tracklet_confidence
 from reid.mtmc.constraints import REASONS, Constraints, Rules, compile_rules, find_violations
@@ -172,6 +174,7 @@ def match(
     settings: MatchSettings | None = None,
     calibration: Calibration | None = None,
     constraints: Constraints | None = None,
+    search: Callable[[NDArray[np.float32], int], Neighbours] | None = None,
 ) -> Matches:
     """Give every tracklet an identity over all cameras.
 
@@ -181,6 +184,7 @@ def match(
         settings: Parameters; the defaults if not given.
         calibration: Calibration of the embedding model. The threshold is then derived from it.
         constraints: Must-links, cannot-links and tolerances.
+        search: Finds the neighbours of features `[N, D]`, as `find_neighbours` does, elsewhere.
 
     Raises:
         ConfigError: Constraints contradict each other, or a setting does not fit the data.
@@ -206,7 +210,7 @@ def match(
     check_type("tracklets", tracklets, (Tracklets, Embeddings), how)
     rules = compile_rules(tracklets, cameras, constraints)
     handovers = find_handovers(tracklets, lambda first, second: rules.violations(first, second) == 0)
-    candidates, reranked, description = score_candidates(tracklets, rules, settings, handovers)
+    candidates, reranked, description = score_candidates(tracklets, rules, settings, handovers, search)
     selection = _select_threshold(candidates, rules, handovers, PREFERRED_THRESHOLD if reranked else None)
     negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
     threshold, threshold_source = _threshold(tracklets, candidates, rules, selection, negatives, settings, calibration)
@@ -370,7 +374,11 @@ def appearance_odds(
 
 
 def score_candidates(
-    tracklets: Tracklets, rules: Rules, settings: MatchSettings, handovers: Handovers | None = None
+    tracklets: Tracklets,
+    rules: Rules,
+    settings: MatchSettings,
+    handovers: Handovers | None = None,
+    search: Callable[[NDArray[np.float32], int], Neighbours] | None = None,
 ) -> tuple[Candidates, bool, str]:
     """Whiten features by camera, find neighbours and re-rank; rows of the candidates are rows of `tracklets`.
 
@@ -395,8 +403,9 @@ def score_candidates(
     def of_tracklets(found: Candidates) -> Candidates:
         return replace(found, first=rows[found.first], second=rows[found.second], tracklets=len(tracklets))
 
-    neighbours = find_neighbours(features, max(settings.neighbours, settings.k1 or 15), settings.neighbour_search)
-    if chosen_search(settings.neighbour_search, len(rows)) == "faiss":
+    find = search or partial(find_neighbours, how=settings.neighbour_search)
+    neighbours = find(features, max(settings.neighbours, settings.k1 or 15))
+    if search is None and chosen_search(settings.neighbour_search, len(rows)) == "faiss":
         description += "; neighbours: FAISS"
     if few or not settings.rerank:
         return of_tracklets(cosine_candidates(features, neighbours)), False, description

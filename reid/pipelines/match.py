@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reid.config import MatchSettings, StreamSettings
 from reid.core.atomic import result_folder, write_json
@@ -20,11 +21,13 @@ from reid.embedding.boxes import embed_boxes
 from reid.embedding.calibration_file import load_calibration
 from reid.embedding.embedder import Embedder
 from reid.embedding.table import Embeddings
+from reid.evaluation.neighbours import Neighbours
 from reid.models.zoo import default_model
 from reid.mtmc.cameras import Cameras, read_cameras, read_sequences
 from reid.mtmc.constraints import read_constraints
 from reid.mtmc.matching import Matches, match
 from reid.mtmc.online import OnlineMatches, match_online
+from reid.mtmc.ray_neighbours import find_neighbours_on_ray
 from reid.mtmc.results import global_tracks, write_matches
 from reid.mtmc.score_causes import score_with_causes
 from reid.mtmc.scores import TrackScores, score_tracks
@@ -111,9 +114,14 @@ def match_files(
     source = videos or files.videos
     if files.embeddings is not None and source is not None:
         raise ConfigError("--embeddings and --videos both give the appearance of the tracks. Pass one of them.")
+    search = None
+    if files.engine == "ray":
+        if settings is not None and settings.neighbour_search == "faiss":
+            raise ConfigError("--engine ray searches exactly. Remove neighbour_search=faiss, or use --engine local.")
+        search = partial(find_neighbours_on_ray, folder=out / "neighbours", workers=files.workers)
     with result_folder(out, "match", "match.json") as staging:
         embed = None if source is None else partial(_embed_videos, files, source, embedder, staging, out / "cache")
-        result = _match_files(files, embed, staging, settings, stream)
+        result = _match_files(files, embed, staging, settings, stream, search)
     return replace(result, written=[out / path.name for path in result.written])
 
 
@@ -123,6 +131,7 @@ def _match_files(
     out: Path,
     settings: MatchSettings | None,
     stream: StreamSettings | None,
+    search: Callable[[NDArray[np.float32], int], Neighbours] | None,
 ) -> MatchedFiles:
     tracks, truth = _read_tracks(files)
     warnings = list(tracks.warnings)
@@ -149,7 +158,7 @@ def _match_files(
     for text in warnings:
         warn(text)
     calibration = None if found is None else found.calibration
-    run = partial(match, settings=settings, calibration=calibration, constraints=constraints)
+    run = partial(match, settings=settings, calibration=calibration, constraints=constraints, search=search)
     matches = None
     if files.embeddings is not None or embed is not None or tracklets.has_path.any():
         matches = run(tracklets, cameras=cameras)

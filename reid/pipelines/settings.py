@@ -189,6 +189,10 @@ class MatchFiles(IdentitySettings):
     """Device: auto, cpu, cuda, cuda:N or mps."""
     batch_size: Positive = 64
     """Images per forward pass."""
+    engine: Literal["local", "ray"] = "local"
+    """Where to search for similar tracklets: in this process, or exactly on the workers of a Ray cluster."""
+    workers: Natural = 0
+    """Most workers of --engine ray; 0: as many as its CPUs allow."""
 
 
 class CutSettings(PipelineSettings):
