@@ -49,8 +49,8 @@ def main(tracklets: int) -> None:
             identities.append(result.identity)
             wall = time.perf_counter() - begin
             print(
-                f"{name}: {wall:.0f} s, {used.seconds:.1f} s of processor time; search {spent[0]:.0f} s, {spent[1]:.1f} "
-                f"s of processor time; {result.identity.max():,} identities",
+                f"{name}: {wall:.0f} s, {used.seconds:.1f} s of processor time; search {spent[0]:.0f} s, "
+                f"{spent[1]:.1f} s of processor time; {result.identity.max():,} identities",
                 flush=True,
             )
     print(f"identities are {'equal' if np.array_equal(*identities) else 'DIFFERENT'}")
