@@ -16,7 +16,7 @@ from reid.config import load_config
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, command_lines
 
 BLOCKS = [block for page in PAGES for block in blocks(page, "bash", "console", "sh")]
-OTHER_PROGRAMS = {"pip", "unzip", "apt-get", "git", "cd", "pytest"}
+OTHER_PROGRAMS = {"pip", "unzip", "apt-get", "git", "cd", "pytest", "ray"}
 PLACEHOLDER = re.compile(r"…|\.\.\.|^[A-Z_]+$|^\[.*\]$")
 SCRIPTS = {"train": ["train"], "test": ["test"], "embed": ["embed"], "match_tracks": ["match"]}
 

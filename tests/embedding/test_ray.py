@@ -183,7 +183,7 @@ def test_killed_job_continues_from_rays_checkpoints(cluster, tmp_path):
     assert kept >= 3
     again = sum(images for _, images in calls(tmp_path / "second"))
     assert 80 - 8 * (kept + 2) <= again <= 80 - 8 * kept  # a unit may have been committed as the job died
-    assert int(printed.split(":")[1]) >= 8 * kept
+    assert int(printed.rsplit(":", 1)[1]) >= 8 * kept
     same(Embeddings.load(tmp_path / "one.parquet"), Embeddings.load(tmp_path / "t.parquet"))
 
 
@@ -210,4 +210,4 @@ def test_object_storage(cluster, bucket, tmp_path):
         got = Embeddings.load(out)
         np.testing.assert_array_equal(got.features, files.features)
         assert (got.paths.tolist(), done.left_out) == (lines, ("s3://crops/day/none.png: does not exist",))
-        assert done.finished == 8  # the first unit of the run that failed
+        assert done.finished == (12 if cluster_of_run is None else 8)  # units of the failed run that were complete
