@@ -39,7 +39,7 @@ class SharedFeatures:
 
     def describe(self) -> dict[str, Any]:
         """Return what must be equal on all machines."""
-        return {"features": hashlib.blake2b(self.features.numpy(), digest_size=16).hexdigest()}
+        return {"features": hashlib.blake2b(self.features.numpy().tobytes(), digest_size=16).hexdigest()}
 
 
 def find_neighbours_on_ray(
