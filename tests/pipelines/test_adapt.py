@@ -17,6 +17,7 @@ from reid.core.errors import ConfigError, DataError
 from reid.embedding.model_card import model_card
 from reid.models import build_model
 from reid.models.checkpoints import load_model, save_checkpoint
+from reid.pipelines import adapt as pipeline
 from reid.pipelines.adapt import adapt
 from reid.pipelines.settings import AdaptSettings
 from reid.training.run_folder import run_settings
@@ -125,8 +126,13 @@ def test_a_resumed_adaptation_equals_an_uninterrupted_one(
             adapt(poor, out, AdaptSettings(data=tracks, rounds=2, held_out=0.5, device="cpu"), TINY)
     assert (out / "round-2" / "labels.parquet").is_file()
     assert not (out / "best.pt").exists()
+    separated = []
+    separate = pipeline.separate_tracks
+    monkeypatch.setattr(pipeline, "separate_tracks", lambda *given: separated.append(given) or separate(*given))
     done = CliRunner().invoke(main, ["adapt", "--resume", str(out)])
     assert done.exit_code == 0, done.output
+    assert len(separated) == 2  # the given and the final model: the figures of what was done are in rounds.json
+    assert "round 1: held-out tracks: d'" in done.output
     assert digest(out / "best.pt") == digest(adapted / "best.pt")
 
 
