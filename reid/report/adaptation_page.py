@@ -70,10 +70,10 @@ def write_adaptation(path: str | Path, state: Mapping[str, Any], groups: Groups)
         Table(
             ["model", "d'", "AUC", "re-associated"],
             figures,
-            f"{verdict['given']['tracks']} held-out tracks, in percent. d': how many standard deviations crops of a "
+            f"{verdict['given']['tracks']} held-out tracks. d': how many standard deviations crops of a "
             "track are more similar than crops of simultaneous tracks. AUC: how often a later crop of a track is "
             "nearer than a crop of a track that its camera sees simultaneously. Re-associated: how often the nearest "
-            "of all these is of the track itself. One camera at a time.",
+            "of all these is of the track itself; both in percent. One camera at a time.",
         ),
     ]
     sections = [Section("Verdict", blocks)]
