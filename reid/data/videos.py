@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -241,6 +242,17 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in suffixes]
 
 
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Let OpenCV log nothing: the errors of this package describe the problem."""
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)
+
+
 def open_capture(path: Path) -> cv2.VideoCapture:
     """Open a video file with OpenCV's FFmpeg.
 
@@ -254,12 +266,8 @@ def open_capture(path: Path) -> cv2.VideoCapture:
     if path.stat().st_size == 0:
         raise DataError(f"{path} cannot be opened as a video: it is empty. Copy it again.")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # the errors below describe the problem
-    try:
+    with quiet_opencv():
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    finally:
-        log.setLogLevel(level)
     if not capture.isOpened():
         capture.release()
         raise DataError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from reid.core.errors import DataError, ReidError
 from reid.data.frame_reader import FrameReader
-from reid.data.videos import MOST_BAD, Video, find_videos, rgb_in_place
+from reid.data.videos import MOST_BAD, Video, find_videos, quiet_opencv, rgb_in_place
 
 State = Literal["connecting", "running", "stalled", "waiting", "ended", "failed"]
 
@@ -269,4 +269,5 @@ def _open_stream(source: str) -> Any:
         return cv2.VideoCapture(source)
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
-    return cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
+    with quiet_opencv():
+        return cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
