@@ -37,6 +37,7 @@ from reid.gallery.erasure import (
     unfinished,
 )
 from reid.gallery.index import Index
+from reid.gallery.learned_times import FILE as TRANSITIONS
 from reid.gallery.pictures import PictureOf, allowed_pictures
 from reid.gallery.rows import (
     FORMAT,
@@ -568,7 +569,7 @@ class Gallery:
             file.write(folder)
             if (calibration := stored_calibration(self.path)) is not None:
                 shutil.copyfile(calibration, folder / calibration.name)
-            for name in (ERASED, AUDIT, CAMERAS):
+            for name in (ERASED, AUDIT, CAMERAS, TRANSITIONS):
                 if (self.path / name).is_file():
                     shutil.copyfile(self.path / name, folder / name)
             if names := self._store.columns():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,25 +40,33 @@ class Step:
         confirmed: a person has confirmed it.
         gap: seconds from the end of the step before to the start of this one; negative while both cameras see the
             person; None for the first step.
-        expected: least and largest seconds from the camera before to this one (`Cameras.transition_times`), infinite
-            where unknown; None for the first step and without cameras.
+        expected: least and largest seconds from the camera before to this one (`Cameras.transition_times`, else those
+            that `reid match` learned), infinite where unknown; None for the first step and where nothing is known.
+        learned: whether `expected` was learned. Such times are usual ones, and no rule.
     """
 
     hit: Hit
     confirmed: bool
     gap: float | None
     expected: tuple[float, float] | None
+    learned: bool = False
 
     @property
     def is_late(self) -> bool:
         """Whether the gap is longer than the largest expected one: a sighting in between may be missing."""
         return self.gap is not None and self.expected is not None and self.gap > self.expected[1]
 
+    @property
+    def is_early(self) -> bool:
+        """Whether the gap is shorter than the smallest expected one. One of the two hits may be another person."""
+        return self.gap is not None and self.expected is not None and self.gap < self.expected[0]
+
     def describe_gap(self) -> str:
         """Return the time since the step before as text; empty for the first step."""
         if self.gap is None:
             return ""
-        return "at the same time" if self.gap < 0 else describe_seconds(self.gap) + (" (late)" if self.is_late else "")
+        note = " (late)" if self.is_late else " (early)" if self.is_early else ""
+        return ("at the same time" if self.gap < 0 else describe_seconds(self.gap)) + note
 
     def describe_duration(self) -> str:
         """Return how long the person was seen as text."""
@@ -139,7 +147,9 @@ class Trajectory:
                     "confirmed": step.confirmed,
                     "gap_s": finite(step.gap),
                     "expected_s": None if step.expected is None else [finite(bound) for bound in step.expected],
+                    "expected_is_learned": step.learned,
                     "late": step.is_late,
+                    "early": step.is_early,
                 }
                 for step in self.steps
             ],
@@ -156,6 +166,7 @@ def find_trajectory(
     *,
     confirmed: Collection[str] = (),
     tolerance: float = 0.0,
+    learned: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> Trajectory:
     """Chain hits over cameras, and drop hits that are impossible together with better ones.
 
@@ -173,6 +184,8 @@ def find_trajectory(
         confirmed: ids of tracklets that are this person for certain. They are never dropped, even if two of them break
             a rule.
         tolerance: seconds by which clocks may be wrong (`Constraints.tolerance`).
+        learned: usual least and largest seconds from one camera to another (`learned_times`). They drop no hit: steps
+            outside are late or early. For pairs that `cameras` has times of, those count.
 
     Raises:
         ConfigError: `tolerance` is negative.
@@ -201,14 +214,19 @@ def find_trajectory(
     kept = np.flatnonzero(_heaviest(np.array([_weight(hit) for hit in used]), reason > 0, certain))
     kept = np.array(sorted(kept.tolist(), key=lambda row: (used[row].start, used[row].end, row)), np.int64)
     steps: list[Step] = []
+    usual = learned or {}
     for row in kept.tolist():
         hit, before = used[row], steps[-1].hit if steps else None
         gap = None if before is None else _gap(before, hit)
         expected = None
-        if before is not None and cameras is not None:
-            names = str(before.camera), str(hit.camera)
-            expected = cameras.transition_times.get(names, (-np.inf, np.inf))
-        steps.append(Step(hit, bool(certain[row]), gap, expected))
+        names = ("", "") if before is None else (str(before.camera), str(hit.camera))
+        known = {} if cameras is None or before is None else cameras.transition_times
+        is_learned = before is not None and names not in known and names in usual
+        if is_learned:
+            expected = usual[names]
+        elif before is not None and cameras is not None:
+            expected = known.get(names, (-np.inf, np.inf))
+        steps.append(Step(hit, bool(certain[row]), gap, expected, is_learned))
     dropped = []
     for row in np.setdiff1d(np.arange(len(used)), kept).tolist():
         gaps = {

@@ -22,6 +22,7 @@ from reid.embedding.table import Embeddings
 from reid.evaluation.calibration import Calibration
 from reid.gallery import Added, Answer, Gallery, Trajectory, find_trajectory, search
 from reid.gallery.gallery import CAMERAS
+from reid.gallery.learned_times import learned_times, store_learned_times
 from reid.gallery.matched import read_matched
 from reid.gallery.pictures import small_picture
 from reid.gallery.review import mask_others
@@ -71,7 +72,7 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
     picture_of = None
     if is_match and (path / PICTURES).is_file() and gallery.settings.pictures != "none":
         picture_of = read_pictures(path / PICTURES, table)
-    return gallery.add(
+    added = gallery.add(
         table,
         source=source,
         cameras=cameras,
@@ -80,6 +81,9 @@ def add_files(gallery: Gallery, path: Path, settings: GalleryAddSettings) -> Add
         places=places,
         picture_of=picture_of,
     )
+    if is_match:
+        store_learned_times(gallery.path, source, path)
+    return added
 
 
 def _cameras(path: Path | None, gallery: Gallery, table: Embeddings) -> Cameras | None:
@@ -150,7 +154,7 @@ def search_files(paths: Sequence[Path], settings: SearchSettings) -> Found:
     trajectory = None
     if answer.found is not None or settings.within is not None:
         hits = answer.hits if answer.found is None else answer.accepted
-        trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance)
+        trajectory = find_trajectory(hits, cameras, tolerance=settings.tolerance, learned=learned_times(paths))
     allowed = {gallery.settings.pictures for gallery in galleries}
     shown = [] if "none" in allowed else [small_picture(crop, pixelate="pixelate" in allowed) for crop in crops]
     return Found(galleries, answer, trajectory, shown, cameras)

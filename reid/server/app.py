@@ -14,6 +14,7 @@ from reid.core.errors import ConfigError, ReidError
 from reid.core.version import __version__
 from reid.data.images import decode_bytes
 from reid.gallery import Answer, Gallery, find_trajectory
+from reid.gallery.learned_times import Pair, learned_times
 from reid.gallery.review import as_constraints, describe_reviewed, search_reviewed
 from reid.gallery.review import mask_others as pixelate_others
 from reid.gallery.times import show_time
@@ -77,7 +78,9 @@ class StepModel(BaseModel):
     confirmed: bool
     gap_s: float | None = Field(description="Seconds since the step before; negative: both cameras see the person.")
     expected_s: list[float | None] | None = Field(description="Least and largest expected seconds; null: unknown.")
+    expected_is_learned: bool = Field(description="Expected are usual times that `reid match` learned, not a rule.")
     late: bool = Field(description="The gap is longer than expected: a sighting in between may be missing.")
+    early: bool = Field(description="The gap is shorter than expected: one of the two may be another person.")
 
 
 class DroppedModel(BaseModel):
@@ -220,7 +223,8 @@ def create_app(
             purpose=recorded,
         )  # fmt: skip
         answer = pixelate_others(answer) if mask_others else answer
-        return _answer(answer, set(confirmed), zone, trajectory_cameras(galleries))
+        usual = learned_times([gallery.path for gallery in galleries])
+        return _answer(answer, set(confirmed), zone, trajectory_cameras(galleries), usual)
 
     @app.post("/api/constraints", summary="Return decisions as constraints for `reid match`")
     def constraints(
@@ -258,7 +262,9 @@ def _without_paths(text: str, galleries: Sequence[Gallery]) -> str:
     return text
 
 
-def _answer(answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | None) -> AnswerModel:
+def _answer(
+    answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | None, usual: dict[Pair, tuple[float, float]]
+) -> AnswerModel:
     hits = [
         HitModel(
             **{name: getattr(hit, name) for name in (
@@ -275,7 +281,7 @@ def _answer(answer: Answer, confirmed: set[str], zone: str, cameras: Cameras | N
     ]  # fmt: skip
     trajectory = None
     if accepted := answer.accepted:
-        found = find_trajectory(accepted, cameras, confirmed=confirmed)
+        found = find_trajectory(accepted, cameras, confirmed=confirmed, learned=usual)
         trajectory = TrajectoryModel(text=found.describe(), **found.as_dict(answer.hits))
     return AnswerModel(
         trajectory=trajectory,

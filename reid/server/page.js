@@ -159,7 +159,7 @@ function showTrajectory({trajectory, hits}) {
     const hit = shown[place], bar = el("i", {});
     bar.style.setProperty("left", `${100 * (hit.start - begin) / span}%`);
     bar.style.setProperty("width", `${100 * (hit.end - hit.start) / span}%`);
-    const gap = step.gap_s === null ? "" : step.gap_s < 0 ? "at the same time" : `after ${seconds(step.gap_s)}${step.late ? " (late)" : ""}`;
+    const gap = step.gap_s === null ? "" : (step.gap_s < 0 ? "at the same time" : `after ${seconds(step.gap_s)}`) + (step.late ? " (late)" : step.early ? " (early)" : "");
     return el("li", {className: step.confirmed ? "confirmed" : ""}, link(step.hit, hit.camera ?? "unknown camera"),
       period(hit), el("span", {}, gap), el("div", {className: "axis"}, bar));
   }));

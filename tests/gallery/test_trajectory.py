@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from reid import ConfigError
+from reid import ConfigError, DataError
 from reid.gallery import Hit, Seen, find_trajectory
 from reid.gallery import trajectory as module
+from reid.gallery.learned_times import learned_times, store_learned_times
 from reid.gallery.trajectory import ground_positions
 from reid.mtmc import Camera, Cameras
 from tests.oracles.gallery import best_chain, broken_rule
@@ -86,10 +88,11 @@ def test_a_gap_longer_than_the_largest_time_is_late() -> None:
     late = find_trajectory([make_hit("a", 0, 1), make_hit("b", 90, 95)], cameras)
     assert late.steps[1].is_late
     hits = [step.hit for step in late.steps]
+    usual = {"expected_is_learned": False, "early": False}
     assert late.as_dict(hits) == {
         "steps": [
-            {"hit": 0, "confirmed": False, "gap_s": None, "expected_s": None, "late": False},
-            {"hit": 1, "confirmed": False, "gap_s": 89.0, "expected_s": [5.0, 20.0], "late": True},
+            {"hit": 0, "confirmed": False, "gap_s": None, "expected_s": None, **usual, "late": False},
+            {"hit": 1, "confirmed": False, "gap_s": 89.0, "expected_s": [5.0, 20.0], **usual, "late": True},
         ],
         "dropped": [],
     }
@@ -124,3 +127,26 @@ def test_hits_faster_than_a_person_are_dropped() -> None:
     far = replace(make_hit("a", 0, 1), seen=(Seen(1, 0, (0.0, 0.0, 10.0, 5000.0)), Seen(2, 5, None)))
     assert len(ground_positions(far, cameras)) == 0  # its error is above the limit
     assert len(ground_positions(make_hit(None, 0, 1), cameras)) == 0
+
+
+def test_learned_times_mark_steps_and_drop_none(tmp_path) -> None:
+    match = tmp_path / "match"
+    match.mkdir()
+    times = {"from": "door", "to": "hall", "median_s": 20.0, "spread_s": 4.0, "links": 30}
+    for source, changed in (("monday", {}), ("tuesday", {"median_s": 99.0, "links": 29}), ("monday", {"spread_s": 5})):
+        (match / "match.json").write_text(json.dumps({"transition_times": [{**times, **changed}]}))
+        store_learned_times(tmp_path, source, match)
+    usual = learned_times([tmp_path, tmp_path / "none"])
+    assert usual == {("door", "hall"): (10.0, 30.0)}
+    hits = [make_hit("door", 0, 5), make_hit("hall", 7, 9), make_hit("door", 20, 30), make_hit("hall", 61, 62)]
+    known = Cameras({name: Camera() for name in NAMES}, frozenset(), {("door", "hall"): (1.0, 35.0)}, True)
+    for cameras, expected, learned, gaps in (
+        (None, (10.0, 30.0), True, ["", "2.0 s (early)", "11.0 s", "31.0 s (late)"]),
+        (known, (1.0, 35.0), False, ["", "2.0 s", "11.0 s", "31.0 s"]),
+    ):
+        found = find_trajectory(hits, cameras, learned=usual)
+        assert [step.describe_gap() for step in found.steps] == gaps
+        assert (found.steps[1].expected, found.steps[1].learned, found.dropped) == (expected, learned, [])
+    (tmp_path / "transitions.json").write_text('{"monday": [{"from": 1}]}')
+    with pytest.raises(DataError, match="no valid transition times"):
+        learned_times([tmp_path])
