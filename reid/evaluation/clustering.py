@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.ndimage import correlate1d
 
 from reid.evaluation.neighbour_search import find_neighbours
 from reid.evaluation.neighbours import Neighbours
@@ -19,7 +20,8 @@ MAX_THRESHOLD = 0.96
 _STEP = 0.01
 _MIN_THRESHOLD = 0.2
 _MAX_SAMPLE = 10_000
-_RESAMPLES = 100
+_RESAMPLES = 1000
+_WEIGHTS = np.array([1, 2, 3, 2, 1]) / 9  # of neighbouring thresholds, over which silhouettes are averaged
 _NEIGHBOURS = 15  # candidates of each item where the size of identities is estimated
 
 Integers = NDArray[np.int64]
@@ -250,14 +252,17 @@ def select_threshold(
     members, b the smallest mean distance to another cluster. A tracklet alone has 0. Pairs that are not candidates
     count as `far`. The thresholds 0.20, 0.21, … 0.96 (times `far`) are tried.
 
-    The largest threshold whose mean silhouette is within one standard error (σ/√T) of the best is selected. The best
-    itself is slightly too small, because a tracklet that is rightly alone also counts 0. If `preferred` is given, the
-    threshold closest to it within 1.5 standard errors is selected instead: with few tracklets, many thresholds are
-    equally good, and the largest of them joins too much. Of thresholds with equal clusters, the middle is returned.
-    Above 10,000 tracklets the mean is over 10,000 evenly spaced ones.
+    The mean silhouette is smoothed over neighbouring thresholds (weights 1, 2, 3, 2, 1), because a single join moves it
+    as much as 0.02 of threshold do. The largest threshold at which it is within one standard error (σ/√T) of the best
+    is selected, between two that were tried by linear interpolation. The best itself is slightly too small, because a
+    tracklet that is rightly alone also counts 0. If `preferred` is given, the threshold closest to it within 1.5
+    standard errors is selected instead: with few tracklets, many thresholds are equally good, and the largest of them
+    joins too much. Of thresholds with equal clusters, the middle is returned. Above 10,000 tracklets the mean is over
+    10,000 evenly spaced ones.
 
-    The interval repeats the selection 100 times, each with as many clusters as there are, drawn with replacement (a
-    bootstrap by cluster, because tracklets of one person are not independent).
+    The interval repeats the selection 1,000 times, each with as many clusters as there are, drawn with replacement (a
+    bootstrap by cluster, because tracklets of one person are not independent). With fewer draws its ends are by
+    chance.
 
     Args:
         candidates: Distances.
@@ -295,34 +300,55 @@ def select_threshold(
             silhouettes[tried], errors[tried] = values.mean(), values.std() / np.sqrt(len(values))
         count = np.bincount(labels[with_link], minlength=n)
         sizes[tried] = float((count.astype(np.float64) ** 2).sum() / max(count.sum(), 1))
-    best = int(silhouettes.argmax())
-    selected = _select(silhouettes, errors, thresholds, preferred)
-    middle = np.array([thresholds[lengths == length].mean() for length in lengths])
-    _, group = np.unique(clusters[selected], return_inverse=True)
-    rng = np.random.default_rng(0)
-    resampled = [selected]
-    for _ in range(_RESAMPLES if len(sample) else 0):
-        groups = int(group.max()) + 1
-        weight = np.bincount(rng.integers(0, groups, groups), minlength=groups)[group].astype(np.float32)
-        if weight.any():
-            resampled.append(_select((each @ weight / weight.sum()).astype(np.float64), errors, thresholds, preferred))
-    low, high = np.quantile(middle[resampled], [0.05, 0.95])
+    smooth = correlate1d(each, _WEIGHTS, axis=0, mode="nearest") if each.size else each
+    curve = smooth.mean(axis=1, dtype=np.float64)[None] if each.size else np.zeros((1, len(thresholds)))
+    selected = _select(curve, errors, thresholds, preferred)
+    best = int(curve.argmax())
+    group = np.unique(clusters[np.abs(thresholds - selected).argmin()], return_inverse=True)[1]
+    drawn = np.append(selected, _select(_resample(smooth, group), errors, thresholds, preferred))
+    # The middle of the thresholds that give the same clusters.
+    edges = np.concatenate(
+        [[thresholds[0]], np.clip([join[0] for join in joins], *thresholds[[0, -1]]), thresholds[-1:]]
+    )
+    place = np.searchsorted(edges, drawn, side="right").clip(1, len(edges) - 1)
+    drawn = (edges[place - 1] + edges[place]) / 2
+    low, high = np.quantile(drawn, [0.05, 0.95])
     return ThresholdSelection(
-        interval=(min(float(low), float(middle[selected])), max(float(high), float(middle[selected]))),
-        threshold=float(middle[selected]),
-        silhouette=float(silhouettes[selected]),
-        identity_size=float(np.sqrt(sizes[selected] * sizes[best])),
+        interval=(min(float(low), float(drawn[0])), max(float(high), float(drawn[0]))),
+        threshold=float(drawn[0]),
+        silhouette=float(np.interp(drawn[0], thresholds, silhouettes)),
+        identity_size=float(np.sqrt(np.interp(selected[0], thresholds, sizes) * sizes[best])),
         thresholds=thresholds,
         silhouettes=silhouettes,
     )
 
 
-def _select(silhouettes: Floats, errors: Floats, thresholds: Floats, preferred: float | None) -> int:
-    """Place of the selected threshold, by the rule of `select_threshold`."""
-    best = int(silhouettes.argmax())
-    slack = errors[best] if preferred is None else 1.5 * errors[best]
-    good = np.flatnonzero(silhouettes >= silhouettes[best] - slack)
-    return int(good[-1] if preferred is None else good[np.abs(thresholds[good] - preferred).argmin()])
+def _select(curves: Floats, errors: Floats, thresholds: Floats, preferred: float | None) -> Floats:
+    """Threshold selected by each of n curves of mean silhouettes `[n, t]`, by the rule of `select_threshold`, `[n]`."""
+    if preferred is None:
+        slack, target = errors, thresholds[-1]
+    else:
+        slack, target = 1.5 * errors, preferred
+    above = curves - curves.max(axis=1, keepdims=True) + slack[curves.argmax(axis=1), None]
+    every, place = np.arange(len(curves)), np.where(above >= 0, np.abs(thresholds - target), np.inf).argmin(axis=1)
+    following = (place + np.sign(target - thresholds[place]).astype(np.int64)).clip(0, len(thresholds) - 1)
+    inside, outside = above[every, place], np.minimum(above[every, following], 0)
+    fraction = np.where(outside < 0, inside / np.maximum(inside - outside, 1e-12), 1.0)
+    found = thresholds[place] + fraction * (thresholds[following] - thresholds[place])
+    return np.where(np.abs(found - thresholds[place]) < np.abs(target - thresholds[place]), found, target)
+
+
+def _resample(each: Features, group: Integers) -> Floats:
+    """Mean silhouettes of `_RESAMPLES` draws of the groups with replacement, `[draws, t]`, from those of each item."""
+    if not each.size:
+        return np.zeros((0, len(each)))
+    groups = int(group.max()) + 1
+    sums = np.stack([np.bincount(group, values, groups) for values in each])
+    size, rng, drawn = np.bincount(group).astype(np.float64), np.random.default_rng(0), []
+    for _ in range(_RESAMPLES):
+        count = np.bincount(rng.integers(0, groups, groups), minlength=groups).astype(np.float64)
+        drawn.append(sums @ count / (size @ count))
+    return np.stack(drawn)
 
 
 def _silhouettes(total: sparse.csr_matrix, sample: Integers, labels: Integers, far: float) -> Floats:

@@ -26,6 +26,9 @@ SEARCHES: tuple[str, ...] = get_args(NeighbourSearch)
 EXACT_UP_TO = 30_000
 """Items up to which `auto` compares all pairs."""
 
+FLAT_UP_TO = 10_000
+"""Items up to which FAISS compares all pairs too: fewer are hardly faster to search in cells."""
+
 CELLS_PER_ROOT = 4
 """Cells of a partition, times √N."""
 
@@ -108,10 +111,12 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     partitions. In two further rounds, each item is compared with its neighbours' neighbours in both directions (as in
     NN-descent: Dong, Charikar, Li 2011).
 
+    Up to 10,000 items (`FLAT_UP_TO`) there is one cell, so all pairs are compared.
+
     Distances are measured from the features at the end, and equal ones are in item order. The result is the same in
-    every run. `largest` is the largest distance to 512 evenly spaced items, hence a
-    lower bound. An item for which fewer than k others are found has −1 at the end of its list. Time grows with N^1.5,
-    memory with N.
+    every run. `largest` is the largest distance to 512 evenly spaced items (with one
+    cell, to all), hence a lower bound. An item for which fewer than k others are found has −1 at the end of its list.
+    Time grows with N^1.5, memory with N.
 
     Args:
         features: `[N, D]` float32; on a GPU, they are copied to the CPU.
@@ -128,7 +133,7 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     x = features.detach().cpu().contiguous()
     n = len(x)
     k = min(k, n - 1)
-    cells = max(1, min(round(CELLS_PER_ROOT * n**0.5), n // _SMALLEST_CELL))
+    cells = 1 if n <= FLAT_UP_TO else max(1, min(round(CELLS_PER_ROOT * n**0.5), n // _SMALLEST_CELL))
     own_threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread, initargs=(faiss,)) as pool:
@@ -140,7 +145,7 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
         for _ in range(ROUNDS if cells > 1 else 0):
             nearest, distance = _with_neighbours_of_neighbours(pool, x, nearest, distance)
         list(pool.map(partial(_sort, x, nearest), _blocks(n)))
-        sample = x[torch.linspace(0, n - 1, min(_SAMPLE, n)).long()]
+        sample = x if cells == 1 else x[torch.linspace(0, n - 1, min(_SAMPLE, n)).long()]
         largest = list(pool.map(partial(_largest, x, sample), _blocks(n)))
     faiss.omp_set_num_threads(own_threads)
     return Neighbours(nearest, np.concatenate(largest))

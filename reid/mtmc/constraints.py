@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -179,6 +179,10 @@ class Rules:
             if len(codes):
                 reason[codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code] = number
         return reason
+
+    def without_answers(self) -> Rules:
+        """Return the rules without must-links and cannot-links."""
+        return replace(self, cannot_link=np.zeros(0, np.int64), must_link=np.zeros((0, 2), np.int64))
 
     def allow(self, members: Integers, others: Integers) -> bool:
         """Whether no rule forbids any member to be one person with any of the others."""

@@ -209,11 +209,15 @@ def match(
     how = "Read embeddings with reid.Embeddings.load, or match files with reid.pipelines.match_files."
     check_type("tracklets", tracklets, (Tracklets, Embeddings), how)
     rules = compile_rules(tracklets, cameras, constraints)
-    handovers = find_handovers(tracklets, lambda first, second: rules.violations(first, second) == 0)
-    candidates, reranked, description = score_candidates(tracklets, rules, settings, handovers, search)
-    selection = _select_threshold(candidates, rules, handovers, PREFERRED_THRESHOLD if reranked else None)
+    # Answers about single pairs are no sample of all pairs: sizes, distances and the threshold are found without them.
+    unasked = rules.without_answers()
+    handovers = find_handovers(tracklets, lambda first, second: unasked.violations(first, second) == 0)
+    candidates, reranked, description = score_candidates(tracklets, unasked, settings, handovers, search)
+    selection = _select_threshold(candidates, unasked, handovers, PREFERRED_THRESHOLD if reranked else None)
     negatives = pair_distances(candidates, *simultaneous_rows(tracklets, tracklets.has_feature).T)
-    threshold, threshold_source = _threshold(tracklets, candidates, rules, selection, negatives, settings, calibration)
+    threshold, threshold_source = _threshold(
+        tracklets, candidates, unasked, selection, negatives, settings, calibration
+    )
     interval = _threshold_interval(threshold_source, selection, negatives, settings)
     neutral = threshold
     if interval is not None and threshold_source.startswith("selected") and not settings.join_undecided:
@@ -409,13 +413,13 @@ def score_candidates(
         description += "; neighbours: FAISS"
     if few or not settings.rerank:
         return of_tracklets(cosine_candidates(features, neighbours)), False, description
-    k1 = settings.k1
+    k1: float | None = settings.k1
     if k1 is None:
         plain = of_tracklets(cosine_candidates(features, neighbours))
         size = _select_threshold(plain, rules, handovers).identity_size
-        k1 = int(np.clip(round(NEIGHBOURS_PER_IDENTITY_SIZE * size), 4, 15))
+        k1 = float(np.clip(NEIGHBOURS_PER_IDENTITY_SIZE * size, 4, 15))
         description += f"; estimated tracklets per identity: {size:.1f}"
-    return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1})"
+    return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1:.3g})"
 
 
 def _join_featureless(clusters: Clusters, max_gap: float) -> int:
@@ -451,7 +455,6 @@ def _select_threshold(
 ) -> ThresholdSelection:
     """Select the threshold by the silhouette. Handovers are taken to be one person here; stitched tracks are not."""
     clusters = Clusters(rules)
-    apply_must_links(clusters)
     if handovers is not None:
         for earlier, later in zip(handovers.earlier.tolist(), handovers.later.tolist(), strict=True):
             clusters.join_rows(earlier, later)

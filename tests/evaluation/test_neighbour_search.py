@@ -19,8 +19,9 @@ SEARCHES = ("exact", "faiss")
 
 
 @pytest.fixture(autouse=True)
-def _faiss():
+def _faiss(monkeypatch):
     pytest.importorskip("faiss")
+    monkeypatch.setattr(neighbour_search, "FLAT_UP_TO", 0)
 
 
 def people(n: int, size: int, dim: int, noise: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -70,6 +71,14 @@ def test_faiss_finds_the_exact_pairs_of_clustered_features():
     assert (found.largest / exact.largest).mean() > 0.9
     again = find_neighbours(features, 10, "faiss")
     np.testing.assert_array_equal(again.nearest, found.nearest)
+
+
+def test_faiss_compares_all_pairs_of_few_items(monkeypatch):
+    monkeypatch.setattr(neighbour_search, "FLAT_UP_TO", 600)
+    features = people(600, 4, 64)
+    exact, found = (find_neighbours(features, 10, how) for how in SEARCHES)
+    np.testing.assert_array_equal(found.nearest, exact.nearest)
+    np.testing.assert_allclose(found.largest, exact.largest, rtol=1e-5)
 
 
 @pytest.mark.slow
