@@ -307,9 +307,7 @@ def select_threshold(
     group = np.unique(clusters[np.abs(thresholds - selected).argmin()], return_inverse=True)[1]
     drawn = np.append(selected, _select(_resample(smooth, group), errors, thresholds, preferred))
     # The middle of the thresholds that give the same clusters.
-    edges = np.concatenate(
-        [[thresholds[0]], np.clip([join[0] for join in joins], *thresholds[[0, -1]]), thresholds[-1:]]
-    )
+    edges = np.concatenate([thresholds[:1], joins.distance.clip(*thresholds[[0, -1]]), thresholds[-1:]])
     place = np.searchsorted(edges, drawn, side="right").clip(1, len(edges) - 1)
     drawn = (edges[place - 1] + edges[place]) / 2
     low, high = np.quantile(drawn, [0.05, 0.95])
