@@ -86,6 +86,9 @@ class OnlineMatcher:
         Raises:
             ConfigError: Constraints contradict identities that were given before.
         """
+        if self._remembered is not None and len(tracklets):  # after a pause, all may be too old
+            kept = np.flatnonzero(self._remembered.end >= tracklets.start.min() - self._stream.memory)
+            self._remembered, self._identity = self._remembered.take(kept), self._identity[kept]
         known = len(self._identity)
         both = tracklets if self._remembered is None else self._remembered.append(tracklets)
         constraints = self._active_constraints(both)

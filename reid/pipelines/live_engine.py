@@ -261,6 +261,7 @@ class LiveEngine:
         """
         if not self.run:
             self.begin(now)
+        self._decide_until(now - HISTORY)  # after a pause, so that tracks before it and after it are not seen together
         cameras = [self._cameras.get(name) or self._add(name) for name in frames]
         fresh = [
             (camera, frame)
@@ -272,8 +273,14 @@ class LiveEngine:
             self._link(camera, frame, people.astype(np.float32).astype(np.float64))  # as in files of detections
         self._finish(now)
         self._complete(wait=False)
+        self._decide_until(now)
+
+    def _decide_until(self, now: float) -> None:
+        """Make the decisions that are due; without any tracks there are none, however long ago the last one was."""
         while self._time_of_tick() <= now:
             self._decide()
+            if self._pending is None and next(self._parts(), None) is None:
+                self._tick = max(self._tick, int((now - self.start) // self._stream.period))
 
     def remove(self, name: str) -> None:
         """Forget the tracker of a camera; its tracks end, and the name can be used again."""

@@ -120,6 +120,17 @@ def test_online_memory_is_bounded():
     assert short.max_remembered < 20
 
 
+def test_a_person_who_returns_after_the_memory_is_new():
+    """Also if nothing was pushed in between."""
+    tracklets, _ = walks(people=4, cameras=1)
+    matcher = OnlineMatcher(stream=StreamSettings(memory=100))
+    first = matcher.push(tracklets)
+    later = replace(tracklets, start=tracklets.start + 1000, end=tracklets.end + 1000)
+    assert matcher.push(later).min() > first.max()
+    assert matcher.push(replace(tracklets.take(np.zeros(0, np.int64)))).shape == (0,)
+    assert len(matcher) == 4
+
+
 def test_online_tracklets_without_features_get_identities():
     tracklets, _ = walks(people=4)
     blind = Tracklets.from_features(

@@ -109,6 +109,27 @@ def play(folder: Path, executor: Executor | None = None, **keys: Any) -> list[Ev
     return events
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [26 * 86_400.0, 50 * 365 * 86_400.0], ids=["26 days", "a clock that was set"])
+def test_a_long_pause_ends_no_run(scene: Path, pause: float) -> None:
+    """Frame numbers count from the oldest track that is remembered, and reach 2.4 days."""
+    events: list[Event] = []
+    engine = open_engine(scene, events)
+    engine.begin(START)
+    for later in (0.0, pause):
+        for now, frames in moments(scene, until=4.5):
+            moved = {name: LiveFrame(frame.time + later, frame.image) for name, frame in frames.items()}
+            engine.step(moved, now + later)
+    engine.close()
+    ends = [event for event in events if event["event"] == "end"]
+    tracks = {(event["camera"], event["track"]) for event in ends}
+    assert len(tracks) == len(ends) == 2 * sum(event["time"] < utc(START + 100) for event in ends) > 0
+    early, late = (
+        {event["identity"] for event in ends if (event["time"] < utc(START + 100)) == first} for first in (True, False)
+    )
+    assert max(early) < min(late)
+
+
 class Late(Executor):
     """Runs what it is given when its result is needed, so that each decision takes until the next one."""
 
