@@ -21,6 +21,8 @@ from reid.evaluation import calibrate, calibrate_tracks, count_pairs, open_set, 
 from reid.evaluation.pairs import LabelledPairs
 
 MEMORY = 2**27
+DRAWS, SIZES = 10, (10, 20, 50, 100, 200, 375)
+"""Random divisions of the identities, and numbers of identities that calibrate."""
 
 
 def load(path):
@@ -100,6 +102,13 @@ def spread(values):
     return f"{np.median(values):.2f} ({np.min(values):.2f}–{np.max(values):.2f})"
 
 
+def percent(point):
+    """Rate and interval of an operating point."""
+    if point.rate is None or point.low is None:
+        return "not enough data" if point.rate is None else f"{100 * point.rate:.1f}"
+    return f"{100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})"
+
+
 def measure_verification(path, features, pids, camids):
     start = time.perf_counter()
     count_pairs(features, pids, camids)
@@ -110,13 +119,13 @@ def measure_verification(path, features, pids, camids):
         f"counting took {counted - start:.1f} s, with intervals {time.perf_counter() - counted:.1f} s"
     )
     for point in result.tar:
-        print(f"  TAR at FAR {point.far:g}: {100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
+        print(f"  TAR at FAR {point.far:g}: {percent(point)}")
     with np.load(path) as arrays:
         search = [arrays[f"{part}_{name}"] for name in ("features", "pids", "camids") for part in ("query", "gallery")]
     found = open_set(*search, unenrolled=0.5, fars=(0.1, 0.01))
     print(f"Open set: {found.n_mated} mated, {found.n_unmated} other queries")
     for point in found.points:
-        print(f"  DIR at FAR {point.far:g}: {100 * point.rate:.1f} ({100 * point.low:.1f}–{100 * point.high:.1f})")
+        print(f"  DIR at FAR {point.far:g}: {percent(point)}")
 
 
 @click.command(cls=Benchmark)
@@ -128,21 +137,28 @@ def main(files: tuple[Path, ...]) -> None:
         features, pids, camids, times = load(path)
         print(f"\n{Path(path).stem}")
         measure_verification(path, features, pids, camids)
-        print("\nWith labels, 10 halvings: achieved / asked FAR, median (lowest–highest)")
+        print(f"\nWith labels, {DRAWS} halvings: achieved / asked FAR, median (lowest–highest)")
         tested = {}
         rows = {fmr: [] for fmr in (1e-2, 1e-3, 1e-4)}
         errors = []
-        for seed in range(10):
+        for seed in range(DRAWS):
             first, second = halves(pids, seed)
             calibration = calibrate(features[first], pids[first], camids[first])
             tested[seed] = other = Tested(features[second], pids[second], camids[second])
             for fmr, found in rows.items():
+                try:
+                    calibration.threshold(fmr)
+                except ReidError:  # too few pairs for this rate
+                    continue
                 one = other.far_by_cameras(lambda _, c=calibration, f=fmr: c.threshold(f)) / fmr
                 own = other.far_by_cameras(lambda cameras, c=calibration, f=fmr: c.threshold(f, cameras)) / fmr
                 whole = other.far(calibration.threshold(fmr)) / fmr
                 found.append((whole, one.min(), one.max(), own.min(), own.max()))
             errors.append([other.calibration_error(calibration, balanced) for balanced in (False, True)])
         for fmr, found in rows.items():
+            if not found:
+                print(f"  {fmr:g}: refused")
+                continue
             table = np.array(found)
             print(
                 f"  {fmr:g}: all pairs {spread(table[:, 0])}; of the camera pairs, one threshold "
@@ -153,12 +169,12 @@ def main(files: tuple[Path, ...]) -> None:
         print(f"  calibration error, all pairs: mean {natural.mean():.1e}, largest {natural.max():.1e}")
         print(f"  calibration error, balanced:  mean {balanced.mean():.4f}, largest {balanced.max():.4f}")
 
-        print("\nBy how many identities it rests on, without distractors, 10 draws: achieved / asked, balanced error")
-        for size in (10, 20, 50, 100, 200, 375):
+        print(f"\nBy identities that it rests on, without distractors, {DRAWS} draws: achieved / asked, balanced error")
+        for size in SIZES:
             cells = []
             for fmr in (1e-2, 1e-3):
                 ratios, errors = [], []
-                for seed in range(10):
+                for seed in range(DRAWS):
                     first, _ = halves(pids, seed, size)
                     try:
                         calibration = calibrate(features[first], pids[first], camids[first], fmr=fmr)
@@ -178,7 +194,11 @@ def main(files: tuple[Path, ...]) -> None:
             f"{curve.genuine} and {curve.impostor} pairs of crops; line {calibration.notes['line']}"
         )
         for fmr in (1e-2, 1e-3):
-            threshold = calibration.threshold(fmr)
+            try:
+                threshold = calibration.threshold(fmr)
+            except ReidError:
+                print(f"  {fmr:g}: refused")
+                continue
             raw = (threshold - calibration.notes["line"][0]) / calibration.notes["line"][1]
             one = whole.far_by_cameras(lambda _, t=threshold: t) / fmr
             own = whole.far_by_cameras(lambda cameras, c=calibration, f=fmr: c.threshold(f, cameras)) / fmr

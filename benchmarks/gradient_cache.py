@@ -22,11 +22,11 @@ from reid.losses import Objective
 from reid.models import build_model
 from reid.training.gradient_cache import backward_in_chunks, seeded
 
-IDS, K = 450, 4
+K = 4
 
 
-def measure(chunk: int, device: str, repeats: int, threads: int) -> tuple[float, float]:
-    """Seconds and MiB of a step."""
+def measure(chunk: int, device: str, repeats: int, threads: int, ids: int) -> tuple[float, float]:
+    """Seconds and MiB of a step of `ids` × 4 crops."""
     torch.set_num_threads(threads)
     place = torch.device(device)
     model = (
@@ -35,8 +35,8 @@ def measure(chunk: int, device: str, repeats: int, threads: int) -> tuple[float,
         .train()
     )
     objective = Objective(LossConfig(margin=None))
-    labels = torch.arange(IDS, device=place).repeat_interleave(K)
-    crops = np.random.default_rng(0).integers(0, 256, (IDS * K, 128, 64, 3), dtype=np.uint8)
+    labels = torch.arange(ids, device=place).repeat_interleave(K)
+    crops = np.random.default_rng(0).integers(0, 256, (ids * K, 128, 64, 3), dtype=np.uint8)
     images = torch.from_numpy(crops).to(place)
 
     def forward(network, some):
@@ -80,25 +80,24 @@ def high(place: torch.device) -> float:
 @click.option("--repeats", default=2)
 @click.option("--threads", default=2)
 @click.option("--chunks", default="0,450,225,64")
+@click.option("--ids", default=450, type=click.IntRange(4), help="Identities of a batch, 4 crops each.")
 @click.option("--one", default=-1, hidden=True)
-def main(device, repeats, threads, chunks, one):
+def main(device, repeats, threads, chunks, ids, one):
     """Compare time and memory of one training step, plain and in chunks."""
     if one >= 0:
-        print(*measure(one, device, repeats, threads))
+        print(*measure(one, device, repeats, threads, ids))
         return
     print("| | seconds a step | of plain | memory of the step | of plain |\n|---|---|---|---|---|")
     first = None
     for chunk in map(int, chunks.split(",")):
         command = [sys.executable, "-m", "benchmarks.gradient_cache", "--device", device, "--repeats",
-                   str(repeats), "--threads", str(threads), "--one", str(chunk)]  # fmt: skip
+                   str(repeats), "--threads", str(threads), "--ids", str(ids), "--one", str(chunk)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds, memory = map(float, done.stdout.split())
         first = first or (seconds, memory)
-        name = f"chunks of {chunk}" if chunk else f"the whole batch of {IDS * K}"
-        print(
-            f"| {name} | {seconds:.2f} | {seconds / first[0]:.2f} × | {memory:,.0f} MiB | {memory / first[1]:.1%} |",
-            flush=True,
-        )
+        name = f"chunks of {chunk}" if chunk else f"the whole batch of {ids * K}"
+        part = memory / max(first[1], 1e-9)
+        print(f"| {name} | {seconds:.2f} | {seconds / first[0]:.2f} × | {memory:,.0f} MiB | {part:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def main(calls: int, forms: tuple[str, ...], tracklets: int) -> None:
     print("model, call: first → last (largest) of RSS in MiB, open files, threads, files on disk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tempfile.tempdir = name
+        before, tempfile.tempdir = tempfile.tempdir, name  # temporary files are counted, too
         if calls:
             models = prepare(folder, tuple(form for form in forms if form != "torch"))
             for form, reopen in itertools.product(forms, (False, True)):
@@ -129,6 +129,7 @@ def main(calls: int, forms: tuple[str, ...], tracklets: int) -> None:
             print(
                 f"{tracklets} tracklets online: {describe(seen)}; {len(matcher)} remembered, {matcher.last} identities"
             )
+        tempfile.tempdir = before
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from reid.mtmc import Cameras, Tracklets, cluster_scores, match
 from reid.mtmc.cameras import read_cameras
 from reid.mtmc.track_files import read_tracks
 
+PEOPLE, DRAWS = (10, 25, 50, None), 6
+
 People = tuple[str, Tracklets, np.ndarray, Cameras | None]
 
 
@@ -44,9 +46,9 @@ def main(files: tuple[str, ...]) -> None:
     """Match small groups of people and compare the automatic threshold with the best one."""
     print("| | people | F1 | B³ F1 | best threshold's F1 is higher by |\n|---|---|---|---|---|")
     for name, tracklets, person, cameras in sources(list(files)):
-        for people in (10, 25, 50, None):
+        for people in PEOPLE:
             found, missed = [], []
-            for seed in range(6 if people else 1):
+            for seed in range(DRAWS if people else 1):
                 who = np.unique(person)
                 if people:
                     who = np.random.default_rng(seed).permutation(who)[:people]

@@ -48,6 +48,9 @@ SMALL = ["--size", "small", "--dimension", "8", "--runs", "1"]
         ("losses", ["--size", "16", "--dimension", "8", "--runs", "1"], "batch-hard reid"),
         ("gallery_speed", ["--rows", "300", "--dimension", "8", "--repeats", "1"], "search: NumPy"),
         ("matching_grid", ["--people", "4", "--layout", "1 camera"], "| **all** | 8 |"),
+        ("self_calibration", ["--people", "4"], "2 cameras, overlap 1, 4 people, no appearance"),
+        ("long_runs", ["--calls", "1", "--tracklets", "600"], "600 tracklets online: "),
+        ("gradient_cache", ["--ids", "4", "--chunks", "0,8", "--repeats", "1", "--threads", "1"], "| chunks of 8 |"),
     ],
 )
 def test_benchmark_runs_on_a_small_input(
@@ -62,6 +65,10 @@ def test_benchmark_runs_on_a_small_input(
     module = importlib.import_module(f"benchmarks.{name}")
     if name != "ranking":  # a process for each peak takes seconds
         monkeypatch.setattr(module, "peak_above_inputs", _run_here, raising=False)
+    if name == "self_calibration":
+        monkeypatch.setattr(module, "LAYOUTS", ("2 cameras, overlap 1",))
+    if name == "long_runs" and sys.platform != "linux":
+        pytest.skip("reads /proc")
     module.main.main(arguments, standalone_mode=False)
     out = capfd.readouterr().out
     assert out.startswith("Processor: ")
@@ -88,6 +95,9 @@ def market_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays[f"{side}_frames"] = rng.integers(0, 20_000, len(pids))
     path = tmp_path_factory.mktemp("market") / "made.npz"
     np.savez(path, **arrays)
+    for side in ("query", "gallery"):  # tracks that overlap in time
+        arrays[f"{side}_frames"] = 7 * arrays[f"{side}_pids"] % 300 + 200 * (side == "gallery")
+    np.savez(path.with_name("overlapping.npz"), **arrays)
     return path
 
 
@@ -99,12 +109,25 @@ def market_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("matching_market", "correlation, without travel times"),
         ("neighbour_search", "| made | 400 |"),
         ("reranking_market", "CA-Jaccard"),
+        ("matching_small", "| made | all |"),
+        ("calibration_market", "Without labels: "),
+        ("gallery_open_set", "one camera, distractors True"),
     ],
 )
 def test_benchmark_of_embeddings_runs(
-    name: str, printed: str, market_file: Path, capfd: pytest.CaptureFixture[str]
+    name: str,
+    printed: str,
+    market_file: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    importlib.import_module(f"benchmarks.{name}").main.main([str(market_file)], standalone_mode=False)
+    if name == "gallery_open_set":
+        pytest.importorskip("lancedb")
+    module = importlib.import_module(f"benchmarks.{name}")
+    for constant, fewer in (("DRAWS", 1), ("SIZES", (10, 50)), ("PEOPLE", (10, None))):
+        monkeypatch.setattr(module, constant, fewer, raising=False)
+    file = market_file.with_name("overlapping.npz") if name == "calibration_market" else market_file
+    module.main.main([str(file)], standalone_mode=False)
     assert printed.lower() in capfd.readouterr().out.lower()
 
 
