@@ -110,13 +110,12 @@ def play(folder: Path, executor: Executor | None = None, **keys: Any) -> list[Ev
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pause", [26 * 86_400.0, 50 * 365 * 86_400.0], ids=["26 days", "a clock that was set"])
-def test_a_long_pause_ends_no_run(scene: Path, pause: float) -> None:
+def test_a_pause_of_26_days_ends_no_run(scene: Path) -> None:
     """Frame numbers count from the oldest track that is remembered, and reach 2.4 days."""
     events: list[Event] = []
     engine = open_engine(scene, events)
     engine.begin(START)
-    for later in (0.0, pause):
+    for later in (0.0, 26 * 86_400.0):
         for now, frames in moments(scene, until=4.5):
             moved = {name: LiveFrame(frame.time + later, frame.image) for name, frame in frames.items()}
             engine.step(moved, now + later)
