@@ -1,4 +1,4 @@
-"""`reid embed` as a script, also for torchrun."""
+"""`reid embed` as a script."""
 
 import sys
 

@@ -48,17 +48,13 @@ def cli(model: str | None, out: Path, **options: Any) -> None:
     reid embed --model runs/x/best.pt --data market1501:DIR --split query --out query.parquet
     reid embed --model runs/x/best.pt --videos cam01.mp4 --tracks cam01.txt --out cam01.parquet
     reid embed --model best.pt --listing s3://bucket/crops.csv --engine ray --out crops.parquet
-    torchrun --nproc-per-node=4 tools/embed.py --model runs/x/best.pt --images crops/ --out crops.parquet
 
     Names of published models: reid model list --pretrained. Run an interrupted command again to resume it.
     """
     settings = EmbedSettings(**options)
     from reid.pipelines.embed import embed_files
 
-    result = embed_files(model, out, settings)
-    if result is None:
-        return
-    done, embedder, rate = result
+    done, embedder, rate = embed_files(model, out, settings)
     for note in done.notes:
         warn(note)
     if done.left_out:

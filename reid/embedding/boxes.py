@@ -13,12 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reid.core.arrays import float_column, pixels_of_boxes
 from reid.core.console import progress_bar
-from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError, check_number, first_few
 from reid.data.images import cut_out, encode_jpeg, resize
 from reid.data.tracks import Tracks
@@ -32,7 +30,6 @@ from reid.embedding.stream import (
     WrittenEmbeddings,
     make_unit,
     remove_shards,
-    sum_over_processes,
     temporary_folder,
 )
 from reid.embedding.table import Embeddings, save_rows
@@ -138,19 +135,18 @@ def boxes_to_parquet(
     out: str | Path,
     *,
     quality: ArrayLike | None = None,
-    distributed: DistributedContext | None = None,
     cluster: Cluster | None = None,
     shard_size: int = SHARD_SIZE,
-) -> WrittenEmbeddings | None:
+) -> WrittenEmbeddings:
     """Cut boxes from videos and embed them into one Parquet file. See `embed_boxes` for the arguments.
 
     As in `embed_to_parquet`, features are never all in memory, finished boxes are stored in `OUT.shards/`, and a later
-    run embeds only missing rows. With several processes each takes whole cameras, and so do the workers of a cluster.
+    run embeds only missing rows. The workers of a cluster take whole cameras.
 
     Raises:
         DataError, ModelError: as `embed_boxes`.
     """
-    out, distributed = Path(out), distributed or DistributedContext(0, 1, torch.device("cpu"))
+    out = Path(out)
     job, folder = _Job(embedder, videos, tracks, quality, False), temporary_folder(out)
     if cluster is not None:
         units = []
@@ -160,14 +156,7 @@ def boxes_to_parquet(
             units.append(make_unit(identity + of_camera.frame.tobytes(), {name: videos[name]}, of_camera))
         work = partial(_embed_camera, folder=folder.absolute(), shard_size=shard_size)
         cluster.run(work, units, shard_folder(folder, "cameras", [_FORMAT, embedder.describe()]), embedder.describe())
-    cameras, counts = np.unique(tracks.camera[job.reasons == ""], return_counts=True)
-    process_of = _balance(counts, distributed.world_size)
-    finished = job.run(folder, shard_size, cameras[process_of == distributed.rank])
-    finished = sum_over_processes(distributed, finished)
-    if not distributed.is_first:
-        return None
-    if distributed.world_size > 1:
-        job.run(folder, shard_size)
+    finished = job.run(folder, shard_size)
     rows, final_quality = job.embedded(), job.final_quality()
     failed = np.flatnonzero(job.reasons != "")
     left_out = _summarise(failed, job.reasons[failed])
@@ -228,14 +217,12 @@ class _Job:
         self.notes: list[str] = []
         self._shards_of, self._position = np.full(n, -1), np.full(n, -1)
 
-    def run(self, cache: Path | None, shard_size: int, cameras: NDArray[np.int64] | None = None) -> int:
-        """Embed the boxes that the cache lacks, of all cameras or of `cameras`; return how many it had."""
+    def run(self, cache: Path | None, shard_size: int) -> int:
+        """Embed the boxes that the cache lacks; return how many it had."""
         check_number("shard_size", shard_size, 1)
         embedder, finished = self.embedder, 0
         self.shards, self.notes = [], []
         wanted = self.reasons == ""
-        if cameras is not None:
-            wanted &= np.isin(self.tracks.camera, cameras)
         with progress_bar() as bar:
             task = bar.add_task("Embedding boxes", total=int(wanted.sum()))
             for camera in np.unique(self.tracks.camera[wanted]):
@@ -348,15 +335,6 @@ def _summarise(rows: NDArray[np.int64], reasons: Sequence[str] | NDArray[np.obje
         found = rows[np.asarray(reasons, object) == reason]
         lines.append(f"{reason}: {len(found)} boxes without a feature, rows {first_few(found, 5)}")
     return lines
-
-
-def _balance(counts: NDArray[np.int64], processes: int) -> NDArray[np.int64]:
-    """Return a process for each count: the largest first, each to the process that has the least so far."""
-    total, process_of = np.zeros(processes, np.int64), np.zeros(len(counts), np.int64)
-    for number in np.argsort(-counts, kind="stable"):
-        process_of[number] = np.argmin(total)
-        total[process_of[number]] += counts[number]
-    return process_of
 
 
 def _small_jpeg(crop: NDArray[np.uint8]) -> bytes:

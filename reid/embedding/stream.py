@@ -1,4 +1,4 @@
-"""Embed any number of image files into one Parquet file: in little memory, resumable, with several processes."""
+"""Embed any number of image files into one Parquet file: in little memory, resumable, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reid.core.console import progress_bar
-from reid.core.distributed import DistributedContext
 from reid.core.errors import DataError
 from reid.core.storage import is_remote
 from reid.data.crops import Crops
@@ -54,19 +53,18 @@ def embed_to_parquet(
     out: str | Path,
     *,
     unreadable: str = "error",
-    distributed: DistributedContext | None = None,
     shard_size: int = SHARD_SIZE,
     root: str | Path | None = None,
     pixels: NDArray[np.int64] | None = None,
     cluster: Cluster | None = None,
-) -> WrittenEmbeddings | None:
+) -> WrittenEmbeddings:
     """Embed image files into one Parquet file with the content of `Embedder.table`.
 
     While it runs, finished rows are stored in `OUT.shards/`, in a folder for each model, preprocessing and flip. A file
     is identified by its path, size and modification time. A later run, for instance after a crash, embeds only what
     is missing. When the file is complete, the shards are removed.
 
-    The batches do not depend on the rows that were finished before or on the number of processes. The features are
+    The batches do not depend on the rows that were finished before or on the cluster. The features are
     therefore the same if the model gives the same output for the same batch.
 
     Args:
@@ -74,23 +72,17 @@ def embed_to_parquet(
         images: `Crops`, a folder, or a list of paths and folders.
         out: the file to write. An existing file stays until the new one is complete.
         unreadable: "error", or "skip" to leave out files that cannot be decoded.
-        distributed: the processes that share the work (`init_distributed`). All must make this call with the same
-            arguments.
         shard_size: rows in a shard: the most that an interruption loses.
         root: folder that the paths are written relative to (see `Embeddings.save`); by default they are as given.
         pixels: `[N, 4]` left, top, right, bottom of a box in each image; None for whole images.
         cluster: embeds on other processes and machines, which must reach the files and the folder of `out`; by default
             this process does.
 
-    Returns:
-        The result; None in all processes except the first.
-
     Raises:
         DataError: arrays instead of files, a file that cannot be read (with "error"), no file that can be read, a
             folder that cannot be written. Rows finished before the error are kept.
         ModelError: the output of the model is not finite.
     """
-    distributed = distributed or DistributedContext(0, 1, embedder.device)
     out = Path(out)
     crops = list_files(images)
     if crops is None:
@@ -112,11 +104,9 @@ def embed_to_parquet(
             for rows in pieces
         ]
         cluster.run(partial(embed_unit, unreadable=unreadable), units, folder, meta)
-        finished, shards = int(found.sum()), Shards(folder, embedder.dimension)
+        shards = Shards(folder, embedder.dimension)
     else:
-        starts = np.arange(0, len(first_rows), embedder.batch_size)
-        own_starts = np.array_split(starts, distributed.world_size)[distributed.rank].tolist()
-        batches = [first_rows[start : start + embedder.batch_size] for start in own_starts]
+        batches = np.split(first_rows, range(embedder.batch_size, len(first_rows), embedder.batch_size))
         unfinished = [rows[~found[rows]] for rows in batches if not found[rows].all()]
         missing = np.concatenate([np.zeros(0, np.int64), *unfinished])
         if pixels is None:
@@ -125,14 +115,9 @@ def embed_to_parquet(
             )
         decoded = file_batches(crops.paths, unfinished, size, unreadable, embedder.threads, pixels)
         with progress_bar() as bar:
-            task = bar.add_task("Embedding", total=len(missing), visible=distributed.is_first)
+            task = bar.add_task("Embedding", total=len(missing))
             for done in fill(shards, keys, embedder.embed_batches(decoded), shard_size):
                 bar.advance(task, len(done))
-        finished = sum_over_processes(distributed, sum(int(found[rows].sum()) for rows in batches))
-        if not distributed.is_first:
-            return None
-        if distributed.world_size > 1:
-            shards = Shards(folder, embedder.dimension)
     positions = shards.find(keys)
     if (positions < 0).any():
         lost = np.flatnonzero(positions < 0)
@@ -160,7 +145,7 @@ def embed_to_parquet(
     notes = [*shards.notes, *remove_shards(temporary_folder(out), [shards])]
     if unused:
         notes.append(f"{unused:,} rows of an earlier run were not used: their files changed or are not in this run.")
-    return WrittenEmbeddings(out, len(kept), finished, tuple(left_out), tuple(notes))
+    return WrittenEmbeddings(out, len(kept), int(found[first_rows].sum()), tuple(left_out), tuple(notes))
 
 
 class Cluster(Protocol):
@@ -201,11 +186,6 @@ def embed_unit(embedder: Embedder, unit: Unit, *, unreadable: str) -> pa.Table:
     rows = np.split(np.arange(len(paths)), range(embedder.batch_size, len(paths), embedder.batch_size))
     decoded = file_batches(paths, rows, embedder.preprocessing.size, unreadable, embedder.threads, pixels)
     return pa.concat_tables([batch_table(keys, batch) for batch in embedder.embed_batches(decoded)])
-
-
-def sum_over_processes(distributed: DistributedContext, number: int) -> int:
-    """Return the sum over all processes. It waits for all of them; afterwards their shards are complete."""
-    return int(np.concatenate(distributed.gather_rows(np.array([number], np.float32))).sum())
 
 
 def temporary_folder(out: Path) -> Path:

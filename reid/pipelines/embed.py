@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.core.console import console, warn
-from reid.core.distributed import init_distributed
+from reid.core.console import warn
 from reid.core.errors import ConfigError, DataError
 from reid.core.locks import exclusive
 from reid.data.box_selection import box_quality
@@ -34,10 +32,8 @@ _WITHOUT_IMAGE = 1e-6
 """Factor of the quality of boxes whose frame has no image. Above 0, so that chosen ones are reported."""
 
 
-def embed_files(
-    model: str | None, out: Path, settings: EmbedSettings
-) -> tuple[WrittenEmbeddings, Embedder, float] | None:
-    """Embed what the settings name into a Parquet file; an interrupted run is resumed. Runs under torchrun too.
+def embed_files(model: str | None, out: Path, settings: EmbedSettings) -> tuple[WrittenEmbeddings, Embedder, float]:
+    """Embed what the settings name into a Parquet file; an interrupted run is resumed.
 
     Args:
         model: checkpoint, run folder, bundle, .onnx or .xml file, name of a published model, or a backbone's name with
@@ -46,7 +42,7 @@ def embed_files(
         settings: what to embed, and how.
 
     Returns:
-        The written file, the model and the crops per second; None in all processes but the first.
+        The written file, the model and the crops per second.
 
     Raises:
         ReidError: not exactly one input, or an input, the model or the output cannot be used.
@@ -63,10 +59,7 @@ def embed_files(
         raise ConfigError(
             "Pass one input: --images DIR, --listing FILE, --data LAYOUT:ROOT with --split, or --videos with --tracks."
         )
-    with init_distributed(settings.device, timeout_minutes=7 * 24 * 60) as distributed, ExitStack() as stack:
-        if distributed.is_first:
-            stack.enter_context(exclusive(out, in_parent=True))
-        console.quiet = not distributed.is_first
+    with exclusive(out, in_parent=True):
         images: Crops | list[str] = find_images(settings.images) if settings.images else []
         root: str | Path | None = settings.images
         pixels = None
@@ -97,23 +90,12 @@ def embed_files(
             cluster = RayCluster(partial(Embedder, given, **on_worker), settings.workers, settings.gpus)
         start = time.perf_counter()
         if settings.videos:
-            done = boxes_to_parquet(
-                embedder, videos, tracks, out, quality=quality, distributed=distributed, cluster=cluster
-            )
+            done = boxes_to_parquet(embedder, videos, tracks, out, quality=quality, cluster=cluster)
         else:
             unreadable = "skip" if settings.skip_unreadable else "error"
             done = embed_to_parquet(
-                embedder,
-                images,
-                out,
-                unreadable=unreadable,
-                distributed=distributed,
-                root=root,
-                pixels=pixels,
-                cluster=cluster,
+                embedder, images, out, unreadable=unreadable, root=root, pixels=pixels, cluster=cluster
             )
-        if done is None:
-            return None
         seconds = max(time.perf_counter() - start, 1e-9)
         return done, embedder, max(done.rows - done.finished, 0) / seconds
 

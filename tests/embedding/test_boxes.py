@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from reid import Embedder, Embeddings
-from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.data.images import resize
 from reid.data.tracks import Tracks
@@ -459,26 +458,6 @@ def test_interrupted_file_resumes(embedder, videos, tmp_path):
     counting = Counting(embedder)
     written = boxes_to_parquet(counting, videos, tracks, out)
     assert (written.finished, counting.images) == (24, 36)
-    assert_file_equals(out, embed_boxes(embedder, videos, tracks).embeddings)
-
-
-class OneAfterAnother(DistributedContext):
-    """One of several processes that run one after the other."""
-
-    def gather_rows(self, rows):
-        return [rows]
-
-
-def test_processes_share_the_cameras(embedder, videos, tmp_path):
-    tracks, out = make_tracks(seed=15), tmp_path / "t.parquet"
-    images = []
-    for rank in (2, 1, 0):
-        counting = Counting(embedder)
-        distributed = OneAfterAnother(rank, 3, "cpu")
-        written = boxes_to_parquet(counting, videos, tracks, out, distributed=distributed)
-        images.append(counting.images)
-    assert images == [0, *sorted(np.bincount(tracks.camera))]
-    assert written.rows == 60
     assert_file_equals(out, embed_boxes(embedder, videos, tracks).embeddings)
 
 

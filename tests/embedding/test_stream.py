@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 
 from reid import Embedder, Embeddings
-from reid.core.distributed import DistributedContext
 from reid.core.errors import ReidError
 from reid.data.crops import Crops
 from reid.embedding import stream, table
 from reid.embedding.shards import Shards, make_shard, shard_folder
 from reid.embedding.stream import embed_to_parquet, temporary_folder
 from reid.models import build_model
-from reid.models.checkpoints import save_checkpoint
 from reid.models.preprocessing import Preprocessing
 
 N = 23
@@ -278,56 +276,6 @@ def test_nan_output_is_an_error_and_finished_rows_are_kept(paths, tmp_path):
     with pytest.raises(ReidError, match=r"NaN or infinity for 4 of 4 images, the first .*00008\.png"):
         embed_to_parquet(Breaking(), paths, tmp_path / "t.parquet")
     assert embed_to_parquet(Fast(), paths, tmp_path / "t.parquet").finished == 8
-
-
-class OneAfterAnother(DistributedContext):
-    """One of several processes that run one after the other."""
-
-    def gather_rows(self, rows):
-        return [rows]
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 9])
-@pytest.mark.parametrize("after", [None, 12], ids=["from scratch", "resumed"])
-def test_processes_share_unfinished_files(paths, tmp_path, world_size, after):
-    out = tmp_path / "t.parquet"
-    if after:
-        with pytest.raises(KeyboardInterrupt):
-            embed_to_parquet(Fast(fail_after=after), paths, out)
-    images = []
-    for rank in reversed(range(world_size)):  # the first process runs last because it waits for the others
-        fast = Fast()
-        done = embed_to_parquet(fast, paths, out, distributed=OneAfterAnother(rank, world_size, "cpu"))
-        images.append(fast.images)
-        assert (done is None) == (rank > 0)
-    assert sum(images) == N - (after or 0)
-    assert after or max(images) <= 4 * -(-6 // world_size)
-    assert done.rows == N
-    same(Embeddings.load(out), whole(paths))
-
-
-@pytest.mark.slow
-def test_two_torchrun_processes_equal_one_process(tmp_path):
-    save_checkpoint(tmp_path / "best.pt", build_model("light10", height=32, width=16))
-    draw(tmp_path / "crops", 30)
-    (tmp_path / "crops" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(REPOSITORY / "tools/embed.py"), "--model", str(tmp_path), "--images", str(tmp_path / "crops"),
-        "--device", "cpu", "--batch-size", "4", "--skip-unreadable", "--out", str(tmp_path / "two.parquet"),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    embedder = Embedder(tmp_path, batch_size=4, device="cpu")
-    crops = tmp_path / "crops"
-    embed_to_parquet(embedder, crops, tmp_path / "one.parquet", unreadable="skip", root=crops)
-    two, one = Embeddings.load(tmp_path / "two.parquet"), Embeddings.load(tmp_path / "one.parquet")
-    same(two, one)
-    assert two.meta == one.meta
-    assert len(two.meta["left_out"]) == 1
-    assert done.stdout.count("30 crops →") == 1
-    assert sorted(os.listdir(tmp_path)) == ["best.pt", "crops", "one.parquet", "two.parquet"]
 
 
 @pytest.mark.slow
