@@ -112,8 +112,10 @@ def main(rows: int, dimension: int, repeats: int, batch: int, store: str | None,
             kept += [] if store is None else [features.astype(np.float16)]
             del table, features
         console.print(f"add: {rows / seconds:,.0f} rows/s")
-        code = f"from benchmarks.gallery_speed import open_once; open_once({str(gallery.path)!r})"
-        seconds, held = map(float, subprocess.check_output([sys.executable, "-c", code], text=True).split()[-2:])
+        code = f"from benchmarks.gallery_speed import open_once; open_once({str(gallery.path.absolute())!r})"
+        root = Path(__file__).resolve().parents[1]
+        printed = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root)
+        seconds, held = map(float, printed.split()[-2:])
         console.print(
             f"open in a new process: {seconds:.2f} s, {200_000 * seconds / rows:.2f} s per 200,000 rows; memory "
             f"{held / 1e6:,.0f} MB, {held / (2 * rows * dimension):.2f} x the float16 matrix"
