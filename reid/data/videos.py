@@ -61,6 +61,11 @@ class Video:
     path: Path
     images: dict[int, Path] | None = None
 
+    def absolute(self) -> Video:
+        """Return the same video with absolute paths, for a process in another folder."""
+        images = None if self.images is None else {number: path.absolute() for number, path in self.images.items()}
+        return Video(self.path.absolute(), images)
+
     def info(self) -> VideoInfo:
         """Return size, frame rate and length.
 

@@ -153,7 +153,7 @@ def boxes_to_parquet(
         for camera in np.unique(tracks.camera[job.reasons == ""]).tolist():
             name, of_camera = tracks.camera_names[camera], tracks.take(tracks.camera == camera)
             identity = f"{name}\0{videos[name].fingerprint()}".encode() + of_camera.boxes.tobytes()
-            units.append(make_unit(identity + of_camera.frame.tobytes(), {name: videos[name]}, of_camera))
+            units.append(make_unit(identity + of_camera.frame.tobytes(), {name: videos[name].absolute()}, of_camera))
         work = partial(_embed_camera, folder=folder.absolute(), shard_size=shard_size)
         cluster.run(work, units, shard_folder(folder, "cameras", [_FORMAT, embedder.describe()]), embedder.describe())
     finished = job.run(folder, shard_size)

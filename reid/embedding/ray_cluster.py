@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,7 +155,8 @@ class Worker:
                 raise self._problem
             shard = self._work(self._embedder, unit)
         except ReidError as error:
-            raise type(error)(f"{self.name}: {error}") from None
+            kind = next((kind for kind in (ConfigError, ModelError) if isinstance(error, kind)), DataError)
+            raise kind(f"{self.name}: {error}") from None
         except Exception as error:
             raise ModelError(f"{self.name}: {type(error).__name__}: {last_line(error)}") from error
         return shard.append_column("id", pa.array([unit["id"]] * len(shard), pa.string()))
@@ -220,15 +222,15 @@ def _worker_errors(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         chain: list[Any] = []
-        place, current = "A worker", cast(Any, error)
+        current = cast(Any, error)
         while current is not None and current not in chain:
             chain.append(current)
-            if hasattr(current, "ip"):
-                place = f"Worker {current.ip}, process {current.pid}"
             current = getattr(current, "cause", None) or current.__cause__
-        for found in chain:
+        for found in reversed(chain):  # the outer ones have Ray's traceback in their text
             if isinstance(found, ReidError):
                 raise found.with_traceback(None) from None
+        origin = re.search(r"pid=(\d+), ip=([^,)]+)", str(error))
+        place = f"Worker {origin[2]}, process {origin[1]}" if origin else "A worker"
         cause = next((found for found in reversed(chain) if isinstance(found, OSError)), chain[-1])
         free = shutil.disk_usage(folder).free / 1e9
         raise DataError(

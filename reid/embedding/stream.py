@@ -98,9 +98,10 @@ def embed_to_parquet(
     found = shards.find(keys, failed=False) >= 0
     if cluster is not None:
         size_of_unit = embedder.batch_size * max(1, shard_size // embedder.batch_size)
+        full = np.array([path if is_remote(path) else os.path.abspath(path) for path in crops.paths], object)
         pieces = np.split(first_rows, range(size_of_unit, len(first_rows), size_of_unit))
         units = [
-            make_unit(keys[rows].tobytes(), keys[rows], crops.paths[rows], None if pixels is None else pixels[rows])
+            make_unit(keys[rows].tobytes(), keys[rows], full[rows], None if pixels is None else pixels[rows])
             for rows in pieces
         ]
         cluster.run(partial(embed_unit, unreadable=unreadable), units, folder, meta)

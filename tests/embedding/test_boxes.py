@@ -461,12 +461,21 @@ def test_interrupted_file_resumes(embedder, videos, tmp_path):
     assert_file_equals(out, embed_boxes(embedder, videos, tracks).embeddings)
 
 
-def test_cluster_takes_whole_cameras(embedder, videos, tmp_path):
+def test_cluster_takes_whole_cameras(embedder, videos, folder, tmp_path, monkeypatch):
     tracks, out, given = make_tracks(seed=16), tmp_path / "t.parquet", np.random.default_rng(0).random(60)
     tracks.frame[np.flatnonzero(tracks.camera == 0)[-2:]] = 99
     boxes_to_parquet(embedder, videos, tracks, tmp_path / "one.parquet", quality=given)
     counting = Counting(embedder)
-    written = boxes_to_parquet(embedder, videos, tracks, out, quality=given, cluster=OneByOne(counting), shard_size=8)
+
+    class Elsewhere(OneByOne):
+        def run(self, *arguments):
+            with monkeypatch.context() as patch:
+                patch.chdir("/")  # workers start in another folder
+                super().run(*arguments)
+
+    monkeypatch.chdir(folder)
+    videos = find_videos(Path(), ["a", "b"]).videos
+    written = boxes_to_parquet(embedder, videos, tracks, out, quality=given, cluster=Elsewhere(counting), shard_size=8)
     one = Embeddings.load(tmp_path / "one.parquet")
     assert assert_file_equals(out, one).meta == one.meta
     assert (written.rows, counting.images, written.notes) == (58, 58, ())
