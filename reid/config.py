@@ -507,8 +507,8 @@ def shipped_configs() -> dict[str, Path]:
         True
     """
     package = Path(__file__).parent
-    folder = next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
-    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+    folders = (package / "configs", package.parent / "configs")
+    return {path.name: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def _find_config(file: str | Path) -> Path:

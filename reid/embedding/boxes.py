@@ -175,7 +175,7 @@ def _embed_camera(embedder: Embedder, unit: Unit, *, folder: Path, shard_size: i
     for name, video in videos.items():
         if not video.path.exists():
             raise DataError(
-                f"There is no video {video.path} of camera {name!r}. Put it on a disk that all machines share."
+                f"There is no video {video.path} of camera {name!r}. Put it on a disk that every machine can read."
             )
     _Job(embedder, videos, tracks, None, False).run(folder, shard_size)
     return pa.table({"boxes": [len(tracks)]})

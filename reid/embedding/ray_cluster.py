@@ -24,7 +24,7 @@ from reid.embedding.stream import Unit
 RESERVED_CPUS = 2
 """CPUs that workers must leave: one for Ray's filter of finished units, one for its readers and writers.
 
-Ray Data waits for ever, without an error, if actors take all CPUs.
+Ray Data waits without end and without an error, if actors take all CPUs.
 """
 _LIGHT = 0.25
 """CPUs of a task that only passes a unit on or writes a shard."""
@@ -41,7 +41,7 @@ class RayCluster:
     Args:
         open_embedder: opens the model, or that object, on a worker.
         workers: most workers; 0 for as many as the CPUs and GPUs allow. Ray starts them as work arrives.
-        gpus: of one worker; a fraction lets several share a GPU.
+        gpus: of one worker; a fraction lets several use one GPU.
 
     Raises:
         ConfigError: Ray is not installed.

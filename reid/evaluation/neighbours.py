@@ -63,12 +63,12 @@ def nearest_items(features: Tensor, k: int, memory_limit: int, corner: NDArray[n
 
 
 class Edges(NamedTuple):
-    """Pairs from a share of all pairs, with squared distances, that may be among the nearest: columns of E rows.
+    """Pairs from a part of all pairs, with squared distances, that may be among the nearest: columns of E rows.
 
     Attributes:
         item, other: `[E]` int32, numbers of the items; an item is also paired with itself.
         value: `[E]` float32, the squared distance from a float32 product.
-        largest: `[N]` float32, the largest squared distance of each item in the share; 0 without any.
+        largest: `[N]` float32, the largest squared distance of each item in the part; 0 without any.
     """
 
     item: NDArray[np.int32]
@@ -77,20 +77,20 @@ class Edges(NamedTuple):
     largest: NDArray[np.float32]
 
 
-def nearest_in_share(features: Tensor, k: int, share: int, shares: int, memory_limit: int) -> Edges:
-    """Return the edges of one of `shares` parts of all pairs, for `merge_edges`. See `nearest_items`."""
+def nearest_in_part(features: Tensor, k: int, part: int, parts: int, memory_limit: int) -> Edges:
+    """Return the edges of one of `parts` parts of all pairs, for `merge_edges`. See `nearest_items`."""
     n = len(features)
 
     def absorb(found: _Found, start: int, block: Tensor) -> None:
         found.raise_largest(start, block)
         found.lists[0].absorb_both_ways(block, start, start)
 
-    found = _search(features, [min(k + 1, n)], np.array([0, n]), memory_limit, absorb, (share, shares))
+    found = _search(features, [min(k + 1, n)], np.array([0, n]), memory_limit, absorb, (part, parts))
     return Edges(*found.lists[0].edges(), found.largest.cpu().numpy())
 
 
 def merge_edges(features: Tensor, k: int, parts: Sequence[Edges]) -> Neighbours:
-    """Return each item and its `k` nearest others from the edges of all shares, as `nearest_items` does."""
+    """Return each item and its `k` nearest others from the edges of all parts, as `nearest_items` does."""
     n = len(features)
     lists = _Lists(features, min(k + 1, n))
     lists.candidates = [part[:3] for part in parts]
@@ -196,7 +196,7 @@ def _search(
     edges: NDArray[np.int64],
     memory_limit: int,
     absorb: Callable[[_Found, int, Tensor], None],
-    share: tuple[int, int] | None = None,
+    part: tuple[int, int] | None = None,
 ) -> _Found:
     """Compute half of the squared distances in blocks and pass each to `absorb`; on a CPU with several workers.
 
@@ -207,16 +207,16 @@ def _search(
         memory_limit: bytes of the blocks of all workers together (at least one row each).
         absorb: called with the first row of a block and the block `[b, N − start]`: distances from b items to
             themselves and all later items. The block is overwritten afterwards.
-        share: number i and count n: only every n-th block from the i-th on, with one worker.
+        part: number i and count n: only every n-th block from the i-th on, with one worker.
     """
     n = len(features)
     squares = squared_lengths(features)[:, None]
     ones = torch.ones_like(squares)
     # With two more columns the product itself is |xᵢ|² + |xⱼ|² − 2 xᵢ·xⱼ.
     columns = torch.cat([features, squares, ones], dim=1)
-    several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" and not share else 1
+    several = max(1, min(torch.get_num_threads(), n // _ROWS)) if features.device.type == "cpu" and not part else 1
     room = n * min(_ROWS, rows_per_block(n, memory_limit // several), n)
-    blocks = itertools.islice(_blocks(edges, room), *((share[0], None, share[1]) if share else (None,)))
+    blocks = itertools.islice(_blocks(edges, room), *((part[0], None, part[1]) if part else (None,)))
     lock = Lock()
 
     def work(_: int) -> _Found:

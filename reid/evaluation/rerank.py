@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,8 +47,8 @@ class Reranking:
     Attributes:
         k1: neighbours besides the item itself. Camera-aware: neighbours in other cameras. "auto" (not camera-aware)
             estimates the size of identities from the features, see `auto_neighbours`; k2 is then an upper limit.
-        k2: items averaged in the local query expansion, the item itself among them; 1 turns it off. With 3.4 the fourth
-            item counts 0.4. Camera-aware: of both lists together, a whole number.
+        k2: items averaged in the local query expansion, the item itself among them; 1 turns it off. Camera-aware: of
+            both lists together.
         lambda_value: weight λ of the original distance, 0..1.
         metric: "euclidean" (features as given) or "cosine".
         camera_aware: search neighbours separately in the item's own camera and in the other cameras.
@@ -67,7 +66,7 @@ class Reranking:
     """
 
     k1: int | Literal["auto"] = 20
-    k2: float = 6
+    k2: int = 6
     lambda_value: float = 0.3
     metric: Metric = "euclidean"
     camera_aware: bool = False
@@ -80,13 +79,13 @@ class Reranking:
             raise ConfigError("k1='auto' is for plain re-ranking. Set k1 to a number, or turn camera_aware off.")
         for name in (
             *(("k1",) if self.k1 != "auto" else ()),
-            *(("k2", "k1_intra", "k2_intra") if self.camera_aware else ()),
+            "k2",
+            *(("k1_intra", "k2_intra") if self.camera_aware else ()),
         ):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise ConfigError(f"{name} must be a whole number; got {value!r}.")
             check_number(name, int(value), 1)
-        check_number("k2", self.k2, 1)
         if self.lambda_value is None:
             raise ConfigError("lambda_value must be from 0 to 1; got None.")
         check_number("lambda_value", self.lambda_value, 0, 1)
@@ -115,7 +114,7 @@ class Reranking:
         )
 
 
-def auto_neighbours(identity_size: float, k2: float = 6) -> tuple[int, float]:
+def auto_neighbours(identity_size: float, k2: int = 6) -> tuple[int, int]:
     """Return k1 and k2 for a set with so many items per identity (`estimate_identity_size`).
 
     k1 is twice the size, rounded, from 4 to 20 (the authors' k1, which suits Market-1501); k2 is 0.3 k1, rounded, as
@@ -370,7 +369,7 @@ class _Encoded:
         if isinstance(k1, str):
             k1, k2 = auto_neighbours(estimate_identity_size(items.features), k2)
         if items.cameras is not None:
-            own, k2_inter = settings.k1_intra, int(k2) - settings.k2_intra
+            own, k2_inter = settings.k1_intra, k2 - settings.k2_intra
             neighbours, other = nearest_items_by_camera(
                 items.features, items.cameras, max(own, settings.k2_intra - 1), max(k1, k2_inter), memory_limit
             )
@@ -379,8 +378,8 @@ class _Encoded:
         else:
             if neighbours is None:
                 how = settings.neighbour_search
-                neighbours = search_neighbours(items.features, max(k1, math.ceil(k2) - 1), how, memory_limit, squared)
-            members, averaged = _expanded_reciprocal(neighbours.nearest, k1), neighbours.nearest[:, : math.ceil(k2)]
+                neighbours = search_neighbours(items.features, max(k1, k2 - 1), how, memory_limit, squared)
+            members, averaged = _expanded_reciprocal(neighbours.nearest, k1), neighbours.nearest[:, :k2]
         largest = np.where(neighbours.largest > 0, neighbours.largest, np.float32(np.inf))
         rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
         weights = np.exp(-pair_distances(items.features, rows, members.indices) / largest[rows])
@@ -388,11 +387,7 @@ class _Encoded:
         v = sparse.csr_matrix((weights, members.indices, members.indptr), shape=members.shape)
         if averaged.shape[1] > 1:
             average = _from_lists(averaged)
-            counts = np.ones(averaged.shape, np.float32)
-            if items.cameras is None:
-                counts[:, math.ceil(k2) - 1 :] = k2 - (math.ceil(k2) - 1)
-            counts[averaged < 0] = 0
-            average.data = (counts / counts.sum(axis=1, keepdims=True))[averaged >= 0]
+            average.data /= np.repeat(np.diff(average.indptr), np.diff(average.indptr)).astype(np.float32)
             v = (average @ v).tocsr()
         self.items, self.settings, self.largest, self.v = items, settings, largest, v
 

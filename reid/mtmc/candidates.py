@@ -127,18 +127,18 @@ def _inverse_root(covariance: Tensor, strength: float) -> Tensor:
     return (vectors * values.clamp(min=ridge).rsqrt()) @ vectors.T
 
 
-def reranked_candidates(features: Features, neighbours: Neighbours, k1: float, lambda_value: float = 0.3) -> Candidates:
+def reranked_candidates(features: Features, neighbours: Neighbours, k1: int, lambda_value: float = 0.3) -> Candidates:
     """Pairs that share a k-reciprocal neighbour, with distance `(1 − λ) Jaccard + λ cosine`.
 
-    k1 is rounded for the neighbours, and k2 is 0.4 k1 + 0.2, not rounded, so that a slightly different estimate of k1
-    gives slightly different distances. A pair is kept if it is among the `MAX_PAIRS_PER_TRACKLET` nearest pairs of
-    either tracklet and its Jaccard distance is at most `MAX_JACCARD`. `far` is 1: the Jaccard distance of a pair that
-    shares nothing, and the cosine distance of random features.
+    k2 is 0.4 k1, rounded. A pair is kept if it is among the `MAX_PAIRS_PER_TRACKLET` nearest pairs of either tracklet
+    and its Jaccard distance is at most `MAX_JACCARD`. `far` is 1: the Jaccard distance of a pair that shares nothing,
+    and the cosine distance of random features.
     """
     n = len(features)
     k1 = min(k1, n - 1)
+    k2 = max(1, round(0.4 * k1))
     with one_thread():
-        settings = Reranking(k1=max(round(k1), 1), k2=max(0.4 * k1 + 0.2, 1.0), lambda_value=0.0, metric="cosine")
+        settings = Reranking(k1=k1, k2=k2, lambda_value=0.0, metric="cosine")
         pairs = rerank_within(features, settings=settings, neighbours=neighbours, largest_jaccard=MAX_JACCARD)
     jaccard, cosine = pairs.distances, pairs.original
     mixed = ((1 - lambda_value) * jaccard.data + lambda_value * cosine.data).astype(np.float32)

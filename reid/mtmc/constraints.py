@@ -274,11 +274,11 @@ def find_violations(
     constraints = constraints or Constraints()
     identity = np.asarray(identity)
     names, camera, start, end = tracklets.camera_names, tracklets.camera, tracklets.start, tracklets.end
-    apart = np.zeros((len(names), len(names)), bool)
-    min_time = np.full(apart.shape, -math.inf)
+    separate = np.zeros((len(names), len(names)), bool)
+    min_time = np.full(separate.shape, -math.inf)
     for a, b in itertools.permutations(range(len(names)) if cameras is not None else (), 2):
         if cameras is not None and {names[a], names[b]} <= set(cameras.cameras):
-            apart[a, b] = cameras.non_overlapping(names[a], names[b])
+            separate[a, b] = cameras.non_overlapping(names[a], names[b])
             min_time[a, b] = cameras.min_transition_time(names[a], names[b])
     rows = np.flatnonzero(identity > 0)
     rows = rows[np.lexsort((rows, start[rows], identity[rows]))]
@@ -297,7 +297,7 @@ def find_violations(
             too_fast = walk > reach * (np.maximum(gap, 0.0) + constraints.tolerance)
         for wrong, text in (
             (together & (a == b), " are in one camera simultaneously (for {shared:.2f} s)"),
-            (together & apart[a, b], " are in non-overlapping cameras simultaneously (for {shared:.2f} s)"),
+            (together & separate[a, b], " are in non-overlapping cameras simultaneously (for {shared:.2f} s)"),
             (no_way, ": there is no transition from {a} to {b}"),
             (
                 ~no_way & (gap < least - constraints.tolerance),

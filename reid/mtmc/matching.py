@@ -413,13 +413,13 @@ def score_candidates(
         description += "; neighbours: FAISS"
     if few or not settings.rerank:
         return of_tracklets(cosine_candidates(features, neighbours)), False, description
-    k1: float | None = settings.k1
+    k1 = settings.k1
     if k1 is None:
         plain = of_tracklets(cosine_candidates(features, neighbours))
         size = _select_threshold(plain, rules, handovers).identity_size
-        k1 = float(np.clip(NEIGHBOURS_PER_IDENTITY_SIZE * size, 4, 15))
+        k1 = int(np.clip(round(NEIGHBOURS_PER_IDENTITY_SIZE * size), 4, 15))
         description += f"; estimated tracklets per identity: {size:.1f}"
-    return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1:.3g})"
+    return of_tracklets(reranked_candidates(features, neighbours, k1)), True, f"{description}; re-ranked (k1={k1})"
 
 
 def _join_featureless(clusters: Clusters, max_gap: float) -> int:

@@ -61,9 +61,7 @@ class OnlineMatcher:
     def __init__(self, *, stream: StreamSettings | None = None, **inputs: Unpack[MatchInputs]) -> None:
         settings = inputs.get("settings") or MatchSettings()
         self._inputs = inputs
-        self._inputs["settings"] = settings.model_copy(
-            update={"solver": "agglomerative", "reassign": False, "join_undecided": True}
-        )
+        self._inputs["settings"] = settings.model_copy(update={"solver": "agglomerative", "reassign": False})
         self._constraints = inputs.get("constraints") or Constraints()
         self._stream = stream or StreamSettings()
         self._remembered: Tracklets | None = None

@@ -20,9 +20,9 @@ from reid.core.errors import DataError
 from reid.embedding.ray_cluster import RayCluster
 from reid.embedding.stream import Cluster, Unit, make_unit
 from reid.evaluation.features import MEMORY_LIMIT, centred, prepare_one
-from reid.evaluation.neighbours import Edges, Neighbours, merge_edges, nearest_in_share
+from reid.evaluation.neighbours import Edges, Neighbours, merge_edges, nearest_in_part
 
-ROWS_PER_SHARE = 10_000
+ROWS_PER_PART = 10_000
 """Tracklets per unit of work, on average: the most that an interruption loses."""
 
 _NONE = -1
@@ -34,7 +34,7 @@ class SharedFeatures:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise DataError(f"There is no {path}. Put --out on a disk that all machines share.")
+            raise DataError(f"There is no {path}. Put --out on a disk that every machine can read.")
         self.features = torch.from_numpy(np.load(path))
 
     def describe(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def find_neighbours_on_ray(
 ) -> Neighbours:
     """Return what `find_neighbours(features, k)` does, computed by the workers of a cluster.
 
-    Each worker computes a share of the blocks of distances and writes the edges that may matter to Parquet files in
+    Each worker computes some of the blocks of distances and writes the edges that may matter to Parquet files in
     `folder`, which all machines must reach. An interrupted search continues. The folder is removed at the end.
 
     Args:
@@ -66,20 +66,20 @@ def find_neighbours_on_ray(
     path = folder / "features.npy"
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.save(file, x.numpy())
-    path, shares = path.absolute(), max(1, -(-n // ROWS_PER_SHARE))
+    path, count = path.absolute(), max(1, -(-n // ROWS_PER_PART))
     meta = SharedFeatures(path).describe()
     place = folder / f"edges-{meta['features']}-{k}"
-    units = [make_unit(f"{share} of {shares}".encode(), share, shares, k) for share in range(shares)]
-    (cluster or RayCluster(partial(SharedFeatures, path), workers)).run(_find_share, units, place, meta)
+    units = [make_unit(f"{part} of {count}".encode(), part, count, k) for part in range(count)]
+    (cluster or RayCluster(partial(SharedFeatures, path), workers)).run(_find_part, units, place, meta)
     parts = [_edges(pq.read_table(file), n) for file in sorted(place.glob("*.parquet"))]
     result = merge_edges(x, k, parts)
     shutil.rmtree(folder, ignore_errors=True)
     return result
 
 
-def _find_share(shared: SharedFeatures, unit: Unit) -> pa.Table:
-    share, shares, k = pickle.loads(unit["content"])
-    found = nearest_in_share(shared.features, k, share, shares, MEMORY_LIMIT)
+def _find_part(shared: SharedFeatures, unit: Unit) -> pa.Table:
+    part, count, k = pickle.loads(unit["content"])
+    found = nearest_in_part(shared.features, k, part, count, MEMORY_LIMIT)
     every = np.arange(len(found.largest), dtype=np.int32)
     columns = {
         "item": np.concatenate([found.item, every]),

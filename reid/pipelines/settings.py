@@ -132,7 +132,7 @@ class EmbedSettings(ModelSettings):
     workers: Natural = 0
     """Most workers of --engine ray; 0: as many as its CPUs and GPUs allow."""
     gpus: float = Field(default=0.0, ge=0, le=16)
-    """GPUs per worker of --engine ray; a fraction, such as 0.25, lets workers share a GPU."""
+    """GPUs per worker of --engine ray; a fraction, such as 0.25, lets several workers use one GPU."""
 
 
 class IdentitySettings(ModelSettings):

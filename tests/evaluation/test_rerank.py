@@ -94,7 +94,6 @@ CASES = [
         pytest.param(1, 2, 0.0, id="one neighbour, Jaccard alone"),
         pytest.param(3, 9, 0.9, id="k2 beyond k1"),
         pytest.param(10, 4, 1.0, id="original distance alone"),
-        pytest.param(8, 3.4, 0.0, id="a fraction of an averaged item"),
     ],
 )
 def test_equals_the_dense_form(case, k1, k2, lambda_value):

@@ -10,7 +10,7 @@ from reid.config import MatchSettings
 from reid.core.errors import ConfigError, DataError
 from reid.evaluation import neighbours
 from reid.evaluation.neighbour_search import find_neighbours
-from reid.evaluation.neighbours import merge_edges, nearest_in_share, nearest_items
+from reid.evaluation.neighbours import merge_edges, nearest_in_part, nearest_items
 from reid.mtmc import Tracklets, match, ray_neighbours
 from reid.mtmc.ray_neighbours import SharedFeatures, find_neighbours_on_ray
 from reid.pipelines.match import match_files
@@ -29,13 +29,13 @@ def draw(kind, n, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["random", "duplicates", "grid"])
-@pytest.mark.parametrize(("n", "shares"), [(1, 1), (2, 3), (60, 1), (61, 4), (130, 7)])
-def test_shares_equal_the_whole(monkeypatch, kind, n, shares):
+@pytest.mark.parametrize(("n", "count"), [(1, 1), (2, 3), (60, 1), (61, 4), (130, 7)])
+def test_parts_equal_the_whole(monkeypatch, kind, n, count):
     monkeypatch.setattr(neighbours, "_ROWS", 16)
     x = torch.from_numpy(draw(kind, n))
     k = min(5, n - 1)
     expected = nearest_items(x, k, 2**20)
-    parts = [nearest_in_share(x, k, share, shares, 2**20) for share in range(shares)]
+    parts = [nearest_in_part(x, k, part, count, 2**20) for part in range(count)]
     found = merge_edges(x, k, parts[::-1])
     np.testing.assert_array_equal(found.nearest, expected.nearest)
     np.testing.assert_allclose(found.largest, expected.largest, rtol=1e-6)
@@ -44,7 +44,7 @@ def test_shares_equal_the_whole(monkeypatch, kind, n, shares):
 
 def test_search_on_a_cluster(monkeypatch, tmp_path):
     monkeypatch.setattr(neighbours, "_ROWS", 16)
-    monkeypatch.setattr(ray_neighbours, "ROWS_PER_SHARE", 30)
+    monkeypatch.setattr(ray_neighbours, "ROWS_PER_PART", 30)
     features, folder = draw("random", 100), tmp_path / "neighbours"
     opened = []
 
@@ -59,7 +59,7 @@ def test_search_on_a_cluster(monkeypatch, tmp_path):
     np.testing.assert_array_equal(found.nearest, expected.nearest)
     assert opened == [4]
     assert not folder.exists()
-    with pytest.raises(DataError, match="Put --out on a disk that all machines share"):
+    with pytest.raises(DataError, match="Put --out on a disk that every machine can read"):
         SharedFeatures(tmp_path / "features.npy")
 
 
@@ -74,7 +74,7 @@ def test_identities_do_not_depend_on_where_neighbours_are_found(monkeypatch):
 
     def search(features, k):
         x = torch.from_numpy(features - features.mean(axis=0))
-        return merge_edges(x, k, [nearest_in_share(x, k, share, 3, 2**20) for share in range(3)])
+        return merge_edges(x, k, [nearest_in_part(x, k, part, 3, 2**20) for part in range(3)])
 
     one, other = match(tracklets), match(tracklets, search=search)
     np.testing.assert_array_equal(one.identity, other.identity)

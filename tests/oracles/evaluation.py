@@ -140,11 +140,7 @@ def k_reciprocal_encoding_dense(d, order, k1, k2):
         for j in expanded:
             v[i, j] = math.exp(-d[i, j])
         v[i] /= v[i].sum()
-    whole, last = math.ceil(k2), k2 - (math.ceil(k2) - 1)
-    weights = [1.0] * (whole - 1) + [last]
-    return np.array(
-        [np.average([v[j] for j in order[i][:whole]], axis=0, weights=weights[: min(whole, n)]) for i in range(n)]
-    )
+    return np.array([np.mean([v[j] for j in order[i][:k2]], axis=0) for i in range(n)])
 
 
 def camera_aware_encoding_dense(d, order, cameras, k1_intra, k1_inter, k2_intra, k2_inter):
