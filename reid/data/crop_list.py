@@ -22,7 +22,7 @@ COLUMNS = ("path", *_BOX, "pid", "camid", "track", "frame")
 
 @dataclass(frozen=True, eq=False)
 class CropList:
-    """Images, or boxes in images, with what is known about them.
+    """Images, or boxes in images, with their known properties.
 
     Attributes:
         crops: `paths` are absolute paths or addresses such as `s3://bucket/a.jpg`. `pids` are `UNKNOWN` if the list

@@ -354,7 +354,7 @@ class Gallery:
         return self._with_index(find)
 
     def _with_index(self, use: Callable[[Index], T]) -> T:
-        """Return what is made of the newest rows; try again if other processes remove some meanwhile."""
+        """Return the result of `use` for the newest rows; try again if other processes remove some meanwhile."""
         for _ in range(_ATTEMPTS):
             with suppress(RowsChanged):
                 version = self._store.version()
@@ -388,7 +388,7 @@ class Gallery:
         }
 
     def features(self, tracklets: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the features `[n, D]` of some tracklets, by id; those that are not there are left out."""
+        """Return the features `[n, D]` of some tracklets, by id; missing ones are left out."""
         rows = self._store.rows_of(tracklets, ["features"], "tracklet")
         if rows is None:
             return {}

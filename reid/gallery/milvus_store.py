@@ -1,8 +1,8 @@
 """The distributed store: the rows of a gallery in a collection of a Milvus server.
 
 Milvus has no transactions, so the gallery's folder has two small files. `rows.json` says which rows count: those with a
-key below its number. `adding.json` is the journal of an addition: after a crash the next write removes what was not
-committed, or what was replaced.
+key below its number. `adding.json` is the journal of an addition: after a crash the next write removes rows that were
+not committed, or that were replaced.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NO_TIME = -9_000_000_000_000_000_000
 """Above `UNKNOWN_TIME` and below all times; Milvus cannot parse the smallest integer."""
 
 _ERROR = 1e-4
-"""Largest difference between a distance of Milvus and ours."""
+"""Largest difference between a distance of Milvus and the one computed here."""
 
 _ROWS_PER_PAGE = 10_000
 _VALUES_IN_A_FILTER = 2000

@@ -1,4 +1,4 @@
-"""What is searched: cameras and times."""
+"""The part of a gallery that a search covers: cameras and times."""
 
 from __future__ import annotations
 

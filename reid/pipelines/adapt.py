@@ -466,11 +466,11 @@ def _figures(found: dict[str, Any]) -> str:
 
 
 def _verdict(interval: tuple[float, float] | None, tracks: int) -> tuple[str, str]:
-    """Return "better", "worse" or "cannot tell", and a sentence that explains it."""
+    """Return "better", "worse" or "undecided", and a sentence that explains it."""
     more = "Pass more tracks or raise --held-out, or keep the adapted model without a check: --no-guard."
     if interval is None:
-        return "cannot tell", (
-            f"Cannot tell whether the adapted model is better: {tracks} held-out tracks are simultaneous with another "
+        return "undecided", (
+            f"Undecided whether the adapted model is better: {tracks} held-out tracks are simultaneous with another "
             f"in their camera, at least {FEWEST_TRACKS} are needed. {more}"
         )
     low, high = interval
@@ -479,7 +479,7 @@ def _verdict(interval: tuple[float, float] | None, tracks: int) -> tuple[str, st
         return "better", f"The adapted model separates held-out tracks better: {gain}."
     if high < 0:
         return "worse", f"The adapted model separates held-out tracks worse: {gain}."
-    return "cannot tell", f"Cannot tell whether the adapted model is better: {gain}. {more}"
+    return "undecided", f"Undecided whether the adapted model is better: {gain}. {more}"
 
 
 def _better(before: dict[str, Any], after: dict[str, Any]) -> bool:

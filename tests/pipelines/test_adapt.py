@@ -166,7 +166,7 @@ def test_batches_have_at_most_the_identities_found(tracks: str, poor: Path, tmp_
 def test_few_tracks_are_refused_or_kept_without_a_guard(tracks: str, poor: Path, tmp_path: Path) -> None:
     done = adapt(poor, tmp_path / "a", AdaptSettings(data=tracks, bn_only=True, device="cpu"), TINY)
     assert not done.accepted
-    assert done.rounds["verdict"]["outcome"] == "cannot tell"
+    assert done.rounds["verdict"]["outcome"] == "undecided"
     assert "at least 20 are needed" in done.rounds["verdict"]["reason"]
     done = adapt(poor, tmp_path / "b", AdaptSettings(data=tracks, bn_only=True, guard=False, device="cpu"), TINY)
     assert done.accepted
