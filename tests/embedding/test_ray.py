@@ -210,4 +210,5 @@ def test_object_storage(cluster, bucket, tmp_path):
         got = Embeddings.load(out)
         np.testing.assert_array_equal(got.features, files.features)
         assert (got.paths.tolist(), done.left_out) == (lines, ("s3://crops/day/none.png: does not exist",))
-        assert done.finished == (12 if cluster_of_run is None else 8)  # units of the failed run that were complete
+        # Ray ends a failed job at once: the other unit, of 8 crops, may have been written or not.
+        assert done.finished in ((12,) if cluster_of_run is None else (0, 8))
