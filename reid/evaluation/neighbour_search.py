@@ -134,9 +134,9 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     n = len(x)
     k = min(k, n - 1)
     cells = 1 if n <= FLAT_UP_TO else max(1, min(round(CELLS_PER_ROOT * n**0.5), n // _SMALLEST_CELL))
-    own_threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=_use_one_thread, initargs=(faiss,)) as pool:
+    workers, own_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # also torch's number, where both use one OpenMP library
+    with ThreadPoolExecutor(workers, initializer=_use_one_thread, initargs=(faiss,)) as pool:
         seeds = range(PARTITIONS if cells > 1 else 1)
         centres = list(pool.map(partial(_centres, faiss, x.numpy(), cells), seeds))
         nearest, distance = _search_cells(faiss, pool, x.numpy(), k + 1, centres[0])
