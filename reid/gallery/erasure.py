@@ -16,6 +16,7 @@ from reid.core.atomic import write_json, write_text
 from reid.core.errors import DataError
 from reid.core.reading import read_json
 from reid.gallery.engines import Store
+from reid.gallery.rows import feature_matrix
 
 JOURNAL = "erasing.json"
 ERASED = "erased.txt"
@@ -131,10 +132,7 @@ def erase_with_receipt(
         dry_run: only count and scan.
     """
     table = store.rows_of(tracklets, ["features"], "tracklet")
-    features = np.zeros((0, 1), np.float16)
-    if table is not None and len(table):
-        flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        features = flat.reshape(len(table), -1)
+    features = np.zeros((0, 1), np.float16) if table is None else feature_matrix(table["features"])
     is_here = store.erases_later is None
     shared = _shared(store, set(tracklets), {row.tobytes() for row in features}) if is_here else set()
     needles = {_needle(row) for row in features if row.tobytes() not in shared}
@@ -152,8 +150,7 @@ def _shared(store: Store, tracklets: set[str], features: set[bytes]) -> set[byte
     """Return those features that tracklets have which stay."""
     shared = set()
     for batch in store.read(["tracklet", "features"]) if features else ():
-        flat = batch.column("features").flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-        for tracklet, row in zip(batch.column("tracklet").to_pylist(), flat, strict=True):
+        for tracklet, row in zip(batch["tracklet"].to_pylist(), feature_matrix(batch["features"]), strict=True):
             if tracklet not in tracklets and row.tobytes() in features:
                 shared.add(row.tobytes())
     return shared

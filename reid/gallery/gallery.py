@@ -45,6 +45,7 @@ from reid.gallery.rows import (
     Clock,
     Places,
     Sightings,
+    feature_matrix,
     find_places,
     group_crops,
     make_rows,
@@ -392,7 +393,7 @@ class Gallery:
         rows = self._store.rows_of(tracklets, ["features"], "tracklet")
         if rows is None:
             return {}
-        matrix = _as_matrix(rows["features"].combine_chunks())
+        matrix = feature_matrix(rows["features"]).astype(np.float32)
         names = np.array(rows["tracklet"].to_pylist(), object)
         return {name: matrix[names == name] for name in dict.fromkeys(names.tolist())}
 
@@ -528,7 +529,7 @@ class Gallery:
         index = self.index()
         bad = 0
         for batch in self._store.read(["features"]):
-            lengths = np.linalg.norm(_as_matrix(batch["features"]), axis=1)
+            lengths = np.linalg.norm(feature_matrix(batch["features"]).astype(np.float32), axis=1)
             bad += int((~(np.abs(lengths - 1) < 0.01)).sum())
         if bad:
             problems.append(f"{bad:,} features are not of length 1")
@@ -593,8 +594,3 @@ class Gallery:
             self._store.finish()
             finish(self.path, self._store, self._file.salt)
             yield
-
-
-def _as_matrix(features: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    flat = features.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(features), -1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reid.gallery.engines import Store
 from reid.gallery.milvus_store import KEY, MilvusStore
-from reid.gallery.rows import UNKNOWN_TIME
+from reid.gallery.rows import UNKNOWN_TIME, feature_matrix
 from reid.gallery.scan import distances
 from reid.gallery.scope import Scope
 
@@ -71,7 +71,7 @@ class Index:
         columns: dict[str, list[pa.Array]] = {name: [] for name in names if name != "features"}
         for batch in store.read(names):
             if own is None:
-                part = batch.column("features").flatten().to_numpy().reshape(len(batch), dimension)
+                part = feature_matrix(batch["features"])
                 if n + len(batch) > len(matrix):  # another process added rows since they were counted
                     matrix = np.concatenate([matrix[:n], np.empty((len(batch) + n, dimension), np.float16)])
                 matrix[n : n + len(batch)] = part
@@ -152,7 +152,8 @@ class Index:
         """
         enough = top * int(np.bincount(self.tracklet).max(initial=1))
         if self.store is not None and self.keys is not None:
-            allowed = np.ones(len(self), bool) if rows is None else np.isin(np.arange(len(self)), rows)
+            allowed = np.full(len(self), rows is None)
+            allowed[[] if rows is None else rows] = True
             candidates, found = self.store.nearest(self.keys, allowed, queries, scope or Scope(), enough, within)
         else:
             found = distances(self.matrix, queries, rows)

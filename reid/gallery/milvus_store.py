@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reid.core.atomic import write_json
 from reid.core.errors import DataError, first_line
 from reid.core.reading import read_json
-from reid.gallery.rows import UNKNOWN_TIME, schema
+from reid.gallery.rows import UNKNOWN_TIME, feature_matrix, schema
 from reid.gallery.scan import distances
 from reid.gallery.scope import Scope
 from reid.gallery.store import Equal, RowsChanged
@@ -253,7 +253,7 @@ class MilvusStore:
                 return rows, near
             limit *= 4
         parts = [
-            compare(batch[KEY].to_numpy(), _as_matrix(batch["features"]))
+            compare(batch[KEY].to_numpy(), feature_matrix(batch["features"]))
             for batch in self._pages([KEY, "features"], [where])
         ]
         return np.concatenate([rows for rows, _ in parts]), np.concatenate([near for _, near in parts])
@@ -435,19 +435,13 @@ def _arrow_schema(dimension: int) -> pa.Schema:
     return pa.schema([pa.field(KEY, pa.int64(), nullable=False), *schema(dimension)])
 
 
-def _as_matrix(features: pa.Array) -> NDArray[np.float16]:
-    flat: NDArray[np.float16] = features.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(features), features.type.list_size)
-
-
 def _encode(column: pa.ChunkedArray) -> Sequence[Any]:
     """Return the values of a column as Milvus stores them."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
         if not pa.types.is_float16(kind.value_type):
             return [value or [] for value in column.to_pylist()]
-        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return list(flat.astype(np.float32).reshape(len(column), kind.list_size))
+        return list(feature_matrix(column).astype(np.float32))
     if pa.types.is_string(kind):
         return ["" if value is None else "=" + value for value in column.to_pylist()]
     if pa.types.is_binary(kind):

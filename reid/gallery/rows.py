@@ -30,6 +30,14 @@ _ROWS_PER_BLOCK = 2048
 Integers = NDArray[np.int64]
 
 
+def feature_matrix(column: pa.Array | pa.ChunkedArray) -> NDArray[np.float16]:
+    """Return a column `features` of N rows as a matrix `[N, D]`."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    flat: NDArray[np.float16] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)
+
+
 def schema(dimension: int) -> pa.Schema:
     """Return the Arrow schema of a gallery's rows for features of length D."""
     time = pa.timestamp("ms", "UTC")
