@@ -22,6 +22,7 @@ from reid.core.console import console, warn
 from reid.core.distributed import DistributedContext, pick_device
 from reid.core.errors import ConfigError, DataError
 from reid.core.locks import exclusive
+from reid.core.memory import keep_memory
 from reid.core.reading import read_json
 from reid.data.pixels import Pixels, TrainingData, open_pixels
 from reid.embedding.embedder import Embedder
@@ -38,7 +39,7 @@ from reid.pipelines.tracked_crops import tracklets_of
 from reid.report.adaptation_page import write_adaptation
 from reid.training import run_folder
 from reid.training.batchnorm import reestimate_batchnorm
-from reid.training.environment import environment, keep_memory
+from reid.training.environment import environment
 from reid.training.run_folder import BEST, LAST, SETTINGS
 from reid.training.trainer import Trainer
 from reid.training.validation import embed_pixels

@@ -1,9 +1,7 @@
-"""Software and hardware of a run, and memory settings of the process."""
+"""Software and hardware of a run."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import platform
 import shlex
 import sys
@@ -30,17 +28,3 @@ def environment(distributed: DistributedContext) -> dict[str, Any]:
         "processes": distributed.world_size,
         "command": shlex.join(sys.argv),
     }
-
-
-def keep_memory() -> None:
-    """Make the C library keep freed memory for this process (glibc only; else nothing is done).
-
-    By default glibc returns blocks above some megabytes to the system as soon as they are freed. The kernel then has to
-    clear the pages of the activations again in every training step.
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(mmap_max, 0)
-            library.mallopt(trim_threshold, -1)

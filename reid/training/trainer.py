@@ -21,6 +21,7 @@ from reid.core.console import console, progress_bar, warn
 from reid.core.distributed import DistributedContext, pick_device
 from reid.core.errors import ConfigError, DataError, ModelError, check_type
 from reid.core.locks import exclusive
+from reid.core.memory import keep_memory
 from reid.core.reading import read_json
 from reid.data.loader import Batch
 from reid.data.pixels import TrainingData, load_training_data
@@ -30,7 +31,6 @@ from reid.models import ReIDModel, build_model
 from reid.models.checkpoints import load_checkpoint, restore, save_checkpoint
 from reid.training import run_folder
 from reid.training.ema import MovingAverage
-from reid.training.environment import keep_memory
 from reid.training.epoch_loaders import EpochLoaders
 from reid.training.gradient_cache import Outputs, backward_in_chunks, exchange, seeded
 from reid.training.hard_identity_mining import mine_identities

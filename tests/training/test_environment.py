@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from reid.training import environment
+from reid.core import memory
 
 FAULTS = """
 import ctypes, os, resource
 import torch
-from reid.training.environment import keep_memory
+from reid.core.memory import keep_memory
 
 PR_SET_THP_DISABLE = 41  # where huge pages are always on, a block is a few faults however it is had
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
@@ -51,11 +51,11 @@ def test_keep_memory_does_nothing_with_another_c_library(monkeypatch: pytest.Mon
         def mallopt(self, *_: int) -> int:
             raise AssertionError("not glibc's")
 
-    monkeypatch.setattr(environment.ctypes, "CDLL", Musl)
-    environment.keep_memory()
+    monkeypatch.setattr(memory.ctypes, "CDLL", Musl)
+    memory.keep_memory()
 
     def none(_: object) -> object:
         raise OSError("no library")
 
-    monkeypatch.setattr(environment.ctypes, "CDLL", none)
-    environment.keep_memory()
+    monkeypatch.setattr(memory.ctypes, "CDLL", none)
+    memory.keep_memory()
