@@ -17,7 +17,7 @@ from torch import Tensor
 from reid.core.arrays import concatenated_ranges
 from reid.core.errors import ConfigError, check_choice
 from reid.evaluation.features import MEMORY_LIMIT, centred, pair_distances, prepare_one, squared_lengths
-from reid.evaluation.neighbours import Neighbours, nearest_items
+from reid.evaluation.neighbours import Neighbours, nearest_items, workers
 
 NeighbourSearch = Literal["auto", "exact", "faiss"]
 
@@ -114,9 +114,9 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     Up to 10,000 items (`FLAT_UP_TO`) there is one cell, so all pairs are compared.
 
     Distances are measured from the features at the end, and equal ones are in item order. The result is the same in
-    every run. `largest` is the largest distance to 512 evenly spaced items (with one
-    cell, to all), hence a lower bound. An item for which fewer than k others are found has −1 at the end of its list.
-    Time grows with N^1.5, memory with N.
+    every run. `largest` is the largest distance to 512 evenly spaced items (with one cell, to all), hence a lower
+    bound. An item for which fewer than k others are found has −1 at the end of its list. Time grows with N^1.5, memory
+    with N.
 
     Args:
         features: `[N, D]` float32; on a GPU, they are copied to the CPU.
@@ -134,9 +134,7 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
     n = len(x)
     k = min(k, n - 1)
     cells = 1 if n <= FLAT_UP_TO else max(1, min(round(CELLS_PER_ROOT * n**0.5), n // _SMALLEST_CELL))
-    workers, own_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # also torch's number, where both use one OpenMP library
-    with ThreadPoolExecutor(workers, initializer=_use_one_thread, initargs=(faiss,)) as pool:
+    with workers(set_threads=(faiss.omp_set_num_threads, torch.set_num_threads)) as pool:
         seeds = range(PARTITIONS if cells > 1 else 1)
         centres = list(pool.map(partial(_centres, faiss, x.numpy(), cells), seeds))
         nearest, distance = _search_cells(faiss, pool, x.numpy(), k + 1, centres[0])
@@ -147,7 +145,6 @@ def approximate_nearest_items(features: Tensor, k: int) -> Neighbours:
         list(pool.map(partial(_sort, x, nearest), _blocks(n)))
         sample = x if cells == 1 else x[torch.linspace(0, n - 1, min(_SAMPLE, n)).long()]
         largest = list(pool.map(partial(_largest, x, sample), _blocks(n)))
-    faiss.omp_set_num_threads(own_threads)
     return Neighbours(nearest, np.concatenate(largest))
 
 
@@ -162,12 +159,6 @@ def _faiss() -> Any:
 
 def _blocks(n: int) -> Iterator[slice]:
     return (slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS))
-
-
-def _use_one_thread(faiss: Any) -> None:
-    """Make a thread of a pool compute alone: threads of each small product would wait for each other."""
-    faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)
 
 
 def _centres(faiss: Any, x: Distances, cells: int, seed: int) -> Distances:

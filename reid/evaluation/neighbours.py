@@ -171,10 +171,22 @@ def nearest_across(
     return lists.nearest(np.arange(-n_query, n - n_query))[:n_query]
 
 
-def workers(most: int | None = None) -> ThreadPoolExecutor:
-    """Return a pool of as many threads as torch may use (at most `most`), each of which runs torch on one thread."""
+def workers(
+    most: int | None = None, set_threads: Sequence[Callable[[int], object]] = (torch.set_num_threads,)
+) -> ThreadPoolExecutor:
+    """Return a pool of as many threads as torch may use (at most `most`), each of which computes alone.
+
+    Args:
+        most: number of threads.
+        set_threads: of the libraries that are used; each is called with 1 in every thread.
+    """
+
+    def compute_alone() -> None:
+        for set_threads_of_library in set_threads:
+            set_threads_of_library(1)
+
     count = torch.get_num_threads() if most is None else min(torch.get_num_threads(), most)
-    return ThreadPoolExecutor(max(1, count), initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(max(1, count), initializer=compute_alone)
 
 
 @dataclass(frozen=True, eq=False)
