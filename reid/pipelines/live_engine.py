@@ -382,7 +382,7 @@ class LiveEngine:
 
     def _choose(self, camera: _Camera, parts: Sequence[_Part]) -> list[list[int]]:
         """Return the rows of the boxes to embed of each part, ascending, out of those whose crop was kept."""
-        tracks = self._tracks(_snapshot(camera.parts))
+        tracks = _tracks(_snapshot(camera.parts), list(self._names))
         quality = box_quality(tracks, {camera.name: camera.size} if camera.size is not None else None)
         found = []
         for part in parts:
@@ -392,20 +392,6 @@ class LiveEngine:
             part.crops = dict(sorted(part.crops.items()))
             found.append(rows[best].tolist())
         return found
-
-    def _tracks(self, parts: Sequence[_Remembered]) -> Tracks:
-        """Return the boxes of parts; their track is the number of the part, their frame counts `TICKS` a second."""
-        counts = [len(part.columns) for part in parts]
-        columns = np.concatenate([np.zeros((0, 6)), *(part.columns for part in parts)])
-        return Tracks.from_columns(
-            list(self._names),
-            np.repeat(np.array([part.place for part in parts], np.int64), counts),
-            np.repeat(np.array([part.number for part in parts], np.int64), counts),
-            _frames(columns[:, 0], _base(parts)),
-            columns[:, 1:5],
-            columns[:, 5],
-            first_frame=1,
-        )
 
     def _tracklets(self, parts: Sequence[_Remembered], sizes: Mapping[str, tuple[int, int] | None]) -> Tracklets:
         """Return tracklets of all remembered parts; parts that have not ended have no feature."""
@@ -426,7 +412,7 @@ class LiveEngine:
             camera = self._known.get(name, Camera())
             cameras[name] = camera.model_copy(update=clock | {"size": camera.size or size})
         return Tracklets.from_tracks(
-            self._tracks(parts),
+            _tracks(parts, names),
             embeddings,
             Cameras(cameras),
             camera_names=dict(enumerate(names)),
@@ -569,6 +555,21 @@ class LiveEngine:
 
 def _snapshot(parts: Sequence[_Part]) -> list[_Remembered]:
     return [_Remembered(p.camera.place, p.number, p.columns(), p.rows, p.features) for p in parts]
+
+
+def _tracks(parts: Sequence[_Remembered], names: Sequence[str]) -> Tracks:
+    """Return the boxes of parts; their track is the number of the part, their frame counts `TICKS` a second."""
+    counts = [len(part.columns) for part in parts]
+    columns = np.concatenate([np.zeros((0, 6)), *(part.columns for part in parts)])
+    return Tracks.from_columns(
+        names,
+        np.repeat(np.array([part.place for part in parts], np.int64), counts),
+        np.repeat(np.array([part.number for part in parts], np.int64), counts),
+        _frames(columns[:, 0], _base(parts)),
+        columns[:, 1:5],
+        columns[:, 5],
+        first_frame=1,
+    )
 
 
 def _base(parts: Sequence[_Remembered]) -> float:
