@@ -18,7 +18,8 @@ UNKNOWN = -1
 
 _UNIT_ROWS = 4096  # rows that are normalised together
 
-_FARTHEST_PIXEL = 1e6  # more than any frame has
+FARTHEST_PIXEL = 1e6
+"""More than the coordinates of any frame."""
 
 
 def integer_column(name: str, values: ArrayLike, n: int | None = None, *, minimum: int | None = None) -> NDArray[Any]:
@@ -112,7 +113,7 @@ def corners_of_boxes(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def pixels_of_boxes(boxes: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return left, top, right, bottom `[N, 4]` in whole pixels, rounded and not clipped to an image."""
-    return np.rint(corners_of_boxes(boxes).clip(-_FARTHEST_PIXEL, _FARTHEST_PIXEL)).astype(np.int64)
+    return np.rint(corners_of_boxes(boxes).clip(-FARTHEST_PIXEL, FARTHEST_PIXEL)).astype(np.int64)
 
 
 def boxes_of_corners(corners: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.core.arrays import UNKNOWN, pixels_of_boxes
+from reid.core.arrays import FARTHEST_PIXEL, UNKNOWN, pixels_of_boxes
 from reid.core.errors import DataError
 from reid.core.storage import is_remote, local_file
 from reid.data.crops import Crops
@@ -78,7 +78,7 @@ def _read(rows: TableRows, source: str | Path) -> tuple[Crops, NDArray[np.int64]
         )
     if present:
         boxes = np.stack([rows.reals(name) for name in _BOX], axis=1)
-        small = np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1) | (np.abs(boxes) > 1e6).any(axis=1))
+        small = np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1) | (np.abs(boxes) > FARTHEST_PIXEL).any(axis=1))
         if len(small):
             raise DataError(
                 f"{source}: box {boxes[small[0]].tolist()} of {texts[small[0]]} (crop {small[0] + 1} of the list) has "
