@@ -36,8 +36,8 @@ def limit_heap() -> bool:
 def keep_memory() -> None:
     """Make the C library keep freed memory for this process (glibc only; else nothing is done).
 
-    By default glibc returns blocks above some megabytes to the system as soon as they are freed. The kernel then has to
-    clear the pages of the activations again in every training step.
+    By default glibc returns freed blocks above some megabytes to the system immediately. The kernel then has to clear
+    the pages of the activations again in every training step.
     """
     mallopt = _mallopt()
     if mallopt is not None:
